@@ -1,0 +1,32 @@
+PYTHON ?= python3
+VENV := .venv/bin
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/installed  ## posed photographs of a real object to a textured mesh, in runs/
+	$(VENV)/python launch.py --config configs/reconstruct-views.yaml --train
+
+test: .venv/installed-dev
+	$(VENV)/python -m pytest
+
+lint: .venv/installed-dev
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+
+bench: .venv/installed-dev  ## kernels against their references
+	$(VENV)/python -m bench.ops
+
+clean:
+	rm -rf .venv tests/export/node_modules
+
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(VENV)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+# The Khronos glTF validator is a node package; without node its test is skipped and says so.
+.venv/installed-dev: .venv/installed requirements-dev.txt tests/export/package.json
+	$(VENV)/python -m pip install --quiet --requirement requirements-dev.txt
+	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --no-package-lock --prefix tests/export; fi
+	touch $@

@@ -1,0 +1,52 @@
+"""Timing of a fast implementation against its plain-PyTorch reference, in one process."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Case:
+    """One row of the table: `fast` and `reference` do the same work on the same data.
+
+    reference_name says in a few words what it is compared with; target_ratio is reference time over fast time.
+    """
+
+    op: str
+    size: str
+    fast: Callable[[], object]
+    reference: Callable[[], object]
+    reference_name: str
+    target_ratio: float | None = None
+
+
+def run_seconds(fn: Callable[[], object]) -> float:
+    """Wall seconds of one call, the device's queue drained before and after."""
+    _synchronize()
+    begin = time.perf_counter()
+    fn()
+    _synchronize()
+    return time.perf_counter() - begin
+
+
+def measure(fn: Callable[[], object], repeats: int = 5, warmups: int = 2) -> float:
+    """Best wall seconds of `fn` over `repeats` calls after `warmups` (compilation, caches)."""
+    for _ in range(warmups):
+        fn()
+    return min(run_seconds(fn) for _ in range(repeats))
+
+
+def measure_pair(case: Case, repeats: int = 7, warmups: int = 2) -> tuple[float, float]:
+    """Best wall seconds of (fast, reference), their runs interleaved so that noise hits both alike."""
+    for _ in range(warmups):
+        case.fast()
+        case.reference()
+    pairs = [(run_seconds(case.fast), run_seconds(case.reference)) for _ in range(repeats)]
+    return min(fast for fast, _ in pairs), min(reference for _, reference in pairs)
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

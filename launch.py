@@ -1,0 +1,3 @@
+from liftstudio.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Backgrounds: colour from the viewing direction."""

@@ -1,0 +1,25 @@
+"""One colour everywhere."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from liftstudio.backgrounds.base import Background
+from liftstudio.registry import register
+
+
+@register("solid-color")
+class SolidColor(Background):
+    """One fixed colour in all directions."""
+
+    @dataclass
+    class Config(Background.Config):
+        color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # sRGB in [0, 1]
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.register_buffer("rgb", torch.tensor(config.color))
+
+    def color(self, directions: Tensor) -> Tensor:
+        return self.rgb.expand_as(directions)

@@ -1,0 +1,191 @@
+"""The command line. Only light imports at the top: `--help` and a bad config must not wait for torch."""
+
+import argparse
+import difflib
+import shlex
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from liftstudio import __version__, assets, logs, registry
+from liftstudio.errors import InputError
+
+DONE, BUG, BAD_INPUT, INTERRUPTED, OUT_OF_MEMORY = 0, 1, 2, 3, 4
+MODES = ("train", "resume", "validate", "test", "export")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command line (default: this process's); returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    try:
+        with _stop_on_sigterm():
+            return _dispatch(arguments)
+    except SystemExit as error:  # argparse's --help and --version
+        return int(error.code or 0)
+    except BaseException as error:
+        if debug:
+            traceback.print_exc()
+        code, message = _explain(error)
+        sys.stderr.write(f"{message}\n")
+        return code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    options = _parse(arguments)
+    logs.configure(options.verbose)
+    for folder in (Path("custom"), assets.ROOT / "custom"):
+        registry.load_extensions(folder)
+    _report_extensions(options.verbose)
+    if options.list is not None:
+        from liftstudio.catalog import catalog
+
+        sys.stdout.write(catalog(options.list))
+    elif options.doctor:
+        from liftstudio.doctor import report
+
+        sys.stdout.write(report())
+    else:
+        _run(options, shlex.join(["python", "launch.py", *arguments]))
+    return DONE
+
+
+def _run(options: argparse.Namespace, command: str) -> None:
+    from liftstudio.run_config import load_run_config
+    from liftstudio.run_folder import existing_run_folder
+
+    folder = None if options.mode == "train" else existing_run_folder(options.config)
+    config = load_run_config(folder.config if folder else options.config, options.overrides)
+
+    from liftstudio.run import Interrupted, Run  # its imports take longer than refusing a bad config may
+
+    if folder is None:
+        run = Run.start(config, command, options.gpu)
+    else:
+        run = Run.reopen(config, folder, command, options.gpu, finished=options.mode != "resume")
+    try:
+        _work(run, options.mode)
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted(run.folder, "at once") from None
+
+
+def _work(run: Any, mode: str) -> None:
+    if mode in ("train", "resume"):
+        run.fit()
+    else:
+        run.restore()
+    if not run.fabric.is_global_zero:
+        return
+    if mode == "validate":
+        run.validate()
+    if mode in ("train", "resume", "test"):
+        run.test()
+    if mode in ("train", "resume", "export"):
+        run.export()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see --help")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="launch.py",
+        usage="python launch.py --config FILE (--train | --resume | --validate | --test | --export) [key=value ...]",
+        description="Images to textured 3D meshes. Any option of the config can be set by its dotted key: seed=1",
+        epilog="exit codes: 0 done, 1 a bug, 2 bad input, 3 interrupted (resumable), 4 out of memory",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a config, or the config.yaml of a run")
+    mode = parser.add_mutually_exclusive_group()
+    for name, text in {
+        "train": "optimise all stages, then test and export",
+        "resume": "go on exactly where a run stopped, then test and export",
+        "validate": "image grid of a run's newest checkpoint",
+        "test": "turntable video, passes and metrics of a run's newest checkpoint",
+        "export": "mesh files of a run's newest checkpoint",
+    }.items():
+        mode.add_argument(f"--{name}", dest="mode", action="store_const", const=name, help=text)
+    mode.add_argument("--list", nargs="?", const="", metavar="KIND", help="registered components, or those of a kind")
+    mode.add_argument("--doctor", action="store_true", help="what runs on what, and why; versions, memory, extensions")
+    parser.add_argument("--gpu", type=_gpus, metavar="0,1", help="CUDA devices to use (default: as the config says)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--verbose", action="store_true", help="also show debug messages and warnings of libraries")
+    parser.add_argument("--version", action="version", version=f"liftstudio {__version__}")
+    return parser
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    for word in rest:
+        if word.startswith("-"):
+            raise InputError(_unknown_flag(word, list(parser._option_string_actions)))
+        if "=" not in word:
+            raise InputError(f"'{word}': wanted a flag or key=value, for example seed=1")
+    options.overrides = rest
+    if options.mode is None and options.list is None and not options.doctor:
+        raise InputError(f"nothing to do; give one of {', '.join(f'--{mode}' for mode in MODES)}, --list, --doctor")
+    if options.mode is not None and options.config is None:
+        raise InputError(f"--{options.mode} needs --config FILE")
+    return options
+
+
+def _unknown_flag(word: str, known: list[str]) -> str:
+    flag, _, value = word.partition("=")
+    near = difflib.get_close_matches(flag, known, n=1)
+    if near:
+        return f"unknown flag '{flag}'; did you mean '{near[0]}'?"
+    if value:
+        return f"unknown flag '{flag}'; options of the config have no dashes: {flag.lstrip('-')}={value}"
+    return f"unknown flag '{flag}'; see --help"
+
+
+def _gpus(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+        raise argparse.ArgumentTypeError(f"wanted device numbers such as 0 or 0,1, got '{text}'")
+    return [int(part) for part in parts]
+
+
+def _report_extensions(verbose: bool) -> None:
+    for name, trace in registry.extension_failures.items():
+        reason = trace.strip() if verbose else trace.strip().splitlines()[-1]
+        logs.log.warning("extension '%s' failed to load: %s", name, reason)
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """Exit code and one line for an error that ends the program."""
+    if isinstance(error, InputError):
+        return BAD_INPUT, f"error: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, str(error) or "interrupted"
+    if isinstance(error, MemoryError):
+        return OUT_OF_MEMORY, f"error: {error or 'out of memory'}"
+    if isinstance(error, OSError) and error.errno is not None:
+        return BAD_INPUT, f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror}"
+    line = " ".join(str(error).split())
+    return (
+        BUG,
+        f"bug: {type(error).__name__}: {line}; please report it with the output of the same command with --debug",
+    )
+
+
+@contextmanager
+def _stop_on_sigterm() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,37 @@
+"""What was exported, in numbers."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import trimesh
+
+from liftstudio.export.cleanup import Dropped, face_components
+from liftstudio.export.writers import UP_AXES
+from liftstudio.mesh import Mesh
+
+
+def mesh_report(mesh: Mesh) -> dict[str, Any]:
+    """Counts, closedness and bounding box (world units, z up) of a mesh before it is cut along texture seams."""
+    surface = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False)
+    return {
+        "faces": len(mesh.faces),
+        "vertices": len(mesh.vertices),
+        "watertight": bool(surface.is_watertight),
+        "components": face_components(mesh)[0],
+        "bounding_box": {"min": mesh.vertices.amin(0).tolist(), "max": mesh.vertices.amax(0).tolist()},
+    }
+
+
+def cleanup_report(raw: Mesh, dropped: Dropped) -> dict[str, Any]:
+    """What the raw surface had, and which floaters went."""
+    return {"faces_before_decimation": len(raw.faces) - dropped.faces, "dropped": asdict(dropped)}
+
+
+def file_report(files: Iterable[Path], formats: Iterable[str]) -> dict[str, Any]:
+    """Bytes of every file by its name, and which axis is up in which format."""
+    return {
+        "files": {path.name: path.stat().st_size for path in files},
+        "up_axis": {name: UP_AXES[name] for name in formats},
+    }

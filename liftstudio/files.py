@@ -1,0 +1,50 @@
+"""Files that are either absent, old or complete: never half-written."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it when the block ends well, and vanishes when it does not.
+
+    The temporary name keeps the suffix of `path`, since many writers choose their format by it. The bytes are on the
+    disk before the name appears, so a crash or `kill -9` at any moment leaves the old file or the new one.
+    The folder is made if it is missing.
+
+    Raises:
+        OSError: read-only folder, full disk, ...
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(6)}.tmp{path.suffix}")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write(path: Path | str, data: bytes | str) -> None:
+    """Write `data` (text as UTF-8) to `path` as `atomic_path` does.
+
+    Raises:
+        OSError: read-only folder, full disk, ...
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def _sync(path: Path) -> None:
+    # Windows flushes only what is open for writing; a POSIX folder opens only for reading.
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Representations of a shape: density fields, signed distance grids, meshes."""

@@ -1,0 +1,57 @@
+"""The interface of all geometries."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from liftstudio.mesh import Mesh
+from liftstudio.registry import Component
+
+if TYPE_CHECKING:
+    from liftstudio.cameras import Cameras
+    from liftstudio.renderers.base import Render
+
+
+class Geometry(Component, nn.Module):
+    """A shape and the appearance features of its points, in world space.
+
+    A volume geometry implements `field`, a surface geometry `mesh`; both implement `features`.
+    """
+
+    kind: ClassVar[str] = "geometry"
+
+    @dataclass
+    class Config:
+        from_: str = ""  # stage whose result initialises this geometry; empty: start from scratch
+
+    box: Tensor  # [2, 3] lowest and highest corner of the region that may hold the object, world units
+
+    def field(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Density [N, 1] (per world unit) and features [N, F] at world points [N, 3]."""
+        raise TypeError(f"{type(self).__name__} is a surface: render it with 'surface', not 'volume'")
+
+    def normals(self, points: Tensor) -> Tensor:
+        """Unit outward normals [N, 3] of the level sets at world points [N, 3]."""
+        raise TypeError(f"{type(self).__name__} has no normals away from its surface")
+
+    def features(self, points: Tensor) -> Tensor:
+        """Appearance features [N, F] at world points [N, 3]."""
+        return self.field(points)[1]
+
+    def mesh(self) -> Mesh:
+        """The surface; differentiable where the geometry is a surface."""
+        raise TypeError(f"{type(self).__name__} is a volume: render it with 'volume', not 'surface'")
+
+    def describe_level(self) -> str:
+        """The field's range and a level to try, for the error on an empty surface."""
+        return "the surface is empty"
+
+    @torch.no_grad()
+    def initialize(self, other: "Geometry", cameras: "Cameras", seen: "Render") -> None:
+        """Coarse to fine: take over the shape and the appearance field of another stage's geometry.
+
+        cameras, seen: views of `other` and how it looks from them (`depth`, `opacity`), on this module's device.
+        """
+        raise TypeError(f"{type(self).__name__} cannot be initialised from another geometry")

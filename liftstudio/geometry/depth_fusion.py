@@ -1,0 +1,136 @@
+"""From depth maps to one closed shape: carving, truncated signed distances and a minimal surface where nothing was seen.
+
+Range image integration as in Zach, Pock and Bischof (ICCV 2007). Cells no camera saw carry no data, so there the
+surface of least area closes the shape: undersides become flat instead of the visual hull's cone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+from liftstudio.cameras import Cameras
+from liftstudio.ops.least_area import least_area
+from liftstudio.renderers.base import Render
+
+RESOLUTION = 64  # cells per side of the fusion grid
+TRUNCATION_CELLS = 3.0  # depth of the band behind a seen surface that counts as inside
+DATA_WEIGHT = 3.0  # lambda, per cell
+ITERATIONS = 200
+
+
+@dataclass(frozen=True)
+class FusedShape:
+    """sdf: [G, G, G] signed distance in world units at the cell centres of `box` [2, 3], index order x, y, z."""
+
+    sdf: Tensor
+    box: Tensor
+
+    def sample(self, points: Tensor) -> Tensor:
+        """[N] signed distance at world points [N, 3], trilinear; constant outside the box."""
+        unit = 2 * (points - self.box[0]) / (self.box[1] - self.box[0]) - 1
+        grid = unit.flip(-1)[None, None, None]  # grid_sample wants (z, y, x) for a volume indexed x, y, z
+        sampled = F.grid_sample(self.sdf[None, None], grid, align_corners=False, padding_mode="border")
+        return sampled.flatten()
+
+    def bounding_box(self, margin: float) -> Tensor:
+        """[2, 3] the cube around the inside, `margin` times its longest side larger on every side."""
+        cell = (self.box[1] - self.box[0]) / len(self.sdf)
+        inside = torch.nonzero(self.sdf < 0)
+        low = self.box[0] + inside.amin(0) * cell
+        high = self.box[0] + (inside.amax(0) + 1) * cell
+        half = (high - low).max() * (0.5 + margin)
+        center = (low + high) / 2
+        return torch.stack([center - half, center + half])
+
+
+def fuse_depth(seen: Render, cameras: Cameras, box: Tensor) -> FusedShape:
+    """One closed shape from depth and opacity of B views.
+
+    seen: `depth`, `opacity` and `points` of the `cameras`. box: [2, 3] where the object may be, world units.
+
+    Raises:
+        ValueError: no view sees anything.
+    """
+    region = _region(seen, box)
+    signed, weight = truncated_distance(seen, cameras, region)
+    inside = least_area(signed * weight * DATA_WEIGHT, ITERATIONS) > 0.5
+    return FusedShape(_signed_distance(inside, region), region)
+
+
+def _region(seen: Render, box: Tensor) -> Tensor:
+    assert seen.points is not None
+    points = seen.points[seen.opacity[..., 0] > 0.5]
+    if not len(points):
+        raise ValueError("no camera sees the object: its opacity is below 0.5 everywhere")
+    low, high = points.amin(0).maximum(box[0]), points.amax(0).minimum(box[1])
+    half = (high - low).max() * 0.56
+    center = (low + high) / 2
+    return torch.stack([center - half, center + half])
+
+
+def _cell_centers(region: Tensor) -> Tensor:
+    steps = (torch.arange(RESOLUTION, device=region.device) + 0.5) / RESOLUTION
+    grid = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij"), dim=-1)
+    return region[0] + grid * (region[1] - region[0])
+
+
+def truncated_distance(seen: Render, cameras: Cameras, region: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean signed distance to what was seen, in [-1, 1] (positive outside), and its weight in [0, 1].
+
+    Both [G, G, G]. A cell before a seen surface or before the background is outside; one just behind a surface is
+    inside; one farther behind, in every view, is unknown and has weight 0.
+    """
+    assert seen.depth is not None
+    centers = _cell_centers(region).reshape(-1, 3)
+    truncation = TRUNCATION_CELLS * (region[1, 0] - region[0, 0]) / RESOLUTION
+    total = centers.new_zeros(len(centers))
+    count = centers.new_zeros(len(centers))
+    carved = torch.zeros(len(centers), dtype=torch.bool, device=centers.device)
+    for view in range(len(cameras)):
+        camera = cameras[view : view + 1]
+        pixels, depth = camera.project(centers)
+        row, column, visible = _nearest_pixels(pixels[0], depth[0], camera)
+        opaque = seen.opacity[view, row, column, 0] > 0.5
+        distance = (seen.depth[view, row, column, 0] - depth[0]) / truncation
+        observed = visible & opaque & (distance > -1)
+        total += torch.where(observed, (distance * TRUNCATION_CELLS).clamp(-1, 1), torch.zeros_like(distance))
+        count += observed
+        carved |= visible & ~opaque
+    signed = torch.where(carved, torch.ones_like(total), total / count.clamp_min(1))
+    weight = torch.where(carved, torch.ones_like(count), (count / 3).clamp_max(1))
+    shape = (RESOLUTION,) * 3
+    return signed.reshape(shape), weight.reshape(shape)
+
+
+def _nearest_pixels(pixels: Tensor, depth: Tensor, camera: Cameras) -> tuple[Tensor, Tensor, Tensor]:
+    column, row = pixels.floor().long().unbind(-1)
+    inside = (depth > 0) & (column >= 0) & (column < camera.width) & (row >= 0) & (row < camera.height)
+    return row.clamp(0, camera.height - 1), column.clamp(0, camera.width - 1), inside
+
+
+def _signed_distance(inside: Tensor, region: Tensor) -> Tensor:
+    mask = inside.cpu().numpy()
+    cell = ((region[1, 0] - region[0, 0]) / RESOLUTION).item()
+    cells = distance_transform_edt(~mask) - distance_transform_edt(mask)
+    cells = cells - 0.5 * np.sign(cells)  # the surface lies between two cell centres
+    sdf = torch.from_numpy(cells * cell).float().to(region.device)
+    return _smooth(sdf)
+
+
+def _smooth(volume: Tensor) -> Tensor:
+    """A Gaussian of one cell: takes the stairs off the labels."""
+    offsets = torch.arange(-3, 4, device=volume.device)
+    kernel = torch.exp(-0.5 * offsets.float() ** 2)
+    kernel = kernel / kernel.sum()
+    volume = volume[None, None]
+    for axis in range(3):
+        shape = [1, 1, 1, 1, 1]
+        shape[2 + axis] = 7
+        pad = [0, 0, 0, 0, 0, 0]
+        pad[2 * (2 - axis)] = pad[2 * (2 - axis) + 1] = 3
+        volume = F.conv3d(F.pad(volume, pad, mode="replicate"), kernel.reshape(shape))
+    return volume[0, 0]

@@ -1,0 +1,66 @@
+"""DMTet: a signed distance on a deformable tetrahedral grid."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from liftstudio.cameras import Cameras
+from liftstudio.geometry.base import Geometry
+from liftstudio.geometry.depth_fusion import fuse_depth
+from liftstudio.geometry.hash_field import HashField, HashFieldConfig
+from liftstudio.mesh import Mesh
+from liftstudio.ops.marching_tetrahedra import marching_tetrahedra, tet_grid
+from liftstudio.registry import register
+from liftstudio.renderers.base import Render
+
+
+@register("dmtet")
+class DMTet(Geometry):
+    """Surface of an explicit signed distance on a deformable tetrahedral grid (Shen et al. 2021)."""
+
+    @dataclass
+    class Config(Geometry.Config):
+        radius: float = 1.0  # half the side of the cube that may hold the object, world units
+        resolution: int = 64  # grid cells per side
+        sphere_radius: float = 0.5  # initial sphere, as a part of `radius`, where no stage initialises the shape
+        margin: float = 0.08  # kept free around an initialising shape, as a part of its longest side
+        grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # appearance field
+        features: int = 3  # appearance features per point
+
+    def __init__(self, config: Config, *, device: torch.device, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config = config
+        self.grid = tet_grid(config.resolution).to(device)
+        corner = torch.full((3,), config.radius, device=device)
+        self.register_buffer("box", torch.stack([-corner, corner]))
+        unit = self.grid.vertices  # in [-1, 1]
+        self.sdf = nn.Parameter(unit.norm(dim=-1) - config.sphere_radius)  # in units of the box's half side
+        self.deformation = nn.Parameter(torch.zeros_like(unit))  # before tanh, in half cells
+        self.hash_field = HashField(config.grid, 1 + config.features, self.box).to(device)
+        self.hash_field.reset(generator)
+
+    def _positions(self) -> Tensor:
+        half_cell = 1.0 / self.config.resolution
+        unit = self.grid.vertices + torch.tanh(self.deformation) * half_cell
+        return self.box.mean(0) + unit * (self.box[1] - self.box[0]) / 2
+
+    def mesh(self) -> Mesh:
+        return marching_tetrahedra(self._positions(), self.sdf, self.grid)
+
+    def features(self, points: Tensor) -> Tensor:
+        return self.hash_field(points)[:, 1:]
+
+    def describe_level(self) -> str:
+        low, high = self.sdf.min().item(), self.sdf.max().item()
+        return f"the signed distance of stage's grid ranges from {low:.3g} to {high:.3g} and never crosses zero"
+
+    @torch.no_grad()
+    def initialize(self, other: Geometry, cameras: Cameras, seen: Render) -> None:
+        """Fuse what was seen of `other` into a closed shape, fit the grid's box to it, take over its appearance."""
+        fused = fuse_depth(seen, cameras, other.box)
+        self.box.copy_(fused.bounding_box(self.config.margin))
+        half_side = (self.box[1, 0] - self.box[0, 0]) / 2
+        self.sdf.copy_(fused.sample(self._positions()) / half_side)
+        self.hash_field.load_state_dict(other.hash_field.state_dict())

@@ -1,0 +1,42 @@
+"""A mesh whose vertices may move and whose texture is a field."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from liftstudio.assets import input_path
+from liftstudio.geometry.base import Geometry
+from liftstudio.geometry.hash_field import HashField, HashFieldConfig
+from liftstudio.mesh import Mesh
+from liftstudio.mesh_io import read_mesh
+from liftstudio.registry import register
+
+
+@register("mesh")
+class FixedMesh(Geometry):
+    """A mesh from a file with a texture field; its vertices stay where they are unless `movable`."""
+
+    @dataclass
+    class Config(Geometry.Config):
+        path: str = ""  # mesh file (obj, ply, glb, off, stl), world axes of the views
+        movable: bool = False  # whether vertices are optimised
+        radius: float = 1.0  # half the side of the cube that holds the mesh, world units
+        grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # appearance field
+        features: int = 3  # appearance features per point
+
+    def __init__(self, config: Config, *, device: torch.device, generator: torch.Generator) -> None:
+        super().__init__()
+        mesh = read_mesh(input_path(config.path)).to(device)
+        corner = torch.full((3,), config.radius, device=device)
+        self.register_buffer("box", torch.stack([-corner, corner]))
+        self.register_buffer("faces", mesh.faces)
+        self.vertices = nn.Parameter(mesh.vertices, requires_grad=config.movable)
+        self.hash_field = HashField(config.grid, 1 + config.features, self.box).to(device)
+        self.hash_field.reset(generator)
+
+    def mesh(self) -> Mesh:
+        return Mesh(self.vertices, self.faces)
+
+    def features(self, points: Tensor) -> Tensor:
+        return self.hash_field(points)[:, 1:]

@@ -1,0 +1,66 @@
+"""Hash-grid fields: an encoding of points followed by a small network."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from liftstudio.ops.hash_grid import HashGridSpec, hash_encode
+
+
+@dataclass
+class HashFieldConfig:
+    """A multi-resolution hash grid and the network behind it (Instant-NGP, Mueller et al. 2022)."""
+
+    levels: int = 16  # resolution levels of the hash grid
+    features_per_level: int = 2  # features per grid vertex
+    log2_table_size: int = 0  # log2 of the entries per level; 0: 15 on the CPU, 19 on CUDA
+    base_resolution: int = 16  # cells per side at the coarsest level
+    finest_resolution: int = 1024  # cells per side at the finest level
+    hidden: int = 64  # width of the network's hidden layers
+    layers: int = 1  # hidden layers of the network
+
+
+class HashField(nn.Module):
+    """World points [N, 3] in a box -> [N, outputs]."""
+
+    def __init__(self, config: HashFieldConfig, outputs: int, box: Tensor) -> None:
+        super().__init__()
+        log2_table_size = config.log2_table_size or (19 if box.device.type == "cuda" else 15)
+        self.spec = HashGridSpec(
+            config.levels, config.features_per_level, log2_table_size, config.base_resolution, config.finest_resolution
+        )
+        self.register_buffer("box", box.clone())
+        self.table = nn.Parameter(torch.empty(self.spec.entries, self.spec.features))
+        self.network = mlp(self.spec.output_size, config.hidden, config.layers, outputs)
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw all parameters anew."""
+        with torch.no_grad():
+            self.table.uniform_(-1e-4, 1e-4, generator=generator)
+            for layer in self.network:
+                if isinstance(layer, nn.Linear):
+                    nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
+                    nn.init.zeros_(layer.bias)
+
+    def forward(self, points: Tensor) -> Tensor:
+        unit = (points - self.box[0]) / (self.box[1] - self.box[0])
+        encoded = hash_encode(unit.clamp(0, 1), self.table, self.spec)
+        with torch.autocast(points.device.type, torch.bfloat16, enabled=fast_bfloat16(points.device.type)):
+            return self.network(encoded).float()
+
+
+def mlp(inputs: int, hidden: int, layers: int, outputs: int) -> nn.Sequential:
+    """A ReLU network with `layers` hidden layers."""
+    sizes = [inputs] + [hidden] * layers
+    blocks: list[nn.Module] = []
+    for size_in, size_out in zip(sizes, sizes[1:], strict=False):
+        blocks += [nn.Linear(size_in, size_out), nn.ReLU(inplace=True)]
+    return nn.Sequential(*blocks, nn.Linear(sizes[-1], outputs))
+
+
+def fast_bfloat16(device_type: str) -> bool:
+    """Whether matrix products in bfloat16 are faster than in float32 here."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device_type == "cpu" and torch.cpu._is_avx512_bf16_supported()

@@ -1,0 +1,51 @@
+"""The interface of all guidance."""
+
+from abc import abstractmethod
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from liftstudio.cameras import Cameras
+from liftstudio.registry import Component
+from liftstudio.renderers.base import Render
+from liftstudio.schedules import Schedule
+
+
+class Guidance(Component):
+    """A source of cameras plus losses on their renders."""
+
+    kind: ClassVar[str] = "guidance"
+
+    @dataclass
+    class Config:
+        start: int = 0  # first step of the stage in which this guidance is active
+
+    config: Config
+
+    @abstractmethod
+    def cameras(self, step: int, generator: torch.Generator) -> Cameras:
+        """The views wanted at this step (0-based in the stage)."""
+
+    @abstractmethod
+    def losses(self, render: Render, step: int) -> dict[str, Tensor]:
+        """Named scalar losses of the render of the last `cameras`; only those whose weight is not 0."""
+
+    def passes(self) -> frozenset[str]:
+        """The optional render passes that `losses` reads."""
+        return frozenset()
+
+    def weight(self, name: str, step: int) -> float:
+        """The value of `lambda_<name>` at a step."""
+        schedule: Schedule = getattr(self.config, f"lambda_{name}")
+        return schedule(step)
+
+    def is_used(self, name: str) -> bool:
+        """Whether `lambda_<name>` is ever above 0."""
+        schedule: Schedule = getattr(self.config, f"lambda_{name}")
+        return any(value != 0 for _, value in schedule.points)
+
+    def loss_names(self) -> list[str]:
+        """Every x with a `lambda_x` option."""
+        return [f.name.removeprefix("lambda_") for f in fields(self.config) if f.name.startswith("lambda_")]

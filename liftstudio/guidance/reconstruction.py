@@ -1,0 +1,117 @@
+"""Photometric guidance from reference views."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from liftstudio import losses
+from liftstudio.assets import input_path
+from liftstudio.cameras import Cameras
+from liftstudio.errors import InputError
+from liftstudio.guidance.base import Guidance
+from liftstudio.metrics.lpips import load_lpips
+from liftstudio.registry import register
+from liftstudio.renderers.base import Render
+from liftstudio.schedules import Schedule
+from liftstudio.views.base import ReferenceViews
+
+
+def _weight(value: float) -> Schedule:
+    return field(default_factory=lambda: Schedule.constant(value))  # type: ignore[return-value]
+
+
+@register("reconstruction")
+class Reconstruction(Guidance):
+    """Renders the reference views and compares them with the reference images, masks and maps."""
+
+    @dataclass
+    class Config(Guidance.Config):
+        views_per_step: int = 2  # reference views drawn per step, without repetition
+        resolution: list[int] = field(default_factory=lambda: [0])  # pixels across a render, one per milestone; 0: all
+        resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next resolution begins
+        random_background: bool = True  # compose both sides over a new random colour each step, so opacity is learned
+        lpips_weights: str = ""  # safetensors or pth file with the public LPIPS weights; needed by lambda_lpips
+        lambda_rgb: Schedule = _weight(1.0)  # mean squared colour error
+        lambda_mask: Schedule = _weight(1.0)  # mean squared opacity error
+        lambda_ssim: Schedule = _weight(0.0)  # 1 - SSIM
+        lambda_lpips: Schedule = _weight(0.0)  # learned perceptual distance
+        lambda_mono_normal: Schedule = _weight(0.0)  # 1 - cosine to the views' normal maps
+        lambda_mono_depth: Schedule = _weight(0.0)  # 1 - correlation with the views' depth maps
+        lambda_depth_smoothness: Schedule = _weight(0.0)  # squared depth steps between neighbouring pixels
+        lambda_bilateral_normal: Schedule = _weight(0.0)  # normal changes where the image is smooth
+        lambda_illumination: Schedule = _weight(0.0)  # light follows the image's brightness
+
+    config: Config
+
+    def __init__(self, config: Config, *, views: ReferenceViews | None, device: torch.device) -> None:
+        self.config = config
+        if views is None:
+            raise InputError("guidance 'reconstruction' needs reference views; add a 'views:' block to the config")
+        if len(config.resolution) != len(config.resolution_milestones) + 1:
+            raise InputError("resolution_milestones: wanted one step fewer than there are resolutions")
+        chosen = views.training()
+        self.views = chosen
+        self.reference_cameras = chosen.cameras.to(device)
+        self.images, self.masks = chosen.images.to(device), chosen.masks.to(device)
+        self.maps = {
+            name: None if maps is None else maps.to(device)
+            for name, maps in (("mono_normal", chosen.normals), ("mono_depth", chosen.depths))
+        }
+        self._check_maps()
+        self.lpips = load_lpips(input_path(config.lpips_weights)).to(device) if self.is_used("lpips") else None
+        self._batch: dict[str, Tensor] = {}
+
+    def _check_maps(self) -> None:
+        for name, maps in self.maps.items():
+            if maps is None and self.is_used(name):
+                raise InputError(f"lambda_{name} is above 0 but the views have no {name.removeprefix('mono_')} maps")
+
+    def resolution(self, step: int) -> int:
+        """Pixels across the renders of a step; 0 for all of the reference image."""
+        return self.config.resolution[sum(step >= milestone for milestone in self.config.resolution_milestones)]
+
+    def cameras(self, step: int, generator: torch.Generator) -> Cameras:
+        device = self.images.device
+        count = min(self.config.views_per_step, len(self.images))
+        chosen = torch.randperm(len(self.images), generator=generator, device=device)[:count]
+        cameras = self.reference_cameras[chosen]
+        wanted = self.resolution(step) or cameras.width
+        stride = max(1, cameras.width // wanted)
+        offsets = torch.randint(stride, (2, count), generator=generator, device=device)
+        height, width = cameras.height // stride, cameras.width // stride
+        rows = offsets[1, :, None] + stride * torch.arange(height, device=device)
+        columns = offsets[0, :, None] + stride * torch.arange(width, device=device)
+        self._batch = {
+            name: maps[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
+            for name, maps in {"image": self.images, "mask": self.masks, **self.maps}.items()
+            if maps is not None
+        }
+        background = torch.rand(count, 1, 1, 3, generator=generator, device=device)
+        self._batch["background"] = background if self.config.random_background else torch.ones_like(background)
+        return cameras.lattice(stride, offsets[0], offsets[1], height, width)
+
+    def passes(self) -> frozenset[str]:
+        needs_normal = self.is_used("bilateral_normal") or self.is_used("mono_normal")
+        return frozenset({"normal"}) if needs_normal else frozenset()
+
+    def losses(self, render: Render, step: int) -> dict[str, Tensor]:
+        batch = self._batch
+        background, mask = batch["background"], batch["mask"]
+        rgb = render.over(background)
+        target = batch["image"] * mask + (1 - mask) * background
+        functions = {
+            "rgb": lambda: losses.rgb(rgb, target),
+            "mask": lambda: losses.mask(render.opacity, mask),
+            "ssim": lambda: losses.one_minus_ssim(rgb, target),
+            "lpips": lambda: self.lpips(rgb, target).mean(),
+            "mono_normal": lambda: losses.mono_normal(render.normal, batch["mono_normal"], mask),
+            "mono_depth": lambda: losses.mono_depth(render.depth, batch["mono_depth"], mask),
+            "depth_smoothness": lambda: losses.depth_smoothness(render.depth, mask, self._distance()),
+            "bilateral_normal": lambda: losses.bilateral_normal(render.normal, target, mask),
+            "illumination": lambda: losses.illumination(render.irradiance, batch["image"], mask),
+        }
+        return {name: function() for name, function in functions.items() if self.weight(name, step) != 0}
+
+    def _distance(self) -> float:
+        return self.reference_cameras.distance.mean().item()

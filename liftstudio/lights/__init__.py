@@ -1,0 +1,1 @@
+"""Lights: irradiance from the normal."""

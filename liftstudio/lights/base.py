@@ -1,0 +1,19 @@
+"""The interface of all lights."""
+
+from abc import abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from liftstudio.registry import Component
+
+
+class Light(Component, nn.Module):
+    """White light that depends on the surface normal alone."""
+
+    kind: ClassVar[str] = "light"
+    needs_normals: ClassVar[bool] = True
+
+    @abstractmethod
+    def irradiance(self, normals: Tensor) -> Tensor:
+        """Scalar irradiance [N, 1] at unit world-space normals [N, 3]; 1 leaves the albedo as it is."""

@@ -1,0 +1,19 @@
+"""The same light from everywhere."""
+
+from torch import Tensor
+
+from liftstudio.lights.base import Light
+from liftstudio.registry import register
+
+
+@register("uniform")
+class Uniform(Light):
+    """Constant irradiance 1: what is seen is the albedo."""
+
+    needs_normals = False
+
+    def __init__(self, config: Light.Config) -> None:
+        super().__init__()
+
+    def irradiance(self, normals: Tensor) -> Tensor:
+        return normals.new_ones(len(normals), 1)

@@ -1,0 +1,1 @@
+"""Materials: from appearance features to colour."""

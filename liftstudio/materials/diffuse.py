@@ -1,0 +1,23 @@
+"""Lambertian surfaces."""
+
+import torch
+from torch import Tensor
+
+from liftstudio.lights.base import Light
+from liftstudio.materials.base import Material, Shading
+from liftstudio.registry import register
+
+
+@register("diffuse")
+class Diffuse(Material):
+    """Lambertian: colour = albedo x irradiance, in display space with white light (SV3D, section 4)."""
+
+    def __init__(self, config: Material.Config) -> None:
+        super().__init__()
+
+    def albedo(self, features: Tensor) -> Tensor:
+        return torch.sigmoid(features[:, :3])
+
+    def shade(self, albedo: Tensor, normals: Tensor, light: Light) -> Shading:
+        irradiance = light.irradiance(normals)
+        return Shading(albedo, irradiance, albedo * irradiance)

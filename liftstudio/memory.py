@@ -1,0 +1,73 @@
+"""How much memory a run used, and what to lower when there is not enough."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from liftstudio.config import to_plain
+
+
+class OutOfMemoryError(MemoryError):
+    """The device's or the machine's memory is used up; says what to lower."""
+
+
+@contextlib.contextmanager
+def memory_advice(config: Any, key: str) -> Iterator[None]:
+    """Turn running out of memory inside the block into an error that says which options to lower.
+
+    Raises:
+        OutOfMemoryError: naming those options under the dotted `key` that cost memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        plain = to_plain(config)
+        options = memory_options(plain, key) or memory_options(plain, key.partition(".")[0])
+        raise OutOfMemoryError(f"out of memory in {key}; lower one of: {', '.join(options)}") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error is one of the many forms of a failed allocation."""
+    texts = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(t in str(error).lower() for t in texts)
+
+
+def memory_options(plain: dict[str, Any], key: str) -> list[str]:
+    """`dotted.key=value` of the numbers under `key` whose names tell of memory."""
+    node: Any = plain
+    for part in key.split("."):
+        node = node.get(part, {}) if isinstance(node, dict) else {}
+    words = ("resolution", "rays", "batch", "samples", "size", "frames", "faces", "height", "width")
+    found = []
+    for name, value in node.items() if isinstance(node, dict) else []:
+        if isinstance(value, dict):
+            found += memory_options(plain, f"{key}.{name}")
+        elif isinstance(value, int) and not isinstance(value, bool) and any(word in name for word in words):
+            found.append(f"{key}.{name}={value}")
+    return found
+
+
+def total_memory_gb() -> float | None:
+    """The machine's memory in units of 1e9 bytes, None where the system does not tell."""
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # not on Windows
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return None
+
+
+def memory_high_water_gb() -> dict[str, float]:
+    """The most memory this process ever used, in units of 1e9 bytes; of the GPU too, where one is used."""
+    used = {}
+    with contextlib.suppress(ImportError):  # Windows has no such module
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        used["memory_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3)
+    if torch.cuda.is_initialized():
+        used["gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
+    return used

@@ -1,0 +1,46 @@
+"""A triangle mesh as tensors."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Triangles in world space, counter-clockwise seen from outside.
+
+    vertices: [V, 3] float, world units; may require gradients.
+    faces:    [F, 3] int64 indices into `vertices`.
+    """
+
+    vertices: Tensor
+    faces: Tensor
+
+    def corners(self) -> Tensor:
+        """[F, 3, 3]: the three corner positions of every face."""
+        return self.vertices[self.faces]
+
+    def face_area_vectors(self) -> Tensor:
+        """[F, 3]: outward normals scaled by the face's area (world units squared)."""
+        a, b, c = self.corners().unbind(1)
+        return 0.5 * torch.linalg.cross(b - a, c - a)
+
+    def face_normals(self) -> Tensor:
+        """[F, 3] unit outward normals; zero for degenerate faces."""
+        return F.normalize(self.face_area_vectors(), dim=-1)
+
+    def vertex_normals(self) -> Tensor:
+        """[V, 3] unit outward normals, the area-weighted mean over the faces around each vertex."""
+        areas = self.face_area_vectors()
+        summed = torch.zeros_like(self.vertices)
+        for corner in range(3):
+            summed = summed.index_add(0, self.faces[:, corner], areas)
+        return F.normalize(summed, dim=-1)
+
+    def to(self, device: torch.device | str) -> "Mesh":
+        return Mesh(self.vertices.to(device), self.faces.to(device))
+
+    def detach(self) -> "Mesh":
+        return Mesh(self.vertices.detach(), self.faces)

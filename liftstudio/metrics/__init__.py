@@ -1,0 +1,1 @@
+"""Measures of quality, against true images and true meshes."""

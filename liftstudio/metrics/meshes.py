@@ -1,0 +1,107 @@
+"""How far a mesh is from the true one: the SyncDreamer / HarmonyView protocol, F-score and normal consistency."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from liftstudio.errors import InputError
+from liftstudio.mesh import Mesh
+from liftstudio.metrics.visible_points import visible_points
+from liftstudio.metrics.voxels import volume_iou
+
+Array = NDArray[np.float64]
+
+SURFACE_SAMPLES = 100_000  # per mesh; about 0.003 apart on an object of size 1
+F_SCORE_THRESHOLDS = (0.01, 0.02)  # world units
+
+
+def mesh_metrics(
+    prediction: Mesh, truth: Mesh, seed: int = 0, thresholds: Sequence[float] = F_SCORE_THRESHOLDS
+) -> dict[str, float | None]:
+    """All measures of `prediction` against `truth`, used as they are: no alignment, no scaling.
+
+    chamfer: (mean nearest distance there + back) / 2 between the `visible_points` of the two, world units, not squared.
+    iou: of the volumes inside, in [0, 1], on a grid of 64^3 over [-1, 1] (`volume_iou`).
+    f_score_<t>: harmonic mean of the shares of surface samples within t of the other's, in [0, 1].
+    normal_consistency: mean |n . n'| of the normals at nearest surface samples, in [0, 1].
+
+    A measure that does not exist is None: chamfer if a mesh shows no point to the cameras, normal_consistency if the
+    prediction has no surface. Its IoU and F-scores are then 0.
+
+    Args:
+        prediction, truth: world units, z up, within about [-0.5, 0.5].
+        seed: of the surface samples.
+        thresholds: of the F-scores, world units.
+    Raises:
+        InputError: if the truth has no surface, or a vertex of either is not finite.
+    """
+    for name, mesh in (("the predicted mesh", prediction), ("the true mesh", truth)):
+        if not torch.isfinite(mesh.vertices).all():
+            raise InputError(f"{name} has vertices that are not finite")
+    if not _has_surface(truth):
+        raise InputError("the true mesh has no surface: there is nothing to compare with")
+    return {
+        "chamfer": chamfer_distance(visible_points(prediction), visible_points(truth)),
+        "iou": volume_iou(prediction, truth),
+        **_sample_metrics(prediction, truth, seed, thresholds),
+    }
+
+
+def chamfer_distance(a: Array, b: Array) -> float | None:
+    """Half the sum of the mean Euclidean nearest distances a -> b and b -> a; None if [N, 3] `a` or `b` is empty."""
+    if len(a) == 0 or len(b) == 0:
+        return None
+    return float(_nearest(a, b)[0].mean() + _nearest(b, a)[0].mean()) / 2
+
+
+def f_score(to_truth: Array, to_prediction: Array, threshold: float) -> float:
+    """Harmonic mean of precision and recall: the shares of [N] nearest distances below `threshold`.
+
+    Knapitsch et al. 2017, "Tanks and Temples". 0 if both shares are.
+    """
+    precision, recall = (float((distances < threshold).mean()) for distances in (to_truth, to_prediction))
+    return 2 * precision * recall / max(precision + recall, 1e-12)
+
+
+def sample_surface(mesh: Mesh, count: int, generator: np.random.Generator) -> tuple[Array, Array]:
+    """`count` points uniform over the area, and the unit normals of their faces: two [count, 3] arrays.
+
+    The mesh must have a face of nonzero area.
+    """
+    corners = mesh.corners().detach().cpu().double().numpy()
+    sides = corners[:, 1:] - corners[:, :1]
+    normals = np.cross(sides[:, 0], sides[:, 1])
+    doubled_area = np.linalg.norm(normals, axis=1)
+    face = generator.choice(len(corners), count, p=doubled_area / doubled_area.sum())
+    root, split = np.sqrt(generator.random(count)), generator.random(count)
+    weights = np.stack([1 - root, root * (1 - split), root * split], axis=1)
+    points = np.einsum("nk,nkd->nd", weights, corners[face])
+    return points, normals[face] / doubled_area[face, None]
+
+
+def _sample_metrics(prediction: Mesh, truth: Mesh, seed: int, thresholds: Sequence[float]) -> dict[str, float | None]:
+    names = [f"f_score_{threshold:g}" for threshold in thresholds]
+    if not _has_surface(prediction):
+        return {**dict.fromkeys(names, 0.0), "normal_consistency": None}
+    generator = np.random.default_rng(seed)
+    points, normals = sample_surface(prediction, SURFACE_SAMPLES, generator)
+    true_points, true_normals = sample_surface(truth, SURFACE_SAMPLES, generator)
+    to_truth, nearest_true = _nearest(points, true_points)
+    to_prediction, nearest = _nearest(true_points, points)
+    scores = {name: f_score(to_truth, to_prediction, t) for name, t in zip(names, thresholds, strict=True)}
+    # Mescheder et al. 2019, "Occupancy Networks", sec. 4: the absolute value makes it blind to the winding.
+    alignments = (normals * true_normals[nearest_true], true_normals * normals[nearest])
+    return {**scores, "normal_consistency": float(np.mean([np.abs(a.sum(axis=1)).mean() for a in alignments]))}
+
+
+def _nearest(points: Array, others: Array) -> tuple[Array, NDArray[np.int64]]:
+    """Distance to, and index of, the nearest of `others` for each of `points`."""
+    distances, indices = cKDTree(others).query(points, workers=torch.get_num_threads())
+    return distances, indices
+
+
+def _has_surface(mesh: Mesh) -> bool:
+    return len(mesh.faces) > 0 and bool(mesh.face_area_vectors().any())

@@ -1,0 +1,85 @@
+"""Which implementation of an op runs on a device, and why."""
+
+import contextlib
+import contextvars
+import functools
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from liftstudio.errors import InputError
+
+# op -> the optional CUDA library that is preferred where it is importable
+CUDA_LIBRARIES = {
+    "hash_grid": "tinycudann",
+    "marching": None,
+    "compositing": "nerfacc",
+    "rasterization": "nvdiffrast",
+    "antialiasing": None,
+    "least_area": None,
+    "marching_tetrahedra": None,
+    "spherical_gaussians": None,
+}
+# Ops whose torch form is already the fast one: on every device, or on CUDA only.
+TORCH_ONLY = ("marching_tetrahedra", "spherical_gaussians")
+TORCH_ON_CUDA = ("antialiasing", "least_area")
+
+_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced_backend", default=None)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """backend: "reference" | "numba" | "warp" | the name of a CUDA library; reason: one line for `--doctor`."""
+
+    backend: str
+    reason: str
+
+
+def is_installed(module: str) -> bool:
+    """Whether `module` could be imported, without importing it."""
+    return importlib.util.find_spec(module) is not None
+
+
+@functools.cache
+def choose(op: str, device_type: str) -> Choice:
+    """The implementation of `op` for float32 tensors on `device_type` ("cpu" or "cuda").
+
+    Raises:
+        InputError: on CUDA when neither the op's library nor Warp is installed; there is no silent slow path.
+    """
+    if op in TORCH_ONLY:
+        return Choice("reference", "vectorised torch is the fast form on every device")
+    if device_type == "cpu":
+        return Choice("numba", "CPU tensors: compiled by numba, run on our thread pool")
+    if device_type != "cuda":
+        return Choice("reference", f"no kernels for device type '{device_type}': plain torch")
+    if op in TORCH_ON_CUDA:
+        return Choice("reference", "vectorised torch is the fast form on CUDA")
+    library = CUDA_LIBRARIES[op]
+    if library and is_installed(library):
+        return Choice(library, f"{library} is installed")
+    if is_installed("warp"):
+        return Choice("warp", f"{library} is not installed; our Warp kernel" if library else "our Warp kernel")
+    wanted = f"{library} or Warp" if library else "Warp"
+    raise InputError(f"{op} on CUDA needs {wanted}; install it with: pip install warp-lang")
+
+
+def backend_for(op: str, tensor: Tensor) -> str:
+    """The backend name for `op` on `tensor`; float64 always takes the reference, the only one of that precision."""
+    forced = _forced.get()
+    if forced is not None:
+        return forced
+    return "reference" if tensor.dtype == torch.float64 else choose(op, tensor.device.type).backend
+
+
+@contextlib.contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Run every op inside the block on `backend`: for tests and benchmarks."""
+    token = _forced.set(backend)
+    try:
+        yield
+    finally:
+        _forced.reset(token)

@@ -1,0 +1,41 @@
+"""Edges of a triangle list and the faces that meet at them."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from liftstudio.checks import check_indices, check_shape
+from liftstudio.ops.backends import backend_for
+from liftstudio.ops.edges import reference
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Undirected edges, sorted by their vertices (lower index first).
+
+    vertices: [E, 2] int64, lower index first.
+    faces:    [E, 2] int64, the faces that meet there; the second is -1 at a boundary.
+    opposite: [E, 2] int64, the vertex of each of those faces that is not on the edge; -1 likewise.
+
+    Where k > 2 faces share an edge (non-manifold), it is listed ceil(k / 2) times: faces are paired in order of their
+    index, and an odd one out stands alone as a boundary. Faces that name a vertex twice are left out.
+    """
+
+    vertices: Tensor
+    faces: Tensor
+    opposite: Tensor
+
+
+def edge_adjacency(faces: Tensor, vertex_count: int) -> Edges:
+    """The edges of `faces` [F, 3] int64; not differentiable.
+
+    Raises:
+        ValueError: for a wrong shape or an index outside [0, vertex_count).
+    """
+    check_shape("faces", faces, ("F", 3))
+    check_indices("faces", faces, vertex_count)
+    if backend_for("antialiasing", faces) == "numba":
+        from liftstudio.ops.edges import cpu
+
+        return Edges(*cpu.edge_adjacency(faces, vertex_count))
+    return Edges(*reference.edge_adjacency(faces, vertex_count))

@@ -1,0 +1,110 @@
+"""The encoding and its derivatives as autograd functions over a set of kernels.
+
+The encoding is linear in the table, so three functions close under one differentiation: the encoding, its gradient
+to the table (the adjoint in the table) and its gradient to the points. Differentiating the last one again takes two
+more kernels; a third derivative is not offered.
+"""
+
+from typing import Any, Protocol
+
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from liftstudio.ops.hash_grid.spec import HashGridSpec
+
+
+class Kernels(Protocol):
+    """What a backend offers; all tensors contiguous float32, points within [0, 1] or NaN.
+
+    Below, `w_c(x)` is the trilinear weight of corner c, `T_c` its table row, `g` the gradient [N, levels * features]
+    of the encoding, and `u` [N, 3] a direction per point.
+    """
+
+    def encode(self, points: Tensor, table: Tensor, spec: HashGridSpec) -> Tensor:
+        """sum_c w_c T_c: [N, levels * features]."""
+
+    def table_gradient(self, points: Tensor, grad_output: Tensor, spec: HashGridSpec) -> Tensor:
+        """w_c g summed into row c: [entries, features]."""
+
+    def points_gradient(self, points: Tensor, table: Tensor, grad_output: Tensor, spec: HashGridSpec) -> Tensor:
+        """sum_c grad w_c (T_c . g): [N, 3]."""
+
+    def directional(
+        self, points: Tensor, table: Tensor, grad_output: Tensor, directions: Tensor, spec: HashGridSpec
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of `u . points_gradient` to g, sum_c (u . grad w_c) T_c, and to the points, H(g . encode) u."""
+
+    def directional_table_gradient(
+        self, points: Tensor, grad_output: Tensor, directions: Tensor, spec: HashGridSpec
+    ) -> Tensor:
+        """Gradient of `u . points_gradient` to the table, (u . grad w_c) g summed into row c: [entries, features]."""
+
+
+class Encode(Function):
+    """points [N, 3], table [entries, features] -> [N, levels * features]."""
+
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, table: Tensor, kernels: Kernels, spec: HashGridSpec) -> Tensor:
+        ctx.save_for_backward(points, table)
+        ctx.kernels, ctx.spec = kernels, spec
+        return kernels.encode(points, table, spec)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        points, table = ctx.saved_tensors
+        grad_output = grad_output.contiguous()
+        to_points, to_table = ctx.needs_input_grad[:2]
+        return (
+            PointsGradient.apply(points, table, grad_output, ctx.kernels, ctx.spec) if to_points else None,
+            TableGradient.apply(points, grad_output, ctx.kernels, ctx.spec) if to_table else None,
+            None,
+            None,
+        )
+
+
+class TableGradient(Function):
+    """points [N, 3], grad_output [N, levels * features] -> [entries, features]."""
+
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, grad_output: Tensor, kernels: Kernels, spec: HashGridSpec) -> Tensor:
+        ctx.save_for_backward(points, grad_output)
+        ctx.kernels, ctx.spec = kernels, spec
+        return kernels.table_gradient(points, grad_output, spec)
+
+    @staticmethod
+    def backward(ctx: Any, grad_table: Tensor) -> tuple[Tensor | None, ...]:
+        points, grad_output = ctx.saved_tensors
+        grad_table = grad_table.contiguous()
+        to_points, to_output = ctx.needs_input_grad[:2]
+        return (
+            PointsGradient.apply(points, grad_table, grad_output, ctx.kernels, ctx.spec) if to_points else None,
+            Encode.apply(points, grad_table, ctx.kernels, ctx.spec) if to_output else None,
+            None,
+            None,
+        )
+
+
+class PointsGradient(Function):
+    """points [N, 3], table [entries, features], grad_output [N, levels * features] -> [N, 3]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, points: Tensor, table: Tensor, grad_output: Tensor, kernels: Kernels, spec: HashGridSpec
+    ) -> Tensor:
+        ctx.save_for_backward(points, table, grad_output)
+        ctx.kernels, ctx.spec = kernels, spec
+        return kernels.points_gradient(points, table, grad_output, spec)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, directions: Tensor) -> tuple[Tensor | None, ...]:
+        points, table, grad_output = ctx.saved_tensors
+        directions = directions.contiguous()
+        to_points, to_table, to_output = ctx.needs_input_grad[:3]
+        grad_table = second_grad_output = grad_points = None
+        if to_table:
+            grad_table = ctx.kernels.directional_table_gradient(points, grad_output, directions, ctx.spec)
+        if to_points or to_output:
+            second_grad_output, grad_points = ctx.kernels.directional(points, table, grad_output, directions, ctx.spec)
+        return grad_points, grad_table, second_grad_output, None, None

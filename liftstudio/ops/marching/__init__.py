@@ -1,0 +1,142 @@
+"""Ray marching through an occupancy grid: which stretches of each ray are worth evaluating.
+
+Every ray has its own lattice of uniform steps. With [t_enter, t_exit] its stretch inside the box and between `near`
+and `far`, sample k = 0, 1, ... covers [t_k, t_k+1] with
+
+    t_k = t_first + k * step_size,    t_first = t_enter + jitter * step_size
+
+and is kept when its midpoint lies before t_exit and in an occupied cell. All backends share the lattice bit for bit;
+they may only disagree on a sample whose midpoint lies within float32 rounding (1e-4 of a cell) of a cell's border.
+
+nerfacc's `traverse_grids` is not used: it walks each ray by a running float32 sum of steps and starts over at cell
+borders, so its samples drift off this lattice.
+"""
+
+import importlib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from liftstudio.checks import check_shape
+from liftstudio.ops.backends import backend_for
+
+_MODULES = {"reference": "reference", "numba": "cpu", "warp": "warp_kernels"}
+# Directions below this (in cells per world unit) never cross a cell: taken as parallel, so that 1 / d stays finite.
+_PARALLEL = 1e-20
+
+
+@dataclass(frozen=True)
+class Samples:
+    """S samples along R rays, sorted by ray and then by distance.
+
+    ray_index: [S] int64, the ray of each sample.
+    t_start, t_end: [S] float32, distances along the unit ray direction, world units.
+    offsets: [R + 1] int64; the samples of ray r are `offsets[r]:offsets[r + 1]`.
+    """
+
+    ray_index: Tensor
+    t_start: Tensor
+    t_end: Tensor
+    offsets: Tensor
+
+    @property
+    def t_mid(self) -> Tensor:
+        """[S] midpoints of the samples."""
+        return 0.5 * (self.t_start + self.t_end)
+
+
+@dataclass(frozen=True)
+class GridRays:
+    """Rays in cell coordinates, where the grid is the box [0, G]^3; t stays a world distance.
+
+    origins, directions: [R, 3] cells, cells per world unit.
+    t_first: [R] start of lattice sample 0.
+    steps: [R] int32, how many lattice samples have their midpoint before the ray leaves; 0 for a ray that misses.
+    """
+
+    origins: Tensor
+    directions: Tensor
+    t_first: Tensor
+    steps: Tensor
+
+
+def march(
+    origins: Tensor,
+    directions: Tensor,
+    occupancy: Tensor,
+    aabb: Tensor,
+    step_size: float,
+    near: float = 0.0,
+    far: float = math.inf,
+    jitter: Tensor | None = None,
+) -> Samples:
+    """The samples of rays that lie in occupied cells; see the module's text for their exact placement.
+
+    Args:
+        origins: [R, 3] world space.
+        directions: [R, 3] unit vectors.
+        occupancy: [G, G, G] bool, indexed x, y, z.
+        aabb: [2, 3] the grid's lower and upper corner in world space.
+        step_size: length of a sample, world units, > 0.
+        near, far: distances along the ray between which samples may start and their midpoints lie.
+        jitter: [R] in [0, 1), shifts each ray's lattice by this share of a step; None shifts nothing.
+
+    Returns:
+        The samples, without gradients. Rays that miss the box have none.
+
+    Raises:
+        ValueError: on wrong shapes, an occupancy that is not bool, or a step size that is not positive.
+    """
+    check_shape("origins", origins, ("R", 3))
+    check_shape("directions", directions, (len(origins), 3))
+    check_shape("occupancy", occupancy, ("G", "G", "G"))
+    check_shape("aabb", aabb, (2, 3))
+    if occupancy.dtype != torch.bool:
+        raise ValueError(f"occupancy: wanted bool, got {occupancy.dtype}")
+    if not 0 < step_size < math.inf:
+        raise ValueError(f"step_size: wanted a positive length, got {step_size}")
+    if jitter is not None:
+        check_shape("jitter", jitter, (len(origins),))
+    module = importlib.import_module(f"{__name__}.{_MODULES[backend_for('marching', origins)]}")
+    with torch.no_grad():
+        rays = grid_rays(origins, directions, aabb, len(occupancy), step_size, near, far, jitter)
+        samples: Samples = module.march(rays, occupancy.contiguous(), step_size)
+    return samples
+
+
+def grid_rays(
+    origins: Tensor,
+    directions: Tensor,
+    aabb: Tensor,
+    resolution: int,
+    step_size: float,
+    near: float,
+    far: float,
+    jitter: Tensor | None,
+) -> GridRays:
+    """The lattice of each ray, in the rays' precision. Arguments as for `march`."""
+    low, high = aabb.to(origins)
+    scale = resolution / (high - low)
+    origins, directions = (origins - low) * scale, directions * scale
+    directions = torch.where(directions.abs() < _PARALLEL, 0.0, directions)
+    t_enter, t_exit = _box_interval(origins, directions, resolution)
+    t_enter, t_exit = t_enter.clamp(min=near), t_exit.clamp(max=far)
+    hit = (t_enter < t_exit) & t_exit.isfinite()
+    t_first = torch.where(hit, t_enter, 0.0)
+    if jitter is not None:
+        t_first = t_first + jitter.to(origins) * step_size
+    steps = ((t_exit - t_first) / step_size - 0.5).ceil()
+    steps = torch.where(hit, steps, 0.0).clamp(min=0).int()
+    return GridRays(origins.contiguous(), directions.contiguous(), t_first, steps)
+
+
+def _box_interval(origins: Tensor, directions: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
+    """Where rays enter and leave the box [0, resolution]^3: [R] each; a ray misses where enter >= leave."""
+    parallel = directions == 0
+    inside = (origins >= 0) & (origins <= resolution)
+    t_low, t_high = -origins / directions, (resolution - origins) / directions
+    enter = torch.where(parallel, torch.where(inside, -math.inf, math.inf), torch.minimum(t_low, t_high))
+    leave = torch.where(parallel, math.inf, torch.maximum(t_low, t_high))
+    return enter.amax(-1), leave.amin(-1)

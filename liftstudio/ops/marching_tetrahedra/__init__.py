@@ -1,0 +1,91 @@
+"""Isosurface of values on a tetrahedral grid, differentiable in values and positions.
+
+Marching tetrahedra (Doi and Koide 1991) as used by DMTet (Shen et al. 2021, section 3.1). The grid's edges are listed
+once when it is built, so that a step needs no sorting: a crossed edge owns one vertex and the tetrahedra look it up.
+"""
+
+import functools
+import itertools
+
+import torch
+from torch import Tensor
+
+from liftstudio.checks import check_shape
+from liftstudio.mesh import Mesh
+from liftstudio.ops.marching_tetrahedra.grid import TET_EDGES, TetGrid, tet_grid
+
+__all__ = ["TetGrid", "marching_tetrahedra", "tet_grid"]
+
+# Values nearer to zero count as this (zero itself as positive): vertices stay distinct, faces keep an area, and the
+# gradient of a crossing, 1 / (difference of the values at the edge's ends), stays finite.
+SMALLEST_VALUE = 1e-6
+
+
+def marching_tetrahedra(positions: Tensor, sdf: Tensor, grid: TetGrid) -> Mesh:
+    """The surface where `sdf` changes sign, linearly interpolated along the grid's edges.
+
+    positions: [V, 3] float, where the grid's vertices are now (deformed, scaled), world units.
+    sdf:       [V] float, negative inside, positive outside.
+
+    Returns a mesh whose vertices carry gradients to `positions` and `sdf`. Faces wind counter-clockwise seen from
+    outside, every vertex is used, and the mesh is closed where the surface does not leave the grid. Without a sign
+    change it is empty. Order and bytes are the same on repeat.
+
+    Raises:
+        ValueError: for wrong shapes.
+    """
+    check_shape("positions", positions, (len(grid.vertices), 3))
+    check_shape("sdf", sdf, (len(grid.vertices),))
+    face_edges = _face_edges(sdf < 0, grid)
+    is_crossed = torch.zeros(len(grid.edges), dtype=torch.bool, device=sdf.device)
+    is_crossed[face_edges] = True
+    crossed = is_crossed.nonzero().squeeze(1)
+    vertex_of_edge = torch.empty(len(grid.edges), dtype=torch.int64, device=sdf.device)
+    vertex_of_edge[crossed] = torch.arange(len(crossed), device=sdf.device)
+    return Mesh(_crossings(positions, sdf, grid.edges[crossed]), vertex_of_edge[face_edges])
+
+
+def _face_edges(inside: Tensor, grid: TetGrid) -> Tensor:
+    """[M, 3] grid edges on which the corners of the faces lie, given which grid vertices are inside [V] bool."""
+    states = inside.to(torch.uint8).index_select(0, grid.tets.flatten()).view(-1, 4)
+    four_at_once = states.view(torch.int32)
+    crossed = ((four_at_once != 0) & (four_at_once != 0x01010101)).nonzero()[:, 0]
+    state = (states[crossed] * _corner_bits(inside.device)).sum(1)
+    local_edges = _face_table(inside.device)[state]  # [crossed tetrahedra, 2, 3]
+    tet, face = (local_edges[..., 0] >= 0).nonzero(as_tuple=True)
+    return grid.tet_edges[crossed[tet][:, None], local_edges[tet, face]].long()
+
+
+def _crossings(positions: Tensor, sdf: Tensor, edges: Tensor) -> Tensor:
+    """[N, 3]: where `sdf` is zero along edges [N, 2] whose ends differ in sign."""
+    values = sdf.index_select(0, edges.flatten())
+    pushed = torch.where(values < 0, values.clamp(max=-SMALLEST_VALUE), values.clamp(min=SMALLEST_VALUE))
+    distances = (values + (pushed - values).detach()).abs().view(-1, 2, 1)
+    ends = positions.index_select(0, edges.flatten()).view(-1, 2, 3)
+    return (ends * distances.flip(1)).sum(1) / distances.sum(1)
+
+
+@functools.cache
+def _corner_bits(device: torch.device) -> Tensor:
+    return torch.tensor([1, 2, 4, 8], dtype=torch.uint8, device=device)
+
+
+@functools.cache
+def _face_table(device: torch.device) -> Tensor:
+    """[16, 2, 3] local edges of up to two faces (missing: -1), by which corners (bit k for corner k) are inside."""
+    table = torch.full((16, 2, 3), -1)
+    for i, j, k, m in itertools.permutations(range(4)):
+        if not _is_even((i, j, k, m)):
+            continue
+        table[1 << i, 0] = _edges((i, j), (i, k), (i, m))
+        table[15 - (1 << i), 0] = _edges((i, j), (i, m), (i, k))
+        table[(1 << i) + (1 << j)] = torch.stack([_edges((i, k), (i, m), (j, m)), _edges((i, k), (j, m), (j, k))])
+    return table.to(device)
+
+
+def _edges(*pairs: tuple[int, int]) -> Tensor:
+    return torch.tensor([TET_EDGES.index((min(pair), max(pair))) for pair in pairs])
+
+
+def _is_even(permutation: tuple[int, ...]) -> bool:
+    return sum(a > b for a, b in itertools.combinations(permutation, 2)) % 2 == 0

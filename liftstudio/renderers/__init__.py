@@ -1,0 +1,1 @@
+"""Renderers turn a scene and cameras into images."""

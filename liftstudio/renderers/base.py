@@ -1,0 +1,70 @@
+"""What a renderer returns, and the interface of all renderers."""
+
+from abc import abstractmethod
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from liftstudio.cameras import Cameras
+from liftstudio.registry import Component
+
+if TYPE_CHECKING:
+    from liftstudio.scene import Scene
+
+PASSES = ("rgb", "albedo", "normal", "depth", "opacity", "irradiance", "points", "distortion")
+
+
+@dataclass(frozen=True)
+class Render:
+    """Images of B cameras. Colours are premultiplied by opacity, except `rgb`, which is over the background.
+
+    rgb:        [B, H, W, 3] sRGB in [0, 1] over the scene's background.
+    foreground: [B, H, W, 3] shaded colour premultiplied by opacity: `foreground + (1 - opacity) * background`.
+    opacity:    [B, H, W, 1] in [0, 1].
+    albedo:     [B, H, W, 3] premultiplied, or None when not asked for (as all below).
+    irradiance: [B, H, W, 1] scalar white light at the pixel, not premultiplied.
+    normal:     [B, H, W, 3] unit world-space outward normals where opacity > 0, else zero.
+    depth:      [B, H, W, 1] z-depth in world units where opacity > 0, else zero.
+    points:     [B, H, W, 3] world-space surface points where opacity > 0, else zero.
+    distortion: [B, H, W, 1] mip-NeRF 360 distortion (volume renderer only).
+    """
+
+    rgb: Tensor
+    foreground: Tensor
+    opacity: Tensor
+    albedo: Tensor | None = None
+    irradiance: Tensor | None = None
+    normal: Tensor | None = None
+    depth: Tensor | None = None
+    points: Tensor | None = None
+    distortion: Tensor | None = None
+
+    def over(self, background: Tensor | float) -> Tensor:
+        """[B, H, W, 3]: the foreground over another background colour."""
+        return self.foreground + (1 - self.opacity) * background
+
+
+class Renderer(Component, nn.Module):
+    """Renders a scene."""
+
+    kind: ClassVar[str] = "renderer"
+
+    @abstractmethod
+    def render(
+        self,
+        scene: "Scene",
+        cameras: Cameras,
+        *,
+        passes: Set[str] = frozenset(),
+        generator: torch.Generator | None = None,
+    ) -> Render:
+        """Images of the scene; `passes` names the optional ones wanted (see PASSES).
+
+        generator: source of the random sample positions of training; None: samples stay where they are.
+        """
+
+    def update(self, scene: "Scene", step: int, generator: torch.Generator) -> None:  # noqa: B027
+        """Refresh what the renderer keeps about the scene; called before each training step."""

@@ -1,0 +1,74 @@
+"""Rasterisation of meshes."""
+
+from collections.abc import Set
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liftstudio.cameras import Cameras
+from liftstudio.mesh import Mesh
+from liftstudio.ops.antialiasing import antialias
+from liftstudio.ops.interpolation import interpolate
+from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
+from liftstudio.registry import register
+from liftstudio.renderers.base import Render, Renderer
+from liftstudio.scene import Scene
+
+
+@register("surface")
+class SurfaceRenderer(Renderer):
+    """Rasterises the geometry's mesh and shades the visible points; silhouettes are antialiased and differentiable."""
+
+    @dataclass
+    class Config(Renderer.Config):
+        pass
+
+    def __init__(self, config: Config, *, box: Tensor) -> None:
+        super().__init__()
+
+    def render(
+        self,
+        scene: Scene,
+        cameras: Cameras,
+        *,
+        passes: Set[str] = frozenset(),
+        generator: torch.Generator | None = None,
+    ) -> Render:
+        mesh = scene.geometry.mesh()
+        renders = [render_mesh(mesh, scene, cameras[i : i + 1]) for i in range(len(cameras))]
+        names = vars(renders[0])
+        images = {n: None if names[n] is None else torch.cat([getattr(r, n) for r in renders]) for n in names}
+        return Render(**images)
+
+
+def render_mesh(mesh: Mesh, scene: Scene, cameras: Cameras) -> Render:
+    """Images of a mesh with the appearance and the light of a scene; see `Render`."""
+    clip = cameras.clip(mesh.vertices)
+    face_index = rasterize(clip.detach(), mesh.faces, cameras.height, cameras.width)
+    visible = fragments(clip, mesh.faces, face_index)
+    attributes = torch.cat([mesh.vertices, mesh.vertex_normals()], dim=-1)
+    points, normals = interpolate(attributes, mesh.faces, visible).split(3, dim=-1)
+    normals = F.normalize(normals, dim=-1, eps=1e-8)
+    albedo = scene.material.albedo(scene.geometry.features(points))
+    shading = scene.material.shade(albedo, normals, scene.light)
+    packed = torch.cat([shading.rgb, albedo, torch.ones_like(albedo[:, :1])], dim=-1)
+    colors = antialias(scatter_image(packed, visible), clip, mesh.faces, face_index)
+    foreground, albedo_image, opacity = colors.split([3, 3, 1], dim=-1)
+    directions = cameras.rays()[1]
+    return Render(
+        rgb=foreground + (1 - opacity) * scene.background.color(directions),
+        foreground=foreground,
+        opacity=opacity,
+        albedo=albedo_image,
+        irradiance=scatter_image(shading.irradiance, visible),
+        normal=scatter_image(normals, visible),
+        depth=scatter_image(_z_depth(points, visible.pixel, cameras), visible),
+        points=scatter_image(points, visible),
+    )
+
+
+def _z_depth(points: Tensor, pixel: Tensor, cameras: Cameras) -> Tensor:
+    camera = pixel // (cameras.height * cameras.width)
+    return ((points - cameras.centers[camera]) * cameras.forward[camera]).sum(-1, keepdim=True)

@@ -1,0 +1,322 @@
+"""A run: its config, its stages in order with logs and checkpoints, then its test and export."""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from liftstudio import __version__
+from liftstudio.cameras import Cameras, orbit_cameras
+from liftstudio.checkpoints import (
+    Checkpoint,
+    check_same_config,
+    random_states,
+    seed_everything,
+    set_random_states,
+)
+from liftstudio.config import to_plain
+from liftstudio.errors import InputError
+from liftstudio.evaluation import evaluate, evaluate_mesh
+from liftstudio.export import export_mesh
+from liftstudio.files import atomic_write
+from liftstudio.images import color_normal, grid, resize_area, save_image
+from liftstudio.inputs import Inputs
+from liftstudio.logs import RunLog, StageProgress, WorkProgress, log
+from liftstudio.memory import memory_advice, memory_high_water_gb
+from liftstudio.run_config import RunConfig, choose_devices, deciding_options
+from liftstudio.run_folder import RunFolder, create_run_folder
+from liftstudio.systems.base import System
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+GRID_VIEWS, GRID_PIXELS = 4, 128  # image grids show at most so many views, of at most so many pixels a side
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run stopped on request; `folder` holds what it needs to go on."""
+
+    def __init__(self, folder: RunFolder, where: str) -> None:
+        super().__init__(f"stopped {where}; go on with: python launch.py --config {folder.config} --resume")
+
+
+def make_fabric(device: str, gpus: list[int] | None) -> "Fabric":
+    """Lightning Fabric on the wanted devices; with several it starts a process for each."""
+    accelerator, devices = choose_devices(device, gpus)
+    from lightning_fabric import Fabric
+
+    several = isinstance(devices, list) and len(devices) > 1
+    fabric = Fabric(accelerator=accelerator, devices=devices, strategy="ddp" if several else "auto")
+    fabric.launch()
+    return fabric
+
+
+class Run:
+    """A system with its folder: fits the stages, tests, exports."""
+
+    folder: RunFolder
+
+    def __init__(self, config: RunConfig, inputs: Inputs, fabric: "Fabric") -> None:
+        """Build the system: everything that can be wrong with the input is wrong here, before the long work.
+
+        Raises:
+            InputError: the system or one of its parts refuses its options or the views.
+        """
+        self.config, self.inputs, self.fabric = config, inputs, fabric
+        self.elapsed: dict[str, float] = {}  # stage -> wall seconds
+        self.finishing: dict[str, float] = {}  # test_seconds, export_seconds
+        self.saved: Checkpoint | None = None
+        seed_everything(config.seed)
+        with memory_advice(config, "system"):
+            self.system: System = config.system.build(
+                views=inputs.views, device=fabric.device, seed=config.seed, fabric=fabric
+            )
+
+    @classmethod
+    def start(cls, config: RunConfig, command: str, gpus: list[int] | None) -> "Run":
+        """A new run. Its folder is made when all inputs have been checked."""
+        choose_devices(config.device, gpus)
+        run = cls(config, Inputs.load(config.views), make_fabric(config.device, gpus))
+        made = None
+        if run.fabric.is_global_zero:
+            place = Path(config.runs_dir), config.name, config.tag
+            made = create_run_folder(*place, to_plain(config), run.inputs, command)
+            log.info("run folder: %s", made.path)
+        run.folder = run.fabric.broadcast(made)
+        return run
+
+    @classmethod
+    def reopen(
+        cls, config: RunConfig, folder: RunFolder, command: str, gpus: list[int] | None, *, finished: bool
+    ) -> "Run":
+        """A run that was started before, at its newest good checkpoint; if it has none yet, at its beginning.
+
+        finished: it is to be tested or exported as it is, so it needs a checkpoint.
+
+        Raises:
+            InputError: options that decide the result were changed; or no checkpoint is usable.
+        """
+        choose_devices(config.device, gpus)
+        saved, refused = folder.checkpoints.newest()
+        for reason in refused:
+            log.warning("%s; using the one before", reason)
+        if saved is None and finished:
+            raise InputError(f"{folder.path}: the run has no checkpoint yet; go on with --resume")
+        if saved is not None:
+            check_same_config(saved.config, deciding_options(config), folder.path)
+        inputs = Inputs.restore(folder.inputs) if folder.inputs.exists() else Inputs.load(config.views)
+        run = cls(config, inputs, make_fabric(config.device, gpus))
+        run.folder, run.saved, run.elapsed = folder, saved, dict(saved.elapsed) if saved else {}
+        if run.fabric.is_global_zero:
+            folder.checkpoints.clear_temporaries()
+            folder.note_command(command)
+        return run
+
+    def fit(self) -> None:
+        """All stages, from the start or from the checkpoint.
+
+        Raises:
+            Interrupted: on SIGINT or SIGTERM, with a checkpoint written.
+            InputError: a loss is not finite any more.
+        """
+        stages = list(self.system.stages)
+        first = stages.index(self.saved.stage) if self.saved else 0
+        before = self.saved.total_step if self.saved else 0
+        tensorboard = self.folder.tensorboard if self.config.log.tensorboard else None
+        self.log = RunLog(self.folder.log_csv, tensorboard, before) if self.fabric.is_global_zero else None
+        try:
+            with StopRequest() as stop:
+                for stage in stages[first:]:
+                    with memory_advice(self.config, f"system.stages.{stage}"):
+                        self._fit_stage(stage, stop)
+        finally:
+            if self.log is not None:
+                self.log.close()
+        self._note_metrics({})
+
+    def _fit_stage(self, stage: str, stop: "StopRequest") -> None:
+        before, entered = self.elapsed.get(stage, 0.0), time.perf_counter()
+        done, total = self._enter(stage), self.system.stages[stage]
+        with StageProgress(stage, done, total, quiet=not self.fabric.is_global_zero) as progress:
+            while done < total:
+                begin = time.perf_counter()
+                losses = self.system.step(done)
+                done += 1
+                now = time.perf_counter()
+                self.elapsed[stage] = before + now - entered
+                check_finite(losses, stage, done)
+                progress.update(done, losses)
+                stopping = self.fabric.broadcast(stop.requested) if self.fabric.world_size > 1 else stop.requested
+                self._record(stage, done, losses, now - begin, save=stopping)
+                if stopping:
+                    raise Interrupted(self.folder, f"at step {done} of stage {stage}")
+
+    def _enter(self, stage: str) -> int:
+        """Make `stage` the current one; returns how many of its steps are done."""
+        # A stage starts from the same random state whether or not the run was resumed on the way to it.
+        seed_everything(self.config.seed + 1 + list(self.system.stages).index(stage))
+        if self.saved is None or self.saved.stage != stage:
+            self.system.enter(stage)
+            return 0
+        self.system.enter(stage, self.saved.system)
+        set_random_states(self.saved.random)
+        return self.saved.step
+
+    def _record(self, stage: str, done: int, losses: dict[str, float], seconds: float, *, save: bool) -> None:
+        if self.log is None:
+            return
+        options, last = self.config.log, done == self.system.stages[stage]
+        if done % options.every == 0 or last:
+            values = {**losses, "seconds_per_step": round(seconds, 4), **memory_high_water_gb()}
+            self.log.write(stage, done, self._total_step(stage, done), values)
+        if options.images_every and (done % options.images_every == 0 or last):
+            self.save_grid(stage, done)
+        if save or last or done % self.config.checkpoint.every == 0:
+            self.save_checkpoint(stage, done)
+
+    def save_checkpoint(self, stage: str, done: int) -> None:
+        """Write the checkpoint of `done` steps of `stage`."""
+        self.folder.checkpoints.save(
+            Checkpoint(
+                stage=stage,
+                step=done,
+                total_step=self._total_step(stage, done),
+                system=self.system.state(),
+                config=deciding_options(self.config),
+                elapsed=self.elapsed,
+                random=random_states(),
+                versions=versions(),
+            )
+        )
+
+    def save_grid(self, stage: str, done: int) -> Path:
+        """A picture of the current scene from a few sides: reference | rgb | normal | opacity."""
+        path = self.folder.images(stage) / f"{done:06d}.png"
+        cameras, references = self._grid_views()
+        render = self.system.render(cameras, frozenset({"normal"}))
+        assert render.normal is not None
+        columns = [references, render.rgb, color_normal(render.normal), render.opacity]
+        shown = [column for column in columns if column is not None]
+        save_image(path, grid([[column[i].float() for column in shown] for i in range(len(cameras))]))
+        return path
+
+    def _grid_views(self) -> tuple[Cameras, torch.Tensor | None]:
+        views = self.inputs.views
+        if views is None:
+            azimuth = torch.arange(GRID_VIEWS) * 360.0 / GRID_VIEWS
+            return orbit_cameras(azimuth, torch.full_like(azimuth, 15.0), 4.0, 35.0, GRID_PIXELS, GRID_PIXELS), None
+        chosen = views.select(torch.linspace(0, len(views) - 1, min(GRID_VIEWS, len(views))).long())
+        scale = min(1.0, GRID_PIXELS / max(chosen.cameras.height, chosen.cameras.width))
+        height, width = max(1, round(chosen.cameras.height * scale)), max(1, round(chosen.cameras.width * scale))
+        pictures = torch.stack([resize_area(image, height, width) for image in chosen.over(1.0)])
+        return chosen.cameras.resized(height, width), pictures
+
+    def restore(self) -> None:
+        """Bring the system to the checkpoint, for a test or an export without fitting."""
+        assert self.saved is not None
+        self._enter(self.saved.stage)
+
+    def validate(self) -> Path:
+        """An image grid of the checkpoint."""
+        assert self.saved is not None
+        return self.save_grid(self.saved.stage, self.saved.step)
+
+    def test(self) -> None:
+        """Turntable, passes, contact sheet and metrics into test/ and metrics.json."""
+        with self._finish("test"):
+            metrics = evaluate(self.system, self.inputs.views, self.folder.test, self.config.test)
+        self._note_metrics({"test": metrics})
+
+    def export(self) -> None:
+        """Mesh files into export/, their report into metrics.json."""
+        with self._finish("export"), WorkProgress("export") as progress:
+            surface = self.system.surface()
+            report = export_mesh(
+                surface.mesh,
+                surface.albedo,
+                self.folder.export,
+                self.config.export,
+                shaded=surface.shaded,
+                progress=progress,
+            )
+        self._note_metrics({"export": report})
+        truth = self.inputs.truth_mesh
+        if truth is not None and truth.is_file():
+            exported = self.folder.export / next(iter(report["files"]))
+            self._note_metrics({"mesh": evaluate_mesh(exported, truth, self.inputs.data_from_world)})
+        elif truth is not None:
+            log.warning("%s: the true surface is gone; the mesh is not measured", truth)
+
+    @contextmanager
+    def _finish(self, phase: str) -> Iterator[None]:
+        """Time a phase after the stages, and say what to lower if its memory runs out."""
+        begin = time.perf_counter()
+        with memory_advice(self.config, phase):
+            yield
+        self.finishing[f"{phase}_seconds"] = round(time.perf_counter() - begin, 3)
+
+    def _total_step(self, stage: str, done: int) -> int:
+        names = list(self.system.stages)
+        return sum(self.system.stages[name] for name in names[: names.index(stage)]) + done
+
+    def _summary(self) -> dict[str, Any]:
+        stages = {
+            name: {"steps": steps, "seconds": round(self.elapsed.get(name, 0.0), 3)}
+            for name, steps in self.system.stages.items()
+        }
+        machine = {"device": str(self.fabric.device), "versions": versions(), **memory_high_water_gb()}
+        return {"stages": stages, **self.finishing, **machine}
+
+    def _note_metrics(self, part: dict[str, Any]) -> None:
+        """Put a part into metrics.json, and bring the run's own figures there up to date."""
+        path = self.folder.metrics
+        known = json.loads(path.read_text()) if path.exists() else {}
+        atomic_write(
+            path, json.dumps({**known, "run": {**known.get("run", {}), **self._summary()}, **part}, indent=2) + "\n"
+        )
+
+
+class StopRequest:
+    """While active, SIGINT and SIGTERM set `requested`; a second SIGINT raises KeyboardInterrupt at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            self.previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: object) -> None:
+        self.requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def check_finite(losses: dict[str, float], stage: str, step: int) -> None:
+    """Refuse to go on with losses that are not numbers any more.
+
+    Raises:
+        InputError: naming the stage, the step and the losses.
+    """
+    bad = [name for name, value in losses.items() if value - value != 0]  # true for NaN and infinities
+    if bad:
+        raise InputError(
+            f"stage {stage}, step {step}: {', '.join(bad)} not finite; the last good checkpoint is kept. "
+            f"Lower system.stages.{stage}'s learning rates or loss weights"
+        )
+
+
+def versions() -> dict[str, str]:
+    """What wrote a checkpoint or a result."""
+    return {"liftstudio": __version__, "torch": str(torch.__version__)}

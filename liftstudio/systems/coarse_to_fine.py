@@ -1,0 +1,224 @@
+"""Stages one after the other, each starting from what the one before has found."""
+
+import dataclasses
+from collections.abc import Set
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from torch import Tensor
+
+from liftstudio.cameras import Cameras, concatenate, orbit_cameras
+from liftstudio.config import Block
+from liftstudio.errors import InputError
+from liftstudio.geometry.base import Geometry
+from liftstudio.guidance.base import Guidance
+from liftstudio.mesh import Mesh
+from liftstudio.registry import find, register
+from liftstudio.renderers.base import Render, Renderer
+from liftstudio.scene import Scene
+from liftstudio.systems import regularizers
+from liftstudio.systems.base import Surface, System
+from liftstudio.systems.optimization import OptimizerConfig, ScheduledAdam
+from liftstudio.systems.regularizers import Regularizers
+from liftstudio.views.base import ReferenceViews
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass
+class StageConfig:
+    """One stage: what is optimised, how it is rendered and what judges it."""
+
+    steps: int  # optimisation steps
+    geometry: Annotated[Block, "geometry"]  # the shape
+    renderer: Annotated[Block, "renderer"]  # how it is rendered
+    guidance: dict[str, Annotated[Block, "guidance"]]  # name in the logs -> what judges the renders
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # learning rates
+    regularizers: Regularizers = field(default_factory=Regularizers)  # losses beside those of the guidance
+
+
+def _block(kind: str, name: str) -> Any:
+    return field(default_factory=lambda: Block(kind, name, find(name, kind).Config()))
+
+
+@register("coarse-to-fine")
+class CoarseToFine(System):
+    """Optimises stage after stage; a stage's geometry may start from the one before and keeps its appearance."""
+
+    @dataclass
+    class Config:
+        stages: dict[str, StageConfig]  # name -> stage, in order
+        material: Annotated[Block, "material"] = _block("material", "diffuse")  # shared by all stages
+        light: Annotated[Block, "light"] = _block("light", "uniform")  # shared by all stages
+        background: Annotated[Block, "background"] = _block("background", "solid-color")  # shared by all stages
+
+    def __init__(
+        self, config: Config, *, views: ReferenceViews | None, device: torch.device, seed: int, fabric: "Fabric"
+    ) -> None:
+        self.config = config
+        self.views, self.device, self.fabric = views, device, fabric
+        self.stages = {name: stage.steps for name, stage in config.stages.items()}
+        _check_stages(config.stages)
+        self.setup_generator = torch.Generator(device).manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed + 1 + fabric.global_rank)
+        self.material = config.material.build().to(device)
+        self.light = config.light.build().to(device)
+        self.background = config.background.build().to(device)
+        self._build_guidance()
+        self.scene: Scene | None = None
+
+    def _build_guidance(self) -> None:
+        """All stages' guidance at once, so that what is missing is said before the long work."""
+        self.guidance: dict[str, dict[str, Guidance]] = {
+            name: {key: block.build(views=self.views, device=self.device) for key, block in stage.guidance.items()}
+            for name, stage in self.config.stages.items()
+        }
+
+    def enter(self, stage: str, state: dict[str, Any] | None = None) -> None:
+        previous = self._previous_render(stage) if state is None else None
+        config = self.config.stages[stage]
+        geometry = _geometry_options(self.config.stages, stage).build(
+            device=self.device, generator=self.setup_generator
+        )
+        if previous is not None:
+            geometry.initialize(*previous)
+        self.stage = stage
+        self.renderer: Renderer = config.renderer.build(box=geometry.box)
+        self.scene = Scene(geometry, self.material, self.light, self.background).to(self.device)
+        self.optimizer = ScheduledAdam(config.optimizer, self.scene)
+        if state is not None:
+            self._restore(state)
+
+    def _previous_render(self, stage: str) -> tuple[Geometry, Cameras, Render] | None:
+        if not self.config.stages[stage].geometry.options.from_:
+            return None
+        assert self.scene is not None
+        cameras = self._covering_cameras().to(self.device)
+        seen = self._render(cameras, frozenset({"depth", "points"}))
+        return self.scene.geometry, cameras, seen
+
+    def _covering_cameras(self) -> Cameras:
+        """Where the object was supervised from: the training views, else orbits around it."""
+        if self.views is not None:
+            cameras = self.views.training().cameras
+            shrink = max(1, cameras.width // 128)
+            return cameras.resized(cameras.height // shrink, cameras.width // shrink)
+        azimuth = torch.arange(12) * 30.0
+        radius = float(self.scene.geometry.box[1, 0])  # type: ignore[union-attr]
+        return concatenate(
+            [orbit_cameras(azimuth, azimuth * 0 + elevation, 4 * radius, 35.0, 128, 128) for elevation in (-30, 10, 50)]
+        )
+
+    def step(self, step: int) -> dict[str, float]:
+        assert self.scene is not None
+        config = self.config.stages[self.stage]
+        active = config.regularizers.active(step)
+        self.renderer.update(self.scene, step, self.generator)
+        weighted: dict[str, tuple[float, Tensor]] = {}
+        for name, guidance in self.guidance[self.stage].items():
+            if step < guidance.config.start:
+                continue
+            render = self.renderer.render(
+                self.scene,
+                guidance.cameras(step, self.generator),
+                passes=guidance.passes() | regularizers.passes(active),
+                generator=self.generator,
+            )
+            for loss, value in guidance.losses(render, step).items():
+                weighted[f"{name}/{loss}"] = guidance.weight(loss, step), value
+            for loss, value in regularizers.render_losses(active, render, self.scene, self.generator).items():
+                weighted[f"{name}/{loss}"] = active[loss], value
+        for loss, value in regularizers.geometry_losses(active, self.scene).items():
+            weighted[loss] = active[loss], value
+        total = torch.stack([weight * value for weight, value in weighted.values()]).sum()
+        self.fabric.backward(total)
+        self._average_gradients()
+        self.optimizer.step(step)
+        return {"loss": total.item()} | {name: value.item() for name, (_, value) in weighted.items()}
+
+    def _average_gradients(self) -> None:
+        if self.fabric.world_size > 1:
+            for parameter in self.optimizer.parameters:
+                if parameter.grad is not None:
+                    parameter.grad = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
+
+    def state(self) -> dict[str, Any]:
+        assert self.scene is not None
+        return {
+            "scene": self.scene.state_dict(),
+            "renderer": self.renderer.state_dict(),
+            "optimizer": self.optimizer.adam.state_dict(),
+            "generators": [self.setup_generator.get_state(), self.generator.get_state()],
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        assert self.scene is not None
+        self.scene.load_state_dict(state["scene"])
+        self.renderer.load_state_dict(state["renderer"])
+        self.optimizer.adam.load_state_dict(state["optimizer"])
+        self.setup_generator.set_state(state["generators"][0].cpu())
+        self.generator.set_state(state["generators"][1].cpu())
+
+    @torch.no_grad()
+    def _render(self, cameras: Cameras, passes: Set[str]) -> Render:
+        assert self.scene is not None
+        return self.renderer.render(self.scene, cameras, passes=passes)
+
+    def render(self, cameras: Cameras, passes: Set[str] = frozenset()) -> Render:
+        render = self._render(cameras.to(self.device), passes)
+        return Render(**{name: None if image is None else image.cpu() for name, image in vars(render).items()})
+
+    def surface(self) -> Surface:
+        assert self.scene is not None
+        scene = self.scene
+        with torch.no_grad():
+            mesh = scene.geometry.mesh().detach()
+        _check_surface(mesh, scene.geometry)
+
+        @torch.no_grad()
+        def albedo(points: Tensor) -> Tensor:
+            return scene.material.albedo(scene.geometry.features(points.to(self.device))).to(points.device)
+
+        @torch.no_grad()
+        def shaded(points: Tensor, normals: Tensor) -> Tensor:
+            colors = albedo(points).to(self.device)
+            return scene.material.shade(colors, normals.to(self.device), scene.light).rgb.to(points.device)
+
+        return Surface(mesh, albedo, shaded)
+
+
+def _check_surface(mesh: Mesh, geometry: Geometry) -> None:
+    if not len(mesh.faces):
+        raise InputError(f"no surface to export: {geometry.describe_level()}")
+    if not torch.isfinite(mesh.vertices).all():
+        raise InputError(f"the surface has vertices that are not finite: {geometry.describe_level()}")
+
+
+def _check_stages(stages: dict[str, StageConfig]) -> None:
+    if not stages:
+        raise InputError("system.stages: wanted at least one stage")
+    before = ""
+    for name, stage in stages.items():
+        where, source = f"system.stages.{name}", stage.geometry.options.from_
+        if stage.steps < 1:
+            raise InputError(f"{where}.steps: wanted 1 or more, got {stage.steps}")
+        if not stage.guidance:
+            raise InputError(f"{where}.guidance: wanted at least one guidance")
+        if source and source != before:
+            wanted = f"'{before}', the stage before" if before else "nothing: this is the first stage"
+            raise InputError(f"{where}.geometry.from: wanted {wanted}, got '{source}'")
+        if source and find(stage.geometry.type, "geometry").initialize is Geometry.initialize:
+            raise InputError(f"{where}.geometry.from: '{stage.geometry.type}' cannot start from another geometry")
+        before = name
+
+
+def _geometry_options(stages: dict[str, StageConfig], stage: str) -> Block:
+    """A stage's geometry; one that starts `from` another has the appearance field of that one."""
+    block = stages[stage].geometry
+    if not block.options.from_:
+        return block
+    source = _geometry_options(stages, block.options.from_).options
+    appearance = {key: getattr(source, key) for key in ("grid", "features") if hasattr(source, key)}
+    return dataclasses.replace(block, options=dataclasses.replace(block.options, **appearance))

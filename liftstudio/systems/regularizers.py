@@ -1,0 +1,71 @@
+"""Losses a stage adds to those of its guidance: on the renders, and on the geometry itself."""
+
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+from liftstudio import losses
+from liftstudio.mesh import Mesh
+from liftstudio.renderers.base import Render
+from liftstudio.scene import Scene
+from liftstudio.schedules import Schedule
+
+
+def _off() -> Schedule:
+    return field(default_factory=lambda: Schedule.constant(0.0))  # type: ignore[return-value]
+
+
+@dataclass
+class Regularizers:
+    """Weights; each a number or a schedule over the stage's steps."""
+
+    lambda_sparsity: Schedule = _off()  # mean opacity
+    lambda_opaque: Schedule = _off()  # entropy of opacity: pixels become all or nothing
+    lambda_distortion: Schedule = _off()  # mip-NeRF 360 distortion: density gathers on one surface
+    lambda_albedo_smoothness: Schedule = _off()  # squared albedo change between close surface points
+    lambda_eikonal: Schedule = _off()  # signed distance fields: gradient of length 1
+    lambda_laplacian: Schedule = _off()  # meshes: vertices near the mean of their neighbours
+    lambda_normal_consistency: Schedule = _off()  # meshes: neighbouring faces point the same way
+
+    def active(self, step: int) -> dict[str, float]:
+        """The weights that are not 0 at a step, by loss name."""
+        weights = {f.name.removeprefix("lambda_"): getattr(self, f.name)(step) for f in fields(self)}
+        return {name: weight for name, weight in weights.items() if weight != 0}
+
+
+def passes(active: dict[str, float]) -> frozenset[str]:
+    """The optional render passes the active regularisers read."""
+    return frozenset({"distortion"} & set(active))
+
+
+def render_losses(active: dict[str, float], render: Render, scene: Scene, generator: torch.Generator) -> dict[str, Tensor]:
+    """Named losses of one render."""
+    functions = {
+        "sparsity": lambda: losses.sparsity(render.opacity),
+        "opaque": lambda: losses.opaque(render.opacity),
+        "distortion": lambda: losses.distortion(render.distortion),
+        "albedo_smoothness": lambda: _albedo_smoothness(render, scene, generator),
+    }
+    return {name: function() for name, function in functions.items() if name in active}
+
+
+def geometry_losses(active: dict[str, float], scene: Scene) -> dict[str, Tensor]:
+    """Named losses of the geometry, apart from any view."""
+    if not {"laplacian", "normal_consistency"} & set(active):
+        return {}
+    mesh: Mesh = scene.geometry.mesh()
+    functions = {
+        "laplacian": lambda: losses.mesh_laplacian(mesh),
+        "normal_consistency": lambda: losses.mesh_normal_consistency(mesh),
+    }
+    return {name: function() for name, function in functions.items() if name in active}
+
+
+def _albedo_smoothness(render: Render, scene: Scene, generator: torch.Generator) -> Tensor:
+    """SV3D section 4.3: albedo at surface points against albedo a step of N(0, 0.01^2) away."""
+    assert render.points is not None
+    points = render.points[render.opacity[..., 0] > 0.5].detach()
+    offsets = torch.randn(points.shape, generator=generator, device=points.device) * 0.01
+    albedo = scene.material.albedo(scene.geometry.features(torch.cat([points, points + offsets])))
+    return losses.albedo_smoothness(*albedo.chunk(2))

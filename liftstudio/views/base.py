@@ -1,0 +1,81 @@
+"""Reference views: the pictures that supervise a run."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from liftstudio.cameras import Cameras
+from liftstudio.registry import Component
+
+
+@dataclass(frozen=True)
+class ReferenceViews:
+    """V pictures of one object with their cameras.
+
+    images:   [V, H, W, 3] float32 sRGB in [0, 1], straight (not premultiplied) colour.
+    masks:    [V, H, W, 1] float32 alpha in [0, 1].
+    cameras:  V cameras of that image size.
+    names:    V file names or labels for reports.
+    held_out: [V] bool; these are never trained on, only measured.
+    depths:   [V, H, W, 1] z-depth up to scale and shift, or None.
+    normals:  [V, H, W, 3] unit world-space normals, or None.
+    """
+
+    images: Tensor
+    masks: Tensor
+    cameras: Cameras
+    names: tuple[str, ...]
+    held_out: Tensor
+    depths: Tensor | None = None
+    normals: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def select(self, index: Sequence[int] | Tensor) -> "ReferenceViews":
+        """The views at `index`, in that order."""
+        chosen = torch.as_tensor(index, dtype=torch.long)
+        return ReferenceViews(
+            self.images[chosen],
+            self.masks[chosen],
+            self.cameras[chosen],
+            tuple(self.names[i] for i in chosen.tolist()),
+            self.held_out[chosen],
+            None if self.depths is None else self.depths[chosen],
+            None if self.normals is None else self.normals[chosen],
+        )
+
+    def training(self) -> "ReferenceViews":
+        """The views that may be trained on."""
+        return self.select(torch.nonzero(~self.held_out).flatten())
+
+    def over(self, background: Tensor | float) -> Tensor:
+        """[V, H, W, 3] images composed over a background colour."""
+        return self.images * self.masks + (1 - self.masks) * background
+
+
+class ViewSource(Component):
+    """Makes the reference views of a run."""
+
+    kind: ClassVar[str] = "views"
+
+    @abstractmethod
+    def load(self) -> ReferenceViews:
+        """The views, on the CPU.
+
+        Raises:
+            InputError: the input is missing, faulty or impossible; before any long work.
+        """
+
+    def truth_mesh(self) -> Path | None:
+        """The file of the object's true surface, in the data's own world, where it is known."""
+        return None
+
+    def data_from_world(self) -> Tensor:
+        """[4, 4] float32 similarity from the world of the views' cameras to the data's own."""
+        return torch.eye(4)

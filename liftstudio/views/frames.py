@@ -1,0 +1,111 @@
+"""What every reader of posed photographs returns."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from liftstudio.errors import InputError
+
+ROTATION_TOLERANCE = 1e-3  # of every entry of R^T R
+DISTORTION_TOLERANCE = 1e-4  # a lens coefficient below moves no pixel visibly
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One photograph with its pinhole camera; pixels unread.
+
+    image:          the file; `name` is how the capture calls it.
+    c2w:            [4, 4] float64 camera-to-world, OpenGL axes, the capture's own world.
+    fx, fy, cx, cy: intrinsics in pixels of an image of `width` x `height`, pixel centres at + 0.5.
+    held_out:       for measuring only.
+    mask:           file with the object's silhouette, or None.
+    depth, normal:  files of per-pixel maps, or None.
+    """
+
+    image: Path
+    name: str
+    c2w: Tensor
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    width: int
+    height: int
+    held_out: bool = False
+    mask: Path | None = None
+    depth: Path | None = None
+    normal: Path | None = None
+
+
+@dataclass(frozen=True)
+class Capture:
+    """All frames of a capture, at least one, and the file of the true surface where it is known."""
+
+    frames: list[Frame]
+    mesh: Path | None = None
+
+
+def check_pose(c2w: Tensor, where: str) -> Tensor:
+    """The [4, 4] matrix, if it is a rigid motion.
+
+    Raises:
+        InputError: naming `where`: values that are not finite, a last row other than 0 0 0 1, a rotation that is not
+            orthonormal or mirrors.
+    """
+    if not torch.isfinite(c2w).all():
+        raise InputError(f"{where}: the camera pose has values that are not finite")
+    if not torch.allclose(c2w[3], c2w.new_tensor([0, 0, 0, 1]), atol=1e-6):
+        raise InputError(f"{where}: the last row of the camera pose must be 0 0 0 1, got {c2w[3].tolist()}")
+    rotation = c2w[:3, :3]
+    error = (rotation.T @ rotation - torch.eye(3, dtype=c2w.dtype)).abs().max()
+    if error > ROTATION_TOLERANCE:
+        raise InputError(f"{where}: the rotation of the camera pose is not orthonormal (off by {error:.2g})")
+    if torch.linalg.det(rotation) < 0:
+        raise InputError(f"{where}: the camera pose mirrors (determinant -1); wanted a rotation")
+    return c2w
+
+
+def check_intrinsics(frame: Frame, where: str) -> Frame:
+    """The frame, if its focal lengths and its size are above 0 and the principal point is within the image.
+
+    Raises:
+        InputError: naming `where`.
+    """
+    if min(frame.width, frame.height) < 1:
+        raise InputError(f"{where}: wanted an image size above 0, got {frame.width}x{frame.height}")
+    if min(frame.fx, frame.fy) <= 0:
+        raise InputError(f"{where}: wanted focal lengths above 0, got {frame.fx:g} and {frame.fy:g}")
+    if not (0 < frame.cx < frame.width and 0 < frame.cy < frame.height):
+        size = f"{frame.width}x{frame.height}"
+        raise InputError(f"{where}: the principal point ({frame.cx:g}, {frame.cy:g}) is outside the {size} image")
+    return frame
+
+
+def check_undistorted(coefficients: dict[str, float], where: str) -> None:
+    """Refuse a lens that is not a pinhole.
+
+    Raises:
+        InputError: naming `where` and the first coefficient that is not about zero.
+    """
+    for name, value in coefficients.items():
+        if abs(value) > DISTORTION_TOLERANCE:
+            raise InputError(f"{where}: lens distortion ({name} = {value:g}); undistort the images first")
+
+
+def find_mask(masks: Path, image_name: str) -> Path | None:
+    """The silhouette of an image in a folder of masks: `000.jpg` -> `000.jpg.png`, `000.png` or `000.jpg`.
+
+    Returns None where there is no such folder.
+
+    Raises:
+        InputError: there is a folder but no mask for this image.
+    """
+    if not masks.is_dir():
+        return None
+    plain = masks / image_name
+    for candidate in (plain.with_name(plain.name + ".png"), plain.with_suffix(".png"), plain):
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"{masks}: no mask for the image {image_name}")

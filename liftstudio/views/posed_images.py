@@ -1,0 +1,279 @@
+"""Photographs or renderings on disk, with known cameras."""
+
+import logging
+import math
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liftstudio.assets import input_path
+from liftstudio.cameras import Cameras
+from liftstudio.errors import InputError
+from liftstudio.images import load_image, reduce_image, resize_area
+from liftstudio.registry import register
+from liftstudio.views.base import ReferenceViews, ViewSource
+from liftstudio.views.colmap import find_model, read_colmap
+from liftstudio.views.frames import Capture, Frame
+from liftstudio.views.normalization import object_similarity, upright_rotation
+from liftstudio.views.transforms import read_splits, read_transforms
+
+log = logging.getLogger("liftstudio")
+
+MAX_TOTAL_PIXELS = 512 * 1024 * 1024  # of all views together: 8 GB as float32
+ASPECT_TOLERANCE = 0.01  # relative; a reduced image is not exactly of its camera's aspect
+
+
+@register("posed-images")
+class PosedImages(ViewSource):
+    """Pictures with known cameras: transforms.json (nerfstudio, NeRF-synthetic) or a COLMAP model."""
+
+    @dataclass
+    class Config:
+        path: str  # a folder with transforms.json, transforms_train.json or a COLMAP model, or a .json file
+        held_out: list[int] = field(default_factory=list)  # views (from 0, in file order) to measure, not train on
+        max_size: int = 0  # pixels of the longer image side; larger images are reduced; 0 = as they are
+        background: Literal["none", "white", "black"] = "none"  # colour behind the object, for images without mask
+        background_threshold: float = 0.05  # largest channel difference (0-1) that still is that background
+        normalize: Literal["auto", "as-given"] = "auto"  # auto: centre and scale the object by cameras and silhouettes
+        up: Literal["z", "cameras"] = "z"  # the data's up: its z axis, or the cameras' mean up (for COLMAP)
+        scale: float = 1.0  # further factor on world lengths, after normalize
+        offset: tuple[float, float, float] = (0.0, 0.0, 0.0)  # further shift in world units, after scale
+        normal_space: Literal["camera", "world"] = "camera"  # axes of normal maps: OpenGL camera, or the data's world
+        mesh: str = ""  # true surface to measure against; empty = the key `mesh` of transforms.json, if any
+
+        def __post_init__(self) -> None:
+            if self.max_size < 0:
+                raise InputError(f"max_size: wanted 0 or more pixels, got {self.max_size}")
+            if not 0 < self.scale < math.inf:
+                raise InputError(f"scale: wanted a factor above 0, got {self.scale}")
+            if not 0 < self.background_threshold < 1:
+                raise InputError(f"background_threshold: wanted between 0 and 1, got {self.background_threshold}")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def load(self) -> ReferenceViews:
+        return self._loaded[0]
+
+    def truth_mesh(self) -> Path | None:
+        if not self.config.mesh:
+            return self._capture.mesh
+        path = input_path(self.config.mesh)
+        if not path.is_file():
+            raise InputError(f"views.mesh: no such file: {path}")
+        return path
+
+    def data_from_world(self) -> Tensor:
+        return torch.linalg.inv(self._loaded[1]).float()
+
+    @cached_property
+    def _capture(self) -> Capture:
+        capture = read_capture(input_path(self.config.path))
+        return replace(capture, frames=_hold_out(capture.frames, self.config.held_out))
+
+    @cached_property
+    def _loaded(self) -> tuple[ReferenceViews, Tensor]:
+        """The views, and the [4, 4] similarity from the data's world to theirs (float64)."""
+        self.truth_mesh()  # a wrong path is said before the images are read
+        frames = self._capture.frames
+        pictures = _load_pictures(frames, self.config)
+        data_cameras = _cameras(frames, pictures)
+        masks = torch.stack([picture.mask for picture in pictures])
+        similarity = self._world_from_data(data_cameras, masks)
+        cameras = _moved(data_cameras, torch.stack([frame.c2w for frame in frames]), similarity)
+        views = ReferenceViews(
+            images=torch.stack([picture.rgb for picture in pictures]),
+            masks=masks,
+            cameras=cameras,
+            names=tuple(frame.name for frame in frames),
+            held_out=torch.tensor([frame.held_out for frame in frames]),
+            depths=_stack_maps([picture.depth for picture in pictures], frames, "depth"),
+            normals=_world_normals(pictures, frames, data_cameras, cameras, similarity, self.config.normal_space),
+        )
+        return views, similarity
+
+    def _world_from_data(self, cameras: Cameras, masks: Tensor) -> Tensor:
+        config = self.config
+        similarity = torch.eye(4, dtype=torch.float64)
+        if config.up == "cameras":
+            similarity = upright_rotation(cameras.c2w)
+        if config.normalize == "auto":
+            upright = _moved(cameras, cameras.c2w.double(), similarity)
+            similarity = object_similarity(upright, masks) @ similarity
+        manual = torch.diag(torch.tensor([config.scale, config.scale, config.scale, 1.0], dtype=torch.float64))
+        manual[:3, 3] = torch.tensor(config.offset)
+        similarity = manual @ similarity
+        rows = ", ".join(f"[{' '.join(f'{value:.5g}' for value in row)}]" for row in similarity[:3].tolist())
+        log.info("world from data: x' = A (x, 1) with A = %s", rows)
+        return similarity
+
+
+def read_capture(path: Path) -> Capture:
+    """The capture at `path`: a .json file or a folder, whatever its format.
+
+    Raises:
+        InputError: nothing there, nothing known there, or a fault in it.
+    """
+    if path.is_file() and path.suffix == ".json":
+        return read_transforms(path)
+    if not path.is_dir():
+        problem = "wanted a folder or a transforms.json" if path.exists() else "no such file or folder"
+        raise InputError(f"views.path: {path}: {problem}")
+    if (path / "transforms.json").is_file():
+        return read_transforms(path / "transforms.json")
+    if (path / "transforms_train.json").is_file():
+        return read_splits(path)
+    if find_model(path) is not None:
+        return read_colmap(path)
+    raise InputError(f"views.path: {path}: no transforms.json, transforms_train.json or COLMAP model there")
+
+
+def _hold_out(frames: list[Frame], indices: list[int]) -> list[Frame]:
+    for index in indices:
+        if not 0 <= index < len(frames):
+            raise InputError(f"views.held_out: no view {index}; there are {len(frames)}, counted from 0")
+    held = [replace(frame, held_out=frame.held_out or i in indices) for i, frame in enumerate(frames)]
+    if all(frame.held_out for frame in held):
+        raise InputError(f"views.held_out: all {len(frames)} views are held out; none is left to train on")
+    return held
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """One frame's pixels: rgb [H, W, 3] straight, mask, depth [H, W, 1] and normal [H, W, 3] as the file has them."""
+
+    rgb: Tensor
+    mask: Tensor
+    depth: Tensor | None
+    normal: Tensor | None
+
+
+def _load_pictures(frames: list[Frame], config: PosedImages.Config) -> list[_Picture]:
+    pictures: list[_Picture] = []
+    for frame in frames:
+        pictures.append(_load_picture(frame, config))
+        (height, width), (wanted_height, wanted_width) = pictures[-1].rgb.shape[:2], pictures[0].rgb.shape[:2]
+        if (height, width) != (wanted_height, wanted_width):
+            sizes = f"{width}x{height} pixels, but {frames[0].image} has {wanted_width}x{wanted_height}"
+            raise InputError(f"{frame.image}: {sizes}; all images must have one size")
+        if height * width * len(frames) > MAX_TOTAL_PIXELS:
+            raise InputError(f"{len(frames)} images of {width}x{height} pixels are too much; set views.max_size")
+    if all(bool((picture.mask == 1).all()) for picture in pictures):
+        raise InputError(_no_mask(frames[0], "is opaque everywhere, like all the others"))
+    return pictures
+
+
+def _load_picture(frame: Frame, config: PosedImages.Config) -> _Picture:
+    rgb, alpha = load_image(frame.image)
+    height, width = rgb.shape[:2]
+    _check_aspect(frame, height, width)
+    mask = _mask(frame, rgb, alpha, config)
+    if not mask.any():
+        raise InputError(f"{frame.mask or frame.image}: no foreground; the object's mask is empty")
+    depth = None if frame.depth is None else _same_size(frame.depth, _load_depth(frame.depth), frame, rgb)
+    normal = None if frame.normal is None else _same_size(frame.normal, load_image(frame.normal)[0] * 2 - 1, frame, rgb)
+    longest = max(height, width)
+    if not 0 < config.max_size < longest:
+        return _Picture(rgb, mask, depth, normal)
+    size = [max(1, round(side * config.max_size / longest)) for side in (height, width)]
+    maps = [None if image is None else resize_area(image, *size) for image in (depth, normal)]
+    return _Picture(*reduce_image(rgb, mask, *size), *maps)
+
+
+def _check_aspect(frame: Frame, height: int, width: int) -> None:
+    if abs((width / frame.width) / (height / frame.height) - 1) > ASPECT_TOLERANCE:
+        sizes = f"{width}x{height} pixels, but its camera is of {frame.width}x{frame.height}"
+        raise InputError(f"{frame.image}: {sizes}")
+
+
+def _mask(frame: Frame, rgb: Tensor, alpha: Tensor | None, config: PosedImages.Config) -> Tensor:
+    if frame.mask is not None:
+        return _same_size(frame.mask, _load_mask(frame.mask), frame, rgb)
+    if config.background != "none" and (alpha is None or bool((alpha == 1).all())):
+        color = 1.0 if config.background == "white" else 0.0
+        return ((rgb - color).abs().amax(-1, keepdim=True) > config.background_threshold).float()
+    if alpha is None:
+        raise InputError(_no_mask(frame, "has no alpha and no mask"))
+    return alpha
+
+
+def _no_mask(frame: Frame, problem: str) -> str:
+    ways = "use RGBA images, or masks (`mask_path` per frame, or a folder `masks`), or set views.background=white|black"
+    return f"{frame.image}: {problem}; {ways}"
+
+
+def _load_mask(path: Path) -> Tensor:
+    rgb, alpha = load_image(path)
+    mask = rgb.mean(-1, keepdim=True) * (1.0 if alpha is None else alpha)
+    return mask / mask.max() if 0 < mask.max() < 2 / 255 else mask  # some masks are written as 0 and 1 of 255
+
+
+def _load_depth(path: Path) -> Tensor:
+    if path.suffix != ".npy":
+        return load_image(path)[0][..., :1]
+    try:
+        depth = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a readable depth map ({error})") from None
+    depth = depth[..., None] if depth.ndim == 2 else depth
+    if depth.ndim != 3 or depth.shape[-1] != 1 or not torch.isfinite(depth).all():
+        raise InputError(f"{path}: wanted finite depths of shape [H, W], got {list(depth.shape)}")
+    return depth
+
+
+def _same_size(path: Path, image: Tensor, frame: Frame, rgb: Tensor) -> Tensor:
+    (height, width), (wanted_height, wanted_width) = image.shape[:2], rgb.shape[:2]
+    if (height, width) != (wanted_height, wanted_width):
+        sizes = f"{width}x{height} pixels, but {frame.image} has {wanted_width}x{wanted_height}"
+        raise InputError(f"{path}: {sizes}")
+    return image
+
+
+def _cameras(frames: list[Frame], pictures: list[_Picture]) -> Cameras:
+    """The data's own cameras, for the size the images have now."""
+    height, width = pictures[0].rgb.shape[:2]
+    scale_x = torch.tensor([width / frame.width for frame in frames])
+    scale_y = torch.tensor([height / frame.height for frame in frames])
+    fx, fy, cx, cy = (torch.tensor([getattr(frame, name) for frame in frames]) for name in ("fx", "fy", "cx", "cy"))
+    c2w = torch.stack([frame.c2w for frame in frames]).float()
+    return Cameras(c2w, fx * scale_x, fy * scale_y, cx * scale_x, cy * scale_y, height, width)
+
+
+def _moved(cameras: Cameras, c2w: Tensor, similarity: Tensor) -> Cameras:
+    """`cameras` with the poses `c2w` (float64) taken through a similarity; the axes stay of unit length."""
+    scale = similarity[:3, 0].norm()
+    moved = similarity @ c2w
+    moved[:, :3, :3] = moved[:, :3, :3] / scale
+    return replace(cameras, c2w=moved.float())
+
+
+def _stack_maps(maps: list[Tensor | None], frames: list[Frame], what: str) -> Tensor | None:
+    given = [image for image in maps if image is not None]
+    if given and len(given) < len(maps):
+        missing = frames[next(i for i, image in enumerate(maps) if image is None)]
+        raise InputError(f"{missing.image}: no {what} map, but other frames have one")
+    return torch.stack(given) if given else None
+
+
+def _world_normals(
+    pictures: list[_Picture],
+    frames: list[Frame],
+    data_cameras: Cameras,
+    cameras: Cameras,
+    similarity: Tensor,
+    space: str,
+) -> Tensor | None:
+    normals = _stack_maps([picture.normal for picture in pictures], frames, "normal")
+    if normals is None:
+        return None
+    if space == "camera":
+        rotation = cameras.c2w[:, :3, :3]
+    else:
+        rotation = (similarity[:3, :3] / similarity[:3, 0].norm()).float().expand(len(frames), 3, 3)
+    return F.normalize(torch.einsum("vij,vhwj->vhwi", rotation, normals), dim=-1)

@@ -1,0 +1,260 @@
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from captures import Shots, load, shoot, source
+from PIL import Image
+
+from liftstudio.errors import InputError
+from liftstudio.images import resize_area
+from liftstudio.views import posed_images
+
+
+def save_masks(shots: Shots, folder: Path, suffix: str = ".png", scale: int = 1) -> None:
+    (folder / "masks").mkdir(exist_ok=True)
+    for name, rgba in zip(shots.names(), shots.rgba, strict=True):
+        Image.fromarray(rgba[..., 3] // scale).save(folder / "masks" / (Path(name).stem + suffix))
+
+
+def save_rgb(shots: Shots, folder: Path, background: int | None = None) -> None:
+    """Replace the RGBA images by RGB ones, over a grey level if given."""
+    for name, rgba in zip(shots.names(), shots.rgba, strict=True):
+        color = rgba[..., :3] if background is None else np.where(rgba[..., 3:] > 0, rgba[..., :3], background)
+        Image.fromarray(np.ascontiguousarray(color, np.uint8)).save(folder / name)
+
+
+def test_masks_in_a_folder(shots: Shots, tmp_path: Path) -> None:
+    shots.save(tmp_path)
+    save_rgb(shots, tmp_path)
+    save_masks(shots, tmp_path)
+    shots.check(load(tmp_path))
+    save_masks(shots, tmp_path, scale=255)  # written as 0 and 1 of 255
+    shots.check(load(tmp_path))
+
+
+def test_masks_by_path_win_over_alpha(shots: Shots, tmp_path: Path) -> None:
+    def point(data: dict[str, Any]) -> None:
+        for frame in data["frames"]:
+            frame["mask_path"] = "masks/all.png"
+
+    shots.save(tmp_path, point)
+    mask = np.zeros((24, 32), np.uint8)
+    mask[5:9, 6:20] = 255
+    (tmp_path / "masks").mkdir()
+    for image in (Image.fromarray(mask), Image.fromarray(np.stack([mask] * 3, -1)), Image.fromarray(mask > 0)):
+        image.save(tmp_path / "masks" / "all.png")
+        assert torch.equal(
+            load(tmp_path).masks, torch.from_numpy(mask > 0).float()[None, ..., None].expand(5, -1, -1, 1)
+        )
+    transparent = Image.fromarray(np.dstack([np.full((24, 32, 3), 255, np.uint8), mask]))
+    transparent.save(tmp_path / "masks" / "all.png")
+    assert load(tmp_path).masks.sum() == 5 * 4 * 14
+
+
+@pytest.mark.parametrize(("color", "level"), [("white", 255), ("black", 0)])
+def test_known_background(shots: Shots, tmp_path: Path, color: str, level: int) -> None:
+    shots.save(tmp_path)
+    save_rgb(shots, tmp_path, level)
+    with pytest.raises(InputError, match=r"RGBA.*masks.*views\.background"):
+        load(tmp_path)
+    views = load(tmp_path, background=color)
+    assert torch.equal(views.masks, torch.from_numpy(shots.rgba[..., 3:] > 0).float())
+    assert load(tmp_path, background=color, background_threshold=0.6).masks.sum() < views.masks.sum()
+
+
+def test_opaque_alpha_is_no_mask(tmp_path: Path) -> None:
+    shots = shoot()
+    silhouettes = shots.rgba[..., 3:] > 0
+    shots.rgba[:] = np.where(silhouettes, shots.rgba, 255)
+    shots.save(tmp_path)
+    with pytest.raises(InputError, match=r"000\.png: is opaque everywhere.*views\.background"):
+        load(tmp_path)
+    assert torch.equal(load(tmp_path, background="white").masks, torch.from_numpy(silhouettes).float())
+
+
+def test_held_out_views(shots: Shots, tmp_path: Path) -> None:
+    shots.save(tmp_path)
+    views = load(tmp_path, held_out=[3, 0, 3])
+    assert views.held_out.tolist() == [True, False, False, True, False]
+    assert views.training().names == tuple(shots.names()[i] for i in (1, 2, 4))
+    for wrong in ([5], [-1]):
+        with pytest.raises(InputError, match=r"views\.held_out: no view"):
+            load(tmp_path, held_out=wrong)
+    with pytest.raises(InputError, match="all 5 views"):
+        load(tmp_path, held_out=[0, 1, 2, 3, 4])
+
+
+@pytest.mark.parametrize("max_size", [16, 10, 1])
+def test_reduced_views(shots: Shots, tmp_path: Path, max_size: int) -> None:
+    """Colours and masks are the means over the covered area, without the hidden colours; rays stay the same."""
+    views = load(shots.save(tmp_path), max_size=max_size)
+    height = max(1, round(24 * max_size / 32))
+    assert views.images.shape == (5, height, max_size, 3)
+    full = load(tmp_path)
+    means = torch.stack([resize_area(image, height, max_size) for image in full.over(0.0)])
+    torch.testing.assert_close(views.over(0.0), means, atol=1e-5, rtol=0)
+    torch.testing.assert_close(views.cameras.fx / max_size, full.cameras.fx / 32)
+    torch.testing.assert_close(views.cameras.cy / height, full.cameras.cy / 24)
+    assert load(tmp_path, max_size=32).images.shape == full.images.shape == load(tmp_path, max_size=99).images.shape
+
+
+def test_maps(shots: Shots, tmp_path: Path) -> None:
+    depth = np.random.default_rng().integers(1, 65535, (5, 24, 32), dtype=np.uint16)
+    normal = F.normalize(torch.randn(5, 24, 32, 3), dim=-1)
+    encoded = ((normal + 1) * 127.5).round().byte().numpy()
+
+    def point(data: dict[str, Any]) -> None:
+        for i, frame in enumerate(data["frames"]):
+            frame.update(depth_file_path=f"depth_{i}.png", normal_path=f"normal_{i}.png")
+
+    shots.save(tmp_path, point)
+    for i in range(5):
+        Image.fromarray(depth[i]).save(tmp_path / f"depth_{i}.png")
+        Image.fromarray(encoded[i]).save(tmp_path / f"normal_{i}.png")
+    views = load(tmp_path)
+    assert views.depths is not None and views.normals is not None
+    torch.testing.assert_close(views.depths[..., 0], torch.from_numpy(depth.astype(np.float32)) / 65535)
+    wanted = torch.einsum("vij,vhwj->vhwi", shots.cameras.c2w[:, :3, :3], normal)
+    assert (views.normals - wanted).norm(dim=-1).max() < 0.015  # 8 bits a channel
+    as_world = load(tmp_path, normal_space="world").normals
+    assert as_world is not None and (as_world - normal).norm(dim=-1).max() < 0.015
+    small = load(tmp_path, max_size=8)
+    assert small.depths is not None and small.depths.shape == (5, 6, 8, 1)
+    (tmp_path / "depth_2.png").unlink()
+    np.save(tmp_path / "depth_2.npy", depth[2].astype(np.float64) / 65535)
+    edit(tmp_path, lambda data: data["frames"][2].update(depth_file_path="depth_2.npy"))
+    torch.testing.assert_close(load(tmp_path).depths, views.depths)
+    edit(tmp_path, lambda data: data["frames"][1].pop("normal_path"))
+    with pytest.raises(InputError, match=r"001\.png: no normal map"):
+        load(tmp_path)
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    data = json.loads((folder / "transforms.json").read_text())
+    change(data)
+    (folder / "transforms.json").write_text(json.dumps(data))
+
+
+def test_manual_scale_and_offset(shots: Shots, tmp_path: Path) -> None:
+    one = source(shots.save(tmp_path), scale=2.0, offset=[0.0, 1.0, -1.0])
+    moved = one.load().cameras
+    torch.testing.assert_close(moved.centers, shots.cameras.centers * 2 + torch.tensor([0.0, 1.0, -1.0]))
+    torch.testing.assert_close(moved.c2w[:, :3, :3], shots.cameras.c2w[:, :3, :3])
+    back = one.data_from_world()
+    torch.testing.assert_close(moved.centers @ back[:3, :3].T + back[:3, 3], shots.cameras.centers)
+    assert one.load() is one.load()
+
+
+def test_automatic_normalisation_is_logged_and_sees_the_same(
+    shots: Shots, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+    with caplog.at_level(logging.INFO, "liftstudio"):
+        one = source(shots.save(tmp_path), normalize="auto", up="cameras")
+        views = one.load()
+    assert "world from data" in caplog.text
+    points = torch.randn(50, 3) * 0.3
+    back = one.data_from_world()
+    in_data = points @ back[:3, :3].T + back[:3, 3]
+    pixels, wanted = views.cameras.project(points)[0], shots.cameras.project(in_data)[0]
+    torch.testing.assert_close(pixels, wanted, atol=1e-2, rtol=1e-3)
+
+
+def faulty(name: str, shots: Shots, folder: Path) -> None:
+    image = folder / "images" / "002.png"
+    rgba = shots.rgba[2].copy()
+    if name == "zero alpha":
+        rgba[..., 3] = 0
+    if name == "size":
+        rgba = rgba[:12, :16]
+    if name == "truncated":
+        image.write_bytes(image.read_bytes()[:200])
+    elif name == "empty":
+        image.write_bytes(b"")
+    elif name == "rotated":
+        Image.fromarray(np.rot90(rgba).copy()).save(image)
+    elif name == "rgb":
+        Image.fromarray(rgba[..., :3].copy()).save(image)
+    elif name.startswith("mask"):
+        masks = [np.zeros((24, 32), np.uint8)] if name == "mask empty" else [np.full((12, 16), 255, np.uint8)]
+        save_masks(shots, folder)
+        Image.fromarray(masks[0]).save(folder / "masks" / "002.png")
+        if name == "mask missing":
+            (folder / "masks" / "002.png").unlink()
+    else:
+        Image.fromarray(rgba).save(image)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("zero alpha", r"002\.png: no foreground"),
+        ("size", r"002\.png: 16x12.*000\.png has 32x24"),
+        ("truncated", r"002\.png: not a readable image"),
+        ("empty", r"002\.png.*empty"),
+        ("rotated", r"002\.png: 24x32.*32x24"),
+        ("rgb", r"002\.png: has no alpha and no mask"),
+        ("mask empty", r"masks/002\.png: no foreground"),
+        ("mask size", r"masks/002\.png: 16x12.*002\.png has 32x24"),
+        ("mask missing", r"no mask for the image 002\.png"),
+    ],
+)
+def test_faulty_images(fault: str, message: str, shots: Shots, tmp_path: Path) -> None:
+    faulty(fault, shots, shots.save(tmp_path))
+    with pytest.raises(InputError, match=message) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no numpy file", "not a readable depth map"),
+        (b"", "not a readable depth map"),
+        (np.zeros((3, 4)), r"4x3 pixels"),
+        (np.full((24, 32), np.nan), "finite"),
+        (np.zeros((24, 32, 2)), r"\[H, W\]"),
+        (np.array([{}]), "not a readable depth map"),
+    ],
+)
+def test_faulty_depths(content: Any, message: str, shots: Shots, tmp_path: Path) -> None:
+    shots.save(tmp_path, lambda data: data["frames"][0].update(depth_path="depth.npy"))
+    if isinstance(content, bytes):
+        (tmp_path / "depth.npy").write_bytes(content)
+    else:
+        np.save(tmp_path / "depth.npy", content)
+    with pytest.raises(InputError, match=message):
+        load(tmp_path)
+
+
+def test_too_many_pixels_are_refused_at_once(shots: Shots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(posed_images, "MAX_TOTAL_PIXELS", 5 * 24 * 32 - 1)
+    with pytest.raises(InputError, match=r"views\.max_size"):
+        load(shots.save(tmp_path))
+    assert len(load(tmp_path, max_size=16)) == 5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_size": -1},
+        {"scale": 0.0},
+        {"scale": -1.0},
+        {"background_threshold": 0.0},
+        {"background": "green"},
+        {"normalize": "no"},
+        {"held_out": 3},
+        {"held_out": [0.5]},
+        {"offset": [1.0, 2.0]},
+        {"masks": "x"},
+    ],
+)
+def test_faulty_options(options: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"views.{next(iter(options))}"):
+        source(tmp_path, **options)
