@@ -83,7 +83,7 @@ class Run:
         """A new run. Its folder is made when all inputs have been checked."""
         choose_devices(config.device, gpus)
         run = cls(config, Inputs.load(config.views), make_fabric(config.device, gpus))
-        made = None
+        made: Any = None
         if run.fabric.is_global_zero:
             place = Path(config.runs_dir), config.name, config.tag
             made = create_run_folder(*place, to_plain(config), run.inputs, command)

@@ -42,7 +42,8 @@ def write_glb(stem: Path, uv_mesh: UvMesh, normals: Tensor, texture: Bytes) -> l
 
 def write_obj(stem: Path, uv_mesh: UvMesh, normals: Tensor, texture: Bytes) -> list[Path]:
     """Wavefront OBJ, its MTL and its PNG under the same stem. Returns the files written."""
-    material = SimpleMaterial(image=Image.fromarray(texture), diffuse=[255, 255, 255, 255], name=stem.name)
+    white, black = (255, 255, 255, 255), (0, 0, 0, 255)
+    material = SimpleMaterial(Image.fromarray(texture), diffuse=white, ambient=white, specular=black, name=stem.name)
     mesh = trimesh.Trimesh(
         uv_mesh.mesh.vertices.numpy(),
         uv_mesh.mesh.faces.numpy(),

@@ -54,7 +54,7 @@ class DMTet(Geometry):
 
     def describe_level(self) -> str:
         low, high = self.sdf.min().item(), self.sdf.max().item()
-        return f"the signed distance of stage's grid ranges from {low:.3g} to {high:.3g} and never crosses zero"
+        return f"the signed distance on the grid ranges from {low:.3g} to {high:.3g} and never crosses zero"
 
     @torch.no_grad()
     def initialize(self, other: Geometry, cameras: Cameras, seen: Render) -> None:

@@ -1,6 +1,7 @@
 """Instant-NGP: a density field in a hash grid."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,12 @@ from torch import Tensor
 
 from liftstudio.geometry.base import Geometry
 from liftstudio.geometry.hash_field import HashField, HashFieldConfig
+from liftstudio.mesh import Mesh
+from liftstudio.ops.marching_tetrahedra import marching_tetrahedra, tet_grid
 from liftstudio.registry import register
+
+OPAQUE_DEPTH = 1.0  # optical depth that counts as a surface
+CHUNK = 1 << 18  # points evaluated at a time without gradients
 
 
 @register("instant-ngp")
@@ -23,6 +29,10 @@ class InstantNGP(Geometry):
         density_bias: float = -3.0  # added to the network's output before the softplus; lower: emptier at the start
         blob_density: float = 0.0  # height of the initial blob before the softplus; 0: no blob
         blob_radius: float = 0.5  # where the blob falls to half its height, as a part of `radius`
+        normals: Literal["finite-difference", "analytic"] = "finite-difference"  # how normals are taken
+        normal_step: float = 0.01  # half the span of finite differences, as a part of `radius`
+        surface_level: float = 0.0  # density of the exported surface, per world unit; 0: opaque within 0.05 `radius`
+        surface_resolution: int = 96  # cells per side of the grid that extracts the surface
 
     def __init__(self, config: Config, *, device: torch.device, generator: torch.Generator) -> None:
         super().__init__()
@@ -44,10 +54,45 @@ class InstantNGP(Geometry):
         return self.config.blob_density * (1 - 0.5 * distance)
 
     def normals(self, points: Tensor) -> Tensor:
-        """Analytic: the negated, normalised gradient of the density; differentiable when gradients are enabled."""
+        """The negated, normalised gradient of the density; differentiable when gradients are enabled."""
+        gradient = self._analytic_gradient if self.config.normals == "analytic" else self._difference_gradient
+        return -F.normalize(gradient(points), dim=-1, eps=1e-8)
+
+    def _analytic_gradient(self, points: Tensor) -> Tensor:
         create_graph = torch.is_grad_enabled()
         with torch.enable_grad():
             points = points if points.requires_grad else points.detach().requires_grad_()
             density = self.field(points)[0]
             (gradient,) = torch.autograd.grad(density.sum(), points, create_graph=create_graph)
-        return -F.normalize(gradient, dim=-1, eps=1e-8)
+        return gradient
+
+    def _difference_gradient(self, points: Tensor) -> Tensor:
+        """Four evaluations at the corners of a tetrahedron, whose directions d sum to zero and satisfy sum d d^T = 4 I."""
+        step = self.config.normal_step * self.config.radius
+        corners = points.new_tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+        shifted = points[None] + step * corners[:, None]
+        density = self.field(shifted.reshape(-1, 3))[0].reshape(4, -1, 1)
+        return (density * corners[:, None]).sum(0) / (4 * step)
+
+    def mesh(self) -> Mesh:
+        """The surface where the density reaches the level; no gradients."""
+        grid = tet_grid(self.config.surface_resolution).to(self.box.device)
+        positions = grid.vertices * self.config.radius
+        with torch.no_grad():
+            return marching_tetrahedra(positions, self._level() - self._densities(positions), grid)
+
+    def _level(self) -> float:
+        return self.config.surface_level or OPAQUE_DEPTH / (0.05 * self.config.radius)
+
+    def _densities(self, points: Tensor) -> Tensor:
+        return torch.cat([self.field(chunk)[0][:, 0] for chunk in points.split(CHUNK)])
+
+    @torch.no_grad()
+    def describe_level(self) -> str:
+        positions = tet_grid(self.config.surface_resolution).to(self.box.device).vertices * self.config.radius
+        density = self._densities(positions)
+        low, high = density.min().item(), density.max().item()
+        return (
+            f"the density ranges from {low:.3g} to {high:.3g} and the surface was sought at {self._level():.3g}; "
+            f"try geometry.surface_level={(low + high) / 2:.3g}"
+        )

@@ -95,7 +95,10 @@ def test_same_mesh_and_gradients_as_the_reference(resolution: int, zeros: float,
 def test_faces_agree_with_the_reference_for_any_signs(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     grid = tet_grid(11)
-    sdf = torch.rand(len(grid.vertices), generator=generator) * torch.randn(len(grid.vertices), generator=generator).sign()
+    sdf = (
+        torch.rand(len(grid.vertices), generator=generator)
+        * torch.randn(len(grid.vertices), generator=generator).sign()
+    )
     sdf = sdf + 0.1 * sdf.sign()  # keeps the vertices well apart
     fast, slow = (op(grid.vertices, sdf, grid) for op in (marching_tetrahedra, reference.marching_tetrahedra))
     distance, match = scipy.spatial.cKDTree(slow.vertices).query(fast.vertices)

@@ -12,13 +12,15 @@ SEEDS = [int.from_bytes(os.urandom(4)) for _ in range(3)]
 
 
 def unit(generator: torch.Generator, count: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.nn.functional.normalize(torch.randn(count, 3, generator=generator, dtype=torch.float64), dim=-1).to(dtype)
+    return torch.nn.functional.normalize(torch.randn(count, 3, generator=generator, dtype=torch.float64), dim=-1).to(
+        dtype
+    )
 
 
 def quadrature(axis: Tensor, sharpness: float, other_axis: Tensor, other_sharpness: float) -> float:
-    """Integral of two spherical Gaussians of amplitude 1: Gauss-Legendre in the height above `axis`, trapezoid around it.
+    """Integral of two spherical Gaussians of amplitude 1: Gauss-Legendre in the height along `axis`, trapezoid around.
 
-    The integrand is analytic, so both rules converge geometrically; 400 x 400 is exact to rounding for these sharpnesses.
+    The integrand is analytic, so both rules converge geometrically; 400 x 400 is exact to rounding here.
     """
     heights, weights = np.polynomial.legendre.leggauss(400)
     angles = np.arange(400) * (2 * math.pi / 400)
@@ -35,7 +37,10 @@ def test_inner_product_is_the_integral(sharpness: float, other: float, seed: int
     a, b = unit(torch.Generator().manual_seed(seed), 2)
     for second in (b, a, -a):
         exact = quadrature(a, sharpness, second, other)
-        for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-5)):  # float32: the cosine's last bit, times s
+        for dtype, tolerance in (
+            (torch.float64, 1e-9),
+            (torch.float32, 1e-5),
+        ):  # float32: the cosine's last bit, times s
             ours = inner_product((a @ second).to(dtype), *torch.tensor([sharpness, 1.0], dtype=dtype), other, 1.0)
             assert ours.item() == pytest.approx(exact, rel=tolerance, abs=1e-30)
 

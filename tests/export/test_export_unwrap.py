@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+import torch
+import trimesh
+from export_shapes import as_mesh, lopsided, position_color
+from scipy.ndimage import maximum_filter, minimum_filter
+from scipy.spatial import cKDTree
+
+from liftstudio.errors import InputError
+from liftstudio.export.bake import Texels, bake_texture, surface_texels
+from liftstudio.export.cleanup import decimate, face_components, vertex_normals
+from liftstudio.export.unwrap import FACES_PER_PIECE, UvMesh, unwrap_mesh
+from liftstudio.mesh import Mesh
+
+SIZE = 256
+
+
+def texels_of(mesh: Mesh, uv_mesh: UvMesh, size: int = SIZE) -> Texels:
+    return surface_texels(uv_mesh, vertex_normals(mesh)[uv_mesh.source], size)
+
+
+def chart_image(uv_mesh: UvMesh, size: int) -> np.ndarray:
+    """[size, size] the chart (from 1) at every texel centre inside one, else 0; triangle by triangle."""
+    _, chart = face_components(uv_mesh.mesh)  # charts share no vertices
+    image = np.zeros((size, size), int)
+    corners = uv_mesh.uv.double().numpy()[uv_mesh.mesh.faces] * size
+    for (a, b, c), label in zip(corners, chart, strict=True):
+        low = np.floor(np.minimum(np.minimum(a, b), c) - 0.5).astype(int)
+        high = np.ceil(np.maximum(np.maximum(a, b), c) + 0.5).astype(int)
+        x, y = np.meshgrid(np.arange(low[0], high[0]), np.arange(low[1], high[1]))
+        p = np.stack([x + 0.5, y + 0.5], -1)
+        sides = [
+            (q[0] - o[0]) * (p[..., 1] - o[1]) - (q[1] - o[1]) * (p[..., 0] - o[0]) for o, q in ((a, b), (b, c), (c, a))
+        ]
+        inside = (np.min(sides, 0) > 0) | (np.max(sides, 0) < 0)
+        taken = image[size - 1 - y[inside], x[inside]]
+        assert ((taken == 0) | (taken == label + 1)).all(), "charts overlap"
+        image[size - 1 - y[inside], x[inside]] = label + 1
+    return image
+
+
+@pytest.mark.parametrize(("gutter", "size"), [(4, SIZE), (2, 128), (0, 64)])
+def test_charts_keep_their_distance_from_each_other_and_the_border(gutter: int, size: int) -> None:
+    uv_mesh = unwrap_mesh(lopsided(), size, gutter)
+    assert uv_mesh.gutter == gutter
+    labels = chart_image(uv_mesh, size)
+    assert len(np.unique(labels)) - 1 <= uv_mesh.charts
+    reach = max(2 * gutter - 1, 0)  # between centres; a chart may begin anywhere in a texel
+    offsets = np.arange(-reach, reach + 1)
+    disk = offsets[:, None] ** 2 + offsets**2 <= reach**2
+    nearby_max = maximum_filter(labels, footprint=disk)
+    nearby_min = minimum_filter(np.where(labels, labels, 10**9), footprint=disk)
+    covered = labels > 0
+    assert (nearby_max == labels)[covered].all()
+    assert (nearby_min == labels)[covered].all()
+    assert uv_mesh.uv.min() >= gutter / size
+    assert uv_mesh.uv.max() <= 1 - gutter / size
+
+
+def test_cutting_keeps_the_surface() -> None:
+    mesh = lopsided(64)
+    assert len(mesh.faces) > FACES_PER_PIECE  # more than one piece
+    seen: list[float] = []
+    uv_mesh = unwrap_mesh(mesh, 512, 4, seen.append)
+    assert torch.equal(uv_mesh.source[uv_mesh.mesh.faces], mesh.faces)
+    assert torch.equal(uv_mesh.mesh.vertices, mesh.vertices[uv_mesh.source])
+    assert seen == sorted(seen)
+    assert len(seen) >= 3
+    assert seen[-1] == 1.0
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_the_texture_is_well_used_at_any_scale_of_the_world(scale: float) -> None:
+    mesh = Mesh(lopsided().vertices * scale, lopsided().faces)
+    texels = texels_of(mesh, unwrap_mesh(mesh, SIZE, 2))
+    assert len(texels.pixel) > 0.3 * SIZE**2
+
+
+def test_every_texel_within_the_gutter_has_the_colour_of_the_nearest_one_of_the_surface() -> None:
+    mesh = lopsided()
+    texels = texels_of(mesh, unwrap_mesh(mesh, SIZE, 4))
+    image = bake_texture(lambda points, normals: position_color(points), texels).reshape(-1, 3)
+    inside = np.stack(np.divmod(texels.pixel.numpy(), SIZE), 1)
+    everywhere = np.stack(np.divmod(np.arange(SIZE**2), SIZE), 1)
+    distance, nearest = cKDTree(inside).query(everywhere, k=12)
+    ties = distance <= distance[:, :1] + 1e-9
+    same = (image[texels.pixel.numpy()[nearest]] == image[:, None]).all(-1)
+    near = distance[:, 0] <= 4
+    assert near.sum() > len(inside)
+    assert (same & ties).any(1)[near].all()
+
+
+def test_texels_know_their_point_and_normal() -> None:
+    sphere = as_mesh(trimesh.creation.icosphere(5))
+    texels = texels_of(sphere, unwrap_mesh(sphere, SIZE, 2))
+    assert (texels.points.norm(dim=-1) - 1).abs().max() < 1e-3  # the sagitta of the faces
+    assert (texels.points - texels.normals).norm(dim=-1).max() < 5e-3
+    assert (texels.normals.norm(dim=-1) - 1).abs().max() < 1e-5
+
+
+def test_a_ragged_surface_gets_narrower_gutters_and_an_impossible_one_is_refused() -> None:
+    ragged = decimate(lopsided(64, 0.05, 1), 3000)
+    uv_mesh = unwrap_mesh(ragged, SIZE, 8)
+    assert 0 <= uv_mesh.gutter < 8
+    with pytest.raises(InputError, match="texture_size"):
+        unwrap_mesh(ragged, 16, 1)
+
+
+def test_faces_without_area_do_no_harm() -> None:
+    box = trimesh.creation.box()
+    vertices = torch.tensor([*box.vertices.tolist(), [0.5, 0.5, 0.0], [2.0, 2, 2], [2.0, 2, 2], [2.0, 2, 2]]).float()
+    faces = torch.tensor([*box.faces.tolist(), [7, 8, 6], [9, 10, 11]])
+    uv_mesh = unwrap_mesh(Mesh(vertices, faces), 64, 2)
+    assert uv_mesh.uv.isfinite().all()
+    assert len(uv_mesh.mesh.faces) == len(faces)
+
+
+def test_a_colour_field_that_is_not_finite_is_named() -> None:
+    mesh = lopsided()
+    texels = texels_of(mesh, unwrap_mesh(mesh, 64, 1), 64)
+    with pytest.raises(InputError, match="colour field is not finite"):
+        bake_texture(lambda points, normals: points / 0, texels)
