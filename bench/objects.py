@@ -29,7 +29,7 @@ def reconstruct(capture: Path, runs_dir: Path, overrides: list[str]) -> dict[str
         raise SystemExit(code)
     newest = max((runs_dir / CONFIG.stem).glob(f"{capture.name}*/metrics.json"), key=lambda path: path.stat().st_mtime)
     metrics = json.loads(newest.read_text())
-    images = metrics["test"]["images"]
+    images = metrics["test"]
     row = dict(metrics["mesh"])
     row["psnr train"] = images["training"]["psnr"]
     row["psnr held out"], row["ssim held out"] = images["held_out"]["psnr"], images["held_out"]["ssim"]

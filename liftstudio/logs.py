@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from liftstudio.errors import InputError
-from liftstudio.files import atomic_write
+from liftstudio.files import atomic_write, blaming
 
 log = logging.getLogger("liftstudio")
 
@@ -48,7 +48,6 @@ class _Handler(logging.Handler):
 def configure(verbose: bool) -> None:
     """Messages of ours to stdout, warnings to stderr; chatter of libraries only if `verbose`."""
     log.handlers = [_Handler()]
-    log.propagate = False
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     if not verbose:
         warnings.simplefilter("ignore")
@@ -71,7 +70,7 @@ class CsvLog:
             rows = self._read()
             self.columns += new
             self._rewrite(rows)
-        with self.path.open("a", newline="") as file:
+        with blaming(self.path), self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 
     def _read(self) -> list[dict[str, str]]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from liftstudio import __version__
-from liftstudio.cameras import Cameras, orbit_cameras
 from liftstudio.checkpoints import (
     Checkpoint,
     check_same_config,
@@ -23,20 +22,18 @@ from liftstudio.checkpoints import (
 from liftstudio.config import to_plain
 from liftstudio.errors import InputError
 from liftstudio.evaluation import evaluate, evaluate_mesh
-from liftstudio.export import export_mesh
+from liftstudio.export.pipeline import export_mesh
 from liftstudio.files import atomic_write
-from liftstudio.images import color_normal, grid, resize_area, save_image
 from liftstudio.inputs import Inputs
 from liftstudio.logs import RunLog, StageProgress, WorkProgress, log
 from liftstudio.memory import memory_advice, memory_high_water_gb
 from liftstudio.run_config import RunConfig, choose_devices, deciding_options
 from liftstudio.run_folder import RunFolder, create_run_folder
+from liftstudio.snapshots import save_snapshot
 from liftstudio.systems.base import System
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-GRID_VIEWS, GRID_PIXELS = 4, 128  # image grids show at most so many views, of at most so many pixels a side
 
 
 class Interrupted(KeyboardInterrupt):
@@ -73,6 +70,7 @@ class Run:
         self.finishing: dict[str, float] = {}  # test_seconds, export_seconds
         self.saved: Checkpoint | None = None
         seed_everything(config.seed)
+        make_deterministic(fabric.device)
         with memory_advice(config, "system"):
             self.system: System = config.system.build(
                 views=inputs.views, device=fabric.device, seed=config.seed, fabric=fabric
@@ -110,6 +108,8 @@ class Run:
             raise InputError(f"{folder.path}: the run has no checkpoint yet; go on with --resume")
         if saved is not None:
             check_same_config(saved.config, deciding_options(config), folder.path)
+            if saved.versions != versions():
+                log.warning("saved with %s, now %s: results may differ in the last digits", saved.versions, versions())
         inputs = Inputs.restore(folder.inputs) if folder.inputs.exists() else Inputs.load(config.views)
         run = cls(config, inputs, make_fabric(config.device, gpus))
         run.folder, run.saved, run.elapsed = folder, saved, dict(saved.elapsed) if saved else {}
@@ -135,6 +135,8 @@ class Run:
                 for stage in stages[first:]:
                     with memory_advice(self.config, f"system.stages.{stage}"):
                         self._fit_stage(stage, stop)
+                if stop.requested:  # while the last checkpoint was written
+                    raise Interrupted(self.folder, "after the last stage")
         finally:
             if self.log is not None:
                 self.log.close()
@@ -176,7 +178,7 @@ class Run:
             values = {**losses, "seconds_per_step": round(seconds, 4), **memory_high_water_gb()}
             self.log.write(stage, done, self._total_step(stage, done), values)
         if options.images_every and (done % options.images_every == 0 or last):
-            self.save_grid(stage, done)
+            self.snapshot(stage, done)
         if save or last or done % self.config.checkpoint.every == 0:
             self.save_checkpoint(stage, done)
 
@@ -195,37 +197,19 @@ class Run:
             )
         )
 
-    def save_grid(self, stage: str, done: int) -> Path:
-        """A picture of the current scene from a few sides: reference | rgb | normal | opacity."""
-        path = self.folder.images(stage) / f"{done:06d}.png"
-        cameras, references = self._grid_views()
-        render = self.system.render(cameras, frozenset({"normal"}))
-        assert render.normal is not None
-        columns = [references, render.rgb, color_normal(render.normal), render.opacity]
-        shown = [column for column in columns if column is not None]
-        save_image(path, grid([[column[i].float() for column in shown] for i in range(len(cameras))]))
-        return path
-
-    def _grid_views(self) -> tuple[Cameras, torch.Tensor | None]:
-        views = self.inputs.views
-        if views is None:
-            azimuth = torch.arange(GRID_VIEWS) * 360.0 / GRID_VIEWS
-            return orbit_cameras(azimuth, torch.full_like(azimuth, 15.0), 4.0, 35.0, GRID_PIXELS, GRID_PIXELS), None
-        chosen = views.select(torch.linspace(0, len(views) - 1, min(GRID_VIEWS, len(views))).long())
-        scale = min(1.0, GRID_PIXELS / max(chosen.cameras.height, chosen.cameras.width))
-        height, width = max(1, round(chosen.cameras.height * scale)), max(1, round(chosen.cameras.width * scale))
-        pictures = torch.stack([resize_area(image, height, width) for image in chosen.over(1.0)])
-        return chosen.cameras.resized(height, width), pictures
+    def snapshot(self, stage: str, done: int) -> None:
+        """An image grid of the scene into images/<stage>/."""
+        save_snapshot(self.folder.images(stage) / f"{done:06d}.png", self.system, self.inputs.views)
 
     def restore(self) -> None:
         """Bring the system to the checkpoint, for a test or an export without fitting."""
         assert self.saved is not None
         self._enter(self.saved.stage)
 
-    def validate(self) -> Path:
+    def validate(self) -> None:
         """An image grid of the checkpoint."""
         assert self.saved is not None
-        return self.save_grid(self.saved.stage, self.saved.step)
+        self.snapshot(self.saved.stage, self.saved.step)
 
     def test(self) -> None:
         """Turntable, passes, contact sheet and metrics into test/ and metrics.json."""
@@ -277,9 +261,14 @@ class Run:
         """Put a part into metrics.json, and bring the run's own figures there up to date."""
         path = self.folder.metrics
         known = json.loads(path.read_text()) if path.exists() else {}
-        atomic_write(
-            path, json.dumps({**known, "run": {**known.get("run", {}), **self._summary()}, **part}, indent=2) + "\n"
-        )
+        run = {**known.get("run", {}), **self._summary()}
+        atomic_write(path, json.dumps({**known, "run": run, **part}, indent=2) + "\n")
+
+
+def make_deterministic(device: torch.device) -> None:
+    """On the CPU, give up torch's few kernels whose sums depend on the order in which threads arrive."""
+    torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a slow debugging aid
 
 
 class StopRequest:
@@ -319,4 +308,4 @@ def check_finite(losses: dict[str, float], stage: str, step: int) -> None:
 
 def versions() -> dict[str, str]:
     """What wrote a checkpoint or a result."""
-    return {"liftstudio": __version__, "torch": str(torch.__version__)}
+    return {"liftstudio": __version__, "torch": str(torch.__version__), "threads": str(torch.get_num_threads())}

@@ -12,7 +12,7 @@ from typing import Any
 from liftstudio.checkpoints import Checkpoints
 from liftstudio.config import write_config
 from liftstudio.errors import InputError
-from liftstudio.files import atomic_write
+from liftstudio.files import atomic_write, blaming
 from liftstudio.inputs import Inputs
 
 SLUG_LENGTH = 60
@@ -61,7 +61,8 @@ class RunFolder:
 
     def note_command(self, command: str) -> None:
         """Append a command line with its time to command.txt."""
-        with (self.path / "command.txt").open("a") as file:
+        path = self.path / "command.txt"
+        with blaming(path), path.open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {command}\n")
 
 

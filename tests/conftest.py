@@ -1,5 +1,8 @@
 """A tiny project to run the command line in: four 16x16 pictures of a sphere and a config."""
 
+# First, because it sets how OpenMP's threads wait, before torch starts them: training steps are ten times slower else.
+import liftstudio  # isort: skip  # noqa: F401
+
 import json
 import shutil
 from collections.abc import Iterator

@@ -1,6 +1,7 @@
 """What a user can get wrong ends with exit code 2, one clear line that names it, no traceback, nothing half-written."""
 
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -261,7 +262,20 @@ def test_full_disk_is_one_line(finished: Path, capsys: pytest.CaptureFixture[str
     capsys.readouterr()
     assert main(["--config", str(finished), "--export"]) == 2
     errors = capsys.readouterr().err
-    assert "No space left on device" in errors and len(errors.splitlines()) == 1
+    assert "command.txt: No space left on device" in errors and len(errors.splitlines()) == 1
+
+
+def test_checkpoint_that_does_not_fit_leaves_the_one_before(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A limit on the size of files stands for a disk that fills up while a checkpoint is written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        assert main([*TRAIN, DATA, "tag=b", "system.steps=4", "system.ballast=1000000", "checkpoint.every=2"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    errors = capsys.readouterr().err
+    assert "step-00000002-first.ckpt: File too large" in errors and len(errors.splitlines()) == 1
+    assert [path.name for path in (finished.parent / "b" / "checkpoints").iterdir()] == ["inputs.ckpt"]
 
 
 def odd_images(capture: Path) -> None:

@@ -157,8 +157,9 @@ def test_help_is_quick() -> None:
     assert seconds < 1
 
 
-@pytest.mark.parametrize("fault", ["sede=1", "system.stepz=1", "export.formats=[gltff]", "system.type=tiny-spere"])
-def test_a_bad_config_is_refused_quickly(project_with_extension: Path, fault: str) -> None:
-    seconds, done = timed("--config", "tiny.yaml", "--train", "data.path=capture", fault)
+@pytest.mark.parametrize("fault", ["sede=1", "system.stages.fine.geometry.resolutoin=1", "export.formats=[gltff]"])
+def test_a_bad_config_is_refused_quickly(tmp_path: Path, fault: str) -> None:
+    config = ROOT / "configs" / "reconstruct-views.yaml"
+    seconds, done = timed("--config", str(config), "--train", f"runs_dir={tmp_path}", fault)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert seconds < 2

@@ -28,6 +28,9 @@ class Geometry(Component, nn.Module):
 
     box: Tensor  # [2, 3] lowest and highest corner of the region that may hold the object, world units
 
+    def update(self, step: int) -> None:  # noqa: B027
+        """Follow the schedules of this geometry; called before each training step (0-based in the stage)."""
+
     def field(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Density [N, 1] (per world unit) and features [N, F] at world points [N, 3]."""
         raise TypeError(f"{type(self).__name__} is a surface: render it with 'surface', not 'volume'")

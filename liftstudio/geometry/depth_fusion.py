@@ -13,6 +13,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from liftstudio.cameras import Cameras
+from liftstudio.errors import InputError
 from liftstudio.ops.least_area import least_area
 from liftstudio.renderers.base import Render
 
@@ -53,11 +54,13 @@ def fuse_depth(seen: Render, cameras: Cameras, box: Tensor) -> FusedShape:
     seen: `depth`, `opacity` and `points` of the `cameras`. box: [2, 3] where the object may be, world units.
 
     Raises:
-        ValueError: no view sees anything.
+        InputError: no view sees anything, or what they see leaves no shape.
     """
     region = _region(seen, box)
     signed, weight = truncated_distance(seen, cameras, region)
     inside = least_area(signed * weight * DATA_WEIGHT, ITERATIONS) > 0.5
+    if not inside.any():
+        raise InputError("no shape is left: what one view shows as the object, others show as background")
     return FusedShape(_signed_distance(inside, region), region)
 
 
@@ -65,7 +68,7 @@ def _region(seen: Render, box: Tensor) -> Tensor:
     assert seen.points is not None
     points = seen.points[seen.opacity[..., 0] > 0.5]
     if not len(points):
-        raise ValueError("no camera sees the object: its opacity is below 0.5 everywhere")
+        raise InputError("no camera sees the object: its opacity is below 0.5 everywhere")
     low, high = points.amin(0).maximum(box[0]), points.amax(0).minimum(box[1])
     half = (high - low).max() * 0.56
     center = (low + high) / 2

@@ -37,13 +37,14 @@ class DMTet(Geometry):
         self.register_buffer("box", torch.stack([-corner, corner]))
         unit = self.grid.vertices  # in [-1, 1]
         self.sdf = nn.Parameter(unit.norm(dim=-1) - config.sphere_radius)  # in units of the box's half side
-        self.deformation = nn.Parameter(torch.zeros_like(unit))  # before tanh, in half cells
+        self.deformation = nn.Parameter(torch.zeros_like(unit))  # before tanh, in units of `half_spacing`
+        edges = unit[self.grid.edges[:, 0].long()] - unit[self.grid.edges[:, 1].long()]
+        self.half_spacing = 0.5 * edges.norm(dim=-1).min().item()  # moved so far, no tetrahedron turns over
         self.hash_field = HashField(config.grid, 1 + config.features, self.box).to(device)
         self.hash_field.reset(generator)
 
     def _positions(self) -> Tensor:
-        half_cell = 1.0 / self.config.resolution
-        unit = self.grid.vertices + torch.tanh(self.deformation) * half_cell
+        unit = self.grid.vertices + torch.tanh(self.deformation) * self.half_spacing
         return self.box.mean(0) + unit * (self.box[1] - self.box[0]) / 2
 
     def mesh(self) -> Mesh:
@@ -64,3 +65,4 @@ class DMTet(Geometry):
         half_side = (self.box[1, 0] - self.box[0, 0]) / 2
         self.sdf.copy_(fused.sample(self._positions()) / half_side)
         self.hash_field.load_state_dict(other.hash_field.state_dict())
+        self.hash_field.use_levels(self.hash_field.spec.levels)

@@ -16,7 +16,7 @@ class HashFieldConfig:
     features_per_level: int = 2  # features per grid vertex
     log2_table_size: int = 0  # log2 of the entries per level; 0: 15 on the CPU, 19 on CUDA
     base_resolution: int = 16  # cells per side at the coarsest level
-    finest_resolution: int = 1024  # cells per side at the finest level
+    finest_resolution: int = 512  # cells per side at the finest level
     hidden: int = 64  # width of the network's hidden layers
     layers: int = 1  # hidden layers of the network
 
@@ -31,6 +31,7 @@ class HashField(nn.Module):
             config.levels, config.features_per_level, log2_table_size, config.base_resolution, config.finest_resolution
         )
         self.register_buffer("box", box.clone())
+        self.register_buffer("level_weights", torch.ones(self.spec.output_size, device=box.device))
         self.table = nn.Parameter(torch.empty(self.spec.entries, self.spec.features))
         self.network = mlp(self.spec.output_size, config.hidden, config.layers, outputs)
 
@@ -43,9 +44,14 @@ class HashField(nn.Module):
                     nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
                     nn.init.zeros_(layer.bias)
 
+    def use_levels(self, count: float) -> None:
+        """Let only the `count` coarsest levels through; the last of them in part if `count` is not whole."""
+        levels = torch.arange(self.spec.levels, device=self.level_weights.device)
+        self.level_weights.copy_((count - levels).clamp(0, 1).repeat_interleave(self.spec.features))
+
     def forward(self, points: Tensor) -> Tensor:
         unit = (points - self.box[0]) / (self.box[1] - self.box[0])
-        encoded = hash_encode(unit.clamp(0, 1), self.table, self.spec)
+        encoded = hash_encode(unit.clamp(0, 1), self.table, self.spec) * self.level_weights
         with torch.autocast(points.device.type, torch.bfloat16, enabled=fast_bfloat16(points.device.type)):
             return self.network(encoded).float()
 

@@ -12,6 +12,7 @@ from liftstudio.geometry.hash_field import HashField, HashFieldConfig
 from liftstudio.mesh import Mesh
 from liftstudio.ops.marching_tetrahedra import marching_tetrahedra, tet_grid
 from liftstudio.registry import register
+from liftstudio.schedules import Schedule
 
 OPAQUE_DEPTH = 1.0  # optical depth that counts as a surface
 CHUNK = 1 << 18  # points evaluated at a time without gradients
@@ -25,8 +26,9 @@ class InstantNGP(Geometry):
     class Config(Geometry.Config):
         radius: float = 1.0  # half the side of the cube that may hold the object, world units
         grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # hash grid and network
+        levels_used: Schedule | None = None  # coarsest hash levels in use, over the steps; none: all from the start
         features: int = 3  # appearance features per point
-        density_bias: float = -3.0  # added to the network's output before the softplus; lower: emptier at the start
+        density_bias: float = -4.0  # added to the network's output before the softplus; lower: emptier at the start
         blob_density: float = 0.0  # height of the initial blob before the softplus; 0: no blob
         blob_radius: float = 0.5  # where the blob falls to half its height, as a part of `radius`
         normals: Literal["finite-difference", "analytic"] = "finite-difference"  # how normals are taken
@@ -42,19 +44,29 @@ class InstantNGP(Geometry):
         self.hash_field = HashField(config.grid, 1 + config.features, self.box).to(device)
         self.hash_field.reset(generator)
 
+    def update(self, step: int) -> None:
+        if self.config.levels_used is not None:
+            self.hash_field.use_levels(self.config.levels_used(step))
+
     def field(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = self.hash_field(points)
-        raw = outputs[:, :1] + self.config.density_bias + self._blob(points)
+        raw, features = self._raw_field(points)
         # A softplus of slope 1 per object radius would need huge outputs to be opaque: scale to the box.
-        density = F.softplus(raw) * (10.0 / self.config.radius)
-        return density, outputs[:, 1:]
+        return F.softplus(raw) * (10.0 / self.config.radius), features
+
+    def _raw_field(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Density before its softplus [N, 1] and features."""
+        outputs = self.hash_field(points)
+        return outputs[:, :1] + self.config.density_bias + self._blob(points), outputs[:, 1:]
 
     def _blob(self, points: Tensor) -> Tensor:
         distance = points.norm(dim=-1, keepdim=True) / (self.config.radius * self.config.blob_radius)
         return self.config.blob_density * (1 - 0.5 * distance)
 
     def normals(self, points: Tensor) -> Tensor:
-        """The negated, normalised gradient of the density; differentiable when gradients are enabled."""
+        """The negated, normalised gradient of the density; differentiable when gradients are enabled.
+
+        Taken before the softplus: its direction is the same, and it bends less, so differences are nearer to it.
+        """
         gradient = self._analytic_gradient if self.config.normals == "analytic" else self._difference_gradient
         return -F.normalize(gradient(points), dim=-1, eps=1e-8)
 
@@ -62,8 +74,8 @@ class InstantNGP(Geometry):
         create_graph = torch.is_grad_enabled()
         with torch.enable_grad():
             points = points if points.requires_grad else points.detach().requires_grad_()
-            density = self.field(points)[0]
-            (gradient,) = torch.autograd.grad(density.sum(), points, create_graph=create_graph)
+            raw = self._raw_field(points)[0]
+            (gradient,) = torch.autograd.grad(raw.sum(), points, create_graph=create_graph)
         return gradient
 
     def _difference_gradient(self, points: Tensor) -> Tensor:
@@ -71,8 +83,8 @@ class InstantNGP(Geometry):
         step = self.config.normal_step * self.config.radius
         corners = points.new_tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
         shifted = points[None] + step * corners[:, None]
-        density = self.field(shifted.reshape(-1, 3))[0].reshape(4, -1, 1)
-        return (density * corners[:, None]).sum(0) / (4 * step)
+        raw = self._raw_field(shifted.reshape(-1, 3))[0].reshape(4, -1, 1)
+        return (raw * corners[:, None]).sum(0) / (4 * step)
 
     def mesh(self) -> Mesh:
         """The surface where the density reaches the level; no gradients."""

@@ -24,8 +24,8 @@ CUDA_LIBRARIES = {
     "spherical_gaussians": None,
 }
 # Ops whose torch form is already the fast one: on every device, or on CUDA only.
-TORCH_ONLY = ("marching_tetrahedra", "spherical_gaussians")
-TORCH_ON_CUDA = ("antialiasing", "least_area")
+TORCH_ONLY = ("spherical_gaussians",)
+TORCH_ON_CUDA = ("antialiasing", "least_area", "marching_tetrahedra")
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced_backend", default=None)
 

@@ -115,6 +115,7 @@ class CoarseToFine(System):
         assert self.scene is not None
         config = self.config.stages[self.stage]
         active = config.regularizers.active(step)
+        self.scene.geometry.update(step)
         self.renderer.update(self.scene, step, self.generator)
         weighted: dict[str, tuple[float, Tensor]] = {}
         for name, guidance in self.guidance[self.stage].items():

@@ -65,8 +65,8 @@ def _longest_prefix(name: str, paths: list[str]) -> str:
 
 
 def _unknown_group(path: str, module: nn.Module) -> str:
-    known = [n for n, child in module.named_modules() if n and any(True for _ in child.parameters())]
-    known += [name for name, _ in module.named_parameters()]
+    known = [n for n, child in module.named_modules() if n and any(p.requires_grad for p in child.parameters())]
+    known += [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     near = difflib.get_close_matches(path, known, n=1, cutoff=0.4)
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
     return f"optimizer.groups: no parameters under '{path}'; {hint}"

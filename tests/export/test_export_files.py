@@ -13,9 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from liftstudio.errors import InputError
-from liftstudio.export import ExportConfig, check_export, export_mesh
+from liftstudio.export import ExportConfig, check_export
 from liftstudio.export.bake import bake_texture, surface_texels
 from liftstudio.export.cleanup import vertex_normals
+from liftstudio.export.pipeline import export_mesh
 from liftstudio.export.unwrap import unwrap_mesh
 from liftstudio.export.writers import write_glb, write_obj, write_ply
 from liftstudio.mesh import Mesh

@@ -8,7 +8,8 @@ import torch
 import trimesh
 from export_shapes import as_mesh, lopsided, position_color
 
-from liftstudio.export import ExportConfig, export_mesh
+from liftstudio.export import ExportConfig
+from liftstudio.export.pipeline import export_mesh
 from liftstudio.mesh import Mesh
 
 HERE = Path(__file__).parent

@@ -8,6 +8,7 @@ import trimesh
 from torch import Tensor
 
 from liftstudio.mesh import Mesh
+from liftstudio.ops.backends import use_backend
 from liftstudio.ops.marching_tetrahedra import TetGrid, marching_tetrahedra, reference, tet_grid
 
 SEEDS = [int.from_bytes(os.urandom(4)) for _ in range(3)]
@@ -122,6 +123,19 @@ def test_closed_outward_without_loose_vertices_and_repeatable(seed: int) -> None
     again = marching_tetrahedra(positions, sdf, grid)
     assert torch.equal(again.vertices, mesh.vertices)
     assert torch.equal(again.faces, mesh.faces)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("resolution", [2, 9, 64])
+def test_the_compiled_and_the_torch_form_give_the_same_bytes(resolution: int, seed: int) -> None:
+    grid = tet_grid(resolution)
+    sdf = torch.randn(len(grid.vertices), generator=torch.Generator().manual_seed(seed))
+    meshes = []
+    for backend in ("numba", "reference"):
+        with use_backend(backend):
+            meshes.append(marching_tetrahedra(grid.vertices, sdf, grid))
+    assert torch.equal(meshes[0].faces, meshes[1].faces)
+    assert torch.equal(meshes[0].vertices, meshes[1].vertices)
 
 
 def test_a_sphere_has_its_volume_and_normals() -> None:

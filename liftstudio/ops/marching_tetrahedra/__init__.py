@@ -12,6 +12,7 @@ from torch import Tensor
 
 from liftstudio.checks import check_shape
 from liftstudio.mesh import Mesh
+from liftstudio.ops.backends import backend_for
 from liftstudio.ops.marching_tetrahedra.grid import TET_EDGES, TetGrid, tet_grid
 
 __all__ = ["TetGrid", "marching_tetrahedra", "tet_grid"]
@@ -36,33 +37,49 @@ def marching_tetrahedra(positions: Tensor, sdf: Tensor, grid: TetGrid) -> Mesh:
     """
     check_shape("positions", positions, (len(grid.vertices), 3))
     check_shape("sdf", sdf, (len(grid.vertices),))
-    face_edges = _face_edges(sdf < 0, grid)
+    corner_edges = _face_edges(sdf < 0, grid)
     is_crossed = torch.zeros(len(grid.edges), dtype=torch.bool, device=sdf.device)
-    is_crossed[face_edges] = True
+    is_crossed[corner_edges] = True
     crossed = is_crossed.nonzero().squeeze(1)
     vertex_of_edge = torch.empty(len(grid.edges), dtype=torch.int64, device=sdf.device)
     vertex_of_edge[crossed] = torch.arange(len(crossed), device=sdf.device)
-    return Mesh(_crossings(positions, sdf, grid.edges[crossed]), vertex_of_edge[face_edges])
+    return Mesh(_crossings(positions, sdf, grid.edges.index_select(0, crossed)), vertex_of_edge.take(corner_edges))
 
 
 def _face_edges(inside: Tensor, grid: TetGrid) -> Tensor:
     """[M, 3] grid edges on which the corners of the faces lie, given which grid vertices are inside [V] bool."""
-    states = inside.to(torch.uint8).index_select(0, grid.tets.flatten()).view(-1, 4)
-    four_at_once = states.view(torch.int32)
+    states, table = inside.to(torch.uint8), _face_table(inside.device)
+    if backend_for("marching_tetrahedra", inside) == "numba":
+        from liftstudio.ops.marching_tetrahedra import cpu
+
+        return cpu.face_edges(states, grid.tets, grid.tet_edges, table)
+    return face_edges(states, grid.tets, grid.tet_edges, table)
+
+
+def face_edges(states: Tensor, tets: Tensor, tet_edges: Tensor, table: Tensor) -> Tensor:
+    """[M, 3] int64 grid edges under the corners of the faces, by tetrahedron.
+
+    states: [V] uint8, 1 inside. tets: [T, 4], tet_edges: [T, 6] of the grid. table: [16, 2, 3] of `_face_table`.
+    """
+    corners = states.index_select(0, tets.flatten()).view(-1, 4)
+    four_at_once = corners.view(torch.int32)
     crossed = ((four_at_once != 0) & (four_at_once != 0x01010101)).nonzero()[:, 0]
-    state = (states[crossed] * _corner_bits(inside.device)).sum(1)
-    local_edges = _face_table(inside.device)[state]  # [crossed tetrahedra, 2, 3]
+    local_edges = table[(corners[crossed] * _corner_bits(states.device)).sum(1)]  # [crossed tetrahedra, 2, 3]
     tet, face = (local_edges[..., 0] >= 0).nonzero(as_tuple=True)
-    return grid.tet_edges[crossed[tet][:, None], local_edges[tet, face]].long()
+    return tet_edges[crossed[tet][:, None], local_edges[tet, face]].long()
 
 
 def _crossings(positions: Tensor, sdf: Tensor, edges: Tensor) -> Tensor:
     """[N, 3]: where `sdf` is zero along edges [N, 2] whose ends differ in sign."""
-    values = sdf.index_select(0, edges.flatten())
-    pushed = torch.where(values < 0, values.clamp(max=-SMALLEST_VALUE), values.clamp(min=SMALLEST_VALUE))
-    distances = (values + (pushed - values).detach()).abs().view(-1, 2, 1)
+    values = sdf.index_select(0, edges.flatten()).view(-1, 2)
+    first, second = (values + _push_from_zero(values.detach())).unbind(1)
     ends = positions.index_select(0, edges.flatten()).view(-1, 2, 3)
-    return (ends * distances.flip(1)).sum(1) / distances.sum(1)
+    return torch.lerp(ends[:, 0], ends[:, 1], (first / (first - second))[:, None])
+
+
+def _push_from_zero(values: Tensor) -> Tensor:
+    """What to add so that no magnitude is below SMALLEST_VALUE; a constant, so the gradient passes by."""
+    return torch.where(values < 0, values.clamp(max=-SMALLEST_VALUE), values.clamp(min=SMALLEST_VALUE)) - values
 
 
 @functools.cache

@@ -55,7 +55,7 @@ def tet_grid(resolution: int) -> TetGrid:
 def _corners_and_middles(cells: int, axis: int) -> tuple[Tensor, Tensor]:
     """Ids of the cells' corners [n+1, n+1, n+1] and middles [n, n, n], with `axis` moved to the front.
 
-    An id is a flat index into the lattice of half steps, (2 n + 1)^3 points, of which corners and middles are a quarter.
+    An id is a flat index into the lattice of half steps, (2 n + 1)^3 points; a quarter of them are corners or middles.
     """
     ids = torch.arange((2 * cells + 1) ** 3).view(2 * cells + 1, 2 * cells + 1, 2 * cells + 1).movedim(axis, 0)
     return ids[::2, ::2, ::2], ids[1::2, 1::2, 1::2]

@@ -1,0 +1,150 @@
+"""`python -m bench.light`: does a fitted light leave the true albedo? Uniform light against spherical Gaussians.
+
+A bumpy ball of known colours is rendered from 16 sides under a strong known light of spherical Gaussians. A texture is
+then fitted to the pictures twice with the same losses: under uniform light, and under spherical Gaussians that start
+from their default and are fitted too.
+"""
+
+import argparse
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import trimesh
+from lightning_fabric import Fabric
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from liftstudio.backgrounds.solid_color import SolidColor
+from liftstudio.cameras import orbit_cameras
+from liftstudio.config import parse
+from liftstudio.geometry.base import Geometry
+from liftstudio.lights.base import Light
+from liftstudio.materials.diffuse import Diffuse
+from liftstudio.mesh import Mesh
+from liftstudio.ops.spherical_gaussians import irradiance
+from liftstudio.renderers.base import Render
+from liftstudio.renderers.surface import render_mesh
+from liftstudio.scene import Scene
+from liftstudio.systems.coarse_to_fine import CoarseToFine
+from liftstudio.views.base import ReferenceViews
+
+VIEWS = 16
+LIGHTS = ("uniform", "spherical-gaussians")
+COLORS = torch.tensor([[0.80, 0.25, 0.20], [0.25, 0.65, 0.30], [0.20, 0.35, 0.75], [0.85, 0.75, 0.35]])  # sRGB
+
+
+class TrueLight(Light):
+    """A strong key light from a random side, a weak one from another, and a nearly even rest."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.axes = F.normalize(torch.randn(3, 3, generator=generator), dim=-1)
+        self.sharpness = torch.tensor([10.0, 5.0, 0.1])
+        self.amplitude = torch.tensor([4.0, 0.7, 0.2])
+
+    def irradiance(self, normals: Tensor) -> Tensor:
+        return irradiance(normals, self.axes, self.sharpness, self.amplitude)
+
+
+class TrueObject(Geometry):
+    """A bumpy ball in patches of four colours, laid out at random."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.frequency = 8 * torch.randn(3, len(COLORS), generator=generator)
+        self.phase = 2 * math.pi * torch.rand(len(COLORS), generator=generator)
+
+    def mesh(self) -> Mesh:
+        """Closed, of radius about 0.7, with normals all over the sphere and many ways round it."""
+        ball = trimesh.creation.icosphere(5)
+        unit = torch.from_numpy(ball.vertices).float()
+        x, y, z = (7 * unit).unbind(-1)
+        radius = 0.7 + 0.05 * (torch.sin(x + 0.5) * torch.sin(y + 1) + torch.sin(z) * torch.sin(x - y))
+        return Mesh(unit * radius[:, None], torch.from_numpy(ball.faces).long())
+
+    def albedo(self, points: Tensor) -> Tensor:
+        """[N, 3] sRGB at world points [N, 3]; the patches have soft borders."""
+        return torch.softmax(12 * torch.sin(points @ self.frequency + self.phase), dim=-1) @ COLORS
+
+    def features(self, points: Tensor) -> Tensor:
+        return torch.logit(self.albedo(points))  # the diffuse material takes their sigmoid
+
+
+def reference_views(scene: Scene, size: int) -> tuple[ReferenceViews, Render]:
+    """16 views of `size` pixels a side, from three heights."""
+    index = torch.arange(VIEWS)
+    elevation = torch.tensor([-35.0, 10.0, 45.0, 10.0])[index % 4]
+    cameras = orbit_cameras(index * 360.0 / VIEWS, elevation, 3.0, 35.0, size, size)
+    with torch.no_grad():
+        seen = render_mesh(scene.geometry.mesh(), scene, cameras)
+    images = (seen.foreground / seen.opacity.clamp_min(1e-6)).clamp(0, 1)
+    names = tuple(map(str, range(VIEWS)))
+    return ReferenceViews(images, seen.opacity, cameras, names, torch.zeros(VIEWS, dtype=torch.bool)), seen
+
+
+def fit(light: str, mesh_path: Path, views: ReferenceViews, steps: int) -> CoarseToFine:
+    """The system after fitting texture and light on the known mesh."""
+    grid = {"levels": 8, "log2_table_size": 14, "finest_resolution": 256}
+    stage = {
+        "steps": steps,
+        "geometry": {"type": "mesh", "path": str(mesh_path), "grid": grid},
+        "renderer": "surface",
+        "guidance": {
+            "views": {"type": "reconstruction", "views_per_step": 4, "lambda_mask": 0, "lambda_illumination": 0.1}
+        },
+        "regularizers": {"lambda_albedo_smoothness": 0.1},
+        "optimizer": {"lr": 0.01, "groups": {"light": {"lr": 0.03}} if light != "uniform" else {}},
+    }
+    config = parse({"light": light, "stages": {"fit": stage}}, CoarseToFine.Config)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    system = CoarseToFine(config, views=views, device=torch.device("cpu"), seed=0, fabric=fabric)
+    system.enter("fit")
+    for step in range(steps):
+        system.step(step)
+    return system
+
+
+def scale_invariant_rmse(found: Tensor, wanted: Tensor) -> float:
+    """Root of the mean squared difference of [N, 3] colours after the one best factor on all of `found`."""
+    factor = (found * wanted).sum() / found.square().sum()
+    return (factor * found - wanted).square().mean().sqrt().item()
+
+
+def albedo_errors(seed: int, size: int = 80, steps: int = 300) -> dict[str, float]:
+    """Scale-invariant error of the albedo over the visible surface points, by the light that was fitted.
+
+    seed draws the true light and colours; size: pixels across a view; steps: optimisation steps.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    truth = TrueObject(generator)
+    scene = Scene(truth, Diffuse(Diffuse.Config()), TrueLight(generator), SolidColor(SolidColor.Config()))
+    views, seen = reference_views(scene, size)
+    assert seen.points is not None
+    points = seen.points[seen.opacity[..., 0] > 0.99]
+    mesh = truth.mesh()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mesh.ply"
+        trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False).export(path)
+        systems = {light: fit(light, path, views, steps) for light in LIGHTS}
+    wanted = truth.albedo(points)
+    return {light: scale_invariant_rmse(system.surface().albedo(points), wanted) for light, system in systems.items()}
+
+
+def main() -> None:
+    """Print the errors under both lights for some true lights and colours."""
+    parser = argparse.ArgumentParser(prog="python -m bench.light", description=__doc__)
+    parser.add_argument("--scenes", type=int, default=3, help="how many random true lights and colours")
+    table = Table("true scene", *LIGHTS, "ratio", "target", title="scale-invariant albedo error (RMSE, sRGB 0-1)")
+    for seed in range(parser.parse_args().scenes):
+        errors = albedo_errors(seed)
+        uniform, fitted = (errors[light] for light in LIGHTS)
+        table.add_row(str(seed), f"{uniform:.4f}", f"{fitted:.4f}", f"{fitted / uniform:.2f}", "<= 0.5")
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()

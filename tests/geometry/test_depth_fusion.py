@@ -1,0 +1,112 @@
+"""Depth maps of known shapes, fused into closed ones."""
+
+import pytest
+import torch
+import trimesh
+from tiny_scenes import Solid, ball, from_trimesh, orbit, scene_of
+from torch import Tensor
+
+from liftstudio.cameras import Cameras
+from liftstudio.errors import InputError
+from liftstudio.geometry.depth_fusion import FusedShape, fuse_depth
+from liftstudio.mesh import Mesh
+from liftstudio.renderers.base import Render
+from liftstudio.renderers.surface import render_mesh
+
+BOX = torch.tensor([[-1.0] * 3, [1.0] * 3])
+ALL_AROUND = [-50.0, 0.0, 50.0]
+
+
+def look(mesh: Mesh, cameras: Cameras) -> Render:
+    return render_mesh(mesh, scene_of(Solid(mesh=mesh)), cameras)
+
+
+def fuse(mesh: Mesh, elevations: list[float], views: int = 16) -> FusedShape:
+    cameras = orbit(views, 64, elevations)
+    return fuse_depth(look(mesh, cameras), cameras, BOX)
+
+
+def centers(shape: FusedShape) -> Tensor:
+    """[G, G, G, 3] world points."""
+    steps = (torch.arange(len(shape.sdf)) + 0.5) / len(shape.sdf)
+    grid = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij"), dim=-1)
+    return shape.box[0] + grid * (shape.box[1] - shape.box[0])
+
+
+def iou(a: Tensor, b: Tensor) -> float:
+    return ((a & b).sum() / (a | b).sum()).item()
+
+
+def test_sphere() -> None:
+    shape = fuse(ball(), ALL_AROUND)
+    distance = centers(shape).norm(dim=-1) - 0.5
+    assert iou(shape.sdf < 0, distance < 0) > 0.95
+    near = distance.abs() < 0.1
+    # Half a cell (0.009) from the labels, another half from the pixels of 0.03
+    assert (shape.sdf - distance)[near].abs().mean() < 0.012
+
+
+def test_box() -> None:
+    shape = fuse(from_trimesh(trimesh.creation.box((0.6, 0.9, 0.4))), ALL_AROUND)
+    inside = (centers(shape).abs() < torch.tensor([0.3, 0.45, 0.2])).all(-1)
+    assert iou(shape.sdf < 0, inside) > 0.9
+
+
+def test_offset_box_keeps_the_order_of_the_axes() -> None:
+    middle = torch.tensor([0.3, -0.2, 0.1])
+    mesh = from_trimesh(trimesh.creation.box((0.3, 0.5, 0.7)))
+    shape = fuse(Mesh(mesh.vertices + middle, mesh.faces), ALL_AROUND)
+    inside = ((centers(shape) - middle).abs() < torch.tensor([0.15, 0.25, 0.35])).all(-1)
+    assert iou(shape.sdf < 0, inside) > 0.9
+    box = shape.bounding_box(0.1)
+    torch.testing.assert_close(box.mean(0), middle, atol=0.03, rtol=0)
+    torch.testing.assert_close(box[1] - box[0], torch.full((3,), 0.7 * 1.2), atol=0.05, rtol=0)
+
+
+def test_an_unseen_underside_is_closed_flat() -> None:
+    """A box seen from above only: its visual hull is a cone below, the fused shape ends where its walls do."""
+    mesh = from_trimesh(trimesh.creation.box((0.8, 0.8, 0.4)))
+    shape = fuse(mesh, [30.0])
+    inside, points = shape.sdf < 0, centers(shape)
+    cell = (shape.box[1, 0] - shape.box[0, 0]).item() / len(shape.sdf)
+    assert points[inside][:, 2].min() > -0.2 - 3 * cell
+    true = (points.abs() < torch.tensor([0.4, 0.4, 0.2])).all(-1)
+    assert iou(inside, true) > 0.9
+
+
+def test_what_is_seen_through_is_carved() -> None:
+    """Rays through the hole of a ring end on the background."""
+    ring = from_trimesh(trimesh.creation.torus(0.5, 0.15, 32, 16))
+    shape = fuse(ring, [-60.0, 20.0, 60.0])
+    points = centers(shape)
+    assert (shape.sdf[points.norm(dim=-1) < 0.2] > 0).all()
+    true = torch.hypot(points[..., :2].norm(dim=-1) - 0.5, points[..., 2]) < 0.15
+    assert iou(shape.sdf < 0, true) > 0.85
+
+
+def test_sampling_is_trilinear() -> None:
+    box = torch.tensor([[-1.0, -2.0, 0.0], [1.0, 2.0, 3.0]])
+    shape = FusedShape(torch.empty(8, 8, 8), box)
+    weights = torch.tensor([1.0, -0.5, 0.25])
+    shape = FusedShape(centers(shape) @ weights, box)
+    points = box[0] + (0.1 + 0.8 * torch.rand(100, 3)) * (box[1] - box[0])
+    torch.testing.assert_close(shape.sample(points), points @ weights, atol=1e-5, rtol=0)
+
+
+def test_nothing_seen() -> None:
+    cameras = orbit(4, 16)
+    seen = look(Mesh(ball().vertices + 50.0, ball().faces), cameras)
+    with pytest.raises(InputError, match="opacity is below 0.5 everywhere"):
+        fuse_depth(seen, cameras, BOX)
+
+
+def test_views_that_contradict_each_other_leave_nothing() -> None:
+    """A small ball that only one of two opposite cameras sees is carved away by the other."""
+    cameras = orbit(2, 32)
+    full, empty = look(ball(0.2), cameras), look(Mesh(ball().vertices + 50.0, ball().faces), cameras)
+    images = {name: torch.cat([getattr(full, name)[:1], getattr(empty, name)[1:]]) for name in ("rgb", "foreground")}
+    maps = {
+        name: torch.cat([getattr(full, name)[:1], getattr(empty, name)[1:]]) for name in ("opacity", "depth", "points")
+    }
+    with pytest.raises(InputError, match="no shape is left"):
+        fuse_depth(Render(**images, **maps), cameras, BOX)

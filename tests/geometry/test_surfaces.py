@@ -1,0 +1,113 @@
+"""Geometries that are surfaces: DMTet and a mesh from a file."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import trimesh
+from tiny_scenes import TINY_GRID, Solid, ball, is_closed, orbit, scene_of, volume_of
+
+from liftstudio.errors import InputError
+from liftstudio.geometry.dmtet import DMTet
+from liftstudio.geometry.fixed_mesh import FixedMesh
+from liftstudio.geometry.instant_ngp import InstantNGP
+from liftstudio.renderers.surface import render_mesh
+
+CPU = torch.device("cpu")
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def dmtet(**options: object) -> DMTet:
+    config = DMTet.Config(grid=TINY_GRID, **options)  # type: ignore[arg-type]
+    return DMTet(config, device=CPU, generator=generator())
+
+
+@pytest.mark.parametrize("radius", [1.0, 2.0])
+def test_dmtet_begins_as_a_closed_sphere(radius: float) -> None:
+    mesh = dmtet(radius=radius, resolution=24, sphere_radius=0.6).mesh()
+    distance = mesh.vertices.detach().norm(dim=-1)
+    # A linear crossing on an edge of at most one cell (1/12) is off by at most (1/12)^2 / (8 * 0.6) of the half side.
+    torch.testing.assert_close(distance, torch.full_like(distance, 0.6 * radius), atol=0.003 * radius, rtol=0)
+    assert is_closed(mesh)
+    assert volume_of(mesh) == pytest.approx(4 / 3 * math.pi * (0.6 * radius) ** 3, rel=0.03)
+
+
+def test_dmtet_gradients_reach_distance_and_deformation() -> None:
+    geometry = dmtet(resolution=12)
+    mesh = geometry.mesh()
+    mesh.vertices.norm(dim=-1).mean().backward()  # the mean radius
+    assert geometry.sdf.grad is not None and geometry.deformation.grad is not None
+    touched = geometry.sdf.grad != 0
+    assert touched.any() and (geometry.sdf.grad[touched] < 0).float().mean() > 0.95  # a larger distance: a smaller ball
+    outwards = (geometry.deformation.grad * geometry.grid.vertices).sum(-1)
+    assert outwards.sum() > 0  # vertices moved outwards: a larger ball
+
+
+def test_dmtet_deformation_stays_within_half_a_cell() -> None:
+    geometry = dmtet(resolution=12, radius=3.0)
+    before = geometry._positions()
+    torch.nn.init.constant_(geometry.deformation, 100.0)
+    moved = (geometry._positions() - before).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.5 * 6.0 / 12), atol=1e-5, rtol=0)
+
+
+def test_dmtet_takes_over_shape_and_appearance() -> None:
+    coarse = InstantNGP(InstantNGP.Config(grid=TINY_GRID, radius=2.0), device=CPU, generator=generator())
+    torch.nn.init.normal_(coarse.hash_field.table)
+    cameras = orbit(12, 48, [-40.0, 0.0, 40.0], distance=6.0)
+    mesh = ball(0.8)
+    seen = render_mesh(mesh, scene_of(Solid(mesh=mesh)), cameras)
+    fine = dmtet(resolution=24, radius=1.0, margin=0.1)
+    fine.initialize(coarse, cameras, seen)
+    half_side = 0.8 * (1 + 2 * 0.1)
+    torch.testing.assert_close(fine.box, half_side * torch.tensor([[-1.0] * 3, [1.0] * 3]), atol=0.1, rtol=0)
+    result = fine.mesh()
+    assert is_closed(result)
+    distance = result.vertices.detach().norm(dim=-1)
+    assert (distance - 0.8).abs().mean() < 0.03  # cells of the fusion are 0.03
+    points = torch.rand(40, 3) * 2 - 1
+    assert torch.equal(fine.features(points), coarse.features(points))
+
+
+def test_dmtet_takes_over_the_shape_of_a_geometry_without_a_hash_field() -> None:
+    cameras, mesh = orbit(8, 32, [-30.0, 30.0]), ball()
+    coarse = Solid(mesh=mesh)
+    fine = dmtet(resolution=16)
+    fine.initialize(coarse, cameras, render_mesh(mesh, scene_of(coarse), cameras))
+    assert (fine.mesh().vertices.detach().norm(dim=-1) - 0.5).abs().mean() < 0.03
+
+
+def test_dmtet_describes_a_surface_that_is_not_there() -> None:
+    geometry = dmtet(resolution=8)
+    torch.nn.init.ones_(geometry.sdf)
+    assert len(geometry.mesh().faces) == 0 and "never crosses zero" in geometry.describe_level()
+
+
+@pytest.mark.parametrize("movable", [False, True])
+def test_mesh_from_a_file(movable: bool, tmp_path: Path) -> None:
+    path = tmp_path / "box.ply"
+    trimesh.creation.box((0.4, 0.6, 0.8)).export(path)
+    config = FixedMesh.Config(path=str(path), movable=movable, grid=TINY_GRID, features=5)
+    geometry = FixedMesh(config, device=CPU, generator=generator())
+    mesh = geometry.mesh()
+    assert volume_of(mesh) == pytest.approx(0.4 * 0.6 * 0.8, rel=1e-5)
+    assert mesh.vertices.requires_grad == movable
+    features = geometry.features(mesh.vertices)
+    assert features.shape == (8, 5)
+    features.sum().backward()
+    assert geometry.hash_field.table.grad is not None
+
+
+def test_mesh_from_a_file_that_is_not_there(tmp_path: Path) -> None:
+    config = FixedMesh.Config(path=str(tmp_path / "none.obj"), grid=TINY_GRID)
+    with pytest.raises(InputError, match="none.obj"):
+        FixedMesh(config, device=CPU, generator=generator())
+
+
+def test_a_volume_or_surface_says_how_to_render_it() -> None:
+    with pytest.raises(InputError, match="render it with 'surface'"):
+        dmtet(resolution=8).field(torch.zeros(1, 3))
