@@ -1,9 +1,11 @@
 """How much memory a run used, and what to lower when there is not enough."""
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,6 +53,36 @@ def memory_options(plain: dict[str, Any], key: str) -> list[str]:
         elif isinstance(value, int) and not isinstance(value, bool) and any(word in name for word in words):
             found.append(f"{key}.{name}={value}")
     return found
+
+
+def check_growth(growth: float, device: torch.device, advice: str) -> None:
+    """Refuse a step whose activations will be `growth` times those of the steps before, if memory cannot hold them.
+
+    What this process has used so far, all of it taken to grow, is the estimate: simple, and on the safe side.
+
+    Raises:
+        OutOfMemoryError: with `advice`, what to lower.
+    """
+    if device.type == "cuda":
+        used = float(torch.cuda.max_memory_allocated(device))
+        available = float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)) - used
+    else:
+        used = memory_high_water_gb().get("memory_gb", 0.0) * 1e9
+        available = available_memory_bytes()
+    if used * growth > available + used:
+        raise OutOfMemoryError(
+            f"out of memory ahead: about {used * growth / 1e9:.1f} GB would be needed, "
+            f"{(available + used) / 1e9:.1f} GB are there; {advice}"
+        )
+
+
+def available_memory_bytes() -> float:
+    """Memory new work may take on this machine, infinite where the system does not tell."""
+    with contextlib.suppress(OSError):  # Linux only
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return float(line.split()[1]) * 1024
+    return math.inf
 
 
 def total_memory_gb() -> float | None:

@@ -62,3 +62,6 @@ class Schedule:
 
     def __str__(self) -> str:
         return str(self.to_config())
+
+
+OFF, ON = Schedule.constant(0.0), Schedule.constant(1.0)

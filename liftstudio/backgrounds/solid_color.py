@@ -17,6 +17,8 @@ class SolidColor(Background):
     class Config(Background.Config):
         color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # sRGB in [0, 1]
 
+    rgb: Tensor
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.register_buffer("rgb", torch.tensor(config.color))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
+from liftstudio.errors import InputError
 from liftstudio.mesh import Mesh
 from liftstudio.registry import Component
 
@@ -28,16 +29,16 @@ class Geometry(Component, nn.Module):
 
     box: Tensor  # [2, 3] lowest and highest corner of the region that may hold the object, world units
 
-    def update(self, step: int) -> None:  # noqa: B027
+    def update(self, step: int) -> None:
         """Follow the schedules of this geometry; called before each training step (0-based in the stage)."""
 
     def field(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Density [N, 1] (per world unit) and features [N, F] at world points [N, 3]."""
-        raise TypeError(f"{type(self).__name__} is a surface: render it with 'surface', not 'volume'")
+        raise InputError(f"{type(self).__name__} is a surface: render it with 'surface', not 'volume'")
 
     def normals(self, points: Tensor) -> Tensor:
         """Unit outward normals [N, 3] of the level sets at world points [N, 3]."""
-        raise TypeError(f"{type(self).__name__} has no normals away from its surface")
+        raise InputError(f"{type(self).__name__} has no normals away from its surface")
 
     def features(self, points: Tensor) -> Tensor:
         """Appearance features [N, F] at world points [N, 3]."""
@@ -45,7 +46,11 @@ class Geometry(Component, nn.Module):
 
     def mesh(self) -> Mesh:
         """The surface; differentiable where the geometry is a surface."""
-        raise TypeError(f"{type(self).__name__} is a volume: render it with 'volume', not 'surface'")
+        raise InputError(f"{type(self).__name__} is a volume: render it with 'volume', not 'surface'")
+
+    def sdf_gradients(self) -> Tensor:
+        """Gradients [N, 3] of the signed distance near its surface; differentiable."""
+        raise TypeError(f"{type(self).__name__} has no signed distance: lambda_eikonal does not apply")
 
     def describe_level(self) -> str:
         """The field's range and a level to try, for the error on an empty surface."""
@@ -57,4 +62,4 @@ class Geometry(Component, nn.Module):
 
         cameras, seen: views of `other` and how it looks from them (`depth`, `opacity`), on this module's device.
         """
-        raise TypeError(f"{type(self).__name__} cannot be initialised from another geometry")
+        raise InputError(f"{type(self).__name__} cannot be initialised from another geometry")

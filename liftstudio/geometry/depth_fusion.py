@@ -1,4 +1,4 @@
-"""From depth maps to one closed shape: carving, truncated signed distances and a minimal surface where nothing was seen.
+"""From depth maps to one closed shape: carving, truncated signed distances, a least surface where nothing was seen.
 
 Range image integration as in Zach, Pock and Bischof (ICCV 2007). Cells no camera saw carry no data, so there the
 surface of least area closes the shape: undersides become flat instead of the visual hull's cone.
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from liftstudio.cameras import Cameras
@@ -116,6 +115,8 @@ def _nearest_pixels(pixels: Tensor, depth: Tensor, camera: Cameras) -> tuple[Ten
 
 
 def _signed_distance(inside: Tensor, region: Tensor) -> Tensor:
+    from scipy.ndimage import distance_transform_edt  # slow to import
+
     mask = inside.cpu().numpy()
     cell = ((region[1, 0] - region[0, 0]) / RESOLUTION).item()
     cells = distance_transform_edt(~mask) - distance_transform_edt(mask)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liftstudio.cameras import Cameras
@@ -50,6 +49,18 @@ class DMTet(Geometry):
     def mesh(self) -> Mesh:
         return marching_tetrahedra(self._positions(), self.sdf, self.grid)
 
+    def sdf_gradients(self) -> Tensor:
+        """One gradient for each tetrahedron the surface passes through, in which the signed distance is linear."""
+        tets = self.grid.tets.long()
+        inside = self.sdf.detach()[tets] < 0
+        crossed = tets[inside.any(1) & ~inside.all(1)]
+        corners, values = self._positions()[crossed], self.sdf[crossed] * (self.box[1, 0] - self.box[0, 0]) / 2
+        a, b, c = (corners[:, 1:] - corners[:, :1]).unbind(1)
+        rise = (values[:, 1:] - values[:, :1])[..., None]
+        normals = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], dim=1)
+        six_volumes = (a * normals[:, 0]).sum(-1, keepdim=True)
+        return (rise * normals).sum(1) / six_volumes
+
     def features(self, points: Tensor) -> Tensor:
         return self.hash_field(points)[:, 1:]
 
@@ -59,10 +70,15 @@ class DMTet(Geometry):
 
     @torch.no_grad()
     def initialize(self, other: Geometry, cameras: Cameras, seen: Render) -> None:
-        """Fuse what was seen of `other` into a closed shape, fit the grid's box to it, take over its appearance."""
+        """Fuse what was seen of `other` into a closed shape and fit the grid's box to it.
+
+        The appearance field goes on from `other.hash_field`; if it has none, it starts from scratch.
+        """
         fused = fuse_depth(seen, cameras, other.box)
         self.box.copy_(fused.bounding_box(self.config.margin))
         half_side = (self.box[1, 0] - self.box[0, 0]) / 2
         self.sdf.copy_(fused.sample(self._positions()) / half_side)
-        self.hash_field.load_state_dict(other.hash_field.state_dict())
-        self.hash_field.use_levels(self.hash_field.spec.levels)
+        appearance = getattr(other, "hash_field", None)
+        if isinstance(appearance, HashField):
+            self.hash_field.load_state_dict(appearance.state_dict())
+            self.hash_field.use_levels(self.hash_field.spec.levels)

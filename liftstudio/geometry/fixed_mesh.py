@@ -25,6 +25,8 @@ class FixedMesh(Geometry):
         grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # appearance field
         features: int = 3  # appearance features per point
 
+    faces: Tensor
+
     def __init__(self, config: Config, *, device: torch.device, generator: torch.Generator) -> None:
         super().__init__()
         mesh = read_mesh(input_path(config.path)).to(device)

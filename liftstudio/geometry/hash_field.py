@@ -1,6 +1,8 @@
 """Hash-grid fields: an encoding of points followed by a small network."""
 
+import itertools
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +21,14 @@ class HashFieldConfig:
     finest_resolution: int = 512  # cells per side at the finest level
     hidden: int = 64  # width of the network's hidden layers
     layers: int = 1  # hidden layers of the network
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"  # of its matrix products; auto: the faster one here
 
 
 class HashField(nn.Module):
     """World points [N, 3] in a box -> [N, outputs]."""
+
+    box: Tensor
+    level_weights: Tensor
 
     def __init__(self, config: HashFieldConfig, outputs: int, box: Tensor) -> None:
         super().__init__()
@@ -34,6 +40,7 @@ class HashField(nn.Module):
         self.register_buffer("level_weights", torch.ones(self.spec.output_size, device=box.device))
         self.table = nn.Parameter(torch.empty(self.spec.entries, self.spec.features))
         self.network = mlp(self.spec.output_size, config.hidden, config.layers, outputs)
+        self.precision = config.precision
 
     def reset(self, generator: torch.Generator) -> None:
         """Draw all parameters anew."""
@@ -52,7 +59,9 @@ class HashField(nn.Module):
     def forward(self, points: Tensor) -> Tensor:
         unit = (points - self.box[0]) / (self.box[1] - self.box[0])
         encoded = hash_encode(unit.clamp(0, 1), self.table, self.spec) * self.level_weights
-        with torch.autocast(points.device.type, torch.bfloat16, enabled=fast_bfloat16(points.device.type)):
+        device_type = points.device.type
+        low = self.precision == "bfloat16" or (self.precision == "auto" and fast_bfloat16(device_type))
+        with torch.autocast(device_type, torch.bfloat16, enabled=low):
             return self.network(encoded).float()
 
 
@@ -60,7 +69,7 @@ def mlp(inputs: int, hidden: int, layers: int, outputs: int) -> nn.Sequential:
     """A ReLU network with `layers` hidden layers."""
     sizes = [inputs] + [hidden] * layers
     blocks: list[nn.Module] = []
-    for size_in, size_out in zip(sizes, sizes[1:], strict=False):
+    for size_in, size_out in itertools.pairwise(sizes):
         blocks += [nn.Linear(size_in, size_out), nn.ReLU(inplace=True)]
     return nn.Sequential(*blocks, nn.Linear(sizes[-1], outputs))
 

@@ -79,7 +79,7 @@ class InstantNGP(Geometry):
         return gradient
 
     def _difference_gradient(self, points: Tensor) -> Tensor:
-        """Four evaluations at the corners of a tetrahedron, whose directions d sum to zero and satisfy sum d d^T = 4 I."""
+        """Four evaluations at the corners of a tetrahedron: the directions d sum to zero, and sum d d^T = 4 I."""
         step = self.config.normal_step * self.config.radius
         corners = points.new_tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
         shifted = points[None] + step * corners[:, None]

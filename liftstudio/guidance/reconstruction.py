@@ -13,12 +13,8 @@ from liftstudio.guidance.base import Guidance
 from liftstudio.metrics.lpips import load_lpips
 from liftstudio.registry import register
 from liftstudio.renderers.base import Render
-from liftstudio.schedules import Schedule
+from liftstudio.schedules import OFF, ON, Schedule
 from liftstudio.views.base import ReferenceViews
-
-
-def _weight(value: float) -> Schedule:
-    return field(default_factory=lambda: Schedule.constant(value))  # type: ignore[return-value]
 
 
 @register("reconstruction")
@@ -32,15 +28,25 @@ class Reconstruction(Guidance):
         resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next resolution begins
         random_background: bool = True  # compose both sides over a new random colour each step, so opacity is learned
         lpips_weights: str = ""  # safetensors or pth file with the public LPIPS weights; needed by lambda_lpips
-        lambda_rgb: Schedule = _weight(1.0)  # mean squared colour error
-        lambda_mask: Schedule = _weight(1.0)  # mean squared opacity error
-        lambda_ssim: Schedule = _weight(0.0)  # 1 - SSIM
-        lambda_lpips: Schedule = _weight(0.0)  # learned perceptual distance
-        lambda_mono_normal: Schedule = _weight(0.0)  # 1 - cosine to the views' normal maps
-        lambda_mono_depth: Schedule = _weight(0.0)  # 1 - correlation with the views' depth maps
-        lambda_depth_smoothness: Schedule = _weight(0.0)  # squared depth steps between neighbouring pixels
-        lambda_bilateral_normal: Schedule = _weight(0.0)  # normal changes where the image is smooth
-        lambda_illumination: Schedule = _weight(0.0)  # light follows the image's brightness
+        lambda_rgb: Schedule = ON  # mean squared colour error
+        lambda_mask: Schedule = ON  # mean squared opacity error
+        lambda_ssim: Schedule = OFF  # 1 - SSIM
+        lambda_lpips: Schedule = OFF  # learned perceptual distance
+        lambda_mono_normal: Schedule = OFF  # 1 - cosine to the views' normal maps
+        lambda_mono_depth: Schedule = OFF  # 1 - correlation with the views' depth maps
+        lambda_depth_smoothness: Schedule = OFF  # squared depth steps between neighbouring pixels
+        lambda_bilateral_normal: Schedule = OFF  # normal changes where the image is smooth
+        lambda_illumination: Schedule = OFF  # light follows the image's brightness
+
+        def __post_init__(self) -> None:
+            if self.views_per_step < 1:
+                raise InputError(f"views_per_step: wanted 1 or more, got {self.views_per_step}")
+            if min(self.resolution, default=0) < 0:
+                raise InputError(f"resolution: wanted 0 or more pixels, got {min(self.resolution)}")
+            if len(self.resolution) != len(self.resolution_milestones) + 1:
+                raise InputError("resolution_milestones: wanted one step fewer than there are resolutions")
+            if sorted(self.resolution_milestones) != self.resolution_milestones:
+                raise InputError(f"resolution_milestones: wanted rising steps, got {self.resolution_milestones}")
 
     config: Config
 
@@ -48,8 +54,6 @@ class Reconstruction(Guidance):
         self.config = config
         if views is None:
             raise InputError("guidance 'reconstruction' needs reference views; add a 'views:' block to the config")
-        if len(config.resolution) != len(config.resolution_milestones) + 1:
-            raise InputError("resolution_milestones: wanted one step fewer than there are resolutions")
         chosen = views.training()
         self.views = chosen
         self.reference_cameras = chosen.cameras.to(device)
@@ -104,14 +108,18 @@ class Reconstruction(Guidance):
             "rgb": lambda: losses.rgb(rgb, target),
             "mask": lambda: losses.mask(render.opacity, mask),
             "ssim": lambda: losses.one_minus_ssim(rgb, target),
-            "lpips": lambda: self.lpips(rgb, target).mean(),
-            "mono_normal": lambda: losses.mono_normal(render.normal, batch["mono_normal"], mask),
-            "mono_depth": lambda: losses.mono_depth(render.depth, batch["mono_depth"], mask),
-            "depth_smoothness": lambda: losses.depth_smoothness(render.depth, mask, self._distance()),
-            "bilateral_normal": lambda: losses.bilateral_normal(render.normal, target, mask),
-            "illumination": lambda: losses.illumination(render.irradiance, batch["image"], mask),
+            "lpips": lambda: self._lpips(rgb, target),
+            "mono_normal": lambda: losses.mono_normal(render.require("normal"), batch["mono_normal"], mask),
+            "mono_depth": lambda: losses.mono_depth(render.require("depth"), batch["mono_depth"], mask),
+            "depth_smoothness": lambda: losses.depth_smoothness(render.require("depth"), mask, self._distance()),
+            "bilateral_normal": lambda: losses.bilateral_normal(render.require("normal"), target, mask),
+            "illumination": lambda: losses.illumination(render.require("irradiance"), batch["image"], mask),
         }
         return {name: function() for name, function in functions.items() if self.weight(name, step) != 0}
+
+    def _lpips(self, rgb: Tensor, target: Tensor) -> Tensor:
+        assert self.lpips is not None
+        return self.lpips(rgb, target).mean()
 
     def _distance(self) -> float:
         return self.reference_cameras.distance.mean().item()

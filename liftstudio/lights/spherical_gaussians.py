@@ -23,7 +23,7 @@ class SphericalGaussians(Light):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        # With amplitude a and sharpness s, K even lobes give irradiance K * 1.082 * a / (2 s) (sv3d: about 1 at a = s/13).
+        # K even lobes of amplitude a and sharpness s give irradiance K * 1.082 * a / (2 s): start at 1.
         amplitude = 2 * config.sharpness / (1.082 * config.lobes)
         self.axes = nn.Parameter(fibonacci_sphere(config.lobes))
         self.raw_sharpness = nn.Parameter(torch.full((config.lobes,), _inverse_softplus(config.sharpness)))

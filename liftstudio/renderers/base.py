@@ -1,9 +1,9 @@
 """What a renderer returns, and the interface of all renderers."""
 
 from abc import abstractmethod
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +42,26 @@ class Render:
     points: Tensor | None = None
     distortion: Tensor | None = None
 
+    def to(self, device: torch.device | str) -> "Render":
+        images: dict[str, Any] = {n: None if image is None else image.to(device) for n, image in vars(self).items()}
+        return Render(**images)
+
+    def require(self, name: str) -> Tensor:
+        """The image of a pass that was asked for."""
+        image = getattr(self, name)
+        assert image is not None, f"the pass '{name}' was not rendered"
+        return image
+
     def over(self, background: Tensor | float) -> Tensor:
         """[B, H, W, 3]: the foreground over another background colour."""
         return self.foreground + (1 - self.opacity) * background
+
+
+def join(renders: Sequence[Render]) -> Render:
+    """One render of all the cameras of several, which hold the same passes."""
+    names = [name for name, image in vars(renders[0]).items() if image is not None]
+    images: dict[str, Any] = {name: torch.cat([getattr(render, name) for render in renders]) for name in names}
+    return Render(**images)
 
 
 class Renderer(Component, nn.Module):
@@ -66,5 +83,5 @@ class Renderer(Component, nn.Module):
         generator: source of the random sample positions of training; None: samples stay where they are.
         """
 
-    def update(self, scene: "Scene", step: int, generator: torch.Generator) -> None:  # noqa: B027
+    def update(self, scene: "Scene", step: int, generator: torch.Generator) -> None:
         """Refresh what the renderer keeps about the scene; called before each training step."""

@@ -13,7 +13,7 @@ from liftstudio.ops.antialiasing import antialias
 from liftstudio.ops.interpolation import interpolate
 from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
 from liftstudio.registry import register
-from liftstudio.renderers.base import Render, Renderer
+from liftstudio.renderers.base import Render, Renderer, join
 from liftstudio.scene import Scene
 
 
@@ -37,10 +37,7 @@ class SurfaceRenderer(Renderer):
         generator: torch.Generator | None = None,
     ) -> Render:
         mesh = scene.geometry.mesh()
-        renders = [render_mesh(mesh, scene, cameras[i : i + 1]) for i in range(len(cameras))]
-        names = vars(renders[0])
-        images = {n: None if names[n] is None else torch.cat([getattr(r, n) for r in renders]) for n in names}
-        return Render(**images)
+        return join([render_mesh(mesh, scene, cameras[i : i + 1]) for i in range(len(cameras))])
 
 
 def render_mesh(mesh: Mesh, scene: Scene, cameras: Cameras) -> Render:

@@ -2,13 +2,14 @@
 
 from collections.abc import Set
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from liftstudio.cameras import Cameras
-from liftstudio.ops.compositing import composite
+from liftstudio.ops.compositing import Composite, composite
 from liftstudio.ops.marching import march
 from liftstudio.ops.marching.occupancy import OccupancyGrid
 from liftstudio.registry import register
@@ -55,39 +56,22 @@ class VolumeRenderer(Renderer):
     ) -> Render:
         origins, directions = cameras.rays()
         cosine = (directions * cameras.forward[:, None, None]).sum(-1, keepdim=True)
-        rays = [tensor.reshape(-1, tensor.shape[-1]) for tensor in (origins, directions, cosine)]
-        size = len(rays[0]) if torch.is_grad_enabled() else self.config.eval_rays
-        chunks = [
-            self._render_rays(scene, *(r[i : i + size] for r in rays), passes, generator)
-            for i in range(0, len(rays[0]), size)
-        ]
-        shape = (*origins.shape[:3], -1)
-        images = {name: torch.cat([chunk[name] for chunk in chunks]).reshape(shape) for name in chunks[0]}
+        rays = torch.cat([origins, directions, cosine], dim=-1)
+        flat = rays.reshape(-1, 7)
+        size = len(flat) if torch.is_grad_enabled() else self.config.eval_rays
+        chunks = [self._render_rays(scene, chunk, passes, generator) for chunk in flat.split(size)]
+        images: dict[str, Any] = {
+            name: torch.cat([chunk[name] for chunk in chunks]).reshape(*rays.shape[:3], -1) for name in chunks[0]
+        }
         return Render(**images)
 
     def _render_rays(
-        self,
-        scene: Scene,
-        origins: Tensor,
-        directions: Tensor,
-        cosine: Tensor,
-        passes: Set[str],
-        generator: torch.Generator | None,
+        self, scene: Scene, rays: Tensor, passes: Set[str], generator: torch.Generator | None
     ) -> dict[str, Tensor]:
-        """All passes of R rays, each [R, C]; see `Render`."""
-        box = scene.geometry.box
-        jitter = None
-        if generator is not None:
-            jitter = torch.rand(len(origins), generator=generator, device=origins.device)
-        samples = march(origins, directions, self.occupancy.occupied, box, self.step_size, jitter=jitter)
-        middle = 0.5 * (samples.t_start + samples.t_end)[:, None]
-        points = origins[samples.ray_index] + middle * directions[samples.ray_index]
-        density, features = scene.geometry.field(points)
-        values = [scene.material.albedo(features)]
+        """The images of `Render`, each [R, C], of rays [R, 7]: origin, unit direction, its cosine to the camera's."""
+        origins, directions, cosine = rays.split([3, 3, 1], dim=-1)
         wants_normals = scene.light.needs_normals or "normal" in passes
-        if wants_normals:
-            values.append(self._normals(scene, points))
-        result = composite(density[:, 0], torch.cat(values, dim=-1), samples, distortion="distortion" in passes)
+        result = self._composite(scene, origins, directions, generator, wants_normals, "distortion" in passes)
         albedo, opacity = result.values[:, :3], result.opacity
         normal = F.normalize(result.values[:, 3:6], dim=-1, eps=1e-6) if wants_normals else torch.zeros_like(albedo)
         shading = scene.material.shade(albedo, normal, scene.light)
@@ -99,7 +83,7 @@ class VolumeRenderer(Renderer):
             "albedo": albedo,
             "irradiance": shading.irradiance,
             "depth": distance * cosine,
-            "points": origins + distance * directions,
+            "points": (origins + distance * directions) * (opacity > 0),
         }
         if wants_normals:
             images["normal"] = normal
@@ -107,8 +91,28 @@ class VolumeRenderer(Renderer):
             images["distortion"] = result.distortion
         return images
 
+    def _composite(
+        self,
+        scene: Scene,
+        origins: Tensor,
+        directions: Tensor,
+        generator: torch.Generator | None,
+        normals: bool,
+        distortion: bool,
+    ) -> Composite:
+        """Albedo, and normals if asked for, composited along R rays: values [R, 3 or 6]."""
+        jitter = None
+        if generator is not None:
+            jitter = torch.rand(len(origins), generator=generator, device=origins.device)
+        occupied = self.occupancy.occupied
+        samples = march(origins, directions, occupied, scene.geometry.box, self.step_size, jitter=jitter)
+        points = origins[samples.ray_index] + samples.t_mid[:, None] * directions[samples.ray_index]
+        density, features = scene.geometry.field(points)
+        values = scene.material.albedo(features)
+        if normals:
+            values = torch.cat([values, self._normals(scene, points)], dim=-1)
+        return composite(density[:, 0], values, samples, distortion=distortion)
+
     def _normals(self, scene: Scene, points: Tensor) -> Tensor:
-        if self.config.normal_gradients:
-            return scene.geometry.normals(points)
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.normal_gradients):
             return scene.geometry.normals(points)

@@ -13,6 +13,7 @@ from liftstudio.config import Block
 from liftstudio.errors import InputError
 from liftstudio.geometry.base import Geometry
 from liftstudio.guidance.base import Guidance
+from liftstudio.memory import check_growth
 from liftstudio.mesh import Mesh
 from liftstudio.registry import find, register
 from liftstudio.renderers.base import Render, Renderer
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+Weighted = dict[str, tuple[float, Tensor]]  # loss name in the logs -> weight, value
+
+
 @dataclass
 class StageConfig:
     """One stage: what is optimised, how it is rendered and what judges it."""
@@ -39,8 +43,8 @@ class StageConfig:
     regularizers: Regularizers = field(default_factory=Regularizers)  # losses beside those of the guidance
 
 
-def _block(kind: str, name: str) -> Any:
-    return field(default_factory=lambda: Block(kind, name, find(name, kind).Config()))
+def _default(kind: str, name: str) -> Block:
+    return Block(kind, name, find(name, kind).Config())
 
 
 @register("coarse-to-fine")
@@ -50,9 +54,15 @@ class CoarseToFine(System):
     @dataclass
     class Config:
         stages: dict[str, StageConfig]  # name -> stage, in order
-        material: Annotated[Block, "material"] = _block("material", "diffuse")  # shared by all stages
-        light: Annotated[Block, "light"] = _block("light", "uniform")  # shared by all stages
-        background: Annotated[Block, "background"] = _block("background", "solid-color")  # shared by all stages
+        material: Annotated[Block, "material"] = field(
+            default_factory=lambda: _default("material", "diffuse")
+        )  # shared by all stages
+        light: Annotated[Block, "light"] = field(
+            default_factory=lambda: _default("light", "uniform")
+        )  # shared by all stages
+        background: Annotated[Block, "background"] = field(
+            default_factory=lambda: _default("background", "solid-color")
+        )  # shared by all stages
 
     def __init__(
         self, config: Config, *, views: ReferenceViews | None, device: torch.device, seed: int, fabric: "Fabric"
@@ -66,8 +76,10 @@ class CoarseToFine(System):
         self.material = config.material.build().to(device)
         self.light = config.light.build().to(device)
         self.background = config.background.build().to(device)
-        self._build_guidance()
+        self.pixels: dict[tuple[str, str], int] = {}  # (stage, guidance) -> most pixels rendered at once so far
         self.scene: Scene | None = None
+        self._build_guidance()
+        self._check_optimizers()
 
     def _build_guidance(self) -> None:
         """All stages' guidance at once, so that what is missing is said before the long work."""
@@ -79,17 +91,28 @@ class CoarseToFine(System):
     def enter(self, stage: str, state: dict[str, Any] | None = None) -> None:
         previous = self._previous_render(stage) if state is None else None
         config = self.config.stages[stage]
-        geometry = _geometry_options(self.config.stages, stage).build(
-            device=self.device, generator=self.setup_generator
-        )
+        self.stage, self.scene = stage, self._new_scene(stage, self.setup_generator)
         if previous is not None:
-            geometry.initialize(*previous)
-        self.stage = stage
-        self.renderer: Renderer = config.renderer.build(box=geometry.box)
-        self.scene = Scene(geometry, self.material, self.light, self.background).to(self.device)
+            self.scene.geometry.initialize(*previous)
+        if state is not None:
+            self.scene.load_state_dict(state["scene"])
+        self.renderer: Renderer = config.renderer.build(box=self.scene.geometry.box)  # the box is the final one now
         self.optimizer = ScheduledAdam(config.optimizer, self.scene)
         if state is not None:
             self._restore(state)
+
+    def _new_scene(self, stage: str, generator: torch.Generator) -> Scene:
+        geometry = _geometry_options(self.config.stages, stage).build(device=self.device, generator=generator)
+        return Scene(geometry, self.material, self.light, self.background).to(self.device)
+
+    def _check_optimizers(self) -> None:
+        """Say which parameter group does not exist before the long work, whichever stage has it."""
+        for name, stage in self.config.stages.items():
+            scene = self._new_scene(name, torch.Generator(self.device))
+            try:
+                ScheduledAdam(stage.optimizer, scene)
+            except InputError as error:
+                raise InputError(f"system.stages.{name}.{error}") from None
 
     def _previous_render(self, stage: str) -> tuple[Geometry, Cameras, Render] | None:
         if not self.config.stages[stage].geometry.options.from_:
@@ -113,37 +136,52 @@ class CoarseToFine(System):
 
     def step(self, step: int) -> dict[str, float]:
         assert self.scene is not None
-        config = self.config.stages[self.stage]
-        active = config.regularizers.active(step)
+        active = self.config.stages[self.stage].regularizers.active(step)
         self.scene.geometry.update(step)
         self.renderer.update(self.scene, step, self.generator)
-        weighted: dict[str, tuple[float, Tensor]] = {}
+        weighted: Weighted = {}
         for name, guidance in self.guidance[self.stage].items():
-            if step < guidance.config.start:
-                continue
-            render = self.renderer.render(
-                self.scene,
-                guidance.cameras(step, self.generator),
-                passes=guidance.passes() | regularizers.passes(active),
-                generator=self.generator,
-            )
-            for loss, value in guidance.losses(render, step).items():
-                weighted[f"{name}/{loss}"] = guidance.weight(loss, step), value
-            for loss, value in regularizers.render_losses(active, render, self.scene, self.generator).items():
-                weighted[f"{name}/{loss}"] = active[loss], value
-        for loss, value in regularizers.geometry_losses(active, self.scene).items():
+            if step >= guidance.config.start:
+                weighted |= self._guide(name, guidance, active, step)
+        for loss, value in regularizers.geometry_losses(active, self.scene.geometry).items():
             weighted[loss] = active[loss], value
+        if not weighted:
+            raise InputError(f"stage {self.stage}, step {step}: no loss is active; every weight is 0 or starts later")
         total = torch.stack([weight * value for weight, value in weighted.values()]).sum()
         self.fabric.backward(total)
         self._average_gradients()
         self.optimizer.step(step)
         return {"loss": total.item()} | {name: value.item() for name, (_, value) in weighted.items()}
 
+    def _guide(self, name: str, guidance: Guidance, active: dict[str, float], step: int) -> Weighted:
+        """Render what a guidance asks for; its losses and those of the regularisers on that render."""
+        assert self.scene is not None
+        cameras = guidance.cameras(step, self.generator)
+        self._check_memory(name, cameras)
+        passes = guidance.passes() | regularizers.passes(active)
+        render = self.renderer.render(self.scene, cameras, passes=passes, generator=self.generator)
+        losses = {
+            f"{name}/{loss}": (guidance.weight(loss, step), v) for loss, v in guidance.losses(render, step).items()
+        }
+        extra = regularizers.render_losses(active, render, self.scene, self.generator)
+        return losses | {f"{name}/{loss}": (active[loss], value) for loss, value in extra.items()}
+
+    def _check_memory(self, name: str, cameras: Cameras) -> None:
+        """Before a resolution milestone: say that memory will not do while what was computed is still safe."""
+        pixels = len(cameras) * cameras.height * cameras.width
+        before = self.pixels.setdefault((self.stage, name), pixels)
+        if pixels > before:
+            self.pixels[self.stage, name] = pixels
+            advice = f"lower system.stages.{self.stage}.guidance.{name}'s resolution or views_per_step"
+            check_growth(pixels / before, self.device, advice)
+
     def _average_gradients(self) -> None:
         if self.fabric.world_size > 1:
             for parameter in self.optimizer.parameters:
                 if parameter.grad is not None:
-                    parameter.grad = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
+                    averaged = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
+                    assert isinstance(averaged, Tensor)
+                    parameter.grad = averaged
 
     def state(self) -> dict[str, Any]:
         assert self.scene is not None
@@ -156,7 +194,6 @@ class CoarseToFine(System):
 
     def _restore(self, state: dict[str, Any]) -> None:
         assert self.scene is not None
-        self.scene.load_state_dict(state["scene"])
         self.renderer.load_state_dict(state["renderer"])
         self.optimizer.adam.load_state_dict(state["optimizer"])
         self.setup_generator.set_state(state["generators"][0].cpu())
@@ -168,8 +205,7 @@ class CoarseToFine(System):
         return self.renderer.render(self.scene, cameras, passes=passes)
 
     def render(self, cameras: Cameras, passes: Set[str] = frozenset()) -> Render:
-        render = self._render(cameras.to(self.device), passes)
-        return Render(**{name: None if image is None else image.cpu() for name, image in vars(render).items()})
+        return self._render(cameras.to(self.device), passes).to("cpu")
 
     def surface(self) -> Surface:
         assert self.scene is not None

@@ -1,32 +1,29 @@
 """Losses a stage adds to those of its guidance: on the renders, and on the geometry itself."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from liftstudio import losses
-from liftstudio.mesh import Mesh
+from liftstudio.errors import InputError
+from liftstudio.geometry.base import Geometry
 from liftstudio.renderers.base import Render
 from liftstudio.scene import Scene
-from liftstudio.schedules import Schedule
-
-
-def _off() -> Schedule:
-    return field(default_factory=lambda: Schedule.constant(0.0))  # type: ignore[return-value]
+from liftstudio.schedules import OFF, Schedule
 
 
 @dataclass
 class Regularizers:
     """Weights; each a number or a schedule over the stage's steps."""
 
-    lambda_sparsity: Schedule = _off()  # mean opacity
-    lambda_opaque: Schedule = _off()  # entropy of opacity: pixels become all or nothing
-    lambda_distortion: Schedule = _off()  # mip-NeRF 360 distortion: density gathers on one surface
-    lambda_albedo_smoothness: Schedule = _off()  # squared albedo change between close surface points
-    lambda_eikonal: Schedule = _off()  # signed distance fields: gradient of length 1
-    lambda_laplacian: Schedule = _off()  # meshes: vertices near the mean of their neighbours
-    lambda_normal_consistency: Schedule = _off()  # meshes: neighbouring faces point the same way
+    lambda_sparsity: Schedule = OFF  # mean opacity
+    lambda_opaque: Schedule = OFF  # entropy of opacity: pixels become all or nothing
+    lambda_distortion: Schedule = OFF  # mip-NeRF 360 distortion: density gathers on one surface
+    lambda_albedo_smoothness: Schedule = OFF  # squared albedo change between close surface points
+    lambda_eikonal: Schedule = OFF  # signed distance fields: gradient of length 1
+    lambda_laplacian: Schedule = OFF  # meshes: vertices near the mean of their neighbours
+    lambda_normal_consistency: Schedule = OFF  # meshes: neighbouring faces point the same way
 
     def active(self, step: int) -> dict[str, float]:
         """The weights that are not 0 at a step, by loss name."""
@@ -39,27 +36,33 @@ def passes(active: dict[str, float]) -> frozenset[str]:
     return frozenset({"distortion"} & set(active))
 
 
-def render_losses(active: dict[str, float], render: Render, scene: Scene, generator: torch.Generator) -> dict[str, Tensor]:
+def render_losses(
+    active: dict[str, float], render: Render, scene: Scene, generator: torch.Generator
+) -> dict[str, Tensor]:
     """Named losses of one render."""
     functions = {
         "sparsity": lambda: losses.sparsity(render.opacity),
         "opaque": lambda: losses.opaque(render.opacity),
-        "distortion": lambda: losses.distortion(render.distortion),
+        "distortion": lambda: _distortion(render),
         "albedo_smoothness": lambda: _albedo_smoothness(render, scene, generator),
     }
     return {name: function() for name, function in functions.items() if name in active}
 
 
-def geometry_losses(active: dict[str, float], scene: Scene) -> dict[str, Tensor]:
+def geometry_losses(active: dict[str, float], geometry: Geometry) -> dict[str, Tensor]:
     """Named losses of the geometry, apart from any view."""
-    if not {"laplacian", "normal_consistency"} & set(active):
-        return {}
-    mesh: Mesh = scene.geometry.mesh()
     functions = {
-        "laplacian": lambda: losses.mesh_laplacian(mesh),
-        "normal_consistency": lambda: losses.mesh_normal_consistency(mesh),
+        "eikonal": lambda: losses.eikonal(geometry.sdf_gradients()),
+        "laplacian": lambda: losses.mesh_laplacian(geometry.mesh()),
+        "normal_consistency": lambda: losses.mesh_normal_consistency(geometry.mesh()),
     }
     return {name: function() for name, function in functions.items() if name in active}
+
+
+def _distortion(render: Render) -> Tensor:
+    if render.distortion is None:
+        raise InputError("lambda_distortion: this renderer has no samples along its rays; use it with 'volume'")
+    return losses.distortion(render.distortion)
 
 
 def _albedo_smoothness(render: Render, scene: Scene, generator: torch.Generator) -> Tensor:

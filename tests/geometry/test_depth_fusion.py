@@ -21,8 +21,8 @@ def look(mesh: Mesh, cameras: Cameras) -> Render:
     return render_mesh(mesh, scene_of(Solid(mesh=mesh)), cameras)
 
 
-def fuse(mesh: Mesh, elevations: list[float], views: int = 16) -> FusedShape:
-    cameras = orbit(views, 64, elevations)
+def fuse(mesh: Mesh, elevations: list[float]) -> FusedShape:
+    cameras = orbit(12, 96, elevations)
     return fuse_depth(look(mesh, cameras), cameras, BOX)
 
 
@@ -42,8 +42,8 @@ def test_sphere() -> None:
     distance = centers(shape).norm(dim=-1) - 0.5
     assert iou(shape.sdf < 0, distance < 0) > 0.95
     near = distance.abs() < 0.1
-    # Half a cell (0.009) from the labels, another half from the pixels of 0.03
-    assert (shape.sdf - distance)[near].abs().mean() < 0.012
+    # Half a cell from the labels and half a pixel from the silhouettes would be 0.02 at worst; the mean is below half.
+    assert (shape.sdf - distance)[near].abs().mean() < 0.01
 
 
 def test_box() -> None:
@@ -96,7 +96,7 @@ def test_sampling_is_trilinear() -> None:
 def test_nothing_seen() -> None:
     cameras = orbit(4, 16)
     seen = look(Mesh(ball().vertices + 50.0, ball().faces), cameras)
-    with pytest.raises(InputError, match="opacity is below 0.5 everywhere"):
+    with pytest.raises(InputError, match=r"opacity is below 0.5 everywhere"):
         fuse_depth(seen, cameras, BOX)
 
 

@@ -30,10 +30,10 @@ def dmtet(**options: object) -> DMTet:
 def test_dmtet_begins_as_a_closed_sphere(radius: float) -> None:
     mesh = dmtet(radius=radius, resolution=24, sphere_radius=0.6).mesh()
     distance = mesh.vertices.detach().norm(dim=-1)
-    # A linear crossing on an edge of at most one cell (1/12) is off by at most (1/12)^2 / (8 * 0.6) of the half side.
-    torch.testing.assert_close(distance, torch.full_like(distance, 0.6 * radius), atol=0.003 * radius, rtol=0)
+    # A linear crossing on an edge of length 0.2 is off by at most 0.2^2 / (8 * 0.6) of the half side.
+    torch.testing.assert_close(distance, torch.full_like(distance, 0.6 * radius), atol=0.009 * radius, rtol=0)
     assert is_closed(mesh)
-    assert volume_of(mesh) == pytest.approx(4 / 3 * math.pi * (0.6 * radius) ** 3, rel=0.03)
+    assert volume_of(mesh) == pytest.approx(4 / 3 * math.pi * (0.6 * radius) ** 3, rel=0.05)
 
 
 def test_dmtet_gradients_reach_distance_and_deformation() -> None:
@@ -47,12 +47,12 @@ def test_dmtet_gradients_reach_distance_and_deformation() -> None:
     assert outwards.sum() > 0  # vertices moved outwards: a larger ball
 
 
-def test_dmtet_deformation_stays_within_half_a_cell() -> None:
+def test_dmtet_deformation_is_bounded() -> None:
     geometry = dmtet(resolution=12, radius=3.0)
-    before = geometry._positions()
+    before = geometry.mesh().vertices.detach()
     torch.nn.init.constant_(geometry.deformation, 100.0)
-    moved = (geometry._positions() - before).abs()
-    torch.testing.assert_close(moved, torch.full_like(moved, 0.5 * 6.0 / 12), atol=1e-5, rtol=0)
+    moved = geometry.mesh().vertices.detach() - before
+    torch.testing.assert_close(moved, torch.full_like(moved, 3.0 * geometry.half_spacing), atol=1e-5, rtol=0)
 
 
 def test_dmtet_takes_over_shape_and_appearance() -> None:
@@ -104,7 +104,7 @@ def test_mesh_from_a_file(movable: bool, tmp_path: Path) -> None:
 
 def test_mesh_from_a_file_that_is_not_there(tmp_path: Path) -> None:
     config = FixedMesh.Config(path=str(tmp_path / "none.obj"), grid=TINY_GRID)
-    with pytest.raises(InputError, match="none.obj"):
+    with pytest.raises(InputError, match=r"none\.obj"):
         FixedMesh(config, device=CPU, generator=generator())
 
 

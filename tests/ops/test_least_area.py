@@ -27,7 +27,7 @@ def test_repeats_to_the_bit() -> None:
 
 
 def test_a_gap_without_data_is_closed_by_a_flat_surface() -> None:
-    """An open box: walls known, the opening below faces known outside only far down. The lid must be flat at the rim."""
+    """An open box: its walls are known, below it outside is known only far down. The lid must be flat at the rim."""
     data = torch.full((24, 24, 32), 3.0)
     data[4:20, 4:20, :20] = 0.0  # the unknown: inside the box and a shaft below it
     data[4:20, 4:20, 18:20] = -3.0  # the seen top

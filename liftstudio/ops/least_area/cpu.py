@@ -46,7 +46,7 @@ def _lower_primal(
     u: Floats, extrapolated: Floats, dual: Floats, data: Floats, step: np.float32, begin: int, end: int
 ) -> None:
     """u += step * (div dual - data), clamped to [0, 1]; extrapolated = 2 u - previous u."""
-    sx, sy, sz = u.shape
+    _, sy, sz = u.shape
     for x in range(begin, end):
         for y in range(sy):
             for z in range(sz):

@@ -1,0 +1,77 @@
+"""Lights, the diffuse material and the background."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liftstudio.backgrounds.solid_color import SolidColor
+from liftstudio.lights.spherical_gaussians import SphericalGaussians, fibonacci_sphere
+from liftstudio.lights.uniform import Uniform
+from liftstudio.materials.diffuse import Diffuse
+
+
+def normals(count: int = 2000) -> Tensor:
+    return F.normalize(torch.randn(count, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+
+
+def test_uniform_light_shows_the_albedo() -> None:
+    light, material = Uniform(Uniform.Config()), Diffuse(Diffuse.Config())
+    albedo = torch.rand(5, 3)
+    shading = material.shade(albedo, normals(5), light)
+    assert torch.equal(shading.rgb, albedo) and torch.equal(shading.irradiance, torch.ones(5, 1))
+    assert not list(light.parameters()) and not light.needs_normals
+
+
+@pytest.mark.parametrize(("lobes", "sharpness"), [(24, 8.0), (24, 3.0), (64, 12.0)])
+def test_spherical_gaussians_begin_as_even_light_of_one(lobes: int, sharpness: float) -> None:
+    light = SphericalGaussians(SphericalGaussians.Config(lobes=lobes, sharpness=sharpness))
+    irradiance = light.irradiance(normals()).detach()
+    assert irradiance.shape == (2000, 1)
+    assert irradiance.mean().item() == pytest.approx(1.0, abs=0.02)
+    assert irradiance.std() < 0.03  # lobes far apart leave ripples
+
+
+def test_spherical_gaussians_follow_a_light_from_one_side() -> None:
+    light = SphericalGaussians(SphericalGaussians.Config())
+    target = 0.2 + 0.8 * normals()[:, :1].clamp_min(0)
+    adam = torch.optim.Adam(light.parameters(), lr=0.05)
+    for _ in range(100):
+        loss = F.mse_loss(light.irradiance(normals()), target)
+        loss.backward()
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in light.parameters())
+        adam.step()
+        adam.zero_grad()
+    assert loss.item() ** 0.5 < 0.03
+
+
+def test_spherical_gaussians_without_a_normal_are_finite() -> None:
+    light = SphericalGaussians(SphericalGaussians.Config())
+    irradiance = light.irradiance(torch.zeros(2, 3))  # pixels where nothing is seen
+    irradiance.sum().backward()
+    assert torch.isfinite(irradiance).all() and (irradiance >= 0).all()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in light.parameters())
+
+
+@pytest.mark.parametrize("count", [1, 2, 24, 100])
+def test_fibonacci_sphere_is_even(count: int) -> None:
+    points = fibonacci_sphere(count)
+    torch.testing.assert_close(points.norm(dim=-1), torch.ones(count))
+    assert points.mean(0).norm() < 1.1 / count**0.5
+    if count > 2:
+        nearest = (points @ points.T - 2 * torch.eye(count)).amax(0).acos()
+        assert nearest.min() > 0.6 * nearest.max()
+
+
+def test_diffuse_albedo_is_a_colour() -> None:
+    material = Diffuse(Diffuse.Config())
+    albedo = material.albedo(100 * torch.randn(50, 5))
+    assert albedo.shape == (50, 3) and (albedo >= 0).all() and (albedo <= 1).all()
+    torch.testing.assert_close(material.albedo(torch.zeros(1, 3)), torch.full((1, 3), 0.5))
+
+
+def test_solid_colour_in_all_directions() -> None:
+    background = SolidColor(SolidColor.Config(color=(0.1, 0.2, 0.3)))
+    colors = background.color(normals(12).reshape(3, 4, 3))
+    assert colors.shape == (3, 4, 3) and torch.equal(colors[1, 2], torch.tensor([0.1, 0.2, 0.3]))
+    assert not list(background.parameters()) and "rgb" in background.state_dict()
