@@ -1,8 +1,22 @@
-"""Shape checks at the public edge. Inside, shapes are trusted."""
+"""Checks at the public edge: options in range, tensors of the right shape. Inside, both are trusted."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
+
+from liftstudio.errors import InputError
+
+
+def check_range(name: str, value: float, least: float, most: float = math.inf) -> None:
+    """Raise if an option is outside [least, most].
+
+    Raises:
+        InputError: naming the option, the wanted range and the value.
+    """
+    if not least <= value <= most:
+        wanted = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
+        raise InputError(f"{name}: wanted {wanted}, got {value:g}")
 
 
 def check_shape(name: str, tensor: Tensor, wanted: Sequence[int | str]) -> None:

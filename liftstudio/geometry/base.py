@@ -50,7 +50,7 @@ class Geometry(Component, nn.Module):
 
     def sdf_gradients(self) -> Tensor:
         """Gradients [N, 3] of the signed distance near its surface; differentiable."""
-        raise TypeError(f"{type(self).__name__} has no signed distance: lambda_eikonal does not apply")
+        raise InputError(f"{type(self).__name__} has no signed distance: lambda_eikonal does not apply")
 
     def describe_level(self) -> str:
         """The field's range and a level to try, for the error on an empty surface."""

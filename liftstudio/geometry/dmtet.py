@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from liftstudio.cameras import Cameras
+from liftstudio.checks import check_range
 from liftstudio.geometry.base import Geometry
 from liftstudio.geometry.depth_fusion import fuse_depth
 from liftstudio.geometry.hash_field import HashField, HashFieldConfig
@@ -22,11 +23,20 @@ class DMTet(Geometry):
     @dataclass
     class Config(Geometry.Config):
         radius: float = 1.0  # half the side of the cube that may hold the object, world units
-        resolution: int = 64  # grid cells per side
+        resolution: int = (
+            64  # size of the tetrahedral grid, of the published grids' names: 64 has 37k vertices, 128 273k
+        )
         sphere_radius: float = 0.5  # initial sphere, as a part of `radius`, where no stage initialises the shape
         margin: float = 0.08  # kept free around an initialising shape, as a part of its longest side
         grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # appearance field
         features: int = 3  # appearance features per point
+
+        def __post_init__(self) -> None:
+            check_range("radius", self.radius, 1e-3)
+            check_range("resolution", self.resolution, 2, 256)
+            check_range("sphere_radius", self.sphere_radius, 0, 1)
+            check_range("margin", self.margin, 0)
+            check_range("features", self.features, 3)
 
     def __init__(self, config: Config, *, device: torch.device, generator: torch.Generator) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from liftstudio.assets import input_path
+from liftstudio.checks import check_range
 from liftstudio.geometry.base import Geometry
 from liftstudio.geometry.hash_field import HashField, HashFieldConfig
 from liftstudio.mesh import Mesh
@@ -24,6 +25,10 @@ class FixedMesh(Geometry):
         radius: float = 1.0  # half the side of the cube that holds the mesh, world units
         grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # appearance field
         features: int = 3  # appearance features per point
+
+        def __post_init__(self) -> None:
+            check_range("radius", self.radius, 1e-3)
+            check_range("features", self.features, 3)
 
     faces: Tensor
 

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from liftstudio.checks import check_range
 from liftstudio.ops.hash_grid import HashGridSpec, hash_encode
 
 
@@ -22,6 +23,15 @@ class HashFieldConfig:
     hidden: int = 64  # width of the network's hidden layers
     layers: int = 1  # hidden layers of the network
     precision: Literal["auto", "bfloat16", "float32"] = "auto"  # of its matrix products; auto: the faster one here
+
+    def __post_init__(self) -> None:
+        check_range("levels", self.levels, 1, 32)
+        check_range("features_per_level", self.features_per_level, 1, 8)
+        check_range("log2_table_size", self.log2_table_size, 0, 24)
+        check_range("base_resolution", self.base_resolution, 1)
+        check_range("finest_resolution", self.finest_resolution, self.base_resolution, 1 << 16)
+        check_range("hidden", self.hidden, 1)
+        check_range("layers", self.layers, 0)
 
 
 class HashField(nn.Module):

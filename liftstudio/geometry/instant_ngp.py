@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from liftstudio.checks import check_range
 from liftstudio.geometry.base import Geometry
 from liftstudio.geometry.hash_field import HashField, HashFieldConfig
 from liftstudio.mesh import Mesh
@@ -35,6 +36,14 @@ class InstantNGP(Geometry):
         normal_step: float = 0.01  # half the span of finite differences, as a part of `radius`
         surface_level: float = 0.0  # density of the exported surface, per world unit; 0: opaque within 0.05 `radius`
         surface_resolution: int = 96  # cells per side of the grid that extracts the surface
+
+        def __post_init__(self) -> None:
+            check_range("radius", self.radius, 1e-3)
+            check_range("features", self.features, 3)
+            check_range("blob_radius", self.blob_radius, 1e-3)
+            check_range("normal_step", self.normal_step, 1e-5)
+            check_range("surface_level", self.surface_level, 0)
+            check_range("surface_resolution", self.surface_resolution, 2, 256)
 
     def __init__(self, config: Config, *, device: torch.device, generator: torch.Generator) -> None:
         super().__init__()

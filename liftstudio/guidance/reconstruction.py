@@ -8,6 +8,7 @@ from torch import Tensor
 from liftstudio import losses
 from liftstudio.assets import input_path
 from liftstudio.cameras import Cameras
+from liftstudio.checks import check_range
 from liftstudio.errors import InputError
 from liftstudio.guidance.base import Guidance
 from liftstudio.metrics.lpips import load_lpips
@@ -39,10 +40,8 @@ class Reconstruction(Guidance):
         lambda_illumination: Schedule = OFF  # light follows the image's brightness
 
         def __post_init__(self) -> None:
-            if self.views_per_step < 1:
-                raise InputError(f"views_per_step: wanted 1 or more, got {self.views_per_step}")
-            if min(self.resolution, default=0) < 0:
-                raise InputError(f"resolution: wanted 0 or more pixels, got {min(self.resolution)}")
+            check_range("views_per_step", self.views_per_step, 1)
+            check_range("resolution", min(self.resolution, default=0), 0)
             if len(self.resolution) != len(self.resolution_milestones) + 1:
                 raise InputError("resolution_milestones: wanted one step fewer than there are resolutions")
             if sorted(self.resolution_milestones) != self.resolution_milestones:
@@ -63,6 +62,8 @@ class Reconstruction(Guidance):
             for name, maps in (("mono_normal", chosen.normals), ("mono_depth", chosen.depths))
         }
         self._check_maps()
+        if self.is_used("lpips") and not config.lpips_weights:
+            raise InputError("lambda_lpips is above 0 but lpips_weights does not say where its weights are")
         self.lpips = load_lpips(input_path(config.lpips_weights)).to(device) if self.is_used("lpips") else None
         self._batch: dict[str, Tensor] = {}
 

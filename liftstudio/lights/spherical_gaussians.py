@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from liftstudio.checks import check_range
 from liftstudio.lights.base import Light
 from liftstudio.ops.spherical_gaussians import irradiance
 from liftstudio.registry import register
@@ -20,6 +21,10 @@ class SphericalGaussians(Light):
     class Config(Light.Config):
         lobes: int = 24  # number of Gaussians, spread evenly over the sphere at the start
         sharpness: float = 8.0  # initial sharpness of every lobe
+
+        def __post_init__(self) -> None:
+            check_range("lobes", self.lobes, 1, 4096)
+            check_range("sharpness", self.sharpness, 1e-3, 1e3)
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from liftstudio.cameras import Cameras
+from liftstudio.checks import check_range
 from liftstudio.ops.compositing import Composite, composite
 from liftstudio.ops.marching import march
 from liftstudio.ops.marching.occupancy import OccupancyGrid
@@ -29,6 +30,12 @@ class VolumeRenderer(Renderer):
         warm_up: int = 128  # steps in which every cell is updated
         eval_rays: int = 16384  # rays per chunk when rendering without gradients
         normal_gradients: bool = False  # whether shading moves the shape through its normals (second derivatives)
+
+        def __post_init__(self) -> None:
+            check_range("samples_across", self.samples_across, 2)
+            check_range("grid_resolution", self.grid_resolution, 1, 512)
+            check_range("update_every", self.update_every, 1)
+            check_range("eval_rays", self.eval_rays, 1)
 
     def __init__(self, config: Config, *, box: Tensor) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from liftstudio.checks import check_range
 from liftstudio.errors import InputError
 from liftstudio.schedules import Schedule
 
@@ -26,6 +27,12 @@ class OptimizerConfig:
     eps: float = 1e-15  # added to the root of the square
     gradient_clip: float = 0.0  # largest norm of all gradients together; 0: no clipping
     groups: dict[str, GroupConfig] = field(default_factory=dict)  # dotted path in the scene -> its own settings
+
+    def __post_init__(self) -> None:
+        check_range("eps", self.eps, 0)
+        check_range("gradient_clip", self.gradient_clip, 0)
+        for beta in self.betas:
+            check_range("betas", beta, 0, 0.999999)
 
 
 class ScheduledAdam:

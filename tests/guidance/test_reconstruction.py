@@ -1,0 +1,187 @@
+"""Reconstruction guidance: it asks for the pixels it compares, and a perfect render costs nothing."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_scenes import orbit
+from torch import Tensor
+
+from liftstudio.cameras import Cameras
+from liftstudio.errors import InputError
+from liftstudio.guidance.reconstruction import Reconstruction
+from liftstudio.renderers.base import Render
+from liftstudio.schedules import Schedule
+from liftstudio.views.base import ReferenceViews
+
+SEEDS = [int.from_bytes(os.urandom(4), "little") for _ in range(3)]
+CPU = torch.device("cpu")
+ALL_LOSSES = ("rgb", "mask", "ssim", "mono_normal", "mono_depth")
+
+
+def world(cameras: Cameras) -> dict[str, Tensor]:
+    """Maps that depend on a pixel's ray alone, so that a wrong pixel shows: image, mask, depth, normal."""
+    origins, directions = cameras.rays()
+    wave = torch.sin(20 * directions + 3 * origins)
+    mask = (wave.sum(-1, keepdim=True) > -0.5).float()
+    return {"image": 0.5 + 0.4 * wave, "mask": mask, "depth": 2 + wave[..., :1], "normal": F.normalize(wave, dim=-1)}
+
+
+def reference_views(count: int = 5, height: int = 30, width: int = 26, maps: bool = True) -> ReferenceViews:
+    cameras = orbit(count, 24, [-20.0, 30.0]).resized(height, width)
+    seen = world(cameras)
+    return ReferenceViews(
+        seen["image"],
+        seen["mask"],
+        cameras,
+        tuple(map(str, range(count))),
+        torch.zeros(count, dtype=torch.bool),
+        seen["depth"] if maps else None,
+        seen["normal"] if maps else None,
+    )
+
+
+def make(views: ReferenceViews | None = None, **options: object) -> Reconstruction:
+    for name, value in options.items():
+        if isinstance(value, float):
+            options[name] = Schedule.constant(value)
+    return Reconstruction(Reconstruction.Config(**options), views=views or reference_views(), device=CPU)  # type: ignore[arg-type]
+
+
+def perfect(cameras: Cameras) -> Render:
+    seen = world(cameras)
+    return Render(
+        rgb=seen["image"] * seen["mask"] + 1 - seen["mask"],
+        foreground=seen["image"] * seen["mask"],
+        opacity=seen["mask"],
+        irradiance=seen["image"].amax(-1, keepdim=True),
+        normal=seen["normal"],
+        depth=seen["depth"] * 2 + 1,  # another scale and shift
+    )
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("resolution", [0, 26, 13, 6])
+def test_a_perfect_render_of_the_wanted_pixels_costs_nothing(resolution: int, seed: int) -> None:
+    weights = {f"lambda_{name}": 1.0 for name in (*ALL_LOSSES, "illumination")}
+    guidance = make(views_per_step=3, resolution=[resolution], **weights)
+    cameras = guidance.cameras(0, generator(seed))
+    assert len(cameras) == 3 and cameras.width == (resolution or 26)
+    losses = guidance.losses(perfect(cameras), 0)
+    assert set(losses) == {*ALL_LOSSES, "illumination"}
+    for name, value in losses.items():
+        # Rays of a lattice are computed anew: a rounding error of 1e-7 in them, 1e-5 in the images' SSIM
+        assert abs(value.item()) < 1e-4, name
+    wrong = guidance.losses(
+        perfect(guidance.cameras(0, generator(seed)).resized(cameras.height, cameras.width)[[1, 2, 0]]), 0
+    )
+    assert all(wrong[name] > 0.01 for name in ALL_LOSSES), "the maps do not tell pixels apart"
+
+
+def test_the_lattice_starts_at_every_offset() -> None:
+    guidance = make(resolution=[6])
+    draw = generator()
+    corners = {tuple(guidance.cameras(0, draw).cx[:1].tolist()) for _ in range(60)}
+    assert len(corners) == 4  # 26 // 6 columns to begin at
+
+
+def test_background_is_random_on_both_sides() -> None:
+    """A white object on white says nothing about opacity, unless the background changes."""
+    views = reference_views()
+    white = replace(views, images=torch.ones_like(views.images), masks=torch.ones_like(views.masks))
+
+    def rgb_loss(random_background: bool) -> float:
+        guidance = make(white, random_background=random_background, lambda_mask=0.0)
+        cameras = guidance.cameras(0, generator())
+        nothing = torch.zeros(len(cameras), cameras.height, cameras.width, 3)
+        return guidance.losses(Render(nothing + 1, nothing, nothing[..., :1]), 0)["rgb"].item()
+
+    assert rgb_loss(random_background=False) == 0
+    assert rgb_loss(random_background=True) > 0.05
+
+
+def test_views_are_drawn_without_repetition_and_all_of_them() -> None:
+    guidance, draw, seen = make(views_per_step=4), generator(), set()
+    for step in range(20):
+        azimuths = guidance.cameras(step, draw).azimuth_deg.round().tolist()
+        assert len(set(azimuths)) == 4
+        seen |= set(azimuths)
+    assert len(seen) == 5
+    assert len(make(views_per_step=99).cameras(0, draw)) == 5
+
+
+def test_held_out_views_are_never_drawn() -> None:
+    views = replace(reference_views(), held_out=torch.tensor([False, True, False, False, True]))
+    guidance, draw = make(views, views_per_step=5), generator()
+    drawn = {a for step in range(10) for a in guidance.cameras(step, draw).azimuth_deg.round().tolist()}
+    assert drawn == {0.0, 144.0, 216.0}
+
+
+def test_draws_depend_on_the_generator_alone() -> None:
+    first, second = make().cameras(0, generator(3)), make().cameras(7, generator(3))
+    assert torch.equal(first.c2w, second.c2w) and torch.equal(first.cx, second.cx)
+
+
+def test_resolution_follows_its_milestones() -> None:
+    guidance = make(resolution=[6, 13, 0], resolution_milestones=[10, 20])
+    widths = [guidance.cameras(step, generator()).width for step in (0, 9, 10, 19, 20, 1000)]
+    assert widths == [6, 6, 13, 13, 26, 26]
+
+
+def test_only_active_losses_are_computed_and_only_needed_passes_asked_for() -> None:
+    guidance = make(lambda_rgb=Schedule.parse([[5, 1.0], [6, 0.0]]), lambda_mono_normal=1.0)
+    assert guidance.passes() == {"normal"} and make().passes() == frozenset()
+    for step, wanted in ((5, {"rgb", "mask", "mono_normal"}), (6, {"mask", "mono_normal"})):
+        assert set(guidance.losses(perfect(guidance.cameras(step, generator())), step)) == wanted
+    assert guidance.weight("rgb", 5) == 1.0 and guidance.is_used("rgb") and not guidance.is_used("ssim")
+    assert "illumination" in guidance.loss_names() and "views_per_step" not in guidance.loss_names()
+
+
+def test_gradients_flow_to_the_render() -> None:
+    guidance = make(lambda_ssim=1.0, lambda_mono_normal=1.0, lambda_bilateral_normal=1.0, lambda_depth_smoothness=1.0)
+    render = perfect(guidance.cameras(0, generator()))
+    leaves = {
+        name: (0.9 * getattr(render, name)).requires_grad_() for name in ("foreground", "opacity", "normal", "depth")
+    }
+    torch.stack(list(guidance.losses(replace(render, **leaves), 0).values())).sum().backward()
+    for name, leaf in leaves.items():
+        assert leaf.grad is not None and torch.isfinite(leaf.grad).all() and leaf.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("name", ["mono_normal", "mono_depth"])
+def test_maps_that_are_missing(name: str) -> None:
+    views = reference_views(maps=False)
+    make(views)
+    with pytest.raises(InputError, match=f"lambda_{name} is above 0 but the views have no {name[5:]} maps"):
+        make(views, **{f"lambda_{name}": 1.0})
+
+
+def test_no_views() -> None:
+    with pytest.raises(InputError, match="needs reference views"):
+        Reconstruction(Reconstruction.Config(), views=None, device=CPU)
+
+
+def test_lpips_without_its_weights() -> None:
+    with pytest.raises(InputError, match="lpips_weights"):
+        make(lambda_lpips=1.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"views_per_step": 0},
+        {"resolution": [-1]},
+        {"resolution": []},
+        {"resolution": [8, 16]},
+        {"resolution": [8, 16, 32], "resolution_milestones": [20, 10]},
+    ],
+)
+def test_impossible_options(options: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=r"views_per_step|resolution"):
+        Reconstruction.Config(**options)  # type: ignore[arg-type]

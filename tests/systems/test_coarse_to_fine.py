@@ -1,0 +1,219 @@
+"""The coarse-to-fine system: it learns, it goes on exactly where its state was taken, it refuses what cannot work."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning_fabric import Fabric
+from tiny_scenes import is_closed, orbit, sphere_views
+from torch import Tensor
+
+from liftstudio.config import parse
+from liftstudio.errors import InputError
+from liftstudio.systems.coarse_to_fine import CoarseToFine
+
+CPU = torch.device("cpu")
+CONFIG = """
+light: {type: spherical-gaussians, lobes: 4}
+stages:
+  coarse:
+    steps: 40
+    geometry:
+      type: instant-ngp
+      grid: {levels: 4, log2_table_size: 10, base_resolution: 4, finest_resolution: 16, hidden: 16}
+      blob_density: 8.0
+    renderer: {type: volume, samples_across: 32, grid_resolution: 16, update_every: 4, warm_up: 8}
+    guidance:
+      views: {type: reconstruction, views_per_step: 3}
+    regularizers: {lambda_distortion: 0.001, lambda_albedo_smoothness: 0.001}
+  fine:
+    steps: 20
+    geometry: {type: dmtet, from: coarse, resolution: 16}
+    renderer: surface
+    guidance:
+      views: {type: reconstruction, views_per_step: 3, lambda_mono_normal: 0}
+    optimizer: {groups: {geometry.sdf: {lr: [0, 0.01, 0.001, 20]}}}
+    regularizers: {lambda_normal_consistency: 0.01}
+"""
+
+
+def config(**changes: object) -> dict[str, Any]:
+    """CONFIG with some dotted keys (written with `__` for the dots) changed."""
+    data = yaml.safe_load(CONFIG)
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        block = data
+        for key in parents:
+            block = block[key]
+        block[last] = value
+    return data
+
+
+def make(seed: int = 0, views: int = 6, **changes: object) -> CoarseToFine:
+    return CoarseToFine(
+        parse(config(**changes), CoarseToFine.Config),
+        views=sphere_views(views, 16) if views else None,
+        device=CPU,
+        seed=seed,
+        fabric=Fabric(accelerator="cpu", devices=1),
+    )
+
+
+def run(system: CoarseToFine, begin: int, end: int) -> list[dict[str, float]]:
+    return [system.step(step) for step in range(begin, end)]
+
+
+def tensors(state: Any) -> list[Tensor]:
+    """All tensors of nested dicts and lists, in order."""
+    if isinstance(state, Tensor):
+        return [state]
+    children = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else []
+    return [tensor for child in children for tensor in tensors(child)]
+
+
+def assert_same_state(first: Any, second: Any) -> None:
+    assert len(tensors(first)) == len(tensors(second)) > 10
+    assert all(torch.equal(a, b) for a, b in zip(tensors(first), tensors(second), strict=True))
+
+
+def test_both_stages_learn() -> None:
+    system = make()
+    system.enter("coarse")
+    coarse = run(system, 0, 40)
+    assert {"loss", "views/rgb", "views/mask", "views/distortion", "views/albedo_smoothness"} == set(coarse[0])
+    assert sum(r["views/rgb"] for r in coarse[-5:]) < 0.5 * sum(r["views/rgb"] for r in coarse[:5])
+    system.enter("fine")
+    fine = run(system, 0, 20)
+    assert {"loss", "views/rgb", "views/mask", "normal_consistency"} == set(fine[0])
+    assert sum(r["loss"] for r in fine[-5:]) < sum(r["loss"] for r in fine[:5])
+    surface = system.surface()
+    assert is_closed(surface.mesh) and not surface.mesh.vertices.requires_grad
+    assert surface.mesh.vertices.norm(dim=-1).mean().item() == pytest.approx(0.5, abs=0.06)
+    colors = surface.albedo(surface.mesh.vertices)
+    shaded = surface.shaded(surface.mesh.vertices, surface.mesh.vertex_normals())
+    irradiance = system.light.irradiance(surface.mesh.vertex_normals()).detach()
+    torch.testing.assert_close(shaded, colors * irradiance)
+
+
+def test_the_total_is_the_weighted_sum() -> None:
+    system = make(stages__coarse__guidance__views={"type": "reconstruction", "lambda_rgb": 3.0, "lambda_mask": 0.5})
+    system.enter("coarse")
+    losses = system.step(0)
+    wanted = 3.0 * losses["views/rgb"] + 0.5 * losses["views/mask"]
+    wanted += 0.001 * (losses["views/distortion"] + losses["views/albedo_smoothness"])
+    assert losses["loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["coarse", "fine"])
+def test_it_goes_on_exactly_where_its_state_was_taken(stage: str) -> None:
+    straight = make()
+    straight.enter("coarse")
+    if stage == "fine":
+        run(straight, 0, 4)
+        straight.enter("fine")
+    run(straight, 0, 3)
+    saved = copy.deepcopy(straight.state())
+    rest = run(straight, 3, 6)
+    resumed = make()
+    resumed.enter(stage, saved)
+    assert run(resumed, 3, 6) == rest
+    assert_same_state(straight.state(), resumed.state())
+
+
+def test_the_next_stage_is_the_same_after_a_restart() -> None:
+    straight = make()
+    straight.enter("coarse")
+    run(straight, 0, 4)
+    saved = copy.deepcopy(straight.state())
+    straight.enter("fine")
+    resumed = make()
+    resumed.enter("coarse", saved)
+    resumed.enter("fine")
+    assert run(resumed, 0, 2) == run(straight, 0, 2)
+    assert_same_state(straight.state(), resumed.state())
+
+
+def test_same_seed_same_bytes() -> None:
+    states = []
+    for seed in (5, 5, 6):
+        system = make(seed)
+        system.enter("coarse")
+        run(system, 0, 3)
+        states.append(copy.deepcopy(system.state()))
+    assert_same_state(states[0], states[1])
+    tables = [state["scene"]["geometry.hash_field.table"] for state in states]
+    assert not torch.equal(tables[0], tables[2])
+
+
+def test_the_fine_stage_keeps_appearance_and_light() -> None:
+    system = make()
+    system.enter("coarse")
+    run(system, 0, 6)
+    before = {name: tensor.clone() for name, tensor in system.scene.state_dict().items()}  # type: ignore[union-attr]
+    system.enter("fine")
+    after = system.scene.state_dict()  # type: ignore[union-attr]
+    kept = [name for name in before if name.startswith(("light.", "geometry.hash_field."))]
+    assert len(kept) > 6
+    assert all(torch.equal(before[name], after[name]) for name in kept)
+
+
+def test_rendering_takes_no_gradients() -> None:
+    system = make()
+    system.enter("coarse")
+    cameras = orbit(2, 8)
+    first, second = (system.render(cameras, frozenset({"normal"})) for _ in range(2))
+    assert first.normal is not None and not first.rgb.requires_grad
+    assert torch.equal(first.rgb, second.rgb)
+
+
+def test_guidance_joins_at_its_start() -> None:
+    late = {"type": "reconstruction", "start": 2}
+    system = make(stages__coarse__guidance={"early": "reconstruction", "late": late})
+    system.enter("coarse")
+    names = [{name.split("/")[0] for name in losses} for losses in run(system, 0, 3)]
+    assert names == [{"loss", "early"}] * 2 + [{"loss", "early", "late"}]
+
+
+def test_an_empty_surface_names_a_level() -> None:
+    system = make(stages__coarse__geometry={"type": "instant-ngp", "surface_level": 1e9, "surface_resolution": 8})
+    system.enter("coarse")
+    with pytest.raises(InputError, match=r"no surface to export: .*surface_level="):
+        system.surface()
+
+
+NO_LOSS = {"type": "reconstruction", "lambda_rgb": 0, "lambda_mask": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stages": {}}, "at least one stage"),
+        ({"stages__coarse__steps": 0}, "system.stages.coarse.steps"),
+        ({"stages__coarse__guidance": {}}, "at least one guidance"),
+        ({"stages__fine__geometry__from": "corse"}, "wanted 'coarse', the stage before, got 'corse'"),
+        ({"stages__coarse__geometry": {"type": "dmtet", "from": "coarse"}}, "this is the first stage"),
+        ({"stages__fine__geometry": {"type": "instant-ngp", "from": "coarse"}}, "cannot start from another geometry"),
+        ({"stages__fine__optimizer": {"groups": {"geometry.sdff": {"lr": 1}}}}, "system.stages.fine.optimizer.groups"),
+        ({"stages__fine__guidance__views__lambda_mono_normal": 1}, "have no normal maps"),
+        ({"views": 0}, "needs reference views"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_long_work(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stages__coarse__guidance__views": NO_LOSS, "stages__coarse__regularizers": {}}, "no loss is active"),
+        ({"stages__coarse__geometry": {"type": "dmtet", "resolution": 8}}, "render it with 'surface'"),
+    ],
+)
+def test_what_cannot_be_optimised(changes: dict[str, Any], message: str) -> None:
+    system = make(**changes)
+    system.enter("coarse")
+    with pytest.raises(InputError, match=message):
+        system.step(0)
