@@ -39,6 +39,16 @@ class Mesh:
             summed = summed.index_add(0, self.faces[:, corner], areas)
         return F.normalize(summed, dim=-1)
 
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """[count, 3] points spread evenly over the surface."""
+        areas = self.face_area_vectors().norm(dim=-1)
+        chosen = torch.multinomial(areas, count, replacement=True, generator=generator)
+        u, v = torch.rand(2, count, 1, generator=generator, device=areas.device)
+        folded = u + v > 1
+        u, v = torch.where(folded, 1 - u, u), torch.where(folded, 1 - v, v)
+        a, b, c = self.corners()[chosen].unbind(1)
+        return a + u * (b - a) + v * (c - a)
+
     def to(self, device: torch.device | str) -> "Mesh":
         return Mesh(self.vertices.to(device), self.faces.to(device))
 

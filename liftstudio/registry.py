@@ -129,15 +129,25 @@ def _module_name(extension: str) -> str:
 
 
 def _load_extension(name: str, init: Path) -> None:
-    before = {kind: dict(known) for kind, known in _registered.items()}
     try:
         _import_package(_module_name(name), init)
     except (Exception, SystemExit):
         extension_failures[name] = traceback.format_exc()
-        _registered.clear()  # nothing of a half-loaded extension stays
-        _registered.update(before)
-        for module in [m for m in sys.modules if m == _module_name(name) or m.startswith(f"{_module_name(name)}.")]:
-            del sys.modules[module]
+        _forget(_module_name(name))
+
+
+def _forget(package: str) -> None:
+    """Nothing of a half-loaded extension stays; what it imported from elsewhere does."""
+
+    def is_inside(module: str) -> bool:
+        return module == package or module.startswith(f"{package}.")
+
+    for kind, known in list(_registered.items()):
+        _registered[kind] = {name: cls for name, cls in known.items() if not is_inside(cls.__module__)}
+        if not _registered[kind]:
+            del _registered[kind]
+    for module in filter(is_inside, list(sys.modules)):
+        del sys.modules[module]
 
 
 def _import_package(module_name: str, init: Path) -> None:

@@ -32,6 +32,11 @@ class Geometry(Component, nn.Module):
     def update(self, step: int) -> None:
         """Follow the schedules of this geometry; called before each training step (0-based in the stage)."""
 
+    @classmethod
+    def is_volume(cls) -> bool:
+        """Whether there is a density to render; else there is only a surface."""
+        return cls.field is not Geometry.field
+
     def field(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Density [N, 1] (per world unit) and features [N, F] at world points [N, 3]."""
         raise InputError(f"{type(self).__name__} is a surface: render it with 'surface', not 'volume'")

@@ -12,6 +12,8 @@ from liftstudio.renderers.base import Render
 from liftstudio.scene import Scene
 from liftstudio.schedules import OFF, Schedule
 
+SURFACE_POINTS = 4096  # per step, of a mesh
+
 
 @dataclass
 class Regularizers:
@@ -66,9 +68,17 @@ def _distortion(render: Render) -> Tensor:
 
 
 def _albedo_smoothness(render: Render, scene: Scene, generator: torch.Generator) -> Tensor:
-    """SV3D section 4.3: albedo at surface points against albedo a step of N(0, 0.01^2) away."""
-    assert render.points is not None
-    points = render.points[render.opacity[..., 0] > 0.5].detach()
-    offsets = torch.randn(points.shape, generator=generator, device=points.device) * 0.01
+    """SV3D section 4.3: albedo at surface points against albedo a step of N(0, 0.01^2) away, for an object of size 1.
+
+    On meshes the points are spread over all of the surface, so that parts no view shows take on the colour around them.
+    """
+    geometry = scene.geometry
+    if geometry.is_volume():
+        points = render.require("points")[render.opacity[..., 0] > 0.5].detach()
+    else:
+        with torch.no_grad():
+            points = geometry.mesh().sample(SURFACE_POINTS, generator)
+    size = float(geometry.box[1, 0] - geometry.box[0, 0])
+    offsets = torch.randn(points.shape, generator=generator, device=points.device) * 0.01 * size
     albedo = scene.material.albedo(scene.geometry.features(torch.cat([points, points + offsets])))
     return losses.albedo_smoothness(*albedo.chunk(2))

@@ -90,7 +90,7 @@ def test_both_stages_learn() -> None:
     assert sum(r["loss"] for r in fine[-5:]) < sum(r["loss"] for r in fine[:5])
     surface = system.surface()
     assert is_closed(surface.mesh) and not surface.mesh.vertices.requires_grad
-    assert surface.mesh.vertices.norm(dim=-1).mean().item() == pytest.approx(0.5, abs=0.06)
+    assert surface.mesh.vertices.norm(dim=-1).mean().item() == pytest.approx(0.5, abs=0.08)  # half a pixel is 0.07
     colors = surface.albedo(surface.mesh.vertices)
     shaded = surface.shaded(surface.mesh.vertices, surface.mesh.vertex_normals())
     irradiance = system.light.irradiance(surface.mesh.vertex_normals()).detach()
@@ -198,6 +198,7 @@ NO_LOSS = {"type": "reconstruction", "lambda_rgb": 0, "lambda_mask": 0}
         ({"stages__fine__optimizer": {"groups": {"geometry.sdff": {"lr": 1}}}}, "system.stages.fine.optimizer.groups"),
         ({"stages__fine__guidance__views__lambda_mono_normal": 1}, "have no normal maps"),
         ({"views": 0}, "needs reference views"),
+        ({"stages__coarse__geometry": {"type": "dmtet", "resolution": 8}}, "render it with 'surface'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_long_work(changes: dict[str, Any], message: str) -> None:
@@ -205,15 +206,8 @@ def test_what_cannot_work_is_refused_before_the_long_work(changes: dict[str, Any
         make(**changes)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"stages__coarse__guidance__views": NO_LOSS, "stages__coarse__regularizers": {}}, "no loss is active"),
-        ({"stages__coarse__geometry": {"type": "dmtet", "resolution": 8}}, "render it with 'surface'"),
-    ],
-)
-def test_what_cannot_be_optimised(changes: dict[str, Any], message: str) -> None:
-    system = make(**changes)
+def test_a_step_without_any_loss_is_refused() -> None:
+    system = make(stages__coarse__guidance__views=NO_LOSS, stages__coarse__regularizers={})
     system.enter("coarse")
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="no loss is active"):
         system.step(0)
