@@ -55,7 +55,7 @@ class TrueObject(Geometry):
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
-        self.frequency = 8 * torch.randn(3, len(COLORS), generator=generator)
+        self.frequency = 14 * F.normalize(torch.randn(3, len(COLORS), generator=generator), dim=0)
         self.phase = 2 * math.pi * torch.rand(len(COLORS), generator=generator)
 
     def mesh(self) -> Mesh:
