@@ -23,9 +23,7 @@ class DMTet(Geometry):
     @dataclass
     class Config(Geometry.Config):
         radius: float = 1.0  # half the side of the cube that may hold the object, world units
-        resolution: int = (
-            64  # size of the tetrahedral grid, of the published grids' names: 64 has 37k vertices, 128 273k
-        )
+        resolution: int = 64  # size of the tetrahedral grid: 64 has 37k vertices, 128 has 273k
         sphere_radius: float = 0.5  # initial sphere, as a part of `radius`, where no stage initialises the shape
         margin: float = 0.08  # kept free around an initialising shape, as a part of its longest side
         grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # appearance field
@@ -47,8 +45,9 @@ class DMTet(Geometry):
         unit = self.grid.vertices  # in [-1, 1]
         self.sdf = nn.Parameter(unit.norm(dim=-1) - config.sphere_radius)  # in units of the box's half side
         self.deformation = nn.Parameter(torch.zeros_like(unit))  # before tanh, in units of `half_spacing`
+        self.border = (unit.abs() == 1).any(-1)
         edges = unit[self.grid.edges[:, 0].long()] - unit[self.grid.edges[:, 1].long()]
-        self.half_spacing = 0.5 * edges.norm(dim=-1).min().item()  # moved so far, no tetrahedron turns over
+        self.half_spacing = 0.5 * edges.norm(dim=-1).min().item()  # of the shortest edge
         self.hash_field = HashField(config.grid, 1 + config.features, self.box).to(device)
         self.hash_field.reset(generator)
 
@@ -57,7 +56,9 @@ class DMTet(Geometry):
         return self.box.mean(0) + unit * (self.box[1] - self.box[0]) / 2
 
     def mesh(self) -> Mesh:
-        return marching_tetrahedra(self._positions(), self.sdf, self.grid)
+        """The zero level; on the grid's border everything is outside, so that the surface is closed."""
+        closed = torch.where(self.border, self.sdf.abs(), self.sdf)
+        return marching_tetrahedra(self._positions(), closed, self.grid)
 
     def sdf_gradients(self) -> Tensor:
         """One gradient for each tetrahedron the surface passes through, in which the signed distance is linear."""
@@ -76,7 +77,10 @@ class DMTet(Geometry):
 
     def describe_level(self) -> str:
         low, high = self.sdf.min().item(), self.sdf.max().item()
-        return f"the signed distance on the grid ranges from {low:.3g} to {high:.3g} and never crosses zero"
+        return (
+            f"the signed distance on the grid ranges from {low:.3g} to {high:.3g} and never crosses 0, only "
+            f"{(low + high) / 2:.3g}; lower the learning rate of geometry.sdf or raise the weight of the masks"
+        )
 
     @torch.no_grad()
     def initialize(self, other: Geometry, cameras: Cameras, seen: Render) -> None:

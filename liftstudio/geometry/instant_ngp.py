@@ -35,7 +35,7 @@ class InstantNGP(Geometry):
         normals: Literal["finite-difference", "analytic"] = "finite-difference"  # how normals are taken
         normal_step: float = 0.01  # half the span of finite differences, as a part of `radius`
         surface_level: float = 0.0  # density of the exported surface, per world unit; 0: opaque within 0.05 `radius`
-        surface_resolution: int = 96  # cells per side of the grid that extracts the surface
+        surface_resolution: int = 160  # size of the tetrahedral grid that extracts the surface, as `dmtet` counts it
 
         def __post_init__(self) -> None:
             check_range("radius", self.radius, 1e-3)

@@ -28,7 +28,7 @@ class Reconstruction(Guidance):
         resolution: list[int] = field(default_factory=lambda: [0])  # pixels across a render, one per milestone; 0: all
         resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next resolution begins
         random_background: bool = True  # compose both sides over a new random colour each step, so opacity is learned
-        lpips_weights: str = ""  # safetensors or pth file with the public LPIPS weights; needed by lambda_lpips
+        lpips_weights: str = ""  # folder or file with the published LPIPS weights; needed by lambda_lpips
         lambda_rgb: Schedule = ON  # mean squared colour error
         lambda_mask: Schedule = ON  # mean squared opacity error
         lambda_ssim: Schedule = OFF  # 1 - SSIM

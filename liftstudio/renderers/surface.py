@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from liftstudio.cameras import Cameras
+from liftstudio.errors import InputError
 from liftstudio.mesh import Mesh
 from liftstudio.ops.antialiasing import antialias
 from liftstudio.ops.interpolation import interpolate
@@ -37,6 +38,8 @@ class SurfaceRenderer(Renderer):
         generator: torch.Generator | None = None,
     ) -> Render:
         mesh = scene.geometry.mesh()
+        if not len(mesh.faces):
+            raise InputError(f"there is no surface to render: {scene.geometry.describe_level()}")
         return join([render_mesh(mesh, scene, cameras[i : i + 1]) for i in range(len(cameras))])
 
 

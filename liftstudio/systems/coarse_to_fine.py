@@ -246,10 +246,11 @@ def _check_stages(stages: dict[str, StageConfig]) -> None:
         if source and source != before:
             wanted = f"'{before}', the stage before" if before else "nothing: this is the first stage"
             raise InputError(f"{where}.geometry.from: wanted {wanted}, got '{source}'")
-        if stage.renderer.type == "volume" and not find(stage.geometry.type, "geometry").is_volume():
-            raise InputError(f"{where}.renderer: '{stage.geometry.type}' is a surface; render it with 'surface'")
         if source and find(stage.geometry.type, "geometry").initialize is Geometry.initialize:
             raise InputError(f"{where}.geometry.from: '{stage.geometry.type}' cannot start from another geometry")
+        fitting = "volume" if find(stage.geometry.type, "geometry").is_volume() else "surface"
+        if stage.renderer.type in ("volume", "surface") and stage.renderer.type != fitting:
+            raise InputError(f"{where}.renderer: '{stage.geometry.type}' is a {fitting}; render it with '{fitting}'")
         before = name
 
 

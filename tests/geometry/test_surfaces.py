@@ -84,7 +84,7 @@ def test_dmtet_takes_over_the_shape_of_a_geometry_without_a_hash_field() -> None
 def test_dmtet_describes_a_surface_that_is_not_there() -> None:
     geometry = dmtet(resolution=8)
     torch.nn.init.ones_(geometry.sdf)
-    assert len(geometry.mesh().faces) == 0 and "never crosses zero" in geometry.describe_level()
+    assert len(geometry.mesh().faces) == 0 and "never crosses 0" in geometry.describe_level()
 
 
 @pytest.mark.parametrize("movable", [False, True])
@@ -111,3 +111,10 @@ def test_mesh_from_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_a_volume_or_surface_says_how_to_render_it() -> None:
     with pytest.raises(InputError, match="render it with 'surface'"):
         dmtet(resolution=8).field(torch.zeros(1, 3))
+
+
+def test_a_shape_that_reaches_the_border_is_still_closed() -> None:
+    config = DMTet.Config(resolution=16, sphere_radius=1.0, grid=TINY_GRID)
+    mesh = DMTet(config, device=CPU, generator=generator()).mesh()
+    closed = trimesh.Trimesh(mesh.vertices.detach().numpy(), mesh.faces.numpy(), process=False)
+    assert closed.is_watertight and closed.volume > 0.9 * 4 / 3 * 3.14

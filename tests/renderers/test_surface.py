@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from tiny_scenes import COLOR, Solid, ball, orbit, scene_of, sphere_hits
 
 from liftstudio.cameras import Cameras
+from liftstudio.errors import InputError
 from liftstudio.lights.spherical_gaussians import SphericalGaussians
 from liftstudio.mesh import Mesh
 from liftstudio.renderers.base import Render
@@ -93,8 +94,12 @@ def test_gradients_reach_light_and_vertices_through_shading() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in scene.light.parameters())
 
 
-@pytest.mark.parametrize("faces", [torch.empty(0, 3, dtype=torch.int64), ball().faces])
-def test_nothing_in_sight_is_background(faces: torch.Tensor) -> None:
-    render = render_of(ball_scene(Mesh(ball().vertices + 50.0, faces)), orbit(1, 8))
+def test_nothing_in_sight_is_background() -> None:
+    render = render_of(ball_scene(Mesh(ball().vertices + 50.0, ball().faces)), orbit(1, 8))
     assert (render.opacity == 0).all()
     torch.testing.assert_close(render.rgb, torch.tensor(BACKGROUND).expand(1, 8, 8, 3))
+
+
+def test_a_surface_without_faces_is_refused() -> None:
+    with pytest.raises(InputError, match="no surface to render"):
+        render_of(ball_scene(Mesh(ball().vertices, torch.empty(0, 3, dtype=torch.int64))), orbit(1, 8))
