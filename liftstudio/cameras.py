@@ -40,6 +40,7 @@ class Cameras:
         return self._map(lambda tensor: tensor[index])
 
     def to(self, device: torch.device | str) -> "Cameras":
+        """The same cameras with their tensors on `device`."""
         return self._map(lambda tensor: tensor.to(device))
 
     def _map(self, change) -> "Cameras":  # type: ignore[no-untyped-def]
@@ -47,6 +48,7 @@ class Cameras:
 
     @property
     def device(self) -> torch.device:
+        """Where all the tensors are."""
         return self.c2w.device
 
     @property

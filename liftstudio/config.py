@@ -104,9 +104,20 @@ def _apply_override(loaded: Any, override: str) -> None:
     if not separator or not key or key.startswith("-"):
         raise InputError(f"'{override}': wanted key=value, for example seed=1")
     try:
+        _open_blocks(loaded, key)
         OmegaConf.update(loaded, key, _literal(value))
     except (OmegaConfBaseException, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise InputError(f"'{override}': cannot set '{key}': {str(error).splitlines()[0]}") from None
+
+
+def _open_blocks(loaded: Any, key: str) -> None:
+    """Let `light.lobes=8` set an option of a component that stands there by its name alone (`light: uniform`)."""
+    parts = key.split(".")
+    for end in range(1, len(parts)):
+        path = ".".join(parts[:end])
+        node = _yaml_if_text(value) if isinstance(value := OmegaConf.select(loaded, path), str) else None
+        if isinstance(node, str | dict):
+            OmegaConf.update(loaded, path, _literal(node if isinstance(node, dict) else {"type": node}))
 
 
 def _check_used(loaded: Any, key: str, overrides: list[str], path: Path) -> None:

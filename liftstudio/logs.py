@@ -108,6 +108,7 @@ class RunLog:
                 self.tensorboard.add_scalar(f"{stage}/{name}", value, total_step)
 
     def close(self) -> None:
+        """Write out what TensorBoard still holds back."""
         if self.tensorboard is not None:
             self.tensorboard.close()
 

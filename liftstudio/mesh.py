@@ -27,10 +27,6 @@ class Mesh:
         a, b, c = self.corners().unbind(1)
         return 0.5 * torch.linalg.cross(b - a, c - a)
 
-    def face_normals(self) -> Tensor:
-        """[F, 3] unit outward normals; zero for degenerate faces."""
-        return F.normalize(self.face_area_vectors(), dim=-1)
-
     def vertex_normals(self) -> Tensor:
         """[V, 3] unit outward normals, the area-weighted mean over the faces around each vertex."""
         areas = self.face_area_vectors()
@@ -50,7 +46,9 @@ class Mesh:
         return a + u * (b - a) + v * (c - a)
 
     def to(self, device: torch.device | str) -> "Mesh":
+        """The same mesh with its tensors on `device`."""
         return Mesh(self.vertices.to(device), self.faces.to(device))
 
     def detach(self) -> "Mesh":
+        """The same mesh without gradients."""
         return Mesh(self.vertices.detach(), self.faces)

@@ -210,12 +210,14 @@ class Run:
         """An image grid of the checkpoint."""
         assert self.saved is not None
         self.snapshot(self.saved.stage, self.saved.step)
+        log.info("validate: %s", self.folder.images(self.saved.stage))
 
     def test(self) -> None:
         """Turntable, passes, contact sheet and metrics into test/ and metrics.json."""
         with self._finish("test"):
             metrics = evaluate(self.system, self.inputs.views, self.folder.test, self.config.test)
         self._note_metrics({"test": metrics})
+        log.info("test: %s, %s", self.folder.test, self.folder.metrics)
 
     def export(self) -> None:
         """Mesh files into export/, their report into metrics.json."""
@@ -230,9 +232,10 @@ class Run:
                 progress=progress,
             )
         self._note_metrics({"export": report})
+        log.info("export: %s", ", ".join(str(self.folder.export / name) for name in report["files"]))
         truth = self.inputs.truth_mesh
         if truth is not None and truth.is_file():
-            exported = self.folder.export / next(iter(report["files"]))
+            exported = self.folder.export / f"mesh.{self.config.export.formats[0]}"
             self._note_metrics({"mesh": evaluate_mesh(exported, truth, self.inputs.data_from_world)})
         elif truth is not None:
             log.warning("%s: the true surface is gone; the mesh is not measured", truth)

@@ -26,37 +26,46 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
+        """The resolved config."""
         return self.path / "config.yaml"
 
     @property
     def checkpoints(self) -> Checkpoints:
+        """The checkpoints kept."""
         return Checkpoints(self.path / "checkpoints")
 
     @property
     def inputs(self) -> Path:
+        """The reference views the run works from."""
         return self.path / "checkpoints" / "inputs.ckpt"
 
     @property
     def log_csv(self) -> Path:
+        """Every logged loss, by step."""
         return self.path / "log.csv"
 
     @property
     def tensorboard(self) -> Path:
+        """The folder of TensorBoard's events."""
         return self.path / "tb"
 
     @property
     def test(self) -> Path:
+        """The folder of the test stage's videos and images."""
         return self.path / "test"
 
     @property
     def export(self) -> Path:
+        """The folder of the mesh files."""
         return self.path / "export"
 
     @property
     def metrics(self) -> Path:
+        """What was measured."""
         return self.path / "metrics.json"
 
     def images(self, stage: str) -> Path:
+        """The folder of a stage's image grids."""
         return self.path / "images" / stage
 
     def note_command(self, command: str) -> None:

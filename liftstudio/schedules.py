@@ -19,6 +19,7 @@ class Schedule:
 
     @classmethod
     def constant(cls, value: float) -> "Schedule":
+        """One value at every step."""
         return cls(((0.0, float(value)),))
 
     @classmethod
@@ -55,6 +56,10 @@ class Schedule:
             return self.points[min(after, len(self.points) - 1)][1]
         (s0, v0), (s1, v1) = self.points[after - 1], self.points[after]
         return v0 + (v1 - v0) * (step - s0) / (s1 - s0)
+
+    def is_zero(self) -> bool:
+        """Whether the value is 0 at every step."""
+        return all(value == 0 for _, value in self.points)
 
     def to_config(self) -> object:
         """What YAML would hold for this schedule."""

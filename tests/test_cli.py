@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import trimesh
 import yaml
 
 from liftstudio import cli
@@ -53,6 +54,12 @@ def test_modes_on_a_finished_run(project: Path) -> None:
     assert {".glb", ".obj"} <= suffixes and ".ply" not in suffixes
     assert folder.joinpath("config.yaml").read_bytes() == before
     assert len((folder / "command.txt").read_text().splitlines()) == 4
+
+
+def test_the_exported_mesh_is_measured_in_any_format(project: Path) -> None:
+    trimesh.creation.icosphere(2, radius=0.5).export("truth.obj")
+    assert main([*TRAIN, "tag=a", "views.mesh=truth.obj", "export.formats=[obj,ply]"]) == cli.DONE
+    assert "chamfer" in json.loads(Path("runs/tiny/a/metrics.json").read_text())["mesh"]
 
 
 def test_a_taken_tag_gets_a_number(project: Path) -> None:

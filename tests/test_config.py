@@ -119,6 +119,8 @@ def test_overrides_at_any_depth(tmp_path: Path) -> None:
     assert (config.count, config.flag, config.inner.rate, config.groups["b"].rate) == (7, False, 1e-4, 3.0)
     assert (config.sizes, config.limit, config.inner.weight(0)) == ([4], 9, 0.01)
     assert config.thing is not None and config.thing.options.size == 8
+    thing = read(tmp_path, FULL, "thing=thing-of-test-config", "thing.size=9").thing  # after the short form, too
+    assert thing is not None and thing.options.size == 9
     assert read(tmp_path, FULL, "thing=null").thing is None
     assert read(tmp_path, FULL, "thing=thing-of-test-config").thing is not None
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from liftstudio.backgrounds.base import Background
+from liftstudio.checks import check_range
 from liftstudio.registry import register
 
 
@@ -17,6 +18,10 @@ class SolidColor(Background):
     class Config(Background.Config):
         color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # sRGB in [0, 1]
 
+        def __post_init__(self) -> None:
+            for value in self.color:
+                check_range("color", value, 0, 1)
+
     rgb: Tensor
 
     def __init__(self, config: Config) -> None:
@@ -24,4 +29,5 @@ class SolidColor(Background):
         self.register_buffer("rgb", torch.tensor(config.color))
 
     def color(self, directions: Tensor) -> Tensor:
+        """The option's sRGB [..., 3] whatever the unit directions [..., 3]."""
         return self.rgb.expand_as(directions)

@@ -59,7 +59,10 @@ def fuse_depth(seen: Render, cameras: Cameras, box: Tensor) -> FusedShape:
     signed, weight = truncated_distance(seen, cameras, region)
     inside = least_area(signed * weight * DATA_WEIGHT, ITERATIONS) > 0.5
     if not inside.any():
-        raise InputError("no shape is left: what one view shows as the object, others show as background")
+        raise InputError(
+            "no shape is left: what one view shows as the object, others show as background; "
+            "raise the steps of the stage before, or check that masks and poses belong together"
+        )
     return FusedShape(_signed_distance(inside, region), region)
 
 
@@ -67,7 +70,9 @@ def _region(seen: Render, box: Tensor) -> Tensor:
     assert seen.points is not None
     points = seen.points[seen.opacity[..., 0] > 0.5]
     if not len(points):
-        raise InputError("no camera sees the object: its opacity is below 0.5 everywhere")
+        raise InputError(
+            "no camera sees the object: its opacity is below 0.5 everywhere; raise the steps of the stage before"
+        )
     low, high = points.amin(0).maximum(box[0]), points.amax(0).minimum(box[1])
     half = (high - low).max() * 0.56
     center = (low + high) / 2

@@ -73,9 +73,11 @@ class DMTet(Geometry):
         return (rise * normals).sum(1) / six_volumes
 
     def features(self, points: Tensor) -> Tensor:
+        """Appearance features [N, F] at world points [N, 3]; those outside the box have those of its border."""
         return self.hash_field(points)[:, 1:]
 
     def describe_level(self) -> str:
+        """The range of the signed distance, and what keeps a surface alive."""
         low, high = self.sdf.min().item(), self.sdf.max().item()
         return (
             f"the signed distance on the grid ranges from {low:.3g} to {high:.3g} and never crosses 0, only "

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from liftstudio.assets import input_path
 from liftstudio.checks import check_range
+from liftstudio.errors import InputError
 from liftstudio.geometry.base import Geometry
 from liftstudio.geometry.hash_field import HashField, HashFieldConfig
 from liftstudio.mesh import Mesh
@@ -27,6 +28,8 @@ class FixedMesh(Geometry):
         features: int = 3  # appearance features per point
 
         def __post_init__(self) -> None:
+            if not self.path:
+                raise InputError("path: missing; wanted a mesh file")
             check_range("radius", self.radius, 1e-3)
             check_range("features", self.features, 3)
 
@@ -43,7 +46,9 @@ class FixedMesh(Geometry):
         self.hash_field.reset(generator)
 
     def mesh(self) -> Mesh:
+        """The mesh; its vertices have gradients if they are `movable`."""
         return Mesh(self.vertices, self.faces)
 
     def features(self, points: Tensor) -> Tensor:
+        """Appearance features [N, F] at world points [N, 3]; those outside the box have those of its border."""
         return self.hash_field(points)[:, 1:]

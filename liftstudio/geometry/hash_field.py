@@ -67,6 +67,7 @@ class HashField(nn.Module):
         self.level_weights.copy_((count - levels).clamp(0, 1).repeat_interleave(self.spec.features))
 
     def forward(self, points: Tensor) -> Tensor:
+        """[N, outputs] float32 at world points [N, 3]; those outside the box have the value of its border."""
         unit = (points - self.box[0]) / (self.box[1] - self.box[0])
         encoded = hash_encode(unit.clamp(0, 1), self.table, self.spec) * self.level_weights
         device_type = points.device.type

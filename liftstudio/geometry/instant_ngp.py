@@ -54,10 +54,12 @@ class InstantNGP(Geometry):
         self.hash_field.reset(generator)
 
     def update(self, step: int) -> None:
+        """Let through the hash levels `levels_used` says for this step (0-based in the stage)."""
         if self.config.levels_used is not None:
             self.hash_field.use_levels(self.config.levels_used(step))
 
     def field(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Density [N, 1] >= 0 (per world unit) and features [N, F] at world points [N, 3]."""
         raw, features = self._raw_field(points)
         # A softplus of slope 1 per object radius would need huge outputs to be opaque: scale to the box.
         return F.softplus(raw) * (10.0 / self.config.radius), features
@@ -110,6 +112,7 @@ class InstantNGP(Geometry):
 
     @torch.no_grad()
     def describe_level(self) -> str:
+        """The range of the density, the level that was sought, and one that would cross it."""
         positions = tet_grid(self.config.surface_resolution).to(self.box.device).vertices * self.config.radius
         density = self._densities(positions)
         low, high = density.min().item(), density.max().item()

@@ -1,7 +1,7 @@
 """The interface of all guidance."""
 
 from abc import abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -42,10 +42,6 @@ class Guidance(Component):
         return schedule(step)
 
     def is_used(self, name: str) -> bool:
-        """Whether `lambda_<name>` is ever above 0."""
+        """Whether `lambda_<name>` is ever other than 0."""
         schedule: Schedule = getattr(self.config, f"lambda_{name}")
-        return any(value != 0 for _, value in schedule.points)
-
-    def loss_names(self) -> list[str]:
-        """Every x with a `lambda_x` option."""
-        return [f.name.removeprefix("lambda_") for f in fields(self.config) if f.name.startswith("lambda_")]
+        return not schedule.is_zero()

@@ -77,6 +77,7 @@ class Reconstruction(Guidance):
         return self.config.resolution[sum(step >= milestone for milestone in self.config.resolution_milestones)]
 
     def cameras(self, step: int, generator: torch.Generator) -> Cameras:
+        """Reference cameras drawn without repetition; at a lower resolution a random lattice of their pixels."""
         device = self.images.device
         count = min(self.config.views_per_step, len(self.images))
         chosen = torch.randperm(len(self.images), generator=generator, device=device)[:count]
@@ -97,10 +98,12 @@ class Reconstruction(Guidance):
         return cameras.lattice(stride, offsets[0], offsets[1], height, width)
 
     def passes(self) -> frozenset[str]:
+        """Normals, if a loss on them is ever on."""
         needs_normal = self.is_used("bilateral_normal") or self.is_used("mono_normal")
         return frozenset({"normal"}) if needs_normal else frozenset()
 
     def losses(self, render: Render, step: int) -> dict[str, Tensor]:
+        """The losses whose weight at `step` is not 0, between the render of the last `cameras` and its references."""
         batch = self._batch
         background, mask = batch["background"], batch["mask"]
         rgb = render.over(background)

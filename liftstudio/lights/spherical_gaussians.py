@@ -35,6 +35,7 @@ class SphericalGaussians(Light):
         self.raw_amplitude = nn.Parameter(torch.full((config.lobes,), _inverse_softplus(amplitude)))
 
     def irradiance(self, normals: Tensor) -> Tensor:
+        """Irradiance [N, 1] >= 0 at unit world-space normals [N, 3]."""
         axes = F.normalize(self.axes, dim=-1)
         return irradiance(normals, axes, F.softplus(self.raw_sharpness), F.softplus(self.raw_amplitude))
 

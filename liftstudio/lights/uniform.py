@@ -16,4 +16,5 @@ class Uniform(Light):
         super().__init__()
 
     def irradiance(self, normals: Tensor) -> Tensor:
+        """Ones [N, 1], whatever the normals [N, 3]."""
         return normals.new_ones(len(normals), 1)

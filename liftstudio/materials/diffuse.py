@@ -16,8 +16,10 @@ class Diffuse(Material):
         super().__init__()
 
     def albedo(self, features: Tensor) -> Tensor:
+        """sRGB [N, 3] in [0, 1]: the sigmoid of the first three features [N, F]."""
         return torch.sigmoid(features[:, :3])
 
     def shade(self, albedo: Tensor, normals: Tensor, light: Light) -> Shading:
+        """albedo [N, 3] times the irradiance [N, 1] at the normals [N, 3]."""
         irradiance = light.irradiance(normals)
         return Shading(albedo, irradiance, albedo * irradiance)

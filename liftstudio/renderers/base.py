@@ -43,6 +43,7 @@ class Render:
     distortion: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Render":
+        """The same images on `device`."""
         images: dict[str, Any] = {n: None if image is None else image.to(device) for n, image in vars(self).items()}
         return Render(**images)
 

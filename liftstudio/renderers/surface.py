@@ -37,6 +37,11 @@ class SurfaceRenderer(Renderer):
         passes: Set[str] = frozenset(),
         generator: torch.Generator | None = None,
     ) -> Render:
+        """Images of the geometry's mesh, one camera at a time; all passes but `distortion` are always there.
+
+        Raises:
+            InputError: the mesh has no faces.
+        """
         mesh = scene.geometry.mesh()
         if not len(mesh.faces):
             raise InputError(f"there is no surface to render: {scene.geometry.describe_level()}")

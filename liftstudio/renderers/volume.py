@@ -45,6 +45,7 @@ class VolumeRenderer(Renderer):
 
     @torch.no_grad()
     def update(self, scene: Scene, step: int, generator: torch.Generator) -> None:
+        """Refresh the occupancy grid every `update_every` steps; all of its cells during the warm-up."""
         if step % self.config.update_every == 0:
             self.occupancy.update(
                 lambda points: scene.geometry.field(points)[0],
@@ -61,6 +62,7 @@ class VolumeRenderer(Renderer):
         passes: Set[str] = frozenset(),
         generator: torch.Generator | None = None,
     ) -> Render:
+        """Images by marching; without gradients in chunks of `eval_rays`. `generator` shifts each ray's samples."""
         origins, directions = cameras.rays()
         cosine = (directions * cameras.forward[:, None, None]).sum(-1, keepdim=True)
         rays = torch.cat([origins, directions, cosine], dim=-1)

@@ -89,6 +89,7 @@ class CoarseToFine(System):
         }
 
     def enter(self, stage: str, state: dict[str, Any] | None = None) -> None:
+        """See `System.enter`. The geometry of a stage with `from` is initialised from renders of the stage before."""
         previous = self._previous_render(stage) if state is None else None
         config = self.config.stages[stage]
         self.stage, self.scene = stage, self._new_scene(stage, self.setup_generator)
@@ -135,6 +136,12 @@ class CoarseToFine(System):
         )
 
     def step(self, step: int) -> dict[str, float]:
+        """See `System.step`: renders what each active guidance asks for, sums weight times loss, steps the optimiser.
+
+        Raises:
+            InputError: no loss is active at this step.
+            OutOfMemoryError: a resolution milestone needs more memory than there is.
+        """
         assert self.scene is not None
         active = self.config.stages[self.stage].regularizers.active(step)
         self.scene.geometry.update(step)
@@ -184,6 +191,7 @@ class CoarseToFine(System):
                     parameter.grad = averaged
 
     def state(self) -> dict[str, Any]:
+        """See `System.state`: scene, renderer (occupancy), optimiser and both generators."""
         assert self.scene is not None
         return {
             "scene": self.scene.state_dict(),
@@ -205,9 +213,11 @@ class CoarseToFine(System):
         return self.renderer.render(self.scene, cameras, passes=passes)
 
     def render(self, cameras: Cameras, passes: Set[str] = frozenset()) -> Render:
+        """See `System.render`; images [B, H, W, C] on the CPU."""
         return self._render(cameras.to(self.device), passes).to("cpu")
 
     def surface(self) -> Surface:
+        """See `System.surface`; the colour functions take and return tensors on the device of their points."""
         assert self.scene is not None
         scene = self.scene
         with torch.no_grad():
@@ -251,7 +261,15 @@ def _check_stages(stages: dict[str, StageConfig]) -> None:
         fitting = "volume" if find(stage.geometry.type, "geometry").is_volume() else "surface"
         if stage.renderer.type in ("volume", "surface") and stage.renderer.type != fitting:
             raise InputError(f"{where}.renderer: '{stage.geometry.type}' is a {fitting}; render it with '{fitting}'")
+        _check_regularizers(stage, where)
         before = name
+
+
+def _check_regularizers(stage: StageConfig, where: str) -> None:
+    try:
+        regularizers.check_regularizers(stage.regularizers, find(stage.geometry.type, "geometry"))
+    except InputError as error:
+        raise InputError(f"{where}.regularizers.{error}") from None
 
 
 def _geometry_options(stages: dict[str, StageConfig], stage: str) -> Block:

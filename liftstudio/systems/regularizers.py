@@ -33,6 +33,23 @@ class Regularizers:
         return {name: weight for name, weight in weights.items() if weight != 0}
 
 
+def check_regularizers(options: Regularizers, geometry: type[Geometry]) -> None:
+    """Refuse weights of losses that do not apply to a kind of geometry.
+
+    Raises:
+        InputError: naming the option, and what it needs.
+    """
+    needs = {
+        "distortion": (geometry.is_volume(), "a volume"),
+        "eikonal": (geometry.sdf_gradients is not Geometry.sdf_gradients, "a signed distance"),
+        "laplacian": (not geometry.is_volume(), "a surface"),
+        "normal_consistency": (not geometry.is_volume(), "a surface"),
+    }
+    for name, (fits, wanted) in needs.items():
+        if not fits and not getattr(options, f"lambda_{name}").is_zero():
+            raise InputError(f"lambda_{name}: needs {wanted}; set it to 0 for this geometry")
+
+
 def passes(active: dict[str, float]) -> frozenset[str]:
     """The optional render passes the active regularisers read."""
     return frozenset({"distortion"} & set(active))

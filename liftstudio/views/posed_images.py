@@ -59,9 +59,19 @@ class PosedImages(ViewSource):
         self.config = config
 
     def load(self) -> ReferenceViews:
+        """The views at `max_size`, moved and scaled as the options say.
+
+        Raises:
+            InputError: what `read_capture` refuses; images, masks or maps that are faulty, empty or of unequal size.
+        """
         return self._loaded[0]
 
     def truth_mesh(self) -> Path | None:
+        """The option `mesh`, else the capture's own.
+
+        Raises:
+            InputError: there is no such file.
+        """
         if not self.config.mesh:
             return self._capture.mesh
         path = input_path(self.config.mesh)
@@ -70,6 +80,7 @@ class PosedImages(ViewSource):
         return path
 
     def data_from_world(self) -> Tensor:
+        """[4, 4] float32, the inverse of what `normalize`, `up`, `scale` and `offset` did."""
         return torch.linalg.inv(self._loaded[1]).float()
 
     @cached_property
@@ -137,7 +148,7 @@ def read_capture(path: Path) -> Capture:
 def _hold_out(frames: list[Frame], indices: list[int]) -> list[Frame]:
     for index in indices:
         if not 0 <= index < len(frames):
-            raise InputError(f"views.held_out: no view {index}; there are {len(frames)}, counted from 0")
+            raise InputError(f"views.held_out: no view {index}; there are {len(frames)}, from 0; [] holds out none")
     held = [replace(frame, held_out=frame.held_out or i in indices) for i, frame in enumerate(frames)]
     if all(frame.held_out for frame in held):
         raise InputError(f"views.held_out: all {len(frames)} views are held out; none is left to train on")

@@ -140,7 +140,6 @@ def test_only_active_losses_are_computed_and_only_needed_passes_asked_for() -> N
     for step, wanted in ((5, {"rgb", "mask", "mono_normal"}), (6, {"mask", "mono_normal"})):
         assert set(guidance.losses(perfect(guidance.cameras(step, generator())), step)) == wanted
     assert guidance.weight("rgb", 5) == 1.0 and guidance.is_used("rgb") and not guidance.is_used("ssim")
-    assert "illumination" in guidance.loss_names() and "views_per_step" not in guidance.loss_names()
 
 
 def test_gradients_flow_to_the_render() -> None:

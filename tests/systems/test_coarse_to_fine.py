@@ -199,6 +199,12 @@ NO_LOSS = {"type": "reconstruction", "lambda_rgb": 0, "lambda_mask": 0}
         ({"stages__fine__guidance__views__lambda_mono_normal": 1}, "have no normal maps"),
         ({"views": 0}, "needs reference views"),
         ({"stages__coarse__geometry": {"type": "dmtet", "resolution": 8}}, "render it with 'surface'"),
+        (
+            {"stages__fine__regularizers": {"lambda_distortion": 1}},
+            "fine.regularizers.lambda_distortion: needs a volume",
+        ),
+        ({"stages__coarse__regularizers": {"lambda_laplacian": 1}}, "lambda_laplacian: needs a surface"),
+        ({"stages__coarse__regularizers": {"lambda_eikonal": [5, 0, 1, 9]}}, "lambda_eikonal: needs a signed distance"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_long_work(changes: dict[str, Any], message: str) -> None:

@@ -23,6 +23,7 @@ Ints = NDArray[np.int64]
 def find_crossings(
     clip: Tensor, faces: Tensor, face_index: Tensor, edge_vertices: Tensor, opposite: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """See `reference.find_crossings`."""
     batch, height, width = face_index.shape
     keys = np.full((batch, 2, height, width), EMPTY, np.int64)
     arrays = [array.contiguous().numpy() for array in (faces, face_index, edge_vertices, opposite)]

@@ -10,6 +10,7 @@ Ints = NDArray[np.int64]
 
 
 def edge_adjacency(faces: Tensor, vertex_count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """See `reference.edge_adjacency`."""
     vertices, faces_of, opposite = _edge_adjacency(faces.contiguous().numpy(), vertex_count)
     return torch.from_numpy(vertices), torch.from_numpy(faces_of), torch.from_numpy(opposite)
 

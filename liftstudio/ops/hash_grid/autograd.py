@@ -46,12 +46,14 @@ class Encode(Function):
 
     @staticmethod
     def forward(ctx: Any, points: Tensor, table: Tensor, kernels: Kernels, spec: HashGridSpec) -> Tensor:
+        """Features [N, levels * features]."""
         ctx.save_for_backward(points, table)
         ctx.kernels, ctx.spec = kernels, spec
         return kernels.encode(points, table, spec)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients to points and table from that of the features [N, levels * features]."""
         points, table = ctx.saved_tensors
         grad_output = grad_output.contiguous()
         to_points, to_table = ctx.needs_input_grad[:2]
@@ -68,12 +70,14 @@ class TableGradient(Function):
 
     @staticmethod
     def forward(ctx: Any, points: Tensor, grad_output: Tensor, kernels: Kernels, spec: HashGridSpec) -> Tensor:
+        """The gradient of `Encode` to its table [entries, features]."""
         ctx.save_for_backward(points, grad_output)
         ctx.kernels, ctx.spec = kernels, spec
         return kernels.table_gradient(points, grad_output, spec)
 
     @staticmethod
     def backward(ctx: Any, grad_table: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients to points and grad_output from that of the table's gradient [entries, features]."""
         points, grad_output = ctx.saved_tensors
         grad_table = grad_table.contiguous()
         to_points, to_output = ctx.needs_input_grad[:2]
@@ -92,6 +96,7 @@ class PointsGradient(Function):
     def forward(
         ctx: Any, points: Tensor, table: Tensor, grad_output: Tensor, kernels: Kernels, spec: HashGridSpec
     ) -> Tensor:
+        """The gradient of `Encode` to its points [N, 3]."""
         ctx.save_for_backward(points, table, grad_output)
         ctx.kernels, ctx.spec = kernels, spec
         return kernels.points_gradient(points, table, grad_output, spec)
@@ -99,6 +104,7 @@ class PointsGradient(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, directions: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients to points, table and grad_output from that of the points' gradient [N, 3]; no third derivatives."""
         points, table, grad_output = ctx.saved_tensors
         directions = directions.contiguous()
         to_points, to_table, to_output = ctx.needs_input_grad[:3]

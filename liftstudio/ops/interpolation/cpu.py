@@ -20,6 +20,7 @@ class Interpolation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, corners: Tensor, weights: Tensor) -> Tensor:
+        """Rows [P, C] from `table` [V, C], `corners` [P, 3] and `weights` [P, 3]."""
         arrays = (table.detach().contiguous(), corners.contiguous(), weights.detach().contiguous())
         views = [array.numpy() for array in arrays]
         out = table.new_empty(len(corners), table.shape[1])
@@ -31,6 +32,7 @@ class Interpolation(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        """Gradients to table [V, C] and weights [P, 3] from those of the rows [P, C]."""
         table, corners, weights = ctx.saved_tensors
         grad_rows = grad.contiguous().numpy()
         grad_table, grad_weights = None, None
@@ -74,4 +76,5 @@ def _dot(grad: Floats, table: Floats, corners: Ints, grad_weights: Floats, begin
 
 
 def interpolate(table: Tensor, corners: Tensor, weights: Tensor) -> Tensor:
+    """See `reference.interpolate`."""
     return Interpolation.apply(table, corners, weights)

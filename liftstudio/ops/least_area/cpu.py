@@ -14,6 +14,7 @@ Floats = NDArray[np.float32]
 
 
 def least_area(data: Tensor, iterations: int, step: float) -> Tensor:
+    """See `reference.least_area`."""
     volume = data.contiguous().numpy()
     u = (volume < 0).astype(np.float32)
     extrapolated = u.copy()

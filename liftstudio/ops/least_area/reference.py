@@ -5,6 +5,7 @@ from torch import Tensor
 
 
 def least_area(data: Tensor, iterations: int, step: float) -> Tensor:
+    """See `ops.least_area`; `step`: both step sizes of the algorithm, at most 12 ** -0.5."""
     u = (data < 0).to(data.dtype)
     extrapolated = u.clone()
     dual = data.new_zeros(3, *data.shape)

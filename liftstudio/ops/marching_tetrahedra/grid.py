@@ -27,6 +27,7 @@ class TetGrid:
     tet_edges: Tensor
 
     def to(self, device: torch.device | str) -> "TetGrid":
+        """The same grid with its tensors on `device`."""
         return TetGrid(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 

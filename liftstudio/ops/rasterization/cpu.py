@@ -24,6 +24,7 @@ Ints = NDArray[np.int64]
 
 
 def rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
+    """See `reference.rasterize`."""
     vertices = screen_vertices(clip, height, width)
     triangles = faces.contiguous().numpy()
     batch = len(vertices)
@@ -112,6 +113,7 @@ def _draw_rows(
 
 @njit(nogil=True, cache=True, inline="always")
 def cross(p: Floats, q: Floats) -> tuple[float, float, float]:
+    """The cross product of two 3-vectors."""
     return p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0]
 
 
@@ -167,6 +169,7 @@ class Barycentrics(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, clip: Tensor, faces: Tensor, pixel: Tensor, face: Tensor, height: int, width: int) -> Tensor:
+        """Coordinates [P, 3] on the faces at the pixels."""
         arrays = (clip.detach().contiguous(), faces.contiguous(), pixel, face)
         views = [array.numpy() for array in arrays]
         out = torch.empty(len(pixel), 3, dtype=clip.dtype)
@@ -179,6 +182,7 @@ class Barycentrics(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient to `clip` [B, V, 4] from that of the coordinates [P, 3]."""
         arrays = ctx.saved_tensors
         grad_clip = torch.zeros_like(arrays[0])
         views = [array.numpy() for array in arrays]
@@ -246,4 +250,5 @@ def _weigh_backward(
 
 
 def barycentrics(clip: Tensor, faces: Tensor, pixel: Tensor, face: Tensor, height: int, width: int) -> Tensor:
+    """See `reference.barycentrics`."""
     return Barycentrics.apply(clip, faces, pixel, face, height, width)

@@ -20,6 +20,7 @@ SLACK = wp.constant(wp.float64(1e-6))  # pixels added around bounding boxes agai
 
 
 def rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
+    """See `reference.rasterize`."""
     vertices = reference.screen_vertices(clip, height, width)
     batch = len(vertices)
     keys = torch.full((batch, height, width), reference.EMPTY, dtype=torch.int64, device=clip.device)
