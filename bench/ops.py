@@ -17,6 +17,7 @@ OPS = (
     "antialiasing",
     "marching_tetrahedra",
     "spherical_gaussians",
+    "least_area",
 )
 COLUMNS = ("op", "size", "fast ms", "reference ms", "ratio", "target", "reached", "reference")
 

@@ -39,12 +39,20 @@ def measure(fn: Callable[[], object], repeats: int = 5, warmups: int = 2) -> flo
 
 
 def measure_pair(case: Case, repeats: int = 7, warmups: int = 2) -> tuple[float, float]:
-    """Best wall seconds of (fast, reference), their runs interleaved so that noise hits both alike."""
+    """Best wall seconds of (fast, reference), their runs interleaved so that noise hits both alike.
+
+    Before each timed run comes an untimed one of the same kind: neither is timed with the other's data in the caches.
+    """
     for _ in range(warmups):
         case.fast()
         case.reference()
-    pairs = [(run_seconds(case.fast), run_seconds(case.reference)) for _ in range(repeats)]
-    return min(fast for fast, _ in pairs), min(reference for _, reference in pairs)
+    rounds = [(_warm_seconds(case.fast), _warm_seconds(case.reference)) for _ in range(repeats)]
+    return min(fast for fast, _ in rounds), min(reference for _, reference in rounds)
+
+
+def _warm_seconds(fn: Callable[[], object]) -> float:
+    fn()
+    return run_seconds(fn)
 
 
 def _synchronize() -> None:

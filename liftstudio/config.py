@@ -201,7 +201,7 @@ def _convert_block(value: Any, kind: str, path: str) -> Block:
 
 
 def _convert_optional(value: Any, arguments: tuple[Any, ...], path: str) -> Any:
-    if type(None) in arguments and (value is None or value in ("null", "none")):
+    if type(None) in arguments and (value is None or (str not in arguments and value in ("null", "none"))):
         return None
     candidates = [argument for argument in arguments if argument is not type(None)]
     if len(candidates) == 1:

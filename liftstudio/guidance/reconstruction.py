@@ -37,7 +37,7 @@ class Reconstruction(Guidance):
         lambda_mono_depth: Schedule = OFF  # 1 - correlation with the views' depth maps
         lambda_depth_smoothness: Schedule = OFF  # squared depth steps between neighbouring pixels
         lambda_bilateral_normal: Schedule = OFF  # normal changes where the image is smooth
-        lambda_illumination: Schedule = OFF  # light follows the image's brightness
+        lambda_illumination: Schedule = OFF  # light follows the image's brightness; needs a light that can be fitted
 
         def __post_init__(self) -> None:
             check_range("views_per_step", self.views_per_step, 1)

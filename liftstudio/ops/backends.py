@@ -18,6 +18,8 @@ CUDA_LIBRARIES = {
     "marching": None,
     "compositing": "nerfacc",
     "rasterization": "nvdiffrast",
+    "interpolation": None,
+    "edges": None,
     "antialiasing": None,
     "least_area": None,
     "marching_tetrahedra": None,
@@ -25,7 +27,7 @@ CUDA_LIBRARIES = {
 }
 # Ops whose torch form is already the fast one: on every device, or on CUDA only.
 TORCH_ONLY = ("spherical_gaussians",)
-TORCH_ON_CUDA = ("antialiasing", "least_area", "marching_tetrahedra")
+TORCH_ON_CUDA = ("interpolation", "edges", "antialiasing", "least_area", "marching_tetrahedra")
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced_backend", default=None)
 

@@ -29,11 +29,12 @@ class VolumeRenderer(Renderer):
         update_every: int = 16  # steps between updates of the occupancy grid
         warm_up: int = 128  # steps in which every cell is updated
         eval_rays: int = 16384  # rays per chunk when rendering without gradients
-        normal_gradients: bool = False  # whether shading moves the shape through its normals (second derivatives)
+        normal_gradients: bool = False  # whether losses on normals and shading move the shape (second derivatives)
 
         def __post_init__(self) -> None:
             check_range("samples_across", self.samples_across, 2)
             check_range("grid_resolution", self.grid_resolution, 1, 512)
+            check_range("warm_up", self.warm_up, 0)
             check_range("update_every", self.update_every, 1)
             check_range("eval_rays", self.eval_rays, 1)
 

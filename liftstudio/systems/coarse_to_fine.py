@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from liftstudio.cameras import Cameras, concatenate, orbit_cameras
+from liftstudio.checks import check_range
 from liftstudio.config import Block
 from liftstudio.errors import InputError
 from liftstudio.geometry.base import Geometry
@@ -253,6 +254,8 @@ def _check_stages(stages: dict[str, StageConfig]) -> None:
             raise InputError(f"{where}.steps: wanted 1 or more, got {stage.steps}")
         if not stage.guidance:
             raise InputError(f"{where}.guidance: wanted at least one guidance")
+        for guidance, block in stage.guidance.items():
+            check_range(f"{where}.guidance.{guidance}.start", block.options.start, 0)
         if source and source != before:
             wanted = f"'{before}', the stage before" if before else "nothing: this is the first stage"
             raise InputError(f"{where}.geometry.from: wanted {wanted}, got '{source}'")

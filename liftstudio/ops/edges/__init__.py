@@ -34,7 +34,7 @@ def edge_adjacency(faces: Tensor, vertex_count: int) -> Edges:
     """
     check_shape("faces", faces, ("F", 3))
     check_indices("faces", faces, vertex_count)
-    if backend_for("antialiasing", faces) == "numba":
+    if backend_for("edges", faces) == "numba":
         from liftstudio.ops.edges import cpu
 
         return Edges(*cpu.edge_adjacency(faces, vertex_count))

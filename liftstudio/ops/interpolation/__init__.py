@@ -29,7 +29,7 @@ def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tens
         _, height, width = fragments.shape
         corners = corners + (fragments.pixel // (height * width) * vertex_count)[:, None]
     table = attributes.reshape(-1, attributes.shape[-1])
-    if backend_for("rasterization", attributes) == "numba":
+    if backend_for("interpolation", attributes) == "numba":
         from liftstudio.ops.interpolation import cpu
 
         return cpu.interpolate(table, corners, fragments.barycentric)
