@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import write_capture
+from tiny_project import write_capture
 
 from liftstudio import registry
 from liftstudio.cli import main

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_project import make_project
 
 from liftstudio.checkpoints import Checkpoints, read_verified
 
@@ -74,8 +75,6 @@ def result(folder: Path) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """The result of a run that was never stopped."""
-    from conftest import make_project
-
     folder = tmp_path_factory.mktemp("straight")
     make_project(folder, extension=True)
     before = Path.cwd()

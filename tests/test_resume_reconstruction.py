@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import write_capture
 from test_resume import ROOT, finish, launch, wait_for_steps
+from tiny_project import write_capture
 
 NAME = "reconstruct-views"
 # A checkpoint at every step: with the hash table and Adam's state (12 MB) about half the time goes into writing them.
