@@ -88,7 +88,8 @@ def turntable_cameras(references: Cameras | None, config: TestConfig) -> Cameras
 
 
 def save_stills(system: System, orbit: Cameras, folder: Path, count: int) -> None:
-    """Write `<azimuth>_<pass>.png` (rgb, albedo, normal, depth, mask) of `count` cameras evenly along an orbit."""
+    """Write `<azimuth>_<pass>.png` (rgb, albedo, normal, depth, mask) of `count` cameras evenly on an orbit."""
+    count = min(count, len(orbit))
     chosen = orbit[[i * len(orbit) // count - 1 for i in range(count)]]  # -1: an orbit's last camera is at azimuth 0
     azimuths = [f"{round(azimuth) % 360:03d}" for azimuth in chosen.azimuth_deg.tolist()]
     for start, render in zip(range(0, count, BATCH), _renders(system, chosen, STILL_PASSES), strict=True):
