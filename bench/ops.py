@@ -18,6 +18,7 @@ OPS = (
     "marching_tetrahedra",
     "spherical_gaussians",
     "least_area",
+    "lifting",
 )
 COLUMNS = ("op", "size", "fast ms", "reference ms", "ratio", "target", "reached", "reference")
 

@@ -76,6 +76,11 @@ class Cameras:
         """[B] above the xy plane, in [-90, 90]."""
         return torch.rad2deg(torch.asin((self.centers[:, 2] / self.distance).clamp(-1, 1)))
 
+    @property
+    def fov_deg(self) -> Tensor:
+        """[B] vertical field of view, if the image's centre is the principal point."""
+        return 2 * torch.rad2deg(torch.atan(0.5 * self.height / self.fy))
+
     def lattice(self, stride: int, offset_x: Tensor, offset_y: Tensor, height: int, width: int) -> "Cameras":
         """The pinholes whose pixels are every `stride`-th pixel of these, from column/row offsets [B] (pixels).
 

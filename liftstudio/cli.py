@@ -3,29 +3,32 @@
 import argparse
 import difflib
 import shlex
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from liftstudio import __version__, assets, logs, registry
 from liftstudio.errors import InputError
+from liftstudio.stopping import interrupt_on_sigterm
 
 DONE, BUG, BAD_INPUT, INTERRUPTED, OUT_OF_MEMORY = 0, 1, 2, 3, 4
-MODES = ("train", "resume", "validate", "test", "export")
+MODES = ("train", "views", "resume", "validate", "test", "export")
+NEW_RUN = ("train", "views")  # modes that start from any config; the others need a run
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line (default: this process's); returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in arguments
+    return guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
+
+
+def guard(work: Callable[[], int], *, debug: bool) -> int:
+    """The exit code of `work`, whose errors end as one line on stderr; debug: after their traceback."""
     try:
-        with _stop_on_sigterm():
-            return _dispatch(arguments)
+        with interrupt_on_sigterm():
+            return work()
     except SystemExit as error:  # argparse's --help and --version
         return int(error.code or 0)
     except BaseException as error:
@@ -39,9 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     options = _parse(arguments)
     logs.configure(options.verbose)
-    for folder in (Path("custom"), assets.ROOT / "custom"):
-        registry.load_extensions(folder)
-    _report_extensions(options.verbose)
+    load_extensions(options.verbose)
     if options.list is not None:
         from liftstudio.catalog import catalog
 
@@ -59,11 +60,14 @@ def _run(options: argparse.Namespace, command: str) -> None:
     from liftstudio.run_config import load_run_config
     from liftstudio.run_folder import existing_run_folder
 
-    folder = None if options.mode == "train" else existing_run_folder(options.config)
+    folder = None if options.mode in NEW_RUN else existing_run_folder(options.config)
     config = load_run_config(folder.config if folder else options.config, options.overrides)
 
-    from liftstudio.run import Interrupted, Run  # its imports take longer than refusing a bad config may
+    from liftstudio.run import Interrupted, Run, make_views  # its imports take longer than refusing a bad config may
 
+    if options.mode == "views":
+        make_views(config, command, options.gpu)
+        return
     if folder is None:
         run = Run.start(config, command, options.gpu)
     else:
@@ -91,15 +95,17 @@ def _work(run: Any, mode: str) -> None:
         run.export()
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Wrong arguments are an InputError."""
+
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see --help")
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="launch.py",
-        usage="python launch.py --config FILE (--train | --resume | --validate | --test | --export) [key=value ...]",
+        usage=f"python launch.py --config FILE ({' | '.join(f'--{mode}' for mode in MODES)}) [key=value ...]",
         description="Images to textured 3D meshes. Any option of the config can be set by its dotted key: seed=1",
         epilog="exit codes: 0 done, 1 a bug, 2 bad input, 3 interrupted (resumable), 4 out of memory",
         allow_abbrev=False,
@@ -108,6 +114,7 @@ def _parser() -> _Parser:
     mode = parser.add_mutually_exclusive_group()
     for name, text in {
         "train": "optimise all stages, then test and export",
+        "views": "only make the reference views; --resume goes on from there",
         "resume": "go on exactly where a run stopped, then test and export",
         "validate": "image grid of a run's newest checkpoint",
         "test": "turntable video, passes and metrics of a run's newest checkpoint",
@@ -156,7 +163,10 @@ def _gpus(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _report_extensions(verbose: bool) -> None:
+def load_extensions(verbose: bool) -> None:
+    """Import the user's and the packaged extensions; warn of those that fail."""
+    for folder in (Path("custom"), assets.ROOT / "custom"):
+        registry.load_extensions(folder)
     for name, trace in registry.extension_failures.items():
         reason = trace.strip() if verbose else trace.strip().splitlines()[-1]
         logs.log.warning("extension '%s' failed to load: %s", name, reason)
@@ -177,15 +187,3 @@ def _explain(error: BaseException) -> tuple[int, str]:
         BUG,
         f"bug: {type(error).__name__}: {line}; please report it with the output of the same command with --debug",
     )
-
-
-@contextmanager
-def _stop_on_sigterm() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

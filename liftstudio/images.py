@@ -10,6 +10,7 @@ from typing import TypeVar
 import imageio_ffmpeg
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
@@ -52,11 +53,40 @@ def resize_area(image: Tensor, height: int, width: int) -> Tensor:
     return torch.einsum("ih,hwc,jw->ijc", rows, image, columns)
 
 
+def resize_smooth(images: Tensor, height: int, width: int) -> Tensor:
+    """[B, H, W, C] images at [B, height, width, C], larger or smaller: bilinear, antialiased; differentiable."""
+    if images.shape[1:3] == (height, width):
+        return images
+    channels_first = images.permute(0, 3, 1, 2)
+    resized = F.interpolate(channels_first, (height, width), mode="bilinear", antialias=True)
+    return resized.permute(0, 2, 3, 1)
+
+
 def reduce_image(rgb: Tensor, alpha: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Straight-alpha `rgb` [H, W, 3] and `alpha` [H, W, 1] at a smaller size; hidden colours do not bleed in."""
     smaller = resize_area(torch.cat([rgb * alpha, alpha], dim=-1), height, width)
     reduced = smaller[..., 3:].clamp(0, 1)
     return (smaller[..., :3] / reduced.clamp_min(1e-6)).clamp(0, 1), reduced
+
+
+def resize_lanczos(
+    image: Tensor, height: int, width: int, box: tuple[float, float, float, float] | None = None
+) -> Tensor:
+    """[H, W, C] image at [height, width, C] by Lanczos' filter, wide enough where it reduces; it may overshoot.
+
+    box: the part (left, top, right, bottom in pixels, fractions allowed, inside the image) that is resized; None: all.
+    """
+    channels = image.detach().cpu().float().unbind(-1)
+    resized = [
+        Image.fromarray(channel.numpy()).resize((width, height), Image.Resampling.LANCZOS, box=box)
+        for channel in channels
+    ]
+    return torch.stack([torch.from_numpy(np.array(channel)) for channel in resized], dim=-1)
+
+
+def straight_from_white(image: Tensor, alpha: Tensor) -> Tensor:
+    """Straight colour [..., 3] in [0, 1] of an image over white [..., 3] with alpha [..., 1]; white where it is 0."""
+    return (1 - (1 - image) / alpha.clamp_min(1e-6)).clamp(0, 1).where(alpha > 0, 1.0)
 
 
 def save_image(path: Path | str, image: Tensor) -> None:

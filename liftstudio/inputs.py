@@ -27,15 +27,15 @@ class Inputs:
     data_from_world: Tensor
 
     @classmethod
-    def load(cls, views: Block | None) -> "Inputs":
-        """From what the config's `views` names.
+    def load(cls, views: Block | None, device: torch.device) -> "Inputs":
+        """From what the config's `views` names; networks that make views run on `device`.
 
         Raises:
             InputError: the data are missing, faulty or impossible, or the true surface is unreadable.
         """
         if views is None:
             return cls(None, None, torch.eye(4))
-        source: ViewSource = views.build()
+        source: ViewSource = views.build(device=device)
         truth = source.truth_mesh()
         if truth is not None:
             from liftstudio.mesh_io import read_mesh

@@ -114,10 +114,14 @@ class RunLog:
 
 
 class StageProgress:
-    """Stage, step, losses, seconds per step and time left: live on a terminal, else as a line every few seconds."""
+    """Stage, step, losses, seconds per step and time left: live on a terminal, else as a line every few seconds.
 
-    def __init__(self, stage: str, done: int, total: int, *, quiet: bool = False) -> None:
-        self.stage, self.total, self.quiet = stage, total, quiet
+    total: steps in all; may be changed on the way.
+    """
+
+    def __init__(self, stage: str, done: int, total: int, *, quiet: bool = False, every: float = PLAIN_SECONDS) -> None:
+        """every: seconds between the lines where there is no terminal."""
+        self.stage, self.total, self.quiet, self.every = stage, total, quiet, every
         self.seconds: float | None = None
         self.last = time.perf_counter()
         self.printed = self.last
@@ -142,8 +146,8 @@ class StageProgress:
         spent, self.last = now - self.last, now
         self.seconds = spent if self.seconds is None else SMOOTHING * self.seconds + (1 - SMOOTHING) * spent
         if self.live is not None:
-            self.live.update(self.task, completed=done, line=self._line(done, losses))
-        elif not self.quiet and (now - self.printed >= PLAIN_SECONDS or done == self.total):
+            self.live.update(self.task, completed=done, total=self.total, line=self._line(done, losses))
+        elif not self.quiet and (now - self.printed >= self.every or done == self.total):
             self.printed = now
             log.info("%s %s", self.stage, self._line(done, losses))
 

@@ -50,7 +50,7 @@ def memory_options(plain: dict[str, Any], key: str) -> list[str]:
     for name, value in node.items() if isinstance(node, dict) else []:
         if isinstance(value, dict):
             found += memory_options(plain, f"{key}.{name}")
-        elif isinstance(value, int) and not isinstance(value, bool) and any(word in name for word in words):
+        elif isinstance(value, int) and value > 1 and any(word in name for word in words):
             found.append(f"{key}.{name}={value}")
     return found
 

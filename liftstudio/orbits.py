@@ -38,6 +38,27 @@ def sine(frames: int, elevation_deg: float, amplitude_deg: float) -> Angles:
     return _azimuth(turn), (elevation_deg + amplitude_deg * torch.sin(2 * torch.pi * turn)).float()
 
 
+def random_sine(
+    frames: int,
+    elevation_deg: float,
+    amplitude_deg: float,
+    generator: torch.Generator,
+    azimuth_jitter_deg: float = 0.0,
+) -> Angles:
+    """A `sine` orbit of random amplitude, with irregular azimuth steps.
+
+    Args:
+        amplitude_deg: the amplitude is uniform in [-this, this], or in the part of it that keeps within +-89 degrees.
+        azimuth_jitter_deg: each azimuth but the last moves by a uniform draw from [-this, this]; below half a step.
+    Raises:
+        InputError: fewer than 1 frame, an elevation beyond +-89 degrees, or a jitter of half a step or more.
+    """
+    _check_elevation("elevation_deg", abs(elevation_deg))
+    largest = min(amplitude_deg, MAX_ELEVATION_DEG - abs(elevation_deg))
+    _, elevation = sine(frames, elevation_deg, float(_uniform(1, -largest, largest, generator)))
+    return _azimuth(_jittered(_turn(frames), azimuth_jitter_deg, generator)), elevation
+
+
 def dynamic(
     frames: int,
     elevation_deg: float,
@@ -56,15 +77,10 @@ def dynamic(
     """
     _check_frames(frames)
     _check_elevation("elevation_deg and amplitude_deg", abs(elevation_deg) + abs(amplitude_deg))
-    if not 0 <= azimuth_jitter_deg < 180 / frames:
-        limit = f"0 to below {180 / frames:g} degrees (half a step)"
-        raise InputError(f"azimuth_jitter_deg: wanted {limit}, got {azimuth_jitter_deg}")
     turn = _turn(frames)
     wave = _closed_wave(turn, generator)
     elevation = elevation_deg + amplitude_deg * wave / wave.abs().max().clamp_min(1e-9)
-    jitter = _uniform(frames, -azimuth_jitter_deg, azimuth_jitter_deg, generator)
-    jitter[-1] = 0
-    return _azimuth(turn + jitter / 360), elevation.float()
+    return _azimuth(_jittered(turn, azimuth_jitter_deg, generator)), elevation.float()
 
 
 def random(
@@ -99,6 +115,16 @@ def _azimuth(turn: Tensor) -> Tensor:
     return (360 * turn).float() % 360
 
 
+def _jittered(turn: Tensor, azimuth_jitter_deg: float, generator: torch.Generator) -> Tensor:
+    """[T] `turn` with all but the last moved by up to `azimuth_jitter_deg` either way."""
+    if not 0 <= azimuth_jitter_deg < 180 / len(turn):
+        limit = f"0 to below {180 / len(turn):g} degrees (half a step)"
+        raise InputError(f"azimuth_jitter_deg: wanted {limit}, got {azimuth_jitter_deg}")
+    jitter = _uniform(len(turn), -azimuth_jitter_deg, azimuth_jitter_deg, generator)
+    jitter[-1] = 0
+    return turn + jitter / 360
+
+
 def _closed_wave(turn: Tensor, generator: torch.Generator) -> Tensor:
     """[T] random sum of sinusoids that is 0 at the end of the round."""
     periods = torch.arange(1, HARMONICS + 1, dtype=torch.float64)[:, None]
@@ -110,7 +136,9 @@ def _closed_wave(turn: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    return low + (high - low) * torch.rand(count, dtype=torch.float64, generator=generator)
+    """[count] float64 on the CPU, whatever the generator's device."""
+    draw = torch.rand(count, dtype=torch.float64, generator=generator, device=generator.device).cpu()
+    return low + (high - low) * draw
 
 
 def _check_frames(frames: int) -> None:

@@ -29,6 +29,8 @@ BUILTIN: dict[str, dict[str, str]] = {
     "background": {"solid-color": "liftstudio.backgrounds.solid_color"},
     "renderer": {"volume": "liftstudio.renderers.volume", "surface": "liftstudio.renderers.surface"},
     "guidance": {"reconstruction": "liftstudio.guidance.reconstruction"},
+    "prior": {"auto": "liftstudio.priors.opening", "toys": "liftstudio.priors.toys.prior"},
+    "prior-task": {"toys": "liftstudio.priors.toys.training"},
 }
 
 
@@ -46,8 +48,10 @@ class Component:
 
 
 ComponentType = TypeVar("ComponentType", bound=type[Component])
+Item = TypeVar("Item")
 
 _registered: dict[str, dict[str, type[Component]]] = {}
+_declared: dict[str, dict[str, str]] = {}  # what extensions add to BUILTIN
 extension_failures: dict[str, str] = {}  # extension folder name -> traceback of its import
 
 
@@ -71,12 +75,12 @@ def register(name: str) -> Callable[[ComponentType], ComponentType]:
 
 def kinds() -> list[str]:
     """All component kinds, in the order of the pipeline, then those only extensions add."""
-    return list(BUILTIN) + sorted(set(_registered) - set(BUILTIN))
+    return list(BUILTIN) + sorted({*_registered, *_declared} - set(BUILTIN))
 
 
 def names(kind: str) -> list[str]:
     """All registered names of a kind, sorted."""
-    return sorted({*BUILTIN.get(kind, {}), *_registered.get(kind, {})})
+    return sorted({*BUILTIN.get(kind, {}), *_declared.get(kind, {}), *_registered.get(kind, {})})
 
 
 def find(name: str, kind: str) -> type[Any]:
@@ -84,19 +88,33 @@ def find(name: str, kind: str) -> type[Any]:
 
     Raises:
         InputError: unknown name: lists near matches, and the extensions that failed to load; or the component
-            needs a package that is not installed.
+            needs a package that is not installed, or its extension's module fails to load.
     """
-    if name not in _registered.get(kind, {}) and name in BUILTIN.get(kind, {}):
-        try:
-            importlib.import_module(BUILTIN[kind][name])
-        except ModuleNotFoundError as error:
-            if str(error.name).partition(".")[0] == "liftstudio":
-                raise
-            raise InputError(f"{kind} '{name}' needs the package '{error.name}', which is not installed") from error
+    module = _module_of(name, kind)
+    if module is not None and name not in _registered.get(kind, {}):
+        _import(module, f"{kind} '{name}'")
     try:
         return _registered[kind][name]
     except KeyError:
         raise InputError(_unknown(name, kind)) from None
+
+
+def _module_of(name: str, kind: str) -> str | None:
+    return BUILTIN.get(kind, {}).get(name) or _declared.get(kind, {}).get(name)
+
+
+def _import(module: str, component: str) -> None:
+    package = module.partition(".")[0]
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] == package == "liftstudio":
+            raise
+        raise InputError(f"{component} needs the package '{error.name}', which is not installed") from error
+    except Exception as error:
+        if not package.startswith(_module_name("")):
+            raise
+        raise InputError(f"{component}: {module} failed to load: {type(error).__name__}: {error}") from error
 
 
 def _unknown(name: str, kind: str) -> str:
@@ -131,9 +149,19 @@ def _module_name(extension: str) -> str:
 def _load_extension(name: str, init: Path) -> None:
     try:
         _import_package(_module_name(name), init)
+        _declare(_module_name(name))
     except (Exception, SystemExit):
         extension_failures[name] = traceback.format_exc()
         _forget(_module_name(name))
+
+
+def _declare(package: str) -> None:
+    """Note the extension's `COMPONENTS`, kind -> name -> its module, imported when the name is first asked for."""
+    for kind, modules in getattr(sys.modules[package], "COMPONENTS", {}).items():
+        for name, module in modules.items():
+            if name in names(kind):
+                raise ValueError(f"{kind} '{name}' is already registered")
+            _declared.setdefault(kind, {})[name] = f"{package}.{module}"
 
 
 def _forget(package: str) -> None:
@@ -142,12 +170,17 @@ def _forget(package: str) -> None:
     def is_inside(module: str) -> bool:
         return module == package or module.startswith(f"{package}.")
 
-    for kind, known in list(_registered.items()):
-        _registered[kind] = {name: cls for name, cls in known.items() if not is_inside(cls.__module__)}
-        if not _registered[kind]:
-            del _registered[kind]
+    _drop(_registered, lambda cls: is_inside(cls.__module__))
+    _drop(_declared, is_inside)
     for module in filter(is_inside, list(sys.modules)):
         del sys.modules[module]
+
+
+def _drop(table: dict[str, dict[str, Item]], is_dropped: Callable[[Item], bool]) -> None:
+    for kind, known in list(table.items()):
+        table[kind] = {name: item for name, item in known.items() if not is_dropped(item)}
+        if not table[kind]:
+            del table[kind]
 
 
 def _import_package(module_name: str, init: Path) -> None:

@@ -1,8 +1,6 @@
 """A run: its config, its stages in order with logs and checkpoints, then its test and export."""
 
 import json
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,10 +25,12 @@ from liftstudio.files import atomic_write
 from liftstudio.inputs import Inputs
 from liftstudio.logs import RunLog, StageProgress, WorkProgress, log
 from liftstudio.memory import memory_advice, memory_high_water_gb
-from liftstudio.run_config import RunConfig, choose_devices, deciding_options
+from liftstudio.run_config import RunConfig, choose_devices, deciding_options, first_device
 from liftstudio.run_folder import RunFolder, create_run_folder
 from liftstudio.snapshots import save_snapshot
+from liftstudio.stopping import StopRequest
 from liftstudio.systems.base import System
+from liftstudio.views.saving import save_views
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -52,6 +52,39 @@ def make_fabric(device: str, gpus: list[int] | None) -> "Fabric":
     fabric = Fabric(accelerator=accelerator, devices=devices, strategy="ddp" if several else "auto")
     fabric.launch()
     return fabric
+
+
+def load_inputs(config: RunConfig, gpus: list[int] | None) -> Inputs:
+    """What the run works from, before any process for another device is started.
+
+    Raises:
+        InputError: as `choose_devices` and `Inputs.load`.
+    """
+    with memory_advice(config, "views"):
+        return Inputs.load(config.views, first_device(config.device, gpus))
+
+
+def make_folder(config: RunConfig, inputs: Inputs, command: str) -> RunFolder:
+    """A new run folder."""
+    folder = create_run_folder(Path(config.runs_dir), config.name, config.tag, to_plain(config), inputs, command)
+    log.info("run folder: %s", folder.path)
+    return folder
+
+
+def make_views(config: RunConfig, command: str, gpus: list[int] | None) -> RunFolder:
+    """Only the reference views, in a run folder that `--resume` can go on from.
+
+    Raises:
+        InputError: the config has no views, or what it names is missing, faulty or impossible.
+    """
+    if config.views is None:
+        raise InputError("views: missing; --views needs a 'views:' block in the config")
+    inputs = load_inputs(config, gpus)
+    folder = make_folder(config, inputs, command)
+    assert inputs.views is not None
+    save_views(folder.views, inputs.views)
+    log.info("views: %s", folder.views)
+    return folder
 
 
 class Run:
@@ -79,13 +112,8 @@ class Run:
     @classmethod
     def start(cls, config: RunConfig, command: str, gpus: list[int] | None) -> "Run":
         """A new run. Its folder is made when all inputs have been checked."""
-        choose_devices(config.device, gpus)
-        run = cls(config, Inputs.load(config.views), make_fabric(config.device, gpus))
-        made: Any = None
-        if run.fabric.is_global_zero:
-            place = Path(config.runs_dir), config.name, config.tag
-            made = create_run_folder(*place, to_plain(config), run.inputs, command)
-            log.info("run folder: %s", made.path)
+        run = cls(config, load_inputs(config, gpus), make_fabric(config.device, gpus))
+        made: Any = make_folder(config, run.inputs, command) if run.fabric.is_global_zero else None
         run.folder = run.fabric.broadcast(made)
         return run
 
@@ -110,7 +138,7 @@ class Run:
             check_same_config(saved.config, deciding_options(config), folder.path)
             if saved.versions != versions():
                 log.warning("saved with %s, now %s: results may differ in the last digits", saved.versions, versions())
-        inputs = Inputs.restore(folder.inputs) if folder.inputs.exists() else Inputs.load(config.views)
+        inputs = Inputs.restore(folder.inputs) if folder.inputs.exists() else load_inputs(config, gpus)
         run = cls(config, inputs, make_fabric(config.device, gpus))
         run.folder, run.saved, run.elapsed = folder, saved, dict(saved.elapsed) if saved else {}
         if run.fabric.is_global_zero:
@@ -130,6 +158,8 @@ class Run:
         before = self.saved.total_step if self.saved else 0
         tensorboard = self.folder.tensorboard if self.config.log.tensorboard else None
         self.log = RunLog(self.folder.log_csv, tensorboard, before) if self.fabric.is_global_zero else None
+        if self.fabric.is_global_zero:
+            self._save_generated_views()
         try:
             with StopRequest() as stop:
                 for stage in stages[first:]:
@@ -142,7 +172,13 @@ class Run:
                 self.log.close()
         self._note_metrics({})
 
-    def _fit_stage(self, stage: str, stop: "StopRequest") -> None:
+    def _save_generated_views(self) -> None:
+        """Show what a prior made; views that the user gave need no copy."""
+        views = self.inputs.views
+        if views is not None and views.prompt is not None and not (self.folder.views / "transforms.json").exists():
+            save_views(self.folder.views, views)
+
+    def _fit_stage(self, stage: str, stop: StopRequest) -> None:
         before, entered = self.elapsed.get(stage, 0.0), time.perf_counter()
         done, total = self._enter(stage), self.system.stages[stage]
         with StageProgress(stage, done, total, quiet=not self.fabric.is_global_zero) as progress:
@@ -272,27 +308,6 @@ def make_deterministic(device: torch.device) -> None:
     """On the CPU, give up torch's few kernels whose sums depend on the order in which threads arrive."""
     torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a slow debugging aid
-
-
-class StopRequest:
-    """While active, SIGINT and SIGTERM set `requested`; a second SIGINT raises KeyboardInterrupt at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
-            self.previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def _stop(self, number: int, frame: object) -> None:
-        self.requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def check_finite(losses: dict[str, float], stage: str, step: int) -> None:

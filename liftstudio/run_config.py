@@ -75,6 +75,16 @@ def deciding_options(config: RunConfig) -> dict[str, Any]:
     return json.loads(json.dumps({key: plain[key] for key in ("seed", "views", "system")}))
 
 
+def first_device(device: str, gpus: list[int] | None) -> torch.device:
+    """The run's first device, where its reference views are made.
+
+    Raises:
+        InputError: as `choose_devices`.
+    """
+    accelerator, devices = choose_devices(device, gpus)
+    return torch.device(accelerator, devices[0]) if isinstance(devices, list) else torch.device(accelerator)
+
+
 def choose_devices(device: str, gpus: list[int] | None) -> tuple[str, list[int] | int]:
     """Accelerator and devices for Fabric.
 

@@ -40,6 +40,11 @@ class RunFolder:
         return self.path / "checkpoints" / "inputs.ckpt"
 
     @property
+    def views(self) -> Path:
+        """The folder of the reference views, where a prior made them."""
+        return self.path / "views"
+
+    @property
     def log_csv(self) -> Path:
         """Every logged loss, by step."""
         return self.path / "log.csv"

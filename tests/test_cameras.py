@@ -142,7 +142,7 @@ def test_faults_are_refused() -> None:
 
 def test_the_true_mesh_projects_onto_the_photographed_silhouettes() -> None:
     """Poses, intrinsics, pixel centres and world axes of the whole chain at once: half a pixel off gives 0.974."""
-    views = PosedImages(PosedImages.Config(path=str(MARIO), normalize="as-given")).load()
+    views = PosedImages(PosedImages.Config(path=str(MARIO), normalize="as-given"), device=torch.device("cpu")).load()
     mesh = read_mesh(MARIO / "mesh.obj")
     covered = rasterize(views.cameras.clip(mesh.vertices), mesh.faces, 256, 256) >= 0
     silhouettes = views.masks[..., 0] > 0.5

@@ -157,7 +157,8 @@ def test_a_run_without_views_has_its_turntable(mesh: Mesh, tmp_path: Path) -> No
 
 def test_photographs_of_a_real_object(tmp_path: Path) -> None:
     """The true mesh has the true silhouette: only its made-up colours are wrong."""
-    source = PosedImages(PosedImages.Config(path=str(MARIO), held_out=[3, 11], max_size=128))
+    config = PosedImages.Config(path=str(MARIO), held_out=[3, 11], max_size=128)
+    source = PosedImages(config, device=torch.device("cpu"))
     back, truth, loaded = source.data_from_world(), source.truth_mesh(), source.load()
     assert truth is not None
     world = torch.linalg.inv(back)

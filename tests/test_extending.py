@@ -73,7 +73,7 @@ def test_the_listing_is_what_the_document_says(project: Path, capsys: pytest.Cap
 
 
 def test_every_kind_is_in_the_table() -> None:
-    assert set(re.findall(r"^\| `(\w+)` \|", DOCUMENT, re.MULTILINE)) == set(registry.BUILTIN)
+    assert set(re.findall(r"^\| `([\w-]+)` \|", DOCUMENT, re.MULTILINE)) == set(registry.BUILTIN)
 
 
 def test_a_failed_import_says_what_the_document_says(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

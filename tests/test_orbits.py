@@ -30,6 +30,26 @@ def test_sine_orbit_follows_its_formula() -> None:
     assert abs(float(elevation[-1]) - 10) < 1e-5  # the sine of a full turn is zero to rounding
 
 
+@pytest.mark.parametrize("elevation_deg, largest_deg", [(-5.0, 40.0), (75.0, 14.0)])
+def test_random_sine_orbit_is_a_sine_with_jitter(
+    generator: torch.Generator, elevation_deg: float, largest_deg: float
+) -> None:
+    round_trip = 2 * torch.pi * torch.arange(1, 22, dtype=torch.float64) / 21
+    amplitudes = []
+    for _ in range(100):
+        azimuth, elevation = orbits.random_sine(21, elevation_deg, 40.0, generator, azimuth_jitter_deg=8.5)
+        amplitude = (elevation.double() - elevation_deg)[4] / torch.sin(round_trip[4])
+        wanted = elevation_deg + amplitude * torch.sin(round_trip)
+        torch.testing.assert_close(elevation.double(), wanted, atol=1e-4, rtol=0)  # float32 of up to 89
+        moved = azimuth[:-1].double() - torch.rad2deg(round_trip[:-1])
+        assert azimuth[-1] == 0 and bool((azimuth[:-1].diff() > 0).all()), generator.initial_seed()
+        assert 4 < float(moved.abs().max()) < 8.501, generator.initial_seed()  # under 4 in all 20: one in 3 million
+        amplitudes.append(float(amplitude))
+    # uniform within +-largest: an end that stays empty in 100 draws by a tenth of the width has a chance of 3e-5
+    assert max(map(abs, amplitudes)) <= largest_deg + 1e-3, generator.initial_seed()
+    assert max(amplitudes) > 0.8 * largest_deg and min(amplitudes) < -0.8 * largest_deg, generator.initial_seed()
+
+
 @pytest.mark.parametrize("frames", [2, 5, 21])
 def test_dynamic_orbit_is_closed_ascending_and_bounded(generator: torch.Generator, frames: int) -> None:
     for _ in range(20):
@@ -64,6 +84,9 @@ def test_random_views_are_uniform_on_the_sphere(generator: torch.Generator) -> N
         lambda g: orbits.static(5, 90.0),
         lambda g: orbits.static(5, float("nan")),
         lambda g: orbits.sine(5, 60.0, -30.0),
+        lambda g: orbits.random_sine(0, 0.0, 10.0, g),
+        lambda g: orbits.random_sine(5, 89.5, 10.0, g),
+        lambda g: orbits.random_sine(21, 0.0, 30.0, g, azimuth_jitter_deg=9.0),
         lambda g: orbits.dynamic(5, 60.0, 30.0, g),
         lambda g: orbits.dynamic(21, 0.0, 30.0, g, azimuth_jitter_deg=9.0),
         lambda g: orbits.dynamic(21, 0.0, 30.0, g, azimuth_jitter_deg=-1.0),

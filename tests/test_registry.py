@@ -1,5 +1,6 @@
 """The registry and extensions: lazy, exact, and honest about what failed."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,3 +101,30 @@ def test_a_component_whose_package_is_missing_says_so(monkeypatch: pytest.Monkey
     monkeypatch.setitem(registry.BUILTIN, "test-registry-needs", {"x": "needs_more"})
     with pytest.raises(InputError, match="needs the package 'no_such_package_at_all'"):
         find("x", "test-registry-needs")
+
+
+COMPONENTS = """
+COMPONENTS = {{"test-registry-lazy": {{"{name}": "inside"}}}}
+"""
+
+
+def test_an_extension_may_name_its_components_and_be_imported_later(tmp_path: Path) -> None:
+    kind = "test-registry-lazy"
+    extension(tmp_path, "e-lazy", COMPONENTS.format(name="later"))
+    inside = GOOD.format(name="later").replace("test-registry-extra", kind)
+    (tmp_path / "e-lazy" / "inside.py").write_text(inside)
+    extension(tmp_path, "f-taken", COMPONENTS.format(name="later"))
+    extension(tmp_path, "g-broken", COMPONENTS.format(name="broken"))
+    (tmp_path / "g-broken" / "inside.py").write_text("1 / 0\n")
+    load_extensions(tmp_path)
+    assert f"{kind} 'later' is already registered" in registry.extension_failures.pop("f-taken")
+    assert not registry.extension_failures and kind in registry.kinds() and names(kind) == ["broken", "later"]
+    assert "liftstudio_custom_e-lazy.inside" not in sys.modules, "not imported before it is asked for"
+    assert find("later", kind).__name__ == "Extra"
+    with pytest.raises(
+        InputError, match=r"'broken': liftstudio_custom_g-broken\.inside failed to load: ZeroDivisionError"
+    ):
+        find("broken", kind)
+    for name in ("e-lazy", "g-broken"):
+        registry._forget(f"liftstudio_custom_{name}")
+    assert names(kind) == []

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from liftstudio.checks import check_range
+from liftstudio.ops.backends import fast_bfloat16
 from liftstudio.ops.hash_grid import HashGridSpec, hash_encode
 
 
@@ -83,10 +84,3 @@ def mlp(inputs: int, hidden: int, layers: int, outputs: int) -> nn.Sequential:
     for size_in, size_out in itertools.pairwise(sizes):
         blocks += [nn.Linear(size_in, size_out), nn.ReLU(inplace=True)]
     return nn.Sequential(*blocks, nn.Linear(sizes[-1], outputs))
-
-
-def fast_bfloat16(device_type: str) -> bool:
-    """Whether matrix products in bfloat16 are faster than in float32 here."""
-    if device_type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return device_type == "cpu" and torch.cpu._is_avx512_bf16_supported()

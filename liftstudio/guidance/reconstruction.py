@@ -25,6 +25,7 @@ class Reconstruction(Guidance):
     @dataclass
     class Config(Guidance.Config):
         views_per_step: int = 2  # reference views drawn per step, without repetition
+        prompt_weight: float = 1.0  # how often the user's own picture is drawn, in times as often as a generated view
         resolution: list[int] = field(default_factory=lambda: [0])  # pixels across a render, one per milestone; 0: all
         resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next resolution begins
         random_background: bool = True  # compose both sides over a new random colour each step, so opacity is learned
@@ -41,6 +42,7 @@ class Reconstruction(Guidance):
 
         def __post_init__(self) -> None:
             check_range("views_per_step", self.views_per_step, 1)
+            check_range("prompt_weight", self.prompt_weight, 1e-3)
             check_range("resolution", min(self.resolution, default=0), 0)
             if len(self.resolution) != len(self.resolution_milestones) + 1:
                 raise InputError("resolution_milestones: wanted one step fewer than there are resolutions")
@@ -57,6 +59,9 @@ class Reconstruction(Guidance):
         self.views = chosen
         self.reference_cameras = chosen.cameras.to(device)
         self.images, self.masks = chosen.images.to(device), chosen.masks.to(device)
+        self.shares = torch.ones(len(chosen), device=device)  # of the views in the draws, in arbitrary units
+        if chosen.prompt is not None:
+            self.shares[chosen.prompt] = config.prompt_weight
         self.maps = {
             name: None if maps is None else maps.to(device)
             for name, maps in (("mono_normal", chosen.normals), ("mono_depth", chosen.depths))
@@ -80,7 +85,7 @@ class Reconstruction(Guidance):
         """Reference cameras drawn without repetition; at a lower resolution a random lattice of their pixels."""
         device = self.images.device
         count = min(self.config.views_per_step, len(self.images))
-        chosen = torch.randperm(len(self.images), generator=generator, device=device)[:count]
+        chosen = torch.multinomial(self.shares, count, generator=generator)
         cameras = self.reference_cameras[chosen]
         wanted = self.resolution(step) or cameras.width
         stride = max(1, cameras.width // wanted)

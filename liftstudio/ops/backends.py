@@ -22,12 +22,13 @@ CUDA_LIBRARIES = {
     "edges": None,
     "antialiasing": None,
     "least_area": None,
+    "lifting": None,
     "marching_tetrahedra": None,
     "spherical_gaussians": None,
 }
 # Ops whose torch form is already the fast one: on every device, or on CUDA only.
 TORCH_ONLY = ("spherical_gaussians",)
-TORCH_ON_CUDA = ("interpolation", "edges", "antialiasing", "least_area", "marching_tetrahedra")
+TORCH_ON_CUDA = ("interpolation", "edges", "antialiasing", "least_area", "lifting", "marching_tetrahedra")
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced_backend", default=None)
 
@@ -75,6 +76,13 @@ def backend_for(op: str, tensor: Tensor) -> str:
     if forced is not None:
         return forced
     return "reference" if tensor.dtype == torch.float64 else choose(op, tensor.device.type).backend
+
+
+def fast_bfloat16(device_type: str) -> bool:
+    """Whether matrix products in bfloat16 are faster than in float32 here."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device_type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 @contextlib.contextmanager

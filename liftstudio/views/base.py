@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ class ReferenceViews:
     held_out: [V] bool; these are never trained on, only measured.
     depths:   [V, H, W, 1] z-depth up to scale and shift, or None.
     normals:  [V, H, W, 3] unit world-space normals, or None.
+    prompt:   which of them is the picture the user gave, from which a prior made the others; None: all are given.
     """
 
     images: Tensor
@@ -33,6 +34,7 @@ class ReferenceViews:
     held_out: Tensor
     depths: Tensor | None = None
     normals: Tensor | None = None
+    prompt: int | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -40,14 +42,16 @@ class ReferenceViews:
     def select(self, index: Sequence[int] | Tensor) -> "ReferenceViews":
         """The views at `index`, in that order."""
         chosen = torch.as_tensor(index, dtype=torch.long)
+        order = chosen.tolist()
         return ReferenceViews(
             self.images[chosen],
             self.masks[chosen],
             self.cameras[chosen],
-            tuple(self.names[i] for i in chosen.tolist()),
+            tuple(self.names[i] for i in order),
             self.held_out[chosen],
             None if self.depths is None else self.depths[chosen],
             None if self.normals is None else self.normals[chosen],
+            order.index(self.prompt) if self.prompt in order else None,
         )
 
     def training(self) -> "ReferenceViews":
@@ -63,6 +67,10 @@ class ViewSource(Component):
     """Makes the reference views of a run."""
 
     kind: ClassVar[str] = "views"
+
+    @abstractmethod
+    def __init__(self, config: Any, *, device: torch.device) -> None:
+        """Nothing is read yet. device: for networks that make the views."""
 
     @abstractmethod
     def load(self) -> ReferenceViews:

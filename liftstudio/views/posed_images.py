@@ -55,7 +55,7 @@ class PosedImages(ViewSource):
             if not 0 < self.background_threshold < 1:
                 raise InputError(f"background_threshold: wanted between 0 and 1, got {self.background_threshold}")
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, device: torch.device) -> None:
         self.config = config
 
     def load(self) -> ReferenceViews:
@@ -143,6 +143,12 @@ def read_capture(path: Path) -> Capture:
     if find_model(path) is not None:
         return read_colmap(path)
     raise InputError(f"views.path: {path}: no transforms.json, transforms_train.json or COLMAP model there")
+
+
+def is_capture(folder: Path) -> bool:
+    """Whether a folder holds what `read_capture` reads."""
+    names = ("transforms.json", "transforms_train.json")
+    return any((folder / name).is_file() for name in names) or find_model(folder) is not None
 
 
 def _hold_out(frames: list[Frame], indices: list[int]) -> list[Frame]:

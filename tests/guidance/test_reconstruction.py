@@ -116,6 +116,15 @@ def test_views_are_drawn_without_repetition_and_all_of_them() -> None:
     assert len(make(views_per_step=99).cameras(0, draw)) == 5
 
 
+def test_the_prompt_is_drawn_as_often_as_its_weight_says() -> None:
+    views = replace(reference_views(), prompt=3)
+    guidance = make(views, views_per_step=1, resolution=[4], prompt_weight=4)
+    generator = torch.Generator().manual_seed(SEEDS[0])
+    drawn = [guidance.cameras(step, generator).c2w[0] for step in range(400)]
+    share = sum(torch.equal(c2w, views.cameras.c2w[3]) for c2w in drawn) / len(drawn)
+    assert abs(share - 4 / 8) < 0.12  # 4 of 4 + 1 + 1 + 1 + 1; the deviation of 400 draws is 0.025
+
+
 def test_held_out_views_are_never_drawn() -> None:
     views = replace(reference_views(), held_out=torch.tensor([False, True, False, False, True]))
     guidance, draw = make(views, views_per_step=5), generator()

@@ -82,7 +82,7 @@ def load(path: Path, **options: Any) -> ReferenceViews:
 
 def source(path: Path, **options: Any) -> PosedImages:
     config = parse({"path": str(path), "normalize": "as-given", **options}, PosedImages.Config, "views")
-    return PosedImages(config)
+    return PosedImages(config, device=torch.device("cpu"))
 
 
 def shoot(count: int = 5, height: int = 24, width: int = 32) -> Shots:

@@ -1,0 +1,330 @@
+"""The whole pipeline on unseen toys of known shape: `python -m bench.sv3d [--variants all] [key=value ...]`.
+
+A toy is drawn from within 46 degrees of its front, 10 degrees above its horizon, and `configs/sv3d-masked-sds.yaml`
+makes a mesh of the picture. Measured on the exported file: IoU and Chamfer distance in the unit box (see
+`liftstudio.metrics.meshes`), PSNR and SSIM of the shaded mesh on an orbit of 21 views the run never had, and the error
+of its albedo there beside that of the true shaded views. `--views true` gives the run the true views instead of the
+prior's: what the reconstruction alone can do.
+
+Every run has a process of its own, so that its memory is its own. Rows are appended to a JSON lines file; runs that are
+in it are not repeated.
+"""
+
+import liftstudio  # isort: skip  # noqa: F401  before torch: it sets how OpenMP's threads wait
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import trimesh
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from bench.light import scale_invariant_rmse
+from bench.unseen import prompted, with_error
+from liftstudio import assets, registry
+from liftstudio.cache import file_digest
+from liftstudio.cameras import Cameras, orbit_cameras
+from liftstudio.images import resize_area, resize_lanczos, save_image, straight_from_white
+from liftstudio.inputs import Inputs
+from liftstudio.metrics.images import psnr, ssim
+from liftstudio.ops.interpolation import interpolate
+from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
+from liftstudio.orbits import Angles, dynamic
+from liftstudio.priors.opening import block_weights
+from liftstudio.priors.training.objects import TexturedObject, render
+from liftstudio.priors.training.objects.truth import to_mesh
+from liftstudio.run import Run, load_inputs, make_fabric, make_folder
+from liftstudio.run_config import RunConfig, load_run_config
+from liftstudio.views.base import ReferenceViews
+from liftstudio.views.input_image import load_input_image
+from liftstudio.views.normalization import HALF_SIDE
+
+CONFIG = assets.ROOT / "configs" / "sv3d-masked-sds.yaml"
+ELEVATION_DEG = 10.0  # of the prompt
+PROMPT_SIZE, VIEW_SIZE = 512, 256  # pixels across the picture and across the views that the mesh is measured in
+SUPERSAMPLING = 2
+
+_STAGES = "system.stages"
+_UNSEEN = f"{_STAGES}.fine.guidance.unseen"
+# What differs from the config: its orbit is sine-30, its mask soft, its light 24 spherical Gaussians.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "static": {"views.orbit.type": "static"},
+    "sine-50": {"views.orbit.amplitude_deg": 50},
+    "photometric": {f"{_UNSEEN}.start": 10**6},  # later than the last step
+    "naive-sds": {f"{_UNSEEN}.mask": "none"},
+    "hard-mask": {f"{_UNSEEN}.mask": "hard"},
+    "z-test": {f"{_UNSEEN}.mask": "soft-z-test"},
+    "uniform-light": {
+        "system.light": "uniform",
+        f"{_STAGES}.coarse.guidance.views.lambda_illumination": 0,
+        f"{_STAGES}.fine.guidance.views.lambda_illumination": 0,
+    },
+}
+GEOMETRY = {"iou": 3, "chamfer": 4, "f_score_0.02": 3, "normal_consistency": 3}  # column -> digits
+APPEARANCE = {"psnr": 2, "ssim": 3, "silhouette_iou": 3, "albedo_rmse": 3, "shaded_rmse": 3}
+COST = {"views_s": 0, "coarse_s": 0, "fine_s": 0, "all_s": 0, "memory_gb": 2}
+COLUMNS = GEOMETRY | APPEARANCE | COST
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run. views: whose the run gets; pixels: across the true ones, which are then resized as the prior's are."""
+
+    toy: int
+    variant: str
+    views: Literal["prior", "true"] = "prior"
+    pixels: int = VIEW_SIZE
+    overrides: tuple[str, ...] = ()
+
+    def options(self) -> list[str]:
+        """Overrides of the config."""
+        return [*(f"{key}={value}" for key, value in VARIANTS[self.variant].items()), *self.overrides]
+
+    @property
+    def setting(self) -> str:
+        """For folders and tables."""
+        views = f"true-{self.pixels}" if self.views == "true" else "prior"
+        return f"{views}-{self.variant}"
+
+
+def reconstruct(job: Job, folder: Path) -> dict[str, Any]:
+    """Run one job in `folder`; returns the columns of its row."""
+    begin = time.perf_counter()
+    registry.load_extensions(assets.ROOT / "custom")
+    folder.mkdir(parents=True, exist_ok=True)
+    toy = prompted("toy", job.toy)
+    picture, truth = folder / f"toy-{job.toy:02d}.png", folder / f"toy-{job.toy:02d}.ply"
+    save_prompt(toy, picture)
+    save_unit_mesh(toy, truth)
+    config = load_run_config(
+        CONFIG,
+        [
+            f"image={picture}",
+            "views.recenter=false",
+            f"views.elevation_deg={ELEVATION_DEG}",
+            f"runs_dir={folder}",
+            f"name={job.setting}",
+            f"tag=toy-{job.toy:02d}",
+            "export.shaded=true",
+            *job.options(),
+        ],
+    )
+    inputs = make_inputs(job, toy, picture, config)
+    views_seconds = time.perf_counter() - begin
+    run = run_all(config, replace(inputs, truth_mesh=truth, data_from_world=_unit_from_world()))
+    metrics = json.loads(run.folder.metrics.read_text())
+    known, stages = metrics["run"], metrics["run"]["stages"]
+    return {
+        **metrics["mesh"],
+        **appearance(run.folder.export, toy),
+        "views_s": views_seconds,
+        **{f"{name}_s": stage["seconds"] for name, stage in stages.items()},
+        "test_s": known["test_seconds"],
+        "export_s": known["export_seconds"],
+        "all_s": time.perf_counter() - begin,
+        "memory_gb": known["memory_gb"],
+        "folder": str(run.folder.path),
+    }
+
+
+def run_all(config: RunConfig, inputs: Inputs) -> Run:
+    """What `launch.py --train` does, from given inputs."""
+    run = Run(config, inputs, make_fabric(config.device, None))
+    run.folder = make_folder(config, inputs, "python -m bench.sv3d")
+    run.fit()
+    run.test()
+    run.export()
+    return run
+
+
+def save_prompt(toy: TexturedObject, path: Path) -> None:
+    """The picture of the toy from azimuth 0 as RGBA, straight colour."""
+    camera = _cameras(torch.zeros(1), torch.tensor([ELEVATION_DEG]), PROMPT_SIZE)
+    seen = render(toy, camera, supersampling=SUPERSAMPLING)
+    save_image(path, torch.cat([straight_from_white(seen.rgb, seen.alpha), seen.alpha], dim=-1)[0])
+
+
+def save_unit_mesh(toy: TexturedObject, path: Path) -> None:
+    """The true surface, its longest side 1: the unit box of the mesh metrics."""
+    mesh = to_mesh(toy)
+    scale = _unit_from_world()[0, 0]
+    trimesh.Trimesh((mesh.vertices * scale).numpy(), mesh.faces.numpy(), process=False).export(path)
+
+
+def _unit_from_world() -> Tensor:
+    unit = 0.5 / HALF_SIDE
+    return torch.diag(torch.tensor([unit, unit, unit, 1.0]))
+
+
+def make_inputs(job: Job, toy: TexturedObject, picture: Path, config: RunConfig) -> Inputs:
+    """The views the run works from."""
+    if job.views == "prior":
+        return load_inputs(config, None)
+    assert config.views is not None
+    return Inputs(true_views(toy, picture, config.views.options, job.pixels), None, torch.eye(4))
+
+
+def true_views(toy: TexturedObject, picture: Path, options: Any, pixels: int) -> ReferenceViews:
+    """What a perfect prior of `pixels` pixels would give the view source `sv3d-views` with these options."""
+    size = options.resolution or pixels
+    angles: Angles = options.orbit.angles(options.elevation_deg, options.seed)
+    cameras = orbit_cameras(*angles, options.distance, options.fov_deg, size, size)
+    seen = render(toy, cameras.resized(pixels, pixels), supersampling=SUPERSAMPLING)
+    frames = torch.cat([seen.rgb, seen.alpha], dim=-1)
+    if pixels != size:
+        frames = torch.stack([resize_lanczos(frame, size, size).clamp(0, 1) for frame in frames])
+    frames[-1] = torch.cat(load_input_image(picture, recenter=False).frame(size), dim=-1)
+    return ReferenceViews(
+        images=straight_from_white(frames[..., :3], frames[..., 3:]),
+        masks=frames[..., 3:].contiguous(),
+        cameras=cameras,
+        names=tuple(f"{index:03d}.png" for index in range(len(frames))),
+        held_out=torch.zeros(len(frames), dtype=torch.bool),
+        prompt=len(frames) - 1,
+    )
+
+
+def _cameras(azimuth_deg: Tensor, elevation_deg: Tensor, size: int) -> Cameras:
+    """Cameras with the default lens of the prior's views."""
+    options = registry.find("sv3d-views", "views").Config
+    return orbit_cameras(azimuth_deg, elevation_deg, options.distance, options.fov_deg, size, size)
+
+
+def novel_cameras() -> Cameras:
+    """The dynamic orbit that meshes are measured on."""
+    generator = torch.Generator().manual_seed(0)
+    return _cameras(*dynamic(21, ELEVATION_DEG, 30.0, generator), VIEW_SIZE)
+
+
+def appearance(export: Path, toy: TexturedObject) -> dict[str, float]:
+    """How the exported files look on `novel_cameras`, beside the toy.
+
+    psnr, ssim: of the shaded mesh over white. silhouette_iou: mean over views. albedo_rmse, shaded_rmse: how far the
+    exported albedo, and the true shaded views, are from the true albedo, where both objects are seen; *_free: after the
+    best common factor on the colours, which light and albedo can exchange.
+    """
+    cameras = novel_cameras()
+    lit, alpha = render_glb(export / "mesh_shaded.glb", cameras)
+    albedo, _ = render_glb(export / "mesh.glb", cameras)
+    true_lit = render(toy, cameras, supersampling=SUPERSAMPLING)
+    true_albedo = render(toy, cameras, shaded=False, supersampling=SUPERSAMPLING).rgb
+    seen, true = alpha > 0.5, true_lit.alpha > 0.5
+    inside = ((alpha > 0.99) & (true_lit.alpha > 0.99))[..., 0]
+    found = {"albedo": albedo[inside], "shaded": true_lit.rgb[inside]}
+    wanted = true_albedo[inside]
+    return {
+        "psnr": float(psnr(lit, true_lit.rgb).mean()),
+        "ssim": float(ssim(lit, true_lit.rgb).mean()),
+        "silhouette_iou": float(((seen & true).sum((1, 2, 3)) / (seen | true).sum((1, 2, 3))).mean()),
+        **{f"{name}_rmse": float((colors - wanted).square().mean().sqrt()) for name, colors in found.items()},
+        **{f"{name}_rmse_free": scale_invariant_rmse(colors, wanted) for name, colors in found.items()},
+    }
+
+
+def render_glb(path: Path, cameras: Cameras) -> tuple[Tensor, Tensor]:
+    """Images [B, H, W, 3] over white of a GLB's texture as it is, and alpha [B, H, W, 1]."""
+    loaded = trimesh.load(path, force="mesh", process=False)
+    x, y, z = np.asarray(loaded.vertices, np.float32).T
+    vertices, faces = torch.from_numpy(np.stack([x, -z, y], axis=1)), torch.from_numpy(loaded.faces).long()
+    uv = torch.from_numpy(np.asarray(loaded.visual.uv, np.float32))
+    picture = np.asarray(loaded.visual.material.baseColorTexture.convert("RGB"), np.float32) / 255
+    texture = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    fine = cameras.resized(cameras.height * SUPERSAMPLING, cameras.width * SUPERSAMPLING)
+    frames = []
+    for index in range(len(cameras)):
+        clip = fine[index : index + 1].clip(vertices)
+        seen = fragments(clip, faces, rasterize(clip, faces, fine.height, fine.width))
+        places = interpolate(uv, faces, seen) * torch.tensor([2.0, -2.0]) + torch.tensor([-1.0, 1.0])
+        colors = F.grid_sample(texture, places[None, None], padding_mode="border", align_corners=False)[0, :, 0].T
+        image = scatter_image(F.pad(colors, (0, 1), value=1.0), seen)
+        frames.append(resize_area(image[0], cameras.height, cameras.width))
+    premultiplied = torch.stack(frames)
+    alpha = premultiplied[..., 3:]
+    return premultiplied[..., :3] + 1 - alpha, alpha
+
+
+def table_of(rows: list[dict[str, Any]]) -> Table:
+    """A line for every run, and one with mean and standard error for every setting, in Markdown."""
+    table = Table("views and variant", "toy", *COLUMNS, box=box.MARKDOWN)
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        chosen = [row for row in rows if row["setting"] == setting]
+        for row in chosen:
+            table.add_row(setting, str(row["toy"]), *(f"{row[name]:.{digits}f}" for name, digits in COLUMNS.items()))
+        means = (with_error([row[name] for row in chosen], digits) for name, digits in COLUMNS.items())
+        table.add_row(f"**{setting}**", "mean", *means)
+    return table
+
+
+def in_own_process(job: Job, folder: Path) -> dict[str, Any]:
+    """The row of `reconstruct`."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(reconstruct, job, folder).result()
+
+
+def weights_digest(job: Job) -> str:
+    """Of the prior's weight file."""
+    config = load_run_config(CONFIG, ["image=none", *job.options()])
+    assert config.views is not None
+    return file_digest(block_weights(config.views.options.prior).path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """What earlier calls have measured."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def main() -> None:
+    """Run what is not measured yet, and print the table of what was asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.sv3d",
+        usage="python -m bench.sv3d [options] [key=value ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--count", type=int, default=10, help="unseen toys, from number 0")
+    parser.add_argument("--only", type=int, nargs="+", help="numbers of toys")
+    parser.add_argument("--views", choices=("prior", "true"), default="prior", help="whose views the run gets")
+    parser.add_argument("--pixels", type=int, default=VIEW_SIZE, help="across a true view before it is resized")
+    parser.add_argument("--variants", nargs="+", choices=("all", *VARIANTS), default=["default"])
+    parser.add_argument("--results", type=Path, default=Path("sv3d.jsonl"), help="rows are appended and looked up here")
+    parser.add_argument("--keep", type=Path, help="folder in which runs stay, with their sheets, videos and meshes")
+    options, overrides = parser.parse_known_args()
+    variants = list(VARIANTS) if "all" in options.variants else options.variants
+    jobs = [
+        Job(toy, variant, options.views, options.pixels, tuple(overrides))
+        for variant in variants
+        for toy in options.only or range(options.count)
+    ]
+    registry.load_extensions(assets.ROOT / "custom")
+    rows = read_rows(options.results)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or Path(temporary)
+        os.environ.setdefault("LIFTSTUDIO_CACHE", str(folder / "cache"))  # so that `views_s` is not that of old views
+        for job in jobs:
+            key = {**json.loads(json.dumps(asdict(job))), "weights": weights_digest(job)}
+            if not any(key.items() <= row.items() for row in rows):
+                rows.append({**key, "setting": job.setting, **in_own_process(job, folder)})
+                with options.results.open("a") as file:
+                    file.write(json.dumps(rows[-1]) + "\n")
+                Console(width=260).print(table_of(rows))
+            if not options.keep:
+                shutil.rmtree(folder / job.setting, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

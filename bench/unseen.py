@@ -1,0 +1,53 @@
+"""The objects that priors and pipelines are measured on, and how figures over them are written down."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from liftstudio.priors.training.objects import Kind, Split, TexturedObject, make_object, split
+from liftstudio.priors.training.rigs import RigConfig
+
+RIG = RigConfig()  # the ranges in which priors are trained
+
+
+def uniform(least: float, most: float, generator: torch.Generator) -> float:
+    """One draw from [least, most]."""
+    return least + (most - least) * torch.rand((), generator=generator).item()
+
+
+def turned(obj: TexturedObject, angle_deg: float) -> TexturedObject:
+    """The object with its light, turned about z, counter-clockwise seen from above."""
+    angle = math.radians(angle_deg)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    turn = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+    back = np.block([[turn.T, np.zeros((3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]])  # textures look up the old point
+    x, y, z = turn @ obj.light.direction
+    return replace(
+        obj,
+        vertices=(obj.vertices @ turn.T).astype(np.float32),
+        normals=(obj.normals @ turn.T).astype(np.float32),
+        frames=np.ascontiguousarray(obj.frames @ back),
+        light=replace(obj.light, direction=(x, y, z)),
+    )
+
+
+def prompted(kind: Kind, index: int, part: Split = "unseen") -> TexturedObject:
+    """The index-th object, turned so that azimuth 0 is a prompt's: within 46 degrees of its front, by its index."""
+    generator = torch.Generator().manual_seed(index)
+    front_deg = uniform(-RIG.prompt_azimuth_deg, RIG.prompt_azimuth_deg, generator)
+    return turned(make_object(kind, split(index, kind, part)), front_deg)
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """The mean, and its standard error (not a number of fewer than two values)."""
+    spread = np.std(values, ddof=1) if len(values) > 1 else math.nan
+    return float(np.mean(values)), float(spread / math.sqrt(len(values)))
+
+
+def with_error(values: Sequence[float], digits: int) -> str:
+    """Mean +- standard error as text."""
+    mean, error = mean_and_error(values)
+    return f"{mean:.{digits}f}" if math.isnan(error) else f"{mean:.{digits}f} ± {error:.{digits}f}"

@@ -1,0 +1,67 @@
+"""What SV3D is told besides the noisy latents: augmentation noise, the camera of each frame, the input image.
+
+Everything here is float32: angles in half precision would be off by 0.002 in the embedding.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+COND_AUG = 1e-5  # standard deviation of the noise on the input image, and the number the network is told
+COND_AUG_WIDTH, ANGLE_WIDTH = 256, 512  # of their sinusoidal embeddings
+
+# OpenAI's CLIP preprocessing.
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def sinusoids(values: Tensor, width: int) -> Tensor:
+    """[..., width] embedding of values [...]: cosines, then sines, of the values times 10000^(-k / (width / 2))."""
+    half = width // 2
+    frequency = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=values.device) / half)
+    angle = values.float()[..., None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def frame_vectors(
+    elevation_deg: Tensor, azimuth_deg: Tensor, width: int, cond_aug: float | Tensor = COND_AUG
+) -> Tensor:
+    """The vector [T, width] that each frame's layers get.
+
+    Polar angle (90 degrees - elevation, absolute) and azimuth (relative to the last frame, which is the input view, in
+    [0, 360)) are embedded in radians, as the official sampling script does.
+
+    Args:
+        elevation_deg, azimuth_deg: [T] degrees of a closed orbit.
+        width: 1280 for weights that know the camera (sv3d_p), 256 for those that do not (sv3d_u).
+    """
+    noise = sinusoids(torch.as_tensor(cond_aug, device=azimuth_deg.device).expand_as(azimuth_deg), COND_AUG_WIDTH)
+    if width == COND_AUG_WIDTH:
+        return noise
+    polar = torch.deg2rad(90 - elevation_deg.double())
+    azimuth = torch.deg2rad((azimuth_deg - azimuth_deg[-1]).double() % 360)
+    return torch.cat([noise, sinusoids(polar, ANGLE_WIDTH), sinusoids(azimuth, ANGLE_WIDTH)], dim=-1)
+
+
+def clip_pixels(image: Tensor, size: int) -> Tensor:
+    """[1, 3, size, size] input of the CLIP tower, of an image [R, R, 3] in [0, 1].
+
+    Blurred, resized bicubically between the corner pixels' centres and normalised, as the official embedder does.
+    """
+    pixels = image.permute(2, 0, 1)[None]
+    shrink = image.shape[0] / size
+    if shrink > 1:
+        pixels = _gaussian_blur(pixels, (shrink - 1) / 2)
+    pixels = F.interpolate(pixels, (size, size), mode="bicubic", align_corners=True)
+    mean, std = (torch.tensor(values, device=image.device)[:, None, None] for values in (_CLIP_MEAN, _CLIP_STD))
+    return (pixels - mean) / std
+
+
+def _gaussian_blur(pixels: Tensor, sigma: float) -> Tensor:
+    """Separable blur of [1, 3, H, W], about two sigmas to each side, over pixels mirrored at the border."""
+    radius = int(max(4 * sigma, 3)) // 2
+    offset = torch.arange(-radius, radius + 1, dtype=torch.float32, device=pixels.device)
+    kernel = torch.softmax(-(offset**2) / (2 * sigma**2), dim=0).expand(3, 1, 1, -1)
+    padded = F.pad(pixels, [radius] * 4, mode="reflect")
+    return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.transpose(2, 3), groups=3)

@@ -1,0 +1,64 @@
+"""SV3D's estimate of clean latents: scaling, conditions and guidance about the network; in float32."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from liftstudio.priors.classifier_free import guided
+from liftstudio.priors.parameterization import v_scaling
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The input image as the network sees it.
+
+    embedding: [tokens, D] float32 of the CLIP tower.
+    latent:    [4, h, w] float32 of the autoencoder, not scaled.
+    """
+
+    embedding: Tensor
+    latent: Tensor
+
+    def unconditional(self) -> "Condition":
+        """The other branch of guidance: no image; the frames' vectors stay."""
+        return Condition(torch.zeros_like(self.embedding), torch.zeros_like(self.latent))
+
+
+def estimate_x0(unet: nn.Module, latents: Tensor, sigma: float, conditions: list[Condition], vectors: Tensor) -> Tensor:
+    """Estimates of x0 [B, T, 4, h, w] of the same noisy latents under B conditions, in one batch.
+
+    Args:
+        latents: [T, 4, h, w] float32, x0 + sigma * noise.
+        vectors: [T, A] float32, see `conditioning.frame_vectors`.
+    """
+    batch, frames = len(conditions), len(latents)
+    scale = v_scaling(torch.tensor(sigma))
+    image = torch.stack([condition.latent for condition in conditions])[:, None].expand(-1, frames, -1, -1, -1)
+    noisy = (scale.c_in * latents).expand(batch, *latents.shape)
+    output = unet(
+        torch.cat([noisy, image], dim=2),
+        scale.c_noise.to(latents.device).expand(batch),
+        torch.stack([condition.embedding for condition in conditions]),
+        vectors.expand(batch, *vectors.shape),
+    )
+    return scale.c_out * output.float() + scale.c_skip * latents
+
+
+def guided_x0(
+    unet: nn.Module,
+    latents: Tensor,
+    sigma: float,
+    condition: Condition,
+    vectors: Tensor,
+    guidance_scale: Tensor,
+    *,
+    in_one_batch: bool,
+) -> Tensor:
+    """The guided estimate of x0 [T, 4, h, w]; `guidance_scale` [T], the rest as for `estimate_x0`."""
+    branches = [condition, condition.unconditional()]
+    if in_one_batch:
+        both = estimate_x0(unet, latents, sigma, branches, vectors)
+    else:
+        both = torch.cat([estimate_x0(unet, latents, sigma, [branch], vectors) for branch in branches])
+    return guided(both[0], both[1], guidance_scale)

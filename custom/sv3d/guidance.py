@@ -1,0 +1,93 @@
+"""Masked score distillation: the prior paints what the reference views have not seen."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liftstudio import orbits
+from liftstudio.cameras import Cameras, concatenate, orbit_cameras
+from liftstudio.checks import check_range
+from liftstudio.guidance.score_distillation import ScoreDistillation
+from liftstudio.priors.classifier_free import triangle
+from liftstudio.registry import register
+from liftstudio.renderers.base import Render
+from liftstudio.views.base import ReferenceViews
+
+from .visibility import facing, unseen
+
+
+@register("sv3d-masked-sds")
+class MaskedSDS(ScoreDistillation):
+    """SV3D's masked score distillation on random closed orbits that end at the input view.
+
+    After Voleti et al. 2024, "SV3D", sec. 4. The paper leaves the orbits, the noise levels and all weights open.
+    """
+
+    @dataclass(kw_only=True)
+    class Config(ScoreDistillation.Config):
+        guidance_scale: float = 2.5  # classifier-free guidance opposite the input view; it falls to 1 at that view
+        frames: int = 21  # views of an orbit; the last is the input view, which has no loss
+        amplitude_deg: float = 40.0  # largest swing of an orbit in elevation, up or down
+        azimuth_jitter_deg: float = 5.0  # azimuths move by up to this; below half a step of the orbit
+        # Which latents count: those of surface that no reference view looks at, fading in (soft) or at once (hard);
+        # a view that is occluded does not look (soft-z-test); all of them (none).
+        mask: Literal["soft", "hard", "none", "soft-z-test"] = "soft"  # what counts: unseen surface only, or all (none)
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_range("frames", self.frames, 2)
+            check_range("amplitude_deg", self.amplitude_deg, 0)
+
+    config: Config
+
+    def __init__(self, config: Config, *, views: ReferenceViews | None, device: torch.device) -> None:
+        super().__init__(config, views=views, device=device)
+        assert views is not None
+        self.reference = views.training().cameras.to(device)
+
+    def draw_views(self, generator: torch.Generator) -> Cameras:
+        """`frames` cameras of a random sine orbit at the input view's distance and field of view, that view last."""
+        config, start = self.config, self.prompt.camera
+        azimuth_deg, elevation_deg = orbits.random_sine(
+            config.frames, start.elevation_deg.item(), config.amplitude_deg, generator, config.azimuth_jitter_deg
+        )
+        azimuth_deg, elevation_deg = azimuth_deg.to(self.device), elevation_deg.to(self.device)
+        fov_deg, size = start.fov_deg.item(), self.prior.resolution
+        return orbit_cameras(azimuth_deg + start.azimuth_deg, elevation_deg, start.distance, fov_deg, size, size)
+
+    def guidance_scales(self, frames: int) -> Tensor:
+        """[T] the triangle of SV3D's sampling."""
+        return triangle(frames, most=self.config.guidance_scale).to(self.device)
+
+    def cameras(self, step: int, generator: torch.Generator) -> Cameras:
+        """The orbit; for the z-test the reference cameras behind it, from which the depth is seen."""
+        orbit = super().cameras(step, generator)
+        if self.config.mask != "soft-z-test":
+            return orbit
+        return concatenate([orbit, self.reference.resized(orbit.height, orbit.width)])
+
+    def passes(self) -> frozenset[str]:
+        """What visibility is computed from."""
+        names = {"soft-z-test": {"points", "normal", "depth"}, "none": set[str]()}
+        return frozenset(names.get(self.config.mask, {"points", "normal"}))
+
+    def latent_mask(self, render: Render) -> Tensor:
+        """[T, 1, h, w] the mean over each latent's pixels of the mask; 0 at the input view."""
+        pixels = self._pixel_mask(render).permute(0, 3, 1, 2)
+        mask = F.interpolate(pixels, self.prior.latent_shape[1:], mode="area")
+        mask[-1] = 0
+        return mask
+
+    def _pixel_mask(self, render: Render) -> Tensor:
+        """[T, H, W, 1] in [0, 1], 0 beside the object; without a mask 1 everywhere."""
+        frames, mode = self.config.frames, self.config.mask
+        if mode == "none":
+            return torch.ones_like(render.opacity[:frames])
+        points, normals = (render.require(name)[:frames].detach() for name in ("points", "normal"))
+        with_test = mode == "soft-z-test"
+        cameras = self.reference.resized(*points.shape[1:3])
+        looked_at = facing(points, normals, cameras, render.require("depth")[frames:] if with_test else None)
+        return unseen(looked_at, "hard" if mode == "hard" else "soft") * (normals != 0).any(-1, keepdim=True)

@@ -1,0 +1,133 @@
+"""SV3D behind the interface of all priors."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from liftstudio.cameras import Cameras
+from liftstudio.checks import check_shape
+from liftstudio.errors import InputError
+from liftstudio.logs import log
+from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.weights import Weights, open_weights
+from liftstudio.registry import register
+
+from .conditioning import COND_AUG, clip_pixels, frame_vectors
+from .denoising import Condition, estimate_x0, guided_x0
+from .layout import VARIANTS, is_sv3d, number, vector_width
+
+LATENT_SCALE = 0.18215  # of the latents that are denoised; the input image's own are not scaled
+CHUNK = 2  # frames through the autoencoder at once: about 3 GB at 576 pixels
+SAME_DEG = 0.1  # angles closer than this are the same
+
+
+@register("sv3d")
+class SV3D(Prior):
+    """Stability AI's SV3D (sv3d_p or sv3d_u, as the file says): 21 views of a closed orbit, from the official file."""
+
+    published = (
+        "the official files sv3d_p.safetensors and sv3d_u.safetensors are published at huggingface.co/stabilityai/sv3d "
+        "under Stability AI's research community licence (not for commercial use without theirs)"
+    )
+
+    @dataclass
+    class Config(Prior.Config):
+        guide_in_one_batch: bool = False  # both halves of guidance at once: faster on large GPUs, twice the memory
+
+    sigma_min, sigma_max = 0.002, 700.0
+
+    def __init__(self, config: Config, *, device: torch.device) -> None:
+        weights = open_weights(config.weights, self.published)
+        self.vector_width = vector_width(weights)
+        from .checkpoint import open_parts  # diffusers takes seconds to import
+
+        unet, vae, self._clip = open_parts(weights)
+        self.config, self.device = config, device
+        self.variant = VARIANTS[self.vector_width]
+        self.name = f"SV3D ({self.variant}, {weights.path.name})"
+        self.frames = number(weights, "num_frames")
+        self.resolution = number(weights, "image_size")
+        self.unet = unet.load(_network_dtype(config.precision, device), device)
+        self.vae = vae.load(torch.float32, device)
+        side = self.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.latent_shape = (self.vae.config.latent_channels, side, side)
+
+    @classmethod
+    def recognizes(cls, weights: Weights) -> bool:
+        return is_sv3d(weights)
+
+    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+        if self.frames != len(cameras):
+            log.warning("%s was trained on %d views at once, not %d", self.name, self.frames, len(cameras))
+        off_deg = (cameras.azimuth_deg[-1] - prompt_camera.azimuth_deg[0] + 180) % 360 - 180
+        rise_deg = cameras.elevation_deg[-1] - prompt_camera.elevation_deg[0]
+        if max(off_deg.abs(), rise_deg.abs()) > SAME_DEG:
+            raise InputError(
+                "orbit: it must be closed, with the input view last; its last camera is "
+                f"{off_deg:.4g} degrees in azimuth and {rise_deg:.4g} in elevation from the input's"
+            )
+        before_deg = (cameras.azimuth_deg - cameras.azimuth_deg[-1])[:-1] % 360
+        if (before_deg.diff(prepend=before_deg.new_zeros(1)) <= 0).any():
+            raise InputError("orbit: its azimuths must ascend from the input view, once round")
+        self._check_elevations(cameras.elevation_deg)
+
+    def _check_elevations(self, elevation_deg: Tensor) -> None:
+        low, high = elevation_deg.min(), elevation_deg.max()
+        if self.variant == "sv3d_u" and high - low > SAME_DEG:
+            raise InputError(
+                f"orbit: {self.name} knows no cameras and keeps the input's elevation, but the orbit goes from "
+                f"{low:.4g} to {high:.4g} degrees; use a static orbit, or sv3d_p weights"
+            )
+
+    def encode(self, images: Tensor, masks: Tensor) -> Tensor:
+        check_shape("images", images, ("T", self.resolution, self.resolution, 3))
+        return LATENT_SCALE * torch.cat([self._latents(2 * chunk - 1) for chunk in images.split(self._chunk)])
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> tuple[Tensor, None]:
+        check_shape("latents", latents, ("T", *self.latent_shape))
+        chunks = [self.vae.decode(chunk / LATENT_SCALE).sample for chunk in latents.split(self._chunk)]
+        return (torch.cat(chunks).permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1), None
+
+    @torch.no_grad()
+    def condition(self, prompt: ImagePrompt) -> Condition:
+        """Embedding and latents of the input image.
+
+        The CLIP tower is in memory only here. The noise on the image (standard deviation 1e-5) is always the same.
+        """
+        image = prompt.image.to(self.device)
+        check_shape("prompt.image", image, (self.resolution, self.resolution, 3))
+        tower = self._clip.load(torch.float32, self.device)
+        embedding = tower(pixel_values=clip_pixels(image, tower.config.image_size)).image_embeds
+        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        return Condition(embedding, self._latents((2 * image - 1 + COND_AUG * noise)[None])[0])
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        latents: Tensor,
+        sigma: float,
+        condition: Condition,
+        cameras: Cameras,
+        guidance_scale: Tensor | None = None,
+    ) -> Tensor:
+        vectors = frame_vectors(cameras.elevation_deg, cameras.azimuth_deg, self.vector_width).to(self.device)
+        if guidance_scale is None:
+            return estimate_x0(self.unet, latents, sigma, [condition], vectors)[0]
+        in_one_batch = self.config.guide_in_one_batch
+        return guided_x0(self.unet, latents, sigma, condition, vectors, guidance_scale, in_one_batch=in_one_batch)
+
+    @property
+    def _chunk(self) -> int:
+        return self.config.chunk or CHUNK
+
+    def _latents(self, images: Tensor) -> Tensor:
+        """The most likely latents [B, 4, h, w], not scaled, of images [B, R, R, 3] in [-1, 1]."""
+        return self.vae.encode(images.permute(0, 3, 1, 2)).latent_dist.mode()
+
+
+def _network_dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[precision]

@@ -1,0 +1,76 @@
+"""SV3D's views: a closed orbit that ends at the input picture."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from liftstudio import orbits
+from liftstudio.cameras import Cameras
+from liftstudio.checks import check_range
+from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.classifier_free import triangle
+from liftstudio.priors.samplers import euler, karras_sigmas
+from liftstudio.registry import register
+from liftstudio.views.prior_views import OnStep, PriorViews
+
+
+@dataclass
+class OrbitConfig:
+    type: Literal["static", "sine", "dynamic"] = "sine"  # elevation: constant, one swing, or random sinusoids
+    frames: int = 21  # views; the last is the picture itself
+    amplitude_deg: float = 30.0  # largest departure from the picture's elevation; of sine and dynamic orbits
+    azimuth_jitter_deg: float = 0.0  # azimuths move by up to this; of dynamic orbits; below half a step
+
+    def __post_init__(self) -> None:
+        check_range("frames", self.frames, 2)
+
+    def angles(self, elevation_deg: float, seed: int) -> orbits.Angles:
+        """(azimuth_deg [T], elevation_deg [T]) from one step behind the picture's view to that view.
+
+        Raises:
+            InputError: elevations beyond +-89 degrees, or too large a jitter.
+        """
+        if self.type == "dynamic":
+            generator = torch.Generator().manual_seed(seed)
+            return orbits.dynamic(self.frames, elevation_deg, self.amplitude_deg, generator, self.azimuth_jitter_deg)
+        return orbits.sine(self.frames, elevation_deg, self.amplitude_deg if self.type == "sine" else 0.0)
+
+
+@register("sv3d-views")
+class SV3DViews(PriorViews):
+    """An orbit around the object in a picture, sampled from a prior as SV3D does.
+
+    After Voleti et al. 2024, "SV3D": Euler steps on Karras' noise levels, classifier-free guidance that rises from 1 at
+    the picture to its peak behind the object (the released sampler), and the sine orbit of sec. 4.
+    """
+
+    @dataclass
+    class Config(PriorViews.Config):
+        orbit: OrbitConfig = field(default_factory=OrbitConfig)  # where the views are
+        guidance_scale: float = 2.5  # classifier-free guidance opposite the picture; it falls to 1 at the picture
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_range("guidance_scale", self.guidance_scale, 1)
+            self.orbit.angles(self.elevation_deg, self.seed)
+
+    config: Config
+
+    def angles(self) -> orbits.Angles:
+        """The orbit's."""
+        return self.config.orbit.angles(self.config.elevation_deg, self.config.seed)
+
+    def sample(
+        self, prior: Prior, prompt: ImagePrompt, cameras: Cameras, generator: torch.Generator, on_step: OnStep
+    ) -> Tensor:
+        """All views together, from the prior's highest noise level."""
+        condition = prior.condition(prompt)
+        scale = triangle(len(cameras), most=self.config.guidance_scale).to(cameras.device)
+        noise = torch.randn(len(cameras), *prior.latent_shape, generator=generator).to(cameras.device)
+
+        def denoise(latents: Tensor, sigma: float) -> Tensor:
+            return prior.denoise(latents, sigma, condition, cameras, scale)
+
+        return euler(denoise, noise, karras_sigmas(self.config.steps, prior.sigma_min, prior.sigma_max), on_step)

@@ -1,0 +1,96 @@
+"""The interface of all diffusion priors."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from liftstudio.cameras import Cameras
+from liftstudio.checks import check_range
+from liftstudio.priors.weights import Weights
+from liftstudio.registry import Component
+
+
+@dataclass(frozen=True)
+class ImagePrompt:
+    """The picture a prior is conditioned on.
+
+    image:  [R, R, 3] float32 sRGB in [0, 1] over white, R = the prior's resolution.
+    mask:   [R, R, 1] float32 alpha in [0, 1].
+    camera: the one camera it was taken with, in the run's world.
+    """
+
+    image: Tensor
+    mask: Tensor
+    camera: Cameras
+
+
+class Prior(Component):
+    """A diffusion model of the views of one object: x0 = denoise(x0 + sigma * noise, sigma, ...).
+
+    All priors speak of noise in one way: latents z = x0 + sigma * eps, eps ~ N(0, 1), sigma > 0 ("variance
+    exploding"). A model trained with other scalings converts inside (`priors.parameterization`).
+    It is not a part of the run: never in its checkpoints, no gradients to its weights.
+    """
+
+    kind: ClassVar[str] = "prior"
+    published: ClassVar[str] = ""  # where the official weights are found and under which licence
+
+    @dataclass
+    class Config:
+        weights: str  # file or folder with the weights; asset://priors/toys is the bundled prior
+        precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the network; auto: what suits device
+        chunk: int = 0  # frames encoded or decoded at once; lower it to save memory; 0: the prior's own choice
+
+        def __post_init__(self) -> None:
+            check_range("chunk", self.chunk, 0)
+
+    name: str  # for logs: which prior is at work
+    resolution: int  # pixels across its square images
+    latent_shape: tuple[int, int, int]  # channels, height, width of one frame's latents
+    sigma_min: float  # noise levels it was trained for
+    sigma_max: float
+    frames: int  # views it denoises together; 0: any number
+
+    @classmethod
+    @abstractmethod
+    def recognizes(cls, weights: Weights) -> bool:
+        """Whether these are weights of this prior, by their names and shapes."""
+
+    @abstractmethod
+    def __init__(self, config: Config, *, device: torch.device) -> None:
+        """Load the weights.
+
+        Raises:
+            InputError: missing, damaged or foreign weights.
+        """
+
+    @abstractmethod
+    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+        """Raise an InputError for cameras that this prior cannot be asked about."""
+
+    @abstractmethod
+    def encode(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Latents [T, *latent_shape] of images [T, R, R, 3] over white, with masks [T, R, R, 1]; differentiable.
+
+        Frames are independent of one another, so that callers may chunk.
+        """
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Images [T, R, R, 3] over white in [0, 1] and masks [T, R, R, 1] (None: the prior knows none)."""
+
+    @abstractmethod
+    def condition(self, prompt: ImagePrompt) -> Any:
+        """What `denoise` needs of the prompt: encoded once, used for every step and all cameras."""
+
+    @abstractmethod
+    def denoise(
+        self, latents: Tensor, sigma: float, condition: Any, cameras: Cameras, guidance_scale: Tensor | None = None
+    ) -> Tensor:
+        """The estimate of x0 [T, *latent_shape] from noisy latents [T, *latent_shape] of T views; no gradient.
+
+        guidance_scale: [T] classifier-free guidance per frame, u + g (c - u); None: the conditional estimate alone.
+        """

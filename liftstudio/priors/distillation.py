@@ -1,0 +1,74 @@
+"""Score distillation: pure functions of tensors.
+
+Latents z0 are noised to z = z0 + sigma * eps; a prior's estimate of the clean latents from z is D(z; sigma). Score
+distillation (Poole et al. 2022, "DreamFusion", eq. 3) moves what made z0 along w (eps_hat - eps), without the network's
+Jacobian. With eps_hat = (z - D) / sigma (Karras et al. 2022, "EDM", eq. 3) that is w (z0 - D) / sigma.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Encoder = Callable[[Tensor, Tensor], Tensor]  # images [T, R, R, 3], masks [T, R, R, 1] -> latents [T, C, h, w]
+
+
+def draw_sigma(generator: torch.Generator, log_mean: float, log_std: float, bounds: tuple[float, float]) -> float:
+    """A noise level with log sigma ~ N(log_mean, log_std^2) (EDM, table 1), of those within `bounds`: one draw."""
+    ends = (torch.tensor(bounds, dtype=torch.float64).log() - log_mean) / log_std
+    low, high = torch.special.ndtr(ends).tolist()
+    quantile = low + (high - low) * torch.rand((), dtype=torch.float64, generator=generator, device=generator.device)
+    log_sigma = log_mean + log_std * torch.special.ndtri(quantile).item()
+    return math.exp(min(max(log_sigma, math.log(bounds[0])), math.log(bounds[1])))
+
+
+def sds_weight(sigma: float) -> float:
+    """w = sigma^2 / (1 + sigma^2): DreamFusion's sigma_t^2 = 1 - alpha_bar_t, sigma being noise over signal."""
+    return sigma**2 / (1 + sigma**2)
+
+
+def sds_loss(latents: Tensor, denoised: Tensor, sigma: float, mask: Tensor | float = 1.0) -> Tensor:
+    """A scalar whose gradient is that of score distillation: 1/2 w / sigma * mean of M (z0 - D)^2, D held fixed.
+
+    Its gradient with respect to the N numbers of z0 is w M (z0 - D) / (sigma N). The mean is over all of them, whatever
+    the mask, so the fewer are masked in, the weaker the loss.
+
+    latents, denoised: z0 and D, [T, C, h, w]. mask: M in [0, 1], broadcast against them; no gradient flows to it.
+    """
+    if isinstance(mask, Tensor):
+        mask = mask.detach()
+    return 0.5 * sds_weight(sigma) / sigma * (mask * (latents - denoised.detach()).square()).mean()
+
+
+def encode_in_chunks(encode: Encoder, images: Tensor, masks: Tensor, chunk: int) -> Tensor:
+    """`encode(images, masks)`, holding the graph of `chunk` frames at a time only.
+
+    The latents are computed without a graph; when their gradient arrives, each chunk is encoded again with one, and the
+    gradient goes on to its pixels. `encode` must be deterministic and treat frames independently.
+
+    images: [T, R, R, 3]. masks: [T, R, R, 1]. Returns [T, C, h, w].
+    """
+    return _ChunkedEncoding.apply(encode, images, masks, chunk)
+
+
+class _ChunkedEncoding(torch.autograd.Function):
+    @staticmethod
+    def forward(context, encode: Encoder, images: Tensor, masks: Tensor, chunk: int) -> Tensor:  # type: ignore[no-untyped-def]
+        context.save_for_backward(images, masks)
+        context.encode, context.chunk = encode, chunk
+        return torch.cat([encode(*frames) for frames in zip(images.split(chunk), masks.split(chunk), strict=True)])
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        chunks = (tensor.split(context.chunk) for tensor in (*context.saved_tensors, gradient))
+        pieces = [_pixel_gradients(context.encode, *frames) for frames in zip(*chunks, strict=True)]
+        images, masks = (torch.cat(gradients) for gradients in zip(*pieces, strict=True))
+        return None, images, masks, None
+
+
+def _pixel_gradients(encode: Encoder, images: Tensor, masks: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
+    pixels = images.detach().requires_grad_(), masks.detach().requires_grad_()
+    with torch.enable_grad():
+        latents = encode(*pixels)
+    return torch.autograd.grad(latents, pixels, gradient, allow_unused=True, materialize_grads=True)

@@ -1,0 +1,12 @@
+"""In which precision a prior's network computes."""
+
+import torch
+
+from liftstudio.ops.backends import fast_bfloat16
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype that an option names; "auto": bfloat16 where that is faster than float32."""
+    if precision == "auto":
+        return torch.bfloat16 if fast_bfloat16(device.type) else torch.float32
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[precision]

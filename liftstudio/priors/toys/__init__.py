@@ -1,0 +1,1 @@
+"""The bundled prior: a denoiser of multi-view images with a volume inside."""

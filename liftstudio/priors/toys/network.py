@@ -1,0 +1,343 @@
+"""A denoiser with a volume inside: pictures are lifted into a grid, completed there, and rendered back.
+
+The idea is that of SyncDreamer's spatial volume (Liu et al. 2023) and of viewset diffusion (Szymanowicz et al. 2023):
+x0 is a volume rendering, so the views agree by construction, and cameras are free in number and place. In it, pixels
+are [-1, 1], channels first, four channels: rgb over white and alpha.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from liftstudio.cameras import Cameras
+from liftstudio.ops.lifting import lift
+from liftstudio.priors.toys.marching import ray_weights
+
+CHANNELS = 4  # rgb over white, alpha
+SIGMA_DATA = 0.5  # scale of the pixels, for c_in
+EMPTY = torch.tensor([1.0, 1.0, 1.0, -1.0])  # a pixel without object: white, transparent
+REACH = 1.02  # half the length of rays that is sampled, in half sides of the cube
+
+
+@dataclass(frozen=True)
+class Size:
+    """What fixes the network's shapes."""
+
+    grid: int = 32  # vertices along each axis of the volume
+    half_side: float = 1.0  # of the cube it fills, world units; the object's longest side is 1.8
+    widths: tuple[int, int, int] = (32, 64, 128)  # channels of the volume at full, half and quarter resolution
+    down: tuple[int, int] = (0, 1)  # residual blocks at full and half resolution before the quarter
+    middle: int = 4  # residual blocks at quarter resolution, with attention between them
+    up: tuple[int, int] = (1, 2)  # residual blocks at full and half resolution after it
+    image_widths: tuple[int, int, int, int] = (32, 48, 64, 96)  # of the input picture's pyramid
+    view_width: int = 16  # channels of a noisy view's features
+    color_features: int = 14  # channels of the volume that colour is read from
+    embedding: int = 192  # of noise level, number of views and whole picture
+
+
+class Conv(nn.Module):
+    """A convolution over 2 or 3 axes whose weight is kept as a matrix [out, in * kernel], as Muon wants it."""
+
+    def __init__(self, inside: int, outside: int, axes: int, kernel: int = 3, stride: int = 1, gain: float = 1.0):
+        super().__init__()
+        self.shape, self.axes, self.kernel, self.stride = (outside, inside, *[kernel] * axes), axes, kernel, stride
+        self.weight = nn.Parameter(torch.randn(outside, inside * kernel**axes) * gain / math.sqrt(inside * kernel**axes))
+        self.bias = nn.Parameter(torch.zeros(outside))
+
+    def forward(self, x: Tensor) -> Tensor:
+        convolve = F.conv2d if self.axes == 2 else F.conv3d
+        weight, bias = self.weight.to(x.dtype).view(self.shape), self.bias.to(x.dtype)
+        return convolve(x, weight, bias, self.stride, (self.kernel - self.stride + 1) // 2)
+
+
+class Block(nn.Module):
+    """Residual block, shifted by the embedding where there is one."""
+
+    def __init__(self, inside: int, outside: int, axes: int, embedding: int = 0):
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(8, inside), nn.GroupNorm(8, outside)
+        self.conv1, self.conv2 = Conv(inside, outside, axes), Conv(outside, outside, axes, gain=0.1)
+        self.skip = Conv(inside, outside, axes, kernel=1) if inside != outside else nn.Identity()
+        self.shift = nn.Linear(embedding, outside) if embedding else None
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        if self.shift is not None:
+            assert embedding is not None
+            h = h + self.shift(embedding).to(x.dtype).view(len(x), -1, *[1] * self.conv1.axes)
+        return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
+
+
+class Attention(nn.Module):
+    """Self-attention over all vertices of a small volume: what one side shows is known on the other."""
+
+    def __init__(self, width: int, head: int = 32):
+        super().__init__()
+        self.norm, self.heads = nn.GroupNorm(8, width), width // head
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(x).flatten(2).mT.float()  # [B, N, C]
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(tokens).chunk(3, dim=-1))
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return x + self.out(mixed).mT.reshape(x.shape).to(x.dtype)
+
+
+class ImageEncoder(nn.Module):
+    """The input picture to features at full resolution that have seen the whole, and one vector."""
+
+    def __init__(self, widths: tuple[int, ...], vector: int):
+        super().__init__()
+        self.first = Conv(CHANNELS, widths[0], 2)
+        self.down = nn.ModuleList(Block(a, b, 2) for a, b in zip((widths[0], *widths), widths, strict=False))
+        self.up = nn.ModuleList(Block(a + b, a, 2) for a, b in zip(widths, widths[1:], strict=False))
+        self.vector = nn.Linear(widths[-1] * 16, vector)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        x, levels = self.first(image), []
+        for i, block in enumerate(self.down):
+            x = block(F.avg_pool2d(x, 2) if i else x)
+            levels.append(x)
+        vector = self.vector(F.adaptive_avg_pool2d(x, 4).flatten(1).float())
+        for block, level in zip(reversed(self.up), reversed(levels[:-1]), strict=True):
+            x = block(torch.cat([level, F.interpolate(x, scale_factor=2.0, mode="nearest")], dim=1))
+        return x, vector
+
+
+class VolumeNet(nn.Module):
+    """3D U-Net over the grid."""
+
+    def __init__(self, inside: int, outside: int, size: Size):
+        super().__init__()
+        (w0, w1, w2), e = size.widths, size.embedding
+        self.first = Conv(inside, w0, 3, kernel=1)
+        self.down0 = nn.ModuleList(Block(w0, w0, 3, e) for _ in range(size.down[0]))
+        self.shrink0 = Conv(w0, w1, 3, kernel=2, stride=2)
+        self.down1 = nn.ModuleList(Block(w1, w1, 3, e) for _ in range(size.down[1]))
+        self.shrink1 = Conv(w1, w2, 3, kernel=2, stride=2)
+        self.middle = nn.ModuleList(Block(w2, w2, 3, e) for _ in range(size.middle))
+        self.attention = nn.ModuleList(Attention(w2) for _ in range(size.middle - 1))
+        self.grow1, self.grow0 = Conv(w2, w1, 3, kernel=1), Conv(w1, w0, 3, kernel=1)
+        self.up1 = nn.ModuleList(Block(w1, w1, 3, e) for _ in range(size.up[1]))
+        self.up0 = nn.ModuleList(Block(w0, w0, 3, e) for _ in range(size.up[0]))
+        self.norm, self.last = nn.GroupNorm(8, w0), Conv(w0, outside, 3)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        full = _through(self.down0, self.first(x), embedding)
+        half = _through(self.down1, self.shrink0(full), embedding)
+        x = self.shrink1(half)
+        for i, block in enumerate(self.middle):
+            x = block(x, embedding)
+            x = self.attention[i](x) if i < len(self.attention) else x
+        x = _through(self.up1, half + _doubled(self.grow1(x)), embedding)
+        x = _through(self.up0, full + _doubled(self.grow0(x)), embedding)
+        return self.last(F.silu(self.norm(x)))
+
+
+def _through(blocks: nn.ModuleList, x: Tensor, embedding: Tensor) -> Tensor:
+    for block in blocks:
+        x = block(x, embedding)
+    return x
+
+
+def _doubled(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """What can be rendered into any camera.
+
+    density:        [B, 1, G, G, G] before its softplus; axes z, y, x.
+    occupancy:      [B, G, G, G] logits.
+    color_features: [B, F, G, G, G].
+    image_features: [B, C, R, R] of the input picture, with its projection [B, 3, 4].
+    """
+
+    density: Tensor
+    occupancy: Tensor
+    color_features: Tensor
+    image_features: Tensor
+    projection: Tensor
+
+
+class ToysNetwork(nn.Module):
+    """x0 of noisy views at any cameras, given one picture of the object."""
+
+    grid: Tensor  # [G^3, 3] world positions of the vertices, x fastest
+
+    def __init__(self, size: Size):
+        super().__init__()
+        self.size = size
+        self.dtype = torch.float32  # of the convolutions
+        self.make_grid(torch.device("cpu"))
+        wide = size.image_widths[0]
+        self.image_encoder = ImageEncoder(size.image_widths, size.embedding)
+        self.view_first, self.view_block = Conv(CHANNELS, size.view_width, 2), Block(size.view_width, size.view_width, 2)
+        self.level = nn.Sequential(nn.Linear(33, size.embedding), nn.SiLU(), nn.Linear(size.embedding, size.embedding))
+        self.no_image = nn.Parameter(torch.zeros(wide))
+        self.volume_net = VolumeNet(wide + 2 * size.view_width + 8, 2 + size.color_features, size)
+        with torch.no_grad():
+            self.volume_net.last.bias[:2] = -3.0  # nearly empty at first
+        inside = size.color_features + wide + CHANNELS
+        self.color = nn.Sequential(nn.Linear(inside, 48), nn.SiLU(), nn.Linear(48, 32), nn.SiLU(), nn.Linear(32, 3))
+
+    def make_grid(self, device: torch.device) -> None:
+        """Place the vertices (they are in no weight file)."""
+        axis = torch.linspace(-self.size.half_side, self.size.half_side, self.size.grid, device=device)
+        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+        self.register_buffer("grid", torch.stack([x, y, z], dim=-1).view(-1, 3), persistent=False)
+
+    def lift(
+        self,
+        image: Tensor,
+        image_projection: Tensor,
+        views: Tensor,
+        projections: Tensor,
+        sigma: Tensor,
+        has_image: Tensor,
+        has_views: Tensor,
+    ) -> Lifted:
+        """The completed volume.
+
+        image: [B, 4, R, R] with image_projection [B, 3, 4]. views: [B, T, 4, R, R] noisy, with projections
+        [B, T, 3, 4]. sigma: [B]. has_image, has_views: [B] bool; where not, picture or views are not looked at.
+        """
+        dtype = self.dtype
+        features, vector = self.image_encoder(image.to(dtype))
+        known = has_image.float()[:, None]
+        features = torch.where(has_image[:, None, None, None], features, self.no_image.to(dtype)[:, None, None])
+        embedding = F.silu(self.level(_level_features(sigma, views.shape[1] * has_views)) + vector * known)
+        seen = self._seen(features, image_projection)
+        pooled = self._pooled(views, projections, sigma) * has_views.float()[:, None, None]
+        place = self._place(image_projection, sigma)
+        g = self.size.grid
+        x = torch.cat([seen.to(dtype), pooled.to(dtype), place.to(dtype)], dim=-1)
+        volume = self.volume_net(x.view(len(image), g, g, g, -1).permute(0, 4, 1, 2, 3), embedding)
+        picture = torch.cat([features, image * known[..., None, None]], dim=1)
+        density, occupancy, color = volume.float().split([1, 1, self.size.color_features], dim=1)
+        return Lifted(density, occupancy[:, 0], color, picture.float(), image_projection)
+
+    def _seen(self, features: Tensor, projection: Tensor) -> Tensor:
+        """[B, G^3, C] the picture's features at each vertex."""
+        return sample_image(features, project(projection, self.grid.expand(len(features), -1, -1))).mT
+
+    def _pooled(self, views: Tensor, projections: Tensor, sigma: Tensor) -> Tensor:
+        """[B, G^3, 2 C] mean and variance over the views of their features at each vertex."""
+        b, t = views.shape[:2]
+        scaled = views / (sigma.square() + SIGMA_DATA**2).sqrt().view(-1, 1, 1, 1, 1)
+        features = self.view_block(self.view_first(scaled.flatten(0, 1).to(self.dtype)))
+        return lift(features.permute(0, 2, 3, 1).float().unflatten(0, (b, t)), projections, self.grid)
+
+    def _place(self, projection: Tensor, sigma: Tensor) -> Tensor:
+        """[B, G^3, 8] where a vertex is: in the world, in the picture, and the noise level."""
+        b = len(projection)
+        world = self.grid.expand(b, -1, -1)
+        pixel = project(projection, world)
+        depth = (world @ projection[:, 2, :3, None] + projection[:, 2:, 3:]) / projection[:, 2:, 3:] - 1
+        radius = world.norm(dim=-1, keepdim=True)
+        level = (0.25 * sigma.log()).view(-1, 1, 1).expand_as(radius)
+        return torch.cat([world, pixel, depth, radius, level], dim=-1)
+
+    def render(self, lifted: Lifted, origins: Tensor, directions: Tensor, samples: int, jitter: Tensor | None) -> Tensor:
+        """Pixels [B, R, 4] in [-1, 1] of rays [B, R, 3] (unit directions) by `samples` samples within the cube.
+
+        jitter: [B, R, samples] in [0, 1), the place of each sample in its interval; None: the middle.
+        """
+        first, step, inside = self._samples(origins, directions, samples, jitter)
+        points = first[..., None, :] + inside[..., None] * step[..., None, :]
+        if torch.is_grad_enabled() or points.device.type != "cpu":
+            weights = self.weights(lifted, points, step)
+        else:
+            rows = zip(lifted.density[:, 0], first + inside[..., :1] * step, step, strict=True)
+            weights = torch.stack([ray_weights(raw, self.size.half_side, f, s, samples) for raw, f, s in rows])
+        opacity = weights.sum(-1, keepdim=True)
+        rgb = self._colors(lifted, points, weights) + (1 - opacity) * EMPTY[:3].to(weights)
+        return torch.cat([rgb, 2 * opacity - 1], dim=-1)
+
+    def _samples(
+        self, origins: Tensor, directions: Tensor, samples: int, jitter: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Where rays enter the cube's surroundings [B, R, 3], their steps [B, R, 3], and samples in steps [B, R, S]."""
+        reach = self.size.half_side * REACH
+        first = origins + directions * (-(origins * directions).sum(-1, keepdim=True) - reach)
+        inside = torch.arange(samples, device=origins.device) + (0.5 if jitter is None else jitter)
+        return first, directions * (2 * reach / samples), inside.expand(*origins.shape[:2], samples)
+
+    def weights(self, lifted: Lifted, points: Tensor, step: Tensor) -> Tensor:
+        """[B, R, S] share of each sample [B, R, S, 3] in its ray's pixel; steps [B, R, 3]."""
+        density = self.density(lifted, points.flatten(1, 2)).view(points.shape[:-1])
+        optical = density * step.norm(dim=-1, keepdim=True)
+        before = torch.exp(-(optical.cumsum(-1) - optical))
+        return before * (1 - torch.exp(-optical))
+
+    def density(self, lifted: Lifted, points: Tensor) -> Tensor:
+        """[B, N] density per world unit at [B, N, 3]; 0 outside the cube."""
+        raw = sample_volume(lifted.density, points, self.size.half_side)[:, 0]
+        inside = (points.abs() <= self.size.half_side).all(-1)
+        voxel = 2 * self.size.half_side / (self.size.grid - 1)
+        return torch.where(inside, F.softplus(raw) / voxel, 0.0)
+
+    def _colors(self, lifted: Lifted, points: Tensor, weights: Tensor) -> Tensor:
+        """[B, R, 3] composited colour in [-1, 1]; samples of no weight are not looked at."""
+        out = []
+        volumes, pictures = lifted.color_features.split(1), lifted.image_features.split(1)
+        for i, (volume, picture) in enumerate(zip(volumes, pictures, strict=True)):
+            ray, sample = torch.nonzero(weights[i].detach() > 1e-2, as_tuple=True)
+            at = points[i, ray, sample][None]
+            one = sample_volume(volume, at, self.size.half_side)[0].T
+            pixel = project(lifted.projection[i : i + 1], at)
+            seen = sample_image(picture, pixel)[0].T
+            color = torch.tanh(self.color(torch.cat([one, seen], dim=-1)).float())
+            w = weights[i, ray, sample][:, None]
+            out.append(torch.zeros_like(points[i, :, 0]).index_add(0, ray, color * w))
+        return torch.stack(out)
+
+
+def _level_features(sigma: Tensor, views: Tensor) -> Tensor:
+    """[B, 33] Fourier features of 0.25 ln sigma, and the number of views."""
+    c = 0.25 * sigma.log()
+    frequency = 2.0 ** torch.linspace(-1, 4, 16, device=sigma.device)
+    angle = c[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos(), views.float().log1p()[:, None]], dim=-1)
+
+
+def render_images(network: ToysNetwork, lifted: Lifted, cameras: Cameras, samples: int, chunk: int = 16384) -> Tensor:
+    """[T, 4, H, W] pixels in [-1, 1] of all views of one object (B = 1)."""
+    origins, directions = (rays.reshape(1, -1, 3) for rays in cameras.rays())
+    pieces = zip(origins.split(chunk, 1), directions.split(chunk, 1), strict=True)
+    pixels = torch.cat([network.render(lifted, o, d, samples, None)[0] for o, d in pieces])
+    return pixels.view(len(cameras), cameras.height, cameras.width, CHANNELS).permute(0, 3, 1, 2)
+
+
+def projections(cameras: Cameras) -> Tensor:
+    """[T, 3, 4] matrices from world points (x, 1) to (u w, v w, w): u, v in [-1, 1] over the image, w the depth."""
+    c2w = cameras.c2w
+    rotation = c2w[:, :3, :3].mT
+    w2c = torch.cat([rotation, -rotation @ c2w[:, :3, 3:]], dim=-1)
+    x, y, z = w2c.unbind(1)
+    fx, fy = 2 * cameras.fx / cameras.width, 2 * cameras.fy / cameras.height
+    ox, oy = 2 * cameras.cx / cameras.width - 1, 2 * cameras.cy / cameras.height - 1
+    depth = -z
+    return torch.stack([fx[:, None] * x + ox[:, None] * depth, -fy[:, None] * y + oy[:, None] * depth, depth], dim=1)
+
+
+def project(projection: Tensor, points: Tensor) -> Tensor:
+    """Image coordinates [B, N, 2] in [-1, 1] of world points [B, N, 3] by [B, 3, 4]."""
+    u, v, w = torch.baddbmm(projection[:, :, 3:], projection[:, :, :3], points.mT).unbind(1)
+    w = w.clamp_min(1e-3)
+    return torch.stack([u / w, v / w], dim=-1)
+
+
+def sample_image(image: Tensor, points: Tensor) -> Tensor:
+    """[B, C, N] bilinear samples of [B, C, H, W] at [B, N, 2]; the border's value beyond it."""
+    return F.grid_sample(image.float(), points[:, :, None].float(), padding_mode="border", align_corners=False)[..., 0]
+
+
+def sample_volume(volume: Tensor, points: Tensor, half_side: float) -> Tensor:
+    """[B, C, N] trilinear samples of [B, C, G, G, G] (axes z, y, x) at world points [B, N, 3]."""
+    where = (points / half_side)[:, :, None, None]
+    return F.grid_sample(volume, where, padding_mode="border", align_corners=True)[..., 0, 0]

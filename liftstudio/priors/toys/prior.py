@@ -1,0 +1,126 @@
+"""The bundled prior behind the interface of all priors."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from liftstudio.cameras import Cameras
+from liftstudio.config import parse
+from liftstudio.errors import InputError
+from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.classifier_free import guided
+from liftstudio.priors.precision import compute_dtype
+from liftstudio.priors.toys.network import Size, ToysNetwork, projections, render_images
+from liftstudio.priors.weights import Weights, load_module, open_weights
+from liftstudio.registry import register
+
+SAMPLES = 40  # per ray
+SIGMA_MAX = 80.0
+SIGMA_MIN = 0.05
+RESOLUTION = 64
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The prompt as the network takes it: image [1, 4, R, R] in [-1, 1], projection [1, 3, 4]."""
+
+    image: Tensor
+    projection: Tensor
+
+
+@register("toys")
+class ToysPrior(Prior):
+    """Toy figures at any cameras: the small bundled prior that stands in for large ones."""
+
+    name = "toys (bundled)"
+    resolution = RESOLUTION
+    latent_shape = (4, RESOLUTION, RESOLUTION)
+    sigma_min, sigma_max = SIGMA_MIN, SIGMA_MAX
+    frames = 0
+
+    def __init__(self, config: Prior.Config, *, device: torch.device) -> None:
+        self.config, self.device = config, device
+        weights = open_weights(config.weights)
+        if not self.recognizes(weights):
+            raise InputError(f"{weights.path}: these are not weights of the prior 'toys'")
+        with torch.device("meta"):
+            network = ToysNetwork(read_size(weights))
+        load_module(network, weights, {}, torch.float32, device)
+        self.network = network
+        self.network.make_grid(device)
+        self.network.dtype = compute_dtype(config.precision, device)
+
+    @classmethod
+    def around(cls, network: ToysNetwork) -> "ToysPrior":
+        """The prior of a network that is being trained."""
+        prior = cls.__new__(cls)
+        prior.config, prior.network, prior.device = cls.Config(""), network, network.grid.device
+        return prior
+
+    @classmethod
+    def recognizes(cls, weights: Weights) -> bool:
+        """By the note that training writes into the file."""
+        return weights.metadata.get("prior") == "toys"
+
+    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+        """Any cameras will do."""
+
+    def encode(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Pixels are the latents: see `Prior.encode`."""
+        return (2 * torch.cat([images, masks], dim=-1) - 1).permute(0, 3, 1, 2)
+
+    def decode(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Prior.decode`."""
+        pixels = (latents.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1)
+        return pixels[..., :3], pixels[..., 3:]
+
+    def condition(self, prompt: ImagePrompt) -> Condition:
+        """See `Prior.condition`."""
+        pixels = self.encode(prompt.image[None], prompt.mask[None]).to(self.device)
+        return Condition(pixels, projections(prompt.camera.to(self.device)))
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        latents: Tensor,
+        sigma: float,
+        condition: Condition,
+        cameras: Cameras,
+        guidance_scale: Tensor | None = None,
+    ) -> Tensor:
+        """See `Prior.denoise`; the result is a rendering, so its views agree."""
+        cameras = cameras.to(self.device).resized(self.resolution, self.resolution)
+        conditional = self._estimate(latents, sigma, condition, cameras, has_image=True)
+        if guidance_scale is None or bool((guidance_scale == 1).all()):
+            return conditional
+        unconditional = self._estimate(latents, sigma, condition, cameras, has_image=False)
+        return guided(conditional, unconditional, guidance_scale)
+
+    def _estimate(
+        self, latents: Tensor, sigma: float, condition: Condition, cameras: Cameras, has_image: bool
+    ) -> Tensor:
+        yes = torch.ones(1, dtype=torch.bool, device=self.device)
+        level = torch.full((1,), sigma, device=self.device)
+        views, places = latents[None], projections(cameras)[None]
+        lifted = self.network.lift(condition.image, condition.projection, views, places, level, yes & has_image, yes)
+        return render_images(self.network, lifted, cameras, SAMPLES)
+
+
+def describe(size: Size) -> dict[str, str]:
+    """The notes of a weight file."""
+    return {"prior": "toys", "size": json.dumps(dataclasses.asdict(size))}
+
+
+def read_size(weights: Weights) -> Size:
+    """What `describe` noted.
+
+    Raises:
+        InputError: the note is missing or not a size.
+    """
+    try:
+        return parse(json.loads(weights.metadata["size"]), Size)
+    except (KeyError, ValueError, InputError):
+        raise InputError(f"{weights.path}: its note 'size' does not describe the network 'toys'") from None

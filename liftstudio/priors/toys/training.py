@@ -1,0 +1,227 @@
+"""How the bundled prior is trained."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from liftstudio.cameras import concatenate
+from liftstudio.checks import check_range
+from liftstudio.errors import InputError
+from liftstudio.files import atomic_path
+from liftstudio.images import grid
+from liftstudio.metrics.images import psnr
+from liftstudio.priors.base import ImagePrompt
+from liftstudio.priors.samplers import euler, karras_sigmas
+from liftstudio.priors.toys.network import Size, ToysNetwork, projections
+from liftstudio.priors.toys.prior import RESOLUTION, SAMPLES, SIGMA_MAX, ToysPrior, describe, read_size
+from liftstudio.priors.training.data import DataConfig, Sample
+from liftstudio.priors.training.objects.occupancy import occupancy
+from liftstudio.priors.training.task import Evaluation, PriorTask
+from liftstudio.priors.weights import load_module, open_weights
+from liftstudio.registry import register
+
+LEVELS = (SIGMA_MAX, 5.0, 1.0)  # noise levels that are measured
+SHEET_STEPS = 12  # of the sampler, for the sheets
+SHEET_OBJECTS = 4
+
+Figures = dict[str, float]
+
+
+@register("toys")
+class ToysTask(PriorTask):
+    """The denoiser with a volume inside, on rays of its renderings."""
+
+    @dataclass
+    class Config:
+        size: Size = field(default_factory=Size)  # of the network
+        rays: int = 1536  # per object and step
+        object_share: float = 0.7  # of the rays, near the object
+        drop_image: float = 0.08  # share of objects without prompt
+        drop_views: float = 0.08  # share of objects without noisy views
+        top_share: float = 0.25  # of objects at the highest noise level
+        log_sigma: tuple[float, float] = (0.9, 1.6)  # mean and deviation of ln(sigma) of the others
+        lambda_mask: float = 0.5  # weight of the opacity's error, beside that of the colour
+        lambda_occupancy: float = 0.5  # weight of the cross entropy of the grid's occupancy; captures have none
+
+        def __post_init__(self) -> None:
+            for name in ("drop_image", "drop_views", "top_share"):
+                check_range(name, getattr(self, name), 0, 1)
+            check_range("object_share", self.object_share, 0.01, 0.99)  # at either end there may be too few pixels
+            check_range("rays", self.rays, 1)
+            for name in ("lambda_mask", "lambda_occupancy"):
+                check_range(name, getattr(self, name), 0)
+            _check_size(self.size)
+
+    extra_views = 1  # that are not among the noisy ones
+
+    def __init__(self, config: Config, data: DataConfig, dtype: torch.dtype) -> None:
+        if data.resolution != RESOLUTION:
+            raise InputError(f"data.resolution: the prior 'toys' works at {RESOLUTION} pixels, got {data.resolution}")
+        least = data.rig.views[0] + self.extra_views + 1
+        check_range("task.rays", config.rays, 1, least * RESOLUTION**2)
+        self.config = config
+        self.network = ToysNetwork(config.size)
+        self.network.dtype = dtype
+
+    def load(self, weights: str) -> None:
+        """See `PriorTask.load`."""
+        opened = open_weights(weights)
+        if not ToysPrior.recognizes(opened):
+            raise InputError(f"{opened.path}: these are not weights of the prior 'toys'")
+        size = read_size(opened)
+        if size != self.config.size:
+            raise InputError(f"{opened.path}: of another size than task.size; that of the file is {size}")
+        load_module(self.network, opened, {}, torch.float32, torch.device("cpu"))
+        self.network.requires_grad_(True).train()
+
+    def prepare(self, samples: list[Sample], generator: torch.Generator) -> dict[str, Tensor]:
+        """See `PriorTask.prepare`; the last view is not fed to the network, only asked of it."""
+        rows = [self._prepare_one(sample, generator) for sample in samples]
+        return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+
+    def _prepare_one(self, sample: Sample, generator: torch.Generator) -> dict[str, Tensor]:
+        images = _pixels(sample.images)
+        return {
+            "prompt": _pixels(sample.prompt),
+            "prompt_projection": projections(sample.rig.prompt)[0],
+            "projections": projections(sample.rig.views[:-1]),
+            **self._noisy(images[:-1], generator),
+            **self._occupancy(sample),
+            **self._rays(sample, images, generator),
+        }
+
+    def _noisy(self, images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """The views at a random noise level, and what the network is allowed to see."""
+        config = self.config
+        draws = torch.rand(3, generator=generator)
+        log_sigma = config.log_sigma[0] + config.log_sigma[1] * torch.randn((), generator=generator)
+        sigma = log_sigma.exp().clamp(0.02, SIGMA_MAX)
+        has_views = draws[2] >= config.drop_views
+        sigma = torch.where((draws[0] < config.top_share) | ~has_views, SIGMA_MAX, sigma)
+        views = images + sigma * torch.randn(images.shape, generator=generator)
+        return {"views": views, "sigma": sigma, "has_image": draws[1] >= config.drop_image, "has_views": has_views}
+
+    def _occupancy(self, sample: Sample) -> dict[str, Tensor]:
+        """Which vertices of the grid are inside the object, where its shape is known."""
+        if sample.object is None:
+            return {}
+        size = self.config.size
+        return {"occupancy": occupancy(sample.object, size.grid, size.half_side, sample.rig.front_deg)}
+
+    def _rays(self, sample: Sample, images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Rays of the views and of the prompt, most of them near the object, with their pixels [R, 4]."""
+        cameras = concatenate([sample.rig.views, sample.rig.prompt])
+        pixels = torch.cat([images, _pixels(sample.prompt)[None]])
+        near = F.max_pool2d(pixels[:, 3:], 7, stride=1, padding=3).flatten() > -1
+        share = near.float().mean().clamp(1e-3, 1)
+        weights = torch.where(near, self.config.object_share / share, 1 - self.config.object_share)
+        chosen = torch.multinomial(weights, self.config.rays, generator=generator)
+        origins, directions = (rays.reshape(-1, 3)[chosen] for rays in cameras.rays())
+        jitter = torch.rand(self.config.rays, SAMPLES, generator=generator)
+        target = pixels.permute(0, 2, 3, 1).reshape(-1, 4)[chosen]
+        return {"origins": origins, "directions": directions, "jitter": jitter, "target": target}
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Squared errors of the rays' colour and opacity, weighted by the noise level; the grid's occupancy."""
+        b, network, config = batch, cast(ToysNetwork, self.network), self.config
+        seen = (b[key] for key in ("prompt", "prompt_projection", "views", "projections"))
+        lifted = network.lift(*seen, b["sigma"], b["has_image"], b["has_views"])
+        pixels = network.render(lifted, b["origins"], b["directions"], SAMPLES, b["jitter"])
+        weight = (1 + 0.5 / b["sigma"].square()).clamp_max(8)
+        error = (pixels - b["target"]).square().mean(1) * weight[:, None]
+        losses = {"color": error[:, :3].mean(), "mask": config.lambda_mask * error[:, 3].mean()}
+        if "occupancy" in b:
+            inside = F.binary_cross_entropy_with_logits(lifted.occupancy, b["occupancy"].float())
+            losses["occupancy"] = config.lambda_occupancy * inside
+        return losses
+
+    def evaluate(self, network: nn.Module, samples: list[Sample]) -> Evaluation:
+        """PSNR of single evaluations per noise level, of samples, and silhouette IoU; a sheet of samples over truth."""
+        prior = ToysPrior.around(cast(ToysNetwork, network))
+        figures = [_measured_levels(prior, sample, number) for number, sample in enumerate(samples)]
+        rows: list[list[Tensor]] = []
+        for number, sample in enumerate(samples[:SHEET_OBJECTS]):
+            drawn, more = _drawn(prior, sample, number)
+            figures.append(drawn)
+            rows += more
+        names = {name: None for one in figures for name in one}  # in order
+        means = {name: _mean([one[name] for one in figures if name in one]) for name in names}
+        return Evaluation(means, grid(rows))
+
+    def save(self, network: nn.Module, path: Path) -> None:
+        """See `PriorTask.save`."""
+        half = {key: value.detach().cpu().half().contiguous() for key, value in network.state_dict().items()}
+        with atomic_path(path) as temporary:
+            save_file(half, temporary, describe(self.config.size))
+
+
+def _check_size(size: Size) -> None:
+    """Raise an InputError for a network that cannot be built."""
+    check_range("size.half_side", size.half_side, 0.1)
+    for name in ("middle", "color_features", "embedding"):
+        check_range(f"size.{name}", getattr(size, name), 1)
+    for name in ("down", "up"):
+        check_range(f"size.{name}", min(getattr(size, name)), 0)
+    multiples = {"grid": (size.grid, 4), "widths": (size.widths[:2], 8), "widths[2]": (size.widths[2], 32)}
+    multiples |= {"image_widths": (size.image_widths, 8), "view_width": (size.view_width, 8)}
+    for name, (values, factor) in multiples.items():
+        if any(value < factor or value % factor for value in (values if isinstance(values, tuple) else (values,))):
+            raise InputError(f"size.{name}: wanted multiples of {factor}, got {values}")
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """[..., 4, R, R] in [-1, 1] of [..., R, R, 4] in [0, 1]."""
+    return 2 * images.movedim(-1, -3) - 1
+
+
+def _noise(sample: Sample, number: int) -> Tensor:
+    """[V, 4, R, R] the same for every measurement."""
+    noise = torch.randn(sample.images.shape, generator=torch.Generator().manual_seed(number))
+    return noise.permute(0, 3, 1, 2)
+
+
+def _prompt(sample: Sample) -> ImagePrompt:
+    return ImagePrompt(sample.prompt[..., :3], sample.prompt[..., 3:], sample.rig.prompt)
+
+
+def _measured_levels(prior: ToysPrior, sample: Sample, number: int) -> Figures:
+    """PSNR of one evaluation at each noise level."""
+    condition, noise = prior.condition(_prompt(sample)), _noise(sample, number)
+    figures = {}
+    for level in LEVELS:
+        noisy = (_pixels(sample.images) + level * noise).to(prior.device)
+        figures[f"psnr_{level:g}"] = _psnr(prior, prior.denoise(noisy, level, condition, sample.rig.views), sample)
+    return figures
+
+
+def _drawn(prior: ToysPrior, sample: Sample, number: int) -> tuple[Figures, list[list[Tensor]]]:
+    """Figures of a sample drawn from noise; rows of a sheet: the sample, one evaluation from noise, the truth."""
+    condition, noise = prior.condition(_prompt(sample)), _noise(sample, number).to(prior.device)
+    cameras = sample.rig.views
+    sigmas = karras_sigmas(SHEET_STEPS, 0.1, SIGMA_MAX)
+    drawn = euler(lambda z, sigma: prior.denoise(z, sigma, condition, cameras), noise, sigmas)
+    once = prior.denoise(SIGMA_MAX * noise, SIGMA_MAX, condition, cameras)
+    prompt = sample.prompt[..., :3]
+    starts = (prompt, torch.ones_like(prompt), torch.ones_like(prompt))
+    images = (prior.decode(drawn)[0].cpu(), prior.decode(once)[0].cpu(), sample.images[..., :3])
+    rows = [[start, *row] for start, row in zip(starts, images, strict=True)]
+    return {"psnr_sampled": _psnr(prior, drawn, sample), "iou_sampled": _iou(prior, drawn, sample)}, rows
+
+
+def _psnr(prior: ToysPrior, latents: Tensor, sample: Sample) -> float:
+    return float(psnr(prior.decode(latents)[0].cpu(), sample.images[..., :3]).mean())
+
+
+def _iou(prior: ToysPrior, latents: Tensor, sample: Sample) -> float:
+    drawn, true = prior.decode(latents)[1].cpu() > 0.5, sample.images[..., 3:] > 0.5
+    both, either = (drawn & true).sum((1, 2, 3)), (drawn | true).sum((1, 2, 3))
+    return float((both / either.clamp_min(1)).mean())
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,1 @@
+"""Training of priors: procedural objects, camera rigs, and one loop on Lightning's Trainer."""

@@ -1,0 +1,126 @@
+"""Objects seen by rigs, made on the fly: the n-th batch is the same on every machine, so training can resume."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from liftstudio.cameras import Cameras
+from liftstudio.checks import check_range
+from liftstudio.errors import InputError
+from liftstudio.priors.training.objects import Kind, TexturedObject, make_object, render, split
+from liftstudio.priors.training.rigs import Rig, RigConfig, draw_count, draw_rig
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+UNSEEN_VIEWS = 6  # of an object that is measured, where the rig fixes no number
+
+
+@dataclass
+class DataConfig:
+    """What is seen, and how."""
+
+    captures: str = ""  # the user's own renders instead: a folder with a capture in each sub-folder, or one capture
+    captures_up: Literal["z", "cameras"] = "z"  # their up: the z axis, or the cameras' mean up (for COLMAP)
+    toys: float = 1.0  # share of toy figures; the rest are free composites
+    resolution: int = 64  # pixels across an image
+    rig: RigConfig = field(default_factory=RigConfig)  # cameras; of captures only the number of views
+
+    def __post_init__(self) -> None:
+        check_range("toys", self.toys, 0, 1)
+        if self.resolution < 16 or self.resolution % 8:
+            raise InputError(f"resolution: wanted a multiple of 8 from 16, got {self.resolution}")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One object with a prompt and V views, in the frame where the prompt's azimuth is 0.
+
+    prompt: [R, R, 4] rgb over white and alpha in [0, 1]. images: [V, R, R, 4] the same of the views.
+    depths: [V, R, R, 1] z-depth in world units, 0 beside the object; of captures up to scale and shift, or None.
+    object: in canonical pose, to be turned by the rig's `front_deg` about z; None: its shape is not known.
+    """
+
+    rig: Rig
+    prompt: Tensor
+    images: Tensor
+    depths: Tensor | None
+    object: TexturedObject | None
+
+
+class SampleSource(ABC):
+    """Where samples come from; either all of its samples have a known shape or none, and likewise depths."""
+
+    @abstractmethod
+    def training(self, number: int, views: int, generator: torch.Generator) -> Sample:
+        """The sample of that number to train on, with so many views; all that is random draws from `generator`."""
+
+    @abstractmethod
+    def unseen(self, number: int) -> Sample:
+        """The sample of that number to measure, always the same; its object is never trained on."""
+
+
+class ProceduralObjects(SampleSource):
+    """Toy figures and free composites, drawn and rendered by ourselves."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config = config
+
+    def training(self, number: int, views: int, generator: torch.Generator) -> Sample:
+        """See `SampleSource.training`."""
+        kind = KINDS[int(torch.rand((), generator=generator) >= self.config.toys)]
+        return draw_sample(kind, split(number, kind, "train"), self.config, views, generator)
+
+    def unseen(self, number: int) -> Sample:
+        """See `SampleSource.unseen`; the kind that most objects are of."""
+        kind = KINDS[self.config.toys < 0.5]
+        views = len(self.config.rig.azimuths_deg) or UNSEEN_VIEWS
+        generator = torch.Generator().manual_seed(number)
+        return draw_sample(kind, split(number, kind, "unseen"), self.config, views, generator)
+
+
+def draw_sample(kind: Kind, seed: int, config: DataConfig, views: int, generator: torch.Generator) -> Sample:
+    """The object of a seed with a random rig of `views` views."""
+    return view_object(make_object(kind, seed), draw_rig(config.rig, views, config.resolution, generator))
+
+
+def view_object(obj: TexturedObject, rig: Rig) -> Sample:
+    """An object, front at the rig's `front_deg`, seen by its cameras."""
+    prompt, views = (render(obj, turned(cameras, -rig.front_deg)) for cameras in (rig.prompt, rig.views))
+    rgba = [torch.cat([image.rgb, image.alpha], dim=-1) for image in (prompt, views)]
+    return Sample(rig, rgba[0][0], rgba[1], views.depth, obj)
+
+
+def turned(cameras: Cameras, angle_deg: float) -> Cameras:
+    """Cameras turned about the world's z, counter-clockwise from above."""
+    angle = torch.deg2rad(torch.tensor(angle_deg))
+    turn = torch.eye(4)
+    turn[0, 0] = turn[1, 1] = angle.cos()
+    turn[1, 0], turn[0, 1] = angle.sin(), -angle.sin()
+    return replace(cameras, c2w=turn @ cameras.c2w)
+
+
+class TrainingBatches(Dataset[dict[str, Tensor]]):
+    """Batches of a source's samples, as `prepare` makes them."""
+
+    def __init__(
+        self,
+        source: SampleSource,
+        rig: RigConfig,
+        batch_size: int,
+        extra_views: int,
+        prepare: Callable[[list[Sample], torch.Generator], dict[str, Tensor]],
+    ) -> None:
+        """extra_views: views of a sample beyond the number drawn for its batch."""
+        self.source, self.rig, self.batch_size, self.extra_views = source, rig, batch_size, extra_views
+        self.prepare = prepare
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """The batch of that number."""
+        generator = torch.Generator().manual_seed(index)
+        views = draw_count(self.rig, generator) + self.extra_views
+        numbers = range(index * self.batch_size, (index + 1) * self.batch_size)
+        return self.prepare([self.source.training(number, views, generator) for number in numbers], generator)

@@ -1,0 +1,127 @@
+"""The user's picture of one object: cut out, centred in a square, at any resolution."""
+
+import importlib.util
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from liftstudio.errors import InputError
+from liftstudio.images import load_image, resize_lanczos
+from liftstudio.views.silhouettes import SPECK, alpha_before, border_color, bounding_box, main_pieces
+
+log = logging.getLogger("liftstudio")
+
+LEAST_SIDE = 32  # pixels; of the object's longer side
+MATTING_MODEL = "u2net"  # of rembg: its present default is not free for every use
+
+
+@dataclass(frozen=True)
+class InputImage:
+    """A cut-out object and the square that frames it.
+
+    rgb:   [H, W, 3] float32 sRGB in [0, 1], straight colour.
+    alpha: [H, W, 1] float32 in [0, 1].
+    left, top, side: the square in pixels of the picture, fractions allowed; it may reach beyond the picture.
+    """
+
+    rgb: Tensor
+    alpha: Tensor
+    left: float
+    top: float
+    side: float
+
+    def frame(self, resolution: int) -> tuple[Tensor, Tensor]:
+        """What is in the square: image [R, R, 3] over white and mask [R, R, 1], in [0, 1].
+
+        Resized with premultiplied colour, so that what is hidden under alpha 0 does not bleed into the outline.
+        """
+        size = math.ceil(self.side) + 2
+        left, top = math.floor(self.left), math.floor(self.top)
+        premultiplied = _window(torch.cat([self.rgb * self.alpha, self.alpha], dim=-1), left, top, size)
+        x, y = self.left - left, self.top - top
+        resized = resize_lanczos(premultiplied, resolution, resolution, (x, y, x + self.side, y + self.side))
+        rgb = (resized[..., :3] / resized[..., 3:].clamp_min(1e-3)).clamp(0, 1)  # overshoots along with its alpha
+        mask = resized[..., 3:].clamp(0, 1)
+        return rgb * mask + 1 - mask, mask
+
+
+def load_input_image(path: Path, *, recenter: bool = True, frame_ratio: float = 0.9) -> InputImage:
+    """The object in an image file.
+
+    Alpha is taken as it is. An opaque picture is cut out by rembg where that is installed, else by the one colour of
+    its border. Specks are dropped; several larger pieces are warned of.
+
+    Args:
+        recenter: frame the object's bounding box; otherwise the whole picture, centred in a square.
+        frame_ratio: how much of the frame's side the longer side of the box takes, above 0 to 1; with `recenter`.
+    Raises:
+        InputError: no readable image, no way to cut it out, no foreground, or an object of only a few pixels.
+    """
+    rgb, alpha = load_image(path)
+    if alpha is None or bool((alpha == 1).all()):
+        rgb, alpha = _cut_out(path, rgb)
+    alpha, pieces = main_pieces(alpha, SPECK)
+    box = bounding_box(alpha)
+    if box is None:
+        raise InputError(f"{path}: no foreground; the picture is transparent everywhere")
+    width, height = box[2] - box[0], box[3] - box[1]
+    if max(width, height) < LEAST_SIDE:
+        raise InputError(f"{path}: the object is only {width}x{height} pixels; wanted {LEAST_SIDE} or more")
+    if pieces > 1:
+        log.warning(
+            "%s: %d separate objects are taken for one; if that is wrong, crop the picture to one", path, pieces
+        )
+    if not recenter:
+        return _framed(rgb, alpha, (0, 0, rgb.shape[1], rgb.shape[0]), 1.0)
+    return _framed(rgb, alpha, box, frame_ratio)
+
+
+def _framed(rgb: Tensor, alpha: Tensor, box: tuple[int, int, int, int], ratio: float) -> InputImage:
+    left, top, right, bottom = box
+    side = max(right - left, bottom - top) / ratio
+    return InputImage(rgb, alpha, (left + right - side) / 2, (top + bottom - side) / 2, side)
+
+
+def _cut_out(path: Path, rgb: Tensor) -> tuple[Tensor, Tensor]:
+    """Straight colour and alpha of an opaque picture."""
+    if importlib.util.find_spec("rembg") is not None:
+        return _matted(path, rgb)
+    background = border_color(rgb)
+    if background is None:
+        raise InputError(
+            f"{path}: the picture is opaque and its background is not one plain colour; "
+            "give an RGBA picture, or install the matting extra: pip install 'rembg[cpu]'"
+        )
+    log.info("%s: opaque, cut out by the plain colour of its border", path)
+    alpha = alpha_before(rgb, background)
+    if not alpha.any():
+        raise InputError(f"{path}: no foreground; the picture is one plain colour")
+    return (background + (rgb - background) / alpha.clamp_min(1e-6)).clamp(0, 1).where(alpha > 0, 1.0), alpha
+
+
+def _matted(path: Path, rgb: Tensor) -> tuple[Tensor, Tensor]:
+    import rembg
+
+    picture = Image.fromarray((rgb * 255).round().to(torch.uint8).numpy())
+    try:
+        cut = rembg.remove(picture, session=rembg.new_session(MATTING_MODEL), alpha_matting=True)
+    except Exception as error:  # its model cannot be downloaded, or its runtime is missing
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: rembg failed to cut it out ({reason}); give an RGBA picture") from error
+    log.info("%s: opaque, cut out by rembg (%s)", path, MATTING_MODEL)
+    rgba = torch.from_numpy(np.array(cut.convert("RGBA"))).float() / 255
+    return rgba[..., :3], rgba[..., 3:]
+
+
+def _window(image: Tensor, left: int, top: int, size: int) -> Tensor:
+    """[size, size, C] part of an image [H, W, C] from a corner that may be outside of it; 0 beyond the image."""
+    height, width = image.shape[:2]
+    pads = (0, 0, -left, left + size - width, -top, top + size - height)  # negative ones crop
+    return F.pad(image, pads)

@@ -1,0 +1,211 @@
+"""Reference views that a diffusion prior makes of one picture."""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from liftstudio import __version__
+from liftstudio.assets import SCHEME, input_path
+from liftstudio.cache import cached, content_key, file_digest
+from liftstudio.cameras import Cameras, orbit_cameras
+from liftstudio.checks import check_range
+from liftstudio.config import Block, to_plain
+from liftstudio.errors import InputError
+from liftstudio.images import resize_lanczos, straight_from_white
+from liftstudio.logs import WorkProgress, log
+from liftstudio.orbits import MAX_ELEVATION_DEG, Angles
+from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.opening import block_weights, open_prior
+from liftstudio.views.base import ReferenceViews, ViewSource
+from liftstudio.views.input_image import InputImage, load_input_image
+from liftstudio.views.silhouettes import FOREGROUND, alpha_before, main_pieces
+
+OnStep = Callable[[int, Tensor], None]
+
+MAIN_PIECE = 0.1  # of a generated silhouette's area; smaller detached pieces are dropped
+SAME_ANGLE_DEG = 1e-3
+NOT_DECIDING = ("image", "prior", "resolution", "cache")  # options that do not change what the prior makes
+
+
+class PriorViews(ViewSource):
+    """Views of the object in one picture, sampled from a prior on cameras around it; one base for all such sources.
+
+    A subclass has the cameras' angles and the sampler. The view at azimuth 0 and the picture's own elevation, if the
+    subclass has one, is the picture itself. What the prior makes is cached by the content of all that decides it.
+    """
+
+    @dataclass
+    class Config:
+        image: str  # the picture: RGBA, or opaque before a plain background or with the matting extra
+        prior: Annotated[Block, "prior"]  # the diffusion model that makes the views
+        elevation_deg: float = 10.0  # of the camera that took the picture, degrees above the object's horizon
+        steps: int = 50  # denoising steps
+        seed: int = 0  # of the noise (and of a random orbit)
+        recenter: bool = True  # frame the object's bounding box; false: the whole picture
+        frame_ratio: float = 0.83  # share of the frame that the longer side of that box takes: what an object of 1.8 takes
+        resolution: int = 0  # pixels across the views; what the prior makes is resized; 0: as the prior makes them
+        distance: float = 3.6  # of the cameras from the object's centre, world units: twice its longest side
+        fov_deg: float = 33.8  # field of view of the cameras
+        cache: bool = True  # keep what the prior makes for the next run ($LIFTSTUDIO_CACHE or ~/.cache/liftstudio)
+
+        def __post_init__(self) -> None:
+            check_range("elevation_deg", self.elevation_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
+            check_range("steps", self.steps, 1)
+            check_range("seed", self.seed, 0, 2**63 - 1)
+            check_range("frame_ratio", self.frame_ratio, 0.1, 1)
+            if self.resolution != 0:
+                check_range("resolution", self.resolution, 16, 4096)
+            check_range("distance", self.distance, 1e-3)
+            check_range("fov_deg", self.fov_deg, 1, 170)
+
+    config: Config
+
+    def __init__(self, config: Config, *, device: torch.device) -> None:
+        self.config, self.device = config, device
+
+    @abstractmethod
+    def angles(self) -> Angles:
+        """(azimuth_deg [T], elevation_deg [T]) of the views."""
+
+    @abstractmethod
+    def sample(
+        self, prior: Prior, prompt: ImagePrompt, cameras: Cameras, generator: torch.Generator, on_step: OnStep
+    ) -> Tensor:
+        """Latents [T, *prior.latent_shape] of the views, on the prior's device.
+
+        generator: on the CPU, so that all devices draw equal noise.
+        on_step: to be told after each step (its number from 0, latents after it), as the samplers do.
+        """
+
+    def load(self) -> ReferenceViews:
+        """The views, made or from the cache.
+
+        Raises:
+            InputError: the picture, the weights or the cameras are refused; before the sampling.
+        """
+        picture = load_input_image(
+            input_path(self.config.image), recenter=self.config.recenter, frame_ratio=self.config.frame_ratio
+        )
+        self._say_which_prior()
+        if self.config.cache:
+            frames = cached("views", self._key(picture), lambda: self._make(picture))
+        else:
+            frames = self._make(picture)
+        return _without_empty(self._views(frames["images"].float() / 255, frames["masks"].float() / 255, picture))
+
+    def _say_which_prior(self) -> None:
+        weights = self.config.prior.options.weights
+        log.info("views: prior %s", weights)
+        if weights.startswith(SCHEME):
+            log.info("views: that is the small bundled prior; it stands in for the official network of the method")
+
+    def _key(self, picture: InputImage) -> str:
+        """A name for all that decides what the prior makes."""
+        options = {k: v for k, v in to_plain(self.config).items() if k not in NOT_DECIDING}
+        prior = {k: v for k, v in to_plain(self.config.prior).items() if k not in ("weights", "chunk")}
+        return content_key(
+            {
+                "version": __version__,
+                "source": type(self).__qualname__,
+                "options": options,
+                "prior": prior,
+                "weights": file_digest(block_weights(self.config.prior).path),
+                "picture": [_digest(tensor) for tensor in (picture.rgb, picture.alpha)],
+            }
+        )
+
+    def _make(self, picture: InputImage) -> dict[str, Any]:
+        """Images [T, R, R, 3] over white and masks [T, R, R, 1] of the prior's resolution, uint8."""
+        prior = open_prior(self.config.prior, self.device)
+        cameras, camera = self._cameras(prior.resolution), self._input_camera(prior.resolution)
+        prior.check_cameras(camera, cameras)
+        image, mask = picture.frame(prior.resolution)
+        prompt = ImagePrompt(image.to(self.device), mask.to(self.device), camera.to(self.device))
+        generator = torch.Generator().manual_seed(self.config.seed)
+        with torch.no_grad(), WorkProgress("views") as progress:
+            progress(f"{len(cameras)} by {prior.name}, {self.config.steps} steps", 0.0)
+            on_step = _shown_on(progress, self.config.steps)
+            latents = self.sample(prior, prompt, cameras.to(self.device), generator, on_step)
+            images, masks = prior.decode(latents)
+        if masks is None:
+            masks = torch.stack([_silhouette(image.cpu()) for image in images])
+        return {"images": _quantized(images), "masks": _quantized(masks)}
+
+    def _views(self, images: Tensor, masks: Tensor, picture: InputImage) -> ReferenceViews:
+        """The views at the wanted resolution, the picture itself among them with all its detail."""
+        size = self.config.resolution or images.shape[1]
+        frames = torch.cat([images, masks], dim=-1)
+        if size != images.shape[1]:
+            frames = torch.stack([resize_lanczos(frame, size, size).clamp(0, 1) for frame in frames])
+        prompt = self._prompt_view()
+        if prompt is not None:
+            frames[prompt] = torch.cat(picture.frame(size), dim=-1)
+        count = len(frames)
+        return ReferenceViews(
+            images=straight_from_white(frames[..., :3], frames[..., 3:]),
+            masks=frames[..., 3:].contiguous(),
+            cameras=self._cameras(size),
+            names=tuple(f"{index:03d}.png" for index in range(count)),
+            held_out=torch.zeros(count, dtype=torch.bool),
+            prompt=prompt,
+        )
+
+    def _cameras(self, size: int) -> Cameras:
+        return orbit_cameras(*self.angles(), self.config.distance, self.config.fov_deg, size, size)
+
+    def _input_camera(self, size: int) -> Cameras:
+        angles = torch.zeros(1), torch.full((1,), self.config.elevation_deg)
+        return orbit_cameras(*angles, self.config.distance, self.config.fov_deg, size, size)
+
+    def _prompt_view(self) -> int | None:
+        """Which of the views is the picture's own, if any."""
+        azimuth_deg, elevation_deg = self.angles()
+        turn = torch.remainder(azimuth_deg + 180, 360) - 180
+        same = torch.maximum(turn.abs(), (elevation_deg - self.config.elevation_deg).abs()) < SAME_ANGLE_DEG
+        return int(same.nonzero()[-1]) if same.any() else None
+
+
+def _silhouette(image: Tensor) -> Tensor:
+    """Mask [R, R, 1] of a generated image [R, R, 3] over white."""
+    return main_pieces(alpha_before(image, torch.ones(3)), MAIN_PIECE)[0]
+
+
+def _quantized(images: Tensor) -> Tensor:
+    """As a PNG would keep them, so that the cache, the views' folder and the run have the same."""
+    return (images.cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _shown_on(progress: WorkProgress, steps: int) -> OnStep:
+    """A callback that moves `progress` with every step, and changes its text, which may be a line each, ten times."""
+
+    def show(step: int, latents: Tensor) -> None:
+        share = (step + 1) / steps
+        progress(f"sampled {10 * int(10 * share)} %", share)
+
+    return show
+
+
+def _without_empty(views: ReferenceViews) -> ReferenceViews:
+    """The views that show something.
+
+    Raises:
+        InputError: none but the picture does.
+    """
+    seen = (views.masks > FOREGROUND).flatten(1).any(1)
+    generated = [index for index in range(len(views)) if index != views.prompt]
+    if not seen[generated].any():
+        raise InputError("views: all generated views are empty; try another seed, or another elevation_deg")
+    if bool(seen.all()):
+        return views
+    empty = [name for name, shown in zip(views.names, seen.tolist(), strict=True) if not shown]
+    log.warning("views: left out, since they are empty: %s", ", ".join(empty))
+    return views.select(seen.nonzero().flatten())
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,64 @@
+"""Reference views as files that this and other tools read: pictures with alpha, cameras, a video, a contact sheet."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from liftstudio.cameras import Cameras
+from liftstudio.files import atomic_write
+from liftstudio.images import grid, resize_lanczos, save_image, save_video
+from liftstudio.views.base import ReferenceViews
+
+FPS = 7  # an orbit of 21 frames goes round in 3 seconds
+SHEET_CELL = 192  # pixels; the longer side of a picture in the contact sheet
+
+
+def save_views(folder: Path, views: ReferenceViews) -> None:
+    """Write `000.png`... (RGBA, straight colour), orbit.mp4, contact_sheet.png and, last, transforms.json.
+
+    The video goes round from the user's picture, if it is among the views. The pixels' files are numbered, whatever
+    the views' names are; `posed-images` reads the folder back, with `normalize: as-given` in the same world. Depth and
+    normal maps are not written.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    files = [f"{index:03d}.png" for index in range(len(views))]
+    for name, image, mask in zip(files, views.images, views.masks, strict=True):
+        save_image(folder / name, torch.cat([image, mask], dim=-1))
+    over_white = views.over(1.0)
+    save_video(folder / "orbit.mp4", over_white.roll(-(views.prompt or 0), dims=0), FPS)
+    save_image(folder / "contact_sheet.png", _contact_sheet(over_white, views))
+    atomic_write(folder / "transforms.json", json.dumps(_transforms(files, views), indent=1) + "\n")
+
+
+def _transforms(files: list[str], views: ReferenceViews) -> dict[str, Any]:
+    cameras = views.cameras
+    size = {"w": cameras.width, "h": cameras.height}
+    frames = [{"file_path": name, **camera} for name, camera in zip(files, _pinholes(cameras), strict=True)]
+    held_out = [name for name, is_held_out in zip(files, views.held_out.tolist(), strict=True) if is_held_out]
+    return {"camera_model": "PINHOLE", **size, "test_filenames": held_out, "frames": frames}
+
+
+def _pinholes(cameras: Cameras) -> list[dict[str, Any]]:
+    names = {"fl_x": cameras.fx, "fl_y": cameras.fy, "cx": cameras.cx, "cy": cameras.cy}
+    columns = {**{name: values.tolist() for name, values in names.items()}, "transform_matrix": cameras.c2w.tolist()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _contact_sheet(over_white: Tensor, views: ReferenceViews) -> Tensor:
+    """[H, W, 3]: all views in order, each with its angles."""
+    scale = SHEET_CELL / max(over_white.shape[1:3])
+    height, width = (max(1, round(side * scale)) for side in over_white.shape[1:3])
+    cells = [resize_lanczos(image, height, width) for image in over_white]
+    angles = zip(views.cameras.azimuth_deg.tolist(), views.cameras.elevation_deg.tolist(), strict=True)
+    labels = [f"{index:03d}  az {a:.0f}  el {e:.0f}" for index, (a, e) in enumerate(angles)]
+    if views.prompt is not None:
+        labels[views.prompt] += "  input"
+    columns = math.ceil(math.sqrt(len(cells)))
+    starts = range(0, len(cells), columns)
+    return grid([cells[s : s + columns] for s in starts], [labels[s : s + columns] for s in starts])
