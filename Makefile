@@ -3,8 +3,8 @@ VENV := .venv/bin
 
 .PHONY: demo test lint bench clean
 
-demo: .venv/installed  ## posed photographs of a real object to a textured mesh, in runs/
-	$(VENV)/python launch.py --config configs/reconstruct-views.yaml --train
+demo: .venv/installed  ## one picture to a textured mesh, in runs/
+	$(VENV)/python launch.py --config configs/sv3d-masked-sds.yaml --train
 
 test: .venv/installed-dev
 	$(VENV)/python -m pytest

@@ -34,7 +34,9 @@ def _case(device: torch.device, views: int, *, backward: bool) -> Case:
             torch.autograd.grad(lifted, features, grad)
 
     size = f"{BATCH} x {views} x {SIZE}^2 x {CHANNELS}, {GRID}^3 points"
-    return Case(f"lifting {'f+b' if backward else 'forward'}", size, work, _on_reference(work), "grid_sample, then mean")
+    return Case(
+        f"lifting {'f+b' if backward else 'forward'}", size, work, _on_reference(work), "grid_sample, then mean"
+    )
 
 
 def _on_reference(work: Callable[[], None]) -> Callable[[], None]:

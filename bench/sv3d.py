@@ -57,6 +57,7 @@ CONFIG = assets.ROOT / "configs" / "sv3d-masked-sds.yaml"
 ELEVATION_DEG = 10.0  # of the prompt
 PROMPT_SIZE, VIEW_SIZE = 512, 256  # pixels across the picture and across the views that the mesh is measured in
 SUPERSAMPLING = 2
+UNIT_FROM_WORLD = torch.diag(torch.tensor([0.5 / HALF_SIDE] * 3 + [1.0]))  # the object's longest side becomes 1
 
 _STAGES = "system.stages"
 _UNSEEN = f"{_STAGES}.fine.guidance.unseen"
@@ -126,7 +127,7 @@ def reconstruct(job: Job, folder: Path) -> dict[str, Any]:
     )
     inputs = make_inputs(job, toy, picture, config)
     views_seconds = time.perf_counter() - begin
-    run = run_all(config, replace(inputs, truth_mesh=truth, data_from_world=_unit_from_world()))
+    run = run_all(config, replace(inputs, truth_mesh=truth, data_from_world=UNIT_FROM_WORLD))
     metrics = json.loads(run.folder.metrics.read_text())
     known, stages = metrics["run"], metrics["run"]["stages"]
     return {
@@ -162,13 +163,8 @@ def save_prompt(toy: TexturedObject, path: Path) -> None:
 def save_unit_mesh(toy: TexturedObject, path: Path) -> None:
     """The true surface, its longest side 1: the unit box of the mesh metrics."""
     mesh = to_mesh(toy)
-    scale = _unit_from_world()[0, 0]
+    scale = UNIT_FROM_WORLD[0, 0]
     trimesh.Trimesh((mesh.vertices * scale).numpy(), mesh.faces.numpy(), process=False).export(path)
-
-
-def _unit_from_world() -> Tensor:
-    unit = 0.5 / HALF_SIDE
-    return torch.diag(torch.tensor([unit, unit, unit, 1.0]))
 
 
 def make_inputs(job: Job, toy: TexturedObject, picture: Path, config: RunConfig) -> Inputs:

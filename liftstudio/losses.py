@@ -91,11 +91,17 @@ def albedo_smoothness(albedo: Tensor, perturbed: Tensor) -> Tensor:
 
 
 def illumination(irradiance: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """|V(I) - L|^2 over the foreground, V = max(r, g, b): light explains the brightness (SV3D, sec. 4, "illum").
+    """|V(I) - L / k|^2 over the foreground, V = max(r, g, b): light explains the brightness (SV3D, sec. 4, "illum").
+
+    k, the factor that fits best, is not in the paper: without it dark objects pull the light down and the albedo up,
+    although images say nothing of the scale of one against the other.
 
     irradiance: [B, H, W, 1] >= 0. target: [B, H, W, 3] the true image in [0, 1].
     """
-    return _mean((target.amax(dim=-1, keepdim=True) - irradiance).square(), mask)
+    brightness = target.amax(dim=-1, keepdim=True)
+    light = torch.where(mask > 0, irradiance, 0.0)
+    fit = (mask * light * brightness).sum() / (mask * light.square()).sum().clamp_min(_TINY)  # 1 / k
+    return _mean((brightness - fit * light).square(), mask)
 
 
 def opaque(opacity: Tensor) -> Tensor:

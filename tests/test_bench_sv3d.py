@@ -5,9 +5,12 @@ import math
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pytest
 import torch
+import trimesh
 from tiny_prior import TinyBall, ball, write_weights
 
 from bench import sv3d, toys_prior
@@ -15,13 +18,15 @@ from bench.unseen import prompted, turned
 from liftstudio import assets, registry
 from liftstudio.cameras import orbit_cameras
 from liftstudio.evaluation import evaluate_mesh
+from liftstudio.export.options import ExportConfig
+from liftstudio.export.pipeline import export_mesh
 from liftstudio.mesh_io import read_mesh
 from liftstudio.metrics.images import psnr
 from liftstudio.ops.rasterization import rasterize
 from liftstudio.priors.base import Prior
 from liftstudio.priors.training.data import view_object
 from liftstudio.priors.training.objects import TexturedObject, make_object, render
-from liftstudio.priors.training.objects.truth import save_truth
+from liftstudio.priors.training.objects.truth import to_mesh
 from liftstudio.priors.training.rigs import RigConfig, draw_rig
 from liftstudio.run_config import load_run_config
 
@@ -33,7 +38,9 @@ QUICK = (
     "views.resolution=64",
     "views.orbit.frames=9",
     "views.steps=3",
-    "system.stages.coarse.steps=40",
+    "system.stages.coarse.steps=30",
+    "system.stages.coarse.guidance.views.views_per_step=2",
+    "system.stages.coarse.geometry.grid.levels=6",
     "system.stages.coarse.renderer.grid_resolution=32",
     "system.stages.fine.steps=6",
     "system.stages.fine.geometry.resolution=24",
@@ -44,6 +51,7 @@ QUICK = (
     "test.stills=0",
     "log.tensorboard=false",
     "export.texture_size=128",
+    "export.target_faces=2000",
 )
 
 
@@ -80,27 +88,45 @@ def test_turned_objects_look_as_in_training() -> None:
 def test_a_perfect_mesh_measures_as_perfect(folder: Path) -> None:
     _, toy = a_toy()
     sv3d.save_unit_mesh(toy, folder / "truth.ply")
-    save_truth(toy, folder)
-    metrics = evaluate_mesh(folder / "mesh.glb", folder / "truth.ply", sv3d._unit_from_world())
-    assert metrics["iou"] == 1.0
-    assert metrics["chamfer"] < 1e-4  # rounding to float32 may move a point to another voxel
     extent = read_mesh(folder / "truth.ply").vertices.aminmax(dim=0)
     assert (extent.max - extent.min).max() <= 1 + 1e-5
-    save_truth(turned(toy, 40.0), folder)
-    assert evaluate_mesh(folder / "mesh.glb", folder / "truth.ply", sv3d._unit_from_world())["iou"] < 0.95
+    found = evaluate_mesh(written(toy, folder / "same.ply"), folder / "truth.ply", sv3d.UNIT_FROM_WORLD)
+    assert found["iou"] == 1.0
+    assert found["chamfer"] < 1e-4  # rounding to float32 may move a point to another voxel
+    other = written(turned(toy, 40.0), folder / "other.ply")
+    assert evaluate_mesh(other, folder / "truth.ply", sv3d.UNIT_FROM_WORLD)["iou"] < 0.95
 
 
-def test_exported_files_are_rendered_as_the_toy_looks(folder: Path) -> None:
-    _, toy = a_toy()
-    save_truth(toy, folder)
-    save_truth(replace(toy, colors=0.5 * toy.colors), folder / "dark")
-    (folder / "dark" / "mesh.glb").rename(folder / "mesh_shaded.glb")
-    found = sv3d.appearance(folder, replace(toy, light=replace(toy.light, ambient=0.5, diffuse=0.0)))
+def written(toy: TexturedObject, path: Path) -> Path:
+    """The true surface as a run would export it."""
+    mesh = to_mesh(toy)
+    trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False).export(path)
+    return path
+
+
+def test_exported_files_are_rendered_as_the_object_looks(folder: Path) -> None:
+    obj = solid()
+
+    def albedo(points: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(obj.albedo(points.numpy(), np.zeros(len(points), np.int64)))
+
+    options = ExportConfig(texture_size=512, shaded=True)
+    export_mesh(to_mesh(obj), albedo, folder, options, shaded=lambda points, normals: 0.5 * albedo(points))
+    found = sv3d.appearance(folder, replace(obj, light=replace(obj.light, ambient=0.5, diffuse=0.0)))
     assert found["silhouette_iou"] > 0.995  # the same samples, but for rounding
-    # A texture of 1024 texels blurs the borders of stripes and has a few texels of the part beside.
-    assert found["psnr"] > 30 and found["ssim"] > 0.97
-    assert found["albedo_rmse"] < 0.05 < found["shaded_rmse"]
-    assert found["shaded_rmse_free"] < 0.02  # half the albedo everywhere is the albedo but for a factor
+    assert found["psnr"] > 30 and found["ssim"] > 0.97  # a texel is about a pixel: the pattern's borders are blurred
+    assert found["albedo_rmse"] < 0.08 < found["shaded_rmse"]
+    assert found["shaded_rmse_free"] < 0.002  # half the albedo everywhere is the albedo but for a factor
+
+
+def solid() -> TexturedObject:
+    """A composite of one part, so that its colour is known at every point of its surface."""
+    while True:
+        seed = random.randrange(2**32)
+        obj = make_object("composite", seed)
+        if len(obj.patterns) == 1:
+            print(f"composite {seed}")  # noqa: T201  shown when a test fails
+            return obj
 
 
 @pytest.mark.parametrize("pixels", [64, 256])
@@ -112,7 +138,7 @@ def test_true_views_show_the_true_mesh(folder: Path, pixels: int) -> None:
     config = load_run_config(sv3d.CONFIG, [f"image={folder / 'toy.png'}", "views.elevation_deg=10"])
     views = sv3d.true_views(toy, folder / "toy.png", config.views.options, pixels)
     mesh = read_mesh(folder / "truth.ply")
-    vertices = mesh.vertices / sv3d._unit_from_world()[0, 0]
+    vertices = mesh.vertices / sv3d.UNIT_FROM_WORLD[0, 0]
     seen = rasterize(views.cameras.clip(vertices), mesh.faces, views.cameras.height, views.cameras.width)
     found = overlap(views.masks, (seen >= 0).float()[..., None])
     assert views.images.shape[1] == 256
@@ -121,14 +147,14 @@ def test_true_views_show_the_true_mesh(folder: Path, pixels: int) -> None:
     assert views.cameras.azimuth_deg[views.prompt] % 360 < 1e-3
 
 
-@pytest.mark.parametrize("whose", ["prior", "true"])
-def test_a_run_from_picture_to_row(folder: Path, whose: str) -> None:
+@pytest.mark.parametrize(("whose", "variant"), [("prior", "uniform-light"), ("true", "default")])
+def test_a_run_from_picture_to_row(folder: Path, whose: Literal["prior", "true"], variant: str) -> None:
     index, _ = a_toy()
-    job = sv3d.Job(index, "default", whose, 64, (*QUICK, f"views.prior.weights={folder / 'ball.safetensors'}"))  # type: ignore[arg-type]
+    job = sv3d.Job(index, variant, whose, 64, (*QUICK, f"views.prior.weights={folder / 'ball.safetensors'}"))
     row = sv3d.reconstruct(job, folder / "runs")
     assert all(math.isfinite(row[name]) for name in sv3d.COLUMNS)
-    # Forty steps on nine small views: rough, but the toy where its own views are given. The prior knows only a ball.
-    assert row["iou"] > 0.5 if whose == "true" else 0 < row["iou"]
+    # Thirty steps on nine small views: rough, but the toy where its own views are given. The prior knows only a ball.
+    assert row["iou"] > 0.4 if whose == "true" else row["iou"] > 0
     assert (Path(row["folder"]) / "test" / "contact_sheet.png").is_file()
     sv3d.table_of([{**row, "setting": job.setting, "toy": index}])
 
@@ -159,8 +185,7 @@ def test_rows_of_a_prior_that_is_right() -> None:
     assert rows["one evaluation, sigma 80"]["psnr"] > 50  # it is the mean picture of a ball, which is the truth
     for sampler in samplers:
         row = rows[sampler.name]
-        # TinyBall's samples are 0.02 of latents, which is 0.01 of pixels, off: 40 dB; less after clamping at white.
-        assert 38 < row["psnr"] < 46
+        assert row["psnr"] > 38  # the prior's samples are 0.02 of latents, which is 0.01 of pixels, off: 40 dB
         assert min(row["psnr near"], row["psnr back"]) <= row["psnr"] <= max(row["psnr near"], row["psnr back"])
         assert row["iou"] > 0.99 and row["seconds"] > 0
     table, data = toys_prior.table_of([rows, rows]), toys_prior.summary([rows, rows])

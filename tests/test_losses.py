@@ -170,9 +170,11 @@ def test_bilateral_normal_of_flat_normals_is_exactly_zero(image) -> None:
 
 
 def test_illumination_by_hand() -> None:
-    target = torch.tensor([[[[0.2, 0.9, 0.4], [1.0, 1.0, 1.0]]]])
-    irradiance = torch.tensor([[[[0.4], [3.0]]]])
-    assert losses.illumination(irradiance, target, torch.tensor([[[[1.0], [0.0]]]])).item() == pytest.approx(0.25)
+    target = torch.tensor([[[[0.2, 0.9, 0.4], [0.3, 0.1, 0.2], [1.0, 1.0, 1.0]]]])
+    irradiance = torch.tensor([[[[1.0], [1.0], [3.0]]]])  # even light, and a pixel beside the object
+    mask = torch.tensor([[[[1.0], [1.0], [0.0]]]])
+    assert losses.illumination(irradiance, target, mask).item() == pytest.approx(0.3**2)  # 0.9 and 0.3 about 0.6
+    assert losses.illumination(5 * irradiance, target, mask).item() == pytest.approx(0.3**2)
 
 
 def test_opacity_terms_by_hand() -> None:

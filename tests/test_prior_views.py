@@ -18,6 +18,7 @@ from liftstudio.config import parse
 from liftstudio.errors import InputError
 from liftstudio.orbits import sine
 from liftstudio.priors.base import ImagePrompt
+from liftstudio.priors.package import package
 from liftstudio.views.base import ReferenceViews
 from liftstudio.views.input_image import load_input_image
 
@@ -39,7 +40,7 @@ def make(**options: Any) -> ReferenceViews:
     """The views of the ball's picture, with other `options` as a config file would give them."""
     prior = {"type": "tiny-ball", "weights": "ball.safetensors", **options.pop("prior", {})}
     orbit = {"frames": 9, **options.pop("orbit", {})}
-    data = {"image": "ball.png", "steps": 4, **options, "prior": prior, "orbit": orbit}
+    data = {"image": "ball.png", "steps": 4, "resolution": 32, **options, "prior": prior, "orbit": orbit}
     source = registry.find("sv3d-views", "views")
     return source(parse(data, source.Config, "views"), device=torch.device("cpu")).load()
 
@@ -80,6 +81,10 @@ def test_the_prior_is_given_the_picture_and_its_camera() -> None:
     image, mask = load_input_image(Path("ball.png"), frame_ratio=0.8).frame(32)
     assert torch.equal(prompt.image, image) and torch.equal(prompt.mask, mask)
     assert prompt.camera.elevation_deg.item() == pytest.approx(20) and prompt.camera.azimuth_deg.item() % 360 < 1e-4
+
+
+def test_views_are_large_enough_for_the_picture_if_no_size_is_asked_for() -> None:
+    assert make(resolution=0).images.shape[1:] == (256, 256, 3)
 
 
 def test_the_picture_keeps_its_detail_at_a_higher_resolution() -> None:
@@ -186,9 +191,9 @@ def test_the_log_says_openly_that_the_bundled_prior_stands_in(
         make()
         assert "ball.safetensors" in caplog.text and "stands in" not in caplog.text
         (folder / "assets").mkdir()
-        shutil.copy("ball.safetensors", "assets/ball.safetensors")
+        package(Path("ball.safetensors"), folder / "assets")
         monkeypatch.setattr(assets, "ROOT", folder)
-        make(prior={"weights": "asset://ball.safetensors"})
+        make(prior={"weights": "asset://weights.safetensors"})
     assert "stands in for the official network" in caplog.text and len(TinyBall.prompts) == 1
 
 
@@ -204,7 +209,7 @@ def test_weights_are_recognised() -> None:
         ({"orbit": {"frames": 1}}, r"views\.orbit\.frames: wanted 2 or more, got 1"),
         ({"orbit": {"type": "spiral"}}, r"views\.orbit\.type: wanted one of static, sine, dynamic"),
         ({"orbit": {"type": "dynamic", "azimuth_jitter_deg": 30}}, r"azimuth_jitter_deg: wanted 0 to below 20"),
-        ({"steps": 0}, r"views\.steps: wanted 1 or more"),
+        ({"steps": -1}, r"views\.steps: wanted 0 or more"),
         ({"seed": -1}, r"views\.seed: wanted 0 to"),
         ({"resolution": 8}, r"views\.resolution: wanted 16 to 4096, got 8"),
         ({"frame_ratio": 1.1}, r"views\.frame_ratio: wanted 0\.1 to 1"),

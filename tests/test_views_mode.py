@@ -162,7 +162,7 @@ FAULTS = {
     "views.orbit.frames=1": "views.orbit.frames: wanted 2 or more",
     "views.orbit.typ=sine": "did you mean 'views.orbit.type'?",
     "views.resolution=7": "views.resolution: wanted 16 to 4096, got 7",
-    "views.steps=0": "views.steps: wanted 1 or more",
+    "views.steps=-1": "views.steps: wanted 0 or more",
     "views=null": "views: missing; --views needs a 'views:' block",
 }
 

@@ -30,20 +30,6 @@ def randomize(module: nn.Module, generator: torch.Generator) -> nn.Module:
     return module.eval()
 
 
-def official_state(module: nn.Module, sources: dict) -> dict[str, Tensor]:
-    """The module's weights under the official keys, in the official layout."""
-    tensors, parts = module.state_dict(), {}
-    for name, (key, _) in sources.items():
-        parts.setdefault(key, []).append(tensors[name])
-    state = {key: torch.cat(found) for key, found in parts.items()}  # query, key and value are one matrix
-    for key, tensor in state.items():
-        if key.endswith("visual.proj"):
-            state[key] = tensor.T.contiguous()
-        elif ".attn_1." in key and tensor.ndim == 2:
-            state[key] = tensor[:, :, None, None]
-    return state
-
-
 def tiny_unet(
     generator: torch.Generator,
     *,
@@ -64,7 +50,7 @@ def tiny_unet(
         projection_class_embeddings_input_dim=vector_width,
     )
     randomize(unet, generator)
-    return unet, official_state(unet, sv3d("keys").unet_sources(unet.state_dict(), layers, list(attends)))
+    return unet, sv3d("keys").official_state(unet, sv3d("keys").unet_sources(unet.state_dict(), layers, list(attends)))
 
 
 def tiny_vae(generator: torch.Generator) -> dict[str, Tensor]:
@@ -77,7 +63,7 @@ def tiny_vae(generator: torch.Generator) -> dict[str, Tensor]:
         block_out_channels=(32, 32, 64),
         latent_channels=4,
     )
-    return official_state(randomize(vae, generator), sv3d("keys").vae_sources(vae.state_dict(), 3))
+    return sv3d("keys").official_state(randomize(vae, generator), sv3d("keys").vae_sources(vae.state_dict(), 3))
 
 
 def tiny_clip(generator: torch.Generator) -> dict[str, Tensor]:
@@ -87,7 +73,7 @@ def tiny_clip(generator: torch.Generator) -> dict[str, Tensor]:
     sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 3}
     config = CLIPVisionConfig(**sizes, patch_size=14, image_size=28, projection_dim=32)
     tower = randomize(CLIPVisionModelWithProjection(config), generator)
-    return official_state(tower, sv3d("keys").clip_sources(tower.state_dict()))
+    return sv3d("keys").official_state(tower, sv3d("keys").clip_sources(tower.state_dict()))
 
 
 def write_tiny_sv3d(path: Path, *, variant: str = "p", image_size: int = 32, frames: int = 5, seed: int = 0) -> Path:

@@ -4,4 +4,5 @@ COMPONENTS = {
     "prior": {"sv3d": "prior"},
     "views": {"sv3d-views": "views"},
     "guidance": {"sv3d-masked-sds": "guidance"},
+    "prior-task": {"sv3d": "training"},
 }

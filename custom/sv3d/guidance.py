@@ -28,7 +28,7 @@ class MaskedSDS(ScoreDistillation):
 
     @dataclass(kw_only=True)
     class Config(ScoreDistillation.Config):
-        guidance_scale: float = 2.5  # classifier-free guidance opposite the input view; it falls to 1 at that view
+        guidance_scale: float = 0.0  # opposite the input view, falling to 1 at that view; 0: what suits the prior
         frames: int = 21  # views of an orbit; the last is the input view, which has no loss
         amplitude_deg: float = 40.0  # largest swing of an orbit in elevation, up or down
         azimuth_jitter_deg: float = 5.0  # azimuths move by up to this; below half a step of the orbit
@@ -60,7 +60,7 @@ class MaskedSDS(ScoreDistillation):
 
     def guidance_scales(self, frames: int) -> Tensor:
         """[T] the triangle of SV3D's sampling."""
-        return triangle(frames, most=self.config.guidance_scale).to(self.device)
+        return triangle(frames, most=self.config.guidance_scale or self.prior.guidance_scale).to(self.device)
 
     def cameras(self, step: int, generator: torch.Generator) -> Cameras:
         """The orbit; for the z-test the reference cameras behind it, from which the depth is seen."""

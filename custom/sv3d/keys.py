@@ -4,11 +4,14 @@ The tables follow from comparing the two layouts; the tests prove them complete 
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-Sources = dict[str, tuple[str, Callable[[Tensor], Tensor]]]  # module's key -> the file's, and the change of layout
+Change = Callable[[Tensor], Tensor]
+Sources = dict[str, tuple[str, Change]]  # module's key -> the file's, and the change of layout
 
 UNET = "model.diffusion_model."
 CLIP = "conditioner.embedders.0.open_clip.model.visual."
@@ -66,9 +69,7 @@ _CLIP_PARTS = {
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
 }
-
-
-_PART = r"(?P<part>[a-z]+)\.(?P<index>\d+)(?:(?<=samplers\.\d)\.conv)?"
+_BLOCK = r"^(?P<way>down|up)_blocks\.(?P<level>\d+)\.(?P<part>[a-z]+)\.(?P<index>\d+)(?:(?<=samplers\.\d)\.conv)?"
 
 
 def unet_sources(names: Iterable[str], layers: int, levels_with_attention: list[bool]) -> Sources:
@@ -98,10 +99,7 @@ def unet_sources(names: Iterable[str], layers: int, levels_with_attention: list[
         return f"middle_block.{2 * int(match['index']) if match['part'] == 'resnets' else 1}"
 
     def official(name: str) -> str:
-        block = (
-            r"^(?P<way>down|up)_blocks\.(?P<level>\d+)\.(?P<part>[a-z]+)\.(?P<index>\d+)(?:(?<=samplers\.\d)\.conv)?"
-        )
-        name = re.sub(block, flat_block, name)
+        name = re.sub(_BLOCK, flat_block, name)
         name = re.sub(r"^mid_block\.(?P<part>[a-z]+)\.(?P<index>\d+)", middle_block, name)
         return UNET + _replace_parts(name, _UNET_PARTS)
 
@@ -118,7 +116,7 @@ def vae_sources(names: Iterable[str], levels: int) -> Sources:
         name = re.sub(r"^(decoder\.up\.\d+)\.resnets", r"\1.block", name)
         return VAE + _replace_parts(name, _VAE_PARTS)
 
-    def change(name: str) -> Callable[[Tensor], Tensor]:
+    def change(name: str) -> Change:
         is_attention_matrix = re.search(r"\.(to_[qkv]|to_out\.0)\.weight$", name)  # officially a 1x1 convolution
         return _without_pixels if is_attention_matrix else _same
 
@@ -128,14 +126,24 @@ def vae_sources(names: Iterable[str], levels: int) -> Sources:
 def clip_sources(names: Iterable[str]) -> Sources:
     """Sources of the image tower's weights; the official file has query, key and value in one matrix."""
 
-    def source(name: str) -> tuple[str, Callable[[Tensor], Tensor]]:
+    def source(name: str) -> tuple[str, Change]:
         match = re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)", name)
         if match:
             key = f"{CLIP}transformer.resblocks.{match[1]}.attn.in_proj_{match[3]}"
-            return key, _third("qkv".index(match[2]))
+            return key, _THIRDS["qkv".index(match[2])]
         return CLIP + _replace_parts(name, _CLIP_PARTS), _transposed if name == "visual_projection.weight" else _same
 
     return {name: source(name) for name in names}
+
+
+def official_state(module: nn.Module, sources: Sources) -> dict[str, Tensor]:
+    """The module's weights under the official keys, in the official layout: the inverse of loading by `sources`."""
+    state = module.state_dict()
+    parts: defaultdict[str, dict[int, Tensor]] = defaultdict(dict)
+    for name, (key, change) in sources.items():
+        place, undo = _INVERSE[change]
+        parts[key][place] = undo(state[name])
+    return {key: torch.cat([found[place] for place in sorted(found)]) for key, found in parts.items()}
 
 
 def _replace_parts(name: str, parts: dict[str, str]) -> str:
@@ -156,5 +164,19 @@ def _without_pixels(tensor: Tensor) -> Tensor:
     return tensor.flatten(1)
 
 
-def _third(index: int) -> Callable[[Tensor], Tensor]:
+def _with_pixels(tensor: Tensor) -> Tensor:
+    return tensor[..., None, None]
+
+
+def _third(index: int) -> Change:
     return lambda tensor: tensor.chunk(3)[index]
+
+
+_THIRDS = [_third(index) for index in range(3)]
+# change of layout -> its place among those that share a key, and the way back
+_INVERSE: dict[Change, tuple[int, Change]] = {
+    _same: (0, _same),
+    _transposed: (0, _transposed),
+    _without_pixels: (0, _with_pixels),
+    **{change: (place, _same) for place, change in enumerate(_THIRDS)},
+}

@@ -36,6 +36,7 @@ class SV3D(Prior):
         guide_in_one_batch: bool = False  # both halves of guidance at once: faster on large GPUs, twice the memory
 
     sigma_min, sigma_max = 0.002, 700.0
+    guidance_scale = 2.5  # opposite the input view
 
     def __init__(self, config: Config, *, device: torch.device) -> None:
         weights = open_weights(config.weights, self.published)

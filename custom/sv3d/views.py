@@ -10,8 +10,8 @@ from liftstudio import orbits
 from liftstudio.cameras import Cameras
 from liftstudio.checks import check_range
 from liftstudio.priors.base import ImagePrompt, Prior
-from liftstudio.priors.classifier_free import triangle
-from liftstudio.priors.samplers import euler, karras_sigmas
+from liftstudio.priors.classifier_free import check_guidance_scale, triangle
+from liftstudio.priors.samplers import euler
 from liftstudio.registry import register
 from liftstudio.views.prior_views import OnStep, PriorViews
 
@@ -49,11 +49,11 @@ class SV3DViews(PriorViews):
     @dataclass
     class Config(PriorViews.Config):
         orbit: OrbitConfig = field(default_factory=OrbitConfig)  # where the views are
-        guidance_scale: float = 2.5  # classifier-free guidance opposite the picture; it falls to 1 at the picture
+        guidance_scale: float = 0.0  # opposite the picture, falling to 1 at the picture; 0: what suits the prior
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            check_range("guidance_scale", self.guidance_scale, 1)
+            check_guidance_scale(self.guidance_scale)
             self.orbit.angles(self.elevation_deg, self.seed)
 
     config: Config
@@ -63,14 +63,20 @@ class SV3DViews(PriorViews):
         return self.config.orbit.angles(self.config.elevation_deg, self.config.seed)
 
     def sample(
-        self, prior: Prior, prompt: ImagePrompt, cameras: Cameras, generator: torch.Generator, on_step: OnStep
+        self,
+        prior: Prior,
+        prompt: ImagePrompt,
+        cameras: Cameras,
+        sigmas: Tensor,
+        generator: torch.Generator,
+        on_step: OnStep,
     ) -> Tensor:
         """All views together, from the prior's highest noise level."""
         condition = prior.condition(prompt)
-        scale = triangle(len(cameras), most=self.config.guidance_scale).to(cameras.device)
+        scale = triangle(len(cameras), most=self.config.guidance_scale or prior.guidance_scale).to(cameras.device)
         noise = torch.randn(len(cameras), *prior.latent_shape, generator=generator).to(cameras.device)
 
         def denoise(latents: Tensor, sigma: float) -> Tensor:
             return prior.denoise(latents, sigma, condition, cameras, scale)
 
-        return euler(denoise, noise, karras_sigmas(self.config.steps, prior.sigma_min, prior.sigma_max), on_step)
+        return euler(denoise, noise, sigmas, on_step)

@@ -20,14 +20,20 @@ RESOLUTION = 64  # cells per side of the fusion grid
 TRUNCATION_CELLS = 3.0  # depth of the band behind a seen surface that counts as inside
 DATA_WEIGHT = 3.0  # lambda, per cell
 ITERATIONS = 200
+STRAY_SHARE = 0.001  # of the seen points, at each end of each axis, that may be floaters
 
 
 @dataclass(frozen=True)
 class FusedShape:
-    """sdf: [G, G, G] signed distance in world units at the cell centres of `box` [2, 3], index order x, y, z."""
+    """A closed shape on a grid.
+
+    sdf:  [G, G, G] signed distance in world units at the cell centres of `box` [2, 3], index order x, y, z.
+    seen: [2, 3] the box around nearly all points that views saw, fine parts that the grid lost included.
+    """
 
     sdf: Tensor
     box: Tensor
+    seen: Tensor
 
     def sample(self, points: Tensor) -> Tensor:
         """[N] signed distance at world points [N, 3], trilinear; constant outside the box."""
@@ -37,11 +43,11 @@ class FusedShape:
         return sampled.flatten()
 
     def bounding_box(self, margin: float) -> Tensor:
-        """[2, 3] the cube around the inside, `margin` times its longest side larger on every side."""
+        """[2, 3] the cube around inside and seen points, `margin` times its longest side larger on every side."""
         cell = (self.box[1] - self.box[0]) / len(self.sdf)
         inside = torch.nonzero(self.sdf < 0)
-        low = self.box[0] + inside.amin(0) * cell
-        high = self.box[0] + (inside.amax(0) + 1) * cell
+        low = torch.minimum(self.box[0] + inside.amin(0) * cell, self.seen[0])
+        high = torch.maximum(self.box[0] + (inside.amax(0) + 1) * cell, self.seen[1])
         half = (high - low).max() * (0.5 + margin)
         center = (low + high) / 2
         return torch.stack([center - half, center + half])
@@ -55,7 +61,7 @@ def fuse_depth(seen: Render, cameras: Cameras, box: Tensor) -> FusedShape:
     Raises:
         InputError: no view sees anything, or what they see leaves no shape.
     """
-    region = _region(seen, box)
+    region, core = _region(seen, box)
     signed, weight = truncated_distance(seen, cameras, region)
     inside = least_area(signed * weight * DATA_WEIGHT, ITERATIONS) > 0.5
     if not inside.any():
@@ -63,10 +69,11 @@ def fuse_depth(seen: Render, cameras: Cameras, box: Tensor) -> FusedShape:
             "no shape is left: what one view shows as the object, others show as background; "
             "raise the steps of the stage before, or check that masks and poses belong together"
         )
-    return FusedShape(_signed_distance(inside, region), region)
+    return FusedShape(_signed_distance(inside, region), region, core)
 
 
-def _region(seen: Render, box: Tensor) -> Tensor:
+def _region(seen: Render, box: Tensor) -> tuple[Tensor, Tensor]:
+    """The cube to fuse in, which holds all seen points, and the box around all but the outermost few of them."""
     assert seen.points is not None
     points = seen.points[seen.opacity[..., 0] > 0.5]
     if not len(points):
@@ -76,7 +83,10 @@ def _region(seen: Render, box: Tensor) -> Tensor:
     low, high = points.amin(0).maximum(box[0]), points.amax(0).minimum(box[1])
     half = (high - low).max() * 0.56
     center = (low + high) / 2
-    return torch.stack([center - half, center + half])
+    rows = points.sort(dim=0).values  # by axis; torch.quantile refuses so many
+    few = int(len(rows) * STRAY_SHARE)
+    core = torch.stack([rows[few].maximum(low), rows[-1 - few].minimum(high)])
+    return torch.stack([center - half, center + half]), core
 
 
 def _cell_centers(region: Tensor) -> Tensor:

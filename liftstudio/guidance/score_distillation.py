@@ -14,6 +14,7 @@ from liftstudio.errors import InputError
 from liftstudio.guidance.base import Guidance
 from liftstudio.images import resize_smooth
 from liftstudio.priors.base import ImagePrompt
+from liftstudio.priors.classifier_free import check_guidance_scale
 from liftstudio.priors.distillation import draw_sigma, encode_in_chunks, sds_loss
 from liftstudio.priors.opening import open_prior
 from liftstudio.renderers.base import Render
@@ -31,7 +32,7 @@ class ScoreDistillation(Guidance):
     @dataclass(kw_only=True)
     class Config(Guidance.Config):
         prior: Annotated[Block, "prior"]  # the diffusion model; asset://priors/toys is the bundled one
-        guidance_scale: float  # classifier-free guidance; 1: the conditional estimate alone
+        guidance_scale: float = 0.0  # classifier-free guidance; 1: none; 0: what suits the prior
         sigma_log_mean: float = 0.7  # mean of the natural logarithm of the noise level
         sigma_log_std: float = 1.6  # its standard deviation
         sigma_range: tuple[float, float] = (0.05, 20.0)  # noise levels beyond are not drawn
@@ -43,6 +44,7 @@ class ScoreDistillation(Guidance):
             low, high = self.sigma_range
             if not 0 < low < high:
                 raise InputError(f"sigma_range: wanted two rising levels above 0, got {low:g}, {high:g}")
+            check_guidance_scale(self.guidance_scale)
             check_range("sigma_log_std", self.sigma_log_std, 1e-6)
             check_range("resolution", self.resolution, 0)
             check_range("encoder_chunk", self.encoder_chunk, 1)
@@ -65,7 +67,7 @@ class ScoreDistillation(Guidance):
 
     def guidance_scales(self, frames: int) -> Tensor:
         """[T] classifier-free guidance of each frame."""
-        return torch.full((frames,), self.config.guidance_scale, device=self.device)
+        return torch.full((frames,), self.config.guidance_scale or self.prior.guidance_scale, device=self.device)
 
     def latent_mask(self, render: Render) -> Tensor | float:
         """Weights in [0, 1] of the latents [T, C, h, w], of a shape that broadcasts; of the render of `cameras`."""

@@ -12,6 +12,8 @@ from liftstudio.lights.base import Light
 from liftstudio.ops.spherical_gaussians import irradiance
 from liftstudio.registry import register
 
+DIRECTIONS = 512  # among which the best lit one is found
+
 
 @register("spherical-gaussians")
 class SphericalGaussians(Light):
@@ -21,13 +23,19 @@ class SphericalGaussians(Light):
     class Config(Light.Config):
         lobes: int = 24  # number of Gaussians, spread evenly over the sphere at the start
         sharpness: float = 8.0  # initial sharpness of every lobe
+        brightest: float = 0.0  # irradiance of the best lit direction, since images leave its scale open; 0: free
 
         def __post_init__(self) -> None:
             check_range("lobes", self.lobes, 1, 4096)
             check_range("sharpness", self.sharpness, 1e-3, 1e3)
+            check_range("brightest", self.brightest, 0)
+
+    directions: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        self.config = config
+        self.register_buffer("directions", fibonacci_sphere(DIRECTIONS), persistent=False)
         # K even lobes of amplitude a and sharpness s give irradiance K * 1.082 * a / (2 s): start at 1.
         amplitude = 2 * config.sharpness / (1.082 * config.lobes)
         self.axes = nn.Parameter(fibonacci_sphere(config.lobes))
@@ -36,6 +44,13 @@ class SphericalGaussians(Light):
 
     def irradiance(self, normals: Tensor) -> Tensor:
         """Irradiance [N, 1] >= 0 at unit world-space normals [N, 3]."""
+        given = self._sum(normals)
+        if self.config.brightest == 0:
+            return given
+        # No gradient: a lobe that no surface faces must not grow to dim the others.
+        return given * (self.config.brightest / self._sum(self.directions).amax().detach().clamp_min(1e-6))
+
+    def _sum(self, normals: Tensor) -> Tensor:
         axes = F.normalize(self.axes, dim=-1)
         return irradiance(normals, axes, F.softplus(self.raw_sharpness), F.softplus(self.raw_amplitude))
 

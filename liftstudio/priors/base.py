@@ -53,6 +53,8 @@ class Prior(Component):
     sigma_min: float  # noise levels it was trained for
     sigma_max: float
     frames: int  # views it denoises together; 0: any number
+    steps: int = 50  # denoising steps that suit it
+    guidance_scale: float = 1.0  # classifier-free guidance that suits it
 
     @classmethod
     @abstractmethod

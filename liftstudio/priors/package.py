@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     parser = cli.Parser(
         prog="python -m liftstudio.priors.package",
-        description="Copy a prior's weights into a folder, with their SHA-256, which is checked when asset:// opens them",
+        description="Copy a prior's weights into a folder, with the SHA-256 that is checked when asset:// opens them",
         allow_abbrev=False,
     )
     parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="what training wrote: weights.safetensors")

@@ -21,12 +21,14 @@ from liftstudio.logs import WorkProgress, log
 from liftstudio.orbits import MAX_ELEVATION_DEG, Angles
 from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.opening import block_weights, open_prior
+from liftstudio.priors.samplers import karras_sigmas
 from liftstudio.views.base import ReferenceViews, ViewSource
-from liftstudio.views.input_image import InputImage, load_input_image
+from liftstudio.views.input_image import FRAME_RATIO, InputImage, load_input_image
 from liftstudio.views.silhouettes import FOREGROUND, alpha_before, main_pieces
 
 OnStep = Callable[[int, Tensor], None]
 
+LEAST_SIZE = 256  # pixels across the views if no other size is asked for: the picture has detail to keep
 MAIN_PIECE = 0.1  # of a generated silhouette's area; smaller detached pieces are dropped
 SAME_ANGLE_DEG = 1e-3
 NOT_DECIDING = ("image", "prior", "resolution", "cache")  # options that do not change what the prior makes
@@ -44,18 +46,18 @@ class PriorViews(ViewSource):
         image: str  # the picture: RGBA, or opaque before a plain background or with the matting extra
         prior: Annotated[Block, "prior"]  # the diffusion model that makes the views
         elevation_deg: float = 10.0  # of the camera that took the picture, degrees above the object's horizon
-        steps: int = 50  # denoising steps
+        steps: int = 0  # denoising steps; 0: what suits the prior
         seed: int = 0  # of the noise (and of a random orbit)
         recenter: bool = True  # frame the object's bounding box; false: the whole picture
-        frame_ratio: float = 0.83  # share of the frame that the longer side of that box takes: what an object of 1.8 takes
-        resolution: int = 0  # pixels across the views; what the prior makes is resized; 0: as the prior makes them
+        frame_ratio: float = FRAME_RATIO  # share of the frame that the longer side of that box takes
+        resolution: int = 0  # pixels across the views; what the prior makes is resized; 0: the prior's, at least 256
         distance: float = 3.6  # of the cameras from the object's centre, world units: twice its longest side
         fov_deg: float = 33.8  # field of view of the cameras
         cache: bool = True  # keep what the prior makes for the next run ($LIFTSTUDIO_CACHE or ~/.cache/liftstudio)
 
         def __post_init__(self) -> None:
             check_range("elevation_deg", self.elevation_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
-            check_range("steps", self.steps, 1)
+            check_range("steps", self.steps, 0)
             check_range("seed", self.seed, 0, 2**63 - 1)
             check_range("frame_ratio", self.frame_ratio, 0.1, 1)
             if self.resolution != 0:
@@ -74,10 +76,17 @@ class PriorViews(ViewSource):
 
     @abstractmethod
     def sample(
-        self, prior: Prior, prompt: ImagePrompt, cameras: Cameras, generator: torch.Generator, on_step: OnStep
+        self,
+        prior: Prior,
+        prompt: ImagePrompt,
+        cameras: Cameras,
+        sigmas: Tensor,
+        generator: torch.Generator,
+        on_step: OnStep,
     ) -> Tensor:
         """Latents [T, *prior.latent_shape] of the views, on the prior's device.
 
+        sigmas: [steps + 1] noise levels from the prior's highest down to 0.
         generator: on the CPU, so that all devices draw equal noise.
         on_step: to be told after each step (its number from 0, latents after it), as the samplers do.
         """
@@ -128,9 +137,11 @@ class PriorViews(ViewSource):
         prompt = ImagePrompt(image.to(self.device), mask.to(self.device), camera.to(self.device))
         generator = torch.Generator().manual_seed(self.config.seed)
         with torch.no_grad(), WorkProgress("views") as progress:
-            progress(f"{len(cameras)} by {prior.name}, {self.config.steps} steps", 0.0)
-            on_step = _shown_on(progress, self.config.steps)
-            latents = self.sample(prior, prompt, cameras.to(self.device), generator, on_step)
+            steps = self.config.steps or prior.steps
+            progress(f"{len(cameras)} by {prior.name}, {steps} steps", 0.0)
+            sigmas = karras_sigmas(steps, prior.sigma_min, prior.sigma_max)
+            on_step = _shown_on(progress, steps)
+            latents = self.sample(prior, prompt, cameras.to(self.device), sigmas, generator, on_step)
             images, masks = prior.decode(latents)
         if masks is None:
             masks = torch.stack([_silhouette(image.cpu()) for image in images])
@@ -138,7 +149,7 @@ class PriorViews(ViewSource):
 
     def _views(self, images: Tensor, masks: Tensor, picture: InputImage) -> ReferenceViews:
         """The views at the wanted resolution, the picture itself among them with all its detail."""
-        size = self.config.resolution or images.shape[1]
+        size = self.config.resolution or max(images.shape[1], LEAST_SIZE)
         frames = torch.cat([images, masks], dim=-1)
         if size != images.shape[1]:
             frames = torch.stack([resize_lanczos(frame, size, size).clamp(0, 1) for frame in frames])

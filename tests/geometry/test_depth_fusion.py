@@ -86,9 +86,9 @@ def test_what_is_seen_through_is_carved() -> None:
 
 def test_sampling_is_trilinear() -> None:
     box = torch.tensor([[-1.0, -2.0, 0.0], [1.0, 2.0, 3.0]])
-    shape = FusedShape(torch.empty(8, 8, 8), box)
+    shape = FusedShape(torch.empty(8, 8, 8), box, box)
     weights = torch.tensor([1.0, -0.5, 0.25])
-    shape = FusedShape(centers(shape) @ weights, box)
+    shape = FusedShape(centers(shape) @ weights, box, box)
     points = box[0] + (0.1 + 0.8 * torch.rand(100, 3)) * (box[1] - box[0])
     torch.testing.assert_close(shape.sample(points), points @ weights, atol=1e-5, rtol=0)
 

@@ -46,6 +46,18 @@ def test_spherical_gaussians_follow_a_light_from_one_side() -> None:
     assert loss.item() ** 0.5 < 0.03
 
 
+def test_brightest_fixes_the_scale_of_spherical_gaussians_and_nothing_else() -> None:
+    lights = [SphericalGaussians(SphericalGaussians.Config(lobes=12, brightest=scale)) for scale in (0.0, 0.8)]
+    for light in lights:
+        with torch.no_grad():
+            light.raw_amplitude.copy_(torch.linspace(-2, 2, 12))
+            light.axes.copy_(fibonacci_sphere(12))
+    normals = F.normalize(torch.randn(4000, 3), dim=-1)
+    free, fixed = (light.irradiance(normals).detach() for light in lights)
+    torch.testing.assert_close(fixed / free, (fixed / free)[:1].expand_as(free), rtol=1e-4, atol=0)  # rounding
+    assert 0.97 * 0.8 < fixed.max() <= 1.03 * 0.8  # 512 and 4000 directions miss the very brightest by a little
+
+
 def test_spherical_gaussians_without_a_normal_are_finite() -> None:
     light = SphericalGaussians(SphericalGaussians.Config())
     irradiance = light.irradiance(torch.zeros(2, 3))  # pixels where nothing is seen

@@ -5,6 +5,7 @@ x0 is a volume rendering, so the views agree by construction, and cameras are fr
 are [-1, 1], channels first, four channels: rgb over white and alpha.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -44,7 +45,8 @@ class Conv(nn.Module):
     def __init__(self, inside: int, outside: int, axes: int, kernel: int = 3, stride: int = 1, gain: float = 1.0):
         super().__init__()
         self.shape, self.axes, self.kernel, self.stride = (outside, inside, *[kernel] * axes), axes, kernel, stride
-        self.weight = nn.Parameter(torch.randn(outside, inside * kernel**axes) * gain / math.sqrt(inside * kernel**axes))
+        taps = inside * kernel**axes
+        self.weight = nn.Parameter(torch.randn(outside, taps) * gain / math.sqrt(taps))
         self.bias = nn.Parameter(torch.zeros(outside))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,8 +94,8 @@ class ImageEncoder(nn.Module):
     def __init__(self, widths: tuple[int, ...], vector: int):
         super().__init__()
         self.first = Conv(CHANNELS, widths[0], 2)
-        self.down = nn.ModuleList(Block(a, b, 2) for a, b in zip((widths[0], *widths), widths, strict=False))
-        self.up = nn.ModuleList(Block(a + b, a, 2) for a, b in zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(Block(a, b, 2) for a, b in itertools.pairwise((widths[0], *widths)))
+        self.up = nn.ModuleList(Block(a + b, a, 2) for a, b in itertools.pairwise(widths))
         self.vector = nn.Linear(widths[-1] * 16, vector)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,7 +178,8 @@ class ToysNetwork(nn.Module):
         self.make_grid(torch.device("cpu"))
         wide = size.image_widths[0]
         self.image_encoder = ImageEncoder(size.image_widths, size.embedding)
-        self.view_first, self.view_block = Conv(CHANNELS, size.view_width, 2), Block(size.view_width, size.view_width, 2)
+        self.view_first = Conv(CHANNELS, size.view_width, 2)
+        self.view_block = Block(size.view_width, size.view_width, 2)
         self.level = nn.Sequential(nn.Linear(33, size.embedding), nn.SiLU(), nn.Linear(size.embedding, size.embedding))
         self.no_image = nn.Parameter(torch.zeros(wide))
         self.volume_net = VolumeNet(wide + 2 * size.view_width + 8, 2 + size.color_features, size)
@@ -242,18 +245,20 @@ class ToysNetwork(nn.Module):
         level = (0.25 * sigma.log()).view(-1, 1, 1).expand_as(radius)
         return torch.cat([world, pixel, depth, radius, level], dim=-1)
 
-    def render(self, lifted: Lifted, origins: Tensor, directions: Tensor, samples: int, jitter: Tensor | None) -> Tensor:
+    def render(
+        self, lifted: Lifted, origins: Tensor, directions: Tensor, samples: int, jitter: Tensor | None = None
+    ) -> Tensor:
         """Pixels [B, R, 4] in [-1, 1] of rays [B, R, 3] (unit directions) by `samples` samples within the cube.
 
         jitter: [B, R, samples] in [0, 1), the place of each sample in its interval; None: the middle.
         """
         first, step, inside = self._samples(origins, directions, samples, jitter)
         points = first[..., None, :] + inside[..., None] * step[..., None, :]
-        if torch.is_grad_enabled() or points.device.type != "cpu":
-            weights = self.weights(lifted, points, step)
-        else:
-            rows = zip(lifted.density[:, 0], first + inside[..., :1] * step, step, strict=True)
+        if jitter is None and points.device.type == "cpu" and not torch.is_grad_enabled():
+            rows = zip(lifted.density[:, 0], points[..., 0, :], step, strict=True)
             weights = torch.stack([ray_weights(raw, self.size.half_side, f, s, samples) for raw, f, s in rows])
+        else:
+            weights = self.weights(lifted, points, step)
         opacity = weights.sum(-1, keepdim=True)
         rgb = self._colors(lifted, points, weights) + (1 - opacity) * EMPTY[:3].to(weights)
         return torch.cat([rgb, 2 * opacity - 1], dim=-1)
@@ -309,7 +314,7 @@ def render_images(network: ToysNetwork, lifted: Lifted, cameras: Cameras, sample
     """[T, 4, H, W] pixels in [-1, 1] of all views of one object (B = 1)."""
     origins, directions = (rays.reshape(1, -1, 3) for rays in cameras.rays())
     pieces = zip(origins.split(chunk, 1), directions.split(chunk, 1), strict=True)
-    pixels = torch.cat([network.render(lifted, o, d, samples, None)[0] for o, d in pieces])
+    pixels = torch.cat([network.render(lifted, o, d, samples)[0] for o, d in pieces])
     return pixels.view(len(cameras), cameras.height, cameras.width, CHANNELS).permute(0, 3, 1, 2)
 
 

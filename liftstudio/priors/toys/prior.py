@@ -40,6 +40,7 @@ class ToysPrior(Prior):
     latent_shape = (4, RESOLUTION, RESOLUTION)
     sigma_min, sigma_max = SIGMA_MIN, SIGMA_MAX
     frames = 0
+    steps = 12
 
     def __init__(self, config: Prior.Config, *, device: torch.device) -> None:
         self.config, self.device = config, device

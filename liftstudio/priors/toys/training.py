@@ -13,23 +13,20 @@ from liftstudio.cameras import concatenate
 from liftstudio.checks import check_range
 from liftstudio.errors import InputError
 from liftstudio.files import atomic_path
-from liftstudio.images import grid
-from liftstudio.metrics.images import psnr
-from liftstudio.priors.base import ImagePrompt
-from liftstudio.priors.samplers import euler, karras_sigmas
+from liftstudio.priors.samplers import karras_sigmas
 from liftstudio.priors.toys.network import Size, ToysNetwork, projections
 from liftstudio.priors.toys.prior import RESOLUTION, SAMPLES, SIGMA_MAX, ToysPrior, describe, read_size
 from liftstudio.priors.training.data import DataConfig, Sample
+from liftstudio.priors.training.evaluation import Protocol, evaluate
 from liftstudio.priors.training.objects.occupancy import occupancy
+from liftstudio.priors.training.rigs import counts
 from liftstudio.priors.training.task import Evaluation, PriorTask
 from liftstudio.priors.weights import load_module, open_weights
 from liftstudio.registry import register
 
 LEVELS = (SIGMA_MAX, 5.0, 1.0)  # noise levels that are measured
-SHEET_STEPS = 12  # of the sampler, for the sheets
-SHEET_OBJECTS = 4
-
-Figures = dict[str, float]
+SHEET_SIGMAS = (12, 0.1, SIGMA_MAX)  # steps, least and highest noise level of the sampler, for the sheets
+LIFTED = ("prompt", "prompt_projection", "views", "projections", "sigma", "has_image", "has_views")  # parts of a batch
 
 
 @register("toys")
@@ -62,8 +59,8 @@ class ToysTask(PriorTask):
     def __init__(self, config: Config, data: DataConfig, dtype: torch.dtype) -> None:
         if data.resolution != RESOLUTION:
             raise InputError(f"data.resolution: the prior 'toys' works at {RESOLUTION} pixels, got {data.resolution}")
-        least = data.rig.views[0] + self.extra_views + 1
-        check_range("task.rays", config.rays, 1, least * RESOLUTION**2)
+        images = counts(data.rig)[0] + self.extra_views + 1
+        check_range("task.rays", config.rays, 1, images * RESOLUTION**2)
         self.config = config
         self.network = ToysNetwork(config.size)
         self.network.dtype = dtype
@@ -129,8 +126,7 @@ class ToysTask(PriorTask):
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Squared errors of the rays' colour and opacity, weighted by the noise level; the grid's occupancy."""
         b, network, config = batch, cast(ToysNetwork, self.network), self.config
-        seen = (b[key] for key in ("prompt", "prompt_projection", "views", "projections"))
-        lifted = network.lift(*seen, b["sigma"], b["has_image"], b["has_views"])
+        lifted = network.lift(*(b[name] for name in LIFTED))
         pixels = network.render(lifted, b["origins"], b["directions"], SAMPLES, b["jitter"])
         weight = (1 + 0.5 / b["sigma"].square()).clamp_max(8)
         error = (pixels - b["target"]).square().mean(1) * weight[:, None]
@@ -143,15 +139,7 @@ class ToysTask(PriorTask):
     def evaluate(self, network: nn.Module, samples: list[Sample]) -> Evaluation:
         """PSNR of single evaluations per noise level, of samples, and silhouette IoU; a sheet of samples over truth."""
         prior = ToysPrior.around(cast(ToysNetwork, network))
-        figures = [_measured_levels(prior, sample, number) for number, sample in enumerate(samples)]
-        rows: list[list[Tensor]] = []
-        for number, sample in enumerate(samples[:SHEET_OBJECTS]):
-            drawn, more = _drawn(prior, sample, number)
-            figures.append(drawn)
-            rows += more
-        names = {name: None for one in figures for name in one}  # in order
-        means = {name: _mean([one[name] for one in figures if name in one]) for name in names}
-        return Evaluation(means, grid(rows))
+        return evaluate(prior, samples, Protocol(LEVELS, karras_sigmas(*SHEET_SIGMAS)), prior.device)
 
     def save(self, network: nn.Module, path: Path) -> None:
         """See `PriorTask.save`."""
@@ -177,51 +165,3 @@ def _check_size(size: Size) -> None:
 def _pixels(images: Tensor) -> Tensor:
     """[..., 4, R, R] in [-1, 1] of [..., R, R, 4] in [0, 1]."""
     return 2 * images.movedim(-1, -3) - 1
-
-
-def _noise(sample: Sample, number: int) -> Tensor:
-    """[V, 4, R, R] the same for every measurement."""
-    noise = torch.randn(sample.images.shape, generator=torch.Generator().manual_seed(number))
-    return noise.permute(0, 3, 1, 2)
-
-
-def _prompt(sample: Sample) -> ImagePrompt:
-    return ImagePrompt(sample.prompt[..., :3], sample.prompt[..., 3:], sample.rig.prompt)
-
-
-def _measured_levels(prior: ToysPrior, sample: Sample, number: int) -> Figures:
-    """PSNR of one evaluation at each noise level."""
-    condition, noise = prior.condition(_prompt(sample)), _noise(sample, number)
-    figures = {}
-    for level in LEVELS:
-        noisy = (_pixels(sample.images) + level * noise).to(prior.device)
-        figures[f"psnr_{level:g}"] = _psnr(prior, prior.denoise(noisy, level, condition, sample.rig.views), sample)
-    return figures
-
-
-def _drawn(prior: ToysPrior, sample: Sample, number: int) -> tuple[Figures, list[list[Tensor]]]:
-    """Figures of a sample drawn from noise; rows of a sheet: the sample, one evaluation from noise, the truth."""
-    condition, noise = prior.condition(_prompt(sample)), _noise(sample, number).to(prior.device)
-    cameras = sample.rig.views
-    sigmas = karras_sigmas(SHEET_STEPS, 0.1, SIGMA_MAX)
-    drawn = euler(lambda z, sigma: prior.denoise(z, sigma, condition, cameras), noise, sigmas)
-    once = prior.denoise(SIGMA_MAX * noise, SIGMA_MAX, condition, cameras)
-    prompt = sample.prompt[..., :3]
-    starts = (prompt, torch.ones_like(prompt), torch.ones_like(prompt))
-    images = (prior.decode(drawn)[0].cpu(), prior.decode(once)[0].cpu(), sample.images[..., :3])
-    rows = [[start, *row] for start, row in zip(starts, images, strict=True)]
-    return {"psnr_sampled": _psnr(prior, drawn, sample), "iou_sampled": _iou(prior, drawn, sample)}, rows
-
-
-def _psnr(prior: ToysPrior, latents: Tensor, sample: Sample) -> float:
-    return float(psnr(prior.decode(latents)[0].cpu(), sample.images[..., :3]).mean())
-
-
-def _iou(prior: ToysPrior, latents: Tensor, sample: Sample) -> float:
-    drawn, true = prior.decode(latents)[1].cpu() > 0.5, sample.images[..., 3:] > 0.5
-    both, either = (drawn & true).sum((1, 2, 3)), (drawn | true).sum((1, 2, 3))
-    return float((both / either.clamp_min(1)).mean())
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

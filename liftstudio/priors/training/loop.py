@@ -24,12 +24,13 @@ from liftstudio.priors.precision import compute_dtype
 from liftstudio.priors.training.captures import Captures
 from liftstudio.priors.training.config import TrainingConfig
 from liftstudio.priors.training.data import ProceduralObjects, SampleSource, TrainingBatches
-from liftstudio.priors.training.optimizers import make_optimizers, rate
+from liftstudio.priors.training.optimizers import make_optimizers, rate, set_rate
 from liftstudio.priors.training.rigs import counts
 from liftstudio.priors.training.task import PriorTask
 from liftstudio.stopping import StopRequest
 
-logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its advice and its list of devices
+for library in ("pytorch_lightning", "lightning_fabric"):
+    logging.getLogger(library).setLevel(logging.ERROR)  # no advice, no lists of devices and processes
 
 CHECKPOINT = "checkpoint.pt"
 WEIGHTS = "weights.safetensors"
@@ -87,10 +88,15 @@ class Training(lightning.LightningModule):
         """Training steps so far, over all sessions."""
         return int(self.averaged.n_averaged)
 
+    @property
+    def _optimizers(self) -> list[Any]:
+        """Lightning's wrappers of those that `configure_optimizers` made."""
+        made: Any = self.optimizers()  # a single one is not in a list
+        return made if isinstance(made, list) else [made]
+
     def on_train_start(self) -> None:
         """Optimisers exist only now, and only now are Lightning's own signal handlers set and can be replaced."""
-        optimizers: Any = self.optimizers()
-        for optimizer, state in zip(optimizers, self.optimizer_states, strict=False):
+        for optimizer, state in zip(self._optimizers, self.optimizer_states, strict=False):
             optimizer.optimizer.load_state_dict(state)
         self.begun = time.perf_counter()
         self.stop.__enter__()
@@ -114,15 +120,13 @@ class Training(lightning.LightningModule):
     def _update(self, loss: Tensor, factor: float) -> float:
         """One step down the gradient, with step sizes times `factor`; returns the gradient's norm before clipping."""
         options = self.config.optimizer
-        optimizers: Any = self.optimizers()
-        for optimizer in optimizers:
+        for optimizer in self._optimizers:
             optimizer.zero_grad()
         self.manual_backward(loss)
         norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), options.clip))
         if math.isfinite(norm):
-            for optimizer, lr in zip(optimizers, (options.muon_lr, options.adamw_lr), strict=True):
-                for group in optimizer.param_groups:
-                    group["lr"] = lr * factor
+            for optimizer in self._optimizers:
+                set_rate(optimizer.optimizer, factor, options)
                 optimizer.step()
         self.averaged.update_parameters(self.network)
         return norm
@@ -165,11 +169,10 @@ class Training(lightning.LightningModule):
 
     def save(self) -> None:
         """Write what `restore` needs to go on."""
-        optimizers: Any = self.optimizers()
         state = {
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "optimizers": [optimizer.optimizer.state_dict() for optimizer in optimizers],
+            "optimizers": [optimizer.optimizer.state_dict() for optimizer in self._optimizers],
             "seconds": self.seconds + time.perf_counter() - self.begun,
         }
         write_verified(self.folder / CHECKPOINT, state)
@@ -207,7 +210,7 @@ def train(config: TrainingConfig, folder: Path) -> None:
     trainer = lightning.Trainer(
         accelerator=accelerator,
         devices=config.devices,
-        strategy="ddp" if config.devices > 1 else "auto",
+        strategy=_strategy(config.devices, training.task),
         default_root_dir=folder,
         use_distributed_sampler=False,
         max_epochs=1,
@@ -256,6 +259,12 @@ def _accelerator(devices: int) -> str:
     if devices > torch.cuda.device_count():
         raise InputError(f"devices: this machine has {torch.cuda.device_count()} CUDA devices, got {devices}")
     return "cuda"
+
+
+def _strategy(devices: int, task: PriorTask) -> str:
+    """Lightning's name of how the devices work together."""
+    several = "ddp_find_unused_parameters_true" if task.has_phases else "ddp"
+    return several if devices > 1 else "auto"
 
 
 def _start_worker(_: int) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,15 +29,26 @@ class OptimizerConfig:
 
 
 def make_optimizers(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """Muon over the matrices that map features to features, AdamW over the rest (vectors, small matrices)."""
+    """Muon over the matrices that map features to features, AdamW over the rest (vectors, small matrices, kernels)."""
     parameters = [parameter for _, parameter in named if parameter.requires_grad]
     matrices = [p for p in parameters if p.ndim == 2 and min(p.shape) >= 16]
     chosen = {id(p) for p in matrices}
     others = [p for p in parameters if id(p) not in chosen]
-    return [
-        torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=config.adamw_lr, betas=(0.9, 0.98), weight_decay=config.weight_decay),
-    ]
+    made: list[torch.optim.Optimizer] = []
+    if matrices:
+        options: dict[str, Any] = {"lr": config.muon_lr, "weight_decay": config.weight_decay}
+        made.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **options))
+    if others:
+        options = {"lr": config.adamw_lr, "weight_decay": config.weight_decay}
+        made.append(torch.optim.AdamW(others, betas=(0.9, 0.98), **options))
+    return made
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float, config: OptimizerConfig) -> None:
+    """Let the next step of one of `make_optimizers` have `factor` times its full size."""
+    lr = config.muon_lr if isinstance(optimizer, torch.optim.Muon) else config.adamw_lr
+    for group in optimizer.param_groups:
+        group["lr"] = lr * factor
 
 
 def rate(step: int, progress: float, config: OptimizerConfig) -> float:

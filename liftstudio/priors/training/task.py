@@ -27,6 +27,7 @@ class PriorTask(Component):
 
     network: nn.Module
     extra_views: int = 0  # views of a sample beyond those that the rig's `views` count
+    has_phases: bool = False  # some steps train only a part of the network
 
     @abstractmethod
     def __init__(self, config: "PriorTask.Config", data: DataConfig, dtype: torch.dtype) -> None:

@@ -1,0 +1,197 @@
+"""SV3D's three networks together, of any size, while they are trained; and their file in the official layout."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from liftstudio.checks import check_range
+from liftstudio.errors import InputError
+from liftstudio.files import atomic_path
+from liftstudio.priors.weights import Weights, load_module
+
+from .conditioning import ANGLE_WIDTH, COND_AUG_WIDTH
+from .keys import Sources, clip_sources, official_state, unet_sources, vae_sources
+from .layout import number
+from .network import SV3DUNet
+from .prior import LATENT_SCALE
+
+LATENT_CHANNELS = 4
+VECTOR_WIDTH = COND_AUG_WIDTH + 2 * ANGLE_WIDTH  # of the variant that knows cameras
+GROUPS = 32  # of the group norms: every width is a multiple of it
+LOOK_BACK = 50  # steps that the measured moments of the latents go back
+
+
+@dataclass(frozen=True)
+class Size:
+    """What fixes the networks' shapes."""
+
+    widths: tuple[int, ...] = (64, 128)  # of the denoising network, from the finest level to the coarsest
+    layers: int = 1  # its residual blocks per level
+    head_width: int = 64  # of its attention
+    autoencoder_widths: tuple[int, ...] = (32, 64, 64)  # from the finest level; each but the last is halved after it
+    autoencoder_layers: int = 1  # its residual blocks per level
+    tower_width: int = 96  # of the image tower
+    tower_layers: int = 3  # its blocks
+    tower_head_width: int = 32
+    patch: int = 8  # pixels across one of its patches
+    embedding: int = 96  # width of what it tells of the picture
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "head_width", "autoencoder_layers", "tower_layers", "tower_head_width", "patch"):
+            check_range(name, getattr(self, name), 1)
+        _check_multiples("widths", self.widths, GROUPS)
+        _check_multiples("widths", self.widths, self.head_width)
+        _check_multiples("autoencoder_widths", self.autoencoder_widths, GROUPS)
+        _check_multiples("tower_width", (self.tower_width,), self.tower_head_width)
+        check_range("embedding", self.embedding, 1)
+
+    @property
+    def shrink(self) -> int:
+        """Pixels of an image along one of the latents."""
+        return 2 ** (len(self.autoencoder_widths) - 1)
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """What no shape in the file tells of the networks, by its name in the file's metadata."""
+        return {"num_head_channels": self.head_width, "clip_head_channels": self.tower_head_width}
+
+    def check_resolution(self, resolution: int) -> None:
+        """Raise an InputError for images of so many pixels that some level would have a fraction of one."""
+        for factor in (self.shrink * 2 ** (len(self.widths) - 1), self.patch):
+            if resolution % factor:
+                raise InputError(f"data.resolution: wanted a multiple of {factor} for this task.size, got {resolution}")
+
+
+class TrainableSV3D(nn.Module):
+    """Denoising network, autoencoder and image tower with random weights.
+
+    While the autoencoder is trained its latents have any scale. They are brought to mean 0 and deviation 1 per channel
+    by their measured moments; in the file that is part of the autoencoder, so that the official scale fits.
+    """
+
+    steps: Tensor  # [] training steps so far
+    moments: Tensor  # [2, 4] mean and mean square of each channel of the autoencoder's latents
+
+    def __init__(self, size: Size, resolution: int) -> None:
+        """resolution: pixels across the images."""
+        super().__init__()
+        self.size, self.resolution = size, resolution
+        self.unet = _make_unet(size)
+        self.autoencoder = _make_autoencoder(size)
+        self.tower = _make_tower(size, resolution)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("moments", torch.tensor([[0.0], [1.0]]).repeat(1, LATENT_CHANNELS))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Most likely latents [B, 4, h, w], float32 of mean 0 and deviation 1, of images [B, 3, R, R] in [-1, 1]."""
+        mean, deviation = (values[:, None, None] for values in self._scale())
+        return (self.autoencoder.encode(images).latent_dist.mode().float() - mean) / deviation
+
+    def measure(self, latents: Tensor) -> None:
+        """Keep account of the moments of the autoencoder's own latents [B, 4, h, w]."""
+        found = torch.stack([latents.mean((0, 2, 3)), latents.square().mean((0, 2, 3))])
+        self.moments.lerp_(found.to(self.moments), 1 / float(self.steps.clamp(1, LOOK_BACK)))
+
+    def load(self, weights: Weights) -> None:
+        """Go on from a file in the official layout; its autoencoder is taken to be finished.
+
+        Raises:
+            InputError: not of this size.
+        """
+        for name, value in self.size.heads.items():
+            if number(weights, name) != value:
+                raise InputError(f"{weights.path}: its {name} is {number(weights, name)}, that of task.size is {value}")
+        for module, sources in self._parts(self.autoencoder):
+            load_module(module, weights, sources, torch.float32, torch.device("cpu"))
+        self.requires_grad_(True).train()
+        self.moments.copy_(torch.tensor([[0.0], [LATENT_SCALE**-2]]).expand_as(self.moments))
+
+    def write(self, path: Path, frames: int) -> None:
+        """Write the official layout in float16. frames: views it was trained on together, for the metadata."""
+        state: dict[str, Tensor] = {}
+        for module, sources in self._parts(_scaled(self.autoencoder, *self._scale())):
+            state |= official_state(module, sources)
+        half = {key: value.detach().cpu().half().contiguous() for key, value in state.items()}
+        numbers = {**self.size.heads, "image_size": self.resolution, "num_frames": frames}
+        with atomic_path(path) as temporary:
+            save_file(half, temporary, {name: str(value) for name, value in numbers.items()})
+
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation [4] of the autoencoder's latents."""
+        mean, square = self.moments
+        return mean, (square - mean.square()).clamp_min(1e-12).sqrt()
+
+    def _parts(self, autoencoder: Any) -> Iterator[tuple[Any, Sources]]:
+        """The networks, with this autoencoder, and where their weights are in a file."""
+        size = self.size
+        yield self.unet, unet_sources(self.unet.state_dict(), size.layers, [True] * len(size.widths))
+        yield autoencoder, vae_sources(autoencoder.state_dict(), len(size.autoencoder_widths))
+        yield self.tower, clip_sources(self.tower.state_dict())
+
+
+def _make_unet(size: Size) -> Any:
+    levels = len(size.widths)
+    return SV3DUNet(
+        in_channels=2 * LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=size.widths,
+        layers_per_block=size.layers,
+        down_block_types=("CrossAttnDownBlockSpatioTemporal",) * levels,
+        up_block_types=("CrossAttnUpBlockSpatioTemporal",) * levels,
+        num_attention_heads=tuple(width // size.head_width for width in size.widths),
+        cross_attention_dim=size.embedding,
+        projection_class_embeddings_input_dim=VECTOR_WIDTH,
+    )
+
+
+def _make_autoencoder(size: Size) -> Any:
+    levels = len(size.autoencoder_widths)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=size.autoencoder_widths,
+        layers_per_block=size.autoencoder_layers,
+        latent_channels=LATENT_CHANNELS,
+    )
+
+
+def _make_tower(size: Size, resolution: int) -> Any:
+    config = CLIPVisionConfig(
+        hidden_size=size.tower_width,
+        intermediate_size=4 * size.tower_width,
+        num_hidden_layers=size.tower_layers,
+        num_attention_heads=size.tower_width // size.tower_head_width,
+        patch_size=size.patch,
+        image_size=resolution,
+        projection_dim=size.embedding,
+        hidden_act="gelu",
+    )
+    return CLIPVisionModelWithProjection(config)
+
+
+@torch.no_grad()
+def _scaled(autoencoder: Any, mean: Tensor, deviation: Tensor) -> Any:
+    """A copy whose latents, times 0.18215, have mean 0 and deviation 1 where the given one's have these."""
+    scaled = copy.deepcopy(autoencoder)
+    encoding, decoding = scaled.quant_conv, scaled.post_quant_conv
+    gain = 1 / (LATENT_SCALE * deviation)
+    encoding.weight[: len(gain)] *= gain[:, None, None, None]
+    encoding.bias.copy_(
+        torch.cat([(encoding.bias[: len(gain)] - mean) * gain, encoding.bias[len(gain) :] + 2 * gain.log()])
+    )
+    decoding.bias += decoding.weight[:, :, 0, 0] @ mean
+    decoding.weight /= gain[:, None, None]
+    return scaled
+
+
+def _check_multiples(name: str, values: tuple[int, ...], factor: int) -> None:
+    if not values or any(value < factor or value % factor for value in values):
+        raise InputError(f"{name}: wanted multiples of {factor}, got {', '.join(map(str, values)) or 'none'}")

@@ -1,0 +1,173 @@
+"""How SV3D in miniature is trained: first its autoencoder, then the denoising network with the image tower."""
+
+import math
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from liftstudio.cameras import concatenate
+from liftstudio.checks import check_range
+from liftstudio.errors import InputError
+from liftstudio.metrics.images import psnr
+from liftstudio.priors.classifier_free import triangle
+from liftstudio.priors.parameterization import v_from_x0, v_scaling
+from liftstudio.priors.samplers import karras_sigmas
+from liftstudio.priors.training.data import DataConfig, Sample
+from liftstudio.priors.training.evaluation import Protocol, evaluate
+from liftstudio.priors.training.rigs import counts
+from liftstudio.priors.training.task import Evaluation, PriorTask
+from liftstudio.priors.weights import open_weights
+from liftstudio.registry import register
+
+from .conditioning import clip_pixels, frame_vectors
+from .prior import LATENT_SCALE, SV3D
+from .trainable import LATENT_CHANNELS, VECTOR_WIDTH, Size, TrainableSV3D
+
+LEVELS = (SV3D.sigma_max, 5.0, 1.0)  # noise levels that are measured
+SHEET_SIGMAS = (16, 0.02, SV3D.sigma_max)  # steps, least and highest noise level of the sampler, for the sheets
+LEAST_SIGMA = 0.02  # in training
+TOP_LOG_SIGMA = (2.0, math.log(SV3D.sigma_max))  # ends of the range in which ln(sigma) of `top_share` is uniform
+
+
+@register("sv3d")
+class SV3DTask(PriorTask):
+    """SV3D's own architecture in miniature, on orbits that end at the prompt."""
+
+    @dataclass
+    class Config:
+        size: Size = field(default_factory=Size)  # of the networks
+        autoencoder_steps: int = 2000  # at the beginning, for the autoencoder alone; none after `start_from`
+        lambda_l1: float = 1.0  # weight of the absolute error of decoded images, beside that of the square
+        lambda_kl: float = 1e-4  # weight of the divergence of the latents from unit noise
+        drop_image: float = 0.12  # share of objects without prompt, for guidance
+        top_share: float = 0.15  # of objects at high noise levels, with ln(sigma) uniform up to 700
+        log_sigma: tuple[float, float] = (0.7, 1.6)  # mean and deviation of ln(sigma) of the others
+
+        def __post_init__(self) -> None:
+            for name in ("drop_image", "top_share"):
+                check_range(name, getattr(self, name), 0, 1)
+            for name in ("lambda_l1", "lambda_kl"):
+                check_range(name, getattr(self, name), 0)
+            check_range("autoencoder_steps", self.autoencoder_steps, 1)
+
+    network: TrainableSV3D
+    has_phases = True  # first the autoencoder, then the others
+
+    def __init__(self, config: Config, data: DataConfig, dtype: torch.dtype) -> None:
+        config.size.check_resolution(data.resolution)
+        least, self.frames = counts(data.rig)
+        if least < 2:
+            raise InputError(f"data.rig.views: wanted 2 or more, a round that ends at the prompt, got {least}")
+        self.config, self.dtype = config, dtype
+        self.network = TrainableSV3D(config.size, data.resolution)
+
+    def load(self, weights: str) -> None:
+        """See `PriorTask.load`."""
+        self.network.load(open_weights(weights, SV3D.published))
+        self.network.steps.fill_(self.config.autoencoder_steps)
+
+    def prepare(self, samples: list[Sample], generator: torch.Generator) -> dict[str, Tensor]:
+        """See `PriorTask.prepare`; the last of the T frames is the prompt."""
+        orbits = [closed(sample) for sample in samples]
+        cameras = [orbit.rig.views for orbit in orbits]
+        images = torch.stack([2 * orbit.images[..., :3] - 1 for orbit in orbits]).permute(0, 1, 4, 2, 3)
+        side = images.shape[-1] // self.config.size.shrink
+        return {
+            "images": images.contiguous(),
+            "prompt": torch.cat([clip_pixels(orbit.prompt[..., :3], images.shape[-1]) for orbit in orbits]),
+            "vectors": torch.stack([frame_vectors(c.elevation_deg, c.azimuth_deg, VECTOR_WIDTH) for c in cameras]),
+            "noise": torch.randn(*images.shape[:2], LATENT_CHANNELS, side, side, generator=generator),
+            "sigma": self._draw_sigmas(len(samples), generator),
+            "has_image": torch.rand(len(samples), generator=generator) >= self.config.drop_image,
+        }
+
+    def _draw_sigmas(self, count: int, generator: torch.Generator) -> Tensor:
+        """[B] noise levels, stratified: every batch has its share of low and high ones."""
+        order, within = torch.randperm(count, generator=generator), torch.rand(count, generator=generator)
+        share = (order + within) / count
+        top = self.config.top_share
+        high = TOP_LOG_SIGMA[0] + (TOP_LOG_SIGMA[1] - TOP_LOG_SIGMA[0]) * share / max(top, 1e-6)
+        mean, deviation = self.config.log_sigma
+        usual = mean + deviation * torch.special.ndtri((share - top) / max(1 - top, 1e-6))
+        return torch.where(share < top, high, usual).exp().clamp(LEAST_SIGMA, SV3D.sigma_max)
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Of the autoencoder at first; then the squared error of v, all noise levels alike."""
+        self.network.steps += 1
+        is_coding = self.network.steps <= self.config.autoencoder_steps
+        device = batch["images"].device.type
+        with torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
+            return self._coding_losses(batch) if is_coding else self._denoising_loss(batch)
+
+    def _coding_losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        images, noise = batch["images"].flatten(0, 1), batch["noise"].flatten(0, 1)
+        posterior = self.network.autoencoder.encode(images).latent_dist
+        error = self.network.autoencoder.decode(posterior.mean + posterior.std * noise).sample.float() - images
+        self.network.measure(posterior.mean.detach())
+        return {
+            "coding": error.square().mean(),
+            "coding_l1": self.config.lambda_l1 * error.abs().mean(),
+            "kl": self.config.lambda_kl * posterior.kl().mean() / noise[0].numel(),
+        }
+
+    def _denoising_loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.no_grad():
+            latents = self.network.encode(batch["images"].flatten(0, 1)).unflatten(0, batch["images"].shape[:2])
+        sigma = batch["sigma"][:, None, None, None, None]
+        noisy = latents + sigma * batch["noise"]
+        output = self.velocity(noisy, batch, latents[:, -1] / LATENT_SCALE)
+        return {"velocity": F.mse_loss(output, v_from_x0(noisy, latents, sigma))}
+
+    def velocity(self, noisy: Tensor, batch: dict[str, Tensor], image: Tensor) -> Tensor:
+        """The network's v [B, T, 4, h, w] of noisy latents; `image` [B, 4, h, w]: the prompt's, not scaled."""
+        has_image = batch["has_image"][:, None].float()
+        context = self.network.tower(pixel_values=batch["prompt"]).image_embeds * has_image
+        scale = v_scaling(batch["sigma"])
+        image = (image * has_image[..., None, None])[:, None].expand_as(noisy)
+        sample = torch.cat([scale.c_in[:, None, None, None, None] * noisy, image], dim=2)
+        return cast(Any, self.network.unet)(sample, scale.c_noise, context[:, None], batch["vectors"]).float()
+
+    def evaluate(self, network: nn.Module, samples: list[Sample]) -> Evaluation:
+        """PSNR of novel views: single evaluations per noise level and samples; of decoded latents; a sheet.
+
+        What is measured is the prior that opens the file, with its float16 weights.
+        """
+        protocol = Protocol(LEVELS, karras_sigmas(*SHEET_SIGMAS), triangle, last_is_prompt=True)
+        device = cast(TrainableSV3D, network).moments.device
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "weights.safetensors"
+            self.save(network, path)
+            prior = SV3D(SV3D.Config(str(path)), device=device)
+            orbits = [closed(sample) for sample in samples]
+            found = evaluate(prior, orbits, protocol, device)
+            coded = [_coding_psnr(prior, orbit.images.to(device)) for orbit in orbits]
+        return Evaluation({**found.figures, "psnr_coded": sum(coded) / len(coded)}, found.sheet)
+
+    def save(self, network: nn.Module, path: Path) -> None:
+        """See `PriorTask.save`; the layout is the official one."""
+        cast(TrainableSV3D, network).write(path, self.frames)
+
+
+def closed(sample: Sample) -> Sample:
+    """The sample on an orbit as SV3D sees it: all but its last view by ascending azimuth, then the prompt.
+
+    On closed orbits the last view is the prompt already; of users' captures, where views are anywhere, it is left out.
+    """
+    views, prompt = sample.rig.views[:-1], sample.rig.prompt
+    order = ((views.azimuth_deg - prompt.azimuth_deg) % 360).argsort()
+    images = torch.cat([sample.images[:-1][order], sample.prompt[None]])
+    return replace(
+        sample, rig=replace(sample.rig, views=concatenate([views[order], prompt])), images=images, depths=None
+    )
+
+
+def _coding_psnr(prior: SV3D, images: Tensor) -> float:
+    """Of decoded latents of images [T, R, R, 4]."""
+    colors, masks = images[..., :3], images[..., 3:]
+    with torch.no_grad():
+        return float(psnr(prior.decode(prior.encode(colors, masks))[0], colors).mean())
