@@ -215,7 +215,7 @@ def main() -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     prior = open_prior(Block("prior", AUTO, RecognizedPrior.Config(options.weights)), device)
-    given = options.sampler or [(50, prior.sigma_max, prior.sigma_min, 2.5)]
+    given = options.sampler or [(prior.steps, prior.sigma_max, prior.sigma_min, prior.guidance_scale)]
     samplers = [Sampler(int(given_steps), *map(float, others)) for given_steps, *others in given]
     measured = []
     for index in track(range(options.count), "objects", console=Console(stderr=True)):

@@ -35,12 +35,12 @@ class Size:
 
     widths: tuple[int, ...] = (64, 128)  # of the denoising network, from the finest level to the coarsest
     layers: int = 1  # its residual blocks per level
-    head_width: int = 64  # of its attention
+    head_width: int = 64  # channels of one of its attention heads
     autoencoder_widths: tuple[int, ...] = (32, 64, 64)  # from the finest level; each but the last is halved after it
     autoencoder_layers: int = 1  # its residual blocks per level
     tower_width: int = 96  # of the image tower
     tower_layers: int = 3  # its blocks
-    tower_head_width: int = 32
+    tower_head_width: int = 32  # channels of one of its attention heads
     patch: int = 8  # pixels across one of its patches
     embedding: int = 96  # width of what it tells of the picture
 

@@ -50,6 +50,12 @@ class DMTet(Geometry):
         self.half_spacing = 0.5 * edges.norm(dim=-1).min().item()  # of the shortest edge
         self.hash_field = HashField(config.grid, 1 + config.features, self.box).to(device)
         self.hash_field.reset(generator)
+        self.is_training_step = False
+        self.extracted: tuple[tuple[int, ...], Mesh] | None = None  # what it was extracted from, and the surface
+
+    def update(self, step: int) -> None:
+        """From now on the surface is extracted once for all that ask for it between two changes of the grid."""
+        self.is_training_step, self.extracted = True, None
 
     def _positions(self) -> Tensor:
         unit = self.grid.vertices + torch.tanh(self.deformation) * self.half_spacing
@@ -57,6 +63,18 @@ class DMTet(Geometry):
 
     def mesh(self) -> Mesh:
         """The zero level; on the grid's border everything is outside, so that the surface is closed."""
+        if not self.is_training_step:
+            return self._extract()
+        state = (self.sdf._version, self.deformation._version, self.box._version)  # counts of changes in place
+        wants_graph = torch.is_grad_enabled()
+        if self.extracted is None or self.extracted[0] != state or (wants_graph and not self._has_graph()):
+            self.extracted = state, self._extract()
+        return self.extracted[1] if wants_graph else self.extracted[1].detach()
+
+    def _has_graph(self) -> bool:
+        return self.extracted is not None and self.extracted[1].vertices.requires_grad
+
+    def _extract(self) -> Mesh:
         closed = torch.where(self.border, self.sdf.abs(), self.sdf)
         return marching_tetrahedra(self._positions(), closed, self.grid)
 

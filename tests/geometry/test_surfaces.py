@@ -47,6 +47,23 @@ def test_dmtet_gradients_reach_distance_and_deformation() -> None:
     assert outwards.sum() > 0  # vertices moved outwards: a larger ball
 
 
+def test_dmtet_extracts_once_in_a_step_and_again_after_a_change() -> None:
+    alone, shared = dmtet(), dmtet()
+    shared.update(0)
+    weights = torch.rand(3)
+    for geometry in (alone, shared):
+        first, second = geometry.mesh().vertices, geometry.mesh().vertices
+        ((first * weights).sum() + (second**2).sum()).backward()
+    assert alone.sdf.grad is not None and shared.sdf.grad is not None
+    torch.testing.assert_close(shared.sdf.grad, alone.sdf.grad)  # to rounding: the sums are taken in another order
+    with torch.no_grad():
+        before = shared.mesh()
+        assert not before.vertices.requires_grad
+        shared.sdf.add_(0.1)
+    assert shared.mesh().vertices.requires_grad and len(shared.mesh().vertices) < len(before.vertices)
+    (shared.mesh().vertices.sum() + shared.mesh().vertices.square().sum()).backward()
+
+
 def test_dmtet_deformation_is_bounded() -> None:
     geometry = dmtet(resolution=12, radius=3.0)
     before = geometry.mesh().vertices.detach()

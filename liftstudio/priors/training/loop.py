@@ -79,9 +79,20 @@ class Training(lightning.LightningModule):
     def progress(self) -> float:
         """Share of the budget that is used up, in [0, 1]."""
         by_steps = self.steps_done / self.config.steps
-        minutes = (self.seconds + time.perf_counter() - self.begun) / 60
-        by_time = minutes / self.config.minutes if self.config.minutes else 0.0
+        by_time = self.spent / (60 * self.config.minutes) if self.config.minutes else 0.0
         return min(1.0, max(by_steps, by_time))
+
+    @property
+    def spent(self) -> float:
+        """Seconds of training, over all sessions."""
+        return self.seconds + time.perf_counter() - self.begun
+
+    def _steps_in_reach(self, done: int) -> int:
+        """At which step the budget ends, at the present pace."""
+        steps, pace = self.config.steps, self.shown.seconds
+        if not (self.config.minutes and pace):
+            return steps
+        return min(steps, done + round(max(60 * self.config.minutes - self.spent, 0) / pace))
 
     @property
     def steps_done(self) -> int:
@@ -134,7 +145,7 @@ class Training(lightning.LightningModule):
     def _report(self, losses: dict[str, float], more: dict[str, float]) -> None:
         """Show, log, save and measure what is due after a step."""
         done = self.steps_done
-        self.shown.total = max(done, round(done / max(self.progress, 1e-9)))  # as far as minutes reach
+        self.shown.total = self._steps_in_reach(done)
         self.shown.update(done, losses)
         if done % self.config.log_every == 0:
             self.run_log.write("train", done, done, {**losses, **more})
@@ -173,7 +184,7 @@ class Training(lightning.LightningModule):
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizers": [optimizer.optimizer.state_dict() for optimizer in self._optimizers],
-            "seconds": self.seconds + time.perf_counter() - self.begun,
+            "seconds": self.spent,
         }
         write_verified(self.folder / CHECKPOINT, state)
 
