@@ -52,6 +52,7 @@ from liftstudio.run_config import RunConfig, load_run_config
 from liftstudio.views.base import ReferenceViews
 from liftstudio.views.input_image import load_input_image
 from liftstudio.views.normalization import HALF_SIDE
+from liftstudio.views.prior_views import LEAST_SIZE
 
 CONFIG = assets.ROOT / "configs" / "sv3d-masked-sds.yaml"
 ELEVATION_DEG = 10.0  # of the prompt
@@ -74,6 +75,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "system.light": "uniform",
         f"{_STAGES}.coarse.guidance.views.lambda_illumination": 0,
         f"{_STAGES}.fine.guidance.views.lambda_illumination": 0,
+        # The config's, without the light's.
+        f"{_STAGES}.fine.optimizer.groups": "{geometry.sdf: {lr: [0, 0.002, 0.0005, 1000]}, "
+        "geometry.deformation: {lr: [0, 0.01, 0.002, 1000]}}",
     },
 }
 GEOMETRY = {"iou": 3, "chamfer": 4, "f_score_0.02": 3, "normal_consistency": 3}  # column -> digits
@@ -177,7 +181,7 @@ def make_inputs(job: Job, toy: TexturedObject, picture: Path, config: RunConfig)
 
 def true_views(toy: TexturedObject, picture: Path, options: Any, pixels: int) -> ReferenceViews:
     """What a perfect prior of `pixels` pixels would give the view source `sv3d-views` with these options."""
-    size = options.resolution or pixels
+    size = options.resolution or max(pixels, LEAST_SIZE)
     angles: Angles = options.orbit.angles(options.elevation_deg, options.seed)
     cameras = orbit_cameras(*angles, options.distance, options.fov_deg, size, size)
     seen = render(toy, cameras.resized(pixels, pixels), supersampling=SUPERSAMPLING)

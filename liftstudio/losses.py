@@ -76,7 +76,7 @@ def bilateral_normal(normal: Tensor, image: Tensor, mask: Tensor) -> Tensor:
 
     normal: [B, H, W, 3] unit. image: [B, H, W, 3] the target in [0, 1]; no gradient flows to it.
     """
-    contrast = torch.linalg.vector_norm(_sobel(image.detach()), dim=0).mean(dim=-1, keepdim=True)
+    contrast = _sobel(image.detach()).square().sum(dim=0).sqrt().mean(dim=-1, keepdim=True)
     bending = _sobel(normal).square().sum(dim=0).sum(dim=-1, keepdim=True)
     inside = -F.max_pool2d(-mask.permute(0, 3, 1, 2), kernel_size=3, stride=1).permute(0, 2, 3, 1)
     return _mean(torch.exp(-3.0 * contrast) * (torch.sqrt(1.0 + bending) - 1.0), inside)

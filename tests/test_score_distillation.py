@@ -44,7 +44,7 @@ class GaussianPrior(Prior):
 
     @dataclass
     class Config(Prior.Config):
-        deviation: float = 0.5
+        deviation: float = 0.5  # of the Gaussian that the data are drawn from
 
     name, resolution, latent_shape, frames = "gaussian", RESOLUTION, (4, RESOLUTION // 2, RESOLUTION // 2), 0
     sigma_min, sigma_max = 0.01, 80.0

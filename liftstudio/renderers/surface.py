@@ -11,11 +11,14 @@ from liftstudio.cameras import Cameras
 from liftstudio.errors import InputError
 from liftstudio.mesh import Mesh
 from liftstudio.ops.antialiasing import antialias
+from liftstudio.ops.edges import Edges, edge_adjacency
 from liftstudio.ops.interpolation import interpolate
 from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
 from liftstudio.registry import register
 from liftstudio.renderers.base import Render, Renderer, join
 from liftstudio.scene import Scene
+
+PIXELS = 2**16  # rendered together: many small images cost little more than one, and large ones stay one by one
 
 
 @register("surface")
@@ -37,7 +40,7 @@ class SurfaceRenderer(Renderer):
         passes: Set[str] = frozenset(),
         generator: torch.Generator | None = None,
     ) -> Render:
-        """Images of the geometry's mesh, one camera at a time; all passes but `distortion` are always there.
+        """Images of the geometry's mesh, some cameras at a time; all passes but `distortion` are always there.
 
         Raises:
             InputError: the mesh has no faces.
@@ -45,21 +48,31 @@ class SurfaceRenderer(Renderer):
         mesh = scene.geometry.mesh()
         if not len(mesh.faces):
             raise InputError(f"there is no surface to render: {scene.geometry.describe_level()}")
-        return join([render_mesh(mesh, scene, cameras[i : i + 1]) for i in range(len(cameras))])
+        normals, edges = mesh.vertex_normals(), edge_adjacency(mesh.faces, len(mesh.vertices))
+        several = max(1, PIXELS // (cameras.height * cameras.width))
+        starts = range(0, len(cameras), several)
+        return join([render_mesh(mesh, scene, cameras[i : i + several], normals, edges) for i in starts])
 
 
-def render_mesh(mesh: Mesh, scene: Scene, cameras: Cameras) -> Render:
-    """Images of a mesh with the appearance and the light of a scene; see `Render`."""
+def render_mesh(
+    mesh: Mesh, scene: Scene, cameras: Cameras, vertex_normals: Tensor | None = None, edges: Edges | None = None
+) -> Render:
+    """Images of a mesh with the appearance and the light of a scene; see `Render`.
+
+    vertex_normals, edges: of the mesh; computed here unless given.
+    """
+    if vertex_normals is None:
+        vertex_normals = mesh.vertex_normals()
     clip = cameras.clip(mesh.vertices)
     face_index = rasterize(clip.detach(), mesh.faces, cameras.height, cameras.width)
     visible = fragments(clip, mesh.faces, face_index)
-    attributes = torch.cat([mesh.vertices, mesh.vertex_normals()], dim=-1)
+    attributes = torch.cat([mesh.vertices, vertex_normals], dim=-1)
     points, normals = interpolate(attributes, mesh.faces, visible).split(3, dim=-1)
     normals = F.normalize(normals, dim=-1, eps=1e-8)
     albedo = scene.material.albedo(scene.geometry.features(points))
     shading = scene.material.shade(albedo, normals, scene.light)
     packed = torch.cat([shading.rgb, albedo, torch.ones_like(albedo[:, :1])], dim=-1)
-    colors = antialias(scatter_image(packed, visible), clip, mesh.faces, face_index)
+    colors = antialias(scatter_image(packed, visible), clip, mesh.faces, face_index, edges)
     foreground, albedo_image, opacity = colors.split([3, 3, 1], dim=-1)
     directions = cameras.rays()[1]
     return Render(

@@ -13,8 +13,8 @@ from liftstudio.assets import input_path
 from liftstudio.cameras import Cameras
 from liftstudio.errors import InputError
 from liftstudio.logs import WorkProgress, log
-from liftstudio.priors.training.data import UNSEEN_VIEWS, DataConfig, Sample, SampleSource, turned
-from liftstudio.priors.training.rigs import Rig
+from liftstudio.priors.training.data import DataConfig, Sample, SampleSource, turned
+from liftstudio.priors.training.rigs import Rig, measured_count
 from liftstudio.views.base import ReferenceViews
 from liftstudio.views.posed_images import PosedImages, is_capture
 
@@ -52,6 +52,7 @@ class Captures(SampleSource):
         """
         folders = find_captures(input_path(config.captures))
         log.info("captures: reading %d from %s", len(folders), config.captures)
+        self.views = measured_count(config.rig)
         self.objects: list[PosedObject] = []
         with _quiet(), WorkProgress("captures") as progress:
             for folder in folders:
@@ -71,7 +72,7 @@ class Captures(SampleSource):
     def unseen(self, number: int) -> Sample:
         """See `SampleSource.unseen`; the object of a single capture is trained on all the same."""
         chosen = self.objects[-1 - number % max(1, self.measured)]
-        return _draw(chosen, min(UNSEEN_VIEWS, len(chosen.cameras) - 1), torch.Generator().manual_seed(number))
+        return _draw(chosen, min(self.views, len(chosen.cameras) - 1), torch.Generator().manual_seed(number))
 
 
 def find_captures(folder: Path) -> list[Path]:

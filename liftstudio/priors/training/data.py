@@ -13,10 +13,9 @@ from liftstudio.cameras import Cameras
 from liftstudio.checks import check_range
 from liftstudio.errors import InputError
 from liftstudio.priors.training.objects import Kind, TexturedObject, make_object, render, split
-from liftstudio.priors.training.rigs import Rig, RigConfig, draw_count, draw_rig
+from liftstudio.priors.training.rigs import Rig, RigConfig, draw_count, draw_rig, measured_count
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-UNSEEN_VIEWS = 6  # of an object that is measured, where the rig fixes no number
 
 
 @dataclass
@@ -77,7 +76,7 @@ class ProceduralObjects(SampleSource):
     def unseen(self, number: int) -> Sample:
         """See `SampleSource.unseen`; the kind that most objects are of."""
         kind = KINDS[self.config.toys < 0.5]
-        views = len(self.config.rig.azimuths_deg) or UNSEEN_VIEWS
+        views = measured_count(self.config.rig)
         generator = torch.Generator().manual_seed(number)
         return draw_sample(kind, split(number, kind, "unseen"), self.config, views, generator)
 

@@ -12,6 +12,7 @@ from liftstudio.errors import InputError
 
 FOV_DEG, DISTANCE = 33.8, 3.6  # SV3D's field of view; objects are 1.8 long and fill the frame from there
 HALF_HEIGHT = DISTANCE * math.tan(math.radians(FOV_DEG / 2))  # world units that half an image shows, at the origin
+UNSEEN_VIEWS = 6  # of an object that is measured, where the rig fixes no number
 
 
 @dataclass
@@ -57,6 +58,12 @@ def counts(config: RigConfig) -> tuple[int, int]:
     """Least and most views of an object."""
     fixed = len(config.azimuths_deg)
     return (fixed, fixed) if fixed else config.views
+
+
+def measured_count(config: RigConfig) -> int:
+    """Views of an object that is measured: those of training, where their number is fixed."""
+    least, most = counts(config)
+    return most if least == most else UNSEEN_VIEWS
 
 
 def draw_count(config: RigConfig, generator: torch.Generator) -> int:
