@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from liftstudio import losses
@@ -17,6 +18,8 @@ from liftstudio.renderers.base import Render
 from liftstudio.schedules import OFF, ON, Schedule
 from liftstudio.views.base import ReferenceViews
 
+FACING = 0.5  # cosine to the user's picture from which it has all of a surface's detail
+
 
 @register("reconstruction")
 class Reconstruction(Guidance):
@@ -26,6 +29,7 @@ class Reconstruction(Guidance):
     class Config(Guidance.Config):
         views_per_step: int = 2  # reference views drawn per step, without repetition
         prompt_weight: float = 1.0  # how often the user's own picture is drawn, in times as often as a generated view
+        prompt_priority: float = 0.0  # how much less a generated view's colour counts where that picture has it, 0 to 1
         resolution: list[int] = field(default_factory=lambda: [0])  # pixels across a render, one per milestone; 0: all
         resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next resolution begins
         random_background: bool = True  # compose both sides over a new random colour each step, so opacity is learned
@@ -43,6 +47,7 @@ class Reconstruction(Guidance):
         def __post_init__(self) -> None:
             check_range("views_per_step", self.views_per_step, 1)
             check_range("prompt_weight", self.prompt_weight, 1e-3)
+            check_range("prompt_priority", self.prompt_priority, 0, 1)
             check_range("resolution", min(self.resolution, default=0), 0)
             if len(self.resolution) != len(self.resolution_milestones) + 1:
                 raise InputError("resolution_milestones: wanted one step fewer than there are resolutions")
@@ -99,13 +104,35 @@ class Reconstruction(Guidance):
             if maps is not None
         }
         background = torch.rand(count, 1, 1, 3, generator=generator, device=device)
+        if self._weighs_colors:
+            assert self.views.prompt is not None
+            self._batch["is_generated"] = chosen.ne(self.views.prompt).view(-1, 1, 1, 1)
         self._batch["background"] = background if self.config.random_background else torch.ones_like(background)
         return cameras.lattice(stride, offsets[0], offsets[1], height, width)
 
     def passes(self) -> frozenset[str]:
-        """Normals, if a loss on them is ever on."""
+        """Normals, if a loss on them is ever on or the picture's colours come first; then points as well."""
+        if self._weighs_colors:
+            return frozenset({"normal", "points"})
         needs_normal = self.is_used("bilateral_normal") or self.is_used("mono_normal")
         return frozenset({"normal"}) if needs_normal else frozenset()
+
+    @property
+    def _weighs_colors(self) -> bool:
+        return self.config.prompt_priority > 0 and self.views.prompt is not None
+
+    def _color_weights(self, render: Render) -> Tensor | None:
+        """[B, H, W, 1] in [0, 1]: less in generated views where the surface faces the user's picture.
+
+        What hides behind other parts from there keeps a little weight: enough, since no other colours speak for it.
+        """
+        if not self._weighs_colors:
+            return None
+        center = self.reference_cameras.centers[self.views.prompt]
+        points, normals = (render.require(name).detach() for name in ("points", "normal"))
+        cosine = (F.normalize(center - points, dim=-1) * normals).sum(-1, keepdim=True)
+        in_picture = (cosine / FACING).clamp(0, 1) * self._batch["is_generated"]
+        return 1 - self.config.prompt_priority * in_picture
 
     def losses(self, render: Render, step: int) -> dict[str, Tensor]:
         """The losses whose weight at `step` is not 0, between the render of the last `cameras` and its references."""
@@ -114,7 +141,7 @@ class Reconstruction(Guidance):
         rgb = render.over(background)
         target = batch["image"] * mask + (1 - mask) * background
         functions = {
-            "rgb": lambda: losses.rgb(rgb, target),
+            "rgb": lambda: losses.rgb(rgb, target, self._color_weights(render)),
             "mask": lambda: losses.mask(render.opacity, mask),
             "ssim": lambda: losses.one_minus_ssim(rgb, target),
             "lpips": lambda: self._lpips(rgb, target),

@@ -32,6 +32,14 @@ def parallel_for(job: Callable[[int, int], None], total: int, *, grain: int = 1)
         for begin, end in itertools.pairwise(bounds):
             job(begin, end)
         return
-    pool = _pool(os.getpid(), workers)
-    for future in [pool.submit(job, begin, end) for begin, end in itertools.pairwise(bounds)]:
-        future.result()
+    ranges = iter(list(itertools.pairwise(bounds)))  # shared: whoever is free takes the next
+
+    def work() -> None:
+        for begin, end in ranges:
+            job(begin, end)
+
+    # The caller works too: a thread that only waits would have to be woken, and its core would lie idle until then.
+    helpers = [_pool(os.getpid(), workers - 1).submit(work) for _ in range(workers - 1)]
+    work()
+    for helper in helpers:
+        helper.result()

@@ -11,11 +11,13 @@ from torch import Tensor
 from liftstudio.cameras import Cameras
 from liftstudio.checks import check_range
 from liftstudio.ops.compositing import Composite, composite
-from liftstudio.ops.marching import march
+from liftstudio.ops.marching import Samples, march
 from liftstudio.ops.marching.occupancy import OccupancyGrid
 from liftstudio.registry import register
 from liftstudio.renderers.base import Render, Renderer
 from liftstudio.scene import Scene
+
+LEAST_WEIGHT = 1e-3  # share of a sample in its pixel, from which its normal counts
 
 
 @register("volume")
@@ -120,9 +122,14 @@ class VolumeRenderer(Renderer):
         density, features = scene.geometry.field(points)
         values = scene.material.albedo(features)
         if normals:
-            values = torch.cat([values, self._normals(scene, points)], dim=-1)
+            values = torch.cat([values, self._normals(scene, points, density, samples)], dim=-1)
         return composite(density[:, 0], values, samples, distortion=distortion)
 
-    def _normals(self, scene: Scene, points: Tensor) -> Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.normal_gradients):
+    def _normals(self, scene: Scene, points: Tensor, density: Tensor, samples: Samples) -> Tensor:
+        """[S, 3]; zero, when no gradient is wanted, at samples that hardly show: normals are the dearest part."""
+        if torch.is_grad_enabled() and self.config.normal_gradients:
             return scene.geometry.normals(points)
+        with torch.no_grad():
+            weights = composite(density[:, 0].detach(), density.new_zeros(len(points), 0), samples).weights
+            shown = (weights > LEAST_WEIGHT).nonzero()[:, 0]
+            return torch.zeros_like(points).index_copy(0, shown, scene.geometry.normals(points[shown]))
