@@ -17,7 +17,7 @@ from liftstudio.config import Block
 from liftstudio.errors import InputError
 from liftstudio.priors.base import ImagePrompt
 from liftstudio.priors.opening import open_prior
-from liftstudio.priors.toys.network import Lifted, Size, ToysNetwork, project, projections, sample_image
+from liftstudio.priors.toys.network import Conv, Lifted, Size, ToysNetwork, project, projections, sample_image
 from liftstudio.priors.toys.prior import RESOLUTION, ToysPrior
 from liftstudio.priors.toys.training import ToysTask
 from liftstudio.priors.training.data import DataConfig, Sample, draw_sample
@@ -55,6 +55,23 @@ def network(generator: torch.Generator) -> ToysNetwork:
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return made
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (1, 1), (2, 2)])
+def test_volume_convolutions(batch: int, kernel: int, stride: int, generator: torch.Generator) -> None:
+    """Values and gradients are those of torch's convolution, by which backend ever."""
+    conv = Conv(16, 8, 3, kernel, stride)
+    x = torch.randn(batch, 16, 6, 6, 6, generator=generator, requires_grad=True)
+    weight = conv.weight.view(8, 16, kernel, kernel, kernel)
+    wanted = F.conv3d(x, weight, conv.bias, stride, (kernel - stride + 1) // 2)
+    out = conv(x)
+    inputs = (x, conv.weight, conv.bias)
+    pull = torch.randn(wanted.shape, generator=generator)
+    found, true = (torch.autograd.grad(y, inputs, pull) for y in (out, wanted))
+    # Sums of up to 432 products of order 1 in float32, in another order
+    torch.testing.assert_close(out, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, true, atol=1e-4, rtol=1e-4)
 
 
 def random_cameras(count: int, generator: torch.Generator, height: int = 24, width: int = 32) -> Cameras:

@@ -45,7 +45,7 @@ def reference_views(count: int = 5, height: int = 30, width: int = 26, maps: boo
 
 def make(views: ReferenceViews | None = None, **options: object) -> Reconstruction:
     for name, value in options.items():
-        if isinstance(value, float):
+        if isinstance(value, float) and name.startswith("lambda_"):
             options[name] = Schedule.constant(value)
     return Reconstruction(Reconstruction.Config(**options), views=views or reference_views(), device=CPU)  # type: ignore[arg-type]
 
@@ -123,6 +123,29 @@ def test_the_prompt_is_drawn_as_often_as_its_weight_says() -> None:
     drawn = [guidance.cameras(step, generator).c2w[0] for step in range(400)]
     share = sum(torch.equal(c2w, views.cameras.c2w[3]) for c2w in drawn) / len(drawn)
     assert abs(share - 4 / 8) < 0.12  # 4 of 4 + 1 + 1 + 1 + 1; the deviation of 400 draws is 0.025
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("is_prompt", [True, False])
+def test_generated_colours_count_less_where_the_picture_looks(seed: int, is_prompt: bool) -> None:
+    priority = 0.1 + 0.8 * torch.rand((), generator=generator(seed)).item()
+    views = replace(reference_views(count=1), prompt=0) if is_prompt else replace(reference_views(count=2), prompt=1)
+    guidance = make(views, views_per_step=1, prompt_weight=1e3 if is_prompt else 1e-3, prompt_priority=priority)
+    assert guidance.passes() == {"normal", "points"}
+    cameras = guidance.cameras(0, generator(seed))
+    assert torch.equal(cameras.c2w[0], views.cameras.c2w[0])
+    exact = perfect(cameras)
+    points = torch.rand((*exact.opacity.shape[:3], 3), generator=generator(seed)) - 0.5
+    to_picture = F.normalize(views.cameras.centers[views.prompt] - points, dim=-1)
+    left = torch.arange(cameras.width)[:, None] < cameras.width // 2  # [W, 1]: faces the picture, the rest looks away
+    normal = torch.where(left, to_picture, -to_picture)
+
+    def cost(wrong: Tensor) -> float:
+        foreground = exact.foreground + 0.2 * wrong
+        return guidance.losses(replace(exact, foreground=foreground, normal=normal, points=points), 0)["rgb"].item()
+
+    wanted = 1.0 if is_prompt else 1 - priority
+    assert cost(left.float()) / cost(1 - left.float()) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_held_out_views_are_never_drawn() -> None:
