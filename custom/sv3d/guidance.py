@@ -89,5 +89,9 @@ class MaskedSDS(ScoreDistillation):
         points, normals = (render.require(name)[:frames].detach() for name in ("points", "normal"))
         with_test = mode == "soft-z-test"
         cameras = self.reference.resized(*points.shape[1:3])
-        looked_at = facing(points, normals, cameras, render.require("depth")[frames:] if with_test else None)
-        return unseen(looked_at, "hard" if mode == "hard" else "soft") * (normals != 0).any(-1, keepdim=True)
+        on_object = (normals != 0).any(-1)
+        depths = render.require("depth")[frames:] if with_test else None
+        looked_at = facing(points[on_object], normals[on_object], cameras, depths)
+        mask = torch.zeros_like(points[..., :1])
+        mask[on_object] = unseen(looked_at, "hard" if mode == "hard" else "soft")
+        return mask
