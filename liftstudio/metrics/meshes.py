@@ -1,5 +1,6 @@
 """How far a mesh is from the true one: the SyncDreamer / HarmonyView protocol, F-score and normal consistency."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,6 +49,24 @@ def mesh_metrics(
         "iou": volume_iou(prediction, truth),
         **_sample_metrics(prediction, truth, seed, thresholds),
     }
+
+
+def place_truth(mesh: Mesh, turned_deg: float = 0.0) -> Mesh:
+    """A true mesh where the protocol compares it: longest side 1, centred, turned to the azimuth of the input view.
+
+    The bounding box is scaled and centred first; the turn is about z, clockwise seen from above (HarmonyView,
+    `eval_mesh.py`, which holds the angle of each of its objects).
+
+    Args:
+        mesh: at least one vertex, z up.
+        turned_deg: azimuth of the object's input view, degrees.
+    """
+    vertices = mesh.vertices.double()
+    least, most = vertices.amin(dim=0), vertices.amax(dim=0)
+    centred = (vertices - (least + most) / 2) / (most - least).max()
+    sine, cosine = math.sin(math.radians(turned_deg)), math.cos(math.radians(turned_deg))
+    turn = vertices.new_tensor([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+    return Mesh((centred @ turn.T).to(mesh.vertices), mesh.faces)
 
 
 def chamfer_distance(a: Array, b: Array) -> float | None:

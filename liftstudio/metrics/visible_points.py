@@ -1,6 +1,7 @@
 """The surface points of a mesh that the 16 cameras of the SyncDreamer / HarmonyView mesh evaluation see."""
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,25 +14,28 @@ from liftstudio.ops.interpolation import interpolate
 from liftstudio.ops.rasterization import fragments, rasterize
 
 Array = NDArray[np.float64]
+Depth = Literal["ray", "screen"]
 
 _VIEWS, _ELEVATION_DEG, _DISTANCE = 16, 30.0, 1.5  # world units
 _FOCAL, _SIZE = 280.0, 256  # pixels
 _VOXEL = 0.01  # world units
 
 
-def visible_points(mesh: Mesh) -> Array:
+def visible_points(mesh: Mesh, depth: Depth = "ray") -> Array:
     """[N, 3] float64 points on the parts of the mesh that face a camera unoccluded, about one per 0.01-wide voxel.
 
     Depth maps of 256x256 pixels from 16 cameras at elevation 30 degrees, azimuths 22.5 i degrees, distance 1.5 from
     the origin and focal length 280, back-projected, merged and averaged within voxels (HarmonyView, `eval_mesh.py`).
     Surfaces count from both sides. The protocol samples depth at pixel centres but back-projects through their upper
-    left corners; so do we. It also interpolates depth linearly on screen; we intersect rays, as it means to: the
-    two differ only for triangles that are large on the screen.
+    left corners; so do we.
 
     Args:
         mesh: in world units, upright (z up), within about [-0.5, 0.5].
+        depth: "ray" is the depth of the surface at a pixel. "screen" interpolates it linearly on the screen between a
+            triangle's corners, as the protocol's code does and its published figures have it: the points leave the
+            surface inside triangles that are large on the screen, and are the same for small ones.
     """
-    return voxel_means(_back_projected(mesh).double().numpy(), _VOXEL)
+    return voxel_means(_back_projected(mesh, depth).double().numpy(), _VOXEL)
 
 
 def voxel_means(points: Array, voxel: float) -> Array:
@@ -55,12 +59,21 @@ def _cameras() -> Cameras:
     return orbit_cameras(azimuth_deg, elevation_deg, _DISTANCE, fov_deg, _SIZE, _SIZE)
 
 
-def _back_projected(mesh: Mesh) -> Tensor:
+def _back_projected(mesh: Mesh, depth: Depth) -> Tensor:
     """[P, 3] world points, one for every pixel of the views that shows a face."""
     cameras, faces = _cameras(), mesh.faces.cpu()
     clip = cameras.clip(mesh.vertices.detach().cpu().float())
+    along_axis = clip[..., 3:]
+    if depth == "screen":
+        clip = _without_perspective(clip)
     seen = fragments(clip, faces, rasterize(clip, faces, _SIZE, _SIZE))
-    depth = interpolate(clip[..., 3:], faces, seen)
     origins, directions = replace(cameras, cx=cameras.cx + 0.5, cy=cameras.cy + 0.5).rays()
     per_depth = directions / (directions * cameras.forward[:, None, None]).sum(dim=-1, keepdim=True)
-    return origins.reshape(-1, 3)[seen.pixel] + depth * per_depth.reshape(-1, 3)[seen.pixel]
+    distance = interpolate(along_axis, faces, seen)
+    return origins.reshape(-1, 3)[seen.pixel] + distance * per_depth.reshape(-1, 3)[seen.pixel]
+
+
+def _without_perspective(clip: Tensor) -> Tensor:
+    """The same places on the screen with w = 1; z grows with the distance along the axis, -1 to 1 for 0 to 100."""
+    w = clip[..., 3:]
+    return torch.cat([clip[..., :2] / w, w / 50 - 1, torch.ones_like(w)], dim=-1)

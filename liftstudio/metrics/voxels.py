@@ -7,24 +7,29 @@ from numpy.typing import NDArray
 from liftstudio.mesh import Mesh
 
 Array = NDArray[np.float64]
+Floats = NDArray[np.float32]
+
+_SLACK = 1e-3  # of a cell around a triangle: far above what float32 rounds off within [-1, 1]
+_ZERO, _ONE, _LEAST_AREA = np.float32(0), np.float32(1), np.float32(1e-30)
 
 
 def occupancy(mesh: Mesh, size: int = 64) -> NDArray[np.bool_]:
     """[size, size, size] bool, indexed (x, y, z): which grid points are inside the mesh, by ray parity.
 
     Grid point i lies at -1 + 2 i / size on each axis. From the side of least x a ray runs along every grid line;
-    a point is inside after an odd number of crossings. Open meshes therefore give what they give, the same as the
-    signs of `mesh2sdf.compute(size=size, fix=False)` (Bridson's SDFGen), which the published figures rest on.
-    Grid points exactly on the surface may fall either way.
+    a point is inside after an odd number of crossings, unless it lies on a face: at a distance of zero as float32
+    rounds it. Open meshes therefore give what they give. All this equals `mesh2sdf.compute(size=size, fix=False) < 0`
+    (Bridson's SDFGen), which the published figures rest on: a true mesh scaled to a side of 1 ends on grid planes.
 
     Args:
         mesh: in world units; the parts outside [-1, 1] count as crossings but have no grid points.
     """
-    vertices = mesh.vertices.detach().cpu().float().double().numpy()
-    grid = np.ascontiguousarray((vertices + 1.0) * (size / 2))
+    corners = mesh.corners().detach().cpu().float().numpy()
     crossings = np.zeros((size, size, size), np.uint8)
-    _mark_crossings(grid[mesh.faces.cpu().numpy()], crossings)
-    return np.bitwise_xor.accumulate(crossings, axis=0).astype(bool)
+    _mark_crossings((corners.astype(np.float64) + 1.0) * (size / 2), crossings)
+    inside = np.bitwise_xor.accumulate(crossings, axis=0).astype(bool)
+    _clear_touched(corners, inside)
+    return inside
 
 
 def volume_iou(prediction: Mesh, truth: Mesh, size: int = 64) -> float:
@@ -71,8 +76,62 @@ def _mark_crossings(corners: Array, crossings: NDArray[np.uint8]) -> None:
 
 @numba.njit(nogil=True, cache=True)
 def _crossing_x(a: Array, b: Array, c: Array, y: float, z: float) -> float:
-    """x at which the line (y, z) meets the triangle's plane."""
-    wa = (c[1] - b[1]) * (z - b[2]) - (c[2] - b[2]) * (y - b[1])
-    wb = (a[1] - c[1]) * (z - c[2]) - (a[2] - c[2]) * (y - c[1])
-    wc = (b[1] - a[1]) * (z - a[2]) - (b[2] - a[2]) * (y - a[1])
-    return (wa * a[0] + wb * b[0] + wc * c[0]) / (wa + wb + wc)
+    """x at which the line (y, z) meets the triangle's plane; divided before it is summed, as SDFGen rounds."""
+    wa = (b[2] - z) * (c[1] - y) - (b[1] - y) * (c[2] - z)
+    wb = (c[2] - z) * (a[1] - y) - (c[1] - y) * (a[2] - z)
+    wc = (a[2] - z) * (b[1] - y) - (a[1] - y) * (b[2] - z)
+    total = wa + wb + wc
+    if total == 0.0:  # a sliver, crossed by rounding alone
+        return a[0]
+    return wa / total * a[0] + wb / total * b[0] + wc / total * c[0]
+
+
+@numba.njit(nogil=True, cache=True)
+def _clear_touched(corners: Floats, inside: NDArray[np.bool_]) -> None:
+    """Unset the grid points that lie on a triangle of `corners` [F, 3, 3]."""
+    size = inside.shape[0]
+    step = np.float32(2 / size)
+    point = np.empty(3, np.float32)
+    for face in range(corners.shape[0]):
+        a, b, c = corners[face, 0], corners[face, 1], corners[face, 2]
+        least, most = np.empty(3, np.int64), np.empty(3, np.int64)
+        for axis in range(3):
+            low, high = min(a[axis], b[axis], c[axis]), max(a[axis], b[axis], c[axis])
+            least[axis] = max(np.ceil((low + 1.0) / step - _SLACK), 0.0)
+            most[axis] = min(np.floor((high + 1.0) / step + _SLACK), size - 1.0)
+        for x in range(least[0], most[0] + 1):
+            for y in range(least[1], most[1] + 1):
+                for z in range(least[2], most[2] + 1):
+                    if inside[x, y, z]:
+                        point[0], point[1], point[2] = x * step - 1, y * step - 1, z * step - 1
+                        inside[x, y, z] = _squared_distance(point, a, b, c) > 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _squared_distance(p: Floats, a: Floats, b: Floats, c: Floats) -> np.float32:
+    """From a point to the nearest point of a triangle, in float32 and the order of operations that SDFGen rounds in."""
+    ac, bc, pc = a - c, b - c, p - c
+    aa, bb, ab, ap, bp = _dot(ac, ac), _dot(bc, bc), _dot(ac, bc), _dot(ac, pc), _dot(bc, pc)
+    scale = _ONE / max(aa * bb - ab * ab, _LEAST_AREA)
+    u, v = scale * (bb * ap - ab * bp), scale * (aa * bp - ab * ap)
+    w = _ONE - u - v
+    if u >= 0 and v >= 0 and w >= 0:
+        offset = p - (u * a + v * b + w * c)
+        return _dot(offset, offset)
+    edges = _squared_distance_to_edge(p, a, b), _squared_distance_to_edge(p, a, c), _squared_distance_to_edge(p, b, c)
+    return min(min(edges[0], edges[1]), edges[2])
+
+
+@numba.njit(nogil=True, cache=True)
+def _squared_distance_to_edge(p: Floats, a: Floats, b: Floats) -> np.float32:
+    side = b - a
+    squared_length = np.float64(_dot(side, side))
+    along = np.float32(_dot(b - p, side) / squared_length) if squared_length > 0 else _ONE
+    along = min(max(along, _ZERO), _ONE)
+    offset = p - (along * a + (_ONE - along) * b)
+    return _dot(offset, offset)
+
+
+@numba.njit(nogil=True, cache=True)
+def _dot(a: Floats, b: Floats) -> np.float32:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]

@@ -2,13 +2,15 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from liftstudio.cameras import Cameras
 from liftstudio.checks import check_range
+from liftstudio.errors import InputError
+from liftstudio.priors.samplers import karras_sigmas
 from liftstudio.priors.weights import Weights
 from liftstudio.registry import Component
 
@@ -25,6 +27,19 @@ class ImagePrompt:
     image: Tensor
     mask: Tensor
     camera: Cameras
+
+
+class Estimates(NamedTuple):
+    """Estimates of x0 [T, *latent_shape] by what the network is shown; see `classifier_free.decomposed`.
+
+    everything: picture and noisy views.
+    views:      the noisy views alone.
+    reference:  the picture alone (the network may still see each view's own noisy latents).
+    """
+
+    everything: Tensor
+    views: Tensor
+    reference: Tensor
 
 
 class Prior(Component):
@@ -55,6 +70,7 @@ class Prior(Component):
     frames: int  # views it denoises together; 0: any number
     steps: int = 50  # denoising steps that suit it
     guidance_scale: float = 1.0  # classifier-free guidance that suits it
+    decomposed_scales: tuple[float, float] = (2.0, 1.0)  # of decomposed guidance that suit it
 
     @classmethod
     @abstractmethod
@@ -96,3 +112,19 @@ class Prior(Component):
 
         guidance_scale: [T] classifier-free guidance per frame, u + g (c - u); None: the conditional estimate alone.
         """
+
+    def denoise_separately(self, latents: Tensor, sigma: float, condition: Any, cameras: Cameras) -> Estimates:
+        """Estimates as those of `denoise`, with and without the picture and the other views; no gradient.
+
+        Raises:
+            InputError: this prior has not learned to do without either of them.
+        """
+        raise InputError(f"{self.name} has no estimates from the picture alone and from the views alone")
+
+    def sigmas(self, steps: int) -> Tensor:
+        """[steps + 1] descending noise levels that suit a sampler of so many steps; the last is the result's.
+
+        Raises:
+            InputError: a number of steps that cannot be.
+        """
+        return karras_sigmas(steps, self.sigma_min, self.sigma_max)

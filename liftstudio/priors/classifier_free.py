@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans 2022)."""
+"""Classifier-free guidance (Ho & Salimans 2022), plain and decomposed."""
 
 import torch
 from torch import Tensor
@@ -29,3 +29,13 @@ def guided(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
     """u + g (c - u) of two estimates [T, ...] with a scale per frame [T]."""
     per_frame = scale.to(conditional).reshape(-1, *[1] * (conditional.ndim - 1))
     return unconditional + per_frame * (conditional - unconditional)
+
+
+def decomposed(everything: Tensor, views: Tensor, reference: Tensor, scales: tuple[float, float]) -> Tensor:
+    """e + s1 (e - v) + s2 (e - r) of three estimates (Woo et al. 2024, "HarmonyView", as its released code has it).
+
+    s1 strengthens what only the picture tells, by the estimate v without it; s2 what only the other views tell, by the
+    estimate r without them. It is the same for estimates of x0 and of the noise.
+    """
+    s1, s2 = scales
+    return everything + s1 * (everything - views) + s2 * (everything - reference)

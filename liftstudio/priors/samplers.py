@@ -1,6 +1,6 @@
-"""Noise levels and the solver that follows them (Karras et al. 2022)."""
+"""Noise levels and the solvers that follow them (Karras et al. 2022; Song et al. 2021)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
@@ -26,6 +26,21 @@ def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float = 7
     return torch.cat([levels, levels.new_zeros(1)])
 
 
+def ddim_sigmas(levels: Tensor, steps: int) -> Tensor:
+    """[steps + 1] noise levels of a schedule, at the timesteps 1 + k i from the highest, k = T // steps, then at 0.
+
+    This is DDIM's choice in Stable Diffusion and what descends from it.
+
+    Args:
+        levels: [T] noise level of each timestep, ascending.
+    Raises:
+        InputError: fewer than 1 step, or T and more.
+    """
+    check_range("steps", steps, 1, len(levels) - 1)
+    timesteps = 1 + len(levels) // steps * torch.arange(steps - 1, -1, -1)
+    return levels[torch.cat([timesteps, timesteps.new_zeros(1)])]
+
+
 def euler(
     denoise: Denoise, noise: Tensor, sigmas: Tensor, on_step: Callable[[int, Tensor], None] | None = None
 ) -> Tensor:
@@ -45,3 +60,32 @@ def euler(
         if on_step is not None:
             on_step(step, latents)
     return latents
+
+
+def ancestral(
+    denoise: Denoise, noises: Iterator[Tensor], sigmas: Tensor, on_step: Callable[[int, Tensor], None] | None = None
+) -> Tensor:
+    """Clean latents by steps that draw new noise: DDIM with eta = 1 (Song et al. 2021, eq. 12 and 16).
+
+    In the form z = x0 + sigma * eps, a step from noise level a to b is z_b = x0 + b^2 / a eps + b sqrt(1 - b^2 / a^2) n
+    with new noise n, which the last step leaves out.
+
+    Args:
+        denoise: estimate of x0 from (noisy latents, noise level), both in that form.
+        noises: unit normal, of the latents' shape: of the start (times sqrt(1 + sigmas[0]^2)), then of each step but
+            the last.
+        sigmas: [steps + 1] descending noise levels; the last may be above 0: what then is left of the noise stays in
+            the result, which is z / sqrt(1 + sigmas[-1]^2).
+        on_step: told (number of the step from 0, z after it).
+    """
+    levels = sigmas.tolist()
+    latents = next(noises) * (1 + levels[0] ** 2) ** 0.5
+    last = len(levels) - 2
+    for step, (sigma, following) in enumerate(pairwise(levels)):
+        clean = denoise(latents, sigma)
+        latents = clean + (following / sigma) ** 2 * (latents - clean)
+        if step < last:
+            latents = latents + following * (1 - (following / sigma) ** 2) ** 0.5 * next(noises)
+        if on_step is not None:
+            on_step(step, latents)
+    return latents / (1 + levels[-1] ** 2) ** 0.5

@@ -25,6 +25,8 @@ class ReferenceViews:
     depths:   [V, H, W, 1] z-depth up to scale and shift, or None.
     normals:  [V, H, W, 3] unit world-space normals, or None.
     prompt:   which of them is the picture the user gave, from which a prior made the others; None: all are given.
+    sheet:    [H, W, 3] picture of all sets of views that a prior made, where these are one of several; None: they are
+              the only ones.
     """
 
     images: Tensor
@@ -35,6 +37,7 @@ class ReferenceViews:
     depths: Tensor | None = None
     normals: Tensor | None = None
     prompt: int | None = None
+    sheet: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -52,6 +55,7 @@ class ReferenceViews:
             None if self.depths is None else self.depths[chosen],
             None if self.normals is None else self.normals[chosen],
             order.index(self.prompt) if self.prompt in order else None,
+            self.sheet,
         )
 
     def training(self) -> "ReferenceViews":

@@ -4,7 +4,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,7 +21,6 @@ from liftstudio.logs import WorkProgress, log
 from liftstudio.orbits import MAX_ELEVATION_DEG, Angles
 from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.opening import block_weights, open_prior
-from liftstudio.priors.samplers import karras_sigmas
 from liftstudio.views.base import ReferenceViews, ViewSource
 from liftstudio.views.input_image import FRAME_RATIO, InputImage, load_input_image
 from liftstudio.views.silhouettes import FOREGROUND, alpha_before, main_pieces
@@ -31,14 +30,14 @@ OnStep = Callable[[int, Tensor], None]
 LEAST_SIZE = 256  # pixels across the views if no other size is asked for: the picture has detail to keep
 MAIN_PIECE = 0.1  # of a generated silhouette's area; smaller detached pieces are dropped
 SAME_ANGLE_DEG = 1e-3
-NOT_DECIDING = ("image", "prior", "resolution", "cache")  # options that do not change what the prior makes
 
 
 class PriorViews(ViewSource):
     """Views of the object in one picture, sampled from a prior on cameras around it; one base for all such sources.
 
-    A subclass has the cameras' angles and the sampler. The view at azimuth 0 and the picture's own elevation, if the
-    subclass has one, is the picture itself. What the prior makes is cached by the content of all that decides it.
+    A subclass has the cameras' angles and the sampler; it may frame the prompt in its own way, and sample several sets
+    of views to choose from. The view at azimuth 0 and the picture's own elevation, if the subclass has one, is the
+    picture itself. What the prior makes is cached by the content of all that decides it.
     """
 
     @dataclass
@@ -66,6 +65,8 @@ class PriorViews(ViewSource):
             check_range("fov_deg", self.fov_deg, 1, 170)
 
     config: Config
+    # Options that do not change what the prior makes.
+    not_deciding: ClassVar[frozenset[str]] = frozenset({"image", "prior", "resolution", "cache"})
 
     def __init__(self, config: Config, *, device: torch.device) -> None:
         self.config, self.device = config, device
@@ -84,12 +85,16 @@ class PriorViews(ViewSource):
         generator: torch.Generator,
         on_step: OnStep,
     ) -> Tensor:
-        """Latents [T, *prior.latent_shape] of the views, on the prior's device.
+        """Latents [T, *prior.latent_shape] of the views, on the prior's device; of K sets of them [K T, ...].
 
-        sigmas: [steps + 1] noise levels from the prior's highest down to 0.
+        sigmas: [steps + 1] descending noise levels, as the prior has them.
         generator: on the CPU, so that all devices draw equal noise.
         on_step: to be told after each step (its number from 0, latents after it), as the samplers do.
         """
+
+    def prompt_image(self, picture: InputImage, resolution: int) -> tuple[Tensor, Tensor]:
+        """What the prior sees of the picture: image [R, R, 3] over white and mask [R, R, 1], in [0, 1]."""
+        return picture.frame(resolution)
 
     def load(self) -> ReferenceViews:
         """The views, made or from the cache.
@@ -105,7 +110,7 @@ class PriorViews(ViewSource):
             frames = cached("views", self._key(picture), lambda: self._make(picture))
         else:
             frames = self._make(picture)
-        return _without_empty(self._views(frames["images"].float() / 255, frames["masks"].float() / 255, picture))
+        return _without_empty(self.assemble(frames["images"].float() / 255, frames["masks"].float() / 255, picture))
 
     def _say_which_prior(self) -> None:
         weights = self.config.prior.options.weights
@@ -115,7 +120,7 @@ class PriorViews(ViewSource):
 
     def _key(self, picture: InputImage) -> str:
         """A name for all that decides what the prior makes."""
-        options = {k: v for k, v in to_plain(self.config).items() if k not in NOT_DECIDING}
+        options = {k: v for k, v in to_plain(self.config).items() if k not in self.not_deciding}
         prior = {k: v for k, v in to_plain(self.config.prior).items() if k not in ("weights", "chunk")}
         return content_key(
             {
@@ -129,17 +134,17 @@ class PriorViews(ViewSource):
         )
 
     def _make(self, picture: InputImage) -> dict[str, Any]:
-        """Images [T, R, R, 3] over white and masks [T, R, R, 1] of the prior's resolution, uint8."""
+        """Images [K T, R, R, 3] over white and masks [K T, R, R, 1] of the prior's resolution, uint8."""
         prior = open_prior(self.config.prior, self.device)
         cameras, camera = self._cameras(prior.resolution), self._input_camera(prior.resolution)
         prior.check_cameras(camera, cameras)
-        image, mask = picture.frame(prior.resolution)
+        image, mask = self.prompt_image(picture, prior.resolution)
         prompt = ImagePrompt(image.to(self.device), mask.to(self.device), camera.to(self.device))
         generator = torch.Generator().manual_seed(self.config.seed)
         with torch.no_grad(), WorkProgress("views") as progress:
             steps = self.config.steps or prior.steps
             progress(f"{len(cameras)} by {prior.name}, {steps} steps", 0.0)
-            sigmas = karras_sigmas(steps, prior.sigma_min, prior.sigma_max)
+            sigmas = prior.sigmas(steps)
             on_step = _shown_on(progress, steps)
             latents = self.sample(prior, prompt, cameras.to(self.device), sigmas, generator, on_step)
             images, masks = prior.decode(latents)
@@ -147,8 +152,11 @@ class PriorViews(ViewSource):
             masks = torch.stack([_silhouette(image.cpu()) for image in images])
         return {"images": _quantized(images), "masks": _quantized(masks)}
 
-    def _views(self, images: Tensor, masks: Tensor, picture: InputImage) -> ReferenceViews:
-        """The views at the wanted resolution, the picture itself among them with all its detail."""
+    def assemble(self, images: Tensor, masks: Tensor, picture: InputImage) -> ReferenceViews:
+        """The views at the wanted resolution, the picture itself among them with all its detail.
+
+        images [T, R, R, 3] over white and masks [T, R, R, 1] are what the prior made; of K sets [K T, ...].
+        """
         size = self.config.resolution or max(images.shape[1], LEAST_SIZE)
         frames = torch.cat([images, masks], dim=-1)
         if size != images.shape[1]:

@@ -20,6 +20,8 @@ SHEET_CELL = 192  # pixels; the longer side of a picture in the contact sheet
 def save_views(folder: Path, views: ReferenceViews) -> None:
     """Write `000.png`... (RGBA, straight colour), orbit.mp4, contact_sheet.png and, last, transforms.json.
 
+    Where the views were chosen from several sets, instances.png shows all of them.
+
     The video goes round from the user's picture, if it is among the views. The pixels' files are numbered, whatever
     the views' names are; `posed-images` reads the folder back, with `normalize: as-given` in the same world. Depth and
     normal maps are not written.
@@ -33,6 +35,8 @@ def save_views(folder: Path, views: ReferenceViews) -> None:
     over_white = views.over(1.0)
     save_video(folder / "orbit.mp4", over_white.roll(-(views.prompt or 0), dims=0), FPS)
     save_image(folder / "contact_sheet.png", _contact_sheet(over_white, views))
+    if views.sheet is not None:
+        save_image(folder / "instances.png", views.sheet)
     atomic_write(folder / "transforms.json", json.dumps(_transforms(files, views), indent=1) + "\n")
 
 

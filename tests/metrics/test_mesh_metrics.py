@@ -12,8 +12,8 @@ from torch import Tensor
 
 from liftstudio.errors import InputError
 from liftstudio.mesh import Mesh
-from liftstudio.metrics.meshes import chamfer_distance, f_score, mesh_metrics, sample_surface
-from liftstudio.metrics.visible_points import visible_points, voxel_means
+from liftstudio.metrics.meshes import chamfer_distance, f_score, mesh_metrics, place_truth, sample_surface
+from liftstudio.metrics.visible_points import Depth, visible_points, voxel_means
 from liftstudio.metrics.voxels import occupancy, volume_iou
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden_metrics"
@@ -31,7 +31,7 @@ def golden() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def results() -> dict:
-    return json.loads((GOLDEN / "golden.json").read_text())
+    return json.loads((GOLDEN / "golden.json").read_text())["mesh"]
 
 
 def pair(golden: dict[str, Tensor], name: str) -> tuple[Mesh, Mesh]:
@@ -60,36 +60,32 @@ def winding_number(mesh: Mesh, points: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["blob", "box"])
-def test_golden_chamfer(name: str, golden: dict[str, Tensor], results: dict) -> None:
-    prediction, truth = (visible_points(mesh) for mesh in pair(golden, name))
-    expected = results[name]["ray_cast"]
+@pytest.mark.parametrize(("depth", "variant"), [("ray", "ray_cast"), ("screen", "screen_space")])
+def test_golden_chamfer(name: str, depth: Depth, variant: str, golden: dict[str, Tensor], results: dict) -> None:
+    prediction, truth = (visible_points(mesh, depth) for mesh in pair(golden, name))
+    expected = results[name][variant]
     assert chamfer_distance(prediction, truth) == pytest.approx(expected["chamfer"], abs=1e-5)
     # A pixel at a silhouette may fall either way in float32.
     assert abs(len(prediction) - expected["n_points_pr"]) <= 3 and abs(len(truth) - expected["n_points_gt"]) <= 3
 
 
-def test_golden_chamfer_of_small_triangles_does_not_depend_on_the_variant(golden, results) -> None:
-    prediction, truth = (visible_points(mesh) for mesh in pair(golden, "blob"))
-    assert chamfer_distance(prediction, truth) == pytest.approx(results["blob"]["screen_space"]["chamfer"], abs=1e-4)
-    # The points themselves: the two variants differ by less than half a voxel's diagonal.
-    assert chamfer_distance(truth, golden["blob_points_gt"].double().numpy()) < 5e-4
+def test_golden_points(golden: dict[str, Tensor]) -> None:
+    points = visible_points(pair(golden, "blob")[1], "screen")
+    assert chamfer_distance(points, golden["blob_points_gt"].double().numpy()) < 1e-5
 
 
-def test_golden_occupancy(golden: dict[str, Tensor], results: dict) -> None:
-    prediction, truth = pair(golden, "blob")
-    assert np.array_equal(occupancy(prediction), cells(golden["blob_occ_pr"]))
-    assert np.array_equal(occupancy(truth), cells(golden["blob_occ_gt"]))
-    assert volume_iou(prediction, truth) == pytest.approx(results["blob"]["ray_cast"]["iou"], abs=1e-9)
+def test_depth_variants_agree_where_triangles_are_small(golden: dict[str, Tensor]) -> None:
+    ray, screen = (visible_points(pair(golden, "blob")[1], depth) for depth in ("ray", "screen"))
+    assert chamfer_distance(ray, screen) < 5e-4  # voxels are 0.01 wide
 
 
-def test_golden_occupancy_where_faces_lie_on_grid_planes(golden: dict[str, Tensor], results: dict) -> None:
-    # The true box has z = -0.5 and 0.5, both grid planes: its cells there have a distance of zero up to rounding, and
-    # the reference leaves out about half of them at random. Everything else must agree.
-    prediction, truth = pair(golden, "box")
-    differing = np.argwhere(occupancy(truth) != cells(golden["box_occ_gt"]))
-    assert set(differing[:, 2].tolist()) <= {16, 48}
-    assert np.array_equal(occupancy(prediction), cells(golden["box_occ_pr"]))
-    assert volume_iou(prediction, truth) == pytest.approx(results["box"]["ray_cast"]["iou"], abs=0.01)
+@pytest.mark.parametrize("name", ["blob", "box"])
+def test_golden_occupancy(name: str, golden: dict[str, Tensor], results: dict) -> None:
+    """The true box ends on grid planes, where rounding alone says which points are inside."""
+    prediction, truth = pair(golden, name)
+    assert np.array_equal(occupancy(prediction), cells(golden[f"{name}_occ_pr"]))
+    assert np.array_equal(occupancy(truth), cells(golden[f"{name}_occ_gt"]))
+    assert volume_iou(prediction, truth) == pytest.approx(results[name]["ray_cast"]["iou"], abs=1e-9)
 
 
 def test_golden_occupancy_of_an_open_mesh(golden: dict[str, Tensor]) -> None:
@@ -110,10 +106,10 @@ def test_occupancy_is_where_the_winding_number_is_one(seed: int) -> None:
 
 
 def test_occupancy_with_vertices_and_edges_on_grid_lines() -> None:
-    """A unit box on grid planes: crossings on shared edges and corners count once, so it fills 32^3 half-open cells."""
+    """A unit box on grid planes: crossings on shared edges and corners count once, and its faces are not inside."""
     box = trimesh.creation.box((1, 1, 1))
     grid = occupancy(Mesh(torch.tensor(box.vertices, dtype=torch.float32), torch.tensor(box.faces)))
-    assert grid.sum() == 32**3
+    assert grid[17:48, 17:48, 17:48].all() and grid.sum() == 31**3
     ball = sphere(0.5, 1)  # has vertices at coordinates 0 and +-0.5
     volume = float((ball.corners()[:, 0] * ball.face_area_vectors()).sum() / 3)
     assert occupancy(ball).sum() / 32**3 == pytest.approx(volume, rel=0.02)
@@ -203,3 +199,19 @@ def test_bad_meshes_are_refused() -> None:
     broken.vertices[3, 1] = math.nan
     with pytest.raises(InputError, match="predicted mesh has vertices that are not finite"):
         mesh_metrics(broken, sphere(0.5))
+
+
+@pytest.mark.parametrize("seed", [fresh_seed()])
+def test_placing_undoes_a_turn_a_shift_and_a_scale(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    vertices = torch.tensor(generator.uniform(-1, 1, (50, 3)), dtype=torch.float32)
+    mesh = Mesh(vertices, torch.zeros(0, 3, dtype=torch.int64))
+    placed = place_truth(mesh).vertices
+    extent = placed.amax(0) - placed.amin(0)
+    assert extent.max().item() == pytest.approx(1, abs=1e-6)
+    assert torch.allclose(placed.amax(0) + placed.amin(0), torch.zeros(3), atol=1e-6)
+    moved = place_truth(Mesh(3.7 * vertices + torch.tensor([5.0, -2, 1]), mesh.faces)).vertices
+    assert torch.allclose(moved, placed, atol=1e-5)  # float32 rounding of coordinates up to 9
+    # A quarter turn: what was seen from azimuth 90 (+y) comes to +x.
+    turned = place_truth(mesh, 90.0).vertices
+    assert torch.allclose(turned, torch.stack([placed[:, 1], -placed[:, 0], placed[:, 2]], dim=1), atol=1e-6)

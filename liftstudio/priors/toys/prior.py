@@ -10,7 +10,7 @@ from torch import Tensor
 from liftstudio.cameras import Cameras
 from liftstudio.config import parse
 from liftstudio.errors import InputError
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import Estimates, ImagePrompt, Prior
 from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.precision import compute_dtype
 from liftstudio.priors.toys.network import Size, ToysNetwork, projections, render_images
@@ -94,19 +94,43 @@ class ToysPrior(Prior):
     ) -> Tensor:
         """See `Prior.denoise`; the result is a rendering, so its views agree."""
         cameras = cameras.to(self.device).resized(self.resolution, self.resolution)
-        conditional = self._estimate(latents, sigma, condition, cameras, has_image=True)
+        conditional = self._estimate(latents, sigma, condition, cameras)
         if guidance_scale is None or bool((guidance_scale == 1).all()):
             return conditional
         unconditional = self._estimate(latents, sigma, condition, cameras, has_image=False)
         return guided(conditional, unconditional, guidance_scale)
 
+    @torch.no_grad()
+    def denoise_separately(self, latents: Tensor, sigma: float, condition: Condition, cameras: Cameras) -> Estimates:
+        """See `Prior.denoise_separately`; from the picture alone, the estimate is the same at all noise levels."""
+        cameras = cameras.to(self.device).resized(self.resolution, self.resolution)
+        return Estimates(
+            self._estimate(latents, sigma, condition, cameras),
+            self._estimate(latents, sigma, condition, cameras, has_image=False),
+            self._estimate(latents, SIGMA_MAX, condition, cameras, has_views=False),  # as it was trained
+        )
+
     def _estimate(
-        self, latents: Tensor, sigma: float, condition: Condition, cameras: Cameras, has_image: bool
+        self,
+        latents: Tensor,
+        sigma: float,
+        condition: Condition,
+        cameras: Cameras,
+        *,
+        has_image: bool = True,
+        has_views: bool = True,
     ) -> Tensor:
         yes = torch.ones(1, dtype=torch.bool, device=self.device)
         level = torch.full((1,), sigma, device=self.device)
-        views, places = latents[None], projections(cameras)[None]
-        lifted = self.network.lift(condition.image, condition.projection, views, places, level, yes & has_image, yes)
+        lifted = self.network.lift(
+            condition.image,
+            condition.projection,
+            latents[None],
+            projections(cameras)[None],
+            level,
+            yes & has_image,
+            yes & has_views,
+        )
         return render_images(self.network, lifted, cameras, SAMPLES)
 
 

@@ -1,0 +1,38 @@
+"""What in a file tells that it is SyncDreamer's; light, since every command may ask."""
+
+import re
+
+from liftstudio.errors import InputError
+from liftstudio.priors.weights import Weights
+
+FIRST = "spatial_volume.target_encoder.init_conv.weight"  # only SyncDreamer has it
+UNET = "model.diffusion_model."
+VOLUME = "spatial_volume."
+VAE = "first_stage_model."
+CLIP = "clip_image_encoder.model.visual."
+BUFFERS = ("poses", "Ks", "azimuth", "alphas_cumprod")
+# What else follows from the noise schedule, and what is left of CLIP's text tower.
+UNUSED = re.compile(
+    r"(betas|alphas|sqrt_alphas_cumprod|sqrt_one_minus_alphas_cumprod|posterior_variance|posterior_log_variance_clipped"
+    r"|clip_image_encoder\.model\.(positional_embedding|text_projection|logit_scale|token_embedding\.weight"
+    r"|ln_final\.(weight|bias)))$"
+)
+# What shapes cannot tell: of the official model. Other files say theirs under these names in their metadata.
+NUMBERS = {"num_heads": 8, "clip_head_channels": 64, "spatial_volume_size": 32, "frustum_volume_depth": 48}
+
+
+def is_syncdreamer(weights: Weights) -> bool:
+    """Whether these are weights of SyncDreamer in the official layout."""
+    return FIRST in weights
+
+
+def number(weights: Weights, name: str) -> int:
+    """One of NUMBERS: the file's own, or that of the official model.
+
+    Raises:
+        InputError: the file's metadata holds something else than a whole number above 0 there.
+    """
+    text = weights.metadata.get(name, str(NUMBERS[name]))
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"{weights.path}: metadata '{name}': wanted a whole number above 0, got {text!r}")
+    return int(text)

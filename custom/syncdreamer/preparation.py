@@ -1,0 +1,51 @@
+"""The input picture as SyncDreamer's network was shown pictures."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+# OpenAI's CLIP preprocessing.
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def framed(rgba: Tensor, size: int, crop: int) -> tuple[Tensor, Tensor]:
+    """Image [size, size, 3] over white and mask [size, size, 1], in [0, 1], of a picture with straight alpha.
+
+    As the official script frames it, in 8 bits: the box of all that is not transparent, without its last row and
+    column, is resized bicubically until its longer side has `crop` pixels (fractions cut off), and centred.
+
+    Args:
+        rgba: [H, W, 4] float32 in [0, 1], not transparent everywhere.
+        crop: pixels; 0: the whole picture, padded to a square, is resized instead.
+    """
+    picture = Image.fromarray((rgba * 255).round().to(torch.uint8).cpu().numpy())
+    if crop:
+        rows, columns = (np.flatnonzero((rgba[..., 3] > 0).any(axis).cpu().numpy()) for axis in (1, 0))
+        left, top, right, bottom = (int(place) for place in (columns[0], rows[0], columns[-1], rows[-1]))
+        picture = picture.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+        scale = crop / max(picture.size)
+        width, height = (max(int(scale * side), 1) for side in picture.size)
+        picture = _centered(picture.resize((width, height), Image.Resampling.BICUBIC), size)
+    else:
+        picture = _centered(picture, max(picture.size)).resize((size, size), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(picture)).float() / 255
+    rgb, mask = pixels.split([3, 1], dim=-1)
+    return rgb * mask + 1 - mask, mask
+
+
+def _centered(picture: Image.Image, size: int) -> Image.Image:
+    canvas = Image.new("RGBA", (size, size))
+    canvas.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
+    return canvas
+
+
+def clip_pixels(image: Tensor, size: int) -> Tensor:
+    """[1, 3, size, size] input of the CLIP tower, of an image [R, R, 3] in [0, 1].
+
+    Resized bicubically between the corner pixels' centres, without antialiasing, and normalised, as officially.
+    """
+    pixels = F.interpolate(image.permute(2, 0, 1)[None], (size, size), mode="bicubic", align_corners=True)
+    mean, std = (torch.tensor(values, device=image.device)[:, None, None] for values in (_CLIP_MEAN, _CLIP_STD))
+    return (pixels - mean) / std

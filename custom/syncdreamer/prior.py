@@ -1,0 +1,171 @@
+"""SyncDreamer behind the interface of all priors."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from liftstudio.cameras import Cameras
+from liftstudio.checks import check_range, check_shape
+from liftstudio.errors import InputError
+from liftstudio.priors.base import Estimates, ImagePrompt, Prior
+from liftstudio.priors.classifier_free import guided
+from liftstudio.priors.parameterization import sigma_from_alpha_bar, x0_from_epsilon
+from liftstudio.priors.precision import half_on_cuda
+from liftstudio.priors.samplers import ddim_sigmas
+from liftstudio.priors.weights import Weights, open_weights
+from liftstudio.registry import register
+
+from .denoising import (
+    EVERYTHING,
+    LATENT_SCALE,
+    NOTHING,
+    VIEWS_ONLY,
+    Branch,
+    Condition,
+    estimate_epsilon,
+    reference_only,
+)
+from .layout import is_syncdreamer
+from .preparation import clip_pixels
+from .rig import Rig
+
+CHUNK = 8  # views through the UNet or the autoencoder at once
+SAME = 2e-3  # entries of poses and intrinsics (in image widths) closer than this are the same: 0.1 degrees
+
+
+@register("syncdreamer")
+class SyncDreamer(Prior):
+    """SyncDreamer: 16 views of one elevation, 22.5 degrees apart, denoised in step, from the official file.
+
+    After Liu et al. 2023, "SyncDreamer". The network knows its own cameras only, which its file holds.
+    """
+
+    published = (
+        "the official file syncdreamer-pretrain.ckpt is published by the authors of SyncDreamer; their page "
+        "github.com/liuyuan-pal/SyncDreamer has the link and the licence"
+    )
+
+    @dataclass
+    class Config(Prior.Config):
+        reference_gain: float = 4.0  # of the picture's latents in the estimate from it alone; HarmonyView's paper: 1
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_range("reference_gain", self.reference_gain, 0)
+
+    guidance_scale = 2.0
+
+    def __init__(self, config: Config, *, device: torch.device) -> None:
+        weights = open_weights(config.weights, self.published)
+        from .checkpoint import open_parts  # diffusers takes seconds to import
+
+        parts = open_parts(weights)
+        self.config, self.device = config, device
+        self.name = f"SyncDreamer ({weights.path.name})"
+        self.rig = Rig.read(weights, device)
+        self.frames, self.resolution = len(self.rig), self.rig.image_size
+        self.levels = sigma_from_alpha_bar(weights["alphas_cumprod"].double())  # of each timestep
+        self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
+        self.network = parts.network.load(half_on_cuda(config.precision, device), device)
+        self.vae, self._clip = parts.vae.load(torch.float32, device), parts.clip
+        side = self.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.latent_shape = (self.vae.config.latent_channels, side, side)
+
+    @classmethod
+    def recognizes(cls, weights: Weights) -> bool:
+        return is_syncdreamer(weights)
+
+    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+        if len(cameras) != self.frames:
+            raise InputError(f"{self.name} makes its {self.frames} views together, not {len(cameras)} views")
+        turn_deg = torch.rad2deg(self.rig.azimuth[0]).cpu() - prompt_camera.azimuth_deg[0].cpu()
+        asked = Rig.of(_turned(cameras.to("cpu"), turn_deg))
+        size = torch.tensor([cameras.width, cameras.height, 1.0])[:, None]
+        poses = (asked.poses - self.rig.poses.cpu()).abs().amax((1, 2))
+        lenses = (asked.intrinsics / size - self.rig.intrinsics.cpu() / self.resolution).abs()[:, :2].amax((1, 2))
+        wrong = (torch.maximum(poses, lenses) > SAME).nonzero().flatten().tolist()
+        if wrong:
+            view = cameras[wrong[:1]]
+            raise InputError(
+                f"{self.name} knows its own {self.frames} cameras only; another is view {wrong[0]}, at azimuth "
+                f"{view.azimuth_deg.item():.4g} and elevation {view.elevation_deg.item():.4g} degrees with a field of "
+                f"view of {view.fov_deg.item():.4g} degrees"
+            )
+
+    def sigmas(self, steps: int) -> Tensor:
+        """Those of DDIM, as officially: see `samplers.ddim_sigmas`."""
+        return ddim_sigmas(self.levels, steps)
+
+    def encode(self, images: Tensor, masks: Tensor) -> Tensor:
+        check_shape("images", images, ("T", self.resolution, self.resolution, 3))
+        chunks = [self._posterior(chunk).mode() for chunk in images.split(self._chunk)]
+        return LATENT_SCALE * torch.cat(chunks)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> tuple[Tensor, None]:
+        check_shape("latents", latents, ("T", *self.latent_shape))
+        chunks = [self.vae.decode(chunk / LATENT_SCALE).sample for chunk in latents.split(self._chunk)]
+        return (torch.cat(chunks).permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1), None
+
+    @torch.no_grad()
+    def condition(self, prompt: ImagePrompt) -> Condition:
+        """Embedding, latents and elevation of the input image.
+
+        The CLIP tower is in memory only here. Latents are drawn from their distribution, as officially; the draw is
+        always the same.
+        """
+        image = prompt.image.to(self.device)
+        check_shape("prompt.image", image, (self.resolution, self.resolution, 3))
+        tower = self._clip.load(torch.float32, self.device)
+        embedding = tower(pixel_values=clip_pixels(image, tower.config.image_size)).image_embeds
+        posterior = self._posterior(image[None])
+        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        latent = LATENT_SCALE * (posterior.mean + posterior.std * noise)[0]
+        return Condition(embedding, latent, prompt.camera.elevation_deg.item())
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        latents: Tensor,
+        sigma: float,
+        condition: Condition,
+        cameras: Cameras,
+        guidance_scale: Tensor | None = None,
+    ) -> Tensor:
+        """See `Prior.denoise`; the cameras are those that `check_cameras` lets pass, whatever is given."""
+        if guidance_scale is None or bool((guidance_scale == 1).all()):
+            return self._estimates(latents, sigma, condition, [EVERYTHING])[0]
+        conditional, unconditional = self._estimates(latents, sigma, condition, [EVERYTHING, NOTHING])
+        return guided(conditional, unconditional, guidance_scale)
+
+    @torch.no_grad()
+    def denoise_separately(self, latents: Tensor, sigma: float, condition: Condition, cameras: Cameras) -> Estimates:
+        branches = [EVERYTHING, VIEWS_ONLY, reference_only(self.config.reference_gain)]
+        return Estimates(*self._estimates(latents, sigma, condition, branches))
+
+    def _estimates(self, latents: Tensor, sigma: float, condition: Condition, branches: Sequence[Branch]) -> Tensor:
+        """Estimates of x0 [branches, T, 4, h, w]; the network is told the nearest timestep of its schedule."""
+        timestep = int((self.levels.log() - math.log(sigma)).abs().argmin())
+        noisy = latents / (1 + sigma**2) ** 0.5
+        epsilon = estimate_epsilon(self.network, self.rig, noisy, timestep, condition, branches, self._chunk)
+        return x0_from_epsilon(latents, epsilon, sigma)
+
+    @property
+    def _chunk(self) -> int:
+        return self.config.chunk or CHUNK
+
+    def _posterior(self, images: Tensor) -> Any:
+        """The distribution of the latents, not scaled, of images [B, R, R, 3] in [0, 1]."""
+        return self.vae.encode(2 * images.permute(0, 3, 1, 2) - 1).latent_dist
+
+
+def _turned(cameras: Cameras, turn_deg: Tensor) -> Cameras:
+    """The cameras turned about the vertical, counter-clockwise seen from above."""
+    angle = torch.deg2rad(turn_deg)
+    turn = torch.eye(4)
+    turn[0, 0], turn[0, 1], turn[1, 0], turn[1, 1] = angle.cos(), -angle.sin(), angle.sin(), angle.cos()
+    return replace(cameras, c2w=turn @ cameras.c2w)

@@ -1,0 +1,48 @@
+"""Which of several sets of views fits together best, judged by silhouettes alone."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liftstudio.images import resize_area
+from liftstudio.views.base import ReferenceViews
+
+SIZE = 48  # pixels across the silhouettes that are compared
+SAMPLES = 64  # along a ray
+REACH = 1.1  # half the length of rays that is sampled, world units; the object's longest side is 1.8
+INSIDE = 0.5  # share of a pixel that makes it one of the silhouette's
+
+
+@torch.no_grad()
+def mask_agreement(views: ReferenceViews) -> float:
+    """How far the silhouettes of views that include the picture agree with one another, in [0, 1].
+
+    A point belongs to the visual hull if it is in the silhouettes of all views. If the silhouettes are those of one
+    object, the hull fills each of them: every pixel of a silhouette has a point of the hull before it. A view's
+    agreement is the share of its silhouette's pixels that have one (silhouette coherence: Hernandez et al. 2007). The
+    result is the mean of the picture's agreement and of the mean agreement of the generated views, so that a set which
+    is at one with itself but not with the picture does not win.
+    """
+    assert views.prompt is not None
+    shares = _agreements(views)
+    generated = [index for index in range(len(views)) if index != views.prompt]
+    return float((shares[views.prompt] + shares[generated].mean()) / 2)
+
+
+def _agreements(views: ReferenceViews) -> Tensor:
+    """[V] share of each silhouette's pixels that have a point of the hull before them; 0 for an empty silhouette."""
+    masks = torch.stack([resize_area(mask, SIZE, SIZE) for mask in views.masks])
+    cameras = views.cameras.resized(SIZE, SIZE)
+    origins, directions = cameras.rays()
+    distances = torch.linspace(-REACH, REACH, SAMPLES)[:, None]
+    shares = []
+    for mask, origin, direction in zip(masks, origins, directions, strict=True):
+        chosen = mask[..., 0] > INSIDE
+        start, step = origin[chosen], direction[chosen]  # [P, 3]
+        middle = start - (start * step).sum(-1, keepdim=True) * step  # where the ray is nearest to the centre
+        points = middle[:, None] + distances * step[:, None]  # [P, SAMPLES, 3]
+        pixels, _ = cameras.project(points.view(-1, 3))  # [V, P SAMPLES, 2]
+        seen = F.grid_sample(masks.permute(0, 3, 1, 2), 2 * pixels[:, None] / SIZE - 1, align_corners=False)
+        hull = (seen[:, 0, 0] > INSIDE).all(0).view(-1, SAMPLES)
+        shares.append(hull.any(-1).sum() / max(len(hull), 1))
+    return torch.stack(shares)

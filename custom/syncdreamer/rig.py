@@ -1,0 +1,108 @@
+"""The fixed cameras that a checkpoint knows, in the axes it was trained with.
+
+There, objects are 1 long instead of 1.8, and cameras look along +z, with y down. Pixel (row i, column j) is taken to be
+at (j, i), half a pixel off what the training renders have: the network has learned with that.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liftstudio.cameras import Cameras
+from liftstudio.priors.weights import Weights
+
+ELEVATION_DEG = 30.0  # of all of them
+DISTANCE = 1.5  # of the cameras from the object's centre
+FOCAL_LENGTH = 280 / 256  # in image widths: a lens of 35 mm before a sensor of 32 mm
+HALF_SIDE = 0.5  # of the cube that the spatial volume fills
+HALF_DEPTH = 0.86603  # of the frustum volume, before and behind the object's centre; about half the cube's diagonal
+LEAST_DEPTH = 1e-4  # that a point is projected with
+
+
+@dataclass(frozen=True)
+class Rig:
+    """N cameras.
+
+    poses:      [N, 3, 4] float32, world to camera.
+    intrinsics: [N, 3, 3] float32, pixels of the image (not of the latents).
+    azimuth:    [N] float32, radians.
+    """
+
+    poses: Tensor
+    intrinsics: Tensor
+    azimuth: Tensor
+
+    @classmethod
+    def read(cls, weights: Weights, device: torch.device) -> "Rig":
+        """From a checkpoint, which carries them."""
+        return cls(*(weights[key].to(device, torch.float32, copy=True) for key in ("poses", "Ks", "azimuth")))
+
+    @classmethod
+    def of(cls, cameras: Cameras) -> "Rig":
+        """These cameras, all scaled to the distance DISTANCE."""
+        rotation = (cameras.c2w[:, :3, :3] * torch.tensor([1.0, -1, -1], device=cameras.device)).mT
+        centers = DISTANCE * cameras.centers / cameras.distance[:, None]
+        poses = torch.cat([rotation, -rotation @ centers[..., None]], dim=-1)
+        intrinsics = torch.zeros(len(cameras), 3, 3, device=cameras.device)
+        for (row, column), name in (((0, 0), "fx"), ((1, 1), "fy"), ((0, 2), "cx"), ((1, 2), "cy")):
+            intrinsics[:, row, column] = getattr(cameras, name)
+        intrinsics[:, 2, 2] = 1
+        azimuth = torch.atan2(centers[:, 1], centers[:, 0])
+        return cls(poses, intrinsics, azimuth)
+
+    def __len__(self) -> int:
+        return len(self.poses)
+
+    def __getitem__(self, views: slice) -> "Rig":
+        return Rig(self.poses[views], self.intrinsics[views], self.azimuth[views])
+
+    @property
+    def image_size(self) -> int:
+        """Pixels across the images: twice to the principal point."""
+        return round(2 * float(self.intrinsics[0, 0, 2]))
+
+    def view_embedding(self, elevation_deg: float, first_azimuth: Tensor) -> Tensor:
+        """[N, 4] float32: how the views differ from the input image's, which is at the azimuth of the first view.
+
+        elevation_deg: of the camera of the input image. first_azimuth: [] radians.
+        """
+        rise = torch.full_like(self.azimuth, math.radians(elevation_deg) - math.radians(ELEVATION_DEG))
+        turn = self.azimuth - first_azimuth
+        return torch.stack([rise, turn.sin(), turn.cos(), torch.zeros_like(turn)], dim=-1)
+
+    def warp_coordinates(self, points: Tensor, size: int) -> Tensor:
+        """[N, P, 2] where points [P, 3] are in the views' latents of `size` x `size`: -1 and 1 are the outer texels."""
+        projection = self._latent_intrinsics(size) @ self.poses
+        x, y, depth = (projection[..., :3] @ points.T + projection[..., 3:]).unbind(1)
+        texels = torch.stack([x, y], dim=-1) / depth.clamp_min(LEAST_DEPTH)[..., None]
+        return texels / ((size - 1) / 2) - 1
+
+    def frustum_points(self, planes: int, size: int) -> Tensor:
+        """[N, planes, size, size, 3] world points before each texel, at depths around the object."""
+        row, column = torch.meshgrid(*[torch.arange(size, device=self.poses.device).float()] * 2, indexing="ij")
+        texels = torch.stack([column, row, torch.ones_like(row)], dim=-1).view(-1, 3)
+        depths = torch.linspace(-HALF_DEPTH, HALF_DEPTH, planes, device=self.poses.device)
+        distances = self.poses[:, :, 3].norm(dim=1)[:, None] + depths  # [N, planes]
+        seen = F.pad(texels * distances[..., None, None], (0, 1), value=1.0)  # [N, planes, size^2, 4]
+        world_from_seen = torch.linalg.inv(_square(self._latent_intrinsics(size) @ self.poses))
+        return (seen @ world_from_seen.mT[:, None])[..., :3].unflatten(2, (size, size))
+
+    def _latent_intrinsics(self, size: int) -> Tensor:
+        scale = size / self.image_size
+        return self.intrinsics * self.intrinsics.new_tensor([scale, scale, 1.0])[:, None]
+
+
+def _square(projection: Tensor) -> Tensor:
+    """[N, 4, 4] matrices of [N, 3, 4], the last row (0, 0, 0, 1)."""
+    last = projection.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(projection), 1, 4)
+    return torch.cat([projection, last], dim=1)
+
+
+def vertices(count: int, device: torch.device) -> Tensor:
+    """[count^3, 3] world positions (x, y, z) of the spatial volume's vertices, x fastest."""
+    axis = torch.linspace(-HALF_SIDE, HALF_SIDE, count, device=device)
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    return torch.stack([x, y, z], dim=-1).view(-1, 3)

@@ -1,0 +1,157 @@
+"""SyncDreamer's views: sixteen cameras of one elevation around the object, and the input picture."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from liftstudio.cameras import Cameras, concatenate
+from liftstudio.checks import check_range
+from liftstudio.images import grid, resize_area, straight_from_white
+from liftstudio.logs import log
+from liftstudio.orbits import Angles
+from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.classifier_free import check_guidance_scale, decomposed
+from liftstudio.priors.samplers import ancestral
+from liftstudio.registry import register
+from liftstudio.views.base import ReferenceViews
+from liftstudio.views.input_image import InputImage
+from liftstudio.views.normalization import HALF_SIDE
+from liftstudio.views.prior_views import OnStep, PriorViews
+
+from . import rig
+from .preparation import framed
+from .ranking import mask_agreement
+
+ELEVATIONS_DEG = (-10.0, 40.0)  # of the pictures that SyncDreamer, like the bundled prior, was trained on
+CELL = 96  # pixels across a view in the picture of all instances
+
+
+@register("syncdreamer-views")
+class SyncDreamerViews(PriorViews):
+    """Sixteen views around the object in a picture, sampled as SyncDreamer does, with its guidance or HarmonyView's.
+
+    After Liu et al. 2023, "SyncDreamer", and Woo et al. 2024, "HarmonyView": ancestral steps from several starts
+    (instances), of which one is chosen. Views are 360 / `count` degrees apart, the first at the picture's azimuth,
+    all from 30 degrees above. The picture, which has its own elevation, is one view more; at 30 degrees it takes the
+    place of the first.
+    """
+
+    @dataclass
+    class Config(PriorViews.Config):
+        elevation_deg: float = 30.0  # of the camera that took the picture, degrees above its horizon, -10 to 40
+        frame_ratio: float = 200 / 256  # share of the frame that the longer side of the object's box takes
+        distance: float = rig.DISTANCE * 2 * HALF_SIDE  # of the cameras from the object's centre, world units
+        fov_deg: float = 2 * math.degrees(math.atan(0.5 / rig.FOCAL_LENGTH))  # field of view of the cameras
+        count: int = 16  # views around the object; SyncDreamer's own weights know 16 only
+        guidance: Literal["cfg", "harmonyview"] = "cfg"  # classifier-free, or HarmonyView's decomposed one
+        guidance_scale: float = 0.0  # of cfg, u + s (c - u), 1 or more; 0: what suits the prior
+        harmony_scales: tuple[float, float] | None = None  # of harmonyview: [s1, s2]; none: what suits the prior
+        instances: int = 4  # sets of views that are sampled
+        instance: int | Literal["best"] = "best"  # which set is used: a number from 0, or by the silhouettes' agreement
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_range("elevation_deg", self.elevation_deg, *ELEVATIONS_DEG)
+            check_range("count", self.count, 2)
+            check_guidance_scale(self.guidance_scale)
+            check_range("harmony_scales", min(self.harmony_scales or (0, 0)), 0)
+            check_range("instances", self.instances, 1)
+            if self.instance != "best":
+                check_range("instance", self.instance, 0, self.instances - 1)
+
+    config: Config
+    not_deciding: ClassVar[frozenset[str]] = PriorViews.not_deciding | {"instance"}
+
+    def angles(self) -> Angles:
+        """Azimuths from 0, all at 30 degrees of elevation."""
+        azimuth_deg = 360 / self.config.count * torch.arange(self.config.count)
+        return azimuth_deg, torch.full_like(azimuth_deg, rig.ELEVATION_DEG)
+
+    def prompt_image(self, picture: InputImage, resolution: int) -> tuple[Tensor, Tensor]:
+        """As the official script frames it."""
+        crop = int(self.config.frame_ratio * resolution) if self.config.recenter else 0
+        return framed(torch.cat([picture.rgb, picture.alpha], dim=-1), resolution, crop)
+
+    def sample(
+        self,
+        prior: Prior,
+        prompt: ImagePrompt,
+        cameras: Cameras,
+        sigmas: Tensor,
+        generator: torch.Generator,
+        on_step: OnStep,
+    ) -> Tensor:
+        """All instances [instances * T, ...], one after the other; none depends on how many there are."""
+        condition = prior.condition(prompt)
+        config, device = self.config, cameras.device
+        scale = torch.full((len(cameras),), config.guidance_scale or prior.guidance_scale, device=device)
+        harmony_scales = config.harmony_scales or prior.decomposed_scales
+
+        def denoise_one(latents: Tensor, sigma: float) -> Tensor:
+            if config.guidance == "cfg":
+                return prior.denoise(latents, sigma, condition, cameras, scale)
+            estimates = prior.denoise_separately(latents, sigma, condition, cameras)
+            return decomposed(*estimates, harmony_scales)
+
+        def denoise(latents: Tensor, sigma: float) -> Tensor:
+            return torch.stack([denoise_one(instance, sigma) for instance in latents])
+
+        noises = _noises((len(cameras), *prior.latent_shape), config.instances, generator, device)
+        return ancestral(denoise, noises, sigmas, on_step).flatten(0, 1)
+
+    def assemble(self, images: Tensor, masks: Tensor, picture: InputImage) -> ReferenceViews:
+        """The chosen instance, with a picture of all of them.
+
+        `instance: best` is the one whose silhouettes agree best with one another and with the picture's: see
+        `ranking.mask_agreement`.
+        """
+        sets = zip(images.split(self.config.count), masks.split(self.config.count), strict=True)
+        assemble = super().assemble
+        instances = [self._with_picture(assemble(*one, picture), picture) for one in sets]
+        if len(instances) == 1:
+            return instances[0]
+        scores = [mask_agreement(views) for views in instances]
+        best = max(range(len(scores)), key=scores.__getitem__)
+        chosen = best if self.config.instance == "best" else self.config.instance
+        agreement = ", ".join(f"{score:.3f}" for score in scores)
+        log.info("views: instance %d of %d is used; their silhouettes' agreement: %s", chosen, len(scores), agreement)
+        return replace(instances[chosen], sheet=_sheet(instances, scores, chosen))
+
+    def _with_picture(self, views: ReferenceViews, picture: InputImage) -> ReferenceViews:
+        """The views with the picture as the last, unless it is one of them already."""
+        if views.prompt is not None:
+            return views
+        size, count = views.cameras.width, len(views)
+        image, mask = (frame[None] for frame in picture.frame(size))
+        return replace(
+            views,
+            images=torch.cat([views.images, straight_from_white(image, mask)]),
+            masks=torch.cat([views.masks, mask]),
+            cameras=concatenate([views.cameras, self._input_camera(size)]),
+            names=(*views.names, f"{count:03d}.png"),
+            held_out=torch.zeros(count + 1, dtype=torch.bool),
+            prompt=count,
+        )
+
+
+def _noises(
+    shape: tuple[int, ...], instances: int, generator: torch.Generator, device: torch.device
+) -> Iterator[Tensor]:
+    """Unit noise [instances, *shape] without end; each instance has a generator of its own."""
+    seeds = (int(torch.randint(2**62, (), generator=generator)) for _ in range(instances))
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    while True:
+        yield torch.stack([torch.randn(shape, generator=one) for one in generators]).to(device)
+
+
+def _sheet(instances: list[ReferenceViews], scores: list[float], chosen: int) -> Tensor:
+    """[H, W, 3] picture: a row for each instance."""
+    rows = [[resize_area(view, CELL, CELL) for view in views.over(1.0)] for views in instances]
+    labels = [[""] * len(row) for row in rows]
+    for number, (label, score) in enumerate(zip(labels, scores, strict=True)):
+        label[0] = f"{number}: {score:.3f}{' used' if number == chosen else ''}"
+    return grid(rows, labels)

@@ -1,0 +1,91 @@
+"""E_flow, the consistency of an orbit of views: the optical flow between neighbours against that of the true views."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from liftstudio.checks import check_shape
+from liftstudio.errors import InputError
+from liftstudio.priors.weights import load_module, open_weights
+
+# Images [B, H, W, 3] (sRGB in [0, 1]) from, to -> [B, H, W, 2] float, pixels (right, down): what is at p in the first
+# image is at p + flow(p) in the second.
+FlowEstimator = Callable[[Tensor, Tensor], Tensor]
+
+RAFT_PUBLISHED = (
+    "RAFT is published as raft_large_C_T_V1-22a6c225.pth at https://download.pytorch.org/models (BSD-3-Clause), "
+    "torchvision's port of raft-things.pth"
+)
+_RAFT_ITERATIONS = 20  # as the official evaluation runs it
+_RAFT_LEAST_SIDE = 128  # pixels; its coarsest correlations would be empty below
+_BATCH = 4  # image pairs estimated together
+
+
+def orbit_flows(views: Tensor, estimate: FlowEstimator) -> Tensor:
+    """[2, V, H, W, 2] flow from each view to the next and to the previous one, in pixels; the views form a circle.
+
+    Args:
+        views: [V, H, W, 3] float, sRGB in [0, 1] over white, in the order of their azimuths.
+    Raises:
+        ValueError: for another shape, or images that the estimator cannot take.
+    """
+    check_shape("views", views, ("V", "H", "W", 3))
+    directions = []
+    for step in (-1, 1):
+        pairs = zip(views.split(_BATCH), views.roll(step, dims=0).split(_BATCH), strict=True)
+        directions.append(torch.cat([estimate(view, neighbour) for view, neighbour in pairs]))
+    return torch.stack(directions)
+
+
+def flow_error(flows: Tensor, true_flows: Tensor) -> float:
+    """E_flow in pixels, lower is better: mean |difference| over pixels, the two components, both directions and views.
+
+    Woo et al. 2024, "HarmonyView"; as in the official `eval_consistency.py`.
+
+    Args:
+        flows, true_flows: [2, V, H, W, 2] of `orbit_flows`, by the same estimator. The true ones serve every instance.
+    Raises:
+        ValueError: for other or unequal shapes.
+    """
+    check_shape("flows", flows, (2, "V", "H", "W", 2))
+    check_shape("true_flows", true_flows, flows.shape)
+    return (flows - true_flows).abs().mean(dtype=torch.float64).item()
+
+
+def load_raft(weights: str, device: torch.device | str = "cpu") -> FlowEstimator:
+    """RAFT (Teed & Deng 2020) as the official evaluation runs it: torchvision's `raft_large`, 20 iterations.
+
+    The estimator raises ValueError for images whose sides are not multiples of 8 of at least 128 pixels.
+
+    Args:
+        weights: the published file, or a folder with it.
+        device: where it computes; flows come back on the device of the images.
+    Raises:
+        InputError: torchvision is missing or does not fit the installed torch; the weights are missing or not RAFT's.
+    """
+    try:
+        from torchvision.models.optical_flow import raft_large
+    except (ImportError, RuntimeError) as error:  # RuntimeError: its compiled operators are for another torch
+        raise InputError(
+            f"E_flow needs torchvision, in the release for torch {torch.__version__}: pip install torchvision ({error})"
+        ) from error
+    opened = open_weights(weights, RAFT_PUBLISHED)
+    with torch.device("meta"):
+        network = raft_large()
+    load_module(network, opened, {}, torch.float32, torch.device(device))
+
+    @torch.no_grad()
+    def estimate(images: Tensor, targets: Tensor) -> Tensor:
+        _check_raft_size(images)
+        first, second = (2 * i.to(device, torch.float32).permute(0, 3, 1, 2) - 1 for i in (images, targets))
+        return network(first, second, num_flow_updates=_RAFT_ITERATIONS)[-1].permute(0, 2, 3, 1).to(images.device)
+
+    return estimate
+
+
+def _check_raft_size(images: Tensor) -> None:
+    height, width = images.shape[1:3]
+    if min(height, width) < _RAFT_LEAST_SIDE or height % 8 or width % 8:
+        wanted = f"wanted sides that are multiples of 8, at least {_RAFT_LEAST_SIDE} pixels"
+        raise ValueError(f"RAFT: {wanted}, got {height}x{width}")

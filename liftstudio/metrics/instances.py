@@ -1,0 +1,42 @@
+"""Several generated instances of each object, in one figure: the best, the average, and how much they scatter."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from liftstudio.checks import check_shape
+
+
+@dataclass(frozen=True)
+class InstanceSummary:
+    """Each taken over the instances of an object, then averaged over the objects, in the unit of the measure.
+
+    best, worst: by the direction of the measure.
+    variance:    population variance (in that unit squared).
+    """
+
+    best: float
+    average: float
+    worst: float
+    variance: float
+
+
+def summarize_instances(values: Tensor, *, higher_is_better: bool) -> InstanceSummary:
+    """Best, average and variance over instances as in Woo et al. 2024 ("HarmonyView"), Table 6.
+
+    The official statistics do the same; the "best" picks the instance for each measure by that measure itself, with
+    the truth at hand.
+
+    Args:
+        values: [O, S] float, a measure of S instances of each of O objects.
+        higher_is_better: True for PSNR, SSIM, IoU; False for LPIPS, E_flow, Chamfer distance.
+    Raises:
+        ValueError: for a wrong or empty shape.
+    """
+    check_shape("values", values, ("O", "S"))
+    if values.numel() == 0:
+        raise ValueError(f"values: wanted at least one object and one instance, got {list(values.shape)}")
+    values = values.double()
+    most, least = values.amax(dim=1).mean().item(), values.amin(dim=1).mean().item()
+    best, worst = (most, least) if higher_is_better else (least, most)
+    return InstanceSummary(best, values.mean().item(), worst, values.var(dim=1, correction=0).mean().item())

@@ -1,0 +1,225 @@
+"""What checkpoints of latent diffusion models share: an autoencoder and CLIP's image tower, in their original layout.
+
+The tables of names follow from comparing that layout with diffusers' and transformers'.
+"""
+
+import copy
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from liftstudio.errors import InputError
+from liftstudio.priors.weights import Weights, check_module, load_module
+
+Change = Callable[[Tensor], Tensor]
+Sources = dict[str, tuple[str, Change]]  # module's key -> the file's, and the change of layout
+
+_VAE_PARTS = {
+    "conv_norm_out": "norm_out",
+    "conv_shortcut": "nin_shortcut",
+    "downsamplers.0": "downsample",
+    "upsamplers.0": "upsample",
+    "mid_block.resnets.0": "mid.block_1",
+    "mid_block.resnets.1": "mid.block_2",
+    "mid_block.attentions.0": "mid.attn_1",
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
+_CLIP_PARTS = {
+    "vision_model.embeddings.class_embedding": "class_embedding",
+    "vision_model.embeddings.position_embedding.weight": "positional_embedding",
+    "vision_model.embeddings.patch_embedding": "conv1",
+    "vision_model.pre_layrnorm": "ln_pre",  # misspelt in transformers
+    "vision_model.post_layernorm": "ln_post",
+    "vision_model.encoder.layers": "transformer.resblocks",
+    "visual_projection.weight": "proj",
+    "self_attn.out_proj": "attn.out_proj",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of a file: built on the meta device, where its weights are, and read when asked for."""
+
+    module: Any  # an nn.Module; diffusers and transformers are untyped
+    weights: Weights
+    sources: Sources
+
+    def check(self) -> None:
+        """Raise an InputError that names the first weight that is missing or of another shape."""
+        check_module(self.module, self.weights, self.sources)
+
+    def load(self, dtype: torch.dtype, device: torch.device) -> Any:
+        """The network with its weights, frozen; each call reads them anew."""
+        module = copy.deepcopy(self.module)
+        load_module(module, self.weights, self.sources, dtype, device)
+        return module
+
+
+def vae_part(weights: Weights, prefix: str) -> Part:
+    """The autoencoder under `prefix`; all sizes are read from shapes.
+
+    Raises:
+        InputError: a weight that tells a size is missing.
+    """
+    from diffusers import AutoencoderKL  # takes seconds to import
+
+    levels = weight_count(weights, f"{prefix}encoder.down.")
+    firsts = [f"{prefix}encoder.down.{level}.block.0.conv1.weight" for level in range(levels)]
+    with torch.device("meta"):
+        module: Any = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            block_out_channels=tuple(weight_shape(weights, first, 4)[0] for first in firsts),
+            layers_per_block=weight_count(weights, f"{prefix}encoder.down.0.block."),
+            latent_channels=weight_shape(weights, f"{prefix}decoder.conv_in.weight", 4)[1],
+        )
+    return Part(module, weights, vae_sources(module.state_dict(), levels, prefix))
+
+
+def clip_part(weights: Weights, prefix: str, head_channels: int, activation: str) -> Part:
+    """The image tower under `prefix`.
+
+    Args:
+        head_channels: width of an attention head, which no shape tells.
+        activation: as transformers names it: "quick_gelu" (OpenAI's weights) or "gelu" (OpenCLIP's).
+    Raises:
+        InputError: a weight that tells a size is missing, or the heads do not divide the width.
+    """
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    width, _, patch, _ = weight_shape(weights, f"{prefix}conv1.weight", 4)
+    tokens = weight_shape(weights, f"{prefix}positional_embedding", 2)[0]
+    if width % head_channels:
+        raise InputError(f"{weights.path}: '{prefix}conv1.weight': {width} channels are no heads of {head_channels}")
+    config = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=weight_shape(weights, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
+        num_hidden_layers=weight_count(weights, f"{prefix}transformer.resblocks."),
+        num_attention_heads=width // head_channels,
+        patch_size=patch,
+        image_size=patch * round((tokens - 1) ** 0.5),
+        projection_dim=weight_shape(weights, f"{prefix}proj", 2)[1],
+        hidden_act=activation,
+    )
+    with torch.device("meta"):
+        module = CLIPVisionModelWithProjection(config)
+    module.vision_model.embeddings.position_ids = torch.arange(tokens)[None]  # in no file
+    return Part(module, weights, clip_sources(module.state_dict(), prefix))
+
+
+def vae_sources(names: Iterable[str], levels: int, prefix: str) -> Sources:
+    """Sources of the autoencoder's weights; `levels` counts its resolutions."""
+
+    def official(name: str) -> str:
+        name = re.sub(r"^encoder\.down_blocks\.(\d+)\.resnets", r"encoder.down.\1.block", name)
+        name = re.sub(r"^encoder\.down_blocks", "encoder.down", name)
+        name = re.sub(r"^decoder\.up_blocks\.(\d+)", lambda m: f"decoder.up.{levels - 1 - int(m[1])}", name)
+        name = re.sub(r"^(decoder\.up\.\d+)\.resnets", r"\1.block", name)
+        return prefix + replace_parts(name, _VAE_PARTS)
+
+    def change(name: str) -> Change:
+        is_attention_matrix = re.search(r"\.(to_[qkv]|to_out\.0)\.weight$", name)  # officially a 1x1 convolution
+        return _without_pixels if is_attention_matrix else same
+
+    return {name: (official(name), change(name)) for name in names}
+
+
+def clip_sources(names: Iterable[str], prefix: str) -> Sources:
+    """Sources of the image tower's weights; the original file has query, key and value in one matrix."""
+
+    def source(name: str) -> tuple[str, Change]:
+        match = re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)", name)
+        if match:
+            key = f"{prefix}transformer.resblocks.{match[1]}.attn.in_proj_{match[3]}"
+            return key, _THIRDS["qkv".index(match[2])]
+        return prefix + replace_parts(name, _CLIP_PARTS), _transposed if name == "visual_projection.weight" else same
+
+    return {name: source(name) for name in names}
+
+
+def check_all_used(weights: Weights, parts: Iterable[Part], others: re.Pattern[str]) -> None:
+    """Raise an InputError that names the first key of the file that no part uses and `others` does not name."""
+    used = {source[0] for part in parts for source in part.sources.values()}
+    for key in weights.shapes:
+        if key not in used and not others.match(key):
+            raise InputError(f"{weights.path}: unexpected weight '{key}'")
+
+
+def official_state(module: nn.Module, sources: Sources) -> dict[str, Tensor]:
+    """The module's weights under the original keys, in the original layout: the inverse of loading by `sources`."""
+    state = module.state_dict()
+    parts: defaultdict[str, dict[int, Tensor]] = defaultdict(dict)
+    for name, (key, change) in sources.items():
+        place, undo = _INVERSE[change]
+        parts[key][place] = undo(state[name])
+    return {key: torch.cat([found[place] for place in sorted(found)]) for key, found in parts.items()}
+
+
+def replace_parts(name: str, parts: dict[str, str]) -> str:
+    """`name` with each run of its dotted words that is in `parts` replaced."""
+    known = "|".join(map(re.escape, parts))
+    return re.sub(rf"(?<![^.])({known})(?![^.])", lambda match: parts[match[0]], name)
+
+
+def weight_shape(weights: Weights, key: str, dimensions: int) -> tuple[int, ...]:
+    """The shape of a weight that tells sizes.
+
+    Raises:
+        InputError: it is missing, or has another number of dimensions.
+    """
+    if key not in weights:
+        raise InputError(f"{weights.path}: the weight '{key}' is missing")
+    shape = weights.shapes[key]
+    if len(shape) != dimensions:
+        raise InputError(f"{weights.path}: the weight '{key}' has shape {list(shape)}; wanted {dimensions} dimensions")
+    return shape
+
+
+def weight_count(weights: Weights, prefix: str) -> int:
+    """One more than the highest number that follows `prefix` in a key: how many numbered modules are there."""
+    numbered = re.compile(rf"{re.escape(prefix)}(\d+)\.")
+    return 1 + max((int(match[1]) for key in weights.shapes if (match := numbered.match(key))), default=-1)
+
+
+def same(tensor: Tensor) -> Tensor:
+    """No change of layout."""
+    return tensor
+
+
+def _transposed(tensor: Tensor) -> Tensor:
+    return tensor.T
+
+
+def _without_pixels(tensor: Tensor) -> Tensor:
+    return tensor.flatten(1)
+
+
+def _with_pixels(tensor: Tensor) -> Tensor:
+    return tensor[..., None, None]
+
+
+def _third(index: int) -> Change:
+    return lambda tensor: tensor.chunk(3)[index]
+
+
+_THIRDS = [_third(index) for index in range(3)]
+# change of layout -> its place among those that share a key, and the way back
+_INVERSE: dict[Change, tuple[int, Change]] = {
+    same: (0, same),
+    _transposed: (0, _transposed),
+    _without_pixels: (0, _with_pixels),
+    **{change: (place, same) for place, change in enumerate(_THIRDS)},
+}

@@ -1,0 +1,442 @@
+"""The SyncDreamer and HarmonyView port against results of the official code, also of LIFTSTUDIO_GOLDEN's folder.
+
+A case folder has a `config.json` with the sizes of one network per number of views (`n4`, `n16`) and safetensors files;
+every file whose name fits a pattern below is a case. Weights are in `weights.safetensors` or in `weights_*` files, of
+which those for another number of views only count where there are no others. All sizes come from the config.
+"""
+
+import functools
+import json
+import math
+import os
+import re
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_syncdreamer import NUMBERS, official_cameras, syncdreamer
+from torch import Tensor
+
+from liftstudio.errors import InputError
+from liftstudio.priors.classifier_free import decomposed
+from liftstudio.priors.parameterization import sigma_from_alpha_bar
+from liftstudio.priors.samplers import ancestral, ddim_sigmas
+from liftstudio.priors.weights import Weights
+
+BUNDLED = Path(__file__).parents[1] / "data" / "golden_syncdreamer" / "golden.tar.xz"
+CPU = torch.device("cpu")
+# Absolute tolerances that the data's own description states for a port in float32 on a CPU. Two convolution backends
+# of one machine are 3e-6 apart in features and noise, 4e-5 in guided noise and loops; guidance multiplies by 3 to 7.
+GEOMETRY, FEATURES, GUIDED = 1e-5, 5e-5, 5e-4
+Case = dict[str, Tensor]
+
+
+@functools.cache
+def unpacked() -> tempfile.TemporaryDirectory[str]:
+    """The bundled cases as a folder, until the process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="golden_syncdreamer_")
+    with tarfile.open(BUNDLED) as archive:
+        archive.extractall(folder.name, filter="data")
+    return folder
+
+
+def root() -> Path:
+    return Path(os.environ.get("LIFTSTUDIO_GOLDEN") or unpacked().name)
+
+
+def config_of(folder: Path) -> dict[int, Any]:
+    """Number of views -> sizes."""
+    config = json.loads((folder / "config.json").read_text())
+    networks = [config, *config.values()] if isinstance(config, dict) else []
+    return {sizes["view_num"]: sizes for sizes in networks if isinstance(sizes, dict) and "view_num" in sizes}
+
+
+def case_folders() -> list[Path]:
+    return [path.parent for path in sorted(root().rglob("config.json")) if config_of(path.parent)]
+
+
+def cases(*patterns: str) -> list[Any]:
+    found = [path for folder in case_folders() for pattern in patterns for path in sorted(folder.glob(pattern))]
+    return [pytest.param(path, id=f"{path.parent.name}/{path.stem}") for path in found]
+
+
+def state_of(folder: Path, views: int) -> Case:
+    """The official weights of the network for so many views."""
+
+    def rank(path: Path) -> int:
+        match = re.search(r"_n(\d+)(_override)?$", path.stem)
+        if match is None:
+            return 0
+        if int(match[1]) == views:
+            return 2
+        return -1 if match[2] else 1
+
+    files = sorted(folder.glob("weights*.safetensors"), key=lambda path: (rank(path), path))
+    state: Case = {}
+    for path in files:
+        state |= load_file(path) if rank(path) >= 0 else {}
+    buffers = folder / f"buffers_n{views}.safetensors"
+    return state | (load_file(buffers) if buffers.is_file() else {})
+
+
+@dataclass(frozen=True)
+class Model:
+    network: Any
+    rig: Any
+    levels: Tensor
+
+    def prior(self, **options: Any) -> Any:
+        """The prior of this network, without autoencoder and CLIP."""
+        cls = syncdreamer("prior").SyncDreamer
+        prior = cls.__new__(cls)
+        prior.network, prior.rig, prior.levels, prior.config = (
+            self.network,
+            self.rig,
+            self.levels,
+            cls.Config("", **options),
+        )
+        return prior
+
+
+@functools.cache
+def model_of(folder: Path, views: int) -> Model:
+    sizes = config_of(folder)[views]
+    volumes = {name: str(sizes["spatial_volume"][name]) for name in ("spatial_volume_size", "frustum_volume_depth")}
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "weights.safetensors"
+        save_file(state_of(folder, views), path, {**NUMBERS, **volumes, "num_heads": str(sizes["unet"]["num_heads"])})
+        weights = Weights(path)
+        network = syncdreamer("checkpoint").network_part(weights).load(torch.float32, CPU)
+        rig = syncdreamer("rig").Rig.read(weights, CPU)
+        levels = sigma_from_alpha_bar(weights["alphas_cumprod"].double())
+    unet, volume = network.model["diffusion_model"].size, network.spatial_volume.size
+    assert list(unet.channels) == [m * sizes["unet"]["model_channels"] for m in sizes["unet"]["channel_mult"]]
+    assert unet.layers == sizes["unet"]["num_res_blocks"] and unet.context_width == sizes["unet"]["context_dim"]
+    assert unet.attends == tuple(2**i in sizes["unet"]["attention_resolutions"] for i in range(len(unet.channels)))
+    assert list(volume.channels) == sizes["volume_dims"] and volume.time_width == sizes["time_embed_dim"]
+    assert (volume.views, rig.image_size) == (views, sizes["image_size"])
+    return Model(network, rig, levels)
+
+
+def some_model(folder: Path) -> Model:
+    """For what is the same for all numbers of views."""
+    return model_of(folder, min(config_of(folder)))
+
+
+def condition_of(case: Case, sample: int) -> Any:
+    elevation_deg = math.degrees(case["elevation"][sample])
+    return syncdreamer("denoising").Condition(case["clip_embed"][sample], case["x_input"][sample], elevation_deg)
+
+
+def close(a: Tensor, b: Tensor, tolerance: float, name: str = "") -> None:
+    assert a.shape == b.shape, (name, a.shape, b.shape)
+    assert torch.isfinite(a).all()
+    difference = (a - b).abs().max().item()
+    print(f"{name}: {difference:.1e}")  # noqa: T201  for pytest -rP
+    assert difference <= tolerance, (name, difference)
+
+
+def pyramid(case: Case, prefix: str) -> list[Tensor]:
+    """The tensors `prefix`_<width>, from the widest."""
+    widths = sorted((int(m[1]) for key in case if (m := re.fullmatch(rf"{prefix}_(\d+)", key))), reverse=True)
+    return [case[f"{prefix}_{width}"] for width in widths]
+
+
+def test_there_is_a_case() -> None:
+    assert any(map(cases, ("[a-f]_*.safetensors", "h_*.safetensors"))), f"no case of SyncDreamer in {root()}"
+
+
+@pytest.mark.parametrize("path", cases("buffers_n*.safetensors"))
+def test_generated_cameras(path: Path) -> None:
+    """Those of the file are those that the views source asks for, where it has all 16."""
+    case = load_file(path)
+    views = len(case["poses"])
+    everything = syncdreamer("rig").Rig.of(official_cameras(views, config_of(path.parent)[views]["image_size"]))
+    close(everything.poses, case["poses"], GEOMETRY, "poses")
+    close(everything.intrinsics, case["Ks"], 1e-6 * case["Ks"].max().item(), "Ks")
+    turn = (everything.azimuth - case["azimuth"] + math.pi) % (2 * math.pi) - math.pi
+    close(turn, torch.zeros(views), GEOMETRY, "azimuth")
+    assert (sigma_from_alpha_bar(case["alphas_cumprod"].double()).diff() > 0).all()
+
+
+@pytest.mark.parametrize("path", cases("a_*.safetensors"))
+@torch.no_grad()
+def test_target_encoder(path: Path) -> None:
+    case = load_file(path)
+    encoder = some_model(path.parent).network.spatial_volume.target_encoder
+    close(encoder(case["x"], case["t"], case["v"]), case["out"], GEOMETRY, "out")
+
+
+@pytest.mark.parametrize("path", cases("b_spatial_volume_n*.safetensors"))
+@torch.no_grad()
+def test_spatial_volume(path: Path) -> None:
+    case, rig_module = load_file(path), syncdreamer("rig")
+    model = model_of(path.parent, case["x_noisy"].shape[1])
+    rig, network = rig_module.Rig(case["poses"], case["Ks"], model.rig.azimuth), model.network.spatial_volume
+    count, size = network.size.vertices, case["x_noisy"].shape[-1]
+    points = rig_module.vertices(count, CPU)
+    close(points.T.unflatten(1, (count,) * 3), case["verts"][0], GEOMETRY, "verts")
+    for sample, noisy in enumerate(case["x_noisy"]):
+        elevation_deg = math.degrees(case["elevation"][sample])
+        close(rig.view_embedding(elevation_deg, rig.azimuth[0]), case["v_embed"][sample], GEOMETRY, "v_embed")
+        time, view = case["t_embed"][sample : sample + 1], case["v_embed"][sample]
+        close(model.network.embed_time(int(case["timesteps"][sample])), time, GEOMETRY, "t_embed")
+        where = rig.warp_coordinates(points, size).unflatten(1, (count,) * 3)
+        close(where, case["warp_coords"][sample], GEOMETRY, "warp_coords")
+        encoded = network.target_encoder(noisy, time.expand(len(noisy), -1), view)
+        if "encoded" in case:
+            close(encoded, case["encoded"][sample], FEATURES, "encoded")
+        if "unprojected" in case:
+            close(network.unproject(encoded, rig), case["unprojected"][sample], FEATURES, "unprojected")
+        close(network.spatial(noisy, time, view, rig)[0], case["spatial_volume"][sample], FEATURES, "spatial_volume")
+
+
+@pytest.mark.parametrize("path", cases("c_frustum_n*.safetensors"))
+@torch.no_grad()
+def test_frustum_volume(path: Path) -> None:
+    case = load_file(path)
+    model = model_of(path.parent, case["v_embed"].shape[1])
+    network, wanted = model.network.spatial_volume, pyramid(case, "feats")
+    size = wanted[0].shape[-1]
+    for sample in range(len(case["t_embed"])):
+        one, target = slice(sample, sample + 1), int(case["target_indices"][sample])
+        rig, volume = model.rig[target : target + 1], case["spatial_volume"][one]
+        points = rig.frustum_points(network.size.planes, size)
+        close(points.permute(0, 4, 1, 2, 3), case["volume_xyz"][one], GEOMETRY, "volume_xyz")
+        if "volume_depth" in case:
+            depth = (rig.poses[:, 2, :3] @ points[0].flatten(0, 2).T + rig.poses[:, 2, 3:]).unflatten(
+                1, points.shape[1:4]
+            )
+            close(depth[None], case["volume_depth"][one], GEOMETRY, "volume_depth")
+        if "sampled" in case:
+            close(network.resample(volume, size, rig), case["sampled"][one], FEATURES, "sampled")
+        found = network.frustum(volume, size, case["t_embed"][one], case["v_embed"][one, target], rig)
+        for features, expected in zip(found, wanted, strict=True):
+            close(features, expected[one], FEATURES, f"feats_{features.shape[-1]}")
+
+
+@pytest.mark.parametrize("path", cases("d_unet*.safetensors"))
+@torch.no_grad()
+def test_unet(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = load_file(path)
+    unet, sources = some_model(path.parent).network.model["diffusion_model"], pyramid(case, "source")
+    zeros = [torch.zeros_like(source) for source in sources]
+    arguments = case["x"], case["timesteps"], case["context"]
+    close(unet(*arguments, sources), case["out"], FEATURES, "out")
+    close(unet(*arguments, zeros), case["out_zero_volume"], FEATURES, "out_zero_volume")
+    if "dt_x" in case:  # one block, the first at half resolution
+        level = [source.shape[-1] for source in sources].index(case["dt_x"].shape[-1])
+        block = unet.output_conditions[[n for n in unet.condition_levels if n is not None].index(level)]
+        close(block(case["dt_x"], sources[level]), case["dt_out"], FEATURES, "dt_out")
+        close(block(case["dt_x"], zeros[level]), case["dt_out_zero_volume"], FEATURES, "dt_out_zero_volume")
+        close(block.depth_attn(case["da_x"], sources[level]), case["da_out"], FEATURES, "da_out")
+    if "out_no_depth_attention" in case:
+        monkeypatch.setattr(syncdreamer("unet").DepthTransformer, "forward", lambda self, x, volume: x)
+        close(unet(*arguments, sources), case["out_no_depth_attention"], FEATURES, "out_no_depth_attention")
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("path", cases("e_denoise_n*.safetensors"))
+@torch.no_grad()
+def test_denoising(path: Path, chunk: int) -> None:
+    case, denoising = load_file(path), syncdreamer("denoising")
+    views = case["x_noisy"].shape[1]
+    model = model_of(path.parent, views)
+    network, rig, size = model.network, model.rig, case["x_noisy"].shape[-1]
+    for sample, noisy in enumerate(case["x_noisy"]):
+        condition, timestep = condition_of(case, sample), int(case["timesteps"][sample])
+        time, view = network.embed_time(timestep), rig.view_embedding(condition.elevation_deg, rig.azimuth[0])
+        close(time, case["t_embed"][sample : sample + 1], GEOMETRY, "t_embed")
+        close(view, case["v_embed"][sample], GEOMETRY, "v_embed")
+        context = network.embed_context(condition.embedding, view)
+        close(context, case["context"].unflatten(0, (-1, views))[sample], FEATURES, "context")
+        volume = network.spatial(noisy, time, view, rig)
+        close(volume, case["spatial_volume"][sample : sample + 1], FEATURES, "spatial_volume")
+        for key, expected in case.items():
+            if match := re.fullmatch(r"frustum_feats_(\d+)_view(\d+)", key):
+                one = slice(int(match[2]), int(match[2]) + 1)
+                found = {f.shape[-1]: f[0] for f in network.frustum(volume, size, time, view[one], rig[one])}
+                close(found[int(match[1])], expected[sample], FEATURES, key)
+        branches = [denoising.EVERYTHING, denoising.NOTHING]
+        cond, uncond = denoising.estimate_epsilon(network, rig, noisy, timestep, condition, branches, chunk)
+        close(cond, case["eps_cond"][sample], FEATURES, "eps_cond")
+        close(uncond, case["eps_uncond"][sample], FEATURES, "eps_uncond")
+        close(uncond + 2 * (cond - uncond), case["eps_cfg2"][sample], GUIDED, "eps_cfg2")
+
+
+@pytest.mark.parametrize("path", cases("f_decomposed_guidance*.safetensors"))
+@torch.no_grad()
+def test_decomposed_guidance(path: Path) -> None:
+    case, denoising = load_file(path), syncdreamer("denoising")
+    views = case["eps_cond"].shape[1]
+    model, inputs = model_of(path.parent, views), load_file(path.parent / f"e_denoise_n{views}.safetensors")
+    branches = {"eps_cond": denoising.EVERYTHING, "eps_multiview_only": denoising.VIEWS_ONLY}
+    for key in case:
+        if match := re.fullmatch(r"eps_reference_only_x(\d+)", key):
+            branches[key] = denoising.reference_only(float(match[1]))
+    for sample, noisy in enumerate(inputs["x_noisy"]):
+        arguments = (
+            noisy,
+            int(inputs["timesteps"][sample]),
+            condition_of(inputs, sample),
+            list(branches.values()),
+            views,
+        )
+        found = dict(zip(branches, denoising.estimate_epsilon(model.network, model.rig, *arguments), strict=True))
+        for key, epsilon in found.items():
+            close(epsilon, case[key][sample], FEATURES, key)
+        terms = found["eps_cond"], found["eps_multiview_only"], found["eps_reference_only_x4"]
+        for key, expected in case.items():
+            if match := re.fullmatch(r"eps_dg_s1_([\d.]+)_s2_([\d.]+)", key):
+                close(decomposed(*terms, (float(match[1]), float(match[2]))), expected[sample], GUIDED, key)
+
+
+def levels_of(folder: Path) -> Tensor:
+    """[1000] noise levels of the schedule, whatever network it comes with."""
+    return sigma_from_alpha_bar(state_of(folder, min(config_of(folder)))["alphas_cumprod"].double())
+
+
+@pytest.mark.parametrize("path", cases("f_ddim*.safetensors"))
+def test_ddim_tables(path: Path) -> None:
+    case, levels = load_file(path), levels_of(path.parent)
+    counts = [int(match[1]) for key in case if (match := re.fullmatch(r"steps(\d+)_timesteps", key))]
+    assert counts
+    for steps in counts:
+        sigmas = ddim_sigmas(levels, steps).flip(0)  # the tables ascend
+        close(sigmas[1:], levels[case[f"steps{steps}_timesteps"]], 0, "timesteps")
+        alphas = 1 / (1 + sigmas**2)
+        below, at = sigmas[:-1], sigmas[1:]
+        wanted = {
+            "alphas": alphas[1:],
+            "alphas_prev": alphas[:-1],
+            "sigmas": alphas[:-1].sqrt() * below * (1 - (below / at) ** 2).sqrt(),
+            "sqrt_one_minus_alphas": (1 - alphas[1:]).sqrt(),
+        }
+        for name, values in wanted.items():
+            close(values.float(), case[f"steps{steps}_ddim_{name}"].float(), GEOMETRY, f"{steps} {name}")
+
+
+@pytest.mark.parametrize("path", cases("f_ddim*.safetensors"))
+def test_ddim_steps(path: Path) -> None:
+    case, levels = load_file(path), levels_of(path.parent)
+    indices = [int(match[1]) for key in case if (match := re.fullmatch(r"step_index(\d+)_x_prev", key))]
+    counts = [int(match[1]) for key in case if (match := re.fullmatch(r"steps(\d+)_timesteps", key))]
+    steps = min(count for count in counts if count > max(indices))
+    for index in indices:
+        sigmas = ddim_sigmas(levels, steps)[steps - 1 - index :]
+        after: list[Tensor] = []
+        noises = iter([case["step_x_t"], *[case["step_noise"]] * index])
+        denoise = lambda z, sigma: z - sigma * case["step_eps"]  # noqa: E731
+        ancestral(denoise, noises, sigmas, lambda step, z: after.append(z))  # noqa: B023
+        found = after[0] / math.sqrt(1 + sigmas[1] ** 2)
+        close(found, case[f"step_index{index}_x_prev"], GEOMETRY, f"index {index}")
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """final: [N, 4, h, w]; after: of each step; epsilons: the guided noise of each step."""
+
+    final: Tensor
+    after: list[Tensor]
+    epsilons: list[Tensor]
+
+
+def sampled(case: Case, sample: int, prior: Any, method: str, scales: tuple[float, float]) -> Sampled:
+    """One sample by the prior, as its views source draws it."""
+    condition, sigmas = condition_of(case, sample), prior.sigmas(len(case["noise"]) + 1)
+    after, epsilons = list[Tensor](), list[Tensor]()
+
+    def denoise(z: Tensor, sigma: float) -> Tensor:
+        if method == "cfg":
+            x0 = prior.denoise(z, sigma, condition, None, torch.full((len(z),), scales[0]))
+        else:
+            x0 = decomposed(*prior.denoise_separately(z, sigma, condition, None), scales)
+        epsilons.append((z - x0) / sigma)
+        return x0
+
+    def keep(step: int, z: Tensor) -> None:
+        after.append(z / math.sqrt(1 + sigmas[step + 1] ** 2))
+
+    noises = iter([case["x_T"][sample], *case["noise"][:, sample]])
+    return Sampled(ancestral(denoise, noises, sigmas, keep), after, epsilons)
+
+
+@pytest.mark.parametrize("path", cases("f_loop_*.safetensors"))
+@torch.no_grad()
+def test_sampling(path: Path) -> None:
+    """From noise to the end; file names end with the method and the digits of its scales: cfg2, dg21."""
+    case, match = load_file(path), re.search(r"(cfg|dg)(\d)(\d?)(?=_|$)", path.stem)
+    assert match, path
+    prior = model_of(path.parent, case["x_T"].shape[1]).prior()
+    for sample in range(len(case["x_T"])):
+        found = sampled(case, sample, prior, match[1], (float(match[2]), float(match[3] or 0)))
+        for step, x in enumerate(found.after):
+            close(x, case["x_after_step"][step, sample], GUIDED, f"x after step {step}")
+        if "eps" in case:
+            close(torch.stack(found.epsilons), case["eps"][:, sample], GUIDED, "eps")
+        close(found.final, case["out"][sample], GUIDED, "out")
+
+
+@pytest.mark.parametrize("path", cases("h_prepare_inputs*.safetensors"))
+def test_preparation(path: Path) -> None:
+    case = load_file(path)
+    crops = [match[1] for key in case if (match := re.fullmatch(r"image_crop(-?\d+)", key))]
+    assert crops
+    for crop in crops:
+        expected = case[f"image_crop{crop}"]
+        rgba = case["rgba"].float() / 255
+        image, mask = syncdreamer("preparation").framed(rgba, expected.shape[0], max(int(crop), 0))
+        close(2 * image - 1, expected, 1e-6, f"crop {crop}")
+        assert mask.shape == (*image.shape[:2], 1) and 0 < mask.mean() < 1
+
+
+class Listed(Weights):
+    """A weight file of which only the list of keys is at hand."""
+
+    def __init__(self, shapes: dict[str, list[int]]) -> None:
+        self.path, self.metadata = Path("listed.ckpt"), {}
+        self.shapes = {key: tuple(shape) for key, shape in shapes.items()}
+
+
+@functools.cache
+def manifest() -> dict[str, list[int]]:
+    """Key -> shape of the full-size file."""
+    found = [path for folder in case_folders() for path in sorted(folder.glob("manifest_full.json"))]
+    return json.loads((found or [Path(unpacked().name) / "manifest_full.json"])[0].read_text())
+
+
+def test_full_size_keys() -> None:
+    """Every weight of the three networks has its key in the official file, of equal shape, and vice versa."""
+    shapes, layout = manifest(), syncdreamer("layout")
+    assert len(shapes) == 1618
+    parts = syncdreamer("checkpoint").open_parts(Listed(shapes))
+    used = [{key for key, _ in part.sources.values()} for part in (parts.network, parts.vae, parts.clip)]
+    assert [len(keys) for keys in used] == [856 + 196 + 4 + 2, 248, 296]
+    unused = {key for key in shapes if layout.UNUSED.match(key)}
+    assert set().union(*used) | unused | set(layout.BUFFERS) == set(shapes)
+    assert len(unused) == 12 and sum(map(len, used)) + len(unused) + len(layout.BUFFERS) == 1618  # each is one of these
+    modules = parts.network.module, parts.vae.module, parts.clip.module
+    tensors = [tensor for module in modules for tensor in module.state_dict().values()]
+    assert all(tensor.is_meta for tensor in tensors), "nothing large is made before it is read"
+    unet = sum(tensor.numel() for tensor in parts.network.module.model.state_dict().values())
+    assert round(unet / 1e6, 1) == 916.9
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_other_files_are_refused(seed: int) -> None:
+    """Without a key, with one more, or with one of another shape: the first such key is named."""
+    shapes, checkpoint = manifest(), syncdreamer("checkpoint")
+    needed = [key for key in shapes if not syncdreamer("layout").UNUSED.match(key)]
+    key = needed[int(torch.randint(len(needed), (), generator=torch.Generator().manual_seed(seed)))]
+    for changed, message in (
+        ({k: s for k, s in shapes.items() if k != key}, f"'{re.escape(key)}' is missing"),
+        ({**shapes, key: [*shapes[key], 7]}, f"'{re.escape(key)}' has shape {re.escape(str([*shapes[key], 7]))}"),
+        ({**shapes, "model_ema.decay": []}, r"unexpected weight 'model_ema\.decay'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            checkpoint.open_parts(Listed(changed))

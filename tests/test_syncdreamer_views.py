@@ -1,0 +1,287 @@
+"""SyncDreamer's views source: its cameras, instances and guidance, and the choice among instances."""
+
+import logging
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_prior import SPREAD, TinyBall, ball, write_ball, write_weights
+from tiny_syncdreamer import official_cameras, syncdreamer, write_tiny_syncdreamer
+from torch import Tensor
+
+from liftstudio import registry
+from liftstudio.cameras import Cameras, concatenate, orbit_cameras
+from liftstudio.config import parse
+from liftstudio.errors import InputError
+from liftstudio.images import load_image
+from liftstudio.priors.base import Estimates, Prior
+from liftstudio.views.base import ReferenceViews
+from liftstudio.views.saving import save_views
+
+SEED = int.from_bytes(os.urandom(4), "little")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+    monkeypatch.setattr(TinyBall, "check_cameras", lambda *_: None)  # it wants orbits that end at the picture
+    write_ball(tmp_path / "ball.png")
+    write_weights(tmp_path / "ball.safetensors")
+    TinyBall.prompts.clear()
+    return tmp_path
+
+
+def make(**options: Any) -> ReferenceViews:
+    """The views of the ball's picture, with other `options` as a config file would give them."""
+    prior = {"type": "tiny-ball", "weights": "ball.safetensors", **options.pop("prior", {})}
+    data = {"image": "ball.png", "steps": 6, "resolution": 32, "elevation_deg": 10, "instances": 2, **options}
+    source = registry.find("syncdreamer-views", "views")
+    return source(parse({**data, "prior": prior}, source.Config, "views"), device=CPU).load()
+
+
+def test_sixteen_views_and_the_picture() -> None:
+    views = make()
+    assert len(views) == 17 and views.prompt == 16 and not views.held_out.any()
+    wanted = official_cameras(16, 32, distance=2.7)
+    torch.testing.assert_close(views.cameras.c2w[:16], wanted.c2w, rtol=0, atol=1e-5)
+    torch.testing.assert_close(views.cameras.fx[:16], wanted.fx)
+    assert views.cameras.azimuth_deg[16] % 360 < 1e-3 and views.cameras.elevation_deg[16].item() == pytest.approx(10)
+    truth, masks = ball(views.cameras[:16])
+    generated = views.select(range(16))
+    assert (generated.over(1.0) - truth).square().mean().sqrt() < 2 * SPREAD  # half of it is the samples' deviation
+    overlap = torch.minimum(generated.masks, masks).sum((1, 2, 3)) / torch.maximum(generated.masks, masks).sum(
+        (1, 2, 3)
+    )
+    assert overlap.min() > 0.95  # outlines of 32 pixels
+
+
+def test_a_picture_from_30_degrees_takes_the_place_of_the_first_view() -> None:
+    views = make(elevation_deg=30)
+    assert len(views) == 16 and views.prompt == 0
+    torch.testing.assert_close(views.cameras.c2w, official_cameras(16, 32, distance=2.7).c2w, rtol=0, atol=1e-5)
+
+
+def test_the_prior_is_shown_the_picture_in_the_official_frame() -> None:
+    make(frame_ratio=0.75)
+    (prompt,) = TinyBall.prompts
+    rgb, alpha = load_image(Path("ball.png"))
+    assert alpha is not None
+    image, mask = syncdreamer("preparation").framed(torch.cat([rgb, alpha], dim=-1), 32, 24)
+    assert torch.equal(prompt.image, image) and torch.equal(prompt.mask, mask)
+    columns = (prompt.mask[..., 0] > 0.5).any(0).sum()
+    assert 22 <= columns <= 24 and prompt.camera.elevation_deg.item() == pytest.approx(10)
+    make(recenter=False)
+    whole = TinyBall.prompts[-1]
+    assert (whole.mask[..., 0] > 0.5).any(0).sum() > 10 and not torch.equal(whole.image, image)
+
+
+def test_instances() -> None:
+    """Each depends on the seed and its number alone; another one is had without sampling again."""
+    two, three = ([make(instances=n, instance=i) for i in range(n)] for n in (2, 3))
+    assert len(TinyBall.prompts) == 2
+    for a, b in zip(two, three, strict=False):
+        assert torch.equal(a.images, b.images)
+    assert not torch.equal(three[0].images, three[1].images) and not torch.equal(three[1].images, three[2].images)
+    best = make(instances=3)
+    assert any(torch.equal(best.images, one.images) for one in three) and len(TinyBall.prompts) == 2
+    alone = make(instances=1)
+    assert torch.equal(alone.images, two[0].images) and alone.sheet is None
+    assert not torch.equal(make(seed=1).images, make(seed=2).images)
+
+
+def test_the_sheet_of_instances_is_saved(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "liftstudio"):
+        views = make(instances=3, instance=1)
+    assert views.sheet is not None and "instance 1 of 3 is used" in caplog.text
+    assert views.sheet.shape[0] > 3 * 96 and views.sheet.shape[1] == 17 * 96
+    save_views(Path("saved"), views)
+    assert Path("saved/instances.png").is_file()
+    source = registry.find("posed-images", "views")
+    data = {"path": "saved", "normalize": "as-given"}
+    again = source(parse(data, source.Config), device=CPU).load()
+    torch.testing.assert_close(again.cameras.c2w, views.cameras.c2w)
+    assert (again.over(1.0) - views.over(1.0)).abs().max() < 3 / 255
+    assert views.select([3, 16]).sheet is views.sheet
+    save_views(Path("alone"), make(instances=1))
+    assert not Path("alone/instances.png").exists()
+
+
+def posed_ball(
+    elevation_deg: float = 10.0, radii: dict[int, float] | None = None, radius: float = 0.7
+) -> ReferenceViews:
+    """16 views of a ball and its picture, some of them (by number) of a ball of another radius."""
+    angles = torch.zeros(1), torch.tensor([elevation_deg])
+    picture = orbit_cameras(*angles, 2.7, official_cameras(16, 64).fov_deg[0].item(), 64, 64)
+    cameras = concatenate([official_cameras(16, 64, distance=2.7), picture])
+    images, masks = ball(cameras, radius)
+    for view, other in (radii or {}).items():
+        images[view], masks[view] = (frames[0] for frames in ball(cameras[[view]], other))
+    return ReferenceViews(images, masks, cameras, ("",) * 17, torch.zeros(17, dtype=torch.bool), prompt=16)
+
+
+def test_agreement_of_silhouettes() -> None:
+    agreement = syncdreamer("ranking").mask_agreement
+    good = agreement(posed_ball())
+    assert good > 0.97  # outlines of 48 pixels
+    larger, smaller, both = ({3: 0.8}, {3: 0.6}, {3: 0.8, 9: 0.6})
+    assert agreement(posed_ball(radii=larger)) < good - 0.005, "one silhouette that the others do not fill"
+    assert agreement(posed_ball(radii=smaller)) < agreement(posed_ball(radii=larger)), "one that cuts all others"
+    assert agreement(posed_ball(radii=both)) < agreement(posed_ball(radii=smaller))
+    wrong_picture = agreement(posed_ball(radii={16: 0.85}))
+    assert wrong_picture < agreement(posed_ball(radii={3: 0.85})), "the picture counts as much as all others together"
+    empty = posed_ball()
+    masks = empty.masks.clone()
+    masks[5] = 0
+    assert agreement(replace(empty, masks=masks)) == 0, "nothing is in all silhouettes"
+
+
+def test_the_best_instance_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three instances, the second's balls have the picture's size; the others are larger or of two sizes."""
+    monkeypatch.setattr(TinyBall, "denoise", Instances(((0.95,) * 16, (0.7,) * 16, (0.7, 0.5) * 8)).denoise)
+    picture = orbit_cameras(torch.zeros(1), torch.tensor([10.0]), 2.7, 49.134, 160, 160)
+    save_ball(picture)
+    best = make(instances=3, recenter=False, distance=2.7)
+    chosen = make(instances=3, recenter=False, distance=2.7, instance=1)
+    assert torch.equal(best.masks, chosen.masks)
+    assert not torch.equal(best.masks, make(instances=3, recenter=False, distance=2.7, instance=0).masks)
+
+
+class Instances:
+    """Clean pictures of balls, of other radii in each of the instances that are asked for in turn."""
+
+    def __init__(self, radii: tuple[tuple[float, ...], ...]) -> None:
+        self.radii, self.asked = radii, 0
+
+    def denoise(self, latents: Tensor, sigma: float, condition: Any, cameras: Cameras, scale: Any = None) -> Tensor:
+        radii = self.radii[self.asked % len(self.radii)]
+        self.asked += 1
+        frames = [torch.cat(ball(cameras[[view]], radius), dim=-1)[0] for view, radius in enumerate(radii)]
+        return torch.stack(frames).permute(0, 3, 1, 2) * 2 - 1
+
+
+def save_ball(camera: Cameras) -> None:
+    from liftstudio.images import save_image
+
+    image, mask = ball(camera)
+    save_image("ball.png", torch.cat([image, mask], dim=-1)[0])
+
+
+def test_harmonyview_combines_the_three_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a prior whose estimates are constants, the result is their combination."""
+    asked: list[float] = []
+
+    def separate(self: Prior, latents: Tensor, sigma: float, condition: Any, cameras: Cameras) -> Estimates:
+        asked.append(sigma)
+        return Estimates(*(torch.full_like(latents, value) for value in (0.1, 0.3, 0.2)))
+
+    monkeypatch.setattr(TinyBall, "denoise_separately", separate, raising=False)
+    for options, s1, s2 in (({}, 2.0, 1.0), ({"harmony_scales": [0.5, 1.5]}, 0.5, 1.5)):
+        views = make(guidance="harmonyview", **options, instances=1)
+        grey = (0.1 + s1 * (0.1 - 0.3) + s2 * (0.1 - 0.2) + 1) / 2  # colour over white and alpha
+        assert views.masks[:16].mean().item() == pytest.approx(grey, abs=2 / 255)
+    assert len(asked) == 2 * 6
+
+
+def test_a_prior_without_separate_estimates() -> None:
+    with pytest.raises(InputError, match="tiny ball has no estimates from the picture alone"):
+        make(guidance="harmonyview")
+
+
+def test_the_scale_of_cfg(monkeypatch: pytest.MonkeyPatch) -> None:
+    scales: list[Tensor] = []
+    denoise = TinyBall.denoise
+
+    def noted(self: TinyBall, z: Tensor, sigma: float, condition: Any, cameras: Cameras, scale: Tensor) -> Tensor:
+        scales.append(scale)
+        return denoise(self, z, sigma, condition, cameras, scale)
+
+    monkeypatch.setattr(TinyBall, "denoise", noted)
+    monkeypatch.setattr(TinyBall, "guidance_scale", 1.5)
+    make(instances=1, steps=1)
+    make(instances=1, steps=1, guidance_scale=3)
+    assert [scale.tolist() for scale in scales] == [[1.5] * 16, [3.0] * 16]
+
+
+@pytest.mark.parametrize("guidance", ["cfg", "harmonyview"])
+def test_the_official_network_from_file_to_views(folder: Path, guidance: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Its own architecture in miniature, with random weights: noise, but in every view and of the right shape."""
+    write_tiny_syncdreamer(folder / "tiny.safetensors", views=4, image_size=32, seed=SEED)
+    prior = {"type": "auto", "weights": "tiny.safetensors"}
+    options: dict[str, Any] = {"guidance": guidance, "count": 4, "steps": 2, "resolution": 0}
+    views = make(prior=prior, **options)
+    assert len(views) == 5 and views.images.shape == (5, 256, 256, 3) and views.sheet is not None
+    assert torch.isfinite(views.images).all() and views.images[:4].std() > 0.01
+    again = make(prior=prior, **options, cache=False)
+    assert torch.equal(again.images, views.images)
+    in_chunks = make(prior={**prior, "chunk": 1}, **options, cache=False)
+    assert (in_chunks.over(1.0) - views.over(1.0)).abs().mean() < 2 / 255  # rounding, then 8 bits
+    with pytest.raises(InputError, match="makes its 4 views together, not 16 views"):
+        make(prior=prior, **{**options, "count": 16})
+    with pytest.raises(InputError, match="knows its own 4 cameras only"):
+        make(prior=prior, **options, fov_deg=40)
+
+
+@pytest.mark.parametrize("guidance", ["cfg", "harmonyview"])
+def test_the_bundled_prior_stands_in(guidance: str) -> None:
+    options: dict[str, Any] = {"guidance": guidance, "count": 3, "steps": 2, "instances": 1, "resolution": 64}
+    if guidance == "cfg":
+        options["guidance_scale"] = 1.5
+    views = make(prior={"type": "auto", "weights": "asset://priors/toys"}, **options)
+    assert len(views) == 4 and views.masks[:3].flatten(1).mean(1).min() > 0.02
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"elevation_deg": 41}, r"views\.elevation_deg: wanted -10 to 40, got 41"),
+        ({"elevation_deg": -11}, r"views\.elevation_deg: wanted -10 to 40, got -11"),
+        ({"guidance_scale": 0.5}, r"views\.guidance_scale: wanted 1 or more"),
+        ({"guidance": "harmony"}, r"views\.guidance: wanted one of cfg, harmonyview"),
+        ({"harmony_scales": [1, -1]}, r"views\.harmony_scales: wanted 0 or more, got -1"),
+        ({"count": 1}, r"views\.count: wanted 2 or more"),
+        ({"instances": 0}, r"views\.instances: wanted 1 or more"),
+        ({"instance": 2}, r"views\.instance: wanted 0 to 1, got 2"),
+        ({"instance": "first"}, r"views\.instance: wanted a whole number or best, got 'first'"),
+    ],
+)
+def test_bad_input(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make(**options)
+    assert not TinyBall.prompts
+
+
+def test_a_picture_without_alpha_before_a_motley_background(folder: Path) -> None:
+    from liftstudio.images import save_image
+
+    save_image(folder / "motley.png", torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(SEED)))
+    with pytest.raises(InputError, match="give an RGBA picture, or install the matting extra"):
+        make(image="motley.png")
+
+
+def test_an_empty_view_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    views = make(prior={"empty_view": 3})
+    assert len(views) == 16 and "003.png" not in views.names and views.names[views.prompt or 0] == "016.png"
+    assert "left out, since they are empty: 003.png" in caplog.text
+
+
+def test_what_decides_the_views_makes_them_anew() -> None:
+    make()
+    shutil.copy("ball.png", "other.png")
+    make(image="other.png", instance=1)
+    assert len(TinyBall.prompts) == 1
+    changes: tuple[dict[str, Any], ...] = (
+        {"count": 15},
+        {"instances": 1},
+        {"guidance_scale": 2},
+        {"elevation_deg": 11},
+    )
+    for number, change in enumerate(changes):
+        make(**change)
+        assert len(TinyBall.prompts) == 2 + number

@@ -1,0 +1,97 @@
+"""SyncDreamer in miniature: a weight file in the official layout, with random weights."""
+
+import importlib
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tiny_sv3d import randomize
+from torch import Tensor
+
+from liftstudio import assets, registry
+from liftstudio.cameras import Cameras, orbit_cameras
+
+registry.load_extensions(assets.ROOT / "custom")
+
+# Sizes of the miniature that no shape tells.
+NUMBERS = {"num_heads": "4", "clip_head_channels": "16", "spatial_volume_size": "8", "frustum_volume_depth": "8"}
+FOV_DEG = 2 * math.degrees(math.atan(128 / 280))  # of the official lens
+
+
+def syncdreamer(module: str) -> ModuleType:
+    """A module of the extension."""
+    return importlib.import_module(f"liftstudio_custom_syncdreamer.{module}")
+
+
+def official_cameras(views: int, size: int, distance: float = 1.5) -> Cameras:
+    """The official cameras, of so many views."""
+    azimuth_deg = 360 / views * torch.arange(views)
+    return orbit_cameras(azimuth_deg, torch.full((views,), 30.0), distance, FOV_DEG, size, size)
+
+
+def tiny_network(
+    generator: torch.Generator,
+    *,
+    views: int = 4,
+    channels: tuple[int, ...] = (32, 32, 64, 64),
+    volume: tuple[int, ...] = (8, 8, 16, 16),
+    attends: tuple[bool, ...] = (True, True, True, False),
+    heads: int = 4,
+) -> Any:
+    """A random network; its names are the official ones."""
+    unet = syncdreamer("unet").UNetSize(8, 4, channels, 2, attends, 1, heads, 24, volume)
+    volumes = syncdreamer("volumes").VolumeSize(views, 16, volume, 8, 8)
+    return randomize(
+        syncdreamer("network").SyncDreamerNetwork(syncdreamer("network").Size(unet, volumes, 20)), generator
+    )
+
+
+def tiny_vae(generator: torch.Generator) -> dict[str, Tensor]:
+    """Official weights of an autoencoder that halves images twice."""
+    from diffusers import AutoencoderKL
+
+    from liftstudio.priors.latent_diffusion import official_state, vae_sources
+
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
+    vae = AutoencoderKL(**blocks, block_out_channels=(32, 32, 64), latent_channels=4)
+    return official_state(randomize(vae, generator), vae_sources(vae.state_dict(), 3, "first_stage_model."))
+
+
+def tiny_clip(generator: torch.Generator) -> dict[str, Tensor]:
+    """Official weights of an image tower for 28 x 28 pixels."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    from liftstudio.priors.latent_diffusion import clip_sources, official_state
+
+    sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 3}
+    config = CLIPVisionConfig(**sizes, patch_size=14, image_size=28, projection_dim=20, hidden_act="quick_gelu")
+    tower = randomize(CLIPVisionModelWithProjection(config), generator)
+    return official_state(tower, clip_sources(tower.state_dict(), "clip_image_encoder.model.visual."))
+
+
+def tiny_buffers(views: int, size: int) -> dict[str, Tensor]:
+    """Cameras and noise schedule, as the official file has them."""
+    rig = syncdreamer("rig").Rig.of(official_cameras(views, size))
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    schedule = {"betas": betas, "alphas_cumprod": (1 - betas).cumprod(0)}
+    return {"poses": rig.poses, "Ks": rig.intrinsics, "azimuth": rig.azimuth} | {
+        k: v.float() for k, v in schedule.items()
+    }
+
+
+def tiny_state(*, views: int = 4, image_size: int = 32, seed: int = 0, **sizes: Any) -> dict[str, Tensor]:
+    """All weights of an official file in miniature: square images of `image_size` pixels, latents a quarter."""
+    generator = torch.Generator().manual_seed(seed)
+    state = tiny_network(generator, views=views, **sizes).state_dict()
+    state |= tiny_vae(generator) | tiny_clip(generator) | tiny_buffers(views, image_size)
+    state["clip_image_encoder.model.logit_scale"] = torch.ones(())  # of the text tower: not used
+    return {key: value.contiguous() for key, value in state.items()}
+
+
+def write_tiny_syncdreamer(path: Path, **options: Any) -> Path:
+    """An official file in miniature; for `options` see `tiny_state`."""
+    save_file(tiny_state(**options), path, metadata=NUMBERS)
+    return path
