@@ -73,7 +73,13 @@ class GaussianPrior(Prior):
 
     @torch.no_grad()
     def denoise(
-        self, latents: Tensor, sigma: float, condition: Any, cameras: Cameras, guidance_scale: Tensor | None = None
+        self,
+        latents: Tensor,
+        sigma: float,
+        condition: Any,
+        cameras: Cameras,
+        guidance_scale: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         assert len(cameras) == len(latents)
         scale = torch.ones(len(latents)) if guidance_scale is None else guidance_scale

@@ -66,3 +66,15 @@ def test_each_of_them_knows_the_object(prior: Prior, generator: torch.Generator)
     noisy = clean + 0.3 * torch.randn(clean.shape, generator=generator)
     for estimate in prior.denoise_separately(noisy, 0.3, prior.condition(prompt_of(one)), one.rig.views):
         assert (estimate - clean).square().mean() < 0.5 * (estimate - wrong).square().mean()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.0])
+def test_only_what_is_wanted_is_rendered(prior: Prior, generator: torch.Generator, share: float) -> None:
+    sample = toy(2)
+    condition, views = prior.condition(prompt_of(sample)), sample.rig.views
+    noisy = torch.randn(len(views), *prior.latent_shape, generator=generator)
+    wanted = torch.rand(len(views), 64, 64, generator=generator) < share
+    whole = prior.denoise(noisy, 1.0, condition, views)
+    part = prior.denoise(noisy, 1.0, condition, views, wanted=wanted)
+    assert torch.equal(part.movedim(1, -1)[wanted], whole.movedim(1, -1)[wanted])
+    assert (part.movedim(1, -1)[~wanted] == 0).all()

@@ -180,13 +180,17 @@ def test_colour_is_the_integral_of_weighted_colour(
 
 
 def inputs(views: int, generator: torch.Generator) -> list[Tensor]:
-    """Arguments of `ToysNetwork.lift` for two objects."""
+    """Arguments of `lifted` for two objects."""
     cameras = random_cameras(2 * views + 2, generator, RESOLUTION, RESOLUTION)
     matrices = projections(cameras)
     images = torch.randn(2, 4, RESOLUTION, RESOLUTION, generator=generator)
     noisy = 3 * torch.randn(2, views, 4, RESOLUTION, RESOLUTION, generator=generator)
     sigma, yes = torch.tensor([3.0, 20.0]), torch.ones(2, dtype=torch.bool)
     return [images, matrices[:2], noisy, matrices[2:].unflatten(0, (2, views)), sigma, yes, yes]
+
+
+def lifted(network: ToysNetwork, *given: Tensor) -> Lifted:
+    return network.lift(network.look(*given[:2]), *given[2:])
 
 
 def volumes(lifted: Lifted) -> Tensor:
@@ -198,18 +202,18 @@ def test_the_order_of_the_views_does_not_matter_but_each_view_does(
     network: ToysNetwork, generator: torch.Generator
 ) -> None:
     given = inputs(4, generator)
-    first = volumes(network.lift(*given))
+    first = volumes(lifted(network, *given))
     order = torch.tensor([2, 0, 3, 1])
-    turned = volumes(network.lift(*given[:2], given[2][:, order], given[3][:, order], *given[4:]))
+    turned = volumes(lifted(network, *given[:2], given[2][:, order], given[3][:, order], *given[4:]))
     torch.testing.assert_close(turned, first, atol=1e-4, rtol=1e-4)  # sums in another order
-    swapped = volumes(network.lift(*given[:2], given[2][:, order], *given[3:]))  # images at each other's cameras
+    swapped = volumes(lifted(network, *given[:2], given[2][:, order], *given[3:]))  # images at each other's cameras
     assert (swapped - first).abs().max() > 1e-3
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("views", [1, 2, 7])
 def test_any_number_of_views(network: ToysNetwork, generator: torch.Generator, views: int) -> None:
-    found = network.lift(*inputs(views, generator))
+    found = lifted(network, *inputs(views, generator))
     assert found.density.shape == (2, 1, 8, 8, 8) and torch.isfinite(volumes(found)).all()
 
 
@@ -220,13 +224,13 @@ def test_what_is_dropped_is_not_looked_at(network: ToysNetwork, generator: torch
     for index, flags in ((0, 5), (2, 6)):  # picture, views
         other = list(given)
         other[index] = given[index] + 1
-        assert not torch.allclose(volumes(network.lift(*other)), volumes(network.lift(*given)), atol=1e-3)
+        assert not torch.allclose(volumes(lifted(network, *other)), volumes(lifted(network, *given)), atol=1e-3)
         for each in (given, other):
             each[flags] = no
-        torch.testing.assert_close(volumes(network.lift(*other)), volumes(network.lift(*given)), atol=0, rtol=0)
+        torch.testing.assert_close(volumes(lifted(network, *other)), volumes(lifted(network, *given)), atol=0, rtol=0)
         for each in (given, other):
             each[flags] = only_first
-        same = (volumes(network.lift(*other)) - volumes(network.lift(*given))).flatten(1).abs().amax(1) == 0
+        same = (volumes(lifted(network, *other)) - volumes(lifted(network, *given))).flatten(1).abs().amax(1) == 0
         assert same.tolist() == [False, True]
         given[flags] = ~no
 

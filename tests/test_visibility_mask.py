@@ -61,7 +61,13 @@ class CopyingPrior(Prior):
         return None
 
     def denoise(
-        self, latents: Tensor, sigma: float, condition: Any, cameras: Cameras, guidance_scale: Tensor | None = None
+        self,
+        latents: Tensor,
+        sigma: float,
+        condition: Any,
+        cameras: Cameras,
+        guidance_scale: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         assert guidance_scale is not None
         self.scales.append(guidance_scale)

@@ -85,7 +85,13 @@ class TinyBall(Prior):
         return prompt
 
     def denoise(
-        self, latents: Tensor, sigma: float, condition: Any, cameras: Cameras, guidance_scale: Tensor | None = None
+        self,
+        latents: Tensor,
+        sigma: float,
+        condition: Any,
+        cameras: Cameras,
+        guidance_scale: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """E[x0 | z] of a normal distribution around the ball's pictures."""
         images, masks = ball(cameras, self.radius)

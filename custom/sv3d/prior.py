@@ -112,6 +112,7 @@ class SV3D(Prior):
         condition: Condition,
         cameras: Cameras,
         guidance_scale: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         vectors = frame_vectors(cameras.elevation_deg, cameras.azimuth_deg, self.vector_width).to(self.device)
         if guidance_scale is None:

@@ -135,6 +135,7 @@ class SyncDreamer(Prior):
         condition: Condition,
         cameras: Cameras,
         guidance_scale: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """See `Prior.denoise`; the cameras are those that `check_cameras` lets pass, whatever is given."""
         if guidance_scale is None or bool((guidance_scale == 1).all()):

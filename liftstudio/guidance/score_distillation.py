@@ -89,8 +89,10 @@ class ScoreDistillation(Guidance):
         latents = self._encode(render)
         noisy = latents.detach() + self._sigma * self._noise
         scales = self.guidance_scales(len(latents))
-        denoised = self.prior.denoise(noisy, self._sigma, self.condition, self._views, scales)
-        return {"sds": sds_loss(latents, denoised, self._sigma, self.latent_mask(render))}
+        mask = self.latent_mask(render)
+        wanted = torch.as_tensor(mask, device=self.device).gt(0).expand(latents.shape).any(1)
+        denoised = self.prior.denoise(noisy, self._sigma, self.condition, self._views, scales, wanted)
+        return {"sds": sds_loss(latents, denoised, self._sigma, mask)}
 
     def _encode(self, render: Render) -> Tensor:
         frames, size = len(self._views), self.prior.resolution

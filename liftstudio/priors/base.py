@@ -106,11 +106,18 @@ class Prior(Component):
 
     @abstractmethod
     def denoise(
-        self, latents: Tensor, sigma: float, condition: Any, cameras: Cameras, guidance_scale: Tensor | None = None
+        self,
+        latents: Tensor,
+        sigma: float,
+        condition: Any,
+        cameras: Cameras,
+        guidance_scale: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """The estimate of x0 [T, *latent_shape] from noisy latents [T, *latent_shape] of T views; no gradient.
 
         guidance_scale: [T] classifier-free guidance per frame, u + g (c - u); None: the conditional estimate alone.
+        wanted: [T, h, w] bool, where the estimate is used: a prior that gains by it leaves out the rest; None: all.
         """
 
     def denoise_separately(self, latents: Tensor, sigma: float, condition: Any, cameras: Cameras) -> Estimates:

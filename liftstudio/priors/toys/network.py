@@ -172,6 +172,23 @@ class Lifted:
     projection: Tensor
 
 
+@dataclass(frozen=True)
+class Picture:
+    """What the network has seen in the input picture, whatever the noise.
+
+    image:       [B, 4, R, R] in [-1, 1], with its projection [B, 3, 4].
+    features:    [B, C, R, R].
+    vector:      [B, E] of the whole.
+    at_vertices: [B, G^3, C] the features where each vertex is seen.
+    """
+
+    image: Tensor
+    projection: Tensor
+    features: Tensor
+    vector: Tensor
+    at_vertices: Tensor
+
+
 class ToysNetwork(nn.Module):
     """x0 of noisy views at any cameras, given one picture of the object."""
 
@@ -200,10 +217,15 @@ class ToysNetwork(nn.Module):
         z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
         self.register_buffer("grid", torch.stack([x, y, z], dim=-1).view(-1, 3), persistent=False)
 
+    def look(self, image: Tensor, projection: Tensor) -> Picture:
+        """The input picture [B, 4, R, R] in [-1, 1] with its projection [B, 3, 4], as `lift` takes it."""
+        features, vector = self.image_encoder(image.to(self.dtype))
+        pixels = project(projection, self.grid.expand(len(image), -1, -1))
+        return Picture(image, projection, features, vector, sample_image(features, pixels).mT)
+
     def lift(
         self,
-        image: Tensor,
-        image_projection: Tensor,
+        picture: Picture,
         views: Tensor,
         projections: Tensor,
         sigma: Tensor,
@@ -212,27 +234,23 @@ class ToysNetwork(nn.Module):
     ) -> Lifted:
         """The completed volume.
 
-        image: [B, 4, R, R] with image_projection [B, 3, 4]. views: [B, T, 4, R, R] noisy, with projections
-        [B, T, 3, 4]. sigma: [B]. has_image, has_views: [B] bool; where not, picture or views are not looked at.
+        views: [B, T, 4, R, R] noisy, with projections [B, T, 3, 4]. sigma: [B]. has_image, has_views: [B] bool; where
+        not, picture or views are not looked at.
         """
         dtype = self.dtype
-        features, vector = self.image_encoder(image.to(dtype))
+        nothing = self.no_image.to(dtype)
+        features = torch.where(has_image[:, None, None, None], picture.features, nothing[:, None, None])
+        seen = torch.where(has_image[:, None, None], picture.at_vertices.to(dtype), nothing)
         known = has_image.float()[:, None]
-        features = torch.where(has_image[:, None, None, None], features, self.no_image.to(dtype)[:, None, None])
-        embedding = F.silu(self.level(_level_features(sigma, views.shape[1] * has_views)) + vector * known)
-        seen = self._seen(features, image_projection)
+        embedding = F.silu(self.level(_level_features(sigma, views.shape[1] * has_views)) + picture.vector * known)
         pooled = self._pooled(views, projections, sigma) * has_views.float()[:, None, None]
-        place = self._place(image_projection, sigma)
+        place = self._place(picture.projection, sigma)
         g = self.size.grid
-        x = torch.cat([seen.to(dtype), pooled.to(dtype), place.to(dtype)], dim=-1)
-        volume = self.volume_net(x.view(len(image), g, g, g, -1).permute(0, 4, 1, 2, 3), embedding)
-        picture = torch.cat([features, image * known[..., None, None]], dim=1)
+        x = torch.cat([seen, pooled.to(dtype), place.to(dtype)], dim=-1)
+        volume = self.volume_net(x.view(len(views), g, g, g, -1).permute(0, 4, 1, 2, 3), embedding)
+        image_features = torch.cat([features, picture.image * known[..., None, None]], dim=1)
         density, occupancy, color = volume.float().split([1, 1, self.size.color_features], dim=1)
-        return Lifted(density, occupancy[:, 0], color, picture.float(), image_projection)
-
-    def _seen(self, features: Tensor, projection: Tensor) -> Tensor:
-        """[B, G^3, C] the picture's features at each vertex."""
-        return sample_image(features, project(projection, self.grid.expand(len(features), -1, -1))).mT
+        return Lifted(density, occupancy[:, 0], color, image_features.float(), picture.projection)
 
     def _pooled(self, views: Tensor, projections: Tensor, sigma: Tensor) -> Tensor:
         """[B, G^3, 2 C] mean and variance over the views of their features at each vertex."""
@@ -315,12 +333,22 @@ def _level_features(sigma: Tensor, views: Tensor) -> Tensor:
     return torch.cat([angle.sin(), angle.cos(), views.float().log1p()[:, None]], dim=-1)
 
 
-def render_images(network: ToysNetwork, lifted: Lifted, cameras: Cameras, samples: int, chunk: int = 16384) -> Tensor:
-    """[T, 4, H, W] pixels in [-1, 1] of all views of one object (B = 1)."""
-    origins, directions = (rays.reshape(1, -1, 3) for rays in cameras.rays())
-    pieces = zip(origins.split(chunk, 1), directions.split(chunk, 1), strict=True)
-    pixels = torch.cat([network.render(lifted, o, d, samples)[0] for o, d in pieces])
-    return pixels.view(len(cameras), cameras.height, cameras.width, CHANNELS).permute(0, 3, 1, 2)
+def render_images(
+    network: ToysNetwork,
+    lifted: Lifted,
+    cameras: Cameras,
+    samples: int,
+    wanted: Tensor | None = None,
+    chunk: int = 16384,
+) -> Tensor:
+    """[T, 4, H, W] pixels in [-1, 1] of all views of one object (B = 1); 0 at those that are not `wanted` [T, H, W]."""
+    origins, directions = cameras.rays()
+    if wanted is None:
+        wanted = torch.ones(origins.shape[:-1], dtype=torch.bool, device=origins.device)
+    pixels = torch.zeros(*wanted.shape, CHANNELS, device=origins.device)
+    pieces = zip(origins[wanted][None].split(chunk, 1), directions[wanted][None].split(chunk, 1), strict=True)
+    pixels[wanted] = torch.cat([network.render(lifted, o, d, samples)[0] for o, d in pieces])
+    return pixels.permute(0, 3, 1, 2)
 
 
 def projections(cameras: Cameras) -> Tensor:

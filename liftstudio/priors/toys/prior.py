@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from liftstudio.errors import InputError
 from liftstudio.priors.base import Estimates, ImagePrompt, Prior
 from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.precision import compute_dtype
-from liftstudio.priors.toys.network import Size, ToysNetwork, projections, render_images
+from liftstudio.priors.toys.network import Picture, Size, ToysNetwork, projections, render_images
 from liftstudio.priors.weights import Weights, load_module, open_weights
 from liftstudio.registry import register
 
@@ -21,14 +20,6 @@ SAMPLES = 40  # per ray
 SIGMA_MAX = 80.0
 SIGMA_MIN = 0.05
 RESOLUTION = 64
-
-
-@dataclass(frozen=True)
-class Condition:
-    """The prompt as the network takes it: image [1, 4, R, R] in [-1, 1], projection [1, 3, 4]."""
-
-    image: Tensor
-    projection: Tensor
 
 
 @register("toys")
@@ -78,30 +69,32 @@ class ToysPrior(Prior):
         pixels = (latents.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1)
         return pixels[..., :3], pixels[..., 3:]
 
-    def condition(self, prompt: ImagePrompt) -> Condition:
+    @torch.no_grad()
+    def condition(self, prompt: ImagePrompt) -> Picture:
         """See `Prior.condition`."""
         pixels = self.encode(prompt.image[None], prompt.mask[None]).to(self.device)
-        return Condition(pixels, projections(prompt.camera.to(self.device)))
+        return self.network.look(pixels, projections(prompt.camera.to(self.device)))
 
     @torch.no_grad()
     def denoise(
         self,
         latents: Tensor,
         sigma: float,
-        condition: Condition,
+        condition: Picture,
         cameras: Cameras,
         guidance_scale: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """See `Prior.denoise`; the result is a rendering, so its views agree."""
         cameras = cameras.to(self.device).resized(self.resolution, self.resolution)
-        conditional = self._estimate(latents, sigma, condition, cameras)
+        conditional = self._estimate(latents, sigma, condition, cameras, wanted)
         if guidance_scale is None or bool((guidance_scale == 1).all()):
             return conditional
-        unconditional = self._estimate(latents, sigma, condition, cameras, has_image=False)
+        unconditional = self._estimate(latents, sigma, condition, cameras, wanted, has_image=False)
         return guided(conditional, unconditional, guidance_scale)
 
     @torch.no_grad()
-    def denoise_separately(self, latents: Tensor, sigma: float, condition: Condition, cameras: Cameras) -> Estimates:
+    def denoise_separately(self, latents: Tensor, sigma: float, condition: Picture, cameras: Cameras) -> Estimates:
         """See `Prior.denoise_separately`; from the picture alone, the estimate is the same at all noise levels."""
         cameras = cameras.to(self.device).resized(self.resolution, self.resolution)
         return Estimates(
@@ -114,8 +107,9 @@ class ToysPrior(Prior):
         self,
         latents: Tensor,
         sigma: float,
-        condition: Condition,
+        condition: Picture,
         cameras: Cameras,
+        wanted: Tensor | None = None,
         *,
         has_image: bool = True,
         has_views: bool = True,
@@ -123,15 +117,14 @@ class ToysPrior(Prior):
         yes = torch.ones(1, dtype=torch.bool, device=self.device)
         level = torch.full((1,), sigma, device=self.device)
         lifted = self.network.lift(
-            condition.image,
-            condition.projection,
+            condition,
             latents[None],
             projections(cameras)[None],
             level,
             yes & has_image,
             yes & has_views,
         )
-        return render_images(self.network, lifted, cameras, SAMPLES)
+        return render_images(self.network, lifted, cameras, SAMPLES, wanted)
 
 
 def describe(size: Size) -> dict[str, str]:

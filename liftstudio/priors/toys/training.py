@@ -26,7 +26,7 @@ from liftstudio.registry import register
 
 LEVELS = (SIGMA_MAX, 5.0, 1.0)  # noise levels that are measured
 SHEET_SIGMAS = (12, 0.1, SIGMA_MAX)  # steps, least and highest noise level of the sampler, for the sheets
-LIFTED = ("prompt", "prompt_projection", "views", "projections", "sigma", "has_image", "has_views")  # parts of a batch
+LIFTED = ("views", "projections", "sigma", "has_image", "has_views")  # parts of a batch
 
 
 @register("toys")
@@ -126,7 +126,8 @@ class ToysTask(PriorTask):
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Squared errors of the rays' colour and opacity, weighted by the noise level; the grid's occupancy."""
         b, network, config = batch, cast(ToysNetwork, self.network), self.config
-        lifted = network.lift(*(b[name] for name in LIFTED))
+        picture = network.look(b["prompt"], b["prompt_projection"])
+        lifted = network.lift(picture, *(b[name] for name in LIFTED))
         pixels = network.render(lifted, b["origins"], b["directions"], SAMPLES, b["jitter"])
         weight = (1 + 0.5 / b["sigma"].square()).clamp_max(8)
         error = (pixels - b["target"]).square().mean(1) * weight[:, None]
