@@ -233,6 +233,14 @@ def test_orbits_are_closed_and_end_at_the_input_view(elevation_deg: float, seed:
     assert max(map(abs, swings)) <= room + 0.1 and max(swings) > 0.3 * room and min(swings) < -0.3 * room, seed
 
 
+def test_orbits_have_as_many_views_as_suit_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(SEEDS[0])
+    assert len(make(frames=0).cameras(0, generator)) == 12  # this prior takes any number
+    monkeypatch.setattr(CopyingPrior, "frames", 21)
+    assert len(make(frames=0).cameras(0, generator)) == 21
+    assert len(make(frames=5).cameras(0, generator)) == 5
+
+
 def test_more_jitter_than_half_a_step_is_refused() -> None:
     with pytest.raises(InputError, match="azimuth_jitter_deg"):
         make(frames=36)

@@ -18,6 +18,8 @@ from liftstudio.views.base import ReferenceViews
 
 from .visibility import facing, unseen
 
+FRAMES = 12  # views of an orbit, for a prior that takes any number
+
 
 @register("sv3d-masked-sds")
 class MaskedSDS(ScoreDistillation):
@@ -29,7 +31,7 @@ class MaskedSDS(ScoreDistillation):
     @dataclass(kw_only=True)
     class Config(ScoreDistillation.Config):
         guidance_scale: float = 0.0  # opposite the input view, falling to 1 at that view; 0: what suits the prior
-        frames: int = 21  # views of an orbit; the last is the input view, which has no loss
+        frames: int = 0  # views of an orbit; the last is the input view, which has no loss; 0: what suits the prior
         amplitude_deg: float = 40.0  # largest swing of an orbit in elevation, up or down
         azimuth_jitter_deg: float = 5.0  # azimuths move by up to this; below half a step of the orbit
         # Which latents count: those of surface that no reference view looks at, fading in (soft) or at once (hard);
@@ -38,7 +40,8 @@ class MaskedSDS(ScoreDistillation):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            check_range("frames", self.frames, 2)
+            if self.frames:
+                check_range("frames", self.frames, 2)
             check_range("amplitude_deg", self.amplitude_deg, 0)
 
     config: Config
@@ -48,11 +51,16 @@ class MaskedSDS(ScoreDistillation):
         assert views is not None
         self.reference = views.training().cameras.to(device)
 
+    @property
+    def frames(self) -> int:
+        """Views of an orbit."""
+        return self.config.frames or self.prior.frames or FRAMES
+
     def draw_views(self, generator: torch.Generator) -> Cameras:
         """`frames` cameras of a random sine orbit at the input view's distance and field of view, that view last."""
         config, start = self.config, self.prompt.camera
         azimuth_deg, elevation_deg = orbits.random_sine(
-            config.frames, start.elevation_deg.item(), config.amplitude_deg, generator, config.azimuth_jitter_deg
+            self.frames, start.elevation_deg.item(), config.amplitude_deg, generator, config.azimuth_jitter_deg
         )
         azimuth_deg, elevation_deg = azimuth_deg.to(self.device), elevation_deg.to(self.device)
         fov_deg, size = start.fov_deg.item(), self.prior.resolution
@@ -83,7 +91,7 @@ class MaskedSDS(ScoreDistillation):
 
     def _pixel_mask(self, render: Render) -> Tensor:
         """[T, H, W, 1] in [0, 1], 0 beside the object; without a mask 1 everywhere."""
-        frames, mode = self.config.frames, self.config.mask
+        frames, mode = self.frames, self.config.mask
         if mode == "none":
             return torch.ones_like(render.opacity[:frames])
         points, normals = (render.require(name)[:frames].detach() for name in ("points", "normal"))
