@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -303,7 +304,8 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=("all", *VARIANTS), default=["default"])
     parser.add_argument("--results", type=Path, default=Path("sv3d.jsonl"), help="rows are appended and looked up here")
     parser.add_argument("--keep", type=Path, help="folder in which runs stay, with their sheets, videos and meshes")
-    options, overrides = parser.parse_known_args()
+    overrides = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+    options = parser.parse_args([word for word in sys.argv[1:] if word not in overrides])
     variants = list(VARIANTS) if "all" in options.variants else options.variants
     jobs = [
         Job(toy, variant, options.views, options.pixels, tuple(overrides))
