@@ -1,10 +1,11 @@
-"""The whole pipeline on unseen toys of known shape: `python -m bench.sv3d [--variants all] [key=value ...]`.
+"""From a picture to a mesh, on unseen toys of known shape: `python -m bench.image_to_mesh [--config NAME]`.
 
-A toy is drawn from within 46 degrees of its front, 10 degrees above its horizon, and `configs/sv3d-masked-sds.yaml`
-makes a mesh of the picture. Measured on the exported file: IoU and Chamfer distance in the unit box (see
-`liftstudio.metrics.meshes`), PSNR and SSIM of the shaded mesh on an orbit of 21 views the run never had, and the error
-of its albedo there beside that of the true shaded views. `--views true` gives the run the true views instead of the
-prior's: what the reconstruction alone can do.
+A toy is drawn from within 46 degrees of its front, 10 degrees above its horizon, through the lens of the config's
+views, and `configs/NAME.yaml` (default: sv3d-masked-sds) makes a mesh of the picture. Measured on the exported file:
+IoU and Chamfer distance in the unit box (see `liftstudio.metrics.meshes`), PSNR and SSIM of the shaded mesh on an orbit
+of 21 views the run never had, and the error of its albedo there beside that of the true shaded views. `--views true`
+gives the run the true views instead of the prior's: what the reconstruction alone can do. `--variants` are changes of
+sv3d-masked-sds.
 
 Every run has a process of its own, so that its memory is its own. Rows are appended to a JSON lines file; runs that are
 in it are not repeated.
@@ -55,7 +56,7 @@ from liftstudio.views.input_image import load_input_image
 from liftstudio.views.normalization import HALF_SIDE
 from liftstudio.views.prior_views import LEAST_SIZE
 
-CONFIG = assets.ROOT / "configs" / "sv3d-masked-sds.yaml"
+CONFIGS = assets.ROOT / "configs"
 ELEVATION_DEG = 10.0  # of the prompt
 PROMPT_SIZE, VIEW_SIZE = 512, 256  # pixels across the picture and across the views that the mesh is measured in
 SUPERSAMPLING = 2
@@ -63,7 +64,7 @@ UNIT_FROM_WORLD = torch.diag(torch.tensor([0.5 / HALF_SIDE] * 3 + [1.0]))  # the
 
 _STAGES = "system.stages"
 _UNSEEN = f"{_STAGES}.fine.guidance.unseen"
-# What differs from the config: its orbit is sine-30, its mask soft, its light 24 spherical Gaussians.
+# What differs from sv3d-masked-sds: its orbit is sine-30, its mask soft, its light 24 spherical Gaussians.
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "static": {"views.orbit.type": "static"},
@@ -89,13 +90,17 @@ COLUMNS = GEOMETRY | APPEARANCE | COST
 
 @dataclass(frozen=True)
 class Job:
-    """One run. views: whose the run gets; pixels: across the true ones, which are then resized as the prior's are."""
+    """One run of a config.
+
+    views: whose the run gets. pixels: across the true ones, which are then resized as the prior's are.
+    """
 
     toy: int
     variant: str
     views: Literal["prior", "true"] = "prior"
     pixels: int = VIEW_SIZE
     overrides: tuple[str, ...] = ()
+    config: str = "sv3d-masked-sds"
 
     def options(self) -> list[str]:
         """Overrides of the config."""
@@ -105,7 +110,11 @@ class Job:
     def setting(self) -> str:
         """For folders and tables."""
         views = f"true-{self.pixels}" if self.views == "true" else "prior"
-        return f"{views}-{self.variant}"
+        return f"{self.config}-{views}-{self.variant}"
+
+    def load(self, *options: str) -> RunConfig:
+        """The config with these options, then the job's own."""
+        return load_run_config(CONFIGS / f"{self.config}.yaml", [*options, *self.options()])
 
 
 def reconstruct(job: Job, folder: Path) -> dict[str, Any]:
@@ -115,21 +124,18 @@ def reconstruct(job: Job, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     toy = prompted("toy", job.toy)
     picture, truth = folder / f"toy-{job.toy:02d}.png", folder / f"toy-{job.toy:02d}.ply"
-    save_prompt(toy, picture)
-    save_unit_mesh(toy, truth)
-    config = load_run_config(
-        CONFIG,
-        [
-            f"image={picture}",
-            "views.recenter=false",
-            f"views.elevation_deg={ELEVATION_DEG}",
-            f"runs_dir={folder}",
-            f"name={job.setting}",
-            f"tag=toy-{job.toy:02d}",
-            "export.shaded=true",
-            *job.options(),
-        ],
+    config = job.load(
+        f"image={picture}",
+        "views.recenter=false",
+        f"views.elevation_deg={ELEVATION_DEG}",
+        f"runs_dir={folder}",
+        f"name={job.setting}",
+        f"tag=toy-{job.toy:02d}",
+        "export.shaded=true",
     )
+    assert config.views is not None
+    save_prompt(toy, picture, config.views.options)
+    save_unit_mesh(toy, truth)
     inputs = make_inputs(job, toy, picture, config)
     views_seconds = time.perf_counter() - begin
     run = run_all(config, replace(inputs, truth_mesh=truth, data_from_world=UNIT_FROM_WORLD))
@@ -151,16 +157,17 @@ def reconstruct(job: Job, folder: Path) -> dict[str, Any]:
 def run_all(config: RunConfig, inputs: Inputs) -> Run:
     """What `launch.py --train` does, from given inputs."""
     run = Run(config, inputs, make_fabric(config.device, None))
-    run.folder = make_folder(config, inputs, "python -m bench.sv3d")
+    run.folder = make_folder(config, inputs, "python -m bench.image_to_mesh")
     run.fit()
     run.test()
     run.export()
     return run
 
 
-def save_prompt(toy: TexturedObject, path: Path) -> None:
-    """The picture of the toy from azimuth 0 as RGBA, straight colour."""
-    camera = _cameras(torch.zeros(1), torch.tensor([ELEVATION_DEG]), PROMPT_SIZE)
+def save_prompt(toy: TexturedObject, path: Path, lens: Any) -> None:
+    """The picture of the toy from azimuth 0 as RGBA, straight colour; `lens`: options of the views."""
+    angles = torch.zeros(1), torch.tensor([ELEVATION_DEG])
+    camera = orbit_cameras(*angles, lens.distance, lens.fov_deg, PROMPT_SIZE, PROMPT_SIZE)
     seen = render(toy, camera, supersampling=SUPERSAMPLING)
     save_image(path, torch.cat([straight_from_white(seen.rgb, seen.alpha), seen.alpha], dim=-1)[0])
 
@@ -200,16 +207,12 @@ def true_views(toy: TexturedObject, picture: Path, options: Any, pixels: int) ->
     )
 
 
-def _cameras(azimuth_deg: Tensor, elevation_deg: Tensor, size: int) -> Cameras:
-    """Cameras with the default lens of the prior's views."""
-    options = registry.find("sv3d-views", "views").Config
-    return orbit_cameras(azimuth_deg, elevation_deg, options.distance, options.fov_deg, size, size)
-
-
 def novel_cameras() -> Cameras:
-    """The dynamic orbit that meshes are measured on."""
+    """The dynamic orbit that meshes are measured on, with the lens of SV3D's views."""
     generator = torch.Generator().manual_seed(0)
-    return _cameras(*dynamic(21, ELEVATION_DEG, 30.0, generator), VIEW_SIZE)
+    lens = registry.find("sv3d-views", "views").Config
+    angles = dynamic(21, ELEVATION_DEG, 30.0, generator)
+    return orbit_cameras(*angles, lens.distance, lens.fov_deg, VIEW_SIZE, VIEW_SIZE)
 
 
 def appearance(export: Path, toy: TexturedObject) -> dict[str, float]:
@@ -279,7 +282,7 @@ def in_own_process(job: Job, folder: Path) -> dict[str, Any]:
 
 def weights_digest(job: Job) -> str:
     """Of the prior's weight file."""
-    config = load_run_config(CONFIG, ["image=none", *job.options()])
+    config = job.load("image=none")
     assert config.views is not None
     return file_digest(block_weights(config.views.options.prior).path)
 
@@ -292,23 +295,24 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def main() -> None:
     """Run what is not measured yet, and print the table of what was asked for."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.sv3d",
-        usage="python -m bench.sv3d [options] [key=value ...]",
+        prog="python -m bench.image_to_mesh",
+        usage="python -m bench.image_to_mesh [options] [key=value ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--config", default=Job.config, help="name of a file in configs/, without its ending")
     parser.add_argument("--count", type=int, default=10, help="unseen toys, from number 0")
     parser.add_argument("--only", type=int, nargs="+", help="numbers of toys")
     parser.add_argument("--views", choices=("prior", "true"), default="prior", help="whose views the run gets")
     parser.add_argument("--pixels", type=int, default=VIEW_SIZE, help="across a true view before it is resized")
     parser.add_argument("--variants", nargs="+", choices=("all", *VARIANTS), default=["default"])
-    parser.add_argument("--results", type=Path, default=Path("sv3d.jsonl"), help="rows are appended and looked up here")
+    parser.add_argument("--results", type=Path, default=Path("rows.jsonl"), help="rows are appended and looked up here")
     parser.add_argument("--keep", type=Path, help="folder in which runs stay, with their sheets, videos and meshes")
     overrides = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
     options = parser.parse_args([word for word in sys.argv[1:] if word not in overrides])
     variants = list(VARIANTS) if "all" in options.variants else options.variants
     jobs = [
-        Job(toy, variant, options.views, options.pixels, tuple(overrides))
+        Job(toy, variant, options.views, options.pixels, tuple(overrides), options.config)
         for variant in variants
         for toy in options.only or range(options.count)
     ]

@@ -13,7 +13,7 @@ import torch
 import trimesh
 from tiny_prior import TinyBall, ball, write_weights
 
-from bench import sv3d, toys_prior
+from bench import image_to_mesh, toys_prior
 from bench.unseen import prompted, turned
 from liftstudio import assets, registry
 from liftstudio.cameras import orbit_cameras
@@ -28,7 +28,6 @@ from liftstudio.priors.training.data import view_object
 from liftstudio.priors.training.objects import TexturedObject, make_object, render
 from liftstudio.priors.training.objects.truth import to_mesh
 from liftstudio.priors.training.rigs import RigConfig, draw_rig
-from liftstudio.run_config import load_run_config
 
 registry.load_extensions(assets.ROOT / "custom")
 
@@ -87,14 +86,14 @@ def test_turned_objects_look_as_in_training() -> None:
 
 def test_a_perfect_mesh_measures_as_perfect(folder: Path) -> None:
     _, toy = a_toy()
-    sv3d.save_unit_mesh(toy, folder / "truth.ply")
+    image_to_mesh.save_unit_mesh(toy, folder / "truth.ply")
     extent = read_mesh(folder / "truth.ply").vertices.aminmax(dim=0)
     assert (extent.max - extent.min).max() <= 1 + 1e-5
-    found = evaluate_mesh(written(toy, folder / "same.ply"), folder / "truth.ply", sv3d.UNIT_FROM_WORLD)
+    found = evaluate_mesh(written(toy, folder / "same.ply"), folder / "truth.ply", image_to_mesh.UNIT_FROM_WORLD)
     assert found["iou"] == 1.0
     assert found["chamfer"] < 1e-4  # rounding to float32 may move a point to another voxel
     other = written(turned(toy, 40.0), folder / "other.ply")
-    assert evaluate_mesh(other, folder / "truth.ply", sv3d.UNIT_FROM_WORLD)["iou"] < 0.95
+    assert evaluate_mesh(other, folder / "truth.ply", image_to_mesh.UNIT_FROM_WORLD)["iou"] < 0.95
 
 
 def written(toy: TexturedObject, path: Path) -> Path:
@@ -112,7 +111,7 @@ def test_exported_files_are_rendered_as_the_object_looks(folder: Path) -> None:
 
     options = ExportConfig(texture_size=512, shaded=True)
     export_mesh(to_mesh(obj), albedo, folder, options, shaded=lambda points, normals: 0.5 * albedo(points))
-    found = sv3d.appearance(folder, replace(obj, light=replace(obj.light, ambient=0.5, diffuse=0.0)))
+    found = image_to_mesh.appearance(folder, replace(obj, light=replace(obj.light, ambient=0.5, diffuse=0.0)))
     assert found["silhouette_iou"] > 0.995  # the same samples, but for rounding
     assert found["psnr"] > 30 and found["ssim"] > 0.97  # a texel is about a pixel: the pattern's borders are blurred
     assert found["albedo_rmse"] < 0.08 < found["shaded_rmse"]
@@ -133,12 +132,12 @@ def solid() -> TexturedObject:
 def test_true_views_show_the_true_mesh(folder: Path, pixels: int) -> None:
     """The picture, the views, the cameras and the mesh agree on where azimuth 0 is and which way round it goes."""
     _, toy = a_toy()
-    sv3d.save_prompt(toy, folder / "toy.png")
-    sv3d.save_unit_mesh(toy, folder / "truth.ply")
-    config = load_run_config(sv3d.CONFIG, [f"image={folder / 'toy.png'}", "views.elevation_deg=10"])
-    views = sv3d.true_views(toy, folder / "toy.png", config.views.options, pixels)
+    image_to_mesh.save_unit_mesh(toy, folder / "truth.ply")
+    lens = image_to_mesh.Job(0, "default").load(f"image={folder / 'toy.png'}", "views.elevation_deg=10").views.options
+    image_to_mesh.save_prompt(toy, folder / "toy.png", lens)
+    views = image_to_mesh.true_views(toy, folder / "toy.png", lens, pixels)
     mesh = read_mesh(folder / "truth.ply")
-    vertices = mesh.vertices / sv3d.UNIT_FROM_WORLD[0, 0]
+    vertices = mesh.vertices / image_to_mesh.UNIT_FROM_WORLD[0, 0]
     seen = rasterize(views.cameras.clip(vertices), mesh.faces, views.cameras.height, views.cameras.width)
     found = overlap(views.masks, (seen >= 0).float()[..., None])
     assert views.images.shape[1] == 256
@@ -150,19 +149,18 @@ def test_true_views_show_the_true_mesh(folder: Path, pixels: int) -> None:
 @pytest.mark.parametrize(("whose", "variant"), [("prior", "uniform-light"), ("true", "default")])
 def test_a_run_from_picture_to_row(folder: Path, whose: Literal["prior", "true"], variant: str) -> None:
     index, _ = a_toy()
-    job = sv3d.Job(index, variant, whose, 64, (*QUICK, f"views.prior.weights={folder / 'ball.safetensors'}"))
-    row = sv3d.reconstruct(job, folder / "runs")
-    assert all(math.isfinite(row[name]) for name in sv3d.COLUMNS)
+    job = image_to_mesh.Job(index, variant, whose, 64, (*QUICK, f"views.prior.weights={folder / 'ball.safetensors'}"))
+    row = image_to_mesh.reconstruct(job, folder / "runs")
+    assert all(math.isfinite(row[name]) for name in image_to_mesh.COLUMNS)
     # Thirty steps on nine small views: rough, but the toy where its own views are given. The prior knows only a ball.
     assert row["iou"] > 0.4 if whose == "true" else row["iou"] > 0
     assert (Path(row["folder"]) / "test" / "contact_sheet.png").is_file()
-    sv3d.table_of([{**row, "setting": job.setting, "toy": index}])
+    image_to_mesh.table_of([{**row, "setting": job.setting, "toy": index}])
 
 
-@pytest.mark.parametrize("variant", [name for name in sv3d.VARIANTS if name != "default"])
+@pytest.mark.parametrize("variant", [name for name in image_to_mesh.VARIANTS if name != "default"])
 def test_variants_change_the_config(variant: str) -> None:
-    plain = load_run_config(sv3d.CONFIG, ["image=none", "tag=same"])
-    changed = load_run_config(sv3d.CONFIG, ["image=none", "tag=same", *sv3d.Job(0, variant).options()])
+    plain, changed = (image_to_mesh.Job(0, name).load("image=none", "tag=same") for name in ("default", variant))
     assert changed != plain
 
 
