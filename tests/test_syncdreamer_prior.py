@@ -23,6 +23,7 @@ from liftstudio.config import Block
 from liftstudio.errors import InputError
 from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.classifier_free import decomposed
+from liftstudio.priors.latent_prior import clip_pixels
 from liftstudio.priors.opening import open_prior
 from liftstudio.registry import find
 
@@ -169,7 +170,7 @@ def test_the_input_image_is_drawn_always_alike(prior: Prior, generator: torch.Ge
 def test_image_tower_is_the_official_one(file: Path, prior: Prior, generator: torch.Generator) -> None:
     """OpenAI's CLIP, written down from its layout."""
     prompt, heads = prompt_of(generator), 3
-    pixels = syncdreamer("preparation").clip_pixels(prompt.image, 28)
+    pixels = clip_pixels(prompt.image, 28)
     s = {k.partition(".visual.")[2]: v for k, v in load_file(file).items() if ".visual." in k}
 
     def norm(name: str, x: Tensor) -> Tensor:
@@ -197,7 +198,7 @@ def test_image_tower_is_the_official_one(file: Path, prior: Prior, generator: to
 def test_clip_pixels() -> None:
     """A ramp stays a ramp from corner to corner, normalised."""
     ramp = torch.linspace(0, 1, 96)[None, :, None].expand(96, 96, 3)
-    row = syncdreamer("preparation").clip_pixels(ramp, 32)[0, 0, 16]
+    row = clip_pixels(ramp, 32)[0, 0, 16]
     torch.testing.assert_close(row[8:24].diff(), torch.full((15,), 1 / 31 / 0.26862954), rtol=0.02, atol=0)  # bicubic
 
 

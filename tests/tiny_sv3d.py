@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from liftstudio import assets, registry
+from liftstudio.priors.latent_diffusion import clip_sources, make_vae, official_state, vae_sources
 
 registry.load_extensions(assets.ROOT / "custom")
 
@@ -50,37 +51,31 @@ def tiny_unet(
         projection_class_embeddings_input_dim=vector_width,
     )
     randomize(unet, generator)
-    return unet, sv3d("keys").official_state(unet, sv3d("keys").unet_sources(unet.state_dict(), layers, list(attends)))
+    return unet, official_state(unet, sv3d("checkpoint").unet_sources(unet.state_dict(), layers, list(attends)))
 
 
-def tiny_vae(generator: torch.Generator) -> dict[str, Tensor]:
-    """Official weights of an autoencoder that halves images twice."""
-    from diffusers import AutoencoderKL
-
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(32, 32, 64),
-        latent_channels=4,
-    )
-    return sv3d("keys").official_state(randomize(vae, generator), sv3d("keys").vae_sources(vae.state_dict(), 3))
+def tiny_vae(generator: torch.Generator, prefix: str) -> dict[str, Tensor]:
+    """Official weights of an autoencoder that halves images twice, under `prefix`."""
+    vae = make_vae((32, 32, 64), 1, 4)
+    return official_state(randomize(vae, generator), vae_sources(vae.state_dict(), 3, prefix))
 
 
-def tiny_clip(generator: torch.Generator) -> dict[str, Tensor]:
-    """Official weights of an image tower for 28 x 28 pixels."""
+def tiny_clip(generator: torch.Generator, prefix: str, embedding: int) -> dict[str, Tensor]:
+    """Official weights of an image tower for 28 x 28 pixels, under `prefix`."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 3}
-    config = CLIPVisionConfig(**sizes, patch_size=14, image_size=28, projection_dim=32)
+    config = CLIPVisionConfig(**sizes, patch_size=14, image_size=28, projection_dim=embedding)
     tower = randomize(CLIPVisionModelWithProjection(config), generator)
-    return sv3d("keys").official_state(tower, sv3d("keys").clip_sources(tower.state_dict()))
+    return official_state(tower, clip_sources(tower.state_dict(), prefix))
 
 
 def write_tiny_sv3d(path: Path, *, variant: str = "p", image_size: int = 32, frames: int = 5, seed: int = 0) -> Path:
     """An official file in miniature: variant "p" or "u", square images of `image_size` pixels, latents a quarter."""
     generator = torch.Generator().manual_seed(seed)
     state = tiny_unet(generator, vector_width=1280 if variant == "p" else 256)[1]
-    state |= tiny_vae(generator) | tiny_clip(generator)
+    state |= tiny_vae(generator, "conditioner.embedders.1.encoder.")
+    state |= tiny_clip(generator, "conditioner.embedders.0.open_clip.model.visual.", 32)
     state["conditioner.embedders.0.open_clip.model.logit_scale"] = torch.ones(())  # of the text tower: not used
     save_file(state, path, metadata={**NUMBERS, "image_size": str(image_size), "num_frames": str(frames)})
     return path

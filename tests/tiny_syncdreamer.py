@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tiny_sv3d import randomize
+from tiny_sv3d import randomize, tiny_clip, tiny_vae
 from torch import Tensor
 
 from liftstudio import assets, registry
@@ -49,29 +49,6 @@ def tiny_network(
     )
 
 
-def tiny_vae(generator: torch.Generator) -> dict[str, Tensor]:
-    """Official weights of an autoencoder that halves images twice."""
-    from diffusers import AutoencoderKL
-
-    from liftstudio.priors.latent_diffusion import official_state, vae_sources
-
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
-    vae = AutoencoderKL(**blocks, block_out_channels=(32, 32, 64), latent_channels=4)
-    return official_state(randomize(vae, generator), vae_sources(vae.state_dict(), 3, "first_stage_model."))
-
-
-def tiny_clip(generator: torch.Generator) -> dict[str, Tensor]:
-    """Official weights of an image tower for 28 x 28 pixels."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    from liftstudio.priors.latent_diffusion import clip_sources, official_state
-
-    sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 3}
-    config = CLIPVisionConfig(**sizes, patch_size=14, image_size=28, projection_dim=20, hidden_act="quick_gelu")
-    tower = randomize(CLIPVisionModelWithProjection(config), generator)
-    return official_state(tower, clip_sources(tower.state_dict(), "clip_image_encoder.model.visual."))
-
-
 def tiny_buffers(views: int, size: int) -> dict[str, Tensor]:
     """Cameras and noise schedule, as the official file has them."""
     rig = syncdreamer("rig").Rig.of(official_cameras(views, size))
@@ -86,7 +63,8 @@ def tiny_state(*, views: int = 4, image_size: int = 32, seed: int = 0, **sizes: 
     """All weights of an official file in miniature: square images of `image_size` pixels, latents a quarter."""
     generator = torch.Generator().manual_seed(seed)
     state = tiny_network(generator, views=views, **sizes).state_dict()
-    state |= tiny_vae(generator) | tiny_clip(generator) | tiny_buffers(views, image_size)
+    state |= tiny_vae(generator, "first_stage_model.") | tiny_buffers(views, image_size)
+    state |= tiny_clip(generator, "clip_image_encoder.model.visual.", 20)
     state["clip_image_encoder.model.logit_scale"] = torch.ones(())  # of the text tower: not used
     return {key: value.contiguous() for key, value in state.items()}
 

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from liftstudio.priors import latent_prior
+
 COND_AUG = 1e-5  # standard deviation of the noise on the input image, and the number the network is told
 COND_AUG_WIDTH, ANGLE_WIDTH = 256, 512  # of their sinusoidal embeddings
-
-# OpenAI's CLIP preprocessing.
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def sinusoids(values: Tensor, width: int) -> Tensor:
@@ -49,19 +48,15 @@ def clip_pixels(image: Tensor, size: int) -> Tensor:
 
     Blurred, resized bicubically between the corner pixels' centres and normalised, as the official embedder does.
     """
-    pixels = image.permute(2, 0, 1)[None]
     shrink = image.shape[0] / size
-    if shrink > 1:
-        pixels = _gaussian_blur(pixels, (shrink - 1) / 2)
-    pixels = F.interpolate(pixels, (size, size), mode="bicubic", align_corners=True)
-    mean, std = (torch.tensor(values, device=image.device)[:, None, None] for values in (_CLIP_MEAN, _CLIP_STD))
-    return (pixels - mean) / std
+    return latent_prior.clip_pixels(_gaussian_blur(image, (shrink - 1) / 2) if shrink > 1 else image, size)
 
 
-def _gaussian_blur(pixels: Tensor, sigma: float) -> Tensor:
-    """Separable blur of [1, 3, H, W], about two sigmas to each side, over pixels mirrored at the border."""
+def _gaussian_blur(image: Tensor, sigma: float) -> Tensor:
+    """Separable blur of [H, W, 3], about two sigmas to each side, over pixels mirrored at the border."""
     radius = int(max(4 * sigma, 3)) // 2
-    offset = torch.arange(-radius, radius + 1, dtype=torch.float32, device=pixels.device)
+    offset = torch.arange(-radius, radius + 1, dtype=torch.float32, device=image.device)
     kernel = torch.softmax(-(offset**2) / (2 * sigma**2), dim=0).expand(3, 1, 1, -1)
-    padded = F.pad(pixels, [radius] * 4, mode="reflect")
-    return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.transpose(2, 3), groups=3)
+    padded = F.pad(image.permute(2, 0, 1)[None], [radius] * 4, mode="reflect")
+    blurred = F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.transpose(2, 3), groups=3)
+    return blurred[0].permute(1, 2, 0)

@@ -1,11 +1,18 @@
 """What kind of SV3D file this is; light, since every command may ask."""
 
+import re
+
 from liftstudio.errors import InputError
+from liftstudio.priors.latent_diffusion import metadata_number
 from liftstudio.priors.weights import Weights
 
 from .conditioning import ANGLE_WIDTH, COND_AUG_WIDTH
-from .keys import UNET
 
+UNET = "model.diffusion_model."
+CLIP = "conditioner.embedders.0.open_clip.model.visual."
+VAE = "conditioner.embedders.1.encoder."
+# The rest of the text tower, and a second decoder without the convolution before it.
+UNUSED = re.compile(r"conditioner\.embedders\.0\.open_clip\.model\.(?!visual\.)|first_stage_model\.|denoiser\.")
 VECTOR = f"{UNET}label_emb.0.0.weight"
 VARIANTS = {COND_AUG_WIDTH + 2 * ANGLE_WIDTH: "sv3d_p", COND_AUG_WIDTH: "sv3d_u"}  # by the width of the frame vectors
 # What shapes cannot tell: of the official models. Other files say theirs under these names in their metadata.
@@ -33,12 +40,5 @@ def vector_width(weights: Weights) -> int:
 
 
 def number(weights: Weights, name: str) -> int:
-    """One of NUMBERS: the file's own, or that of the official models.
-
-    Raises:
-        InputError: the file's metadata holds something else than a whole number above 0 there.
-    """
-    text = weights.metadata.get(name, str(NUMBERS[name]))
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"{weights.path}: metadata '{name}': wanted a whole number above 0, got {text!r}")
-    return int(text)
+    """One of NUMBERS: the file's own, or that of the official models; see `metadata_number`."""
+    return metadata_number(weights, name, NUMBERS[name])

@@ -10,6 +10,8 @@ from liftstudio.checks import check_shape
 from liftstudio.errors import InputError
 from liftstudio.logs import log
 from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.latent_prior import LatentPrior
+from liftstudio.priors.precision import half_on_cuda
 from liftstudio.priors.weights import Weights, open_weights
 from liftstudio.registry import register
 
@@ -17,13 +19,11 @@ from .conditioning import COND_AUG, clip_pixels, frame_vectors
 from .denoising import Condition, estimate_x0, guided_x0
 from .layout import VARIANTS, is_sv3d, number, vector_width
 
-LATENT_SCALE = 0.18215  # of the latents that are denoised; the input image's own are not scaled
-CHUNK = 2  # frames through the autoencoder at once: about 3 GB at 576 pixels
 SAME_DEG = 0.1  # angles closer than this are the same
 
 
 @register("sv3d")
-class SV3D(Prior):
+class SV3D(LatentPrior):
     """Stability AI's SV3D (sv3d_p or sv3d_u, as the file says): 21 views of a closed orbit, from the official file."""
 
     published = (
@@ -35,6 +35,8 @@ class SV3D(Prior):
     class Config(Prior.Config):
         guide_in_one_batch: bool = False  # both halves of guidance at once: faster on large GPUs, twice the memory
 
+    config: Config
+    own_chunk = 2  # about 3 GB at 576 pixels
     sigma_min, sigma_max = 0.002, 700.0
     guidance_scale = 2.5  # opposite the input view
 
@@ -44,15 +46,11 @@ class SV3D(Prior):
         from .checkpoint import open_parts  # diffusers takes seconds to import
 
         unet, vae, self._clip = open_parts(weights)
-        self.config, self.device = config, device
+        super().__init__(config, vae, number(weights, "image_size"), device=device)
         self.variant = VARIANTS[self.vector_width]
         self.name = f"SV3D ({self.variant}, {weights.path.name})"
         self.frames = number(weights, "num_frames")
-        self.resolution = number(weights, "image_size")
-        self.unet = unet.load(_network_dtype(config.precision, device), device)
-        self.vae = vae.load(torch.float32, device)
-        side = self.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self.latent_shape = (self.vae.config.latent_channels, side, side)
+        self.unet = unet.load(half_on_cuda(config.precision, device), device)
 
     @classmethod
     def recognizes(cls, weights: Weights) -> bool:
@@ -81,16 +79,6 @@ class SV3D(Prior):
                 f"{low:.4g} to {high:.4g} degrees; use a static orbit, or sv3d_p weights"
             )
 
-    def encode(self, images: Tensor, masks: Tensor) -> Tensor:
-        check_shape("images", images, ("T", self.resolution, self.resolution, 3))
-        return LATENT_SCALE * torch.cat([self._latents(2 * chunk - 1) for chunk in images.split(self._chunk)])
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> tuple[Tensor, None]:
-        check_shape("latents", latents, ("T", *self.latent_shape))
-        chunks = [self.vae.decode(chunk / LATENT_SCALE).sample for chunk in latents.split(self._chunk)]
-        return (torch.cat(chunks).permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1), None
-
     @torch.no_grad()
     def condition(self, prompt: ImagePrompt) -> Condition:
         """Embedding and latents of the input image.
@@ -102,7 +90,8 @@ class SV3D(Prior):
         tower = self._clip.load(torch.float32, self.device)
         embedding = tower(pixel_values=clip_pixels(image, tower.config.image_size)).image_embeds
         noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
-        return Condition(embedding, self._latents((2 * image - 1 + COND_AUG * noise)[None])[0])
+        noisy = 2 * image - 1 + COND_AUG * noise
+        return Condition(embedding, self.posterior(noisy[None]).mode()[0])
 
     @torch.no_grad()
     def denoise(
@@ -119,17 +108,3 @@ class SV3D(Prior):
             return estimate_x0(self.unet, latents, sigma, [condition], vectors)[0]
         in_one_batch = self.config.guide_in_one_batch
         return guided_x0(self.unet, latents, sigma, condition, vectors, guidance_scale, in_one_batch=in_one_batch)
-
-    @property
-    def _chunk(self) -> int:
-        return self.config.chunk or CHUNK
-
-    def _latents(self, images: Tensor) -> Tensor:
-        """The most likely latents [B, 4, h, w], not scaled, of images [B, R, R, 3] in [-1, 1]."""
-        return self.vae.encode(images.permute(0, 3, 1, 2)).latent_dist.mode()
-
-
-def _network_dtype(precision: str, device: torch.device) -> torch.dtype:
-    if precision == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[precision]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -15,13 +14,14 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from liftstudio.checks import check_range
 from liftstudio.errors import InputError
 from liftstudio.files import atomic_path
+from liftstudio.priors.latent_diffusion import Sources, clip_sources, make_vae, official_state, vae_sources
+from liftstudio.priors.latent_prior import LATENT_SCALE
 from liftstudio.priors.weights import Weights, load_module
 
+from .checkpoint import unet_sources
 from .conditioning import ANGLE_WIDTH, COND_AUG_WIDTH
-from .keys import Sources, clip_sources, official_state, unet_sources, vae_sources
-from .layout import number
+from .layout import CLIP, VAE, number
 from .network import SV3DUNet
-from .prior import LATENT_SCALE
 
 LATENT_CHANNELS = 4
 VECTOR_WIDTH = COND_AUG_WIDTH + 2 * ANGLE_WIDTH  # of the variant that knows cameras
@@ -85,7 +85,7 @@ class TrainableSV3D(nn.Module):
         super().__init__()
         self.size, self.resolution = size, resolution
         self.unet = _make_unet(size)
-        self.autoencoder = _make_autoencoder(size)
+        self.autoencoder = make_vae(size.autoencoder_widths, size.autoencoder_layers, LATENT_CHANNELS)
         self.tower = _make_tower(size, resolution)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("moments", torch.tensor([[0.0], [1.0]]).repeat(1, LATENT_CHANNELS))
@@ -133,8 +133,8 @@ class TrainableSV3D(nn.Module):
         """The networks, with this autoencoder, and where their weights are in a file."""
         size = self.size
         yield self.unet, unet_sources(self.unet.state_dict(), size.layers, [True] * len(size.widths))
-        yield autoencoder, vae_sources(autoencoder.state_dict(), len(size.autoencoder_widths))
-        yield self.tower, clip_sources(self.tower.state_dict())
+        yield autoencoder, vae_sources(autoencoder.state_dict(), len(size.autoencoder_widths), VAE)
+        yield self.tower, clip_sources(self.tower.state_dict(), CLIP)
 
 
 def _make_unet(size: Size) -> Any:
@@ -149,17 +149,6 @@ def _make_unet(size: Size) -> Any:
         num_attention_heads=tuple(width // size.head_width for width in size.widths),
         cross_attention_dim=size.embedding,
         projection_class_embeddings_input_dim=VECTOR_WIDTH,
-    )
-
-
-def _make_autoencoder(size: Size) -> Any:
-    levels = len(size.autoencoder_widths)
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=size.autoencoder_widths,
-        layers_per_block=size.autoencoder_layers,
-        latent_channels=LATENT_CHANNELS,
     )
 
 

@@ -15,6 +15,7 @@ from liftstudio.checks import check_range
 from liftstudio.errors import InputError
 from liftstudio.metrics.images import psnr
 from liftstudio.priors.classifier_free import triangle
+from liftstudio.priors.latent_prior import LATENT_SCALE
 from liftstudio.priors.parameterization import v_from_x0, v_scaling
 from liftstudio.priors.samplers import karras_sigmas
 from liftstudio.priors.training.data import DataConfig, Sample
@@ -25,7 +26,7 @@ from liftstudio.priors.weights import open_weights
 from liftstudio.registry import register
 
 from .conditioning import clip_pixels, frame_vectors
-from .prior import LATENT_SCALE, SV3D
+from .prior import SV3D
 from .trainable import LATENT_CHANNELS, VECTOR_WIDTH, Size, TrainableSV3D
 
 LEVELS = (SV3D.sigma_max, 5.0, 1.0)  # noise levels that are measured

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from liftstudio.priors.latent_prior import LATENT_SCALE
+
 from .rig import Rig
 
 if TYPE_CHECKING:  # diffusers takes seconds to import
     from .network import SyncDreamerNetwork
-
-LATENT_SCALE = 0.18215  # of the latents that are denoised; the network has the input image's as the encoder gives them
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,6 @@ def _shown(
     branch: Branch, noisy: Tensor, condition: Condition, context: Tensor, frustums: list[Tensor]
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Sample, context and volumes for the network."""
-    latent = (branch.latent / LATENT_SCALE * condition.latent).expand_as(noisy)
+    latent = (branch.latent / LATENT_SCALE * condition.latent).expand_as(noisy)  # as the encoder gives them
     volumes = [branch.volume * features for features in frustums]
     return torch.cat([noisy, latent], dim=1), branch.context * context, volumes

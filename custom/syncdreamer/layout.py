@@ -2,7 +2,7 @@
 
 import re
 
-from liftstudio.errors import InputError
+from liftstudio.priors.latent_diffusion import metadata_number
 from liftstudio.priors.weights import Weights
 
 FIRST = "spatial_volume.target_encoder.init_conv.weight"  # only SyncDreamer has it
@@ -27,12 +27,5 @@ def is_syncdreamer(weights: Weights) -> bool:
 
 
 def number(weights: Weights, name: str) -> int:
-    """One of NUMBERS: the file's own, or that of the official model.
-
-    Raises:
-        InputError: the file's metadata holds something else than a whole number above 0 there.
-    """
-    text = weights.metadata.get(name, str(NUMBERS[name]))
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"{weights.path}: metadata '{name}': wanted a whole number above 0, got {text!r}")
-    return int(text)
+    """One of NUMBERS: the file's own, or that of the official model; see `metadata_number`."""
+    return metadata_number(weights, name, NUMBERS[name])

@@ -2,12 +2,8 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-
-# OpenAI's CLIP preprocessing.
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def framed(rgba: Tensor, size: int, crop: int) -> tuple[Tensor, Tensor]:
@@ -39,13 +35,3 @@ def _centered(picture: Image.Image, size: int) -> Image.Image:
     canvas = Image.new("RGBA", (size, size))
     canvas.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
     return canvas
-
-
-def clip_pixels(image: Tensor, size: int) -> Tensor:
-    """[1, 3, size, size] input of the CLIP tower, of an image [R, R, 3] in [0, 1].
-
-    Resized bicubically between the corner pixels' centres, without antialiasing, and normalised, as officially.
-    """
-    pixels = F.interpolate(image.permute(2, 0, 1)[None], (size, size), mode="bicubic", align_corners=True)
-    mean, std = (torch.tensor(values, device=image.device)[:, None, None] for values in (_CLIP_MEAN, _CLIP_STD))
-    return (pixels - mean) / std

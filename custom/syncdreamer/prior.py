@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from liftstudio.checks import check_range, check_shape
 from liftstudio.errors import InputError
 from liftstudio.priors.base import Estimates, ImagePrompt, Prior
 from liftstudio.priors.classifier_free import guided
+from liftstudio.priors.latent_prior import LATENT_SCALE, LatentPrior, clip_pixels
 from liftstudio.priors.parameterization import sigma_from_alpha_bar, x0_from_epsilon
 from liftstudio.priors.precision import half_on_cuda
 from liftstudio.priors.samplers import ddim_sigmas
@@ -21,7 +21,6 @@ from liftstudio.registry import register
 
 from .denoising import (
     EVERYTHING,
-    LATENT_SCALE,
     NOTHING,
     VIEWS_ONLY,
     Branch,
@@ -30,15 +29,13 @@ from .denoising import (
     reference_only,
 )
 from .layout import is_syncdreamer
-from .preparation import clip_pixels
 from .rig import Rig
 
-CHUNK = 8  # views through the UNet or the autoencoder at once
 SAME = 2e-3  # entries of poses and intrinsics (in image widths) closer than this are the same: 0.1 degrees
 
 
 @register("syncdreamer")
-class SyncDreamer(Prior):
+class SyncDreamer(LatentPrior):
     """SyncDreamer: 16 views of one elevation, 22.5 degrees apart, denoised in step, from the official file.
 
     After Liu et al. 2023, "SyncDreamer". The network knows its own cameras only, which its file holds.
@@ -57,6 +54,8 @@ class SyncDreamer(Prior):
             super().__post_init__()
             check_range("reference_gain", self.reference_gain, 0)
 
+    config: Config
+    own_chunk = 8  # views through the UNet, too
     guidance_scale = 2.0
 
     def __init__(self, config: Config, *, device: torch.device) -> None:
@@ -64,16 +63,13 @@ class SyncDreamer(Prior):
         from .checkpoint import open_parts  # diffusers takes seconds to import
 
         parts = open_parts(weights)
-        self.config, self.device = config, device
-        self.name = f"SyncDreamer ({weights.path.name})"
         self.rig = Rig.read(weights, device)
-        self.frames, self.resolution = len(self.rig), self.rig.image_size
+        super().__init__(config, parts.vae, self.rig.image_size, device=device)
+        self.name, self.frames = f"SyncDreamer ({weights.path.name})", len(self.rig)
         self.levels = sigma_from_alpha_bar(weights["alphas_cumprod"].double())  # of each timestep
         self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
         self.network = parts.network.load(half_on_cuda(config.precision, device), device)
-        self.vae, self._clip = parts.vae.load(torch.float32, device), parts.clip
-        side = self.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self.latent_shape = (self.vae.config.latent_channels, side, side)
+        self._clip = parts.clip
 
     @classmethod
     def recognizes(cls, weights: Weights) -> bool:
@@ -100,17 +96,6 @@ class SyncDreamer(Prior):
         """Those of DDIM, as officially: see `samplers.ddim_sigmas`."""
         return ddim_sigmas(self.levels, steps)
 
-    def encode(self, images: Tensor, masks: Tensor) -> Tensor:
-        check_shape("images", images, ("T", self.resolution, self.resolution, 3))
-        chunks = [self._posterior(chunk).mode() for chunk in images.split(self._chunk)]
-        return LATENT_SCALE * torch.cat(chunks)
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> tuple[Tensor, None]:
-        check_shape("latents", latents, ("T", *self.latent_shape))
-        chunks = [self.vae.decode(chunk / LATENT_SCALE).sample for chunk in latents.split(self._chunk)]
-        return (torch.cat(chunks).permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1), None
-
     @torch.no_grad()
     def condition(self, prompt: ImagePrompt) -> Condition:
         """Embedding, latents and elevation of the input image.
@@ -122,7 +107,7 @@ class SyncDreamer(Prior):
         check_shape("prompt.image", image, (self.resolution, self.resolution, 3))
         tower = self._clip.load(torch.float32, self.device)
         embedding = tower(pixel_values=clip_pixels(image, tower.config.image_size)).image_embeds
-        posterior = self._posterior(image[None])
+        posterior = self.posterior(2 * image[None] - 1)
         noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         latent = LATENT_SCALE * (posterior.mean + posterior.std * noise)[0]
         return Condition(embedding, latent, prompt.camera.elevation_deg.item())
@@ -152,16 +137,8 @@ class SyncDreamer(Prior):
         """Estimates of x0 [branches, T, 4, h, w]; the network is told the nearest timestep of its schedule."""
         timestep = int((self.levels.log() - math.log(sigma)).abs().argmin())
         noisy = latents / (1 + sigma**2) ** 0.5
-        epsilon = estimate_epsilon(self.network, self.rig, noisy, timestep, condition, branches, self._chunk)
+        epsilon = estimate_epsilon(self.network, self.rig, noisy, timestep, condition, branches, self.chunk)
         return x0_from_epsilon(latents, epsilon, sigma)
-
-    @property
-    def _chunk(self) -> int:
-        return self.config.chunk or CHUNK
-
-    def _posterior(self, images: Tensor) -> Any:
-        """The distribution of the latents, not scaled, of images [B, R, R, 3] in [0, 1]."""
-        return self.vae.encode(2 * images.permute(0, 3, 1, 2) - 1).latent_dist
 
 
 def _turned(cameras: Cameras, turn_deg: Tensor) -> Cameras:

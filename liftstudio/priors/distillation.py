@@ -36,9 +36,20 @@ def sds_loss(latents: Tensor, denoised: Tensor, sigma: float, mask: Tensor | flo
 
     latents, denoised: z0 and D, [T, C, h, w]. mask: M in [0, 1], broadcast against them; no gradient flows to it.
     """
+    return sds_weight(sigma) / sigma * reconstruction_loss(latents, denoised, mask)
+
+
+def reconstruction_loss(latents: Tensor, denoised: Tensor, mask: Tensor | float = 1.0) -> Tensor:
+    """1/2 mean of M (z0 - D)^2, D held fixed: score distillation weighted by sigma.
+
+    It pulls z0 to the estimate itself, alike at all noise levels (Shi et al. 2023, "MVDream", eq. 5, without its
+    expectation). Its authors sum over a view's numbers instead: their loss is C h w times this one.
+
+    latents, denoised, mask: as in `sds_loss`.
+    """
     if isinstance(mask, Tensor):
         mask = mask.detach()
-    return 0.5 * sds_weight(sigma) / sigma * (mask * (latents - denoised.detach()).square()).mean()
+    return 0.5 * (mask * (latents - denoised.detach()).square()).mean()
 
 
 def encode_in_chunks(encode: Encoder, images: Tensor, masks: Tensor, chunk: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What checkpoints of latent diffusion models share: an autoencoder and CLIP's image tower, in their original layout.
+"""What checkpoints of latent diffusion models share: autoencoder, CLIP's image tower and UNet in their original layout.
 
 The tables of names follow from comparing that layout with diffusers' and transformers'.
 """
@@ -6,7 +6,7 @@ The tables of names follow from comparing that layout with diffusers' and transf
 import copy
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,22 @@ from liftstudio.priors.weights import Weights, check_module, load_module
 Change = Callable[[Tensor], Tensor]
 Sources = dict[str, tuple[str, Change]]  # module's key -> the file's, and the change of layout
 
+_UNET_BLOCK = r"^(?P<way>down|up)_blocks\.(?P<level>\d+)\.(?P<part>[a-z]+)\.(?P<index>\d+)(?:(?<=samplers\.\d)\.conv)?"
+_UNET_PARTS = {
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+}
+_RESNET_PARTS = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
 _VAE_PARTS = {
     "conv_norm_out": "norm_out",
     "conv_shortcut": "nin_shortcut",
@@ -74,19 +90,27 @@ def vae_part(weights: Weights, prefix: str) -> Part:
     Raises:
         InputError: a weight that tells a size is missing.
     """
-    from diffusers import AutoencoderKL  # takes seconds to import
-
     levels = weight_count(weights, f"{prefix}encoder.down.")
     firsts = [f"{prefix}encoder.down.{level}.block.0.conv1.weight" for level in range(levels)]
+    widths = tuple(weight_shape(weights, first, 4)[0] for first in firsts)
+    layers = weight_count(weights, f"{prefix}encoder.down.0.block.")
+    latent_channels = weight_shape(weights, f"{prefix}decoder.conv_in.weight", 4)[1]
     with torch.device("meta"):
-        module: Any = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            block_out_channels=tuple(weight_shape(weights, first, 4)[0] for first in firsts),
-            layers_per_block=weight_count(weights, f"{prefix}encoder.down.0.block."),
-            latent_channels=weight_shape(weights, f"{prefix}decoder.conv_in.weight", 4)[1],
-        )
+        module = make_vae(widths, layers, latent_channels)
     return Part(module, weights, vae_sources(module.state_dict(), levels, prefix))
+
+
+def make_vae(widths: tuple[int, ...], layers: int, latent_channels: int) -> Any:
+    """An autoencoder with random weights; each of the `widths`, from the finest level, but the last is halved after."""
+    from diffusers import AutoencoderKL  # takes seconds to import
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        block_out_channels=widths,
+        layers_per_block=layers,
+        latent_channels=latent_channels,
+    )
 
 
 def clip_part(weights: Weights, prefix: str, head_channels: int, activation: str) -> Part:
@@ -118,6 +142,44 @@ def clip_part(weights: Weights, prefix: str, head_channels: int, activation: str
         module = CLIPVisionModelWithProjection(config)
     module.vision_model.embeddings.position_ids = torch.arange(tokens)[None]  # in no file
     return Part(module, weights, clip_sources(module.state_dict(), prefix))
+
+
+def unet_sources(
+    names: Iterable[str], layers: int, levels_with_attention: Sequence[bool], prefix: str, others: dict[str, str]
+) -> Sources:
+    """Sources of the weights of a network whose blocks are diffusers'.
+
+    Args:
+        names: the module's keys.
+        layers: residual blocks per level on the way down (one more on the way up).
+        levels_with_attention: from the finest level to the coarsest.
+        others: a part that not all such networks have -> its original name.
+    """
+    upwards = levels_with_attention[::-1]
+
+    def flat_block(match: re.Match[str]) -> str:
+        """Original blocks are numbered through all levels, and their parts by position."""
+        way, part = match["way"], match["part"]
+        level, index = int(match["level"]), int(match["index"])
+        if part == "downsamplers":
+            return f"input_blocks.{(level + 1) * (layers + 1)}.0.op"
+        if part == "upsamplers":
+            return f"output_blocks.{level * (layers + 1) + layers}.{2 if upwards[level] else 1}.conv"
+        position = 0 if part == "resnets" else 1
+        if way == "down":
+            return f"input_blocks.{1 + level * (layers + 1) + index}.{position}"
+        return f"output_blocks.{level * (layers + 1) + index}.{position}"
+
+    def middle_block(match: re.Match[str]) -> str:
+        return f"middle_block.{2 * int(match['index']) if match['part'] == 'resnets' else 1}"
+
+    def official(name: str) -> str:
+        parts = _UNET_PARTS | others | (_RESNET_PARTS if ".resnets." in name else {})
+        name = re.sub(_UNET_BLOCK, flat_block, name)
+        name = re.sub(r"^mid_block\.(?P<part>[a-z]+)\.(?P<index>\d+)", middle_block, name)
+        return prefix + replace_parts(name, parts)
+
+    return {name: (official(name), same) for name in names}
 
 
 def vae_sources(names: Iterable[str], levels: int, prefix: str) -> Sources:
@@ -194,6 +256,18 @@ def weight_count(weights: Weights, prefix: str) -> int:
     return 1 + max((int(match[1]) for key in weights.shapes if (match := numbered.match(key))), default=-1)
 
 
+def metadata_number(weights: Weights, name: str, official: int) -> int:
+    """What no shape tells: what the file's metadata says under `name`, or else `official`.
+
+    Raises:
+        InputError: the metadata holds something else than a whole number above 0 there.
+    """
+    text = weights.metadata.get(name, str(official))
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"{weights.path}: metadata '{name}': wanted a whole number above 0, got {text!r}")
+    return int(text)
+
+
 def same(tensor: Tensor) -> Tensor:
     """No change of layout."""
     return tensor
@@ -211,15 +285,16 @@ def _with_pixels(tensor: Tensor) -> Tensor:
     return tensor[..., None, None]
 
 
-def _third(index: int) -> Change:
-    return lambda tensor: tensor.chunk(3)[index]
+def _piece(index: int, count: int) -> Change:
+    return lambda tensor: tensor.chunk(count)[index]
 
 
-_THIRDS = [_third(index) for index in range(3)]
+HALVES = [_piece(index, 2) for index in range(2)]  # of a matrix that holds two of the module's
+_THIRDS = [_piece(index, 3) for index in range(3)]
 # change of layout -> its place among those that share a key, and the way back
 _INVERSE: dict[Change, tuple[int, Change]] = {
     same: (0, same),
     _transposed: (0, _transposed),
     _without_pixels: (0, _with_pixels),
-    **{change: (place, same) for place, change in enumerate(_THIRDS)},
+    **{change: (place, same) for pieces in (HALVES, _THIRDS) for place, change in enumerate(pieces)},
 }

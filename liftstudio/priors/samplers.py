@@ -1,5 +1,6 @@
 """Noise levels and the solvers that follow them (Karras et al. 2022; Song et al. 2021)."""
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from liftstudio.checks import check_range
 from liftstudio.errors import InputError
+from liftstudio.priors.parameterization import sigma_from_alpha_bar
 
 Denoise = Callable[[Tensor, float], Tensor]
 
@@ -24,6 +26,20 @@ def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float = 7
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     levels = (high + torch.linspace(0, 1, steps) * (low - high)) ** rho
     return torch.cat([levels, levels.new_zeros(1)])
+
+
+def scaled_linear_levels(timesteps: int = 1000, first: float = 0.00085, last: float = 0.012) -> Tensor:
+    """[timesteps] float64 ascending noise levels of Stable Diffusion's schedule: the roots of beta rise linearly.
+
+    Rombach et al. 2022 and its released code; `first` and `last` are betas.
+    """
+    betas = torch.linspace(first**0.5, last**0.5, timesteps, dtype=torch.float64) ** 2
+    return sigma_from_alpha_bar((1 - betas).cumprod(0))
+
+
+def nearest_timestep(levels: Tensor, sigma: float) -> int:
+    """The timestep of a schedule, of noise levels [T], whose logarithm is nearest to that of `sigma`."""
+    return int((levels.log() - math.log(sigma)).abs().argmin())
 
 
 def ddim_sigmas(levels: Tensor, steps: int) -> Tensor:
@@ -46,10 +62,12 @@ def euler(
 ) -> Tensor:
     """Clean latents by Euler steps along the probability-flow ODE, without added noise (algorithm 1, S_churn = 0).
 
+    On `ddim_sigmas` these are DDIM's steps with eta = 0.
+
     Args:
         denoise: estimate of x0 from (noisy latents, noise level), both in the form z = x0 + sigma * eps.
         noise: unit normal, of the latents' shape; the start is noise * sqrt(1 + sigmas[0]^2).
-        sigmas: [steps + 1] descending noise levels, the last 0.
+        sigmas: [steps + 1] descending noise levels; the last may be above 0, as in `ancestral`.
         on_step: told (number of the step from 0, latents after it).
     """
     levels = sigmas.tolist()
@@ -59,7 +77,7 @@ def euler(
         latents = latents + (following - sigma) * slope
         if on_step is not None:
             on_step(step, latents)
-    return latents
+    return latents / (1 + levels[-1] ** 2) ** 0.5
 
 
 def ancestral(

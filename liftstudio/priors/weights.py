@@ -15,6 +15,7 @@ from liftstudio.errors import InputError
 Source = str | tuple[str, Callable[[Tensor], Tensor]]  # a key of a file; with a function: the layout changes by it
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
+UNET_FOLDER = "unet"  # in the folder of a diffusers pipeline: the denoising network
 SUMS = "SHA256SUMS"  # in the folder of a packaged prior: the digest of its weight file
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(/[\w./-]+)?")
 
@@ -69,22 +70,31 @@ def open_weights(text: str, published: str = "") -> Weights:
 
     Args:
         text: a weight file, a folder with one weight file, `asset://...`, or on the Hugging Face hub `owner/name` (of a
-            repository with one weight file) or `owner/name/file`.
+            repository with one weight file) or `owner/name/file`. Of a diffusers pipeline it is the `unet`'s.
         published: where the official file is found and under which licence: said when there is none.
     Raises:
         InputError: there is no such file, it is not a readable weight file, or a packaged one is not what was packaged.
     """
-    path = input_path(text)
-    try:
-        if path.is_dir():
-            path = path / _only_one([file.name for file in sorted(path.iterdir())], text)
-        elif not path.is_file():
-            path = _from_hub(text)
-    except InputError as error:
-        raise InputError(f"{error}; {published}" if published else str(error)) from error.__cause__
+    path = find_file(text, published)
     if text.startswith(SCHEME):
         _check_digest(path)
     return Weights(path)
+
+
+def find_file(text: str, published: str = "") -> Path:
+    """The file that `text` names, as in `open_weights`, of any kind if it is named itself; downloaded if need be.
+
+    Raises:
+        InputError: there is no such file; see `open_weights`.
+    """
+    path = input_path(text)
+    try:
+        if path.is_dir():
+            files = (*path.iterdir(), *(path / UNET_FOLDER).glob("*"))
+            return path / _only_one(sorted(file.relative_to(path).as_posix() for file in files), text)
+        return path if path.is_file() else _from_hub(text)
+    except InputError as error:
+        raise InputError(f"{error}; {published}" if published else str(error)) from error.__cause__
 
 
 def load_module(
@@ -144,6 +154,7 @@ def _source(name: str, keys: Mapping[str, Source]) -> tuple[str, Callable[[Tenso
 
 def _only_one(names: list[str], place: str) -> str:
     files = [name for name in names if name.endswith(SUFFIXES)]
+    files = [name for name in files if name.startswith(f"{UNET_FOLDER}/")] or files
     if not files:
         raise InputError(f"{place}: no weight file there (*{', *'.join(SUFFIXES)})")
     if len(files) > 1:

@@ -1,0 +1,1 @@
+"""HiFi-123: views that keep the texture of the photograph (Yu et al. 2023)."""

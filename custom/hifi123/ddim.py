@@ -1,0 +1,113 @@
+"""DDIM without noise in both directions (Song et al. 2021, eq. 12 with sigma = 0): pure functions of tensors.
+
+A state is x = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps, "variance preserving". Which network tells the noise, under
+which conditions, is the caller's business: it is passed in as a function.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from liftstudio.checks import check_range
+
+Predict = Callable[[Tensor, int], Tensor]  # states [B, C, h, w], the timestep the network is told -> the noise in them
+OnStep = Callable[[int, Tensor, Tensor], None]  # the level reached, the states there, the noise that led there
+
+_FIRST = 1  # step 0 joins levels of equal noise: it changes nothing, and the network is not asked
+
+
+@dataclass(frozen=True)
+class Grid:
+    """N steps between N + 1 levels of noise; both directions use the same steps, and tell the network the same.
+
+    timesteps:  [N] ascending: step i joins the levels i and i + 1, and the network is told timesteps[i].
+    alpha_bars: [N + 1] of the levels. Level i + 1 is that of timesteps[i]; level 0, the clean latents, counts as that
+                of timesteps[0], so that levels 0 and 1 are equal.
+    """
+
+    timesteps: tuple[int, ...]
+    alpha_bars: tuple[float, ...]
+
+    @classmethod
+    def of(cls, alpha_bars: Tensor, steps: int) -> "Grid":
+        """The grid of the official release: timesteps 0, r, 2 r, ... with r = T // steps, never the last one.
+
+        Args:
+            alpha_bars: [T] cumulative product of alphas of each timestep.
+        Raises:
+            InputError: fewer than 2 steps, or more than T.
+        """
+        check_range("steps", steps, 2, len(alpha_bars))
+        timesteps = len(alpha_bars) // steps * torch.arange(steps)
+        levels = alpha_bars.double()[torch.cat([timesteps[:1], timesteps])]
+        return cls(tuple(timesteps.tolist()), tuple(levels.tolist()))
+
+    @property
+    def steps(self) -> int:
+        """N."""
+        return len(self.timesteps)
+
+
+def stable_diffusion_alpha_bars() -> Tensor:
+    """[1000] float32 of Stable Diffusion's noise schedule, "scaled linear" from 0.00085 to 0.012."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    return (1 - betas).cumprod(0)
+
+
+def clean_latents(state: Tensor, epsilon: Tensor, alpha_bar: float) -> Tensor:
+    """The estimate of x0 in a state with that noise in it."""
+    return (state - (1 - alpha_bar) ** 0.5 * epsilon) / alpha_bar**0.5
+
+
+def move(state: Tensor, epsilon: Tensor, alpha_bar: float, following: float) -> Tensor:
+    """The state at the level `following` of one at the level `alpha_bar`, with the noise in it; in either direction."""
+    return following**0.5 * clean_latents(state, epsilon, alpha_bar) + (1 - following) ** 0.5 * epsilon
+
+
+@torch.no_grad()
+def invert(predict: Predict, latents: Tensor, grid: Grid, levels: int, on_step: OnStep | None = None) -> Tensor:
+    """The states [levels + 1, *latents.shape] at the levels 0 to `levels` that DDIM would sample `latents` from.
+
+    As in the release, the noise in a state at level i is asked for with the timestep of level i + 1; no gradient.
+
+    Args:
+        latents: [B, C, h, w] clean; float32, whatever the network computes in.
+        levels: to which level; N steps end at level N.
+        on_step: told after each step.
+    Raises:
+        InputError: `levels` is not in the grid.
+    """
+    check_range("levels", levels, 1, grid.steps)
+    states = [latents, latents]
+    for step in range(_FIRST, levels):
+        epsilon = predict(states[-1], grid.timesteps[step])
+        states.append(move(states[-1], epsilon, grid.alpha_bars[step], grid.alpha_bars[step + 1]))
+        if on_step is not None:
+            on_step(step + 1, states[-1], epsilon)
+    return torch.stack(states)
+
+
+@torch.no_grad()
+def sample(
+    predict: Predict, state: Tensor, grid: Grid, start: int, stop: int = 0, on_step: OnStep | None = None
+) -> Tensor:
+    """The state at the level `stop` of one at the level `start`; level 0 is that of clean latents; no gradient.
+
+    A call from a to b and one from b to c are one call from a to c.
+
+    Args:
+        state: [B, C, h, w] float32.
+        on_step: told after each step.
+    Raises:
+        InputError: levels that are not in the grid, or do not descend.
+    """
+    check_range("start", start, 0, grid.steps)
+    check_range("stop", stop, 0, start)
+    for step in reversed(range(max(stop, _FIRST), start)):
+        epsilon = predict(state, grid.timesteps[step])
+        state = move(state, epsilon, grid.alpha_bars[step + 1], grid.alpha_bars[step])
+        if on_step is not None:
+            on_step(step, state, epsilon)
+    return state

@@ -1,0 +1,66 @@
+"""Pictures and texts as Stable Diffusion 2's depth model has them, in float32."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from liftstudio.checks import check_shape
+from liftstudio.errors import InputError
+
+
+def encode(vae: Any, images: Tensor) -> Tensor:
+    """Latents [B, 4, h, w], scaled, of images [B, H, W, 3] in [0, 1]: the mean, not a sample; differentiable."""
+    check_shape("images", images, ("B", "H", "W", 3))
+    pixels = (2 * images.permute(0, 3, 1, 2) - 1).to(vae.dtype)
+    return vae.config.scaling_factor * vae.encode(pixels).latent_dist.mode().float()
+
+
+@torch.no_grad()
+def decode(vae: Any, latents: Tensor) -> Tensor:
+    """Images [B, H, W, 3] in [0, 1] of scaled latents [B, 4, h, w]."""
+    pixels = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float()
+    return (pixels.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1)
+
+
+def shrinkage(vae: Any) -> int:
+    """Pixels of an image along one side of a pixel of its latents."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def resolution(unet: Any, vae: Any) -> int:
+    """Pixels along a side of the images that the model was made for: 512 for the official one."""
+    size = unet.config.sample_size
+    return shrinkage(vae) * (size if isinstance(size, int) else min(size))
+
+
+def check_image_size(name: str, height: int, width: int, unet: Any, vae: Any) -> None:
+    """Raise for an image that the encoder does not take, before anything is computed.
+
+    Args:
+        name: of the image, for the message: "reference".
+    Raises:
+        InputError: larger than the model was made for, or no multiple of the encoder's shrinkage.
+    """
+    most, step = resolution(unet, vae), shrinkage(vae)
+    if max(height, width) > most:
+        raise InputError(f"{name}: {width}x{height} pixels; the encoder takes at most {most}x{most}: reduce the image")
+    if height % step or width % step:
+        raise InputError(
+            f"{name}: {width}x{height} pixels; the encoder takes multiples of {step} only: resize the image"
+        )
+
+
+@torch.no_grad()
+def embed_text(tokenizer: Any, tower: Any, text: str) -> Tensor:
+    """[1, tokens, D] float32, what the UNet attends to, of a text, padded to the tower's length.
+
+    Raises:
+        InputError: the text has more tokens than the tower takes; it is not cut silently.
+    """
+    most = tower.config.max_position_embeddings
+    count = len(tokenizer(text).input_ids)
+    if count > most:
+        raise InputError(f"prompt: {count - 2} tokens, the text encoder takes at most {most - 2}: shorten it")
+    tokens = tokenizer(text, padding="max_length", max_length=most, return_tensors="pt").input_ids
+    return tower(tokens.to(tower.device)).last_hidden_state.float()

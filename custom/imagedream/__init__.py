@@ -1,0 +1,5 @@
+"""ImageDream and MVDream: four views of an object, of a picture and a text (Wang & Shi 2023; Shi et al. 2023)."""
+
+COMPONENTS = {
+    "prior": {"imagedream": "prior"},
+}

@@ -1,0 +1,220 @@
+"""The files of ImageDream and MVDream: their networks, sizes by the shapes in them, one part or another from elsewhere.
+
+The official file has denoising network, image adaptor, autoencoder and, as far as its code tells, CLIP's towers. Its
+public conversion is the folder of a diffusers pipeline. What a file lacks is read from folders that diffusers and
+transformers have written.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from liftstudio.errors import InputError
+from liftstudio.priors.latent_diffusion import (
+    HALVES,
+    Part,
+    Sources,
+    check_all_used,
+    clip_part,
+    replace_parts,
+    same,
+    unet_sources,
+    vae_part,
+    weight_count,
+    weight_shape,
+)
+from liftstudio.priors.weights import Weights
+
+from .folders import clip_part_of, vae_part_of
+from .layout import CAMERA, CLIP, IMAGE, UNUSED, VAES, number, takes_image, unet_prefix
+
+# What this network has besides that of other latent diffusion models.
+UNET_PARTS = {
+    "class_embedding.linear_1": "camera_embed.0",
+    "class_embedding.linear_2": "camera_embed.2",
+    "processor.to_k_ip": "to_k_ip",
+    "processor.to_v_ip": "to_v_ip",
+}
+_ADAPTOR_PARTS = {
+    "ln0": "0.norm1",
+    "ln1": "0.norm2",
+    "attn.to_q": "0.to_q",
+    "attn.to_k": "0.to_kv",
+    "attn.to_v": "0.to_kv",
+    "attn.to_out.0": "0.to_out",
+    "ff.0": "1.0",
+    "ff.1.net.0.proj": "1.1",
+    "ff.1.net.2": "1.3",
+}
+GROUP = 32  # channels of residual blocks come in multiples of it
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The networks; adaptor and tower only if there is an image prompt."""
+
+    unet: Part
+    vae: Part
+    adaptor: Part | None
+    tower: Part | None
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Folders, here or on the hub, with what may not be in the file; "": it is there.
+
+    vae:   with a diffusers `AutoencoderKL`.
+    tower: with a transformers CLIP (vision) model.
+    """
+
+    vae: str
+    tower: str
+
+
+def open_parts(weights: Weights, image_weight: float, elsewhere: Elsewhere) -> Parts:
+    """All networks but the text tower, checked, none read.
+
+    Args:
+        image_weight: of the attention to the image tokens.
+    Raises:
+        InputError: a weight is missing, has another shape, or belongs to no network.
+    """
+    unet = unet_part(weights, image_weight)
+    vae = vae_part_of(elsewhere.vae) if elsewhere.vae else vae_part(weights, vae_prefix(weights))
+    adaptor = tower = None
+    if takes_image(weights):
+        adaptor = adaptor_part(weights, unet_prefix(weights) + IMAGE)
+        tower = clip_part_of(elsewhere.tower) if elsewhere.tower else file_clip_part(weights)
+    parts = Parts(unet, vae, adaptor, tower)
+    all_parts = [part for part in (unet, adaptor, vae, tower) if part]
+    for part in all_parts:
+        part.check()
+    _check_widths(weights, parts)
+    check_all_used(weights, all_parts, _in_no_part(parts))
+    return parts
+
+
+def has_vae(weights: Weights) -> bool:
+    """Whether the file has an autoencoder."""
+    return any(key.startswith(VAES) for key in weights.shapes)
+
+
+def has_tower(weights: Weights) -> bool:
+    """Whether the file has an image tower."""
+    return any(key.startswith(CLIP) for key in weights.shapes)
+
+
+def vae_prefix(weights: Weights) -> str:
+    """What the keys of the file's autoencoder begin with."""
+    return next((prefix for prefix in VAES for key in weights.shapes if key.startswith(prefix)), VAES[0])
+
+
+def unet_part(weights: Weights, image_weight: float = 1.0) -> Part:
+    """The denoising network; the width of its heads is what no shape tells.
+
+    Raises:
+        InputError: a weight that tells a size is missing, or tells an impossible one.
+    """
+    from .network import MultiViewUNet
+
+    prefix = unet_prefix(weights)
+    block = re.compile(rf"{re.escape(prefix)}input_blocks\.(?P<block>\d+)\.(?P<part>.+)")
+    found = [match for key in weights.shapes if (match := block.match(key))]
+    levels = 1 + sum(match["part"] == "0.op.weight" for match in found)
+    layers = len({match["block"] for match in found}) // levels - 1
+    first = [f"{prefix}input_blocks.{1 + level * (layers + 1)}" for level in range(levels)]
+    channels = [_channels(weights, f"{block}.0.in_layers.2.weight") for block in first]
+    attends = [f"{block}.1.proj_in.weight" in weights for block in first]
+    middle = f"{prefix}middle_block.1.transformer_blocks"
+    depths = [weight_count(weights, f"{block}.1.transformer_blocks.") for block in first]
+    depths[-1] = weight_count(weights, f"{middle}.")  # the middle block is built as the last level's
+    with torch.device("meta"):
+        module = MultiViewUNet(
+            image_tokens=weight_shape(weights, f"{prefix}{IMAGE}latents", 3)[1] if takes_image(weights) else 0,
+            image_weight=image_weight,
+            in_channels=weight_shape(weights, f"{prefix}input_blocks.0.0.weight", 4)[1],
+            out_channels=weight_shape(weights, f"{prefix}out.2.weight", 4)[0],
+            block_out_channels=tuple(channels),
+            layers_per_block=layers,
+            down_block_types=tuple(f"{'CrossAttn' if a else ''}DownBlock2D" for a in attends),
+            up_block_types=tuple(f"{'CrossAttn' if a else ''}UpBlock2D" for a in attends[::-1]),
+            transformer_layers_per_block=tuple(max(depth, 1) for depth in depths),
+            attention_head_dim=tuple(_heads(weights, "num_head_channels", count) for count in channels),  # their number
+            use_linear_projection=True,
+            cross_attention_dim=weight_shape(weights, f"{middle}.0.attn2.to_k.weight", 2)[1],
+            class_embed_type="projection",
+            projection_class_embeddings_input_dim=weight_shape(weights, prefix + CAMERA, 2)[1],
+        )
+    return Part(module, weights, unet_sources(module.state_dict(), layers, attends, prefix, UNET_PARTS))
+
+
+def adaptor_part(weights: Weights, prefix: str) -> Part:
+    """The image adaptor: the image tower's tokens to a few tokens beside the text's.
+
+    Raises:
+        InputError: a weight that tells a size is missing, or tells an impossible one.
+    """
+    from diffusers.models.embeddings import IPAdapterPlusImageProjection
+
+    _, queries, width = weight_shape(weights, f"{prefix}latents", 3)
+    heads = _heads(weights, "adaptor_head_channels", weight_shape(weights, f"{prefix}layers.0.0.to_q.weight", 2)[0])
+    with torch.device("meta"):
+        module: Any = IPAdapterPlusImageProjection(
+            embed_dims=weight_shape(weights, f"{prefix}proj_in.weight", 2)[1],
+            output_dims=weight_shape(weights, f"{prefix}proj_out.weight", 2)[0],
+            hidden_dims=width,
+            depth=weight_count(weights, f"{prefix}layers."),
+            dim_head=number(weights, "adaptor_head_channels"),
+            heads=heads,
+            num_queries=queries,
+            ffn_ratio=weight_shape(weights, f"{prefix}layers.0.1.1.weight", 2)[0] / width,
+        )
+    return Part(module, weights, adaptor_sources(module.state_dict(), prefix))
+
+
+def adaptor_sources(names: Iterable[str], prefix: str) -> Sources:
+    """Sources of the image adaptor's weights; the original file has key and value in one matrix."""
+    half = {"attn.to_k.weight": HALVES[0], "attn.to_v.weight": HALVES[1]}
+    return {name: (prefix + replace_parts(name, _ADAPTOR_PARTS), half.get(name[-16:], same)) for name in names}
+
+
+def file_clip_part(weights: Weights) -> Part:
+    """The image tower in an official file."""
+    return clip_part(weights, CLIP, number(weights, "clip_head_channels"), "gelu")
+
+
+def _check_widths(weights: Weights, parts: Parts) -> None:
+    """Raise an InputError unless what one network gives is as wide as what the next one takes."""
+    if parts.adaptor is None or parts.tower is None:
+        return
+    wanted, found = parts.adaptor.module.proj_in.in_features, parts.tower.module.config.hidden_size
+    if wanted != found:
+        raise InputError(
+            f"{parts.tower.weights.path}: the image tower's tokens are {found} wide; {weights.path} wants {wanted}"
+        )
+
+
+def _in_no_part(parts: Parts) -> re.Pattern[str]:
+    """What may be in the file besides: what is not needed, and what was read from elsewhere or is not asked for."""
+    others = [*([CLIP] if parts.tower is None or parts.tower.weights is not parts.unet.weights else [])]
+    others += [*(VAES if parts.vae.weights is not parts.unet.weights else [])]
+    return re.compile("|".join([UNUSED.pattern, *map(re.escape, others)]))
+
+
+def _channels(weights: Weights, key: str) -> int:
+    channels = weight_shape(weights, key, 4)[0]
+    if channels < GROUP or channels % GROUP:
+        raise InputError(f"{weights.path}: '{key}' has {channels} channels, which is no multiple of {GROUP}")
+    return channels
+
+
+def _heads(weights: Weights, name: str, channels: int) -> int:
+    width = number(weights, name)
+    if channels % width:
+        raise InputError(
+            f"{weights.path}: heads of {width} channels do not divide {channels}; its metadata must say {name}"
+        )
+    return channels // width

@@ -1,0 +1,70 @@
+"""The noise in the views of a step: what the network is shown of the picture and the text, and of neither."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:  # diffusers takes seconds to import
+    from .network import MultiViewUNet
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What the network is shown besides noisy latents and cameras.
+
+    context: [N, D] float32 tokens of the text, then of the image if the network takes one.
+    latent:  [4, h, w] float32 of the image, scaled, as one more frame (the pixel controller); None: no such frame.
+    """
+
+    context: Tensor
+    latent: Tensor | None
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The two branches of classifier-free guidance."""
+
+    conditional: Branch
+    unconditional: Branch
+
+
+def make_condition(text: Tensor, image_tokens: Tensor | None, latent: Tensor | None) -> Condition:
+    """The branches, as officially: without the picture there are the adaptor's tokens of zeros, and a latent of zeros.
+
+    Args:
+        text: [2, L, D] of the prompt, then of the negative one.
+        image_tokens: [2, N, D] the adaptor's, of the picture, then of zeros; None: no image prompt.
+        latent: [4, h, w] of the picture, scaled; None: it is not a frame.
+    """
+    contexts = text if image_tokens is None else torch.cat([text, image_tokens], dim=1)
+    latents = (None, None) if latent is None else (latent, torch.zeros_like(latent))
+    return Condition(*(Branch(*shown) for shown in zip(contexts, latents, strict=True)))
+
+
+def estimate_epsilon(
+    unet: "MultiViewUNet", noisy: Tensor, timestep: int, cameras: Tensor, branches: Sequence[Branch]
+) -> Tensor:
+    """The noise [branches, O, F, 4, h, w] in the same views of O objects, in one batch.
+
+    Args:
+        noisy: [O, F, 4, h, w] latents of unit variance.
+        cameras: [O, F, 16], see `conditioning.camera_conditions`.
+    """
+    objects, frames = noisy.shape[:2]
+    sample = torch.cat([with_image_frame(noisy, branch.latent) for branch in branches])
+    context = torch.stack([branch.context for branch in branches]).repeat_interleave(objects, dim=0)
+    if sample.shape[1] > frames:
+        cameras = F.pad(cameras, (0, 0, 0, 1))  # the image frame has no camera: zeros
+    epsilon = unet(sample, timestep, context, cameras.repeat(len(branches), 1, 1))
+    return epsilon[:, :frames].unflatten(0, (len(branches), objects))
+
+
+def with_image_frame(noisy: Tensor, latent: Tensor | None) -> Tensor:
+    """Latents [O, F, ...] with the image's [...] as the last frame, F + 1 in all, if there is one."""
+    if latent is None:
+        return noisy
+    return torch.cat([noisy, latent.to(noisy).expand(len(noisy), 1, *latent.shape)], dim=1)

@@ -1,0 +1,86 @@
+"""What kind of ImageDream or MVDream file this is; light, since every command may ask."""
+
+import re
+
+from liftstudio.errors import InputError
+from liftstudio.priors.latent_diffusion import metadata_number
+from liftstudio.priors.weights import Weights
+
+UNET = "model.diffusion_model."  # of the official files; the public conversion for diffusers has none
+CAMERA = "camera_embed.0.weight"  # only these models have it
+IMAGE = "image_embed."  # the adaptor of the image prompt, which MVDream has not
+VAES = ("vae_model.", "first_stage_model.")  # ImageDream's name and MVDream's
+CLIP = "clip_model.model.visual."
+# What follows from the noise schedule, and the text tower: text is encoded by a copy of it with a tokenizer beside it.
+UNUSED = re.compile(
+    r"((betas|alphas_cumprod|alphas_cumprod_prev|sqrt_alphas_cumprod|sqrt_one_minus_alphas_cumprod"
+    r"|log_one_minus_alphas_cumprod|sqrt_recip_alphas_cumprod|sqrt_recipm1_alphas_cumprod|posterior_variance"
+    r"|posterior_log_variance_clipped|posterior_mean_coef1|posterior_mean_coef2)$"
+    r"|clip_model\.model\.(positional_embedding|text_projection|logit_scale|token_embedding|ln_final|attn_mask"
+    r"|transformer)(\.|$)|cond_stage_model\.)"
+)
+MODES = ("pixel", "local", "text")
+# What shapes cannot tell: of the official models. Other files say theirs under these names in their metadata.
+NUMBERS = {"num_head_channels": 64, "adaptor_head_channels": 64, "clip_head_channels": 80, "image_size": 256}
+
+
+def is_imagedream(weights: Weights) -> bool:
+    """Whether these are weights of ImageDream or MVDream, in the official layout or its conversion's."""
+    return UNET + CAMERA in weights or CAMERA in weights
+
+
+def unet_prefix(weights: Weights) -> str:
+    """What the denoising network's keys begin with.
+
+    Raises:
+        InputError: not weights of these models.
+    """
+    if not is_imagedream(weights):
+        raise InputError(f"{weights.path}: not ImageDream's or MVDream's weights: '{UNET}{CAMERA}' is missing")
+    return UNET if UNET + CAMERA in weights else ""
+
+
+def takes_image(weights: Weights) -> bool:
+    """Whether the network has an image prompt: it is ImageDream's, not MVDream's."""
+    prefix = unet_prefix(weights) + IMAGE
+    return any(key.startswith(prefix) for key in weights.shapes)
+
+
+def mode_of(weights: Weights, asked: str) -> str:
+    """How the network is to be called, of MODES.
+
+    Both official ImageDream files have the same weights' names and shapes, and each works, badly, as the other. What
+    tells them apart is the file's name, which has "ipmv" (pixel) or "ipmv-local" in it, or its metadata's `mode`.
+
+    Args:
+        asked: one of MODES, or "auto": what the file tells.
+    Raises:
+        InputError: the file is of another mode than `asked`, or "auto" and it does not tell.
+    """
+    known = _known_mode(weights)
+    if asked == "auto" and not known:
+        raise InputError(
+            f"{weights.path}: neither its weights nor its name tell whether the picture is one of its frames; say so "
+            "with mode: pixel (as for sd-v2.1-base-4view-ipmv.pt) or mode: local (as for ...-ipmv-local.pt)"
+        )
+    if asked not in ("auto", known) and (known or asked == "text"):
+        raise InputError(f"mode: wanted {known or 'pixel or local'}, as {weights.path} is of that, got {asked}")
+    return known if asked == "auto" else asked
+
+
+def _known_mode(weights: Weights) -> str:
+    """What the file tells; "" for nothing."""
+    if not takes_image(weights):
+        return "text"
+    told = weights.metadata.get("mode", "")
+    if told:
+        if told not in MODES[:2]:
+            raise InputError(f"{weights.path}: metadata 'mode': wanted pixel or local, got {told!r}")
+        return told
+    names = re.findall(r"ipmv(?:-local)?", str(weights.path))
+    return {"ipmv": "pixel", "ipmv-local": "local"}[names[-1]] if names else ""
+
+
+def number(weights: Weights, name: str) -> int:
+    """One of NUMBERS: the file's own, or that of the official models; see `metadata_number`."""
+    return metadata_number(weights, name, NUMBERS[name])

@@ -1,0 +1,196 @@
+"""ImageDream and MVDream behind the interface of all priors."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from liftstudio.cameras import Cameras
+from liftstudio.checks import check_range, check_shape
+from liftstudio.errors import InputError
+from liftstudio.images import straight_from_white
+from liftstudio.logs import log
+from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.classifier_free import guided
+from liftstudio.priors.latent_prior import LATENT_SCALE, LatentPrior
+from liftstudio.priors.parameterization import x0_from_epsilon
+from liftstudio.priors.precision import half_on_cuda
+from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep, scaled_linear_levels
+from liftstudio.priors.weights import UNET_FOLDER, Weights, open_weights
+from liftstudio.registry import register
+
+from .conditioning import camera_conditions, clip_pixels, over_grey, vae_pixels
+from .denoising import Condition, estimate_epsilon, make_condition
+from .folders import STABLE_DIFFUSION, TOWER
+from .layout import is_imagedream, mode_of, number
+
+if TYPE_CHECKING:  # diffusers takes seconds to import
+    from .checkpoint import Parts
+    from .text import TextEncoder
+
+FRAMES = 4  # views that are denoised together
+SAME_DEG = 0.1  # angles closer than this are the same
+# Of the pictures the networks were trained on, degrees: (elevations, vertical fields of view).
+TRAINED_DEG = {"image": ((0.0, 30.0), (45.0, 50.0)), "text": ((0.0, 30.0), (15.0, 60.0))}
+NEGATIVE_PROMPT = (  # that of ImageDream's 3D configuration
+    "ugly, bad anatomy, blurry, pixelated obscure, unnatural colors, poor lighting, dull, and unclear, cropped, "
+    "lowres, low quality, artifacts, duplicate, morbid, mutilated, poorly drawn face, deformed, dehydrated, "
+    "bad proportions"
+)
+
+
+@register("imagedream")
+class ImageDream(LatentPrior):
+    """ImageDream, or MVDream without an image prompt: four views of an object in its canonical frame, front on +x.
+
+    After Wang & Shi 2023, "ImageDream", and Shi et al. 2023, "MVDream". The cameras of the four views are free, but
+    share their elevation and are 90 degrees apart where the networks were trained. Any number of such fours are
+    denoised side by side. Where the picture was taken from is for the network to find out.
+    """
+
+    published = (
+        "the official files sd-v2.1-base-4view-ipmv.pt and sd-v2.1-base-4view-ipmv-local.pt (ImageDream) are published "
+        "at huggingface.co/Peng-Wang/ImageDream, sd-v2.1-base-4view.pt (MVDream) at huggingface.co/MVDream/MVDream, "
+        "under their publishers' licences"
+    )
+
+    @dataclass
+    class Config(Prior.Config):
+        mode: Literal["auto", "pixel", "local", "text"] = "auto"  # picture as a frame or not; no picture; auto: by file
+        prompt: str = ""  # what the object is, in a few words; taken literally
+        negative_prompt: str = NEGATIVE_PROMPT  # what it is not
+        ip_weight: float = 1.0  # of the attention to the picture, next to that to the text
+        vae: str = ""  # folder (here or on the hub) of a diffusers autoencoder; "": the weights' own
+        image_encoder: str = ""  # folder of CLIP's image tower; "": the weights' own, or laion's
+        text_encoder: str = ""  # folder with text_encoder/ and tokenizer/; "": the weights' own, or Stable Diffusion's
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_range("ip_weight", self.ip_weight, 0)
+
+    config: Config
+    own_chunk = 4
+    frames = FRAMES
+
+    def __init__(self, config: Config, *, device: torch.device) -> None:
+        weights = open_weights(config.weights, self.published)
+        self.mode = mode_of(weights, config.mode)
+        if self.mode == "text" and not config.prompt:
+            raise InputError(f"prompt: {weights.path.name} makes objects of text alone; say which object")
+        parts, text = _open(config, weights)
+        super().__init__(config, parts.vae, number(weights, "image_size"), device=device)
+        self.name = f"{'MVDream' if self.mode == 'text' else 'ImageDream'} ({self.mode}, {weights.path.name})"
+        self.levels = scaled_linear_levels()  # of each timestep
+        self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
+        self.guidance_scale = 7.5 if self.mode == "text" else 5.0  # as the public conversion's examples have them
+        if not config.prompt:
+            log.warning("%s: no prompt; a few words that say what the picture shows help it", self.name)
+        texts = {"prompt": config.prompt, "negative_prompt": config.negative_prompt}
+        self.text = text.encode(texts, device)
+        dtype = half_on_cuda(config.precision, device)
+        self.unet = parts.unet.load(dtype, device)
+        self.adaptor: Any = parts.adaptor.load(torch.float32, device) if parts.adaptor else None
+        self.tower: Any = parts.tower.load(dtype, device) if parts.tower else None
+
+    @classmethod
+    def recognizes(cls, weights: Weights) -> bool:
+        return is_imagedream(weights)
+
+    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+        if len(cameras) == 0 or len(cameras) % FRAMES:
+            raise InputError(f"{self.name} makes {FRAMES} views together, and so multiples of them, not {len(cameras)}")
+        elevation_deg = cameras.elevation_deg.unflatten(0, (-1, FRAMES))
+        if (elevation_deg.amax(1) - elevation_deg.amin(1)).max() > SAME_DEG:
+            log.warning("%s was trained on %d views of equal elevation; these are not", self.name, FRAMES)
+        ranges = TRAINED_DEG["text" if self.mode == "text" else "image"]
+        asked = {"elevation": cameras.elevation_deg, "field of view": cameras.fov_deg}
+        for (name, angles_deg), (low, high) in zip(asked.items(), ranges, strict=True):
+            least, most = angles_deg.min().item(), angles_deg.max().item()
+            if least < low - SAME_DEG or most > high + SAME_DEG:
+                trained = f"{self.name} was trained for {low:g} to {high:g} degrees"
+                log.warning("%s: %.4g to %.4g degrees; %s", name, least, most, trained)
+
+    def sigmas(self, steps: int) -> Tensor:
+        """Those of DDIM, as officially: see `samplers.ddim_sigmas`."""
+        return ddim_sigmas(self.levels, steps)
+
+    def condition(self, prompt: ImagePrompt) -> Condition:
+        """Text and picture, this over white; without an image prompt (mode text) the text alone."""
+        return self.condition_over(prompt, 1.0)
+
+    @torch.no_grad()
+    def condition_over(self, prompt: ImagePrompt, grey: float) -> Condition:
+        """The same with the picture over a grey, 0 to 1: the renders' own background is a better one than white.
+
+        Latents are drawn from their distribution, as officially; the draw is always the same.
+        """
+        if self.adaptor is None:
+            return make_condition(self.text, None, None)
+        check_shape("prompt.image", prompt.image, (self.resolution, self.resolution, 3))
+        image = over_grey(straight_from_white(prompt.image, prompt.mask), prompt.mask, grey).to(self.device)
+        tokens = self._image_tokens(image)
+        latent = self._image_latent(image) if self.mode == "pixel" else None
+        return make_condition(self.text, self.adaptor(torch.stack([tokens, torch.zeros_like(tokens)])), latent)
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        latents: Tensor,
+        sigma: float,
+        condition: Condition,
+        cameras: Cameras,
+        guidance_scale: Tensor | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """See `Prior.denoise`; a scale of 0 everywhere is the unconditional estimate alone.
+
+        The views are as many fours, one after the other, as there are; the network is told the nearest timestep.
+        """
+        noisy = (latents / (1 + sigma**2) ** 0.5).unflatten(0, (-1, FRAMES))
+        poses = camera_conditions(cameras.c2w).unflatten(0, (-1, FRAMES))
+        branches = [condition.conditional, condition.unconditional]
+        if guidance_scale is None or bool((guidance_scale == 1).all()):
+            branches = branches[:1]
+        elif bool((guidance_scale == 0).all()):
+            branches = branches[1:]
+        timestep = nearest_timestep(self.levels, sigma)
+        epsilon = estimate_epsilon(self.unet, noisy, timestep, poses, branches).flatten(1, 2)
+        estimates = x0_from_epsilon(latents, epsilon, sigma)
+        if guidance_scale is None or len(branches) == 1:
+            return estimates[0]
+        return guided(estimates[0], estimates[1], guidance_scale)
+
+    def _image_tokens(self, image: Tensor) -> Tensor:
+        """[N, D] float32: what leaves the image tower's last block but one."""
+        pixels = clip_pixels(image, self.tower.config.image_size).to(next(self.tower.parameters()).dtype)
+        return self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-2][0].float()
+
+    def _image_latent(self, image: Tensor) -> Tensor:
+        """[4, h, w] of the picture, scaled."""
+        posterior = self.posterior(vae_pixels(image, self.resolution)[None])
+        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        return LATENT_SCALE * (posterior.mean + posterior.std * noise)[0]
+
+
+def _open(config: ImageDream.Config, weights: Weights) -> tuple["Parts", "TextEncoder"]:
+    """All networks, checked, none read; each is the option's, the weights' own, their pipeline's, or the default."""
+    from .checkpoint import Elsewhere, has_tower, has_vae, open_parts  # diffusers takes seconds to import
+    from .text import TextEncoder
+
+    pipeline = _pipeline_folder(config.weights, weights.path)
+    text = TextEncoder(config.text_encoder or pipeline or STABLE_DIFFUSION)
+    vae = "" if has_vae(weights) else f"{pipeline or STABLE_DIFFUSION}/vae"
+    tower = "" if has_tower(weights) else f"{pipeline}/image_encoder" if pipeline else TOWER
+    parts = open_parts(weights, config.ip_weight, Elsewhere(config.vae or vae, config.image_encoder or tower))
+    wanted = parts.unet.module.config.cross_attention_dim
+    if text.width != wanted:
+        raise InputError(f"text_encoder: its tokens are {text.width} wide; {weights.path} wants {wanted}")
+    return parts, text
+
+
+def _pipeline_folder(text: str, path: Path) -> str:
+    """The diffusers pipeline that the weights at `path`, named by `text`, are a part of; "" for none."""
+    return re.sub(rf"/{UNET_FOLDER}(/[^/]*)?$", "", text.rstrip("/")) if path.parent.name == UNET_FOLDER else ""

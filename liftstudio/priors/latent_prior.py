@@ -1,0 +1,60 @@
+"""What priors in the latents of an autoencoder share: coding pictures, and how CLIP's image tower is shown one."""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liftstudio.checks import check_shape
+from liftstudio.priors.base import Prior
+from liftstudio.priors.latent_diffusion import Part
+
+LATENT_SCALE = 0.18215  # of the latents that are denoised, over the autoencoder's own
+
+# OpenAI's CLIP preprocessing.
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+class LatentPrior(Prior):
+    """A prior whose latents are those of an autoencoder, scaled; it knows no masks."""
+
+    own_chunk: ClassVar[int]  # `chunk` if the config does not say
+    config: Prior.Config
+
+    def __init__(self, config: Prior.Config, vae: Part, resolution: int, *, device: torch.device) -> None:
+        """Load the autoencoder; `resolution`: pixels across the images."""
+        self.config, self.device, self.resolution = config, device, resolution
+        self.vae = vae.load(torch.float32, device)
+        side = resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.latent_shape = (self.vae.config.latent_channels, side, side)
+
+    def encode(self, images: Tensor, masks: Tensor) -> Tensor:
+        check_shape("images", images, ("T", self.resolution, self.resolution, 3))
+        chunks = [self.posterior(2 * chunk - 1).mode() for chunk in images.split(self.chunk)]
+        return LATENT_SCALE * torch.cat(chunks)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> tuple[Tensor, None]:
+        check_shape("latents", latents, ("T", *self.latent_shape))
+        chunks = [self.vae.decode(chunk / LATENT_SCALE).sample for chunk in latents.split(self.chunk)]
+        return (torch.cat(chunks).permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1), None
+
+    @property
+    def chunk(self) -> int:
+        """Frames through the autoencoder at once."""
+        return self.config.chunk or self.own_chunk
+
+    def posterior(self, images: Tensor) -> Any:
+        """The autoencoder's distribution of latents [B, 4, h, w], not scaled, of images [B, R, R, 3] in [-1, 1]."""
+        return self.vae.encode(images.permute(0, 3, 1, 2)).latent_dist
+
+
+def clip_pixels(image: Tensor, size: int) -> Tensor:
+    """[1, 3, size, size] input of a CLIP image tower, of an image [R, R, 3] in [0, 1].
+
+    Resized bicubically between the corner pixels' centres, without antialiasing, and normalised.
+    """
+    pixels = F.interpolate(image.permute(2, 0, 1)[None], (size, size), mode="bicubic", align_corners=True)
+    mean, std = (torch.tensor(values, device=image.device)[:, None, None] for values in (_CLIP_MEAN, _CLIP_STD))
+    return (pixels - mean) / std

@@ -1,0 +1,312 @@
+"""Reference-guided enhancement against results of the official release, also of LIFTSTUDIO_GOLDEN's folder.
+
+A case folder has a depth-conditioned network in diffusers' form (`unet/`, five channels in), `inputs.safetensors` and
+`schedule.safetensors` beside the cases; every file whose name fits a pattern below is a case. Sizes and numbers of
+steps come from the configs and the files.
+"""
+
+import functools
+import json
+import os
+import re
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file
+from tiny_hifi123 import hifi123
+from torch import Tensor
+
+from liftstudio.priors.latent_diffusion import Part
+from liftstudio.priors.weights import Weights
+
+BUNDLED = Path(__file__).parents[1] / "data" / "golden_hifi123" / "golden.tar.xz"
+CPU = torch.device("cpu")
+SEED = int.from_bytes(os.urandom(4), "little")
+# Absolute tolerances that the data's own description states. Float32 is 3e-6 from float64 in it without guidance and
+# 2.5e-5 with it, and another evaluation of attention 2.6e-5; wrong by one step or one layer is 0.13 and more.
+PLAIN, GUIDED = 1e-5, 1e-4
+# What the data's description states and no file: guidance, and where the reference is looked at.
+SCALE, EXCHANGE_SCALE = 7.5, 9.0
+START_STEP, EXCHANGE_START_STEP, EXCHANGE_STOP = 4, 2, 6
+LAST_LAYERS = 4
+Case = dict[str, Tensor]
+
+
+@functools.cache
+def unpacked() -> tempfile.TemporaryDirectory[str]:
+    """The bundled cases as a folder, until the process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="golden_hifi123_")
+    with tarfile.open(BUNDLED) as archive:
+        archive.extractall(folder.name, filter="data")
+    return folder
+
+
+def root() -> Path:
+    return Path(os.environ.get("LIFTSTUDIO_GOLDEN") or unpacked().name)
+
+
+def is_case_folder(folder: Path) -> bool:
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    depth_conditioned = isinstance(config, dict) and config.get("in_channels") == config.get("out_channels", 4) + 1
+    return depth_conditioned and (folder / "inputs.safetensors").is_file()
+
+
+def case_folders() -> list[Path]:
+    found = (path.parents[1] for path in sorted(root().rglob("unet/config.json")))
+    return [folder for folder in found if is_case_folder(folder)]
+
+
+def cases(pattern: str) -> list[Any]:
+    found = [path for folder in case_folders() for path in sorted(folder.glob(pattern))]
+    return [pytest.param(path, id=f"{path.parent.name}/{path.stem}") for path in found]
+
+
+@functools.cache
+def unet_of(folder: Path) -> Any:
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    with torch.device("meta"):
+        module = UNet2DConditionModel.from_config(config)
+    return Part(module, Weights(next((folder / "unet").glob("*.safetensors"))), {}).load(torch.float32, CPU)
+
+
+@functools.cache
+def grid_of(folder: Path) -> Any:
+    """By our own table of alphas."""
+    steps = len(load_file(folder / "schedule.safetensors")["timesteps"])
+    return hifi123("ddim").Grid.of(hifi123("ddim").stable_diffusion_alpha_bars(), steps)
+
+
+@functools.cache
+def inputs_of(folder: Path) -> Case:
+    return load_file(folder / "inputs.safetensors")
+
+
+def prompts_of(folder: Path, *, guided: bool) -> Any:
+    inputs = inputs_of(folder)
+    return hifi123("denoising").Prompts(inputs["emb_uncond"], inputs["emb_target" if guided else "emb_uncond"])
+
+
+def inverted(folder: Path, level: int) -> Tensor:
+    """[2, 4, h, w] official states of the reference and the view."""
+    case = load_file(folder / "inversion_nocfg.safetensors")
+    return torch.stack([case["ref_states"][level], case["novel_states"][level]])
+
+
+def predictor(folder: Path, *, guided: bool, scale: float, injected: int) -> Any:
+    """For both branches, with the reference's attention in the last `injected` steps."""
+    inputs, grid = inputs_of(folder), grid_of(folder)
+    depths = torch.cat([inputs["depth_ref"], inputs["depth_novel"]])
+    below = grid.timesteps[injected - 1] + 1 if injected else 0
+    prompts = prompts_of(folder, guided=guided)
+    return hifi123("denoising").beside_reference(unet_of(folder), depths, prompts, scale, below, LAST_LAYERS)
+
+
+def close(a: Tensor, b: Tensor, tolerance: float, name: str = "") -> None:
+    assert a.shape == b.shape, (name, a.shape, b.shape)
+    assert torch.isfinite(a).all()
+    difference = (a - b).abs().max().item()
+    print(f"{name}: {difference:.1e}")  # noqa: T201  for pytest -rP
+    assert difference <= tolerance, (name, difference)
+
+
+class Recorded:
+    """What a sampler tells of its steps: level -> states there, and the noise that led there."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, Tensor] = {}
+        self.epsilons: dict[int, Tensor] = {}
+
+    def __call__(self, level: int, states: Tensor, epsilon: Tensor) -> None:
+        self.states[level], self.epsilons[level] = states, epsilon
+
+    def check_samples(self, case: Case, final: Tensor, predict: Any, tolerance: float) -> None:
+        """Against a file of sampling, whose step i of K leads from level K - i to the next lower."""
+        steps = len(case["unet_timesteps"])
+        assert sorted(self.states) == list(range(1, steps)), "the step between equal levels is not evaluated"
+        for level, states in {**self.states, 0: final}.items():
+            close(states, case["states"][steps - level], tolerance, f"states at level {level}")
+        if "eps" in case:
+            at_zero = predict(final, int(case["unet_timesteps"][-1]))
+            for level, epsilon in {**self.epsilons, 0: at_zero}.items():
+                close(epsilon, case["eps"][steps - 1 - level], tolerance, f"noise to level {level}")
+
+
+def test_there_is_a_case() -> None:
+    patterns = "inversion_*.safetensors", "sample_*.safetensors", "attention_unit*.safetensors"
+    assert any(map(cases, patterns)), f"no case of HiFi-123 in {root()}"
+
+
+@pytest.mark.parametrize("path", cases("schedule*.safetensors"))
+def test_schedule(path: Path) -> None:
+    case, ddim = load_file(path), hifi123("ddim")
+    alpha_bars = ddim.stable_diffusion_alpha_bars()
+    close(alpha_bars, case["alphas_cumprod"], 1e-7, "alphas")
+    grid = ddim.Grid.of(alpha_bars, len(case["timesteps"]))
+    assert list(grid.timesteps) == case["timesteps"].flip(0).tolist()
+    wanted = torch.cat([case["final_alpha_cumprod"], case["alphas_cumprod"][list(grid.timesteps)]])
+    close(torch.tensor(grid.alpha_bars), wanted, 1e-7, "levels")
+
+
+@pytest.mark.parametrize("path", cases("schedule*.safetensors"))
+def test_steps_of_diffusers(path: Path) -> None:
+    """One step of sampling is that of diffusers' own scheduler, by the configuration beside the case."""
+    case, grid = load_file(path), grid_of(path.parent)
+    scheduler = DDIMScheduler.from_pretrained(path.parent, subfolder="scheduler")
+    scheduler.set_timesteps(grid.steps)
+    generator = torch.Generator().manual_seed(SEED)
+    state, epsilon = torch.randn(2, 1, 4, 8, 8, generator=generator)
+    for step, timestep in enumerate(grid.timesteps):
+        found = hifi123("ddim").sample(lambda *_: epsilon, state, grid, step + 1, step)
+        close(found, scheduler.step(epsilon, timestep, state).prev_sample, PLAIN, f"timestep {timestep}, seed {SEED}")
+    assert len(case["timesteps"]) == len(scheduler.timesteps)
+
+
+@pytest.mark.parametrize("path", cases("inversion_*.safetensors"))
+@torch.no_grad()
+def test_inversion(path: Path) -> None:
+    case, folder, guided = load_file(path), path.parent, "_cfg" in path.stem
+    inputs, grid, denoising = inputs_of(folder), grid_of(folder), hifi123("denoising")
+    assert case["unet_timesteps"].tolist() == list(grid.timesteps)
+    branches = [key.removesuffix("_states") for key in case if key.endswith("_states")]
+    assert branches
+    for branch in branches:
+        latents, depth = inputs[f"z_{branch}"], inputs[f"depth_{branch}"]
+        predict = denoising.inverting(unet_of(folder), depth, inputs["emb_uncond"])
+        if guided:
+            prompts = prompts_of(folder, guided=True)
+            predict = lambda x, t: denoising.guided_epsilon(unet_of(folder), x, t, depth, prompts, SCALE)  # noqa: B023, E731
+        recorded, tolerance = Recorded(), GUIDED if guided else PLAIN
+        states = hifi123("ddim").invert(predict, latents, grid, grid.steps, recorded)
+        close(states[:, 0], case[f"{branch}_states"], tolerance, f"{branch} states")
+        epsilons = [predict(latents, grid.timesteps[0]), *recorded.epsilons.values()]
+        close(torch.cat(epsilons), case[f"{branch}_eps"], tolerance, f"{branch} noise")
+
+
+def is_plain_sampling(path: Path) -> bool:
+    return not re.search("refstored|exchange", path.stem)
+
+
+@pytest.mark.parametrize("path", [case for case in cases("sample_*.safetensors") if is_plain_sampling(case.values[0])])
+@torch.no_grad()
+def test_paired_sampling(path: Path) -> None:
+    """sample_[sym_]<cfg or nocfg>_<inject or plain>: all steps of the grid, or the last ones with injection in all."""
+    case, folder, grid = load_file(path), path.parent, grid_of(path.parent)
+    steps, guided = len(case["unet_timesteps"]), "_cfg" in path.stem
+    form = hifi123("enhancement").Form
+    form = form.symmetric(steps) if "_sym" in path.stem else form.full_range(steps, START_STEP)
+    assert list(grid.timesteps[steps - 1 :: -1]) == case["unet_timesteps"].tolist()
+    injected = form.injected if "inject" in path.stem else 0
+    predict = predictor(folder, guided=guided, scale=SCALE if guided else 1.0, injected=injected)
+    recorded = Recorded()
+    final = hifi123("ddim").sample(predict, inverted(folder, steps), grid, form.levels, on_step=recorded)
+    recorded.check_samples(case, final, predict, GUIDED if guided else PLAIN)
+
+
+@pytest.mark.parametrize("path", cases("sample_*refstored*.safetensors"))
+@torch.no_grad()
+def test_stored_reference_beside(path: Path) -> None:
+    """The reference's states of inversion take the place of its own before every step."""
+    case, folder, grid = load_file(path), path.parent, grid_of(path.parent)
+    guided = "_cfg" in path.stem
+    predict = predictor(folder, guided=guided, scale=SCALE if guided else 1.0, injected=max(grid.steps - START_STEP, 0))
+    recorded, novel = Recorded(), inverted(folder, grid.steps)[1:]
+    for level in reversed(range(grid.steps)):
+        both = torch.cat([inverted(folder, level + 1)[:1], novel])
+        both = hifi123("ddim").sample(predict, both, grid, level + 1, level, recorded)
+        novel = both[1:]
+    recorded.check_samples(case, both, predict, GUIDED if guided else PLAIN)
+
+
+@pytest.mark.parametrize("path", cases("sample_*_inject*.safetensors"))
+@torch.no_grad()
+def test_enhancement_with_cached_reference(path: Path) -> None:
+    """From the clean latents to the end by the public functions: the reference is evaluated once, apart."""
+    case, folder, grid = load_file(path), path.parent, grid_of(path.parent)
+    steps, guided, enhancement = len(case["unet_timesteps"]), "_cfg" in path.stem, hifi123("enhancement")
+    scale, form = SCALE if guided else 1.0, enhancement.Form
+    form = form.symmetric if "_sym" in path.stem else functools.partial(form.full_range, start_step=START_STEP)
+    form = form(steps, guidance_scale=scale, last_layers=LAST_LAYERS)
+    inputs, prompts = inputs_of(folder), prompts_of(folder, guided=guided)
+    stored = "refstored" in path.stem
+    reference = enhancement.prepare_reference(
+        unet_of(folder), inputs["z_ref"], inputs["depth_ref"], inputs["emb_uncond"], grid, form, stored=stored
+    )
+    recorded = Recorded()
+    arguments = unet_of(folder), inputs["z_novel"], inputs["depth_novel"], prompts, reference, grid, form, recorded
+    final = enhancement.enhance(*arguments)
+    for level, state in {**recorded.states, 0: final}.items():
+        close(state[0], case["states"][steps - level, 1], GUIDED if guided else PLAIN, f"level {level}")
+
+
+@pytest.mark.parametrize("path", cases("sample_release_exchange*.safetensors"))
+@torch.no_grad()
+def test_exchange_of_the_release(path: Path) -> None:
+    """Both begin as the reference; the view, of a level that is two steps too high, is put in on the way."""
+    case, folder, grid = load_file(path), path.parent, grid_of(path.parent)
+    inputs = inputs_of(folder)
+    inverting = hifi123("denoising").inverting(unet_of(folder), inputs["depth_novel"], inputs["emb_uncond"])
+    novel = hifi123("ddim").invert(inverting, inputs["z_novel"], grid, EXCHANGE_STOP + 1)[-1]
+    close(novel, case["xt"], PLAIN, "xt")
+    predict = predictor(folder, guided=True, scale=EXCHANGE_SCALE, injected=grid.steps - EXCHANGE_START_STEP)
+    recorded, level = Recorded(), EXCHANGE_STOP - 1
+    reference, mask = inverted(folder, grid.steps)[:1], inputs["mask_novel"]
+    final = hifi123("enhancement").sample_with_exchange(predict, reference, novel, mask, grid, level, recorded)
+    before = recorded.states[level]
+    recorded.states[level] = torch.cat([before[:1], mask * novel + (1 - mask) * before[1:]])  # the file has those after
+    recorded.check_samples(case, final, predict, GUIDED)
+
+
+def attention_inputs(unet: Any, call: Callable[[], Any], numbers: list[int]) -> tuple[Any, dict[int, Tensor], Any]:
+    """What `call` returns, and the input and output of the self-attentions of those numbers."""
+    into: dict[int, Tensor] = {}
+    out: dict[int, Tensor] = {}
+    layers = [attention for _, attention in hifi123("injection").self_attentions(unet)]
+
+    def keep(number: int) -> Any:
+        def hook(module: Any, arguments: tuple[Tensor, ...], keywords: dict[str, Any], output: Tensor) -> None:
+            into[number], out[number] = arguments[0], output
+
+        return layers[number].register_forward_hook(hook, with_kwargs=True)
+
+    hooks = [keep(number) for number in numbers]
+    try:
+        return call(), into, out
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@pytest.mark.parametrize("path", cases("attention_unit*.safetensors"))
+@torch.no_grad()
+def test_attention(path: Path) -> None:
+    """One call of the network, and single layers in it, with and without the reference's keys and values."""
+    case, folder = load_file(path), path.parent
+    unet, inputs, injection = unet_of(folder), inputs_of(folder), hifi123("injection")
+    texts = torch.cat([inputs["emb_uncond"]] * 3 + [inputs["emb_target"]])
+    numbers = sorted({int(match[1]) for key in case if (match := re.match(r"layer(\d+)_", key))})
+    assert numbers and min(numbers) == len(injection.self_attentions(unet)) - LAST_LAYERS
+
+    def call() -> Tensor:
+        states, depths = case["unet_in"].split([4, 1], dim=1)
+        return hifi123("denoising").estimate_epsilon(unet, states, int(case["unet_timestep"]), depths, texts)
+
+    plain, _, plain_out = attention_inputs(unet, call, numbers)
+    with injection.injection(unet, LAST_LAYERS):
+        injected, into, out = attention_inputs(unet, call, numbers)
+    close(plain, case["unet_out_plain"], PLAIN, "plain")
+    close(injected, case["unet_out_inject"], PLAIN, "injected")
+    for number in numbers:
+        layer = injection.self_attentions(unet)[number][1]
+        hidden = case[f"layer{number}_hidden_states"]
+        close(into[number], hidden, PLAIN, f"hidden states of layer {number}")
+        close(out[number], case[f"layer{number}_out_inject"], PLAIN, f"layer {number}, injected")
+        with injection.injection(unet, LAST_LAYERS):
+            close(layer(hidden), case[f"layer{number}_out_inject"], PLAIN, f"layer {number} alone, injected")
+        if f"layer{number}_out_plain" in case:
+            close(plain_out[number], case[f"layer{number}_out_plain"], PLAIN, f"layer {number}, plain")

@@ -1,0 +1,82 @@
+"""Stable Diffusion 2's depth model in miniature: a folder in diffusers' form, with random weights."""
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from tiny_sv3d import randomize
+
+from liftstudio import assets, registry
+
+registry.load_extensions(assets.ROOT / "custom")
+
+TOKENS = 8  # of a prompt, with its start and its end
+WIDTH = 16  # of an embedded token
+
+
+def hifi123(module: str) -> ModuleType:
+    """A module of the extension."""
+    return importlib.import_module(f"liftstudio_custom_hifi123.{module}")
+
+
+def tiny_unet(generator: torch.Generator, **options: Any) -> Any:
+    """A random network of Stable Diffusion 2's structure: 7 transformer blocks, latents of up to 8 x 8."""
+    from diffusers import UNet2DConditionModel
+
+    sizes: dict[str, Any] = {
+        "in_channels": 5,
+        "block_out_channels": (16, 32),
+        "attention_head_dim": (2, 4),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+        "cross_attention_dim": WIDTH,
+        "norm_num_groups": 8,
+        "sample_size": 8,
+        "use_linear_projection": True,
+    }
+    return randomize(UNet2DConditionModel(**sizes | options), generator).requires_grad_(False)
+
+
+def tiny_vae(generator: torch.Generator) -> Any:
+    """A random autoencoder that halves images twice."""
+    from diffusers import AutoencoderKL
+
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
+    vae = AutoencoderKL(**blocks, block_out_channels=(16, 16, 32), norm_num_groups=8, latent_channels=4)
+    return randomize(vae, generator).requires_grad_(False)
+
+
+def tiny_text(generator: torch.Generator) -> Any:
+    """A random text tower."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    sizes = {"hidden_size": WIDTH, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CLIPTextConfig(**sizes, **ends, vocab_size=64, max_position_embeddings=TOKENS, hidden_act="gelu")
+    return randomize(CLIPTextModel(config), generator).requires_grad_(False)
+
+
+def write_tokenizer(folder: Path) -> None:
+    """CLIP's tokenizer that knows letters only: every letter is a token."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    folder.mkdir(parents=True)
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    names = {"bos_token": words[0], "eos_token": words[1], "unk_token": words[1], "pad_token": words[1]}
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({**names, "tokenizer_class": "CLIPTokenizer", "model_max_length": TOKENS})
+    )
+
+
+def write_tiny_folder(folder: Path, seed: int = 0) -> Path:
+    """The whole folder, as diffusers itself writes it."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, build in (("unet", tiny_unet), ("vae", tiny_vae), ("text_encoder", tiny_text)):
+        build(generator).save_pretrained(folder / name)
+    write_tokenizer(folder / "tokenizer")
+    return folder

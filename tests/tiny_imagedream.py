@@ -1,0 +1,110 @@
+"""ImageDream and MVDream in miniature: a weight file in the official layout, and a text tower; random weights."""
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tiny_hifi123 import write_tokenizer
+from tiny_sv3d import randomize, tiny_clip, tiny_vae
+from torch import Tensor
+
+from liftstudio import assets, registry
+from liftstudio.priors.latent_diffusion import official_state, unet_sources
+
+registry.load_extensions(assets.ROOT / "custom")
+
+PREFIX = "model.diffusion_model."
+# Sizes of the miniature that no shape tells.
+NUMBERS = {
+    "num_head_channels": "16",
+    "adaptor_head_channels": "8",
+    "clip_head_channels": "16",
+    "image_size": "32",
+}
+TEXT_WIDTH, TEXT_LENGTH = 16, 12
+TOWER_WIDTH = 48  # of tiny_sv3d's image tower
+
+
+def imagedream(module: str) -> ModuleType:
+    """A module of the extension."""
+    return importlib.import_module(f"liftstudio_custom_imagedream.{module}")
+
+
+def tiny_unet(
+    generator: torch.Generator,
+    *,
+    image_tokens: int = 4,
+    channels: tuple[int, ...] = (32, 64),
+    layers: int = 1,
+    attends: tuple[bool, ...] = (True, True),
+    head_channels: int = 16,
+    context_width: int = TEXT_WIDTH,
+) -> dict[str, Tensor]:
+    """Official weights of a random network; `attends` and `channels` from the finest level to the coarsest."""
+    unet = imagedream("network").MultiViewUNet(
+        image_tokens=image_tokens,
+        image_weight=1.0,
+        block_out_channels=channels,
+        layers_per_block=layers,
+        down_block_types=tuple(f"{'CrossAttn' if a else ''}DownBlock2D" for a in attends),
+        up_block_types=tuple(f"{'CrossAttn' if a else ''}UpBlock2D" for a in attends[::-1]),
+        attention_head_dim=tuple(width // head_channels for width in channels),
+        use_linear_projection=True,
+        cross_attention_dim=context_width,
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=16,
+    )
+    parts = imagedream("checkpoint").UNET_PARTS
+    names = randomize(unet, generator).state_dict()
+    return official_state(unet, unet_sources(names, layers, attends, PREFIX, parts))
+
+
+def tiny_adaptor(generator: torch.Generator, image_tokens: int = 4, context_width: int = TEXT_WIDTH) -> Any:
+    """Official weights of a random image adaptor."""
+    from diffusers.models.embeddings import IPAdapterPlusImageProjection
+
+    adaptor = IPAdapterPlusImageProjection(TOWER_WIDTH, context_width, 24, 2, 8, 3, image_tokens, 2)
+    names = randomize(adaptor, generator).state_dict()
+    return official_state(adaptor, imagedream("checkpoint").adaptor_sources(names, f"{PREFIX}image_embed."))
+
+
+def tiny_state(*, image: bool = True, seed: int = 0, **sizes: Any) -> dict[str, Tensor]:
+    """All weights of an official file in miniature; of MVDream's if it takes no `image`."""
+    generator = torch.Generator().manual_seed(seed)
+    state = tiny_unet(generator, image_tokens=4 if image else 0, **sizes)
+    if image:
+        state |= tiny_adaptor(generator, context_width=sizes.get("context_width", TEXT_WIDTH))
+        state |= tiny_clip(generator, "clip_model.model.visual.", 20)
+    state |= tiny_vae(generator, "vae_model." if image else "first_stage_model.")
+    state["clip_model.model.logit_scale"] = torch.ones(())  # of the text tower: not used
+    state["betas"] = torch.ones(1000)
+    return {key: value.contiguous() for key, value in state.items()}
+
+
+def write_tiny_imagedream(path: Path, metadata: dict[str, str] | None = None, **options: Any) -> Path:
+    """An official file in miniature; for `options` see `tiny_state`."""
+    save_file(tiny_state(**options), path, metadata=NUMBERS | (metadata or {}))
+    return path
+
+
+def write_tiny_text(folder: Path, seed: int = 0, width: int = TEXT_WIDTH) -> Path:
+    """A folder with a random text tower and a tokenizer of which every letter is a token."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    write_tokenizer(folder / "tokenizer")
+    words = len(json.loads((folder / "tokenizer" / "vocab.json").read_text()))
+    config = CLIPTextConfig(
+        hidden_size=width,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        vocab_size=words,
+        max_position_embeddings=TEXT_LENGTH,
+        hidden_act="gelu",
+    )
+    randomize(CLIPTextModel(config), torch.Generator().manual_seed(seed)).save_pretrained(folder / "text_encoder")
+    return folder
