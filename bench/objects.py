@@ -1,7 +1,7 @@
 """Reconstruction quality on a folder of objects with known meshes: `python -m bench.objects FOLDER [key=value ...]`.
 
-FOLDER holds one capture per object (transforms.json, images, mesh). Every object is a run of its own with the default
-config; the overrides behind the folder apply to all of them.
+FOLDER holds one capture per object (transforms.json, images, mesh). Every object is a run of its own with the config
+`reconstruct-views`, or another by `--config`; the overrides behind the folder apply to all of them.
 """
 
 import argparse
@@ -20,14 +20,14 @@ CONFIG = Path(__file__).resolve().parent.parent / "configs" / "reconstruct-views
 COLUMNS = ("chamfer", "iou", "f_score_0.01", "normal_consistency", "psnr train", "psnr held out", "ssim held out")
 
 
-def reconstruct(capture: Path, runs_dir: Path, overrides: list[str]) -> dict[str, Any]:
+def reconstruct(capture: Path, config: Path, runs_dir: Path, overrides: list[str]) -> dict[str, Any]:
     """Run one object; returns the columns of its row, with seconds and peak memory."""
     begin = time.perf_counter()
-    arguments = ["--config", str(CONFIG), "--train", f"data.path={capture}", f"runs_dir={runs_dir}"]
+    arguments = ["--config", str(config), "--train", f"data.path={capture}", f"runs_dir={runs_dir}"]
     code = launch([*arguments, f"tag={capture.name}", *overrides])
     if code != 0:
         raise SystemExit(code)
-    newest = max((runs_dir / CONFIG.stem).glob(f"{capture.name}*/metrics.json"), key=lambda path: path.stat().st_mtime)
+    newest = max((runs_dir / config.stem).glob(f"{capture.name}*/metrics.json"), key=lambda path: path.stat().st_mtime)
     metrics = json.loads(newest.read_text())
     images = metrics["test"]
     row = dict(metrics["mesh"])
@@ -49,13 +49,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="*", help="names of objects; default: all")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="that takes data.path; default: %(default)s")
     parser.add_argument("--runs-dir", type=Path, default=Path(tempfile.gettempdir()) / "liftstudio-objects")
     options, overrides = parser.parse_known_args()
     captures = sorted(path.parent for path in options.folder.glob("*/transforms.json"))
     rows: dict[str, dict[str, Any]] = {}
     for capture in captures:
         if not options.only or capture.name in options.only:
-            rows[capture.name] = reconstruct(capture, options.runs_dir, overrides)
+            rows[capture.name] = reconstruct(capture, options.config, options.runs_dir, overrides)
             print_table(rows)
 
 

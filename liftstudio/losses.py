@@ -90,6 +90,14 @@ def albedo_smoothness(albedo: Tensor, perturbed: Tensor) -> Tensor:
     return _mean((albedo - perturbed).square())
 
 
+def normal_smoothness(normal: Tensor, perturbed: Tensor) -> Tensor:
+    """|n(x) - n(x + e)|^2 in [0, 4] of unit normals at surface points and near them, each [N, 3].
+
+    The smoothness term of UNISURF (Oechsle et al. 2021), squared.
+    """
+    return _mean((normal - perturbed).square().sum(dim=-1))
+
+
 def illumination(irradiance: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """|V(I) - L / k|^2 over the foreground, V = max(r, g, b): light explains the brightness (SV3D, sec. 4, "illum").
 

@@ -18,6 +18,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     "views": {"posed-images": "liftstudio.views.posed_images"},
     "geometry": {
         "instant-ngp": "liftstudio.geometry.instant_ngp",
+        "neus": "liftstudio.geometry.neus",
         "dmtet": "liftstudio.geometry.dmtet",
         "mesh": "liftstudio.geometry.fixed_mesh",
     },
@@ -27,7 +28,11 @@ BUILTIN: dict[str, dict[str, str]] = {
         "spherical-gaussians": "liftstudio.lights.spherical_gaussians",
     },
     "background": {"solid-color": "liftstudio.backgrounds.solid_color"},
-    "renderer": {"volume": "liftstudio.renderers.volume", "surface": "liftstudio.renderers.surface"},
+    "renderer": {
+        "volume": "liftstudio.renderers.volume",
+        "neus": "liftstudio.renderers.neus",
+        "surface": "liftstudio.renderers.surface",
+    },
     "guidance": {"reconstruction": "liftstudio.guidance.reconstruction"},
     "prior": {"auto": "liftstudio.priors.opening", "toys": "liftstudio.priors.toys.prior"},
     "prior-task": {"toys": "liftstudio.priors.toys.training"},

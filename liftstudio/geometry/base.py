@@ -41,6 +41,19 @@ class Geometry(Component, nn.Module):
         """Density [N, 1] (per world unit) and features [N, F] at world points [N, 3]."""
         raise InputError(f"{type(self).__name__} is a surface: render it with 'surface', not 'volume'")
 
+    @classmethod
+    def is_signed_distance(cls) -> bool:
+        """Whether there is a signed distance everywhere, as the renderer 'neus' needs it."""
+        return cls.signed_distance is not Geometry.signed_distance
+
+    def signed_distance(self, points: Tensor) -> Tensor:
+        """Signed distance [N, 1] to the surface, world units, negative inside, at world points [N, 3]."""
+        raise InputError(f"{type(self).__name__} has no signed distance: render it with 'volume' or 'surface'")
+
+    def sharpness(self) -> Tensor:
+        """Scalar s > 0, per world unit, of the logistic function that turns signed distances into opacity."""
+        raise InputError(f"{type(self).__name__} has no signed distance: render it with 'volume' or 'surface'")
+
     def normals(self, points: Tensor) -> Tensor:
         """Unit outward normals [N, 3] of the level sets at world points [N, 3]."""
         raise InputError(f"{type(self).__name__} has no normals away from its surface")
@@ -53,8 +66,8 @@ class Geometry(Component, nn.Module):
         """The surface; differentiable where the geometry is a surface."""
         raise InputError(f"{type(self).__name__} is a volume: render it with 'volume', not 'surface'")
 
-    def sdf_gradients(self) -> Tensor:
-        """Gradients [N, 3] of the signed distance near its surface; differentiable."""
+    def sdf_gradients(self, generator: torch.Generator) -> Tensor:
+        """Gradients [N, 3] of the signed distance near its surface; differentiable. `generator` draws the points."""
         raise InputError(f"{type(self).__name__} has no signed distance: lambda_eikonal does not apply")
 
     def describe_level(self) -> str:

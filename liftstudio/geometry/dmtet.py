@@ -78,7 +78,7 @@ class DMTet(Geometry):
         closed = torch.where(self.border, self.sdf.abs(), self.sdf)
         return marching_tetrahedra(self._positions(), closed, self.grid)
 
-    def sdf_gradients(self) -> Tensor:
+    def sdf_gradients(self, generator: torch.Generator) -> Tensor:
         """One gradient for each tetrahedron the surface passes through, in which the signed distance is linear."""
         tets = self.grid.tets.long()
         inside = self.sdf.detach()[tets] < 0

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from liftstudio.checks import check_range
 from liftstudio.geometry.base import Geometry
+from liftstudio.geometry.gradients import analytic_gradient, difference_gradient
 from liftstudio.geometry.hash_field import HashField, HashFieldConfig
 from liftstudio.mesh import Mesh
 from liftstudio.ops.marching_tetrahedra import marching_tetrahedra, tet_grid
@@ -78,24 +79,14 @@ class InstantNGP(Geometry):
 
         Taken before the softplus: its direction is the same, and it bends less, so differences are nearer to it.
         """
-        gradient = self._analytic_gradient if self.config.normals == "analytic" else self._difference_gradient
-        return -F.normalize(gradient(points), dim=-1, eps=1e-8)
+        if self.config.normals == "analytic":
+            gradient = analytic_gradient(self._raw_density, points)
+        else:
+            gradient = difference_gradient(self._raw_density, points, self.config.normal_step * self.config.radius)
+        return -F.normalize(gradient, dim=-1, eps=1e-8)
 
-    def _analytic_gradient(self, points: Tensor) -> Tensor:
-        create_graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            points = points if points.requires_grad else points.detach().requires_grad_()
-            raw = self._raw_field(points)[0]
-            (gradient,) = torch.autograd.grad(raw.sum(), points, create_graph=create_graph)
-        return gradient
-
-    def _difference_gradient(self, points: Tensor) -> Tensor:
-        """Four evaluations at the corners of a tetrahedron: the directions d sum to zero, and sum d d^T = 4 I."""
-        step = self.config.normal_step * self.config.radius
-        corners = points.new_tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
-        shifted = points[None] + step * corners[:, None]
-        raw = self._raw_field(shifted.reshape(-1, 3))[0].reshape(4, -1, 1)
-        return (raw * corners[:, None]).sum(0) / (4 * step)
+    def _raw_density(self, points: Tensor) -> Tensor:
+        return self._raw_field(points)[0]
 
     def mesh(self) -> Mesh:
         """The surface where the density reaches the level; no gradients."""

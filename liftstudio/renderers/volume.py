@@ -116,20 +116,27 @@ class VolumeRenderer(Renderer):
         jitter = None
         if generator is not None:
             jitter = torch.rand(len(origins), generator=generator, device=origins.device)
+        samples, points, density, features = self._sample(scene, origins, directions, jitter)
+        values = scene.material.albedo(features)
+        if normals:
+            values = torch.cat([values, self._normals(scene, points, density, samples)], dim=-1)
+        return composite(density, values, samples, distortion=distortion)
+
+    def _sample(
+        self, scene: Scene, origins: Tensor, directions: Tensor, jitter: Tensor | None
+    ) -> tuple[Samples, Tensor, Tensor, Tensor]:
+        """S samples along R rays, shifted by `jitter` [R] steps: points [S, 3], densities [S] and features [S, F]."""
         occupied = self.occupancy.occupied
         samples = march(origins, directions, occupied, scene.geometry.box, self.step_size, jitter=jitter)
         points = origins[samples.ray_index] + samples.t_mid[:, None] * directions[samples.ray_index]
         density, features = scene.geometry.field(points)
-        values = scene.material.albedo(features)
-        if normals:
-            values = torch.cat([values, self._normals(scene, points, density, samples)], dim=-1)
-        return composite(density[:, 0], values, samples, distortion=distortion)
+        return samples, points, density[:, 0], features
 
     def _normals(self, scene: Scene, points: Tensor, density: Tensor, samples: Samples) -> Tensor:
         """[S, 3]; zero, when no gradient is wanted, at samples that hardly show: normals are the dearest part."""
         if torch.is_grad_enabled() and self.config.normal_gradients:
             return scene.geometry.normals(points)
         with torch.no_grad():
-            weights = composite(density[:, 0].detach(), density.new_zeros(len(points), 0), samples).weights
+            weights = composite(density.detach(), density.new_zeros(len(points), 0), samples).weights
             shown = (weights > LEAST_WEIGHT).nonzero()[:, 0]
             return torch.zeros_like(points).index_copy(0, shown, scene.geometry.normals(points[shown]))

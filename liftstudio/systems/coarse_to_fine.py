@@ -151,7 +151,7 @@ class CoarseToFine(System):
         for name, guidance in self.guidance[self.stage].items():
             if step >= guidance.config.start:
                 weighted |= self._guide(name, guidance, active, step)
-        for loss, value in regularizers.geometry_losses(active, self.scene.geometry).items():
+        for loss, value in regularizers.geometry_losses(active, self.scene.geometry, self.generator).items():
             weighted[loss] = active[loss], value
         if not weighted:
             raise InputError(f"stage {self.stage}, step {step}: no loss is active; every weight is 0 or starts later")
@@ -261,11 +261,19 @@ def _check_stages(stages: dict[str, StageConfig]) -> None:
             raise InputError(f"{where}.geometry.from: wanted {wanted}, got '{source}'")
         if source and find(stage.geometry.type, "geometry").initialize is Geometry.initialize:
             raise InputError(f"{where}.geometry.from: '{stage.geometry.type}' cannot start from another geometry")
-        fitting = "volume" if find(stage.geometry.type, "geometry").is_volume() else "surface"
-        if stage.renderer.type in ("volume", "surface") and stage.renderer.type != fitting:
-            raise InputError(f"{where}.renderer: '{stage.geometry.type}' is a {fitting}; render it with '{fitting}'")
+        _check_renderer(stage, where)
         _check_regularizers(stage, where)
         before = name
+
+
+def _check_renderer(stage: StageConfig, where: str) -> None:
+    geometry = find(stage.geometry.type, "geometry")
+    fitting = "volume" if geometry.is_volume() else "surface"
+    if stage.renderer.type in ("volume", "surface") and stage.renderer.type != fitting:
+        raise InputError(f"{where}.renderer: '{stage.geometry.type}' is a {fitting}; render it with '{fitting}'")
+    if stage.renderer.type == "neus" and not geometry.is_signed_distance():
+        what = f"'{stage.geometry.type}' has no signed distance everywhere"
+        raise InputError(f"{where}.renderer: {what}; render it with '{fitting}'")
 
 
 def _check_regularizers(stage: StageConfig, where: str) -> None:

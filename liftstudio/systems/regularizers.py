@@ -23,6 +23,7 @@ class Regularizers:
     lambda_opaque: Schedule = OFF  # entropy of opacity: pixels become all or nothing
     lambda_distortion: Schedule = OFF  # mip-NeRF 360 distortion: density gathers on one surface
     lambda_albedo_smoothness: Schedule = OFF  # squared albedo change between close surface points
+    lambda_normal_smoothness: Schedule = OFF  # volumes: squared change of the normal between close surface points
     lambda_eikonal: Schedule = OFF  # signed distance fields: gradient of length 1
     lambda_laplacian: Schedule = OFF  # meshes: vertices near the mean of their neighbours
     lambda_normal_consistency: Schedule = OFF  # meshes: neighbouring faces point the same way
@@ -41,6 +42,7 @@ def check_regularizers(options: Regularizers, geometry: type[Geometry]) -> None:
     """
     needs = {
         "distortion": (geometry.is_volume(), "a volume"),
+        "normal_smoothness": (geometry.is_volume(), "a volume"),
         "eikonal": (geometry.sdf_gradients is not Geometry.sdf_gradients, "a signed distance"),
         "laplacian": (not geometry.is_volume(), "a surface"),
         "normal_consistency": (not geometry.is_volume(), "a surface"),
@@ -64,14 +66,15 @@ def render_losses(
         "opaque": lambda: losses.opaque(render.opacity),
         "distortion": lambda: _distortion(render),
         "albedo_smoothness": lambda: _albedo_smoothness(render, scene, generator),
+        "normal_smoothness": lambda: _normal_smoothness(render, scene, generator),
     }
     return {name: function() for name, function in functions.items() if name in active}
 
 
-def geometry_losses(active: dict[str, float], geometry: Geometry) -> dict[str, Tensor]:
+def geometry_losses(active: dict[str, float], geometry: Geometry, generator: torch.Generator) -> dict[str, Tensor]:
     """Named losses of the geometry, apart from any view."""
     functions = {
-        "eikonal": lambda: losses.eikonal(geometry.sdf_gradients()),
+        "eikonal": lambda: losses.eikonal(geometry.sdf_gradients(generator)),
         "laplacian": lambda: losses.mesh_laplacian(geometry.mesh()),
         "normal_consistency": lambda: losses.mesh_normal_consistency(geometry.mesh()),
     }
@@ -85,17 +88,30 @@ def _distortion(render: Render) -> Tensor:
 
 
 def _albedo_smoothness(render: Render, scene: Scene, generator: torch.Generator) -> Tensor:
-    """SV3D section 4.3: albedo at surface points against albedo a step of N(0, 0.01^2) away, for an object of size 1.
+    """SV3D section 4.3: albedo at surface points against albedo close by.
 
     On meshes the points are spread over all of the surface, so that parts no view shows take on the colour around them.
     """
-    geometry = scene.geometry
-    if geometry.is_volume():
-        points = render.require("points")[render.opacity[..., 0] > 0.5].detach()
-    else:
-        with torch.no_grad():
-            points = geometry.mesh().sample(SURFACE_POINTS, generator)
-    size = float(geometry.box[1, 0] - geometry.box[0, 0])
-    offsets = torch.randn(points.shape, generator=generator, device=points.device) * 0.01 * size
-    albedo = scene.material.albedo(scene.geometry.features(torch.cat([points, points + offsets])))
+    points = _surface_points(render, scene, generator)
+    albedo = scene.material.albedo(scene.geometry.features(_with_neighbors(points, scene, generator)))
     return losses.albedo_smoothness(*albedo.chunk(2))
+
+
+def _normal_smoothness(render: Render, scene: Scene, generator: torch.Generator) -> Tensor:
+    points = _surface_points(render, scene, generator)
+    return losses.normal_smoothness(*scene.geometry.normals(_with_neighbors(points, scene, generator)).chunk(2))
+
+
+def _surface_points(render: Render, scene: Scene, generator: torch.Generator) -> Tensor:
+    """[N, 3]: what the render shows of a volume; of a mesh, all of its surface."""
+    if scene.geometry.is_volume():
+        return render.require("points")[render.opacity[..., 0] > 0.5].detach()
+    with torch.no_grad():
+        return scene.geometry.mesh().sample(SURFACE_POINTS, generator)
+
+
+def _with_neighbors(points: Tensor, scene: Scene, generator: torch.Generator) -> Tensor:
+    """[2 N, 3]: the points, then points a step of N(0, 0.01^2) away, for an object of size 1."""
+    size = float(scene.geometry.box[1, 0] - scene.geometry.box[0, 0])
+    offsets = torch.randn(points.shape, generator=generator, device=points.device) * 0.01 * size
+    return torch.cat([points, points + offsets])

@@ -204,6 +204,16 @@ NO_LOSS = {"type": "reconstruction", "lambda_rgb": 0, "lambda_mask": 0}
             "fine.regularizers.lambda_distortion: needs a volume",
         ),
         ({"stages__coarse__regularizers": {"lambda_laplacian": 1}}, "lambda_laplacian: needs a surface"),
+        (
+            {"stages__fine__regularizers": {"lambda_normal_smoothness": 1}},
+            "fine.regularizers.lambda_normal_smoothness: needs a volume",
+        ),
+        (
+            {"stages__coarse__renderer": "neus"},
+            "'instant-ngp' has no signed distance everywhere; render it with 'volume'",
+        ),
+        ({"stages__fine__renderer": "neus"}, "'dmtet' has no signed distance everywhere; render it with 'surface'"),
+        ({"stages__coarse__geometry": "neus", "stages__coarse__renderer": "surface"}, "'neus' is a volume"),
         ({"stages__coarse__regularizers": {"lambda_eikonal": [5, 0, 1, 9]}}, "lambda_eikonal: needs a signed distance"),
     ],
 )

@@ -6,6 +6,8 @@ from tiny_scenes import TINY_GRID, Solid, ball, orbit, scene_of
 
 from liftstudio.errors import InputError
 from liftstudio.geometry.dmtet import DMTet
+from liftstudio.geometry.neus import DistanceGridConfig, NeuS
+from liftstudio.renderers.neus import NeusRenderer
 from liftstudio.renderers.surface import SurfaceRenderer
 from liftstudio.renderers.volume import VolumeRenderer
 from liftstudio.scene import Scene
@@ -13,7 +15,7 @@ from liftstudio.schedules import Schedule
 from liftstudio.systems import regularizers
 from liftstudio.systems.regularizers import Regularizers
 
-ON_RENDERS = ("sparsity", "opaque", "distortion", "albedo_smoothness")
+ON_RENDERS = ("sparsity", "opaque", "distortion", "albedo_smoothness", "normal_smoothness")
 ON_GEOMETRY = ("eikonal", "laplacian", "normal_consistency")
 
 
@@ -45,8 +47,9 @@ def test_losses_on_a_volume_render(name: str) -> None:
     render = renderer.render(scene, orbit(1, 12), passes=regularizers.passes(active))
     losses = regularizers.render_losses(active, render, scene, generator())
     assert set(losses) == {name} and losses[name].shape == ()
-    assert losses[name] == 0 if name == "albedo_smoothness" else losses[name] > 0  # the ball is of one colour
-    assert regularizers.geometry_losses(active, scene.geometry) == {}
+    # The ball is of one colour, and one step bends its normals by a few degrees.
+    assert losses[name] == 0 if name == "albedo_smoothness" else losses[name] > 0
+    assert regularizers.geometry_losses(active, scene.geometry, generator()) == {}
 
 
 def test_albedo_smoothness_teaches_the_appearance() -> None:
@@ -57,6 +60,33 @@ def test_albedo_smoothness_teaches_the_appearance() -> None:
     losses["albedo_smoothness"].backward()
     assert scene.geometry.hash_field.table.grad is not None and scene.geometry.hash_field.table.grad.abs().sum() > 0
     assert scene.geometry.sdf.grad is None or scene.geometry.sdf.grad.abs().sum() == 0
+
+
+def neus_scene() -> Scene:
+    config = NeuS.Config(grid=TINY_GRID, distance_grid=DistanceGridConfig(**vars(TINY_GRID)))
+    return scene_of(NeuS(config, device=torch.device("cpu"), generator=generator()))
+
+
+def test_normal_smoothness_of_a_sphere() -> None:
+    """A step e along a sphere of radius r turns the normal by e / r; two of its three directions do."""
+    scene = neus_scene()
+    scene.geometry.config.normals = "analytic"
+    renderer = NeusRenderer(NeusRenderer.Config(grid_resolution=16), box=scene.geometry.box)
+    render = renderer.render(scene, orbit(4, 32))
+    loss = regularizers.render_losses({"normal_smoothness": 1.0}, render, scene, generator())["normal_smoothness"]
+    assert loss.item() == pytest.approx(2 * (0.02 / 0.5) ** 2, rel=0.15)  # about 700 points
+    loss.backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in scene.geometry.distance.parameters())
+
+
+def test_eikonal_draws_its_points_from_the_generator() -> None:
+    scene = neus_scene()
+    torch.nn.init.normal_(scene.geometry.distance.table)
+    losses = [
+        regularizers.geometry_losses({"eikonal": 1.0}, scene.geometry, torch.Generator().manual_seed(seed))["eikonal"]
+        for seed in (0, 0, 1)
+    ]
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_albedo_smoothness_where_nothing_is_seen() -> None:
@@ -72,7 +102,7 @@ def test_albedo_smoothness_where_nothing_is_seen() -> None:
 def test_losses_on_a_geometry(name: str) -> None:
     scene = dmtet_scene()
     torch.nn.init.normal_(scene.geometry.deformation, generator=generator())
-    losses = regularizers.geometry_losses({name: 1.0}, scene.geometry)
+    losses = regularizers.geometry_losses({name: 1.0}, scene.geometry, generator())
     assert set(losses) == {name} and losses[name] > 0
     losses[name].backward()
     gradients = [p.grad for p in (scene.geometry.sdf, scene.geometry.deformation) if p.grad is not None]
@@ -85,4 +115,4 @@ def test_losses_that_do_not_apply() -> None:
     with pytest.raises(InputError, match="lambda_distortion"):
         regularizers.render_losses({"distortion": 1.0}, render, scene, generator())
     with pytest.raises(InputError, match="lambda_eikonal"):
-        regularizers.geometry_losses({"eikonal": 1.0}, scene.geometry)
+        regularizers.geometry_losses({"eikonal": 1.0}, scene.geometry, generator())

@@ -1,0 +1,149 @@
+"""NeuS: a signed distance whose surface is rendered as a volume."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from liftstudio.checks import check_range
+from liftstudio.geometry.base import Geometry
+from liftstudio.geometry.distance_network import DistanceNetwork, DistanceNetworkConfig
+from liftstudio.geometry.gradients import analytic_gradient, difference_gradient
+from liftstudio.geometry.hash_field import HashField, HashFieldConfig
+from liftstudio.mesh import Mesh
+from liftstudio.ops.marching_cubes import marching_cubes
+from liftstudio.registry import register
+from liftstudio.schedules import Schedule
+
+CHUNK = 1 << 18  # points evaluated at a time without gradients
+SHARPEST = 1e6  # per world unit
+GRADIENT_POINTS = 2048  # for the gradients of `sdf_gradients`
+CANDIDATES = 4  # points drawn for each of them
+
+
+@dataclass
+class DistanceGridConfig(HashFieldConfig):
+    """Coarser than the grid of the appearance: textures are finer than shapes, and unused detail is noise."""
+
+    levels: int = 12  # resolution levels of the hash grid
+    finest_resolution: int = 128  # cells per side at the finest level
+    precision: Literal["auto", "bfloat16", "float32"] = "float32"  # bfloat16 has 8 bits: too few for a distance
+
+
+@register("neus")
+class NeuS(Geometry):
+    """Signed distance in a hash grid or in a network, rendered as a volume with the renderer `neus` (NeuS)."""
+
+    @dataclass
+    class Config(Geometry.Config):
+        radius: float = 1.0  # half the side of the cube that may hold the object, world units
+        distance: Literal["hash-grid", "network"] = "hash-grid"  # what holds the signed distance
+        distance_grid: DistanceGridConfig = field(default_factory=DistanceGridConfig)  # for `distance: hash-grid`
+        levels_used: Schedule | None = None  # its coarsest levels in use, over the steps; none: all from the start
+        network: DistanceNetworkConfig = field(default_factory=DistanceNetworkConfig)  # for `distance: network`
+        grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # appearance field
+        features: int = 3  # appearance features per point
+        sphere_radius: float = 0.5  # initial sphere, as a part of `radius`
+        sharpness: float = 20.0  # initial s: 1 / s is how wide the surface is spread, world units; learned
+        normals: Literal["finite-difference", "analytic"] = "finite-difference"  # how gradients are taken
+        normal_step: float = 0.01  # half the span of differences, as a part of `radius`; at least half a hash cell
+        surface_resolution: int = 192  # cells along each side of the cube for the exported surface
+
+        def __post_init__(self) -> None:
+            check_range("radius", self.radius, 1e-3)
+            check_range("features", self.features, 3)
+            check_range("sphere_radius", self.sphere_radius, 0.01, 1)
+            check_range("sharpness", self.sharpness, 1e-3, SHARPEST)
+            check_range("normal_step", self.normal_step, 1e-5)
+            check_range("surface_resolution", self.surface_resolution, 2, 1024)
+
+    def __init__(self, config: Config, *, device: torch.device, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config = config
+        corner = torch.full((3,), config.radius, device=device)
+        self.register_buffer("box", torch.stack([-corner, corner]))
+        self.distance: HashField | DistanceNetwork
+        if config.distance == "network":
+            self.distance = DistanceNetwork(config.network).to(device)
+            self.distance.reset(config.sphere_radius, generator)
+        else:
+            self.distance = HashField(config.distance_grid, 1, self.box).to(device)
+            self.distance.reset(generator)
+        self.hash_field = HashField(config.grid, 1 + config.features, self.box).to(device)
+        self.hash_field.reset(generator)
+        self.log_sharpness = nn.Parameter(torch.tensor(math.log(config.sharpness), device=device))
+
+    def update(self, step: int) -> None:
+        """Let through the hash levels `levels_used` says for this step (0-based in the stage)."""
+        if self.config.levels_used is not None and isinstance(self.distance, HashField):
+            self.distance.use_levels(self.config.levels_used(step))
+
+    def sharpness(self) -> Tensor:
+        """See `Geometry.sharpness`."""
+        return self.log_sharpness.exp().clamp_max(SHARPEST)
+
+    def signed_distance(self, points: Tensor) -> Tensor:
+        """See `Geometry.signed_distance`."""
+        if isinstance(self.distance, DistanceNetwork):
+            return self.config.radius * self.distance(points / self.config.radius)
+        sphere = points.norm(dim=-1, keepdim=True) - self.config.radius * self.config.sphere_radius
+        return sphere + self.config.radius * self.distance(points)
+
+    def features(self, points: Tensor) -> Tensor:
+        """Appearance features [N, F] at world points [N, 3]; those outside the box have those of its border."""
+        return self.hash_field(points)[:, 1:]
+
+    def field(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Density [N, 1] (per world unit) of eq. 10 for rays that meet the surface head-on, and features [N, F]."""
+        sharpness = self.sharpness()
+        return sharpness * torch.sigmoid(-sharpness * self.signed_distance(points)), self.features(points)
+
+    def normals(self, points: Tensor) -> Tensor:
+        """The normalised gradient of the distance; differentiable when gradients are enabled."""
+        return F.normalize(self._gradient(points), dim=-1, eps=1e-8)
+
+    def sdf_gradients(self, generator: torch.Generator) -> Tensor:
+        """At random points [N, 3] of the box, the nearer to the surface ones of those drawn."""
+        unit = torch.rand(CANDIDATES * GRADIENT_POINTS, 3, generator=generator, device=self.box.device)
+        points = self.box[0] + (self.box[1] - self.box[0]) * unit
+        with torch.no_grad():
+            distance = self.signed_distance(points)[:, 0].abs()
+        return self._gradient(points[distance.topk(GRADIENT_POINTS, largest=False).indices])
+
+    def _gradient(self, points: Tensor) -> Tensor:
+        if self.config.normals == "analytic":
+            return analytic_gradient(self.signed_distance, points)
+        return difference_gradient(self.signed_distance, points, self.config.radius * self._step())
+
+    def _step(self) -> float:
+        """Differences over less than a cell see only what this cell alone holds (Li et al. 2023, Neuralangelo)."""
+        if isinstance(self.distance, DistanceNetwork):
+            return self.config.normal_step
+        spec = self.distance.spec
+        used = int(self.distance.level_weights.count_nonzero()) // spec.features
+        return max(self.config.normal_step, 1 / spec.scales[max(used, 1) - 1])
+
+    @torch.no_grad()
+    def mesh(self) -> Mesh:
+        """The zero level; on the border everything is outside, so that the surface is closed. No gradients."""
+        distances = F.pad(self._lattice()[1:-1, 1:-1, 1:-1], [1] * 6, value=self.config.radius)
+        return marching_cubes(distances, self.box)
+
+    def _lattice(self) -> Tensor:
+        """[R + 1, R + 1, R + 1] distances at the corners of the cells."""
+        count = self.config.surface_resolution + 1
+        side = torch.linspace(-self.config.radius, self.config.radius, count, device=self.box.device)
+        slabs = (torch.cartesian_prod(part, side, side) for part in side.split(max(1, CHUNK // count**2)))
+        return torch.cat([self.signed_distance(points) for points in slabs]).view(count, count, count)
+
+    @torch.no_grad()
+    def describe_level(self) -> str:
+        """The range of the signed distance, and what keeps a surface alive."""
+        low, high = (end.item() for end in self._lattice().aminmax())
+        return (
+            f"the signed distance ranges from {low:.3g} to {high:.3g} and never crosses 0; "
+            "lower the learning rates or raise the weight of the masks"
+        )

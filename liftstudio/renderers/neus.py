@@ -1,0 +1,150 @@
+"""Volume rendering of a signed distance."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liftstudio.checks import check_range
+from liftstudio.geometry.base import Geometry
+from liftstudio.ops.compositing.reference import sum_before
+from liftstudio.ops.marching import Samples, march
+from liftstudio.ops.marching.occupancy import OccupancyGrid
+from liftstudio.registry import register
+from liftstudio.renderers.volume import VolumeRenderer
+from liftstudio.scene import Scene
+from liftstudio.schedules import Schedule
+
+# Opacity that is not worth looking for: before a surface, behind it, and at its side.
+NEGLIGIBLE = 1e-3
+ANNEALING = Schedule(((0.0, 0.0), (200.0, 1.0)))
+
+
+@register("neus")
+class NeusRenderer(VolumeRenderer):
+    """Marches rays through the cells about a surface; weights from its signed distance peak at it (NeuS)."""
+
+    @dataclass
+    class Config(VolumeRenderer.Config):
+        samples_across: int = 128  # samples along the side of the object's box; sets the step size
+        pieces: int = 2  # into which steps that show something are cut, once the surface is as sharp as a step
+        cosine_annealing: Schedule = ANNEALING  # 0: every way is a little opaque; 1: exact
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_range("pieces", self.pieces, 1, 64)
+            for _, value in self.cosine_annealing.points:
+                check_range("cosine_annealing", value, 0, 1)
+
+    config: Config
+    cosine_annealing: Tensor
+
+    def __init__(self, config: Config, *, box: Tensor) -> None:
+        super().__init__(config, box=box)
+        # What a cell holds follows from its middle: nothing has to be remembered from one look to the next.
+        self.occupancy = OccupancyGrid(config.grid_resolution, self.step_size, NEGLIGIBLE, decay=0.0).to(box.device)
+        self.register_buffer("cosine_annealing", torch.tensor(config.cosine_annealing(0), device=box.device))
+
+    @torch.no_grad()
+    def update(self, scene: Scene, step: int, generator: torch.Generator) -> None:
+        """Follow the annealing; refresh the occupancy grid every `update_every` steps, all of it in the warm-up."""
+        self.cosine_annealing.fill_(self.config.cosine_annealing(step))
+        if step % self.config.update_every == 0:
+            self.occupancy.update(
+                lambda points: self._density_in_cell(scene.geometry, points),
+                generator,
+                scene.geometry.box,
+                warm_up=step < self.config.warm_up,
+            )
+
+    def _density_in_cell(self, geometry: Geometry, points: Tensor) -> Tensor:
+        """The most that the logistic density of the distance can be in the cells of points [N, 3]: [N, 1]."""
+        cell = (geometry.box[1] - geometry.box[0]) / self.config.grid_resolution
+        middles = geometry.box[0] + (((points - geometry.box[0]) / cell).floor() + 0.5) * cell
+        distance, sharpness = geometry.signed_distance(middles), geometry.sharpness()
+        nearest = sharpness * (distance.abs() - 0.5 * cell.norm()).clamp_min(0)
+        return sharpness * torch.sigmoid(nearest) * torch.sigmoid(-nearest)
+
+    def _sample(
+        self, scene: Scene, origins: Tensor, directions: Tensor, jitter: Tensor | None
+    ) -> tuple[Samples, Tensor, Tensor, Tensor]:
+        samples = self._sections(scene, origins, directions, jitter)
+        first, last = self._at_ends(scene, origins, directions, samples)
+        length = samples.t_end - samples.t_start
+        density = section_density(first, last, length, scene.geometry.sharpness(), self.cosine_annealing)
+        t = torch.lerp(samples.t_start, samples.t_end, crossing(first.detach(), last.detach()))
+        points = origins[samples.ray_index] + t[:, None] * directions[samples.ray_index]
+        return samples, points, density, scene.geometry.features(points)
+
+    @torch.no_grad()
+    def _sections(self, scene: Scene, origins: Tensor, directions: Tensor, jitter: Tensor | None) -> Samples:
+        """The steps that may show something of the surface, in pieces: one round of up-sampling."""
+        length, sharpness = self.step_size, scene.geometry.sharpness()
+        steps = march(origins, directions, self.occupancy.occupied, scene.geometry.box, length, jitter=jitter)
+        first, last = self._at_ends(scene, origins, directions, steps)
+        density = section_density(first, last, length, sharpness, self.cosine_annealing)
+        light_left = torch.exp(-sum_before(density * length, steps))
+        nearest = 0.5 * (first + last - length)  # the least distance in the step, if its gradient has length 1
+        shows = (light_left > NEGLIGIBLE) & (torch.sigmoid(-sharpness * nearest) > NEGLIGIBLE)
+        return cut(steps, shows, min(max(round(float(sharpness) * length), 1), self.config.pieces))
+
+    def _at_ends(self, scene: Scene, origins: Tensor, directions: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+        """The signed distances [S] where samples begin and where they end."""
+        ray, t, end = section_ends(samples)
+        distance = scene.geometry.signed_distance(origins[ray] + t[:, None] * directions[ray])[:, 0]
+        return distance[: len(end)], distance[end]
+
+
+def cut(steps: Samples, chosen: Tensor, pieces: int) -> Samples:
+    """The chosen [S] bool of the steps, each in `pieces` of the same length."""
+    share = torch.arange(pieces + 1, device=chosen.device) / pieces
+    t = torch.lerp(steps.t_start[chosen, None], steps.t_end[chosen, None], share)
+    ray = steps.ray_index[chosen].repeat_interleave(pieces)
+    counts = torch.bincount(ray, minlength=len(steps.offsets) - 1)
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return Samples(ray, t[:, :-1].flatten(), t[:, 1:].flatten(), offsets)
+
+
+def section_ends(samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
+    """The places where S samples begin and end, each once although most begin where another ends.
+
+    Returns the ray [P] and the distance along it [P] of every place, and the place [S] where each sample ends; those
+    where they begin are the first S, in order.
+    """
+    count = len(samples.t_start)
+    gap = samples.t_start[1:] - samples.t_end[:-1]
+    apart = (samples.ray_index[1:] != samples.ray_index[:-1]) | (gap > 0.5 * (samples.t_end - samples.t_start)[1:])
+    is_last = torch.ones(count, dtype=torch.bool, device=gap.device)
+    is_last[:-1] = apart
+    end = torch.arange(1, count + 1, device=gap.device)
+    end[is_last] = count + torch.arange(int(is_last.sum()), device=gap.device)
+    ray = torch.cat([samples.ray_index, samples.ray_index[is_last]])
+    return ray, torch.cat([samples.t_start, samples.t_end[is_last]]), end
+
+
+def section_density(
+    first: Tensor, last: Tensor, length: Tensor | float, sharpness: Tensor, annealing: Tensor
+) -> Tensor:
+    """Density [S] with which `length` of a ray is as opaque as NeuS says (Wang et al. 2021, eq. 13).
+
+    alpha = max(1 - Phi(last) / Phi(first), 0) with Phi the logistic function of `sharpness`: the optical depth is the
+    difference of log Phi. The distance is taken as linear between the ends, falling by the cosine to its gradient:
+    annealed as in the authors' code, from (1 - cosine) / 2, which makes every way a little opaque, to the true one.
+
+    first, last: [S] signed distances at a section's ends, world units. length: of the sections, world units.
+    sharpness: scalar s > 0, per world unit. annealing: scalar in [0, 1], 1 for eq. 13.
+    """
+    slope = (last - first) / length  # minus the paper's cosine
+    falling = torch.lerp(F.relu(0.5 - 0.5 * slope), F.relu(-slope), annealing)
+    middle, half = 0.5 * (first + last), 0.5 * length * falling
+    return (F.logsigmoid(sharpness * (middle + half)) - F.logsigmoid(sharpness * (middle - half))) / length
+
+
+def crossing(first: Tensor, last: Tensor) -> Tensor:
+    """Where in sections a surface is met, in [0, 1] from end to end; the nearer end if it lies outside.
+
+    first, last: [S] signed distances at the ends. Half-way where the section does not fall.
+    """
+    falls = last < first
+    return torch.where(falls, (first / (first - last).where(falls, 1.0)).clamp(0, 1), 0.5)

@@ -1,0 +1,140 @@
+"""NeuS as a stage: it finds a known shape, goes on exactly where its state was taken, and DMTet starts from it."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trimesh
+import yaml
+from lightning_fabric import Fabric
+from test_coarse_to_fine import assert_same_state, run
+from tiny_project import write_capture
+from tiny_scenes import Solid, from_trimesh, is_closed, orbit, scene_of, sphere_views, volume_of
+
+from liftstudio.cli import main as launch
+from liftstudio.config import parse
+from liftstudio.renderers.surface import render_mesh
+from liftstudio.systems.coarse_to_fine import CoarseToFine
+from liftstudio.views.base import ReferenceViews
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = "levels: 4, log2_table_size: 11, base_resolution: 4, finest_resolution: 16, hidden: 16"
+CONFIG = f"""
+stages:
+  coarse:
+    steps: 150
+    geometry:
+      type: neus
+      grid: {{{TINY}}}
+      distance_grid: {{{TINY}}}
+      network: {{layers: 3, hidden: 48, skip: 2, frequencies: 3}}
+      levels_used: [0, 2, 4, 40]
+      surface_resolution: 32
+    renderer: {{type: neus, samples_across: 48, grid_resolution: 16, cosine_annealing: [0, 0, 1, 30]}}
+    guidance:
+      views: {{type: reconstruction, views_per_step: 3}}
+    optimizer: {{lr: [0, 0.02, 0.002, 150]}}
+    regularizers: {{lambda_eikonal: 0.1, lambda_normal_smoothness: 0.01}}
+  fine:
+    steps: 10
+    geometry: {{type: dmtet, from: coarse, resolution: 16}}
+    renderer: surface
+    guidance:
+      views: {{type: reconstruction, views_per_step: 3}}
+"""
+
+
+def box_views(count: int, size: int) -> ReferenceViews:
+    """Pictures of a grey box."""
+    cameras, mesh = orbit(count, size, [-35.0, 0.0, 35.0]), from_trimesh(trimesh.creation.box((0.9, 0.7, 1.1)))
+    seen = render_mesh(mesh, scene_of(Solid(mesh=mesh)), cameras)
+    names, nothing_held_out = tuple(map(str, range(count))), torch.zeros(count, dtype=torch.bool)
+    return ReferenceViews(
+        torch.full_like(seen.rgb, 0.5), (seen.opacity > 0.5).float(), cameras, names, nothing_held_out
+    )
+
+
+def make(views: ReferenceViews, **geometry: Any) -> CoarseToFine:
+    data = yaml.safe_load(CONFIG)
+    data["stages"]["coarse"]["geometry"].update(geometry)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    return CoarseToFine(
+        parse(data, CoarseToFine.Config), views=views, device=torch.device("cpu"), seed=0, fabric=fabric
+    )
+
+
+def test_it_finds_a_sphere_and_dmtet_goes_on_from_it() -> None:
+    system = make(sphere_views(6, 24, radius=0.7))  # it starts at 0.5
+    system.enter("coarse")
+    losses = run(system, 0, 150)
+    assert {"loss", "views/rgb", "views/mask", "views/normal_smoothness", "eikonal"} == set(losses[0])
+    mesh = system.surface().mesh
+    assert is_closed(mesh)
+    assert mesh.vertices.norm(dim=-1).mean().item() == pytest.approx(0.7, abs=0.03)  # half a pixel is 0.04
+    assert system.scene is not None and system.scene.geometry.sharpness() > 30  # from 20: the surface became sharper
+    before = system.scene.geometry.hash_field.state_dict()
+    system.enter("fine")
+    assert all(torch.equal(t, system.scene.geometry.hash_field.state_dict()[n]) for n, t in before.items())
+    run(system, 0, 10)
+    assert system.surface().mesh.vertices.norm(dim=-1).mean().item() == pytest.approx(0.7, abs=0.03)
+
+
+def test_it_finds_a_box() -> None:
+    system = make(box_views(12, 32))
+    system.enter("coarse")
+    run(system, 0, 150)
+    mesh = system.surface().mesh
+    assert is_closed(mesh) and volume_of(mesh) == pytest.approx(0.9 * 0.7 * 1.1, rel=0.15)
+    beyond = mesh.vertices.abs() - torch.tensor([0.9, 0.7, 1.1]) / 2
+    distance = beyond.clamp_min(0).norm(dim=-1) + beyond.amax(-1).clamp_max(0)
+    assert distance.abs().mean() < 0.03  # a pixel is 0.07, a cell of the grid 0.13
+
+
+@pytest.mark.parametrize("kind", ["hash-grid", "network"])
+def test_it_goes_on_exactly_where_its_state_was_taken(kind: str) -> None:
+    views = sphere_views(4, 12)
+    straight = make(views, distance=kind)
+    straight.enter("coarse")
+    run(straight, 0, 18)  # beyond the second look at the occupancy grid, amid the annealing
+    saved = copy.deepcopy(straight.state())
+    rest = run(straight, 18, 20)
+    resumed = make(views, distance=kind)
+    resumed.enter("coarse", saved)
+    assert run(resumed, 18, 20) == rest
+    assert_same_state(straight.state(), resumed.state())
+
+
+def test_the_volume_renderer_shows_it_too() -> None:
+    data = yaml.safe_load(CONFIG)
+    data["stages"]["coarse"]["renderer"] = {"type": "volume", "samples_across": 48, "grid_resolution": 16}
+    fabric = Fabric(accelerator="cpu", devices=1)
+    system = CoarseToFine(
+        parse(data, CoarseToFine.Config), views=sphere_views(4, 12), device=torch.device("cpu"), seed=0, fabric=fabric
+    )
+    system.enter("coarse")
+    losses = run(system, 0, 30)
+    assert losses[-1]["views/mask"] < 0.7 * losses[0]["views/mask"]
+
+
+def test_posed_photographs_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_capture(tmp_path / "capture", views=6, size=32)
+    monkeypatch.chdir(tmp_path)
+    options = [
+        "data.path=capture",
+        "views.held_out=[]",
+        "tag=tiny",
+        "device=cpu",
+        "system.stages.coarse.steps=20",
+        "system.stages.coarse.renderer.grid_resolution=16",
+        "system.stages.fine.steps=5",
+        "system.stages.fine.geometry.resolution=16",
+        "test.frames=1",
+        "test.size=16",
+        "test.stills=1",
+        "log.tensorboard=false",
+        "export.texture_size=64",
+    ]
+    assert launch(["--config", str(ROOT / "configs" / "reconstruct-neus.yaml"), "--train", *options]) == 0
+    assert (tmp_path / "runs" / "reconstruct-neus" / "tiny" / "export" / "mesh.glb").stat().st_size > 1000
