@@ -51,7 +51,9 @@ class Scene:
 def make_scene(index: int, source: Any, prior: Prior) -> Scene:
     """The scene of the index-th unseen toy, before the cameras of a source `syncdreamer-views`; on the CPU."""
     size = prior.resolution
-    cameras = orbit_cameras(*source.angles(), source.config.distance, source.config.fov_deg, size, size)
+    azimuth_deg, elevation_deg = source.angles()
+    lens = source.config
+    cameras = orbit_cameras(azimuth_deg, elevation_deg, lens.distance, lens.fov_deg, size, size)
     seen = render(prompted("toy", index), cameras)
     return Scene(ImagePrompt(seen.rgb[0], seen.alpha[0], cameras[:1]), cameras, (seen.rgb, seen.alpha))
 
