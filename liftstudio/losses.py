@@ -131,6 +131,16 @@ def distortion(per_ray: Tensor) -> Tensor:
     return _mean(per_ray)
 
 
+def orientation(facing_away: Tensor, opacity: Tensor) -> Tensor:
+    """Normals must not face away from who sees them (Ref-NeRF, Verbin et al. 2022, eq. 11), over rays that hit density.
+
+    facing_away: [B, H, W, 1] sum over a ray's samples of w max(0, n . d)^2, with the ray's direction d and the share w
+        of the sample in it, which is held fixed.
+    opacity: [B, H, W, 1].
+    """
+    return _mean(facing_away, (opacity.detach() > 0).to(facing_away))
+
+
 def eikonal(gradient: Tensor) -> Tensor:
     """(|grad f| - 1)^2 of SDF gradients [N, 3] (Gropp et al. 2020, eq. 2); no gradient where grad f = 0."""
     return _mean((torch.linalg.vector_norm(gradient, dim=-1) - 1.0).square())

@@ -16,18 +16,25 @@ from liftstudio.errors import InputError
 BUILTIN: dict[str, dict[str, str]] = {
     "system": {"coarse-to-fine": "liftstudio.systems.coarse_to_fine"},
     "views": {"posed-images": "liftstudio.views.posed_images"},
+    "view-enhancer": {},
     "geometry": {
         "instant-ngp": "liftstudio.geometry.instant_ngp",
         "neus": "liftstudio.geometry.neus",
         "dmtet": "liftstudio.geometry.dmtet",
         "mesh": "liftstudio.geometry.fixed_mesh",
     },
-    "material": {"diffuse": "liftstudio.materials.diffuse"},
+    "material": {
+        "diffuse": "liftstudio.materials.diffuse",
+        "diffuse-point-light": "liftstudio.materials.diffuse_point_light",
+    },
     "light": {
         "uniform": "liftstudio.lights.uniform",
         "spherical-gaussians": "liftstudio.lights.spherical_gaussians",
     },
-    "background": {"solid-color": "liftstudio.backgrounds.solid_color"},
+    "background": {
+        "solid-color": "liftstudio.backgrounds.solid_color",
+        "directional": "liftstudio.backgrounds.directional",
+    },
     "renderer": {
         "volume": "liftstudio.renderers.volume",
         "neus": "liftstudio.renderers.neus",

@@ -3,9 +3,27 @@
 import bisect
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from liftstudio.errors import InputError
+
+
+def check_milestones(name: str, values: Sequence[object], milestones: list[int]) -> None:
+    """Raise unless there is one value more than there are milestones `<name>_milestones`, and these rise.
+
+    Raises:
+        InputError: naming the option.
+    """
+    if len(values) != len(milestones) + 1:
+        raise InputError(f"{name}_milestones: wanted one step fewer than there are {name}s")
+    if sorted(milestones) != milestones:
+        raise InputError(f"{name}_milestones: wanted rising steps, got {milestones}")
+
+
+def phase(milestones: list[int], step: int) -> int:
+    """How many of the milestones, steps at which something changes, are reached at `step`."""
+    return sum(step >= milestone for milestone in milestones)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from tiny_hifi123 import write_tokenizer
 from tiny_sv3d import randomize, tiny_clip, tiny_vae
 from torch import Tensor
 
 from liftstudio import assets, registry
+from liftstudio.images import save_image
 from liftstudio.priors.latent_diffusion import official_state, unet_sources
 
 registry.load_extensions(assets.ROOT / "custom")
@@ -27,6 +29,22 @@ NUMBERS = {
 }
 TEXT_WIDTH, TEXT_LENGTH = 16, 12
 TOWER_WIDTH = 48  # of tiny_sv3d's image tower
+COARSE, FINE = (f"system.stages.{stage}" for stage in ("coarse", "fine"))
+# Options of its configs for runs of seconds.
+QUICK = [
+    "device=cpu",
+    "tag=a",
+    "log.images_every=0",
+    "log.tensorboard=false",
+    "test.frames=1",
+    "test.size=16",
+    "test.stills=1",
+    "export.texture_size=64",
+    f"{COARSE}.geometry.surface_resolution=24",
+    f"{COARSE}.geometry.grid.log2_table_size=12",
+    f"{COARSE}.renderer.samples_across=32",
+    f"{COARSE}.renderer.grid_resolution=16",
+]
 
 
 def imagedream(module: str) -> ModuleType:
@@ -108,3 +126,14 @@ def write_tiny_text(folder: Path, seed: int = 0, width: int = TEXT_WIDTH) -> Pat
     )
     randomize(CLIPTextModel(config), torch.Generator().manual_seed(seed)).save_pretrained(folder / "text_encoder")
     return folder
+
+
+def write_ball(path: Path, mode: str = "RGBA") -> Path:
+    """A picture of something round."""
+    column, row = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="xy")
+    alpha = (column**2 + row**2 < 0.6).float()[..., None]
+    rgb = torch.stack([0.5 + 0.4 * column, 0.5 - 0.4 * row, 0.5 + 0 * row], dim=-1)
+    save_image(path, torch.cat([rgb, alpha], dim=-1))
+    if mode != "RGBA":
+        Image.open(path).convert(mode).save(path)
+    return path

@@ -19,7 +19,9 @@ FLAT = 1e-4  # relief, as a share of the largest value, under which there is not
 _INSIDE = 0.5  # masks above this are the object
 
 
-def depth_channel(values: Tensor, masks: Tensor, size: tuple[int, int], meaning: Meaning) -> Tensor:
+def depth_channel(
+    values: Tensor, masks: Tensor, size: tuple[int, int], meaning: Meaning, *, flat_by_mask: bool = False
+) -> Tensor:
     """The channel [B, 1, h, w] float32 of depths: of each view, the object's farthest point at -1, its nearest at 1.
 
     Args:
@@ -30,6 +32,7 @@ def depth_channel(values: Tensor, masks: Tensor, size: tuple[int, int], meaning:
             `predicted_depth[..., None]`). "depth": large is far, of any scale and offset (diffusers' Marigold).
             "distance": along the axis, of any scale (a render's depth pass, ZoeDepth, Depth Pro); there the object is
             where it is above 0, too.
+        flat_by_mask: a flat view has the channel of its mask alone (`mask_channel`), and is not refused.
     Raises:
         InputError: a view without object, a flat one, or values that are not finite.
     """
@@ -44,8 +47,11 @@ def depth_channel(values: Tensor, masks: Tensor, size: tuple[int, int], meaning:
     resized = _resized(near.where(inside, behind), size).clamp_min(behind)  # bicubic resizing overshoots at edges
     low, high = (end(resized, (1, 2, 3), keepdim=True) for end in (torch.amin, torch.amax))
     relief = high - low > FLAT * torch.maximum(low.abs(), high.abs())
+    channel = (2 * (resized - low) / (high - low) - 1).clamp(-1, 1)
+    if flat_by_mask and not relief.all():
+        return channel.where(relief, mask_channel(masks, size))
     _check_each(relief.flatten(), "flat, which tells nothing; use the mask alone")
-    return (2 * (resized - low) / (high - low) - 1).clamp(-1, 1)
+    return channel
 
 
 def mask_channel(masks: Tensor, size: tuple[int, int]) -> Tensor:

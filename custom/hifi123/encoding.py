@@ -51,6 +51,18 @@ def check_image_size(name: str, height: int, width: int, unet: Any, vae: Any) ->
         )
 
 
+def check_prompt(tokenizer: Any, tower: Any, text: str) -> None:
+    """Raise for a text that has more tokens than the tower takes; its weights are not needed.
+
+    Raises:
+        InputError: too many tokens.
+    """
+    most = tower.config.max_position_embeddings
+    count = len(tokenizer(text).input_ids)
+    if count > most:
+        raise InputError(f"prompt: {count - 2} tokens, the text encoder takes at most {most - 2}: shorten it")
+
+
 @torch.no_grad()
 def embed_text(tokenizer: Any, tower: Any, text: str) -> Tensor:
     """[1, tokens, D] float32, what the UNet attends to, of a text, padded to the tower's length.
@@ -58,9 +70,7 @@ def embed_text(tokenizer: Any, tower: Any, text: str) -> Tensor:
     Raises:
         InputError: the text has more tokens than the tower takes; it is not cut silently.
     """
+    check_prompt(tokenizer, tower, text)
     most = tower.config.max_position_embeddings
-    count = len(tokenizer(text).input_ids)
-    if count > most:
-        raise InputError(f"prompt: {count - 2} tokens, the text encoder takes at most {most - 2}: shorten it")
     tokens = tokenizer(text, padding="max_length", max_length=most, return_tensors="pt").input_ids
     return tower(tokens.to(tower.device)).last_hidden_state.float()

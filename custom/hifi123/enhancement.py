@@ -102,6 +102,7 @@ def enhance(
     grid: Grid,
     form: Form,
     on_step: OnStep | None = None,
+    stop: int = 0,
 ) -> Tensor:
     """Enhanced latents [V, 4, h, w] of views: inverted, and sampled with the reference's attention.
 
@@ -112,10 +113,11 @@ def enhance(
         depths: [V, 1, h, w] in [-1, 1], made as the reference's.
         reference: prepared with the same grid and form.
         on_step: told after each step of sampling.
+        stop: the level where sampling ends, see `ddim.sample`; 0: the clean latents.
     """
     inverted = invert(inverting(unet, depths, prompts.empty), latents, grid, form.levels)[-1]
     predict = with_cached_reference(unet, depths, prompts, form.guidance_scale, reference.keys_values, form.last_layers)
-    return sample(predict, inverted, grid, form.levels, on_step=on_step)
+    return sample(predict, inverted, grid, form.levels, stop, on_step)
 
 
 def sample_with_exchange(

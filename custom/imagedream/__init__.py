@@ -2,4 +2,6 @@
 
 COMPONENTS = {
     "prior": {"imagedream": "prior"},
+    "views": {"imagedream-views": "views"},
+    "guidance": {"imagedream-sds": "guidance", "mvdream-sds": "guidance"},
 }

@@ -74,6 +74,7 @@ class ImageDream(LatentPrior):
     config: Config
     own_chunk = 4
     frames = FRAMES
+    takes_text = knows_backgrounds = True
 
     def __init__(self, config: Config, *, device: torch.device) -> None:
         weights = open_weights(config.weights, self.published)
@@ -85,6 +86,7 @@ class ImageDream(LatentPrior):
         self.name = f"{'MVDream' if self.mode == 'text' else 'ImageDream'} ({self.mode}, {weights.path.name})"
         self.levels = scaled_linear_levels()  # of each timestep
         self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
+        self.takes_picture = self.mode != "text"
         self.guidance_scale = 7.5 if self.mode == "text" else 5.0  # as the public conversion's examples have them
         if not config.prompt:
             log.warning("%s: no prompt; a few words that say what the picture shows help it", self.name)
@@ -117,17 +119,17 @@ class ImageDream(LatentPrior):
         """Those of DDIM, as officially: see `samplers.ddim_sigmas`."""
         return ddim_sigmas(self.levels, steps)
 
-    def condition(self, prompt: ImagePrompt) -> Condition:
+    def condition(self, prompt: ImagePrompt | None) -> Condition:
         """Text and picture, this over white; without an image prompt (mode text) the text alone."""
         return self.condition_over(prompt, 1.0)
 
     @torch.no_grad()
-    def condition_over(self, prompt: ImagePrompt, grey: float) -> Condition:
+    def condition_over(self, prompt: ImagePrompt | None, grey: float) -> Condition:
         """The same with the picture over a grey, 0 to 1: the renders' own background is a better one than white.
 
         Latents are drawn from their distribution, as officially; the draw is always the same.
         """
-        if self.adaptor is None:
+        if prompt is None or self.adaptor is None:
             return make_condition(self.text, None, None)
         check_shape("prompt.image", prompt.image, (self.resolution, self.resolution, 3))
         image = over_grey(straight_from_white(prompt.image, prompt.mask), prompt.mask, grey).to(self.device)

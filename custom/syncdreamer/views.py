@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras, concatenate
+from liftstudio.cameras import Cameras
 from liftstudio.checks import check_range
-from liftstudio.images import grid, resize_area, straight_from_white
+from liftstudio.images import grid, resize_area
 from liftstudio.logs import log
 from liftstudio.orbits import Angles
 from liftstudio.priors.base import ImagePrompt, Prior
@@ -111,7 +111,7 @@ class SyncDreamerViews(PriorViews):
         """
         sets = zip(images.split(self.config.count), masks.split(self.config.count), strict=True)
         assemble = super().assemble
-        instances = [self._with_picture(assemble(*one, picture), picture) for one in sets]
+        instances = [self.with_picture(assemble(*one, picture), picture) for one in sets]
         if len(instances) == 1:
             return instances[0]
         scores = [mask_agreement(views) for views in instances]
@@ -120,22 +120,6 @@ class SyncDreamerViews(PriorViews):
         agreement = ", ".join(f"{score:.3f}" for score in scores)
         log.info("views: instance %d of %d is used; their silhouettes' agreement: %s", chosen, len(scores), agreement)
         return replace(instances[chosen], sheet=_sheet(instances, scores, chosen))
-
-    def _with_picture(self, views: ReferenceViews, picture: InputImage) -> ReferenceViews:
-        """The views with the picture as the last, unless it is one of them already."""
-        if views.prompt is not None:
-            return views
-        size, count = views.cameras.width, len(views)
-        image, mask = (frame[None] for frame in picture.frame(size))
-        return replace(
-            views,
-            images=torch.cat([views.images, straight_from_white(image, mask)]),
-            masks=torch.cat([views.masks, mask]),
-            cameras=concatenate([views.cameras, self._input_camera(size)]),
-            names=(*views.names, f"{count:03d}.png"),
-            held_out=torch.zeros(count + 1, dtype=torch.bool),
-            prompt=count,
-        )
 
 
 def _noises(

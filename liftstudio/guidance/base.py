@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +35,17 @@ class Guidance(Component):
     def passes(self) -> frozenset[str]:
         """The optional render passes that `losses` reads."""
         return frozenset()
+
+    def figures(self) -> dict[str, float]:
+        """Numbers about the last `losses` that are no losses, for the log."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What it keeps between steps, for the checkpoint: nested dicts and lists of tensors and numbers."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned; the tensors may be on another device."""
 
     def weight(self, name: str, step: int) -> float:
         """The value of `lambda_<name>` at a step."""

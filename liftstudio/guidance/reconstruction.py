@@ -15,7 +15,7 @@ from liftstudio.guidance.base import Guidance
 from liftstudio.metrics.lpips import load_lpips
 from liftstudio.registry import register
 from liftstudio.renderers.base import Render
-from liftstudio.schedules import OFF, ON, Schedule
+from liftstudio.schedules import OFF, ON, Schedule, check_milestones, phase
 from liftstudio.views.base import ReferenceViews
 
 FACING = 0.5  # cosine to the user's picture from which it has all of a surface's detail
@@ -49,10 +49,7 @@ class Reconstruction(Guidance):
             check_range("prompt_weight", self.prompt_weight, 1e-3)
             check_range("prompt_priority", self.prompt_priority, 0, 1)
             check_range("resolution", min(self.resolution, default=0), 0)
-            if len(self.resolution) != len(self.resolution_milestones) + 1:
-                raise InputError("resolution_milestones: wanted one step fewer than there are resolutions")
-            if sorted(self.resolution_milestones) != self.resolution_milestones:
-                raise InputError(f"resolution_milestones: wanted rising steps, got {self.resolution_milestones}")
+            check_milestones("resolution", self.resolution, self.resolution_milestones)
 
     config: Config
 
@@ -84,7 +81,7 @@ class Reconstruction(Guidance):
 
     def resolution(self, step: int) -> int:
         """Pixels across the renders of a step; 0 for all of the reference image."""
-        return self.config.resolution[sum(step >= milestone for milestone in self.config.resolution_milestones)]
+        return self.config.resolution[phase(self.config.resolution_milestones, step)]
 
     def cameras(self, step: int, generator: torch.Generator) -> Cameras:
         """Reference cameras drawn without repetition; at a lower resolution a random lattice of their pixels."""

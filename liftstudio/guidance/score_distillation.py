@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -22,48 +22,64 @@ from liftstudio.schedules import ON, Schedule
 from liftstudio.views.base import ReferenceViews
 
 
-class ScoreDistillation(Guidance):
-    """The base of all guidance by a diffusion prior. A method says which views it asks about (`draw_views`).
+class PriorGuidance(Guidance):
+    """The base of all guidance by a diffusion prior.
 
-    It may also say how strongly each frame follows the prompt (`guidance_scales`) and which latents count
-    (`latent_mask`). One noise level is drawn for all views of a step. See `priors.distillation` for the mathematics.
+    A method says which views it asks about (`draw_views`) and at which noise level (`draw_sigma`), one for all views
+    of a step. It may also say how strongly each frame follows the prompt (`guidance_scales`), which latents count
+    (`latent_mask`), how large the renders are (`render_size`), over which background they are seen (`shown`) and with
+    what the prior is told about that (`condition_for`), what the latents are moved to (`estimate`) and by which loss
+    (`distance`). See `priors.distillation` for the mathematics.
     """
 
     @dataclass(kw_only=True)
     class Config(Guidance.Config):
         prior: Annotated[Block, "prior"]  # the diffusion model; asset://priors/toys is the bundled one
         guidance_scale: float = 0.0  # classifier-free guidance; 1: none; 0: what suits the prior
-        sigma_log_mean: float = 0.7  # mean of the natural logarithm of the noise level
-        sigma_log_std: float = 1.6  # its standard deviation
-        sigma_range: tuple[float, float] = (0.05, 20.0)  # noise levels beyond are not drawn
-        resolution: int = 0  # pixels across the renders; 0: the prior's, else they are resized to that
         encoder_chunk: int = 3  # frames whose encoding holds its graph at once; lower it to save memory
         lambda_sds: Schedule = ON  # score distillation, a mean over the numbers of the latents
 
         def __post_init__(self) -> None:
-            low, high = self.sigma_range
-            if not 0 < low < high:
-                raise InputError(f"sigma_range: wanted two rising levels above 0, got {low:g}, {high:g}")
             check_guidance_scale(self.guidance_scale)
-            check_range("sigma_log_std", self.sigma_log_std, 1e-6)
-            check_range("resolution", self.resolution, 0)
             check_range("encoder_chunk", self.encoder_chunk, 1)
 
     config: Config
 
     def __init__(self, config: Config, *, views: ReferenceViews | None, device: torch.device) -> None:
-        self.config, self.device = config, device
+        self.config, self.device, self._step = config, device, 0
         self.prior = open_prior(config.prior, device)
-        low, high = self.prior.sigma_min, self.prior.sigma_max
-        if not low <= config.sigma_range[0] < config.sigma_range[1] <= high:
-            raise InputError(f"sigma_range: the prior '{self.prior.name}' was trained for {low:g} to {high:g}")
-        self.prompt = image_prompt(views, self.prior.resolution, device)
-        self.prior.check_cameras(self.prompt.camera, self.draw_views(torch.Generator(device)))
+        self.check_prior()
+        # An ImagePrompt; None for a prior that takes no picture.
+        self.prompt: Any = image_prompt(views, self.prior.resolution, device) if self.prior.takes_picture else None
+        typical = self.typical_views()
+        self.prior.check_cameras(typical if self.prompt is None else self.prompt.camera, typical)
         self.condition = self.prior.condition(self.prompt)
+
+    def check_prior(self) -> None:
+        """Refuse a prior that this guidance cannot work with.
+
+        Raises:
+            InputError: naming it.
+        """
 
     @abstractmethod
     def draw_views(self, generator: torch.Generator) -> Cameras:
-        """T random cameras that the prior is asked about together, of its own resolution, on the guidance's device."""
+        """T random cameras that the prior is asked about together, of its own resolution, on the guidance's device.
+
+        Drawn for the step `self._step`.
+        """
+
+    @abstractmethod
+    def draw_sigma(self, generator: torch.Generator) -> float:
+        """The noise level of the step `self._step`."""
+
+    def typical_views(self) -> Cameras:
+        """Cameras as `draw_views` has them, which the prior checks before the long work."""
+        return self.draw_views(torch.Generator(self.device))
+
+    def render_size(self) -> int:
+        """Pixels across the renders of the step `self._step`; they are resized to the prior's."""
+        return self.prior.resolution
 
     def guidance_scales(self, frames: int) -> Tensor:
         """[T] classifier-free guidance of each frame."""
@@ -73,32 +89,83 @@ class ScoreDistillation(Guidance):
         """Weights in [0, 1] of the latents [T, C, h, w], of a shape that broadcasts; of the render of `cameras`."""
         return 1.0
 
+    def shown(self, render: Render) -> Tensor:
+        """[T, H, W, 3] the drawn views as the prior is shown them: over white."""
+        return render.over(1.0)[: len(self._views)]
+
+    def condition_for(self, render: Render) -> Any:
+        """The prior's condition at this step."""
+        return self.condition
+
+    def estimate(self, noisy: Tensor, condition: Any, wanted: Tensor) -> Tensor:
+        """The clean latents [T, C, h, w] that the prior sees in noisy ones; used where `wanted` [T, h, w] is true."""
+        scales = self.guidance_scales(len(noisy))
+        return self.prior.denoise(noisy, self._sigma, condition, self._views, scales, wanted)
+
+    def distance(self, latents: Tensor, target: Tensor, mask: Tensor | float) -> Tensor:
+        """The loss between latents and what they are moved to."""
+        return sds_loss(latents, target, self._sigma, mask)
+
     def cameras(self, step: int, generator: torch.Generator) -> Cameras:
         """The drawn views. A method may ask for more behind them; only `latent_mask` sees those."""
-        config, resolution = self.config, self.config.resolution or self.prior.resolution
+        self._step = step
         self._views = self.draw_views(generator)
-        self._sigma = draw_sigma(generator, config.sigma_log_mean, config.sigma_log_std, config.sigma_range)
+        self._sigma = self.draw_sigma(generator)
         shape = (len(self._views), *self.prior.latent_shape)
         self._noise = torch.randn(shape, generator=generator, device=self.device)
-        return self._views.resized(resolution, resolution)
+        return self._views.resized(self.render_size(), self.render_size())
 
     def losses(self, render: Render, step: int) -> dict[str, Tensor]:
-        """`sds`: renders over white are encoded, noised, denoised; see `priors.distillation.sds_loss`."""
+        """`sds`: renders are encoded, noised, denoised; see `priors.distillation`."""
         if self.weight("sds", step) == 0:
             return {}
         latents = self._encode(render)
         noisy = latents.detach() + self._sigma * self._noise
-        scales = self.guidance_scales(len(latents))
         mask = self.latent_mask(render)
         wanted = torch.as_tensor(mask, device=self.device).gt(0).expand(latents.shape).any(1)
-        denoised = self.prior.denoise(noisy, self._sigma, self.condition, self._views, scales, wanted)
-        return {"sds": sds_loss(latents, denoised, self._sigma, mask)}
+        target = self.estimate(noisy, self.condition_for(render), wanted)
+        return {"sds": self.distance(latents, target, mask)}
 
     def _encode(self, render: Render) -> Tensor:
         frames, size = len(self._views), self.prior.resolution
-        images = resize_smooth(render.over(1.0)[:frames], size, size)
+        images = resize_smooth(self.shown(render), size, size)
         masks = resize_smooth(render.opacity[:frames], size, size)
         return encode_in_chunks(self.prior.encode, images, masks, self.config.encoder_chunk)
+
+
+class ScoreDistillation(PriorGuidance):
+    """Score distillation at random noise levels, the logarithm of which is normal; a method has the views."""
+
+    @dataclass(kw_only=True)
+    class Config(PriorGuidance.Config):
+        sigma_log_mean: float = 0.7  # mean of the natural logarithm of the noise level
+        sigma_log_std: float = 1.6  # its standard deviation
+        sigma_range: tuple[float, float] = (0.05, 20.0)  # noise levels beyond are not drawn
+        resolution: int = 0  # pixels across the renders; 0: the prior's, else they are resized to that
+
+        def __post_init__(self) -> None:
+            low, high = self.sigma_range
+            if not 0 < low < high:
+                raise InputError(f"sigma_range: wanted two rising levels above 0, got {low:g}, {high:g}")
+            super().__post_init__()
+            check_range("sigma_log_std", self.sigma_log_std, 1e-6)
+            check_range("resolution", self.resolution, 0)
+
+    config: Config
+
+    def check_prior(self) -> None:
+        """Its noise levels must reach as far as those that are drawn."""
+        low, high = self.prior.sigma_min, self.prior.sigma_max
+        if not low <= self.config.sigma_range[0] < self.config.sigma_range[1] <= high:
+            raise InputError(f"sigma_range: the prior '{self.prior.name}' was trained for {low:g} to {high:g}")
+
+    def draw_sigma(self, generator: torch.Generator) -> float:
+        """A draw whatever the step."""
+        return draw_sigma(generator, self.config.sigma_log_mean, self.config.sigma_log_std, self.config.sigma_range)
+
+    def render_size(self) -> int:
+        """The option, or the prior's own."""
+        return self.config.resolution or self.prior.resolution
 
 
 def image_prompt(views: ReferenceViews | None, resolution: int, device: torch.device) -> ImagePrompt:

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from liftstudio.lights.base import Light
@@ -19,15 +20,30 @@ class Shading:
     rgb: Tensor
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where shading happens: world points [N, 3], and the centres [N, 3] of the cameras that see them."""
+
+    points: Tensor
+    viewers: Tensor
+
+
 class Material(Component, nn.Module):
     """What a surface point looks like under a light."""
 
     kind: ClassVar[str] = "material"
+    needs_normals: bool = False  # whether `shade` reads normals of its own, whatever the light
+
+    def update(self, step: int, generator: torch.Generator) -> None:
+        """Draw what changes from step to step; called before each training step (0-based in the stage)."""
 
     @abstractmethod
     def albedo(self, features: Tensor) -> Tensor:
         """Light-free colour [N, 3] in [0, 1] from appearance features [N, F]."""
 
     @abstractmethod
-    def shade(self, albedo: Tensor, normals: Tensor, light: Light) -> Shading:
-        """Colour under a light; `albedo` [N, 3] may be premultiplied, `normals` [N, 3] are unit or zero."""
+    def shade(self, albedo: Tensor, normals: Tensor, light: Light, place: Place | None = None) -> Shading:
+        """Colour under a light; `albedo` [N, 3] may be premultiplied, `normals` [N, 3] are unit or zero.
+
+        place: None where nothing is seen by a camera, as when a texture is baked.
+        """

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from liftstudio.lights.base import Light
-from liftstudio.materials.base import Material, Shading
+from liftstudio.materials.base import Material, Place, Shading
 from liftstudio.registry import register
 
 
@@ -19,7 +19,7 @@ class Diffuse(Material):
         """sRGB [N, 3] in [0, 1]: the sigmoid of the first three features [N, F]."""
         return torch.sigmoid(features[:, :3])
 
-    def shade(self, albedo: Tensor, normals: Tensor, light: Light) -> Shading:
+    def shade(self, albedo: Tensor, normals: Tensor, light: Light, place: Place | None = None) -> Shading:
         """albedo [N, 3] times the irradiance [N, 1] at the normals [N, 3]."""
         irradiance = light.irradiance(normals)
         return Shading(albedo, irradiance, albedo * irradiance)

@@ -71,6 +71,9 @@ class Prior(Component):
     steps: int = 50  # denoising steps that suit it
     guidance_scale: float = 1.0  # classifier-free guidance that suits it
     decomposed_scales: tuple[float, float] = (2.0, 1.0)  # of decomposed guidance that suit it
+    takes_picture: bool = True  # else it makes objects of text alone, and its image prompt is None
+    takes_text: bool = False  # whether it reads a text
+    knows_backgrounds: bool = False  # whether pictures and views may be over any grey; else they are over white
 
     @classmethod
     @abstractmethod
@@ -101,8 +104,15 @@ class Prior(Component):
         """Images [T, R, R, 3] over white in [0, 1] and masks [T, R, R, 1] (None: the prior knows none)."""
 
     @abstractmethod
-    def condition(self, prompt: ImagePrompt) -> Any:
-        """What `denoise` needs of the prompt: encoded once, used for every step and all cameras."""
+    def condition(self, prompt: Any) -> Any:
+        """What `denoise` needs of the `ImagePrompt`: encoded once, used for every step and all cameras.
+
+        prompt: None for a prior that `takes_picture` not.
+        """
+
+    def condition_over(self, prompt: Any, grey: float) -> Any:
+        """The same with the picture over a grey, 0 to 1, from a prior that `knows_backgrounds`."""
+        return self.condition(prompt)
 
     @abstractmethod
     def denoise(
@@ -116,7 +126,8 @@ class Prior(Component):
     ) -> Tensor:
         """The estimate of x0 [T, *latent_shape] from noisy latents [T, *latent_shape] of T views; no gradient.
 
-        guidance_scale: [T] classifier-free guidance per frame, u + g (c - u); None: the conditional estimate alone.
+        guidance_scale: [T] classifier-free guidance per frame, u + g (c - u); None: the conditional estimate alone; 0
+            everywhere: the unconditional one alone.
         wanted: [T, h, w] bool, where the estimate is used: a prior that gains by it leaves out the rest; None: all.
         """
 

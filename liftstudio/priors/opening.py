@@ -2,15 +2,18 @@
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import torch
 
 from liftstudio import registry
-from liftstudio.config import Block
+from liftstudio.config import Block, to_plain
 from liftstudio.errors import InputError
+from liftstudio.logs import log
 from liftstudio.priors.base import Prior
 from liftstudio.priors.weights import Weights, open_weights
 from liftstudio.registry import Component, register
@@ -27,16 +30,26 @@ class RecognizedPrior(Component):
 
     @dataclass
     class Config(Prior.Config):
-        pass
+        prompt: str = ""  # what the object is, in a few words, for a prior that reads text; others say that they do not
+
+
+_open: WeakValueDictionary[str, Prior] = WeakValueDictionary()  # those in use, by all that decides them
 
 
 def open_prior(block: Block, device: torch.device) -> Prior:
     """The prior that a block of kind "prior" names, or, for `type: auto`, the one that its weights belong to.
 
+    Who asks for the same at the same time gets the same one: stages of a run share their networks.
+
     Raises:
         InputError: missing, damaged or foreign weights.
     """
-    return (_recognized(block) if block.type == AUTO else block).build(device=device)
+    known = _recognized(block) if block.type == AUTO else block
+    key = json.dumps([to_plain(known), str(device)])
+    prior = _open.get(key)
+    if prior is None:
+        prior = _open[key] = known.build(device=device)
+    return prior
 
 
 def block_weights(block: Block) -> Weights:
@@ -53,8 +66,17 @@ def _recognized(block: Block) -> Block:
     known, weights = dict(_known_priors()), block_weights(block)
     for name, prior in known.items():
         if prior.recognizes(weights):
-            return Block(KIND, name, prior.Config(**dataclasses.asdict(block.options)))
+            return Block(KIND, name, prior.Config(**_known_options(name, prior, dataclasses.asdict(block.options))))
     raise InputError(f"{weights.path}: weights of no known prior; known: {', '.join(known)}")
+
+
+def _known_options(name: str, prior: type[Prior], options: dict[str, Any]) -> dict[str, Any]:
+    """Of the options of `type: auto`, those that the prior has: a text may not be among them."""
+    fields = {field.name for field in dataclasses.fields(prior.Config)}
+    text = options["prompt"]
+    if text and "prompt" not in fields:
+        log.info("prior '%s' reads no text: the prompt %r stays in the config and has no effect", name, text)
+    return {key: value for key, value in options.items() if key in fields}
 
 
 def _known_priors() -> Iterator[tuple[str, type[Prior]]]:

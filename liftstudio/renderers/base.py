@@ -14,7 +14,18 @@ from liftstudio.registry import Component
 if TYPE_CHECKING:
     from liftstudio.scene import Scene
 
-PASSES = ("rgb", "albedo", "normal", "depth", "opacity", "irradiance", "points", "distortion")
+PASSES = (
+    "rgb",
+    "albedo",
+    "normal",
+    "depth",
+    "opacity",
+    "irradiance",
+    "points",
+    "background",
+    "distortion",
+    "orientation",
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,9 @@ class Render:
     normal:     [B, H, W, 3] unit world-space outward normals where opacity > 0, else zero.
     depth:      [B, H, W, 1] z-depth in world units where opacity > 0, else zero.
     points:     [B, H, W, 3] world-space surface points where opacity > 0, else zero.
+    background: [B, H, W, 3] sRGB of the scene's background, as if nothing were before it.
     distortion: [B, H, W, 1] mip-NeRF 360 distortion (volume renderer only).
+    orientation: [B, H, W, 1] how much of what is seen faces away (volume renderer only); see `losses.orientation`.
     """
 
     rgb: Tensor
@@ -40,7 +53,9 @@ class Render:
     normal: Tensor | None = None
     depth: Tensor | None = None
     points: Tensor | None = None
+    background: Tensor | None = None
     distortion: Tensor | None = None
+    orientation: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Render":
         """The same images on `device`."""

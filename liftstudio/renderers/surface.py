@@ -9,6 +9,7 @@ from torch import Tensor
 
 from liftstudio.cameras import Cameras
 from liftstudio.errors import InputError
+from liftstudio.materials.base import Place
 from liftstudio.mesh import Mesh
 from liftstudio.ops.antialiasing import antialias
 from liftstudio.ops.edges import Edges, edge_adjacency
@@ -40,7 +41,8 @@ class SurfaceRenderer(Renderer):
         passes: Set[str] = frozenset(),
         generator: torch.Generator | None = None,
     ) -> Render:
-        """Images of the geometry's mesh, some cameras at a time; all passes but `distortion` are always there.
+        """Images of the geometry's mesh, some cameras at a time; all passes but `distortion` and
+        `orientation`, which are a volume's, are always there.
 
         Raises:
             InputError: the mesh has no faces.
@@ -70,13 +72,14 @@ def render_mesh(
     points, normals = interpolate(attributes, mesh.faces, visible).split(3, dim=-1)
     normals = F.normalize(normals, dim=-1, eps=1e-8)
     albedo = scene.material.albedo(scene.geometry.features(points))
-    shading = scene.material.shade(albedo, normals, scene.light)
+    centers = cameras.centers[_camera(visible.pixel, cameras)]
+    shading = scene.material.shade(albedo, normals, scene.light, Place(points, centers))
     packed = torch.cat([shading.rgb, albedo, torch.ones_like(albedo[:, :1])], dim=-1)
     colors = antialias(scatter_image(packed, visible), clip, mesh.faces, face_index, edges)
     foreground, albedo_image, opacity = colors.split([3, 3, 1], dim=-1)
-    directions = cameras.rays()[1]
+    background = scene.background.color(cameras.rays()[1])
     return Render(
-        rgb=foreground + (1 - opacity) * scene.background.color(directions),
+        rgb=foreground + (1 - opacity) * background,
         foreground=foreground,
         opacity=opacity,
         albedo=albedo_image,
@@ -84,9 +87,14 @@ def render_mesh(
         normal=scatter_image(normals, visible),
         depth=scatter_image(_z_depth(points, visible.pixel, cameras), visible),
         points=scatter_image(points, visible),
+        background=background,
     )
 
 
+def _camera(pixel: Tensor, cameras: Cameras) -> Tensor:
+    return pixel // (cameras.height * cameras.width)
+
+
 def _z_depth(points: Tensor, pixel: Tensor, cameras: Cameras) -> Tensor:
-    camera = pixel // (cameras.height * cameras.width)
+    camera = _camera(pixel, cameras)
     return ((points - cameras.centers[camera]) * cameras.forward[camera]).sum(-1, keepdim=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from liftstudio.cameras import Cameras
 from liftstudio.checks import check_range
+from liftstudio.materials.base import Place
 from liftstudio.ops.compositing import Composite, composite
 from liftstudio.ops.marching import Samples, march
 from liftstudio.ops.marching.occupancy import OccupancyGrid
@@ -82,25 +83,32 @@ class VolumeRenderer(Renderer):
     ) -> dict[str, Tensor]:
         """The images of `Render`, each [R, C], of rays [R, 7]: origin, unit direction, its cosine to the camera's."""
         origins, directions, cosine = rays.split([3, 3, 1], dim=-1)
-        wants_normals = scene.light.needs_normals or "normal" in passes
-        result = self._composite(scene, origins, directions, generator, wants_normals, "distortion" in passes)
+        needs_normals = scene.light.needs_normals or scene.material.needs_normals
+        wants_normals = needs_normals or not passes.isdisjoint({"normal", "orientation"})
+        result, orientation = self._composite(scene, origins, directions, generator, wants_normals, passes)
         albedo, opacity = result.values[:, :3], result.opacity
         normal = F.normalize(result.values[:, 3:6], dim=-1, eps=1e-6) if wants_normals else torch.zeros_like(albedo)
-        shading = scene.material.shade(albedo, normal, scene.light)
         distance = result.depth / opacity.clamp_min(1e-6)
+        points = origins + distance * directions
+        shading = scene.material.shade(albedo, normal, scene.light, Place(points, origins))
+        background = scene.background.color(directions)
         images = {
-            "rgb": shading.rgb + (1 - opacity) * scene.background.color(directions),
+            "rgb": shading.rgb + (1 - opacity) * background,
             "foreground": shading.rgb,
             "opacity": opacity,
             "albedo": albedo,
             "irradiance": shading.irradiance,
             "depth": distance * cosine,
-            "points": (origins + distance * directions) * (opacity > 0),
+            "points": points * (opacity > 0),
         }
+        if "background" in passes:
+            images["background"] = background
         if wants_normals:
             images["normal"] = normal
         if result.distortion is not None:
             images["distortion"] = result.distortion
+        if orientation is not None:
+            images["orientation"] = orientation
         return images
 
     def _composite(
@@ -109,18 +117,23 @@ class VolumeRenderer(Renderer):
         origins: Tensor,
         directions: Tensor,
         generator: torch.Generator | None,
-        normals: bool,
-        distortion: bool,
-    ) -> Composite:
-        """Albedo, and normals if asked for, composited along R rays: values [R, 3 or 6]."""
+        wants_normals: bool,
+        passes: Set[str],
+    ) -> tuple[Composite, Tensor | None]:
+        """Albedo, and normals if wanted, composited along R rays: values [R, 3 or 6]; the pass `orientation` [R, 1]."""
         jitter = None
         if generator is not None:
             jitter = torch.rand(len(origins), generator=generator, device=origins.device)
         samples, points, density, features = self._sample(scene, origins, directions, jitter)
         values = scene.material.albedo(features)
-        if normals:
+        if wants_normals:
             values = torch.cat([values, self._normals(scene, points, density, samples)], dim=-1)
-        return composite(density, values, samples, distortion=distortion)
+        result = composite(density, values, samples, distortion="distortion" in passes)
+        if "orientation" not in passes:
+            return result, None
+        away = (values[:, 3:6] * directions[samples.ray_index]).sum(-1).clamp_min(0).square()
+        seen = result.weights.detach() * away
+        return result, seen.new_zeros(len(origins)).index_add(0, samples.ray_index, seen)[:, None]
 
     def _sample(
         self, scene: Scene, origins: Tensor, directions: Tensor, jitter: Tensor | None

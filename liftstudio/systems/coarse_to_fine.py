@@ -125,8 +125,8 @@ class CoarseToFine(System):
         return self.scene.geometry, cameras, seen
 
     def _covering_cameras(self) -> Cameras:
-        """Where the object was supervised from: the training views, else orbits around it."""
-        if self.views is not None:
+        """Where the object was supervised from: the training views if there are several, else orbits around it."""
+        if self.views is not None and len(self.views.training()) > 1:
             cameras = self.views.training().cameras
             shrink = max(1, cameras.width // 128)
             return cameras.resized(cameras.height // shrink, cameras.width // shrink)
@@ -146,11 +146,14 @@ class CoarseToFine(System):
         assert self.scene is not None
         active = self.config.stages[self.stage].regularizers.active(step)
         self.scene.geometry.update(step)
+        self.scene.material.update(step, self.generator)
         self.renderer.update(self.scene, step, self.generator)
         weighted: Weighted = {}
+        figures: dict[str, float] = {}
         for name, guidance in self.guidance[self.stage].items():
             if step >= guidance.config.start:
                 weighted |= self._guide(name, guidance, active, step)
+                figures |= {f"{name}/{figure}": value for figure, value in guidance.figures().items()}
         for loss, value in regularizers.geometry_losses(active, self.scene.geometry, self.generator).items():
             weighted[loss] = active[loss], value
         if not weighted:
@@ -159,7 +162,7 @@ class CoarseToFine(System):
         self.fabric.backward(total)
         self._average_gradients()
         self.optimizer.step(step)
-        return {"loss": total.item()} | {name: value.item() for name, (_, value) in weighted.items()}
+        return {"loss": total.item()} | {name: value.item() for name, (_, value) in weighted.items()} | figures
 
     def _guide(self, name: str, guidance: Guidance, active: dict[str, float], step: int) -> Weighted:
         """Render what a guidance asks for; its losses and those of the regularisers on that render."""
@@ -192,11 +195,12 @@ class CoarseToFine(System):
                     parameter.grad = averaged
 
     def state(self) -> dict[str, Any]:
-        """See `System.state`: scene, renderer (occupancy), optimiser and both generators."""
+        """See `System.state`: scene, renderer (occupancy), the stage's guidance, optimiser and both generators."""
         assert self.scene is not None
         return {
             "scene": self.scene.state_dict(),
             "renderer": self.renderer.state_dict(),
+            "guidance": {name: guidance.state() for name, guidance in self.guidance[self.stage].items()},
             "optimizer": self.optimizer.adam.state_dict(),
             "generators": [self.setup_generator.get_state(), self.generator.get_state()],
         }
@@ -204,6 +208,8 @@ class CoarseToFine(System):
     def _restore(self, state: dict[str, Any]) -> None:
         assert self.scene is not None
         self.renderer.load_state_dict(state["renderer"])
+        for name, guidance in self.guidance[self.stage].items():
+            guidance.load_state(state["guidance"][name])
         self.optimizer.adam.load_state_dict(state["optimizer"])
         self.setup_generator.set_state(state["generators"][0].cpu())
         self.generator.set_state(state["generators"][1].cpu())
@@ -281,6 +287,9 @@ def _check_regularizers(stage: StageConfig, where: str) -> None:
         regularizers.check_regularizers(stage.regularizers, find(stage.geometry.type, "geometry"))
     except InputError as error:
         raise InputError(f"{where}.regularizers.{error}") from None
+    moves_shape = getattr(stage.renderer.options, "normal_gradients", True)
+    if not moves_shape and not stage.regularizers.lambda_orientation.is_zero():
+        raise InputError(f"{where}.renderer.normal_gradients: wanted true, as lambda_orientation acts through it")
 
 
 def _geometry_options(stages: dict[str, StageConfig], stage: str) -> Block:

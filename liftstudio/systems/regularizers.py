@@ -22,6 +22,7 @@ class Regularizers:
     lambda_sparsity: Schedule = OFF  # mean opacity
     lambda_opaque: Schedule = OFF  # entropy of opacity: pixels become all or nothing
     lambda_distortion: Schedule = OFF  # mip-NeRF 360 distortion: density gathers on one surface
+    lambda_orientation: Schedule = OFF  # volumes: normals that face away from the camera; needs normal_gradients
     lambda_albedo_smoothness: Schedule = OFF  # squared albedo change between close surface points
     lambda_normal_smoothness: Schedule = OFF  # volumes: squared change of the normal between close surface points
     lambda_eikonal: Schedule = OFF  # signed distance fields: gradient of length 1
@@ -42,6 +43,7 @@ def check_regularizers(options: Regularizers, geometry: type[Geometry]) -> None:
     """
     needs = {
         "distortion": (geometry.is_volume(), "a volume"),
+        "orientation": (geometry.is_volume(), "a volume"),
         "normal_smoothness": (geometry.is_volume(), "a volume"),
         "eikonal": (geometry.sdf_gradients is not Geometry.sdf_gradients, "a signed distance"),
         "laplacian": (not geometry.is_volume(), "a surface"),
@@ -54,7 +56,7 @@ def check_regularizers(options: Regularizers, geometry: type[Geometry]) -> None:
 
 def passes(active: dict[str, float]) -> frozenset[str]:
     """The optional render passes the active regularisers read."""
-    return frozenset({"distortion"} & set(active))
+    return frozenset({"distortion", "orientation"} & set(active))
 
 
 def render_losses(
@@ -65,6 +67,7 @@ def render_losses(
         "sparsity": lambda: losses.sparsity(render.opacity),
         "opaque": lambda: losses.opaque(render.opacity),
         "distortion": lambda: _distortion(render),
+        "orientation": lambda: losses.orientation(render.require("orientation"), render.opacity),
         "albedo_smoothness": lambda: _albedo_smoothness(render, scene, generator),
         "normal_smoothness": lambda: _normal_smoothness(render, scene, generator),
     }

@@ -3,7 +3,7 @@
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from liftstudio import __version__
 from liftstudio.assets import SCHEME, input_path
 from liftstudio.cache import cached, content_key, file_digest
-from liftstudio.cameras import Cameras, orbit_cameras
+from liftstudio.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.checks import check_range
 from liftstudio.config import Block, to_plain
 from liftstudio.errors import InputError
@@ -22,6 +22,7 @@ from liftstudio.orbits import MAX_ELEVATION_DEG, Angles
 from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.opening import block_weights, open_prior
 from liftstudio.views.base import ReferenceViews, ViewSource
+from liftstudio.views.enhancement import ViewEnhancer, with_colors
 from liftstudio.views.input_image import FRAME_RATIO, InputImage, load_input_image
 from liftstudio.views.silhouettes import FOREGROUND, alpha_before, main_pieces
 
@@ -52,6 +53,7 @@ class PriorViews(ViewSource):
         resolution: int = 0  # pixels across the views; what the prior makes is resized; 0: the prior's, at least 256
         distance: float = 3.6  # of the cameras from the object's centre, world units: twice its longest side
         fov_deg: float = 33.8  # field of view of the cameras
+        enhance: Annotated[Block, "view-enhancer"] | None = None  # what repaints the views in the picture's manner
         cache: bool = True  # keep what the prior makes for the next run ($LIFTSTUDIO_CACHE or ~/.cache/liftstudio)
 
         def __post_init__(self) -> None:
@@ -66,7 +68,7 @@ class PriorViews(ViewSource):
 
     config: Config
     # Options that do not change what the prior makes.
-    not_deciding: ClassVar[frozenset[str]] = frozenset({"image", "prior", "resolution", "cache"})
+    not_deciding: ClassVar[frozenset[str]] = frozenset({"image", "prior", "resolution", "enhance", "cache"})
 
     def __init__(self, config: Config, *, device: torch.device) -> None:
         self.config, self.device = config, device
@@ -100,17 +102,38 @@ class PriorViews(ViewSource):
         """The views, made or from the cache.
 
         Raises:
-            InputError: the picture, the weights or the cameras are refused; before the sampling.
+            InputError: the picture, the weights, the cameras or the enhancer are refused; before the sampling.
         """
         picture = load_input_image(
             input_path(self.config.image), recenter=self.config.recenter, frame_ratio=self.config.frame_ratio
         )
+        enhance = self.config.enhance
+        enhancer: ViewEnhancer | None = None if enhance is None else enhance.build(device=self.device)
         self._say_which_prior()
         if self.config.cache:
             frames = cached("views", self._key(picture), lambda: self._make(picture))
         else:
             frames = self._make(picture)
-        return _without_empty(self.assemble(frames["images"].float() / 255, frames["masks"].float() / 255, picture))
+        images, masks = (frames[name].float() / 255 for name in ("images", "masks"))
+        views = _without_empty(self.assemble(images, masks, picture))
+        return views if enhancer is None else self._enhanced(views, enhancer)
+
+    def _enhanced(self, views: ReferenceViews, enhancer: ViewEnhancer) -> ReferenceViews:
+        """The views with the colours that the enhancer gives them, made or from the cache."""
+        if views.prompt is None:
+            raise InputError("enhance: the picture is none of the views, and so nothing to enhance the others by")
+
+        def make() -> dict[str, Any]:
+            return {"colors": _quantized(enhancer.repaint(views))}
+
+        key = {
+            "version": __version__,
+            "enhancer": enhancer.fingerprint(),
+            "views": [_digest(tensor) for tensor in (views.images, views.masks)],
+            "prompt": views.prompt,
+        }
+        found = cached("enhanced-views", content_key(key), make) if self.config.cache else make()
+        return with_colors(views, found["colors"].float() / 255)
 
     def _say_which_prior(self) -> None:
         weights = self.config.prior.options.weights
@@ -172,6 +195,22 @@ class PriorViews(ViewSource):
             names=tuple(f"{index:03d}.png" for index in range(count)),
             held_out=torch.zeros(count, dtype=torch.bool),
             prompt=prompt,
+        )
+
+    def with_picture(self, views: ReferenceViews, picture: InputImage) -> ReferenceViews:
+        """The views with the picture as the last, unless it is one of them already."""
+        if views.prompt is not None:
+            return views
+        size, count = views.cameras.width, len(views)
+        image, mask = (frame[None] for frame in picture.frame(size))
+        return replace(
+            views,
+            images=torch.cat([views.images, straight_from_white(image, mask)]),
+            masks=torch.cat([views.masks, mask]),
+            cameras=concatenate([views.cameras, self._input_camera(size)]),
+            names=(*views.names, f"{count:03d}.png"),
+            held_out=torch.zeros(count + 1, dtype=torch.bool),
+            prompt=count,
         )
 
     def _cameras(self, size: int) -> Cameras:

@@ -25,6 +25,7 @@ from tiny_imagedream import imagedream
 from torch import Tensor, nn
 
 from liftstudio.cameras import Cameras, concatenate, orbit_cameras
+from liftstudio.config import Block
 from liftstudio.errors import InputError
 from liftstudio.priors.classifier_free import guided, rescaled
 from liftstudio.priors.distillation import reconstruction_loss, sds_loss
@@ -366,6 +367,32 @@ def test_score_distillation(path: Path, name: str) -> None:
     close(target, case["target"], LOOP, name="target")
     close(latents.grad, case["grad"], LOOP, name="gradient")
     close(gradient.norm()[None], case["grad_norm"], LOOP, name="norm")
+
+
+@pytest.mark.parametrize(("path", "name"), sds_cases())
+def test_score_distillation_by_the_guidance(path: Path, name: str) -> None:
+    """The same through `imagedream-sds`: its estimate and its loss."""
+    everything, options = load_file(path), config_of(path.with_suffix(".json"))["cases"][name]
+    case = named(everything, options.get("inputs_from", name)) | named(everything, name)
+    model = model_for(path.parent, case["text_cond"])
+    kind = imagedream("guidance").ImageDreamSDS
+    guidance = kind.__new__(kind)
+    guidance.config = kind.Config(
+        prior=Block("prior", "imagedream", None),
+        guidance_scale=options["guidance_scale"],
+        rescale=options["recon_std_rescale"],
+        loss="reconstruction" if options["recon_loss"] else "sds",
+    )
+    guidance.prior, guidance.device = model.prior(), CPU
+    guidance._views, guidance._sigma = cameras_of(case["c2w"]), guidance.prior.levels[int(case["timestep"])].item()
+    latents = case["latents"].clone().requires_grad_()
+    noisy = latents.detach() + guidance._sigma * case["noise"]
+    condition = model.condition(case, as_frame=options["ip_mode"] == "pixel")
+    target = guidance.estimate(noisy, condition, torch.ones(len(latents), *latents.shape[2:], dtype=torch.bool))
+    (latents[0].numel() * guidance.distance(latents, target, 1.0)).backward()
+    close(latents.grad, case["grad"], LOOP, name="gradient")
+    if options["recon_loss"]:
+        close(target, case["target"], LOOP, name="target")
 
 
 @pytest.mark.parametrize(("path", "name"), sds_cases())

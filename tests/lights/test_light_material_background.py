@@ -1,14 +1,19 @@
-"""Lights, the diffuse material and the background."""
+"""Lights, materials and backgrounds."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from liftstudio.backgrounds.directional import Directional, spherical_harmonics
 from liftstudio.backgrounds.solid_color import SolidColor
+from liftstudio.errors import InputError
 from liftstudio.lights.spherical_gaussians import SphericalGaussians, fibonacci_sphere
 from liftstudio.lights.uniform import Uniform
+from liftstudio.materials.base import Place
 from liftstudio.materials.diffuse import Diffuse
+from liftstudio.materials.diffuse_point_light import DiffusePointLight
+from liftstudio.schedules import Schedule
 
 
 def normals(count: int = 2000) -> Tensor:
@@ -88,3 +93,74 @@ def test_solid_colour_in_all_directions() -> None:
     colors = background.color(normals(12).reshape(3, 4, 3))
     assert colors.shape == (3, 4, 3) and torch.equal(colors[1, 2], torch.tensor([0.1, 0.2, 0.3]))
     assert not list(background.parameters()) and "rgb" in background.state_dict()
+
+
+def test_spherical_harmonics_are_orthonormal() -> None:
+    values = spherical_harmonics(fibonacci_sphere(20000).double())
+    products = 4 * torch.pi * values.T @ values / len(values)
+    torch.testing.assert_close(products, torch.eye(9, dtype=torch.float64), atol=1e-3, rtol=0)  # of the even spread
+
+
+def test_a_learned_background_follows_directions() -> None:
+    torch.manual_seed(0)
+    background, directions = Directional(Directional.Config()), normals(500)
+    target = 0.5 + 0.4 * directions
+    adam = torch.optim.Adam(background.parameters(), lr=0.02)
+    for _ in range(200):
+        adam.zero_grad()
+        loss = F.mse_loss(background.color(directions), target)
+        loss.backward()
+        adam.step()
+    assert loss.item() ** 0.5 < 0.05
+    assert background.color(directions.view(5, 100, 3)).shape == (5, 100, 3)
+
+
+def point_light(**options: object) -> DiffusePointLight:
+    return DiffusePointLight(DiffusePointLight.Config(**{"shaded": Schedule.constant(1.0), **options}))  # type: ignore[arg-type]
+
+
+def test_point_light_by_hand() -> None:
+    """albedo (1 - s + s max(0, n . l)); without a camera, without gradients and before its time there is the albedo."""
+    material, light = point_light(textureless=0.0, distance=(2.0, 2.0), spread=0.0), Uniform(Uniform.Config())
+    material.update(0, torch.Generator().manual_seed(3))
+    strength = material.strength
+    assert 0 < strength < 1 and material.needs_normals
+    albedo, normal = torch.rand(3, 3), torch.tensor([[1.0, 0, 0], [0, 1, 0], [-1, 0, 0]])
+    place = Place(torch.tensor([[0.5, 0, 0], [0, 0.5, 0], [-0.5, 0, 0]]), torch.tensor([[4.0, 0, 0]]).expand(3, 3))
+    shading = material.shade(albedo, normal, light, place)
+    cosine = torch.tensor([1.0, -0.5 / (4 + 0.25) ** 0.5, -1.0]).clamp_min(0)  # the lamp is at (2, 0, 0)
+    wanted = (1 - strength + strength * cosine)[:, None]
+    torch.testing.assert_close(shading.irradiance, wanted)
+    torch.testing.assert_close(shading.rgb, albedo * wanted)
+    assert torch.equal(material.shade(albedo, normal, light).rgb, albedo)
+    with torch.no_grad():
+        assert not material.needs_normals and torch.equal(material.shade(albedo, normal, light, place).rgb, albedo)
+
+
+def test_point_light_shares_and_places() -> None:
+    """A quarter bare, three eighths white, three eighths shaded with albedo, from the 100th step on."""
+    material = point_light(shaded=Schedule.parse([[99, 0], [100, 0.75]]))
+    generator, features = torch.Generator().manual_seed(1), torch.randn(4, 3)
+    bare, white, distances, offsets = 0, 0, [], []
+    for step in range(2100):
+        material.update(step, generator)
+        is_white = bool((material.albedo(features) == 1).all())
+        assert not is_white or material.needs_normals
+        if step < 100:
+            assert not material.needs_normals
+            continue
+        bare, white = bare + (not material.needs_normals), white + is_white
+        distances.append(material.distance)
+        offsets.append(material.offset)
+    assert abs(bare / 2000 - 0.25) < 0.05 and abs(white / 2000 - 0.375) < 0.055  # five standard errors
+    assert 0.8 <= min(distances) < 0.82 and 1.48 < max(distances) <= 1.5
+    torch.testing.assert_close(torch.tensor(offsets).std(0), torch.full((3,), 0.8), atol=0.07, rtol=0)
+    with torch.no_grad():
+        material.is_white = True
+        torch.testing.assert_close(material.albedo(features), torch.sigmoid(features))
+
+
+def test_point_light_refuses() -> None:
+    for options, message in (({"distance": (2.0, 1.0)}, "distance: wanted the lower"), ({"spread": -1.0}, "spread")):
+        with pytest.raises(InputError, match=message):
+            point_light(**options)

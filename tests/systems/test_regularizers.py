@@ -15,7 +15,7 @@ from liftstudio.schedules import Schedule
 from liftstudio.systems import regularizers
 from liftstudio.systems.regularizers import Regularizers
 
-ON_RENDERS = ("sparsity", "opaque", "distortion", "albedo_smoothness", "normal_smoothness")
+ON_RENDERS = ("sparsity", "opaque", "distortion", "orientation", "albedo_smoothness", "normal_smoothness")
 ON_GEOMETRY = ("eikonal", "laplacian", "normal_consistency")
 
 

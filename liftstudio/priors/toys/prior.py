@@ -88,11 +88,12 @@ class ToysPrior(Prior):
     ) -> Tensor:
         """See `Prior.denoise`; the result is a rendering, so its views agree."""
         cameras = cameras.to(self.device).resized(self.resolution, self.resolution)
-        conditional = self._estimate(latents, sigma, condition, cameras, wanted)
         if guidance_scale is None or bool((guidance_scale == 1).all()):
-            return conditional
+            return self._estimate(latents, sigma, condition, cameras, wanted)
         unconditional = self._estimate(latents, sigma, condition, cameras, wanted, has_image=False)
-        return guided(conditional, unconditional, guidance_scale)
+        if bool((guidance_scale == 0).all()):
+            return unconditional
+        return guided(self._estimate(latents, sigma, condition, cameras, wanted), unconditional, guidance_scale)
 
     @torch.no_grad()
     def denoise_separately(self, latents: Tensor, sigma: float, condition: Picture, cameras: Cameras) -> Estimates:

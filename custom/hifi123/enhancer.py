@@ -1,0 +1,111 @@
+"""Reference-guided enhancement as a plug-in for sources of views."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from liftstudio.checks import check_range
+from liftstudio.config import Block, to_plain
+from liftstudio.images import resize_lanczos
+from liftstudio.logs import WorkProgress
+from liftstudio.registry import register
+from liftstudio.views.base import ReferenceViews
+from liftstudio.views.enhancement import ViewEnhancer
+
+from .depth import depth_channel, mask_channel
+from .enhancement import Form, enhance, prepare_reference
+from .estimator import DepthEstimator, estimator_fingerprint
+from .injection import LAST_LAYERS
+from .prior import GREY, KIND, DepthPrior, bundled
+
+
+@register("rgnv")
+class RGNV(ViewEnhancer):
+    """Gives generated views the texture of the picture they were made from, as HiFi-123 does.
+
+    After Yu et al. 2023, "HiFi-123", sec. 3.1: the views are inverted by DDIM and sampled anew, with the attention of
+    the picture, which was inverted likewise. The defaults are the symmetric form (see `enhancement.Form`); the
+    release's is levels: 50, start_step: 4.
+    """
+
+    @dataclass
+    class Config:
+        prior: Annotated[Block, "depth-prior"] = field(default_factory=bundled)  # the depth-conditioned model
+        prompt: str = ""  # what the object is, in a few words; taken literally; empty: no guidance
+        steps: int = 50  # of the grid, from clean to noise
+        levels: int = 30  # of those: steps of inversion, and of sampling
+        start_step: int = 0  # step of sampling from which on views look at the picture
+        last_layers: int = LAST_LAYERS  # self-attentions that look at the picture, counted from the last
+        guidance_scale: float = 9.0  # of sampling by the prompt, u + g (c - u); 1: none
+        resolution: int = 0  # pixels across the views while they are enhanced; 0: the prior's, which is the most
+        estimator: str = ""  # folder or hub name of a monocular depth estimator; empty: depth from the masks alone
+
+        def __post_init__(self) -> None:
+            check_range("steps", self.steps, 2, 1000)
+            check_range("levels", self.levels, 2, self.steps)
+            check_range("start_step", self.start_step, 0, self.levels)
+            check_range("last_layers", self.last_layers, 1)
+            check_range("guidance_scale", self.guidance_scale, 1)
+            check_range("resolution", self.resolution, 0)
+
+    config: Config
+
+    def __init__(self, config: Config, *, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.prior: DepthPrior = config.prior.build(device=device)
+        self.size = config.resolution or self.prior.resolution
+        self.prior.check(config.prompt, config.last_layers, self.size)
+        self.estimator = DepthEstimator(config.estimator, device=device) if config.estimator else None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Options, and the digests of the model's and the estimator's files."""
+        options = {k: v for k, v in to_plain(self.config).items() if k not in ("prior", "estimator")}
+        estimator = estimator_fingerprint(self.config.estimator) if self.config.estimator else {}
+        return {"name": "rgnv", "options": options, KIND: self.prior.fingerprint(), "estimator": estimator}
+
+    @torch.no_grad()
+    def repaint(self, views: ReferenceViews) -> Tensor:
+        """See `ViewEnhancer.repaint`. Views are enhanced before grey, and put over that inside their masks."""
+        assert views.prompt is not None
+        config, prior, size = self.config, self.prior, self.size
+        prior.announce("enhance")
+        before_grey = _resized(views.over(GREY), size, size)
+        depths = self._depths(before_grey, _resized(views.masks, size, size)).to(self.device)
+        scale = config.guidance_scale if config.prompt else 1.0
+        form = Form(config.levels, config.levels - config.start_step, scale, config.last_layers)
+        grid, prompts = prior.grid(config.steps), prior.prompts(config.prompt)
+        others = [index for index in range(len(views)) if index != views.prompt]
+        painted = views.images.clone()
+        with WorkProgress("enhance") as progress:
+            progress("the picture", 0.0)
+            latents = prior.encode(before_grey[[views.prompt]].to(self.device))
+            reference = prepare_reference(prior.unet, latents, depths[[views.prompt]], prompts.empty, grid, form)
+            for begin in range(0, len(others), prior.config.chunk):
+                chosen = others[begin : begin + prior.config.chunk]
+                progress(f"views {begin + 1} to {begin + len(chosen)} of {len(others)}", begin / len(others))
+                latents = prior.encode(before_grey[chosen].to(self.device))
+                enhanced = enhance(prior.unet, latents, depths[chosen], prompts, reference, grid, form)
+                found = _resized(prior.decode(enhanced).cpu(), *views.images.shape[1:3])
+                # Of `found` the grey behind the object is taken away, by which its outline keeps its own colour.
+                painted[chosen] = found + (1 - views.masks[chosen]) * (views.images[chosen] - GREY)
+        return painted.clamp(0, 1)
+
+    def _depths(self, images: Tensor, masks: Tensor) -> Tensor:
+        """[V, 1, h, w] of all views, made alike.
+
+        Raises:
+            InputError: a view without object, or one whose estimated depth is flat.
+        """
+        size = (self.size // self.prior.shrinkage,) * 2
+        if self.estimator is None:
+            return mask_channel(masks, size)
+        return depth_channel(self.estimator(images).cpu(), masks, size, self.estimator.meaning)
+
+
+def _resized(images: Tensor, height: int, width: int) -> Tensor:
+    """[B, height, width, C] in [0, 1] of images [B, H, W, C] on the CPU."""
+    if images.shape[1:3] == (height, width):
+        return images
+    return torch.stack([resize_lanczos(image, height, width).clamp(0, 1) for image in images])

@@ -1,0 +1,106 @@
+"""Monocular depth of pictures, by a network of transformers or diffusers."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from liftstudio.assets import input_path
+from liftstudio.cache import file_digest
+from liftstudio.errors import InputError
+
+from .depth import Meaning
+
+_PIPELINE = "model_index.json"  # in the folder of a diffusers pipeline
+_MEANINGS: dict[str, Meaning] = {  # by transformers' model_type; of all others the sign is not known
+    "dpt": "disparity",
+    "depth_anything": "disparity",
+    "zoedepth": "distance",
+    "depth_pro": "distance",
+}
+_FILES = (".safetensors", ".bin", ".json")
+
+
+class DepthEstimator:
+    """Depth of pictures: DPT, Depth Anything, ZoeDepth or Depth Pro of transformers, or diffusers' Marigold.
+
+    meaning: of what it returns, as `depth.depth_channel` takes it.
+    """
+
+    meaning: Meaning
+
+    def __init__(self, source: str, *, device: torch.device) -> None:
+        """Load the network.
+
+        Args:
+            source: a folder as transformers or diffusers writes it, or a name on the Hugging Face hub.
+        Raises:
+            InputError: there is no such network, or it is of no known kind.
+        """
+        self.source, self.device = source, device
+        folder = input_path(source)
+        name = str(folder) if folder.is_dir() else source
+        if not folder.is_dir() and (folder.exists() or source.count("/") != 1):
+            raise InputError(f"estimator: {source}: no such folder")
+        try:
+            is_pipeline = (folder / _PIPELINE).is_file() if folder.is_dir() else _is_pipeline(source)
+            self._estimate = self._marigold(name) if is_pipeline else self._of_transformers(name)
+        except InputError:
+            raise
+        except Exception as error:  # two packages raise a dozen unrelated types: damaged, no network, no such name
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise InputError(f"estimator: {source}: no depth estimator can be loaded ({reason[0]})") from error
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Depths [B, h, w, 1] float32, of the network's own size, of images [B, H, W, 3] in [0, 1], one by one."""
+        return torch.cat([self._estimate(image[None].to(self.device)) for image in images])
+
+    def _of_transformers(self, name: str) -> Callable[[Tensor], Tensor]:
+        from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
+        network = cast(Any, AutoModelForDepthEstimation.from_pretrained(name)).to(self.device).eval()
+        kind = network.config.model_type
+        if kind not in _MEANINGS:
+            raise InputError(f"estimator: {name}: of kind '{kind}'; known: {', '.join(_MEANINGS)}, and Marigold")
+        is_metric = getattr(network.config, "depth_estimation_type", "relative") == "metric"
+        self.meaning = "distance" if is_metric else _MEANINGS[kind]
+        processor = cast(Any, AutoImageProcessor.from_pretrained(name))
+
+        def estimate(image: Tensor) -> Tensor:
+            pixels = (image[0] * 255).round().byte().cpu().numpy()  # as of a file, which all processors know
+            inputs = processor(images=pixels, return_tensors="pt")
+            return network(inputs["pixel_values"].to(self.device)).predicted_depth[..., None].float()
+
+        return estimate
+
+    def _marigold(self, name: str) -> Callable[[Tensor], Tensor]:
+        from diffusers import MarigoldDepthPipeline
+
+        pipeline = cast(Any, MarigoldDepthPipeline.from_pretrained(name)).to(self.device)
+        pipeline.set_progress_bar_config(disable=True)
+        self.meaning = "disparity" if pipeline.config.prediction_type == "disparity" else "depth"
+
+        def estimate(image: Tensor) -> Tensor:
+            generator = torch.Generator().manual_seed(0)
+            found = pipeline(image.permute(0, 3, 1, 2), generator=generator, output_type="pt")
+            return found.prediction.permute(0, 2, 3, 1).float()
+
+        return estimate
+
+
+def estimator_fingerprint(source: str) -> dict[str, str]:
+    """What decides an estimator's results: the digests of a folder's files, or the name on the hub."""
+    folder: Path = input_path(source)
+    if not folder.is_dir():
+        return {source: ""}
+    files = sorted(file for file in folder.rglob("*") if file.suffix in _FILES)
+    return {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
+
+
+def _is_pipeline(name: str) -> bool:
+    import huggingface_hub
+
+    return huggingface_hub.file_exists(name, _PIPELINE)

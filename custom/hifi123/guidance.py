@@ -1,0 +1,205 @@
+"""Reference-guided state distillation: renders are moved towards what enhancement by the picture makes of them."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liftstudio.cameras import Cameras, concatenate, orbit_cameras
+from liftstudio.checks import check_range
+from liftstudio.config import Block
+from liftstudio.errors import InputError
+from liftstudio.guidance.base import Guidance
+from liftstudio.guidance.score_distillation import image_prompt
+from liftstudio.images import resize_smooth
+from liftstudio.orbits import MAX_ELEVATION_DEG
+from liftstudio.registry import register
+from liftstudio.renderers.base import Render
+from liftstudio.schedules import ON, Schedule
+from liftstudio.views.base import ReferenceViews
+
+from .denoising import Prompts
+from .depth import depth_channel, mask_channel
+from .distillation import Target, enhanced_target, state_distance
+from .enhancement import Form, Reference, prepare_reference
+from .injection import LAST_LAYERS
+from .prior import GREY, DepthPrior, bundled
+
+_NOISY = 2  # the lowest level that has more noise than clean latents
+
+
+@register("hifi123-rgsd")
+class StateDistillation(Guidance):
+    """HiFi-123's texture guidance: fixed views to their enhanced selves, random ones to states on the way there.
+
+    After Yu et al. 2023, "HiFi-123", sec. 3.2, see `distillation`. The two kinds of cameras alternate. A fixed camera's
+    enhanced latents are made once, at its first turn; those of a random camera at every turn. It is for texture on a
+    shape that is done: give the geometry's parameters the learning rate 0.
+    """
+
+    @dataclass
+    class Config(Guidance.Config):
+        prior: Annotated[Block, "depth-prior"] = field(default_factory=bundled)  # the depth-conditioned model
+        prompt: str = ""  # what the object is, in a few words; taken literally; empty: no guidance
+        steps: int = 20  # of the grid, from clean to noise
+        levels: int = 12  # of those: steps of inversion, and of sampling, all with the picture's attention
+        last_layers: int = LAST_LAYERS  # self-attentions that look at the picture, counted from the last
+        guidance_scale: float = 7.5  # of sampling by the prompt, u + g (c - u); 1: none
+        timesteps: tuple[int, int] = (50, 500)  # of the states that random cameras are moved to, of 0 to 999
+        fixed_azimuths_deg: list[float] = field(
+            default_factory=lambda: [90.0, -90.0]
+        )  # fixed cameras, from the picture
+        fixed_elevation_deg: float = 0.0  # of the fixed cameras
+        refresh_every: int = 0  # steps after which a fixed camera's target is made anew; 0: never
+        elevations_deg: tuple[float, float] = (-10.0, 60.0)  # of random cameras; their azimuths are anywhere
+        depth: Literal["render", "mask"] = "render"  # what the model is told: the render's depth, or its outline alone
+        resolution: int = 0  # pixels across the renders; 0: the prior's, else they are resized to that
+        lambda_rgsd: Schedule = ON  # mean squared distance of noisy latents on the object from their targets
+
+        def __post_init__(self) -> None:
+            check_range("steps", self.steps, 2, 1000)
+            check_range("levels", self.levels, _NOISY + 1, self.steps)
+            check_range("last_layers", self.last_layers, 1)
+            check_range("guidance_scale", self.guidance_scale, 1)
+            check_range("refresh_every", self.refresh_every, 0)
+            check_range("resolution", self.resolution, 0)
+            check_range("fixed_elevation_deg", self.fixed_elevation_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
+            for elevation_deg in self.elevations_deg:
+                check_range("elevations_deg", elevation_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
+            if not self.fixed_azimuths_deg:
+                raise InputError("fixed_azimuths_deg: wanted at least one")
+            if not self.noisy_levels():
+                highest = (self.levels - 2) * (1000 // self.steps)
+                raise InputError(
+                    f"timesteps: no state of {self.steps} steps lies there; those passed in sampling are multiples of "
+                    f"{1000 // self.steps} up to {highest}"
+                )
+
+        def noisy_levels(self) -> list[int]:
+            """Levels of the grid whose states random cameras are moved to; level i + 1 is that of timestep i."""
+            low, high = self.timesteps
+            return [i for i in range(_NOISY, self.levels) if low <= (i - 1) * (1000 // self.steps) <= high]
+
+    config: Config
+
+    def __init__(self, config: Config, *, views: ReferenceViews | None, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.prior: DepthPrior = config.prior.build(device=device)
+        self.prior.check(config.prompt, config.last_layers, self.prior.resolution)
+        self.picture = image_prompt(views, self.prior.resolution, device)
+        self.prior.announce("RGSD")
+        self.grid = self.prior.grid(config.steps)
+        scale = config.guidance_scale if config.prompt else 1.0
+        self.form = Form.symmetric(config.levels, guidance_scale=scale, last_layers=config.last_layers)
+        self._reference_depth: Tensor | None = (
+            None if config.depth == "render" else self._outline(self.picture.mask[None])
+        )
+        self._targets: dict[int, tuple[int, Tensor]] = {}  # fixed camera -> step at which it was made, clean latents
+        self._turns, self._evaluations = 0, 0  # losses so far, and what their targets cost
+        self._distances: dict[str, float] = {}
+
+    @cached_property
+    def _prompts(self) -> Prompts:
+        return self.prior.prompts(self.config.prompt)
+
+    @cached_property
+    def _reference(self) -> Reference:
+        """The picture's inversion, keys and values; its depth is known when this is first asked for."""
+        assert self._reference_depth is not None
+        image = self.picture.image - (1 - self.picture.mask) * (1 - GREY)  # it is over white
+        with torch.no_grad():
+            latents = self.prior.encode(image[None])
+        unet, empty = self.prior.unet, self._prompts.empty
+        return prepare_reference(unet, latents, self._reference_depth, empty, self.grid, self.form)
+
+    def cameras(self, step: int, generator: torch.Generator) -> Cameras:
+        """One camera, fixed and random in turns; before the picture's depth is known, that of the picture behind it."""
+        config, start, turn = self.config, self.picture.camera, step - self.config.start
+        self._fixed = turn // 2 % len(config.fixed_azimuths_deg) if turn % 2 == 0 else None
+        if self._fixed is not None:
+            azimuth_deg, elevation_deg = config.fixed_azimuths_deg[self._fixed], config.fixed_elevation_deg
+            self._level = 0
+        else:
+            draws = torch.rand(3, generator=generator, device=generator.device).tolist()
+            (low, high), levels = config.elevations_deg, config.noisy_levels()
+            azimuth_deg, elevation_deg = 360 * draws[0], low + (high - low) * draws[1]
+            self._level = levels[int(len(levels) * draws[2])]
+        size = config.resolution or self.prior.resolution
+        angles = start.azimuth_deg + azimuth_deg, torch.full_like(start.azimuth_deg, elevation_deg)
+        camera = orbit_cameras(*angles, start.distance, start.fov_deg.item(), size, size)
+        return camera if self._reference_depth is not None else concatenate([camera, start.resized(size, size)])
+
+    def passes(self) -> frozenset[str]:
+        """Depth, unless outlines do."""
+        return frozenset({"depth"}) if self.config.depth == "render" else frozenset()
+
+    def losses(self, render: Render, step: int) -> dict[str, Tensor]:
+        """`rgsd`: see `distillation.state_distance`; on the object."""
+        if self.weight("rgsd", step) == 0:
+            return {}
+        size = self.prior.resolution
+        latents = self.prior.encode(resize_smooth(render.over(GREY)[:1], size, size))
+        depths = self._depths(render)
+        if self._reference_depth is None:
+            self._reference_depth = depths[1:]
+        reference, before = self._reference, self.prior.evaluations
+        target = self._target(latents.detach(), depths[:1], reference, step)
+        self._turns, self._evaluations = self._turns + 1, self._evaluations + self.prior.evaluations - before
+        mask = F.interpolate(render.opacity[:1].detach().permute(0, 3, 1, 2), latents.shape[2:], mode="area")
+        self._note_distance(latents.detach(), target, mask)
+        return {"rgsd": state_distance(latents, target, mask)}
+
+    def _target(self, latents: Tensor, depths: Tensor, reference: Reference, step: int) -> Target:
+        """Of a fixed camera the one it has, unless that is missing or old; of a random one a new one."""
+        if self._fixed is not None and self._fixed in self._targets:
+            made_at, clean = self._targets[self._fixed]
+            if not 0 < self.config.refresh_every <= step - made_at:
+                return Target(clean, torch.zeros_like(clean), 1.0)
+        unet, level = self.prior.unet, self._level
+        target = enhanced_target(unet, latents, depths, self._prompts, reference, self.grid, self.form, level)
+        if self._fixed is not None:
+            self._targets[self._fixed] = step, target.state
+        return target
+
+    @torch.no_grad()
+    def _depths(self, render: Render) -> Tensor:
+        """[B, 1, h, w] what the model is told of the render's views; a flat view by its outline."""
+        if self.config.depth == "mask":
+            return self._outline(render.opacity)
+        size = (self.prior.resolution // self.prior.shrinkage,) * 2
+        return depth_channel(render.require("depth"), render.opacity, size, "distance", flat_by_mask=True)
+
+    def _outline(self, masks: Tensor) -> Tensor:
+        return mask_channel(masks, (self.prior.resolution // self.prior.shrinkage,) * 2)
+
+    def _note_distance(self, latents: Tensor, target: Target, mask: Tensor) -> None:
+        squared = (mask * (latents - target.clean()).square()).mean() / mask.mean().clamp_min(1e-6)
+        self._distances["random_distance" if self._fixed is None else "fixed_distance"] = squared.item()
+
+    def figures(self) -> dict[str, float]:
+        """Images through the UNet per step so far, and how far the latest renders were from their targets.
+
+        The picture's own inversion is not counted. Distances are mean squares on the object, of clean latents from
+        their enhanced estimates, and so comparable at all levels of noise.
+        """
+        return {"unet_evaluations": self._evaluations / max(1, self._turns), **self._distances}
+
+    def state(self) -> dict[str, Any]:
+        """The fixed cameras' targets, the picture's depth, and what `figures` counts."""
+        return {
+            "targets": {str(index): {"step": step, "clean": clean} for index, (step, clean) in self._targets.items()},
+            "reference_depth": [] if self._reference_depth is None else [self._reference_depth],
+            "counts": [self._turns, self._evaluations],
+            "distances": dict(self._distances),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See `Guidance.load_state`."""
+        targets = state["targets"].items()
+        self._targets = {int(index): (saved["step"], saved["clean"].to(self.device)) for index, saved in targets}
+        self._reference_depth = next((depth.to(self.device) for depth in state["reference_depth"]), None)
+        self._turns, self._evaluations = state["counts"]
+        self._distances = dict(state["distances"])

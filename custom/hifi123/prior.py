@@ -1,0 +1,134 @@
+"""Stable Diffusion 2's depth model as a component: what enhancement and distillation ask of it, and no more."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from liftstudio.assets import SCHEME
+from liftstudio.cache import file_digest
+from liftstudio.checks import check_range
+from liftstudio.config import Block
+from liftstudio.logs import log
+from liftstudio.priors.precision import half_on_cuda
+from liftstudio.registry import Component, register
+
+from .checkpoint import open_folder
+from .ddim import Grid, stable_diffusion_alpha_bars
+from .denoising import Prompts
+from .encoding import check_image_size, check_prompt, decode, embed_text, encode, resolution, shrinkage
+from .injection import injection
+
+KIND = "depth-prior"
+NAME = "sd2-depth"
+GREY = 0.5  # behind objects, in the reference and in views: the model does badly before black or white
+
+
+@register(NAME)
+class DepthPrior(Component):
+    """Latent diffusion of images by text and depth: Stable Diffusion 2's depth model, or one of its structure.
+
+    Its folder is checked at once; a network is read when it is first used. No gradients reach the weights.
+
+    It is of its own kind, since a `Prior` answers another question: views of one object by a picture and their cameras,
+    denoised from any level of noise. This one is asked about an image by its text and its depth, is inverted as well as
+    sampled, in the steps of a grid, and has its attention replaced on the way.
+    """
+
+    kind: ClassVar[str] = KIND
+
+    @dataclass
+    class Config:
+        weights: str = "asset://priors/depth-tiny"  # folder in diffusers' form: unet, vae, text_encoder, tokenizer
+        precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the UNet; auto: what suits device
+        chunk: int = 4  # images through a network at once; lower it to save memory
+
+        def __post_init__(self) -> None:
+            check_range("chunk", self.chunk, 1)
+
+    evaluations: int  # images that the UNet was asked about so far
+
+    def __init__(self, config: Config, *, device: torch.device) -> None:
+        """Check the folder.
+
+        Raises:
+            InputError: as `checkpoint.open_folder`.
+        """
+        self.config, self.device, self.evaluations = config, device, 0
+        self.parts = open_folder(config.weights)
+        modules = self.parts.unet.module, self.parts.vae.module
+        self.resolution = resolution(*modules)  # pixels across the images it was made for
+        self.shrinkage = shrinkage(modules[1])  # pixels of an image along a side of a pixel of its latents
+
+    def check(self, prompt: str, last_layers: int, size: int) -> None:
+        """Raise for what the model cannot do, before anything is computed.
+
+        Args:
+            size: pixels across the images.
+        Raises:
+            InputError: too long a prompt, no self-attention at the last layers, or images of a size that the encoder
+                does not take.
+        """
+        parts = self.parts
+        check_prompt(parts.tokenizer, parts.text.module, prompt)
+        check_image_size("resolution", size, size, parts.unet.module, parts.vae.module)
+        with injection(parts.unet.module, last_layers):
+            pass
+
+    def announce(self, user: str) -> None:
+        """Say in the log which model is at work."""
+        log.info("%s: depth prior %s", user, self.config.weights)
+        if self.config.weights.startswith(SCHEME):
+            log.info("%s: that is the small bundled prior; it stands in for Stable Diffusion 2's depth model", user)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All that decides its results, as plain data: its precision, and the digests of its files."""
+        folders = [part.weights.path.parent for part in (self.parts.unet, self.parts.vae, self.parts.text)]
+        folders.append(folders[0].with_name("tokenizer"))
+        files = [file for folder in folders for file in sorted(folder.glob("*.json"))]
+        files += [part.weights.path for part in (self.parts.unet, self.parts.vae, self.parts.text)]
+        return {
+            "precision": self.config.precision,
+            "files": {f"{file.parent.name}/{file.name}": file_digest(file) for file in files},
+        }
+
+    @cached_property
+    def unet(self) -> Any:
+        """The network; its calls are counted in `evaluations`."""
+
+        def count(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            self.evaluations += len(arguments[0])
+
+        network = self.parts.unet.load(half_on_cuda(self.config.precision, self.device), self.device)
+        network.register_forward_pre_hook(count)
+        return network
+
+    @cached_property
+    def _vae(self) -> Any:
+        return self.parts.vae.load(torch.float32, self.device)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents [B, 4, h, w] float32 of images [B, H, W, 3] in [0, 1], before grey (`GREY`); differentiable."""
+        return torch.cat([encode(self._vae, chunk) for chunk in images.split(self.config.chunk)])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B, H, W, 3] in [0, 1] of latents [B, 4, h, w]."""
+        return torch.cat([decode(self._vae, chunk) for chunk in latents.split(self.config.chunk)])
+
+    def prompts(self, text: str) -> Prompts:
+        """The embedded text, and the empty one beside it."""
+        tower = self.parts.text.load(torch.float32, self.device)
+        empty, target = (embed_text(self.parts.tokenizer, tower, each) for each in ("", text))
+        return Prompts(empty, target)
+
+    @staticmethod
+    def grid(steps: int) -> Grid:
+        """The grid of `steps` timesteps, on the noise levels of Stable Diffusion."""
+        return Grid.of(stable_diffusion_alpha_bars(), steps)
+
+
+def bundled() -> Block:
+    """The block of a config that names no model: the one that comes with the project."""
+    return Block(KIND, NAME, DepthPrior.Config())

@@ -1,0 +1,228 @@
+"""Multi-view score distillation: four views of an object at a time, of a picture and a text, or of a text."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from liftstudio.cameras import Cameras, concatenate, orbit_cameras
+from liftstudio.checks import check_range
+from liftstudio.errors import InputError
+from liftstudio.guidance.score_distillation import PriorGuidance
+from liftstudio.logs import log
+from liftstudio.orbits import MAX_ELEVATION_DEG
+from liftstudio.priors.classifier_free import guided, rescaled
+from liftstudio.priors.distillation import reconstruction_loss, sds_loss
+from liftstudio.priors.samplers import scaled_linear_levels
+from liftstudio.registry import register
+from liftstudio.renderers.base import Render
+from liftstudio.schedules import Schedule, check_milestones, phase
+from liftstudio.views.base import ReferenceViews
+
+VIEWS = 4  # around an object, 90 degrees apart
+# The networks are told no scale: what they know is how much of a view an object takes. Officially its longest side is
+# 1 in the middle of a world where half a view shows 0.6 to 0.75; here it is 1.8.
+WORLD_SCALE = 1.8
+
+
+class MultiViewSDS(PriorGuidance):
+    """Score distillation on four orthogonal views from random azimuths, of equal elevation, lens and distance.
+
+    After Shi et al. 2023, "MVDream", and Wang & Shi 2023, "ImageDream"; defaults are those of the released
+    configurations. The object's front is on +x. With a prior of any kind: the bundled one is told the picture's camera.
+    """
+
+    @dataclass(kw_only=True)
+    class Config(PriorGuidance.Config):
+        encoder_chunk: int = 4  # frames whose encoding holds its graph at once; lower it to save memory
+        views_per_step: list[int] = field(default_factory=lambda: [4])  # renders, in fours; one number per milestone
+        resolution: list[int] = field(default_factory=lambda: [0])  # pixels across them; 0: the prior's
+        resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next of these two begin
+        elevation_range_deg: tuple[float, float] = (0.0, 5.0)  # least and most, of the cameras
+        fov_range_deg: tuple[float, float] = (45.0, 50.0)  # least and most, of the cameras
+        # Half the side of what a view shows at the object's centre, world units; the cameras' distance follows.
+        half_view_range: tuple[float, float] = (0.6 * WORLD_SCALE, 0.75 * WORLD_SCALE)  # least and most half of a view
+        # Noise levels, as shares of the 1000 timesteps of Stable Diffusion's schedule; between them all are as likely.
+        least_noise: Schedule = field(default_factory=lambda: Schedule.parse([0, 0.98, 0.02, 8000]))  # least share
+        most_noise: Schedule = field(default_factory=lambda: Schedule.parse([0, 0.98, 0.5, 8000]))  # largest share
+        loss: Literal["reconstruction", "sds"] = "reconstruction"  # towards the estimate itself; or as in DreamFusion
+        rescale: float = 0.2  # share of the estimate whose contrast is that without guidance; of loss reconstruction
+        random_background: float = 0.5  # share of steps over one random colour, not the scene's background
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_milestones("resolution", self.resolution, self.resolution_milestones)
+            if len(self.views_per_step) not in (1, len(self.resolution)):
+                raise InputError("views_per_step: wanted one number, or as many as there are resolutions")
+            for count in self.views_per_step:
+                if count < VIEWS or count % VIEWS:
+                    raise InputError(f"views_per_step: wanted a multiple of {VIEWS} views, got {count}")
+            check_range("resolution", min(self.resolution), 0)
+            _check_pair("elevation_range_deg", self.elevation_range_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
+            _check_pair("fov_range_deg", self.fov_range_deg, 1, 170)
+            _check_pair("half_view_range", self.half_view_range, 1e-3, math.inf)
+            check_range("rescale", self.rescale, 0, 1)
+            check_range("random_background", self.random_background, 0, 1)
+            _check_shares(self.least_noise, self.most_noise)
+
+    config: Config
+
+    def __init__(self, config: Config, *, views: ReferenceViews | None, device: torch.device) -> None:
+        super().__init__(config, views=views, device=device)
+        self.levels = scaled_linear_levels()
+        self._conditions: dict[int, Any] = {255: self.condition}  # 8-bit grey behind the picture -> the prior's
+        log.info("guidance: prior %s", self.prior.name)
+
+    def draw_views(self, generator: torch.Generator) -> Cameras:
+        """One or more objects' four views, each with an elevation, a lens, a distance and a first azimuth of its own.
+
+        Elevations are uniform by angle for half of the objects, by area of the sphere for the others.
+        """
+        counts = self.config.views_per_step
+        count = counts[min(phase(self.config.resolution_milestones, self._step), len(counts) - 1)] // VIEWS
+        draws = torch.rand(count, 5, dtype=torch.float64, generator=generator, device=generator.device).tolist()
+        return concatenate([self._object_views(*draw) for draw in draws])
+
+    def _object_views(self, turn: float, by_area: float, height: float, lens: float, size: float) -> Cameras:
+        """Four views of draws in [0, 1)."""
+        config = self.config
+        low, high = config.elevation_range_deg
+        elevation_deg = _between(low, high, height)
+        if by_area < 0.5:
+            sine = _between(math.sin(math.radians(low)), math.sin(math.radians(high)), height)
+            elevation_deg = math.degrees(math.asin(sine))
+        return self._four(360 * turn, elevation_deg, _between(*config.fov_range_deg, lens), size)
+
+    def _four(self, azimuth_deg: float, elevation_deg: float, fov_deg: float, size: float) -> Cameras:
+        azimuths_deg = azimuth_deg + 360 / VIEWS * torch.arange(VIEWS, device=self.device)
+        half_view = _between(*self.config.half_view_range, size)
+        distance = half_view / math.tan(math.radians(fov_deg / 2))
+        elevations_deg = torch.full_like(azimuths_deg, elevation_deg)
+        resolution = self.prior.resolution
+        return orbit_cameras(azimuths_deg, elevations_deg, distance, fov_deg, resolution, resolution)
+
+    def typical_views(self) -> Cameras:
+        """Four views at either end of the ranges."""
+        ends = zip(self.config.elevation_range_deg, self.config.fov_range_deg, strict=True)
+        return concatenate([self._four(0.0, elevation_deg, fov_deg, 0.5) for elevation_deg, fov_deg in ends])
+
+    def draw_sigma(self, generator: torch.Generator) -> float:
+        """That of a timestep between the step's least and most, or the nearest the prior was trained for."""
+        # Rounding must not take 979.99... for 979, as it does officially.
+        shares = (schedule(self._step) for schedule in (self.config.least_noise, self.config.most_noise))
+        least, most = (int(len(self.levels) * share + 1e-6) for share in shares)
+        timestep = torch.randint(least, most + 1, (), generator=generator, device=generator.device)
+        return min(max(self.levels[int(timestep)].item(), self.prior.sigma_min), self.prior.sigma_max)
+
+    def render_size(self) -> int:
+        """By the milestones."""
+        resolution = self.config.resolution[phase(self.config.resolution_milestones, self._step)]
+        return resolution or self.prior.resolution
+
+    def cameras(self, step: int, generator: torch.Generator) -> Cameras:
+        """The drawn views; with them comes the colour behind them, if the scene's background is not."""
+        cameras = super().cameras(step, generator)
+        share, *color = torch.rand(4, generator=generator, device=generator.device).tolist()
+        self._color = color if share < self.config.random_background else None
+        return cameras
+
+    def passes(self) -> frozenset[str]:
+        """The background, where the prior is to know it."""
+        return frozenset({"background"} if self.prior.knows_backgrounds else ())
+
+    def _background(self, render: Render) -> Tensor:
+        """[T, H, W, 3] what is behind the object in this step."""
+        scenes = render.require("background")
+        return scenes if self._color is None else torch.tensor(self._color, device=scenes.device).expand_as(scenes)
+
+    def shown(self, render: Render) -> Tensor:
+        """The views over the step's background; over white for a prior that knows nothing else."""
+        return render.over(self._background(render)) if self.prior.knows_backgrounds else super().shown(render)
+
+    def condition_for(self, render: Render) -> Any:
+        """With the picture over the mean grey of the step's background ("background alignment"), in 8 bits.
+
+        ImageDream, sec. 3.3; it is the one value of all views, pixels and channels, as in the released code. The
+        picture is encoded when a grey comes for the first time.
+        """
+        if self.prompt is None or not self.prior.knows_backgrounds:
+            return self.condition
+        grey = int(255 * self._background(render).mean().clamp(0, 1).item())
+        if grey not in self._conditions:
+            self._conditions[grey] = self.prior.condition_over(self.prompt, grey / 255)
+        return self._conditions[grey]
+
+    def estimate(self, noisy: Tensor, condition: Any, wanted: Tensor) -> Tensor:
+        """The guided estimate; for the reconstruction loss with some of its excess contrast taken away.
+
+        See `classifier_free.rescaled`; the standard deviations are those of each four views.
+        """
+        scales, share = self.guidance_scales(len(noisy)), self.config.rescale
+        if self.config.loss == "sds" or share == 0 or bool((scales == 1).all()):
+            return super().estimate(noisy, condition, wanted)
+
+        def denoise(scale: Tensor | None) -> Tensor:
+            return self.prior.denoise(noisy, self._sigma, condition, self._views, scale, wanted)
+
+        conditional, unconditional = denoise(None), denoise(torch.zeros_like(scales))
+        return rescaled(guided(conditional, unconditional, scales), conditional, share, VIEWS)
+
+    def distance(self, latents: Tensor, target: Tensor, mask: Tensor | float) -> Tensor:
+        """As the option `loss` says; both are means, where the released code sums over the numbers of a view."""
+        if self.config.loss == "sds":
+            return sds_loss(latents, target, self._sigma, mask)
+        return reconstruction_loss(latents, target, mask)
+
+
+@register("imagedream-sds")
+class ImageDreamSDS(MultiViewSDS):
+    """Multi-view score distillation after a picture and a text (ImageDream)."""
+
+    def check_prior(self) -> None:
+        """It must take a picture."""
+        if not self.prior.takes_picture:
+            raise InputError(f"prior: {self.prior.name} takes no picture; use it with the guidance 'mvdream-sds'")
+
+
+@register("mvdream-sds")
+class MVDreamSDS(MultiViewSDS):
+    """Multi-view score distillation after a text alone (MVDream); no picture is needed, but by the bundled prior."""
+
+    @dataclass(kw_only=True)
+    class Config(MultiViewSDS.Config):
+        guidance_scale: float = 50.0  # classifier-free guidance; 1: none; 0: what suits the prior's sampling
+        elevation_range_deg: tuple[float, float] = (0.0, 30.0)  # least and most, of the cameras
+        fov_range_deg: tuple[float, float] = (15.0, 60.0)  # least and most, of the cameras
+        half_view_range: tuple[float, float] = (0.8 * WORLD_SCALE, 1.0 * WORLD_SCALE)  # least and most half of a view
+        rescale: float = 0.5  # share of the estimate whose contrast is that without guidance; of loss reconstruction
+
+    config: Config
+
+    def check_prior(self) -> None:
+        """It must be one of text alone; one that knows no text stands in with its picture."""
+        if self.prior.takes_picture and self.prior.takes_text:
+            raise InputError(f"prior: {self.prior.name} wants a picture; use it with the guidance 'imagedream-sds'")
+        if not self.prior.takes_text:
+            log.warning("guidance: %s stands in for MVDream: it reads no text, only the picture", self.prior.name)
+
+
+def _between(low: float, high: float, share: float) -> float:
+    return low + (high - low) * share
+
+
+def _check_pair(name: str, pair: tuple[float, float], least: float, most: float) -> None:
+    for value in pair:
+        check_range(name, value, least, most)
+    if pair[0] > pair[1]:
+        raise InputError(f"{name}: wanted the lower value first, got {pair[0]:g}, {pair[1]:g}")
+
+
+def _check_shares(least: Schedule, most: Schedule) -> None:
+    for name, schedule in (("least_noise", least), ("most_noise", most)):
+        for _, value in schedule.points:
+            check_range(name, value, 0, 0.999)
+    for step in sorted({int(step) for schedule in (least, most) for step, _ in schedule.points}):
+        if least(step) > most(step):
+            raise InputError(f"least_noise: wanted at most most_noise, got {least(step):g} at step {step}")

@@ -1,0 +1,80 @@
+"""Lambertian surfaces that training lights from random points, so that shape shows in the shading."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liftstudio.checks import check_range
+from liftstudio.errors import InputError
+from liftstudio.lights.base import Light
+from liftstudio.materials.base import Material, Place, Shading
+from liftstudio.materials.diffuse import Diffuse
+from liftstudio.registry import register
+from liftstudio.schedules import Schedule
+
+SHADED = Schedule(((0.0, 0.0), (5000.0, 0.0), (5001.0, 0.75)))  # ImageDream's: from then on three steps of four
+
+
+@register("diffuse-point-light")
+class DiffusePointLight(Diffuse):
+    """Diffuse, in some training steps also under a random point light near each camera; else the bare albedo.
+
+    After Poole et al. 2022, "DreamFusion", sec. 3.1, in ImageDream's soft form: colour = albedo x light x (1 - s +
+    s max(0, n . l)) with s uniform in [0, 1]. l points to a light in the camera's direction, moved by normal noise and
+    brought to a random distance from the origin. In some of these steps the albedo is white. What is rendered without
+    gradients (tests, export) is never shaded so. Not for losses that compare colours with pictures.
+    """
+
+    @dataclass
+    class Config(Material.Config):
+        shaded: Schedule = field(default_factory=lambda: SHADED)  # share of the steps that are shaded
+        textureless: float = 0.5  # share of the shaded steps in which the albedo is white
+        spread: float = 0.8  # standard deviation of the light's place about the camera's, along each axis, world units
+        distance: tuple[float, float] = (0.8, 1.5)  # least and most, of the light from the origin, world units
+
+        def __post_init__(self) -> None:
+            for _, value in self.shaded.points:
+                check_range("shaded", value, 0, 1)
+            check_range("textureless", self.textureless, 0, 1)
+            check_range("spread", self.spread, 0)
+            check_range("distance", self.distance[0], 1e-3)
+            if self.distance[0] > self.distance[1]:
+                raise InputError(f"distance: wanted the lower value first, got {list(self.distance)}")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.config = config
+        self.strength, self.is_white = 0.0, False  # of this step's shading: s; whether the albedo is white
+        self.offset, self.distance = (0.0, 0.0, 0.0), 1.0  # of this step's light
+
+    def update(self, step: int, generator: torch.Generator) -> None:
+        """Draw how this step is shaded, and from where."""
+        uniform = torch.rand(4, generator=generator, device=generator.device)
+        is_shaded, is_white, strength, distance = uniform.tolist()
+        x, y, z = (self.config.spread * torch.randn(3, generator=generator, device=generator.device)).tolist()
+        self.strength = strength if is_shaded < self.config.shaded(step) else 0.0
+        self.is_white = self.strength > 0 and is_white < self.config.textureless
+        least, most = self.config.distance
+        self.offset, self.distance = (x, y, z), least + (most - least) * distance
+
+    @property
+    def needs_normals(self) -> bool:  # type: ignore[override]  # by the step
+        """Whether this step is shaded."""
+        return self.strength > 0 and torch.is_grad_enabled()
+
+    def albedo(self, features: Tensor) -> Tensor:
+        """As `diffuse`; white [N, 3] in steps without texture."""
+        albedo = super().albedo(features)
+        return torch.ones_like(albedo) if self.is_white and torch.is_grad_enabled() else albedo
+
+    def shade(self, albedo: Tensor, normals: Tensor, light: Light, place: Place | None = None) -> Shading:
+        """As `diffuse`; in shaded steps times the point light's share."""
+        if place is None or not self.needs_normals:
+            return super().shade(albedo, normals, light, place)
+        lamps = place.viewers + torch.tensor(self.offset, device=albedo.device)
+        directions = F.normalize(self.distance * F.normalize(lamps, dim=-1) - place.points.detach(), dim=-1)
+        cosine = (normals * directions).sum(-1, keepdim=True).clamp_min(0)
+        irradiance = light.irradiance(normals) * (1 - self.strength + self.strength * cosine)
+        return Shading(albedo, irradiance, albedo * irradiance)

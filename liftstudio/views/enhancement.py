@@ -1,0 +1,47 @@
+"""Plug-ins that repaint the views a prior has made, in the manner of the picture it made them from."""
+
+from abc import abstractmethod
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from liftstudio.registry import Component
+from liftstudio.views.base import ReferenceViews
+
+
+class ViewEnhancer(Component):
+    """Repaints generated views; shapes, cameras and the picture itself stay as they are."""
+
+    kind: ClassVar[str] = "view-enhancer"
+
+    @abstractmethod
+    def __init__(self, config: Any, *, device: torch.device) -> None:
+        """Check options and files; long work and large files wait for `repaint`.
+
+        Raises:
+            InputError: the options or the files are refused.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """All that decides the result beside the views, as plain data: its options, and digests of its files."""
+
+    @abstractmethod
+    def repaint(self, views: ReferenceViews) -> Tensor:
+        """Straight colours [V, H, W, 3] in [0, 1], on the CPU, of views that have a `prompt`, the picture.
+
+        What it returns beside the masks and for the picture is not used.
+
+        Raises:
+            InputError: views that it cannot repaint; before the long work.
+        """
+
+
+def with_colors(views: ReferenceViews, colors: Tensor) -> ReferenceViews:
+    """The views with other straight colours [V, H, W, 3] inside their masks; the picture among them stays."""
+    images = colors.where(views.masks > 0, views.images)
+    if views.prompt is not None:
+        images[views.prompt] = views.images[views.prompt]
+    return replace(views, images=images)
