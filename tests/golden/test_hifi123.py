@@ -9,8 +9,6 @@ import functools
 import json
 import os
 import re
-import tarfile
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from golden_data import golden_root
 from safetensors.torch import load_file
 from tiny_hifi123 import hifi123
 from torch import Tensor
@@ -38,19 +37,6 @@ LAST_LAYERS = 4
 Case = dict[str, Tensor]
 
 
-@functools.cache
-def unpacked() -> tempfile.TemporaryDirectory[str]:
-    """The bundled cases as a folder, until the process ends."""
-    folder = tempfile.TemporaryDirectory(prefix="golden_hifi123_")
-    with tarfile.open(BUNDLED) as archive:
-        archive.extractall(folder.name, filter="data")
-    return folder
-
-
-def root() -> Path:
-    return Path(os.environ.get("LIFTSTUDIO_GOLDEN") or unpacked().name)
-
-
 def is_case_folder(folder: Path) -> bool:
     config = json.loads((folder / "unet" / "config.json").read_text())
     depth_conditioned = isinstance(config, dict) and config.get("in_channels") == config.get("out_channels", 4) + 1
@@ -58,7 +44,7 @@ def is_case_folder(folder: Path) -> bool:
 
 
 def case_folders() -> list[Path]:
-    found = (path.parents[1] for path in sorted(root().rglob("unet/config.json")))
+    found = (path.parents[1] for path in sorted(golden_root(BUNDLED).rglob("unet/config.json")))
     return [folder for folder in found if is_case_folder(folder)]
 
 
@@ -139,7 +125,7 @@ class Recorded:
 
 def test_there_is_a_case() -> None:
     patterns = "inversion_*.safetensors", "sample_*.safetensors", "attention_unit*.safetensors"
-    assert any(map(cases, patterns)), f"no case of HiFi-123 in {root()}"
+    assert any(map(cases, patterns)), f"no case of HiFi-123 in {golden_root(BUNDLED)}"
 
 
 @pytest.mark.parametrize("path", cases("schedule*.safetensors"))

@@ -9,9 +9,7 @@ import contextlib
 import functools
 import json
 import math
-import os
 import re
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from golden_data import golden_root, unpacked
 from safetensors.torch import load_file, save_file
 from tiny_imagedream import imagedream
 from torch import Tensor, nn
@@ -44,19 +43,6 @@ GUIDANCE_SCALE = 5.0  # of the sampling; the data's description states it and no
 Case = dict[str, Tensor]
 
 
-@functools.cache
-def unpacked() -> tempfile.TemporaryDirectory[str]:
-    """The bundled cases as a folder, until the process ends."""
-    folder = tempfile.TemporaryDirectory(prefix="golden_imagedream_")
-    with tarfile.open(BUNDLED) as archive:
-        archive.extractall(folder.name, filter="data")
-    return folder
-
-
-def root() -> Path:
-    return Path(os.environ.get("LIFTSTUDIO_GOLDEN") or unpacked().name)
-
-
 def config_of(path: Path) -> dict[str, Any]:
     config = json.loads(path.read_text())
     return config if isinstance(config, dict) else {}
@@ -71,7 +57,7 @@ def networks(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def case_folders() -> list[Path]:
-    folders = sorted({path.parent for path in root().rglob("unet_*_config.json")})
+    folders = sorted({path.parent for path in golden_root(BUNDLED).rglob("unet_*_config.json")})
     return [folder for folder in folders if networks(folder)]
 
 
@@ -156,7 +142,7 @@ def close(a: Tensor, b: Tensor, relative: float, absolute: float = math.inf, nam
 
 
 def test_there_is_a_case() -> None:
-    assert any(map(cases, ("unet_*_io.safetensors", "sds*.safetensors"))), f"no case of ImageDream in {root()}"
+    assert any(map(cases, ("unet_*_io.safetensors", "sds*.safetensors"))), "no case of ImageDream"
 
 
 def blocks(unet: Any, sizes: dict[str, Any]) -> dict[str, nn.Module]:
@@ -481,7 +467,7 @@ class Listed(Weights):
 def manifest() -> tuple[dict[str, list[int]], dict[str, dict[str, list[int]]]]:
     """Key -> shape of the full-size file: of the network, of the rest."""
     found = [folder for folder in case_folders() if (folder / "manifest_unet_full.json").is_file()]
-    folder = (found or [Path(unpacked().name)])[0]
+    folder = (found or [unpacked(BUNDLED)])[0]
     return config_of(folder / "manifest_unet_full.json"), config_of(folder / "manifest_rest_full.json")
 
 

@@ -8,9 +8,7 @@ which those for another number of views only count where there are no others. Al
 import functools
 import json
 import math
-import os
 import re
-import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from golden_data import golden_root, unpacked
 from safetensors.torch import load_file, save_file
 from tiny_syncdreamer import NUMBERS, official_cameras, syncdreamer
 from torch import Tensor
@@ -36,19 +35,6 @@ GEOMETRY, FEATURES, GUIDED = 1e-5, 5e-5, 5e-4
 Case = dict[str, Tensor]
 
 
-@functools.cache
-def unpacked() -> tempfile.TemporaryDirectory[str]:
-    """The bundled cases as a folder, until the process ends."""
-    folder = tempfile.TemporaryDirectory(prefix="golden_syncdreamer_")
-    with tarfile.open(BUNDLED) as archive:
-        archive.extractall(folder.name, filter="data")
-    return folder
-
-
-def root() -> Path:
-    return Path(os.environ.get("LIFTSTUDIO_GOLDEN") or unpacked().name)
-
-
 def config_of(folder: Path) -> dict[int, Any]:
     """Number of views -> sizes."""
     config = json.loads((folder / "config.json").read_text())
@@ -57,7 +43,7 @@ def config_of(folder: Path) -> dict[int, Any]:
 
 
 def case_folders() -> list[Path]:
-    return [path.parent for path in sorted(root().rglob("config.json")) if config_of(path.parent)]
+    return [path.parent for path in sorted(golden_root(BUNDLED).rglob("config.json")) if config_of(path.parent)]
 
 
 def cases(*patterns: str) -> list[Any]:
@@ -148,7 +134,7 @@ def pyramid(case: Case, prefix: str) -> list[Tensor]:
 
 
 def test_there_is_a_case() -> None:
-    assert any(map(cases, ("[a-f]_*.safetensors", "h_*.safetensors"))), f"no case of SyncDreamer in {root()}"
+    assert any(map(cases, ("[a-f]_*.safetensors", "h_*.safetensors"))), "no case of SyncDreamer"
 
 
 @pytest.mark.parametrize("path", cases("buffers_n*.safetensors"))
@@ -407,7 +393,7 @@ class Listed(Weights):
 def manifest() -> dict[str, list[int]]:
     """Key -> shape of the full-size file."""
     found = [path for folder in case_folders() for path in sorted(folder.glob("manifest_full.json"))]
-    return json.loads((found or [Path(unpacked().name) / "manifest_full.json"])[0].read_text())
+    return json.loads((found or [unpacked(BUNDLED) / "manifest_full.json"])[0].read_text())
 
 
 def test_full_size_keys() -> None:
