@@ -63,7 +63,9 @@ def fuse_depth(seen: Render, cameras: Cameras, box: Tensor) -> FusedShape:
     """
     region, core = _region(seen, box)
     signed, weight = truncated_distance(seen, cameras, region)
-    inside = least_area(signed * weight * DATA_WEIGHT, ITERATIONS) > 0.5
+    # Nothing of the object is at the border: else, where nothing was seen, a shape could end there for free.
+    data = F.pad((signed * weight)[1:-1, 1:-1, 1:-1], [1] * 6, value=1.0)
+    inside = least_area(data * DATA_WEIGHT, ITERATIONS) > 0.5
     if not inside.any():
         raise InputError(
             "no shape is left: what one view shows as the object, others show as background; "

@@ -74,6 +74,24 @@ def test_an_unseen_underside_is_closed_flat() -> None:
     assert iou(inside, true) > 0.9
 
 
+def test_an_unseen_underside_is_closed_above_the_border() -> None:
+    """A tall box with a wide foot: the cone below the foot, where nothing is seen, is cut by the grid's border."""
+    foot, body = ((1.4, 1.4, 0.2), -0.8), ((0.6, 0.6, 1.6), 0.1)
+    parts = []
+    for extents, z in (foot, body):
+        part = trimesh.creation.box(extents)
+        part.apply_translation([0, 0, z])
+        parts.append(part)
+    shape = fuse(from_trimesh(trimesh.util.concatenate(parts)), [30.0])
+    inside, points = shape.sdf < 0, centers(shape)
+    cell = (shape.box[1, 0] - shape.box[0, 0]).item() / len(shape.sdf)
+    assert points[inside][:, 2].min() > -0.9 - 3 * cell
+    true = [
+        ((points - torch.tensor([0, 0, z])).abs() < torch.tensor(extents) / 2).all(-1) for extents, z in (foot, body)
+    ]
+    assert iou(inside, true[0] | true[1]) > 0.85
+
+
 def test_what_is_seen_through_is_carved() -> None:
     """Rays through the hole of a ring end on the background."""
     ring = from_trimesh(trimesh.creation.torus(0.5, 0.15, 32, 16))
