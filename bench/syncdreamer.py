@@ -80,7 +80,7 @@ def baselines(scene: Scene, index: int, mean_of: int) -> dict[str, Pictures]:
 def sample(source: Any, prior: Prior, scene: Scene, index: int) -> Pictures:
     """Images [S, T, R, R, 3] and masks [S, T, R, R, 1] of all instances, on the CPU."""
     generator = torch.Generator().manual_seed(2**31 + index)
-    sigmas = prior.sigmas(prior.steps)
+    sigmas = prior.sigmas(source.suited_steps(prior))
     prompt, device = scene.prompt, source.device
     given = ImagePrompt(prompt.image.to(device), prompt.mask.to(device), prompt.camera.to(device))
     latents = source.sample(prior, given, scene.cameras.to(device), sigmas, generator, lambda step, latents: None)

@@ -52,3 +52,9 @@ def check_indices(name: str, indices: Tensor, size: int, *, least: int = 0) -> N
     low, high = (int(end) for end in indices.aminmax())
     if low < least or high >= size:
         raise ValueError(f"{name}: wanted indices from {least} to {size - 1}, got {low} to {high}")
+
+
+def check_multiples(name: str, values: Sequence[int], factor: int) -> None:
+    """Raise an InputError unless there are values, and all are multiples of `factor`, from it on."""
+    if not values or any(value < factor or value % factor for value in values):
+        raise InputError(f"{name}: wanted multiples of {factor}, got {', '.join(map(str, values)) or 'none'}")

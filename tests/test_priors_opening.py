@@ -127,11 +127,30 @@ def test_foreign_weights_belong_to_no_prior(tmp_path: Path, state: dict[str, tor
         open_prior(block["prior"], CPU)
 
 
-def test_a_missing_file_of_an_unknown_kind_names_all_sources() -> None:
+PUBLISHERS = ("stabilityai/sv3d", "liuyuan-pal/SyncDreamer", "Peng-Wang/ImageDream")
+
+
+@pytest.mark.parametrize(
+    ("name", "publishers"),
+    [
+        ("missing.safetensors", PUBLISHERS),
+        ("ckpt", PUBLISHERS),  # a part of a name is not one
+        ("", PUBLISHERS),
+        ("here/sv3d_p.safetensors", PUBLISHERS[:1]),
+        ("syncdreamer-pretrain.ckpt", PUBLISHERS[1:2]),
+        ("/no/such/sd-v2.1-base-4view.pt", PUBLISHERS[2:]),
+    ],
+)
+def test_a_missing_file_of_an_unknown_kind_names_its_source(
+    name: str, publishers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All sources, unless some of them have a file of that name."""
     load_extensions(assets.ROOT / "custom")
-    options = find("auto", "prior").Config(weights="missing.safetensors")
-    with pytest.raises(InputError, match=r"no such file or folder; .*the official files sv3d_p"):
+    monkeypatch.chdir(tmp_path)
+    options = find("auto", "prior").Config(weights=name)
+    with pytest.raises(InputError, match=r"(no such file or folder|no weight file there).*; ") as error:
         open_prior(Block("prior", "auto", options), CPU)
+    assert [publisher for publisher in PUBLISHERS if publisher in str(error.value)] == list(publishers)
 
 
 def test_the_listing_has_the_priors() -> None:

@@ -25,6 +25,7 @@ from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.classifier_free import decomposed
 from liftstudio.priors.latent_prior import clip_pixels
 from liftstudio.priors.opening import open_prior
+from liftstudio.priors.precision import half_on_cuda
 from liftstudio.registry import find
 
 SEED = int.from_bytes(os.urandom(4), "little")
@@ -100,11 +101,11 @@ def test_views_in_chunks(file: Path, prior: Prior, generator: torch.Generator, c
     condition, scale = prior.condition(prompt), torch.full((VIEWS,), 2.0)
     for sigma in (0.05, 1.0, 14.0):
         guided = [p.denoise(latents, sigma, condition, cameras(), scale) for p in (prior, small)]
-        # the tolerance of guided noise in the golden data, over the noise level
+        # the tolerance of guided noise in the golden data, over the noise level; guidance of 2 triples rounding
         torch.testing.assert_close(*guided, rtol=1e-4, atol=5e-4 * max(1, sigma))
         parts = [p.denoise_separately(latents, sigma, condition, cameras()) for p in (prior, small)]
         for one, other in zip(*parts, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=5e-5 * max(1, sigma))
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1.7e-4 * max(1, sigma))
     torch.testing.assert_close(prior.decode(latents)[0], small.decode(latents)[0], rtol=0, atol=1e-5)
     encoded = [p.encode(images, images[..., :1]) for p in (prior, small)]
     torch.testing.assert_close(*encoded, rtol=0, atol=1e-5)
@@ -303,6 +304,16 @@ def test_other_sizes(options: dict[str, Any], tmp_path: Path, generator: torch.G
     estimates = prior.denoise_separately(latents, 1.0, condition, official_cameras(views, size))
     assert all(e.shape == latents.shape and torch.isfinite(e).all() for e in estimates)
     assert (estimates.everything - estimates.views).abs().max() > 1e-3
+
+
+def test_the_network_is_half_as_wide_on_cuda() -> None:
+    """Unless the option says otherwise; no GPU is needed to ask."""
+    for precision, on_cuda, on_cpu in (
+        ("auto", torch.float16, torch.float32),
+        ("float32", torch.float32, torch.float32),
+        ("bfloat16", torch.bfloat16, torch.bfloat16),
+    ):
+        assert (half_on_cuda(precision, torch.device("cuda")), half_on_cuda(precision, CPU)) == (on_cuda, on_cpu)
 
 
 def test_half_precision_is_close(file: Path, prior: Prior, generator: torch.Generator) -> None:

@@ -3,14 +3,16 @@
 import logging
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_prior import SPREAD, TinyBall, ball, write_ball, write_weights
-from tiny_syncdreamer import official_cameras, syncdreamer, write_tiny_syncdreamer
+from tiny_syncdreamer import NUMBERS, official_cameras, syncdreamer, tiny_state, write_tiny_syncdreamer
 from torch import Tensor
 
 from liftstudio import registry
@@ -222,7 +224,7 @@ def test_the_official_network_from_file_to_views(folder: Path, guidance: str, ca
     assert torch.equal(again.images, views.images)
     in_chunks = make(prior={**prior, "chunk": 1}, **options, cache=False)
     assert (in_chunks.over(1.0) - views.over(1.0)).abs().mean() < 2 / 255  # rounding, then 8 bits
-    with pytest.raises(InputError, match="makes its 4 views together, not 16 views"):
+    with pytest.raises(InputError, match=r"makes its 4 views together, not 16 views; wanted .* with count: 4$"):
         make(prior=prior, **{**options, "count": 16})
     with pytest.raises(InputError, match="knows its own 4 cameras only"):
         make(prior=prior, **options, fov_deg=40)
@@ -242,7 +244,7 @@ def test_the_bundled_prior_stands_in(guidance: str) -> None:
     [
         ({"elevation_deg": 41}, r"views\.elevation_deg: wanted -10 to 40, got 41"),
         ({"elevation_deg": -11}, r"views\.elevation_deg: wanted -10 to 40, got -11"),
-        ({"guidance_scale": 0.5}, r"views\.guidance_scale: wanted 1 or more"),
+        ({"guidance_scale": 0.5}, r"views\.guidance_scale: wanted 1 or more, or 0 for what suits the prior, got 0\.5"),
         ({"guidance": "harmony"}, r"views\.guidance: wanted one of cfg, harmonyview"),
         ({"harmony_scales": [1, -1]}, r"views\.harmony_scales: wanted 0 or more, got -1"),
         ({"count": 1}, r"views\.count: wanted 2 or more"),
@@ -257,9 +259,10 @@ def test_bad_input(options: dict[str, Any], message: str) -> None:
     assert not TinyBall.prompts
 
 
-def test_a_picture_without_alpha_before_a_motley_background(folder: Path) -> None:
+def test_a_picture_without_alpha_before_a_motley_background(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from liftstudio.images import save_image
 
+    monkeypatch.setitem(sys.modules, "rembg", None)  # the matting extra
     save_image(folder / "motley.png", torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(SEED)))
     with pytest.raises(InputError, match="give an RGBA picture, or install the matting extra"):
         make(image="motley.png")
@@ -269,6 +272,17 @@ def test_an_empty_view_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     views = make(prior={"empty_view": 3})
     assert len(views) == 16 and "003.png" not in views.names and views.names[views.prompt or 0] == "016.png"
     assert "left out, since they are empty: 003.png" in caplog.text
+
+
+def test_white_views_of_the_official_network_are_an_error(folder: Path) -> None:
+    """It knows no masks: what is white everywhere is transparent everywhere."""
+    state = tiny_state(views=4, image_size=32, seed=SEED)
+    state["first_stage_model.decoder.conv_out.weight"].zero_()
+    state["first_stage_model.decoder.conv_out.bias"].fill_(1)
+    save_file(state, folder / "white.safetensors", metadata=NUMBERS)
+    options: dict[str, Any] = {"count": 4, "steps": 1, "resolution": 0}
+    with pytest.raises(InputError, match=r"views: all generated views are empty; try another seed, or another elev"):
+        make(prior={"type": "auto", "weights": "white.safetensors"}, **options)
 
 
 def test_what_decides_the_views_makes_them_anew() -> None:

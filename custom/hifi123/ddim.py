@@ -50,12 +50,6 @@ class Grid:
         return len(self.timesteps)
 
 
-def stable_diffusion_alpha_bars() -> Tensor:
-    """[1000] float32 of Stable Diffusion's noise schedule, "scaled linear" from 0.00085 to 0.012."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    return (1 - betas).cumprod(0)
-
-
 def clean_latents(state: Tensor, epsilon: Tensor, alpha_bar: float) -> Tensor:
     """The estimate of x0 in a state with that noise in it."""
     return (state - (1 - alpha_bar) ** 0.5 * epsilon) / alpha_bar**0.5

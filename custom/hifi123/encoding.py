@@ -7,6 +7,7 @@ from torch import Tensor
 
 from liftstudio.checks import check_shape
 from liftstudio.errors import InputError
+from liftstudio.priors.network_folders import embed_tokens, token_ids
 
 
 def encode(vae: Any, images: Tensor) -> Tensor:
@@ -57,13 +58,11 @@ def check_prompt(tokenizer: Any, tower: Any, text: str) -> None:
     Raises:
         InputError: too many tokens.
     """
-    most = tower.config.max_position_embeddings
-    count = len(tokenizer(text).input_ids)
+    most, count = tower.config.max_position_embeddings, len(token_ids(tokenizer, text))
     if count > most:
         raise InputError(f"prompt: {count - 2} tokens, the text encoder takes at most {most - 2}: shorten it")
 
 
-@torch.no_grad()
 def embed_text(tokenizer: Any, tower: Any, text: str) -> Tensor:
     """[1, tokens, D] float32, what the UNet attends to, of a text, padded to the tower's length.
 
@@ -71,6 +70,4 @@ def embed_text(tokenizer: Any, tower: Any, text: str) -> Tensor:
         InputError: the text has more tokens than the tower takes; it is not cut silently.
     """
     check_prompt(tokenizer, tower, text)
-    most = tower.config.max_position_embeddings
-    tokens = tokenizer(text, padding="max_length", max_length=most, return_tensors="pt").input_ids
-    return tower(tokens.to(tower.device)).last_hidden_state.float()
+    return embed_tokens(tokenizer, tower, [token_ids(tokenizer, text)])

@@ -13,10 +13,11 @@ from liftstudio.checks import check_range
 from liftstudio.config import Block
 from liftstudio.logs import log
 from liftstudio.priors.precision import half_on_cuda
+from liftstudio.priors.samplers import scaled_linear_alpha_bars
 from liftstudio.registry import Component, register
 
 from .checkpoint import open_folder
-from .ddim import Grid, stable_diffusion_alpha_bars
+from .ddim import Grid
 from .denoising import Prompts
 from .encoding import check_image_size, check_prompt, decode, embed_text, encode, resolution, shrinkage
 from .injection import injection
@@ -126,7 +127,7 @@ class DepthPrior(Component):
     @staticmethod
     def grid(steps: int) -> Grid:
         """The grid of `steps` timesteps, on the noise levels of Stable Diffusion."""
-        return Grid.of(stable_diffusion_alpha_bars(), steps)
+        return Grid.of(scaled_linear_alpha_bars(), steps)
 
 
 def bundled() -> Block:

@@ -19,16 +19,19 @@ from liftstudio.priors.latent_diffusion import (
     Sources,
     check_all_used,
     clip_part,
+    head_count,
     replace_parts,
     same,
+    unet_sizes,
     unet_sources,
     vae_part,
     weight_count,
     weight_shape,
 )
+from liftstudio.priors.network_folders import diffusers_part, image_tower_part
 from liftstudio.priors.weights import Weights
 
-from .folders import clip_part_of, vae_part_of
+from .folders import WANTED_TOWER, WANTED_VAE
 from .layout import CAMERA, CLIP, IMAGE, UNUSED, VAES, number, takes_image, unet_prefix
 
 # What this network has besides that of other latent diffusion models.
@@ -49,7 +52,6 @@ _ADAPTOR_PARTS = {
     "ff.1.net.0.proj": "1.1",
     "ff.1.net.2": "1.3",
 }
-GROUP = 32  # channels of residual blocks come in multiples of it
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,11 @@ def open_parts(weights: Weights, image_weight: float, elsewhere: Elsewhere) -> P
         InputError: a weight is missing, has another shape, or belongs to no network.
     """
     unet = unet_part(weights, image_weight)
-    vae = vae_part_of(elsewhere.vae) if elsewhere.vae else vae_part(weights, vae_prefix(weights))
+    vae = _folder_vae_part(elsewhere.vae) if elsewhere.vae else vae_part(weights, vae_prefix(weights))
     adaptor = tower = None
     if takes_image(weights):
         adaptor = adaptor_part(weights, unet_prefix(weights) + IMAGE)
-        tower = clip_part_of(elsewhere.tower) if elsewhere.tower else file_clip_part(weights)
+        tower = image_tower_part(elsewhere.tower, WANTED_TOWER) if elsewhere.tower else file_clip_part(weights)
     parts = Parts(unet, vae, adaptor, tower)
     all_parts = [part for part in (unet, adaptor, vae, tower) if part]
     for part in all_parts:
@@ -95,6 +97,12 @@ def open_parts(weights: Weights, image_weight: float, elsewhere: Elsewhere) -> P
     _check_widths(weights, parts)
     check_all_used(weights, all_parts, _in_no_part(parts))
     return parts
+
+
+def _folder_vae_part(folder: str) -> Part:
+    from diffusers import AutoencoderKL  # takes seconds to import
+
+    return diffusers_part(AutoencoderKL, folder, WANTED_VAE)
 
 
 def has_vae(weights: Weights) -> bool:
@@ -121,34 +129,19 @@ def unet_part(weights: Weights, image_weight: float = 1.0) -> Part:
     from .network import MultiViewUNet
 
     prefix = unet_prefix(weights)
-    block = re.compile(rf"{re.escape(prefix)}input_blocks\.(?P<block>\d+)\.(?P<part>.+)")
-    found = [match for key in weights.shapes if (match := block.match(key))]
-    levels = 1 + sum(match["part"] == "0.op.weight" for match in found)
-    layers = len({match["block"] for match in found}) // levels - 1
-    first = [f"{prefix}input_blocks.{1 + level * (layers + 1)}" for level in range(levels)]
-    channels = [_channels(weights, f"{block}.0.in_layers.2.weight") for block in first]
-    attends = [f"{block}.1.proj_in.weight" in weights for block in first]
-    middle = f"{prefix}middle_block.1.transformer_blocks"
-    depths = [weight_count(weights, f"{block}.1.transformer_blocks.") for block in first]
-    depths[-1] = weight_count(weights, f"{middle}.")  # the middle block is built as the last level's
+    sizes = unet_sizes(weights, prefix)
+    heads = [_heads(weights, "num_head_channels", count) for count in sizes.channels]
     with torch.device("meta"):
         module = MultiViewUNet(
+            **sizes.options("Block2D"),
             image_tokens=weight_shape(weights, f"{prefix}{IMAGE}latents", 3)[1] if takes_image(weights) else 0,
             image_weight=image_weight,
-            in_channels=weight_shape(weights, f"{prefix}input_blocks.0.0.weight", 4)[1],
-            out_channels=weight_shape(weights, f"{prefix}out.2.weight", 4)[0],
-            block_out_channels=tuple(channels),
-            layers_per_block=layers,
-            down_block_types=tuple(f"{'CrossAttn' if a else ''}DownBlock2D" for a in attends),
-            up_block_types=tuple(f"{'CrossAttn' if a else ''}UpBlock2D" for a in attends[::-1]),
-            transformer_layers_per_block=tuple(max(depth, 1) for depth in depths),
-            attention_head_dim=tuple(_heads(weights, "num_head_channels", count) for count in channels),  # their number
+            attention_head_dim=tuple(heads),  # their number
             use_linear_projection=True,
-            cross_attention_dim=weight_shape(weights, f"{middle}.0.attn2.to_k.weight", 2)[1],
             class_embed_type="projection",
             projection_class_embeddings_input_dim=weight_shape(weights, prefix + CAMERA, 2)[1],
         )
-    return Part(module, weights, unet_sources(module.state_dict(), layers, attends, prefix, UNET_PARTS))
+    return Part(module, weights, unet_sources(module.state_dict(), sizes.layers, sizes.attends, prefix, UNET_PARTS))
 
 
 def adaptor_part(weights: Weights, prefix: str) -> Part:
@@ -204,17 +197,5 @@ def _in_no_part(parts: Parts) -> re.Pattern[str]:
     return re.compile("|".join([UNUSED.pattern, *map(re.escape, others)]))
 
 
-def _channels(weights: Weights, key: str) -> int:
-    channels = weight_shape(weights, key, 4)[0]
-    if channels < GROUP or channels % GROUP:
-        raise InputError(f"{weights.path}: '{key}' has {channels} channels, which is no multiple of {GROUP}")
-    return channels
-
-
 def _heads(weights: Weights, name: str, channels: int) -> int:
-    width = number(weights, name)
-    if channels % width:
-        raise InputError(
-            f"{weights.path}: heads of {width} channels do not divide {channels}; its metadata must say {name}"
-        )
-    return channels // width
+    return head_count(weights, name, number(weights, name), channels)

@@ -4,8 +4,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-# OpenAI's CLIP preprocessing.
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+from liftstudio.priors.latent_prior import clip_normalized
 
 
 def camera_conditions(c2w: Tensor) -> Tensor:
@@ -35,8 +34,7 @@ def vae_pixels(image: Tensor, size: int) -> Tensor:
 
 def clip_pixels(image: Tensor, size: int) -> Tensor:
     """[1, 3, size, size] for the image tower, of an image [R, R, 3] in [0, 1]; resized in 8 bits and normalised."""
-    mean, std = (torch.tensor(values, device=image.device) for values in (_CLIP_MEAN, _CLIP_STD))
-    return ((_resized(image, size, Image.Resampling.BICUBIC) - mean) / std).permute(2, 0, 1)[None]
+    return clip_normalized(_resized(image, size, Image.Resampling.BICUBIC).permute(2, 0, 1)[None])
 
 
 def _resized(image: Tensor, size: int, method: Image.Resampling) -> Tensor:

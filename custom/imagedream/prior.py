@@ -1,6 +1,7 @@
 """ImageDream and MVDream behind the interface of all priors."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +15,7 @@ from liftstudio.errors import InputError
 from liftstudio.images import straight_from_white
 from liftstudio.logs import log
 from liftstudio.priors.base import ImagePrompt, Prior
-from liftstudio.priors.classifier_free import guided
+from liftstudio.priors.classifier_free import guided_estimate
 from liftstudio.priors.latent_prior import LATENT_SCALE, LatentPrior
 from liftstudio.priors.parameterization import x0_from_epsilon
 from liftstudio.priors.precision import half_on_cuda
@@ -23,7 +24,7 @@ from liftstudio.priors.weights import UNET_FOLDER, Weights, open_weights
 from liftstudio.registry import register
 
 from .conditioning import camera_conditions, clip_pixels, over_grey, vae_pixels
-from .denoising import Condition, estimate_epsilon, make_condition
+from .denoising import Branch, Condition, estimate_epsilon, make_condition
 from .folders import STABLE_DIFFUSION, TOWER
 from .layout import is_imagedream, mode_of, number
 
@@ -119,20 +120,17 @@ class ImageDream(LatentPrior):
         """Those of DDIM, as officially: see `samplers.ddim_sigmas`."""
         return ddim_sigmas(self.levels, steps)
 
-    def condition(self, prompt: ImagePrompt | None) -> Condition:
-        """Text and picture, this over white; without an image prompt (mode text) the text alone."""
-        return self.condition_over(prompt, 1.0)
-
     @torch.no_grad()
-    def condition_over(self, prompt: ImagePrompt | None, grey: float) -> Condition:
-        """The same with the picture over a grey, 0 to 1: the renders' own background is a better one than white.
+    def condition(self, prompt: ImagePrompt | None) -> Condition:
+        """Text and picture, this over its grey; without an image prompt (mode text) the text alone.
 
         Latents are drawn from their distribution, as officially; the draw is always the same.
         """
         if prompt is None or self.adaptor is None:
             return make_condition(self.text, None, None)
         check_shape("prompt.image", prompt.image, (self.resolution, self.resolution, 3))
-        image = over_grey(straight_from_white(prompt.image, prompt.mask), prompt.mask, grey).to(self.device)
+        rgb = straight_from_white(prompt.image, prompt.mask)
+        image = over_grey(rgb, prompt.mask, prompt.grey).to(self.device)
         tokens = self._image_tokens(image)
         latent = self._image_latent(image) if self.mode == "pixel" else None
         return make_condition(self.text, self.adaptor(torch.stack([tokens, torch.zeros_like(tokens)])), latent)
@@ -153,17 +151,13 @@ class ImageDream(LatentPrior):
         """
         noisy = (latents / (1 + sigma**2) ** 0.5).unflatten(0, (-1, FRAMES))
         poses = camera_conditions(cameras.c2w).unflatten(0, (-1, FRAMES))
-        branches = [condition.conditional, condition.unconditional]
-        if guidance_scale is None or bool((guidance_scale == 1).all()):
-            branches = branches[:1]
-        elif bool((guidance_scale == 0).all()):
-            branches = branches[1:]
         timestep = nearest_timestep(self.levels, sigma)
-        epsilon = estimate_epsilon(self.unet, noisy, timestep, poses, branches).flatten(1, 2)
-        estimates = x0_from_epsilon(latents, epsilon, sigma)
-        if guidance_scale is None or len(branches) == 1:
-            return estimates[0]
-        return guided(estimates[0], estimates[1], guidance_scale)
+
+        def estimate(branches: Sequence[Branch]) -> Tensor:
+            epsilon = estimate_epsilon(self.unet, noisy, timestep, poses, branches).flatten(1, 2)
+            return x0_from_epsilon(latents, epsilon, sigma)
+
+        return guided_estimate(estimate, condition.conditional, condition.unconditional, guidance_scale)
 
     def _image_tokens(self, image: Tensor) -> Tensor:
         """[N, D] float32: what leaves the image tower's last block but one."""

@@ -1,6 +1,5 @@
 """SV3D's three networks together, of any size, while they are trained; and their file in the official layout."""
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from liftstudio.checks import check_range
+from liftstudio.checks import check_multiples, check_range
 from liftstudio.errors import InputError
 from liftstudio.files import atomic_path
 from liftstudio.priors.latent_diffusion import Sources, clip_sources, make_vae, official_state, vae_sources
 from liftstudio.priors.latent_prior import LATENT_SCALE
+from liftstudio.priors.training.moments import mean_and_deviation, measure, standardized, unit_moments
 from liftstudio.priors.weights import Weights, load_module
 
 from .checkpoint import unet_sources
@@ -26,7 +26,6 @@ from .network import SV3DUNet
 LATENT_CHANNELS = 4
 VECTOR_WIDTH = COND_AUG_WIDTH + 2 * ANGLE_WIDTH  # of the variant that knows cameras
 GROUPS = 32  # of the group norms: every width is a multiple of it
-LOOK_BACK = 50  # steps that the measured moments of the latents go back
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,10 @@ class Size:
     def __post_init__(self) -> None:
         for name in ("layers", "head_width", "autoencoder_layers", "tower_layers", "tower_head_width", "patch"):
             check_range(name, getattr(self, name), 1)
-        _check_multiples("widths", self.widths, GROUPS)
-        _check_multiples("widths", self.widths, self.head_width)
-        _check_multiples("autoencoder_widths", self.autoencoder_widths, GROUPS)
-        _check_multiples("tower_width", (self.tower_width,), self.tower_head_width)
+        check_multiples("widths", self.widths, GROUPS)
+        check_multiples("widths", self.widths, self.head_width)
+        check_multiples("autoencoder_widths", self.autoencoder_widths, GROUPS)
+        check_multiples("tower_width", (self.tower_width,), self.tower_head_width)
         check_range("embedding", self.embedding, 1)
 
     @property
@@ -88,17 +87,16 @@ class TrainableSV3D(nn.Module):
         self.autoencoder = make_vae(size.autoencoder_widths, size.autoencoder_layers, LATENT_CHANNELS)
         self.tower = _make_tower(size, resolution)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
-        self.register_buffer("moments", torch.tensor([[0.0], [1.0]]).repeat(1, LATENT_CHANNELS))
+        self.register_buffer("moments", unit_moments(LATENT_CHANNELS))
 
     def encode(self, images: Tensor) -> Tensor:
         """Most likely latents [B, 4, h, w], float32 of mean 0 and deviation 1, of images [B, 3, R, R] in [-1, 1]."""
-        mean, deviation = (values[:, None, None] for values in self._scale())
+        mean, deviation = (values[:, None, None] for values in mean_and_deviation(self.moments))
         return (self.autoencoder.encode(images).latent_dist.mode().float() - mean) / deviation
 
     def measure(self, latents: Tensor) -> None:
         """Keep account of the moments of the autoencoder's own latents [B, 4, h, w]."""
-        found = torch.stack([latents.mean((0, 2, 3)), latents.square().mean((0, 2, 3))])
-        self.moments.lerp_(found.to(self.moments), 1 / float(self.steps.clamp(1, LOOK_BACK)))
+        measure(self.moments, latents, self.steps)
 
     def load(self, weights: Weights) -> None:
         """Go on from a file in the official layout; its autoencoder is taken to be finished.
@@ -117,17 +115,12 @@ class TrainableSV3D(nn.Module):
     def write(self, path: Path, frames: int) -> None:
         """Write the official layout in float16. frames: views it was trained on together, for the metadata."""
         state: dict[str, Tensor] = {}
-        for module, sources in self._parts(_scaled(self.autoencoder, *self._scale())):
+        for module, sources in self._parts(standardized(self.autoencoder, self.moments)):
             state |= official_state(module, sources)
         half = {key: value.detach().cpu().half().contiguous() for key, value in state.items()}
         numbers = {**self.size.heads, "image_size": self.resolution, "num_frames": frames}
         with atomic_path(path) as temporary:
             save_file(half, temporary, {name: str(value) for name, value in numbers.items()})
-
-    def _scale(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation [4] of the autoencoder's latents."""
-        mean, square = self.moments
-        return mean, (square - mean.square()).clamp_min(1e-12).sqrt()
 
     def _parts(self, autoencoder: Any) -> Iterator[tuple[Any, Sources]]:
         """The networks, with this autoencoder, and where their weights are in a file."""
@@ -164,23 +157,3 @@ def _make_tower(size: Size, resolution: int) -> Any:
         hidden_act="gelu",
     )
     return CLIPVisionModelWithProjection(config)
-
-
-@torch.no_grad()
-def _scaled(autoencoder: Any, mean: Tensor, deviation: Tensor) -> Any:
-    """A copy whose latents, times 0.18215, have mean 0 and deviation 1 where the given one's have these."""
-    scaled = copy.deepcopy(autoencoder)
-    encoding, decoding = scaled.quant_conv, scaled.post_quant_conv
-    gain = 1 / (LATENT_SCALE * deviation)
-    encoding.weight[: len(gain)] *= gain[:, None, None, None]
-    encoding.bias.copy_(
-        torch.cat([(encoding.bias[: len(gain)] - mean) * gain, encoding.bias[len(gain) :] + 2 * gain.log()])
-    )
-    decoding.bias += decoding.weight[:, :, 0, 0] @ mean
-    decoding.weight /= gain[:, None, None]
-    return scaled
-
-
-def _check_multiples(name: str, values: tuple[int, ...], factor: int) -> None:
-    if not values or any(value < factor or value % factor for value in values):
-        raise InputError(f"{name}: wanted multiples of {factor}, got {', '.join(map(str, values)) or 'none'}")

@@ -1,6 +1,5 @@
 """SyncDreamer behind the interface of all priors."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,7 @@ from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.latent_prior import LATENT_SCALE, LatentPrior, clip_pixels
 from liftstudio.priors.parameterization import sigma_from_alpha_bar, x0_from_epsilon
 from liftstudio.priors.precision import half_on_cuda
-from liftstudio.priors.samplers import ddim_sigmas
+from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep
 from liftstudio.priors.weights import Weights, open_weights
 from liftstudio.registry import register
 
@@ -77,7 +76,8 @@ class SyncDreamer(LatentPrior):
 
     def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
         if len(cameras) != self.frames:
-            raise InputError(f"{self.name} makes its {self.frames} views together, not {len(cameras)} views")
+            wanted = f"wanted those of type syncdreamer-views with count: {self.frames}"
+            raise InputError(f"{self.name} makes its {self.frames} views together, not {len(cameras)} views; {wanted}")
         turn_deg = torch.rad2deg(self.rig.azimuth[0]).cpu() - prompt_camera.azimuth_deg[0].cpu()
         asked = Rig.of(_turned(cameras.to("cpu"), turn_deg))
         size = torch.tensor([cameras.width, cameras.height, 1.0])[:, None]
@@ -135,7 +135,7 @@ class SyncDreamer(LatentPrior):
 
     def _estimates(self, latents: Tensor, sigma: float, condition: Condition, branches: Sequence[Branch]) -> Tensor:
         """Estimates of x0 [branches, T, 4, h, w]; the network is told the nearest timestep of its schedule."""
-        timestep = int((self.levels.log() - math.log(sigma)).abs().argmin())
+        timestep = nearest_timestep(self.levels, sigma)
         noisy = latents / (1 + sigma**2) ** 0.5
         epsilon = estimate_epsilon(self.network, self.rig, noisy, timestep, condition, branches, self.chunk)
         return x0_from_epsilon(latents, epsilon, sigma)

@@ -76,6 +76,10 @@ class SyncDreamerViews(PriorViews):
         crop = int(self.config.frame_ratio * resolution) if self.config.recenter else 0
         return framed(torch.cat([picture.rgb, picture.alpha], dim=-1), resolution, crop)
 
+    def suited_steps(self, prior: Prior) -> int:
+        """Of ancestral sampling."""
+        return prior.ancestral_steps or prior.steps
+
     def sample(
         self,
         prior: Prior,

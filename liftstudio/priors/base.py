@@ -22,11 +22,13 @@ class ImagePrompt:
     image:  [R, R, 3] float32 sRGB in [0, 1] over white, R = the prior's resolution.
     mask:   [R, R, 1] float32 alpha in [0, 1].
     camera: the one camera it was taken with, in the run's world.
+    grey:   0 to 1, what is to be seen behind it instead of white, by a prior that `knows_backgrounds`.
     """
 
     image: Tensor
     mask: Tensor
     camera: Cameras
+    grey: float = 1.0
 
 
 class Estimates(NamedTuple):
@@ -69,6 +71,7 @@ class Prior(Component):
     sigma_max: float
     frames: int  # views it denoises together; 0: any number
     steps: int = 50  # denoising steps that suit it
+    ancestral_steps: int | None = None  # the same where every step brings new noise; none: as many
     guidance_scale: float = 1.0  # classifier-free guidance that suits it
     decomposed_scales: tuple[float, float] = (2.0, 1.0)  # of decomposed guidance that suit it
     takes_picture: bool = True  # else it makes objects of text alone, and its image prompt is None
@@ -109,10 +112,6 @@ class Prior(Component):
 
         prompt: None for a prior that `takes_picture` not.
         """
-
-    def condition_over(self, prompt: Any, grey: float) -> Any:
-        """The same with the picture over a grey, 0 to 1, from a prior that `knows_backgrounds`."""
-        return self.condition(prompt)
 
     @abstractmethod
     def denoise(

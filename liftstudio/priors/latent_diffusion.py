@@ -65,6 +65,42 @@ _CLIP_PARTS = {
 }
 
 
+_GROUP = 32  # channels of a UNet's residual blocks come in multiples of it
+
+
+@dataclass(frozen=True)
+class UNetSizes:
+    """Sizes of a UNet in its original layout; of its levels from the finest to the coarsest.
+
+    channels: of their residual blocks.
+    attends:  whether there is attention.
+    depths:   transformer blocks of an attention; at the coarsest level those of the middle, which is built alike.
+    layers:   residual blocks of a level on the way down; one more on the way up.
+    """
+
+    in_channels: int
+    out_channels: int
+    channels: tuple[int, ...]
+    attends: tuple[bool, ...]
+    depths: tuple[int, ...]
+    layers: int
+    context_width: int
+
+    def options(self, block: str) -> dict[str, Any]:
+        """As diffusers' networks name them; `block` is what the names of their blocks end in."""
+        kinds = ["CrossAttn" if attends else "" for attends in self.attends]
+        return {
+            "in_channels": self.in_channels,
+            "out_channels": self.out_channels,
+            "block_out_channels": self.channels,
+            "layers_per_block": self.layers,
+            "down_block_types": tuple(f"{kind}Down{block}" for kind in kinds),
+            "up_block_types": tuple(f"{kind}Up{block}" for kind in kinds[::-1]),
+            "transformer_layers_per_block": self.depths,
+            "cross_attention_dim": self.context_width,
+        }
+
+
 @dataclass(frozen=True)
 class Part:
     """One network of a file: built on the meta device, where its weights are, and read when asked for."""
@@ -100,8 +136,11 @@ def vae_part(weights: Weights, prefix: str) -> Part:
     return Part(module, weights, vae_sources(module.state_dict(), levels, prefix))
 
 
-def make_vae(widths: tuple[int, ...], layers: int, latent_channels: int) -> Any:
-    """An autoencoder with random weights; each of the `widths`, from the finest level, but the last is halved after."""
+def make_vae(widths: tuple[int, ...], layers: int, latent_channels: int, groups: int = 32) -> Any:
+    """An autoencoder with random weights; each of the `widths`, from the finest level, but the last is halved after.
+
+    groups: of the channels, in its norms.
+    """
     from diffusers import AutoencoderKL  # takes seconds to import
 
     return AutoencoderKL(
@@ -110,6 +149,7 @@ def make_vae(widths: tuple[int, ...], layers: int, latent_channels: int) -> Any:
         block_out_channels=widths,
         layers_per_block=layers,
         latent_channels=latent_channels,
+        norm_num_groups=groups,
     )
 
 
@@ -142,6 +182,43 @@ def clip_part(weights: Weights, prefix: str, head_channels: int, activation: str
         module = CLIPVisionModelWithProjection(config)
     module.vision_model.embeddings.position_ids = torch.arange(tokens)[None]  # in no file
     return Part(module, weights, clip_sources(module.state_dict(), prefix))
+
+
+def unet_sizes(weights: Weights, prefix: str) -> UNetSizes:
+    """Sizes of the UNet under `prefix`, all by shapes.
+
+    Raises:
+        InputError: a weight that tells a size is missing, or tells an impossible one.
+    """
+    block = re.compile(rf"{re.escape(prefix)}input_blocks\.(?P<block>\d+)\.(?P<part>.+)")
+    found = [match for key in weights.shapes if (match := block.match(key))]
+    levels = 1 + sum(match["part"] == "0.op.weight" for match in found)
+    layers = len({match["block"] for match in found}) // levels - 1
+    firsts = [f"{prefix}input_blocks.{1 + level * (layers + 1)}" for level in range(levels)]
+    middle = f"{prefix}middle_block.1.transformer_blocks."
+    blocks = [*(f"{first}.1.transformer_blocks." for first in firsts[:-1]), middle]
+    return UNetSizes(
+        in_channels=weight_shape(weights, f"{prefix}input_blocks.0.0.weight", 4)[1],
+        out_channels=weight_shape(weights, f"{prefix}out.2.weight", 4)[0],
+        channels=tuple(_grouped_channels(weights, f"{first}.0.in_layers.2.weight") for first in firsts),
+        attends=tuple(f"{first}.1.proj_in.weight" in weights for first in firsts),
+        depths=tuple(max(weight_count(weights, block), 1) for block in blocks),
+        layers=layers,
+        context_width=weight_shape(weights, f"{middle}0.attn2.to_k.weight", 2)[1],
+    )
+
+
+def head_count(weights: Weights, name: str, width: int, channels: int) -> int:
+    """How many heads of `width` channels an attention has; `name`: of that width in the metadata of files.
+
+    Raises:
+        InputError: the heads do not divide the channels.
+    """
+    if channels % width:
+        raise InputError(
+            f"{weights.path}: heads of {width} channels do not divide {channels}; its metadata must say {name}"
+        )
+    return channels // width
 
 
 def unet_sources(
@@ -266,6 +343,13 @@ def metadata_number(weights: Weights, name: str, official: int) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise InputError(f"{weights.path}: metadata '{name}': wanted a whole number above 0, got {text!r}")
     return int(text)
+
+
+def _grouped_channels(weights: Weights, key: str) -> int:
+    channels = weight_shape(weights, key, 4)[0]
+    if channels < _GROUP or channels % _GROUP:
+        raise InputError(f"{weights.path}: '{key}' has {channels} channels, which is no multiple of {_GROUP}")
+    return channels
 
 
 def same(tensor: Tensor) -> Tensor:

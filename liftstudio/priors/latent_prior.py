@@ -56,5 +56,10 @@ def clip_pixels(image: Tensor, size: int) -> Tensor:
     Resized bicubically between the corner pixels' centres, without antialiasing, and normalised.
     """
     pixels = F.interpolate(image.permute(2, 0, 1)[None], (size, size), mode="bicubic", align_corners=True)
-    mean, std = (torch.tensor(values, device=image.device)[:, None, None] for values in (_CLIP_MEAN, _CLIP_STD))
+    return clip_normalized(pixels)
+
+
+def clip_normalized(pixels: Tensor) -> Tensor:
+    """Input of a CLIP image tower, of channels [B, 3, H, W] in [0, 1]."""
+    mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (_CLIP_MEAN, _CLIP_STD))
     return (pixels - mean) / std

@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
@@ -56,10 +58,17 @@ def block_weights(block: Block) -> Weights:
     """The opened weight file of a block of kind "prior"; quick, as nothing is read.
 
     Raises:
-        InputError: missing or unreadable weights; says where those of its type are published.
+        InputError: missing or unreadable weights; says where those of its type are published, or of that name.
     """
     priors = dict(_known_priors()) if block.type == AUTO else {block.type: registry.find(block.type, KIND)}
-    return open_weights(block.options.weights, "; ".join(p.published for p in priors.values() if p.published))
+    return open_weights(block.options.weights, _published(priors.values(), block.options.weights))
+
+
+def _published(priors: Iterable[type[Prior]], weights: str) -> str:
+    """Where official weights are found: of the priors which name that file, or, if none does, of all."""
+    texts = [prior.published for prior in priors if prior.published]
+    whole_name = re.compile(rf"(?<![\w.-]){re.escape(Path(weights).name)}(?![\w-])")
+    return "; ".join([text for text in texts if whole_name.search(text)] or texts)
 
 
 def _recognized(block: Block) -> Block:

@@ -21,7 +21,7 @@ def _dispatch(arguments: list[str]) -> int:
         description="Copy a prior's weights into a folder, with the SHA-256 that is checked when asset:// opens them",
         allow_abbrev=False,
     )
-    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="what training wrote: weights.safetensors")
+    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="what training wrote, a file or a folder")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="assets/priors/<name>; add a README.md there")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
@@ -31,22 +31,33 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def package(weights: Path, folder: Path) -> None:
-    """Write weights.safetensors and SHA256SUMS (as sha256sum does) to `folder`.
+    """Write SHA256SUMS (as sha256sum does) and what it names to `folder`: weights.safetensors, or a folder's files.
 
     Raises:
-        InputError: `weights` is not a readable .safetensors file.
+        InputError: `weights` is neither a readable .safetensors file nor a folder with some.
     """
     from liftstudio.cache import file_digest
     from liftstudio.priors.weights import SUMS, Weights
 
-    if weights.suffix != ".safetensors" or not weights.is_file():
-        raise InputError(f"{weights}: wanted a .safetensors file")
-    Weights(weights)
-    copy = folder / "weights.safetensors"
-    with atomic_path(copy) as temporary:
-        shutil.copyfile(weights, temporary)
-    atomic_write(folder / SUMS, f"{file_digest(copy)}  {copy.name}\n")
-    logs.log.info("packaged: %s, %.1f MB", copy, copy.stat().st_size / 1e6)
+    files = _named(weights)
+    if not any(file.suffix == ".safetensors" for file in files.values()):
+        raise InputError(f"{weights}: wanted a .safetensors file, or a folder with some")
+    for file in files.values():
+        if file.suffix == ".safetensors":
+            Weights(file)
+    for name, file in files.items():
+        with atomic_path(folder / name) as temporary:
+            shutil.copyfile(file, temporary)
+    atomic_write(folder / SUMS, "".join(f"{file_digest(folder / name)}  {name}\n" for name in files))
+    logs.log.info("packaged: %s, %.1f MB", folder, sum((folder / name).stat().st_size for name in files) / 1e6)
+
+
+def _named(weights: Path) -> dict[str, Path]:
+    """What is packaged, by its name in the package."""
+    if weights.is_dir():
+        files = sorted(file for file in weights.rglob("*") if file.is_file())
+        return {file.relative_to(weights).as_posix(): file for file in files}
+    return {f"weights{weights.suffix}": weights} if weights.is_file() else {}
 
 
 if __name__ == "__main__":

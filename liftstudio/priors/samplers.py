@@ -28,13 +28,18 @@ def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float = 7
     return torch.cat([levels, levels.new_zeros(1)])
 
 
-def scaled_linear_levels(timesteps: int = 1000, first: float = 0.00085, last: float = 0.012) -> Tensor:
-    """[timesteps] float64 ascending noise levels of Stable Diffusion's schedule: the roots of beta rise linearly.
+def scaled_linear_alpha_bars(timesteps: int = 1000, first: float = 0.00085, last: float = 0.012) -> Tensor:
+    """[timesteps] float64 cumulative products of alphas of Stable Diffusion's schedule.
 
-    Rombach et al. 2022 and its released code; `first` and `last` are betas.
+    The roots of beta rise linearly: Rombach et al. 2022 and its released code; `first` and `last` are betas.
     """
     betas = torch.linspace(first**0.5, last**0.5, timesteps, dtype=torch.float64) ** 2
-    return sigma_from_alpha_bar((1 - betas).cumprod(0))
+    return (1 - betas).cumprod(0)
+
+
+def scaled_linear_levels() -> Tensor:
+    """[1000] float64 ascending noise levels of that schedule."""
+    return sigma_from_alpha_bar(scaled_linear_alpha_bars())
 
 
 def nearest_timestep(levels: Tensor, sigma: float) -> int:

@@ -14,7 +14,7 @@ from liftstudio.errors import InputError
 
 Source = str | tuple[str, Callable[[Tensor], Tensor]]  # a key of a file; with a function: the layout changes by it
 
-SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 UNET_FOLDER = "unet"  # in the folder of a diffusers pipeline: the denoising network
 SUMS = "SHA256SUMS"  # in the folder of a packaged prior: the digest of its weight file
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(/[\w./-]+)?")
@@ -77,7 +77,7 @@ def open_weights(text: str, published: str = "") -> Weights:
     """
     path = find_file(text, published)
     if text.startswith(SCHEME):
-        _check_digest(path)
+        _check_digest(path, path.parent)
     return Weights(path)
 
 
@@ -136,15 +136,29 @@ def check_module(module: nn.Module, weights: Weights, keys: Mapping[str, Source]
             raise InputError(f"{weights.path}: the weight '{key}' {shapes}")
 
 
-def _check_digest(path: Path) -> None:
-    """Raise an InputError unless the SHA256SUMS beside a packaged file has the file's digest."""
-    sums = path.with_name(SUMS)
-    lines = sums.read_text().splitlines() if sums.is_file() else []
-    known = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    if path.name not in known:
+def check_packaged_folder(folder: Path) -> None:
+    """Raise an InputError unless a packaged folder's files are those that its SHA256SUMS names, undamaged."""
+    known = _digests(folder / SUMS)
+    if not known:
+        raise InputError(f"{folder}: no digests in {folder / SUMS}; fetch the project's files again")
+    for name in known:
+        _check_digest(folder / name, folder)
+
+
+def _check_digest(path: Path, folder: Path) -> None:
+    """Raise an InputError unless the SHA256SUMS of a folder has the digest of a file in it."""
+    sums = folder / SUMS
+    known = _digests(sums).get(path.relative_to(folder).as_posix())
+    if known is None:
         raise InputError(f"{path}: no digest of it in {sums}; fetch the project's files again")
-    if file_digest(path) != known[path.name]:
+    if not path.is_file() or file_digest(path) != known:
         raise InputError(f"{path}: damaged, its SHA-256 is not that in {sums}; fetch the project's files again")
+
+
+def _digests(sums: Path) -> dict[str, str]:
+    """File -> digest, as sha256sum writes them; none where there is no such file."""
+    lines = sums.read_text().splitlines() if sums.is_file() else []
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def _source(name: str, keys: Mapping[str, Source]) -> tuple[str, Callable[[Tensor], Tensor]]:
@@ -155,6 +169,7 @@ def _source(name: str, keys: Mapping[str, Source]) -> tuple[str, Callable[[Tenso
 def _only_one(names: list[str], place: str) -> str:
     files = [name for name in names if name.endswith(SUFFIXES)]
     files = [name for name in files if name.startswith(f"{UNET_FOLDER}/")] or files
+    files = [name for name in files if not name.endswith(".bin")] or files  # the same in an older form
     if not files:
         raise InputError(f"{place}: no weight file there (*{', *'.join(SUFFIXES)})")
     if len(files) > 1:
@@ -164,7 +179,7 @@ def _only_one(names: list[str], place: str) -> str:
 
 def _from_hub(text: str) -> Path:
     """The local copy of a file on the hub, downloaded if need be."""
-    if not _is_hub_name(text):
+    if not is_hub_name(text):
         raise InputError(f"{text}: no such file or folder")
     try:
         import huggingface_hub
@@ -184,7 +199,7 @@ def _from_hub(text: str) -> Path:
         raise InputError(f"{text}: no such file, and not to be had from the Hugging Face hub ({reason[0]})") from error
 
 
-def _is_hub_name(text: str) -> bool:
+def is_hub_name(text: str) -> bool:
     """Whether a text that names no local file can be a name on the hub: not where its first folder exists here."""
     is_file = text.count("/") == 1 and text.endswith(SUFFIXES)
     return not (text.startswith(SCHEME) or is_file or Path(text.partition("/")[0]).exists()) and bool(

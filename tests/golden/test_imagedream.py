@@ -433,8 +433,7 @@ def test_schedules(path: Path) -> None:
         values = {name.removesuffix("_percent"): schedule(wanted["step"]) for name, schedule in schedules.items()}
         for name, value in values.items():
             if name in ("min_step", "max_step"):
-                # officially int(1000 v), which takes 979.99... for 979: what rounding leaves decides
-                assert int(1000 * value + 1e-6) - wanted[name] in (0, 1), (name, wanted)
+                assert int(len(levels) * value) == wanted[name], (name, wanted)
             else:
                 assert value == pytest.approx(wanted[name], rel=1e-6)
 

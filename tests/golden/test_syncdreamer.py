@@ -18,9 +18,10 @@ import pytest
 import torch
 from golden_data import golden_root, unpacked
 from safetensors.torch import load_file, save_file
-from tiny_syncdreamer import NUMBERS, official_cameras, syncdreamer
+from tiny_syncdreamer import FOV_DEG, NUMBERS, official_cameras, syncdreamer
 from torch import Tensor
 
+from liftstudio.cameras import orbit_cameras
 from liftstudio.errors import InputError
 from liftstudio.priors.classifier_free import decomposed
 from liftstudio.priors.parameterization import sigma_from_alpha_bar
@@ -139,14 +140,19 @@ def test_there_is_a_case() -> None:
 
 @pytest.mark.parametrize("path", cases("buffers_n*.safetensors"))
 def test_generated_cameras(path: Path) -> None:
-    """Those of the file are those that the views source asks for, where it has all 16."""
+    """Those of the file follow from their azimuths; all 16 are those that the views source asks for."""
     case = load_file(path)
     views = len(case["poses"])
-    everything = syncdreamer("rig").Rig.of(official_cameras(views, config_of(path.parent)[views]["image_size"]))
-    close(everything.poses, case["poses"], GEOMETRY, "poses")
-    close(everything.intrinsics, case["Ks"], 1e-6 * case["Ks"].max().item(), "Ks")
-    turn = (everything.azimuth - case["azimuth"] + math.pi) % (2 * math.pi) - math.pi
-    close(turn, torch.zeros(views), GEOMETRY, "azimuth")
+    size = config_of(path.parent)[views]["image_size"]
+    angles = torch.rad2deg(case["azimuth"]), torch.full((views,), 30.0)
+    generated = [orbit_cameras(*angles, 1.5, FOV_DEG, size, size)]
+    if views == 16:
+        generated.append(official_cameras(views, size))
+    for rig in map(syncdreamer("rig").Rig.of, generated):
+        close(rig.poses, case["poses"], GEOMETRY, "poses")
+        close(rig.intrinsics, case["Ks"], 1e-6 * case["Ks"].max().item(), "Ks")
+        turn = (rig.azimuth - case["azimuth"] + math.pi) % (2 * math.pi) - math.pi
+        close(turn, torch.zeros(views), GEOMETRY, "azimuth")
     assert (sigma_from_alpha_bar(case["alphas_cumprod"].double()).diff() > 0).all()
 
 
@@ -355,12 +361,14 @@ def sampled(case: Case, sample: int, prior: Any, method: str, scales: tuple[floa
 @pytest.mark.parametrize("path", cases("f_loop_*.safetensors"))
 @torch.no_grad()
 def test_sampling(path: Path) -> None:
-    """From noise to the end; file names end with the method and the digits of its scales: cfg2, dg21."""
+    """From noise to the end; file names end with the method and the digits of its scales: cfg2, cfg15 (1.5), dg21."""
     case, match = load_file(path), re.search(r"(cfg|dg)(\d)(\d?)(?=_|$)", path.stem)
     assert match, path
     prior = model_of(path.parent, case["x_T"].shape[1]).prior()
+    first, second = match[2], match[3] or "0"
+    scales = (float(f"{first}.{second}"), 0.0) if match[1] == "cfg" else (float(first), float(second))
     for sample in range(len(case["x_T"])):
-        found = sampled(case, sample, prior, match[1], (float(match[2]), float(match[3] or 0)))
+        found = sampled(case, sample, prior, match[1], scales)
         for step, x in enumerate(found.after):
             close(x, case["x_after_step"][step, sample], GUIDED, f"x after step {step}")
         if "eps" in case:

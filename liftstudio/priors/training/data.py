@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from liftstudio.cameras import Cameras
 from liftstudio.checks import check_range
 from liftstudio.errors import InputError
-from liftstudio.priors.training.objects import Kind, TexturedObject, make_object, render, split
+from liftstudio.priors.training.objects import Kind, TexturedObject, make_object, patterned, render, split
 from liftstudio.priors.training.rigs import Rig, RigConfig, draw_count, draw_rig, measured_count
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -25,11 +25,13 @@ class DataConfig:
     captures: str = ""  # the user's own renders instead: a folder with a capture in each sub-folder, or one capture
     captures_up: Literal["z", "cameras"] = "z"  # their up: the z axis, or the cameras' mean up (for COLMAP)
     toys: float = 1.0  # share of toy figures; the rest are free composites
+    patterned: float = 0.0  # share of objects whose every part has a pattern of strong contrast
     resolution: int = 64  # pixels across an image
     rig: RigConfig = field(default_factory=RigConfig)  # cameras; of captures only the number of views
 
     def __post_init__(self) -> None:
         check_range("toys", self.toys, 0, 1)
+        check_range("patterned", self.patterned, 0, 1)
         if self.resolution < 16 or self.resolution % 8:
             raise InputError(f"resolution: wanted a multiple of 8 from 16, got {self.resolution}")
 
@@ -83,7 +85,10 @@ class ProceduralObjects(SampleSource):
 
 def draw_sample(kind: Kind, seed: int, config: DataConfig, views: int, generator: torch.Generator) -> Sample:
     """The object of a seed with a random rig of `views` views."""
-    return view_object(make_object(kind, seed), draw_rig(config.rig, views, config.resolution, generator))
+    obj = make_object(kind, seed)
+    if config.patterned and torch.rand((), generator=generator) < config.patterned:
+        obj = patterned(obj, seed)
+    return view_object(obj, draw_rig(config.rig, views, config.resolution, generator))
 
 
 def view_object(obj: TexturedObject, rig: Rig) -> Sample:

@@ -33,7 +33,6 @@ for library in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(library).setLevel(logging.ERROR)  # no advice, no lists of devices and processes
 
 CHECKPOINT = "checkpoint.pt"
-WEIGHTS = "weights.safetensors"
 HORIZON = 10  # steps that the average of the weights looks back at first; then a tenth of all steps so far
 PROGRESS_SECONDS = 30.0  # between progress lines where there is no terminal
 
@@ -168,9 +167,9 @@ class Training(lightning.LightningModule):
 
     @torch.no_grad()
     def evaluate(self) -> None:
-        """Figures to the log, a sheet to sheets/, the averaged weights to weights.safetensors."""
+        """Figures to the log, a sheet to sheets/, the averaged weights to the folder."""
         done = self.steps_done
-        self.task.save(self.averaged.module, self.folder / WEIGHTS)
+        self.task.save(self.averaged.module, self.folder / self.task.weights_name)
         samples = [self.source.unseen(number) for number in range(self.config.evaluated)]
         found = self.task.evaluate(self.averaged.module, samples)
         save_image(self.folder / "sheets" / f"{done:07d}.png", found.sheet)
@@ -207,7 +206,7 @@ class Training(lightning.LightningModule):
 def train(config: TrainingConfig, folder: Path) -> None:
     """Train into `folder`, from the beginning or from where it stopped.
 
-    Written are config.yaml, checkpoint.pt, weights.safetensors (averaged, float16), log.csv, tb/ and sheets/.
+    Written are config.yaml, checkpoint.pt, log.csv, tb/, sheets/, and the averaged weights as `PriorTask.save` does.
 
     Raises:
         InputError: options, captures or initial weights are wrong.
@@ -240,7 +239,7 @@ def train(config: TrainingConfig, folder: Path) -> None:
     if trainer.is_global_zero:
         if training.stop.requested:
             raise Stopped(f"stopped after {training.steps_done} steps; the same command goes on from there")
-        log.info("trained: %s", folder / WEIGHTS)
+        log.info("trained: %s", folder / training.task.weights_name)
 
 
 def _prepare(config: TrainingConfig, folder: Path, device: torch.device) -> Training:

@@ -25,6 +25,7 @@ class PriorTask(Component):
 
     kind: ClassVar[str] = "prior-task"
 
+    weights_name: ClassVar[str] = "weights.safetensors"  # of the file or folder that `save` writes, in the run's folder
     network: nn.Module
     extra_views: int = 0  # views of a sample beyond those that the rig's `views` count
     has_phases: bool = False  # some steps train only a part of the network
@@ -64,4 +65,4 @@ class PriorTask(Component):
 
     @abstractmethod
     def save(self, network: nn.Module, path: Path) -> None:
-        """Write the weights as float16 safetensors that the prior loads."""
+        """Write the weights as float16 safetensors that the prior loads: one file, or a folder of several."""

@@ -13,10 +13,11 @@ from liftstudio.errors import InputError
 from liftstudio.priors.training.objects.assembly import Light, TexturedObject
 from liftstudio.priors.training.objects.composites import make_composite
 from liftstudio.priors.training.objects.draws import Draws
+from liftstudio.priors.training.objects.patterns import patterned
 from liftstudio.priors.training.objects.rendering import ObjectRender, render
 from liftstudio.priors.training.objects.toys import make_toy
 
-__all__ = ["Kind", "Light", "ObjectRender", "Split", "TexturedObject", "make_object", "render", "split"]
+__all__ = ["Kind", "Light", "ObjectRender", "Split", "TexturedObject", "make_object", "patterned", "render", "split"]
 
 Kind = Literal["toy", "composite"]
 Split = Literal["train", "unseen"]
