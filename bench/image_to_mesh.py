@@ -1,7 +1,9 @@
 """From a picture to a mesh, on unseen toys of known shape: `python -m bench.image_to_mesh [--config NAME]`.
 
 A toy is drawn from within 46 degrees of its front, 10 degrees above its horizon, through the lens of the config's
-views, and `configs/NAME.yaml` (default: sv3d-masked-sds) makes a mesh of the picture. Measured on the exported file:
+views, and `configs/NAME.yaml` (default: sv3d-masked-sds) makes a mesh of the picture. Azimuth 0 is the picture's; where
+the views have an option for the picture's azimuth (imagedream-toys), it is the object's front, and the picture's is
+given. Measured on the exported file:
 IoU and Chamfer distance in the unit box (see `liftstudio.metrics.meshes`), PSNR and SSIM of the shaded mesh on an orbit
 of 21 views the run never had, and the error of its albedo there beside that of the true shaded views. `--views true`
 gives the run the true views instead of the prior's: what the reconstruction alone can do. `--variants` are changes of
@@ -36,7 +38,7 @@ from rich.table import Table
 from torch import Tensor
 
 from bench.light import scale_invariant_rmse
-from bench.unseen import prompted, with_error
+from bench.unseen import canonical, front_deg, prompted, with_error
 from liftstudio import assets, registry
 from liftstudio.cache import file_digest
 from liftstudio.cameras import Cameras, orbit_cameras
@@ -122,12 +124,12 @@ def reconstruct(job: Job, folder: Path) -> dict[str, Any]:
     begin = time.perf_counter()
     registry.load_extensions(assets.ROOT / "custom")
     folder.mkdir(parents=True, exist_ok=True)
-    toy = prompted("toy", job.toy)
+    toy, angles = pose(job)
     picture, truth = folder / f"toy-{job.toy:02d}.png", folder / f"toy-{job.toy:02d}.ply"
     config = job.load(
         f"image={picture}",
         "views.recenter=false",
-        f"views.elevation_deg={ELEVATION_DEG}",
+        *(f"views.{name}={value}" for name, value in angles.items()),
         f"runs_dir={folder}",
         f"name={job.setting}",
         f"tag=toy-{job.toy:02d}",
@@ -164,9 +166,18 @@ def run_all(config: RunConfig, inputs: Inputs) -> Run:
     return run
 
 
+def pose(job: Job) -> tuple[TexturedObject, dict[str, float]]:
+    """The toy as the run's world has it, and the options of the views that say where its picture is taken from."""
+    views = job.load("image=none").views
+    assert views is not None
+    if not hasattr(views.options, "azimuth_deg"):
+        return prompted("toy", job.toy), {"elevation_deg": ELEVATION_DEG}
+    return canonical("toy", job.toy), {"elevation_deg": ELEVATION_DEG, "azimuth_deg": -front_deg(job.toy)}
+
+
 def save_prompt(toy: TexturedObject, path: Path, lens: Any) -> None:
-    """The picture of the toy from azimuth 0 as RGBA, straight colour; `lens`: options of the views."""
-    angles = torch.zeros(1), torch.tensor([ELEVATION_DEG])
+    """The picture of the toy as RGBA, straight colour; `lens`: options of the views."""
+    angles = torch.tensor([getattr(lens, "azimuth_deg", 0.0)]), torch.tensor([ELEVATION_DEG])
     camera = orbit_cameras(*angles, lens.distance, lens.fov_deg, PROMPT_SIZE, PROMPT_SIZE)
     seen = render(toy, camera, supersampling=SUPERSAMPLING)
     save_image(path, torch.cat([straight_from_white(seen.rgb, seen.alpha), seen.alpha], dim=-1)[0])

@@ -34,11 +34,19 @@ def turned(obj: TexturedObject, angle_deg: float) -> TexturedObject:
     )
 
 
+def canonical(kind: Kind, index: int, part: Split = "unseen") -> TexturedObject:
+    """The index-th object, its front at azimuth 0."""
+    return make_object(kind, split(index, kind, part))
+
+
+def front_deg(index: int) -> float:
+    """Azimuth of the front of the index-th object as its picture sees it: within 46 degrees of the camera."""
+    return uniform(-RIG.prompt_azimuth_deg, RIG.prompt_azimuth_deg, torch.Generator().manual_seed(index))
+
+
 def prompted(kind: Kind, index: int, part: Split = "unseen") -> TexturedObject:
-    """The index-th object, turned so that azimuth 0 is a prompt's: within 46 degrees of its front, by its index."""
-    generator = torch.Generator().manual_seed(index)
-    front_deg = uniform(-RIG.prompt_azimuth_deg, RIG.prompt_azimuth_deg, generator)
-    return turned(make_object(kind, split(index, kind, part)), front_deg)
+    """The index-th object, turned so that its picture's azimuth is 0."""
+    return turned(canonical(kind, index, part), front_deg(index))
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

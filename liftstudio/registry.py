@@ -17,6 +17,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     "system": {"coarse-to-fine": "liftstudio.systems.coarse_to_fine"},
     "views": {"posed-images": "liftstudio.views.posed_images"},
     "view-enhancer": {},
+    "map-estimator": {},
     "geometry": {
         "instant-ngp": "liftstudio.geometry.instant_ngp",
         "neus": "liftstudio.geometry.neus",

@@ -175,7 +175,9 @@ class Run:
     def _save_generated_views(self) -> None:
         """Show what a prior made; views that the user gave need no copy."""
         views = self.inputs.views
-        if views is not None and views.prompt is not None and not (self.folder.views / "transforms.json").exists():
+        if views is None or (self.folder.views / "transforms.json").exists():
+            return
+        if views.prompt is not None or bool(views.held_out.all()):
             save_views(self.folder.views, views)
 
     def _fit_stage(self, stage: str, stop: StopRequest) -> None:

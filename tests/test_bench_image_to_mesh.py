@@ -14,12 +14,13 @@ import trimesh
 from tiny_prior import TinyBall, ball, write_weights
 
 from bench import image_to_mesh, toys_prior
-from bench.unseen import prompted, turned
+from bench.unseen import front_deg, prompted, turned
 from liftstudio import assets, registry
 from liftstudio.cameras import orbit_cameras
 from liftstudio.evaluation import evaluate_mesh
 from liftstudio.export.options import ExportConfig
 from liftstudio.export.pipeline import export_mesh
+from liftstudio.images import load_image
 from liftstudio.mesh_io import read_mesh
 from liftstudio.metrics.images import psnr
 from liftstudio.ops.rasterization import rasterize
@@ -144,6 +145,25 @@ def test_true_views_show_the_true_mesh(folder: Path, pixels: int) -> None:
     assert found.min() > (0.97 if pixels == 256 else 0.9)  # 64 pixels enlarged lose the tips of thin parts
     assert found[views.prompt] > 0.97
     assert views.cameras.azimuth_deg[views.prompt] % 360 < 1e-3
+
+
+def test_a_picture_where_the_front_is_at_azimuth_0(folder: Path) -> None:
+    """It is the picture from azimuth 0 of the object turned, and the views' options say where it is taken from."""
+    index, _ = a_toy()
+    pictures, angles = [], []
+    for config in ("sv3d-masked-sds", "imagedream-toys"):
+        job = image_to_mesh.Job(index, "default", config=config)
+        toy, where = image_to_mesh.pose(job)
+        views = job.load("image=none", *(f"views.{name}={value}" for name, value in where.items())).views
+        assert views is not None
+        image_to_mesh.save_prompt(toy, folder / "toy.png", views.options)
+        rgb, alpha = load_image(folder / "toy.png")
+        assert alpha is not None
+        pictures.append(rgb * alpha + 1 - alpha)
+        angles.append(where)
+    assert angles[1] == {**angles[0], "azimuth_deg": pytest.approx(-front_deg(index))}
+    # Rounding moves an outline or the border of a stripe across a few samples.
+    assert ((pictures[0] - pictures[1]).abs() > 0.02).float().mean() < 2e-3
 
 
 @pytest.mark.parametrize(("whose", "variant"), [("prior", "uniform-light"), ("true", "default")])

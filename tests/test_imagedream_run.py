@@ -1,34 +1,32 @@
 """ImageDream from its configs: the front ends on +x everywhere; compositions and bad input."""
 
-import os
+import csv
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
-from lightning_fabric import Fabric
 from PIL import Image
-from tiny_imagedream import COARSE, FINE, QUICK, write_ball
+from tiny_imagedream import COARSE, FINE, MESH, QUICK, SHORT, write_ball
 from torch import Tensor
 
 from liftstudio import assets
 from liftstudio.cameras import Cameras, orbit_cameras
 from liftstudio.cli import main
-from liftstudio.config import parse
+from liftstudio.config import parse, read_config
 from liftstudio.images import save_image, straight_from_white
 from liftstudio.inputs import Inputs
 from liftstudio.mesh_io import read_mesh
 from liftstudio.priors.training.objects import TexturedObject, make_object, render, split
 from liftstudio.priors.training.objects.truth import to_mesh
 from liftstudio.registry import find
-from liftstudio.systems.coarse_to_fine import CoarseToFine
 
-SEED = int.from_bytes(os.urandom(4), "little")
 CPU = torch.device("cpu")
 CONFIGS = assets.ROOT / "configs"
-TOYS, OFFICIAL = (str(CONFIGS / name) for name in ("imagedream-toys.yaml", "imagedream.yaml"))
+TOYS, OFFICIAL, FROM_SPHERE = (
+    str(CONFIGS / f"{name}.yaml") for name in ("imagedream-toys", "imagedream", "imagedream-mesh-toys")
+)
 ELEVATION_DEG, TURN_DEG = 10.0, 35.0  # of the picture
 
 
@@ -116,24 +114,37 @@ def chamfer(points: Tensor, others: Tensor) -> float:
     return (distances.amin(0).mean() + distances.amin(1).mean()).item()
 
 
-COMPOSED = """
-stages:
-  only:
-    steps: 3
-    geometry: {type: dmtet, resolution: 12, grid: {levels: 4, log2_table_size: 9, finest_resolution: 16}}
-    renderer: surface
-    guidance:
-      mv:
-        type: imagedream-sds
-        prior: {type: auto, weights: "asset://priors/toys"}
-        resolution: [16]
-        random_background: 0
-"""
+@pytest.mark.parametrize("is_compared", [True, False])
+def test_a_mesh_from_a_sphere_with_and_without_the_picture(here: Path, is_compared: bool) -> None:
+    """As the config says, and by the prior alone."""
+    save_picture(here / "toy.png")
+    options = [
+        "image=toy.png",
+        "views.recenter=false",
+        f"views.azimuth_deg={TURN_DEG}",
+        "views.resolution=32",
+        "views.steps=1",
+        f"{MESH}.steps=3",
+        f"{MESH}.geometry.resolution=12",
+        f"{MESH}.geometry.grid.log2_table_size=9",
+        f"{MESH}.guidance.mv.resolution=[16]",
+        f"{MESH}.guidance.picture.resolution=[16]",
+    ]
+    without = [f"{MESH}.guidance.picture.lambda_rgb=0", f"{MESH}.guidance.picture.lambda_mask=0"]
+    assert main(["--config", FROM_SPHERE, "--train", *SHORT, *options, *([] if is_compared else without)]) == 0
+    (run,) = (here / "runs").glob("*/a")
+    with (run / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows and all(float(row["mv/sds"]) > 0 for row in rows)
+    assert ("picture/rgb" in rows[0] and "picture/mask" in rows[0]) == is_compared
+    radii = read_mesh(run / "export" / "mesh.glb").vertices.norm(dim=-1)
+    # Three steps of at most 0.005 in distance, and less than half an edge of the grid in place.
+    assert abs(radii.mean() - 0.5) < 0.05 and radii.amin() > 0.3 and radii.amax() < 0.7
 
 
-def composed(here: Path, **guidance: Any) -> CoarseToFine:
-    """A DMTet from a sphere under the toys' prior, with other guidance beside it."""
-    views_config = {
+def test_the_picture_alone_is_compared(here: Path) -> None:
+    """What `reconstruction` sees beside score distillation: the prior's four views are held out."""
+    options = {
         "image": str(save_picture(here / "toy.png")),
         "prior": {"type": "auto", "weights": "asset://priors/toys"},
         "steps": 1,
@@ -141,26 +152,10 @@ def composed(here: Path, **guidance: Any) -> CoarseToFine:
         "held_out": True,
         "resolution": 32,
     }
-    data = yaml.safe_load(COMPOSED)
-    data["stages"]["only"]["guidance"] |= guidance
-    source = find("imagedream-views", "views")
-    views = source(parse(views_config, source.Config, "views"), device=CPU).load()
-    fabric = Fabric(accelerator="cpu", devices=1)
-    return CoarseToFine(parse(data, CoarseToFine.Config), views=views, device=CPU, seed=SEED, fabric=fabric)
-
-
-def test_a_mesh_from_a_sphere_with_and_without_the_picture(here: Path) -> None:
-    """With `reconstruction` beside it, the picture alone is compared: the prior's four views are held out."""
-    system = composed(here, picture={"type": "reconstruction", "views_per_step": 4, "resolution": [16]})
-    system.enter("only")
-    before = system.scene.geometry.sdf.detach().clone()  # type: ignore[union-attr]
-    losses = [system.step(step) for step in range(3)]
-    assert all({"mv/sds", "picture/rgb", "picture/mask"} <= set(row) for row in losses)
-    assert (system.scene.geometry.sdf - before).abs().max() > 0  # type: ignore[union-attr]
-    (picture,) = system.guidance["only"]["picture"].reference_cameras.azimuth_deg.tolist()
-    assert picture == pytest.approx(TURN_DEG, abs=1e-3)
-    del system.guidance["only"]["picture"]
-    assert set(system.step(3)) == {"loss", "mv/sds"}
+    source, guidance = find("imagedream-views", "views"), find("reconstruction", "guidance")
+    views = source(parse(options, source.Config, "views"), device=CPU).load()
+    (seen,) = guidance(guidance.Config(), views=views, device=CPU).reference_cameras.azimuth_deg.tolist()
+    assert seen == pytest.approx(TURN_DEG, abs=1e-3)
 
 
 FAULTS = {
@@ -191,8 +186,11 @@ def test_bad_input(
 def test_only_the_views(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Four and the picture, as files; nothing is optimised."""
     save_picture(here / "toy.png")
-    arguments = ["image=toy.png", "prompt=a: toy", "views.steps=1", "device=cpu", "tag=v"]
+    prompt = "a: 'toy', \"left\" = ${not} #a key"
+    arguments = ["image=toy.png", f"prompt={prompt}", "views.steps=1", "device=cpu", "tag=v"]
     assert main(["--config", TOYS, "--views", *arguments]) == 0
+    assert repr(prompt) in capsys.readouterr().out, "said to have no effect"
     (run,) = (here / "runs").glob("*/v")
+    assert read_config(run / "config.yaml", [])["prompt"] == prompt
     assert sorted(path.name for path in (run / "views").glob("0*.png")) == [f"00{i}.png" for i in range(5)]
     assert not (run / "log.csv").exists()

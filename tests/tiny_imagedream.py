@@ -29,9 +29,9 @@ NUMBERS = {
 }
 TEXT_WIDTH, TEXT_LENGTH = 16, 12
 TOWER_WIDTH = 48  # of tiny_sv3d's image tower
-COARSE, FINE = (f"system.stages.{stage}" for stage in ("coarse", "fine"))
+COARSE, FINE, MESH = (f"system.stages.{stage}" for stage in ("coarse", "fine", "mesh"))
 # Options of its configs for runs of seconds.
-QUICK = [
+SHORT = [
     "device=cpu",
     "tag=a",
     "log.images_every=0",
@@ -40,6 +40,9 @@ QUICK = [
     "test.size=16",
     "test.stills=1",
     "export.texture_size=64",
+]
+QUICK = [
+    *SHORT,
     f"{COARSE}.geometry.surface_resolution=24",
     f"{COARSE}.geometry.grid.log2_table_size=12",
     f"{COARSE}.renderer.samples_across=32",

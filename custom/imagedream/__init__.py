@@ -2,6 +2,6 @@
 
 COMPONENTS = {
     "prior": {"imagedream": "prior"},
-    "views": {"imagedream-views": "views"},
+    "views": {"imagedream-views": "views", "mvdream-views": "views"},
     "guidance": {"imagedream-sds": "guidance", "mvdream-sds": "guidance"},
 }

@@ -1,7 +1,7 @@
 """Multi-view score distillation: four views of an object at a time, of a picture and a text, or of a text."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -10,15 +10,14 @@ from torch import Tensor
 from liftstudio.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.checks import check_range
 from liftstudio.errors import InputError
-from liftstudio.guidance.score_distillation import PriorGuidance
+from liftstudio.guidance.scheduled_distillation import ScheduledDistillation, check_pair
 from liftstudio.logs import log
 from liftstudio.orbits import MAX_ELEVATION_DEG
 from liftstudio.priors.classifier_free import guided, rescaled
 from liftstudio.priors.distillation import reconstruction_loss, sds_loss
-from liftstudio.priors.samplers import scaled_linear_levels
 from liftstudio.registry import register
 from liftstudio.renderers.base import Render
-from liftstudio.schedules import Schedule, check_milestones, phase
+from liftstudio.schedules import Schedule
 from liftstudio.views.base import ReferenceViews
 
 VIEWS = 4  # around an object, 90 degrees apart
@@ -27,7 +26,7 @@ VIEWS = 4  # around an object, 90 degrees apart
 WORLD_SCALE = 1.8
 
 
-class MultiViewSDS(PriorGuidance):
+class MultiViewSDS(ScheduledDistillation):
     """Score distillation on four orthogonal views from random azimuths, of equal elevation, lens and distance.
 
     After Shi et al. 2023, "MVDream", and Wang & Shi 2023, "ImageDream"; defaults are those of the released
@@ -35,11 +34,9 @@ class MultiViewSDS(PriorGuidance):
     """
 
     @dataclass(kw_only=True)
-    class Config(PriorGuidance.Config):
+    class Config(ScheduledDistillation.Config):
         encoder_chunk: int = 4  # frames whose encoding holds its graph at once; lower it to save memory
-        views_per_step: list[int] = field(default_factory=lambda: [4])  # renders, in fours; one number per milestone
-        resolution: list[int] = field(default_factory=lambda: [0])  # pixels across them; 0: the prior's
-        resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next of these two begin
+        views_per_step: list[int] = field(default_factory=lambda: [VIEWS])  # renders, in fours; see resolution
         elevation_range_deg: tuple[float, float] = (0.0, 5.0)  # least and most, of the cameras
         fov_range_deg: tuple[float, float] = (45.0, 50.0)  # least and most, of the cameras
         # Half the side of what a view shows at the object's centre, world units; the cameras' distance follows.
@@ -53,25 +50,19 @@ class MultiViewSDS(PriorGuidance):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            check_milestones("resolution", self.resolution, self.resolution_milestones)
-            if len(self.views_per_step) not in (1, len(self.resolution)):
-                raise InputError("views_per_step: wanted one number, or as many as there are resolutions")
             for count in self.views_per_step:
-                if count < VIEWS or count % VIEWS:
+                if count % VIEWS:
                     raise InputError(f"views_per_step: wanted a multiple of {VIEWS} views, got {count}")
-            check_range("resolution", min(self.resolution), 0)
-            _check_pair("elevation_range_deg", self.elevation_range_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
-            _check_pair("fov_range_deg", self.fov_range_deg, 1, 170)
-            _check_pair("half_view_range", self.half_view_range, 1e-3, math.inf)
+            check_pair("elevation_range_deg", self.elevation_range_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
+            check_pair("fov_range_deg", self.fov_range_deg, 1, 170)
+            check_pair("half_view_range", self.half_view_range, 1e-3, math.inf)
             check_range("rescale", self.rescale, 0, 1)
             check_range("random_background", self.random_background, 0, 1)
-            _check_shares(self.least_noise, self.most_noise)
 
     config: Config
 
     def __init__(self, config: Config, *, views: ReferenceViews | None, device: torch.device) -> None:
         super().__init__(config, views=views, device=device)
-        self.levels = scaled_linear_levels()
         self._conditions: dict[int, Any] = {255: self.condition}  # 8-bit grey behind the picture -> the prior's
         log.info("guidance: prior %s", self.prior.name)
 
@@ -80,8 +71,7 @@ class MultiViewSDS(PriorGuidance):
 
         Elevations are uniform by angle for half of the objects, by area of the sphere for the others.
         """
-        counts = self.config.views_per_step
-        count = counts[min(phase(self.config.resolution_milestones, self._step), len(counts) - 1)] // VIEWS
+        count = self.view_count() // VIEWS
         draws = torch.rand(count, 5, dtype=torch.float64, generator=generator, device=generator.device).tolist()
         return concatenate([self._object_views(*draw) for draw in draws])
 
@@ -107,19 +97,6 @@ class MultiViewSDS(PriorGuidance):
         """Four views at either end of the ranges."""
         ends = zip(self.config.elevation_range_deg, self.config.fov_range_deg, strict=True)
         return concatenate([self._four(0.0, elevation_deg, fov_deg, 0.5) for elevation_deg, fov_deg in ends])
-
-    def draw_sigma(self, generator: torch.Generator) -> float:
-        """That of a timestep between the step's least and most, or the nearest the prior was trained for."""
-        # Rounding must not take 979.99... for 979, as it does officially.
-        shares = (schedule(self._step) for schedule in (self.config.least_noise, self.config.most_noise))
-        least, most = (int(len(self.levels) * share + 1e-6) for share in shares)
-        timestep = torch.randint(least, most + 1, (), generator=generator, device=generator.device)
-        return min(max(self.levels[int(timestep)].item(), self.prior.sigma_min), self.prior.sigma_max)
-
-    def render_size(self) -> int:
-        """By the milestones."""
-        resolution = self.config.resolution[phase(self.config.resolution_milestones, self._step)]
-        return resolution or self.prior.resolution
 
     def cameras(self, step: int, generator: torch.Generator) -> Cameras:
         """The drawn views; with them comes the colour behind them, if the scene's background is not."""
@@ -151,7 +128,7 @@ class MultiViewSDS(PriorGuidance):
             return self.condition
         grey = int(255 * self._background(render).mean().clamp(0, 1).item())
         if grey not in self._conditions:
-            self._conditions[grey] = self.prior.condition_over(self.prompt, grey / 255)
+            self._conditions[grey] = self.prior.condition(replace(self.prompt, grey=grey / 255))
         return self._conditions[grey]
 
     def estimate(self, noisy: Tensor, condition: Any, wanted: Tensor) -> Tensor:
@@ -210,19 +187,3 @@ class MVDreamSDS(MultiViewSDS):
 
 def _between(low: float, high: float, share: float) -> float:
     return low + (high - low) * share
-
-
-def _check_pair(name: str, pair: tuple[float, float], least: float, most: float) -> None:
-    for value in pair:
-        check_range(name, value, least, most)
-    if pair[0] > pair[1]:
-        raise InputError(f"{name}: wanted the lower value first, got {pair[0]:g}, {pair[1]:g}")
-
-
-def _check_shares(least: Schedule, most: Schedule) -> None:
-    for name, schedule in (("least_noise", least), ("most_noise", most)):
-        for _, value in schedule.points:
-            check_range(name, value, 0, 0.999)
-    for step in sorted({int(step) for schedule in (least, most) for step, _ in schedule.points}):
-        if least(step) > most(step):
-            raise InputError(f"least_noise: wanted at most most_noise, got {least(step):g} at step {step}")

@@ -1,7 +1,8 @@
-"""ImageDream's views: four cameras around the object in its canonical frame, and the picture."""
+"""ImageDream's and MVDream's views: four cameras around the object in its canonical frame; with the picture."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,53 +10,46 @@ from torch import Tensor
 from liftstudio.cameras import Cameras, orbit_cameras
 from liftstudio.checks import check_range
 from liftstudio.orbits import Angles
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import Prior
 from liftstudio.priors.classifier_free import check_guidance_scale
 from liftstudio.priors.samplers import euler
 from liftstudio.registry import register
 from liftstudio.views.base import ReferenceViews
 from liftstudio.views.input_image import InputImage
-from liftstudio.views.prior_views import OnStep, PriorViews
+from liftstudio.views.prior_views import GeneratedViews, OnStep, PriorViews
 
 VIEWS = 4  # around the object, 90 degrees apart
 FOV_DEG = 47.5  # in the middle of what ImageDream was trained on
 DISTANCE = 3.6 * math.tan(math.radians(33.8 / 2)) / math.tan(math.radians(FOV_DEG / 2))  # an object's size as elsewhere
 
 
-@register("imagedream-views")
-class ImageDreamViews(PriorViews):
-    """Front, left, back and right of the object in a picture, sampled as ImageDream does; the picture is one view more.
+class FourViews(GeneratedViews):
+    """Front, left, back and right of an object, sampled together by DDIM steps with classifier-free guidance.
 
-    After Wang & Shi 2023, "ImageDream": DDIM steps with classifier-free guidance. The front is at azimuth 0, which is
-    on +x; "left" and "right" are the object's own.
+    The front is at azimuth 0, which is on +x; "left" and "right" are the object's own.
     """
 
     @dataclass
-    class Config(PriorViews.Config):
-        elevation_deg: float = 5.0  # of the camera that took the picture, and of the four views
-        azimuth_deg: float = 0.0  # of the picture's camera, from the object's front, for priors that must be told
+    class Config(GeneratedViews.Config):
         distance: float = DISTANCE  # of the cameras from the object's centre, world units: 1.4 times its longest side
         fov_deg: float = FOV_DEG  # field of view of the cameras
         guidance_scale: float = 0.0  # classifier-free guidance; 1: none; 0: what suits the prior
-        held_out: bool = False  # the four views are only shown and measured: no guidance is by them, but the picture's
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            check_range("azimuth_deg", self.azimuth_deg, -180, 360)
             check_guidance_scale(self.guidance_scale)
 
     config: Config
-    not_deciding = PriorViews.not_deciding | {"held_out"}
 
     def angles(self) -> Angles:
-        """Azimuths 0, 90, 180, 270 at the picture's elevation."""
+        """Azimuths 0, 90, 180, 270 at one elevation."""
         azimuth_deg = 360 / VIEWS * torch.arange(VIEWS)
         return azimuth_deg, torch.full_like(azimuth_deg, self.config.elevation_deg)
 
     def sample(
         self,
         prior: Prior,
-        prompt: ImagePrompt,
+        prompt: Any,
         cameras: Cameras,
         sigmas: Tensor,
         generator: torch.Generator,
@@ -71,10 +65,28 @@ class ImageDreamViews(PriorViews):
 
         return euler(denoise, noise, sigmas, on_step)
 
+
+@register("imagedream-views")
+class ImageDreamViews(FourViews, PriorViews):
+    """Front, left, back and right of the object in a picture, sampled as ImageDream does; the picture is one view more.
+
+    After Wang & Shi 2023, "ImageDream".
+    """
+
+    @dataclass
+    class Config(FourViews.Config, PriorViews.Config):
+        elevation_deg: float = 5.0  # of the camera that took the picture, and of the four views
+        azimuth_deg: float = 0.0  # of the picture's camera, from the object's front, for priors that must be told
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_range("azimuth_deg", self.azimuth_deg, -180, 360)
+
+    config: Config
+
     def assemble(self, images: Tensor, masks: Tensor, picture: InputImage) -> ReferenceViews:
         """The four views as the prior made them, then the picture."""
-        views = self.with_picture(super().assemble(images, masks, picture), picture)
-        return replace(views, held_out=torch.tensor([self.config.held_out] * VIEWS + [False]))
+        return self.with_picture(super().assemble(images, masks, picture), picture)
 
     def _prompt_view(self) -> None:
         """None of the four: the picture stands beside what the prior makes of it."""
@@ -82,3 +94,17 @@ class ImageDreamViews(PriorViews):
     def _input_camera(self, size: int) -> Cameras:
         angles = torch.tensor([self.config.azimuth_deg]), torch.tensor([self.config.elevation_deg])
         return orbit_cameras(*angles, self.config.distance, self.config.fov_deg, size, size)
+
+
+@register("mvdream-views")
+class MVDreamViews(FourViews):
+    """Front, left, back and right of the object that the prior's prompt describes, sampled as MVDream does.
+
+    After Shi et al. 2023, "MVDream". There is no picture.
+    """
+
+    @dataclass
+    class Config(FourViews.Config):
+        elevation_deg: float = 15.0  # of the four views
+
+    config: Config

@@ -58,6 +58,8 @@ class Reconstruction(Guidance):
         if views is None:
             raise InputError("guidance 'reconstruction' needs reference views; add a 'views:' block to the config")
         chosen = views.training()
+        if not len(chosen):
+            raise InputError("guidance 'reconstruction' needs reference views, but all of them are held out")
         self.views = chosen
         self.reference_cameras = chosen.cameras.to(device)
         self.images, self.masks = chosen.images.to(device), chosen.masks.to(device)

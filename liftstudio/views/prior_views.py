@@ -1,4 +1,4 @@
-"""Reference views that a diffusion prior makes of one picture."""
+"""Reference views that a diffusion prior makes, of one picture or of a text."""
 
 import hashlib
 from abc import abstractmethod
@@ -23,6 +23,7 @@ from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.opening import block_weights, open_prior
 from liftstudio.views.base import ReferenceViews, ViewSource
 from liftstudio.views.enhancement import ViewEnhancer, with_colors
+from liftstudio.views.estimation import MapEstimator
 from liftstudio.views.input_image import FRAME_RATIO, InputImage, load_input_image
 from liftstudio.views.silhouettes import FOREGROUND, alpha_before, main_pieces
 
@@ -33,34 +34,31 @@ MAIN_PIECE = 0.1  # of a generated silhouette's area; smaller detached pieces ar
 SAME_ANGLE_DEG = 1e-3
 
 
-class PriorViews(ViewSource):
-    """Views of the object in one picture, sampled from a prior on cameras around it; one base for all such sources.
+class GeneratedViews(ViewSource):
+    """Views of one object, sampled from a prior on cameras around it; one base for all such sources.
 
-    A subclass has the cameras' angles and the sampler; it may frame the prompt in its own way, and sample several sets
-    of views to choose from. The view at azimuth 0 and the picture's own elevation, if the subclass has one, is the
-    picture itself. What the prior makes is cached by the content of all that decides it.
+    A subclass has the cameras' angles and the sampler, and maybe a picture; it may sample several sets of views to
+    choose from. What the prior makes is cached by the content of all that decides it.
     """
 
     @dataclass
     class Config:
-        image: str  # the picture: RGBA, or opaque before a plain background or with the matting extra
         prior: Annotated[Block, "prior"]  # the diffusion model that makes the views
-        elevation_deg: float = 10.0  # of the camera that took the picture, degrees above the object's horizon
+        elevation_deg: float = 10.0  # of the cameras, degrees above the object's horizon
         steps: int = 0  # denoising steps; 0: what suits the prior
         seed: int = 0  # of the noise (and of a random orbit)
-        recenter: bool = True  # frame the object's bounding box; false: the whole picture
-        frame_ratio: float = FRAME_RATIO  # share of the frame that the longer side of that box takes
         resolution: int = 0  # pixels across the views; what the prior makes is resized; 0: the prior's, at least 256
         distance: float = 3.6  # of the cameras from the object's centre, world units: twice its longest side
         fov_deg: float = 33.8  # field of view of the cameras
         enhance: Annotated[Block, "view-enhancer"] | None = None  # what repaints the views in the picture's manner
+        maps: Annotated[Block, "map-estimator"] | None = None  # what estimates the depth and normals of the views
+        held_out: bool = False  # generated views are only shown and measured: no guidance is by them
         cache: bool = True  # keep what the prior makes for the next run ($LIFTSTUDIO_CACHE or ~/.cache/liftstudio)
 
         def __post_init__(self) -> None:
             check_range("elevation_deg", self.elevation_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
             check_range("steps", self.steps, 0)
             check_range("seed", self.seed, 0, 2**63 - 1)
-            check_range("frame_ratio", self.frame_ratio, 0.1, 1)
             if self.resolution != 0:
                 check_range("resolution", self.resolution, 16, 4096)
             check_range("distance", self.distance, 1e-3)
@@ -68,7 +66,7 @@ class PriorViews(ViewSource):
 
     config: Config
     # Options that do not change what the prior makes.
-    not_deciding: ClassVar[frozenset[str]] = frozenset({"image", "prior", "resolution", "enhance", "cache"})
+    not_deciding: ClassVar[frozenset[str]] = frozenset({"prior", "resolution", "enhance", "maps", "held_out", "cache"})
 
     def __init__(self, config: Config, *, device: torch.device) -> None:
         self.config, self.device = config, device
@@ -81,7 +79,7 @@ class PriorViews(ViewSource):
     def sample(
         self,
         prior: Prior,
-        prompt: ImagePrompt,
+        prompt: Any,
         cameras: Cameras,
         sigmas: Tensor,
         generator: torch.Generator,
@@ -89,26 +87,33 @@ class PriorViews(ViewSource):
     ) -> Tensor:
         """Latents [T, *prior.latent_shape] of the views, on the prior's device; of K sets of them [K T, ...].
 
+        prompt: an `ImagePrompt`; None without a picture.
         sigmas: [steps + 1] descending noise levels, as the prior has them.
         generator: on the CPU, so that all devices draw equal noise.
         on_step: to be told after each step (its number from 0, latents after it), as the samplers do.
         """
 
-    def prompt_image(self, picture: InputImage, resolution: int) -> tuple[Tensor, Tensor]:
-        """What the prior sees of the picture: image [R, R, 3] over white and mask [R, R, 1], in [0, 1]."""
-        return picture.frame(resolution)
+    def suited_steps(self, prior: Prior) -> int:
+        """How many denoising steps suit the prior under this source's sampler."""
+        return prior.steps
+
+    def picture(self) -> InputImage | None:
+        """The picture, if there is one."""
+        return None
+
+    def image_prompt(self, picture: Any, resolution: int) -> ImagePrompt | None:
+        """The picture as the prior sees it, on the source's device."""
+        return None
 
     def load(self) -> ReferenceViews:
         """The views, made or from the cache.
 
         Raises:
-            InputError: the picture, the weights, the cameras or the enhancer are refused; before the sampling.
+            InputError: the picture, the weights, the cameras or a plug-in are refused; before the sampling.
         """
-        picture = load_input_image(
-            input_path(self.config.image), recenter=self.config.recenter, frame_ratio=self.config.frame_ratio
-        )
-        enhance = self.config.enhance
-        enhancer: ViewEnhancer | None = None if enhance is None else enhance.build(device=self.device)
+        picture = self.picture()
+        enhancer: ViewEnhancer | None = self._plug_in(self.config.enhance)
+        estimator: MapEstimator | None = self._plug_in(self.config.maps)
         self._say_which_prior()
         if self.config.cache:
             frames = cached("views", self._key(picture), lambda: self._make(picture))
@@ -116,24 +121,40 @@ class PriorViews(ViewSource):
             frames = self._make(picture)
         images, masks = (frames[name].float() / 255 for name in ("images", "masks"))
         views = _without_empty(self.assemble(images, masks, picture))
-        return views if enhancer is None else self._enhanced(views, enhancer)
+        if enhancer is not None:
+            views = self._enhanced(views, enhancer)
+        if estimator is not None:
+            views = replace(views, **self._derived("view-maps", estimator, views, lambda: estimator.maps(views)))
+        if self.config.held_out:
+            if views.prompt is None and picture is not None:
+                raise InputError("held_out: the picture is none of the views, and so nothing would be left to train on")
+            views = replace(views, held_out=torch.tensor([index != views.prompt for index in range(len(views))]))
+        return views
+
+    def _plug_in(self, block: Block | None) -> Any:
+        return None if block is None else block.build(device=self.device)
 
     def _enhanced(self, views: ReferenceViews, enhancer: ViewEnhancer) -> ReferenceViews:
-        """The views with the colours that the enhancer gives them, made or from the cache."""
+        """The views with the colours that the enhancer gives them."""
         if views.prompt is None:
             raise InputError("enhance: the picture is none of the views, and so nothing to enhance the others by")
 
         def make() -> dict[str, Any]:
             return {"colors": _quantized(enhancer.repaint(views))}
 
+        return with_colors(views, self._derived("enhanced-views", enhancer, views, make)["colors"].float() / 255)
+
+    def _derived(
+        self, kind: str, plug_in: ViewEnhancer | MapEstimator, views: ReferenceViews, make: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """What a plug-in makes of the views, by `make` or from the cache."""
         key = {
             "version": __version__,
-            "enhancer": enhancer.fingerprint(),
-            "views": [_digest(tensor) for tensor in (views.images, views.masks)],
+            "plug-in": plug_in.fingerprint(),
+            "views": [_digest(tensor) for tensor in (views.images, views.masks, views.cameras.c2w)],
             "prompt": views.prompt,
         }
-        found = cached("enhanced-views", content_key(key), make) if self.config.cache else make()
-        return with_colors(views, found["colors"].float() / 255)
+        return cached(kind, content_key(key), make) if self.config.cache else make()
 
     def _say_which_prior(self) -> None:
         weights = self.config.prior.options.weights
@@ -141,7 +162,7 @@ class PriorViews(ViewSource):
         if weights.startswith(SCHEME):
             log.info("views: that is the small bundled prior; it stands in for the official network of the method")
 
-    def _key(self, picture: InputImage) -> str:
+    def _key(self, picture: InputImage | None) -> str:
         """A name for all that decides what the prior makes."""
         options = {k: v for k, v in to_plain(self.config).items() if k not in self.not_deciding}
         prior = {k: v for k, v in to_plain(self.config.prior).items() if k not in ("weights", "chunk")}
@@ -152,20 +173,22 @@ class PriorViews(ViewSource):
                 "options": options,
                 "prior": prior,
                 "weights": file_digest(block_weights(self.config.prior).path),
-                "picture": [_digest(tensor) for tensor in (picture.rgb, picture.alpha)],
+                "picture": picture and [_digest(tensor) for tensor in (picture.rgb, picture.alpha)],
             }
         )
 
-    def _make(self, picture: InputImage) -> dict[str, Any]:
+    def _make(self, picture: InputImage | None) -> dict[str, Any]:
         """Images [K T, R, R, 3] over white and masks [K T, R, R, 1] of the prior's resolution, uint8."""
         prior = open_prior(self.config.prior, self.device)
-        cameras, camera = self._cameras(prior.resolution), self._input_camera(prior.resolution)
-        prior.check_cameras(camera, cameras)
-        image, mask = self.prompt_image(picture, prior.resolution)
-        prompt = ImagePrompt(image.to(self.device), mask.to(self.device), camera.to(self.device))
+        if prior.takes_picture and picture is None:
+            raise InputError(f"prior: {prior.name} makes views of a picture, and here is none")
+        if picture is not None and not prior.takes_picture:
+            raise InputError(f"prior: {prior.name} makes views of a text alone, and here is a picture")
+        cameras, prompt = self._cameras(prior.resolution), self.image_prompt(picture, prior.resolution)
+        prior.check_cameras(cameras if prompt is None else prompt.camera, cameras)
         generator = torch.Generator().manual_seed(self.config.seed)
         with torch.no_grad(), WorkProgress("views") as progress:
-            steps = self.config.steps or prior.steps
+            steps = self.config.steps or self.suited_steps(prior)
             progress(f"{len(cameras)} by {prior.name}, {steps} steps", 0.0)
             sigmas = prior.sigmas(steps)
             on_step = _shown_on(progress, steps)
@@ -175,8 +198,8 @@ class PriorViews(ViewSource):
             masks = torch.stack([_silhouette(image.cpu()) for image in images])
         return {"images": _quantized(images), "masks": _quantized(masks)}
 
-    def assemble(self, images: Tensor, masks: Tensor, picture: InputImage) -> ReferenceViews:
-        """The views at the wanted resolution, the picture itself among them with all its detail.
+    def assemble(self, images: Tensor, masks: Tensor, picture: Any) -> ReferenceViews:
+        """The views at the wanted resolution, the picture itself, if there is one, among them with all its detail.
 
         images [T, R, R, 3] over white and masks [T, R, R, 1] are what the prior made; of K sets [K T, ...].
         """
@@ -197,6 +220,51 @@ class PriorViews(ViewSource):
             prompt=prompt,
         )
 
+    def _cameras(self, size: int) -> Cameras:
+        return orbit_cameras(*self.angles(), self.config.distance, self.config.fov_deg, size, size)
+
+    def _prompt_view(self) -> int | None:
+        """Which of the views is the picture itself, if any."""
+        return None
+
+
+class PriorViews(GeneratedViews):
+    """Views of the object in one picture.
+
+    The view at azimuth 0 and the picture's own elevation, if the subclass has one, is the picture itself. A subclass
+    may frame the prompt in its own way.
+    """
+
+    @dataclass(kw_only=True)
+    class Config(GeneratedViews.Config):
+        image: str  # the picture: RGBA, or opaque before a plain background or with the matting extra
+        elevation_deg: float = 10.0  # of the camera that took the picture, degrees above the object's horizon
+        recenter: bool = True  # frame the object's bounding box; false: the whole picture
+        frame_ratio: float = FRAME_RATIO  # share of the frame that the longer side of that box takes
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_range("frame_ratio", self.frame_ratio, 0.1, 1)
+
+    config: Config
+    not_deciding = GeneratedViews.not_deciding | {"image"}
+
+    def picture(self) -> InputImage:
+        """As the options frame it."""
+        return load_input_image(
+            input_path(self.config.image), recenter=self.config.recenter, frame_ratio=self.config.frame_ratio
+        )
+
+    def prompt_image(self, picture: InputImage, resolution: int) -> tuple[Tensor, Tensor]:
+        """What the prior sees of the picture: image [R, R, 3] over white and mask [R, R, 1], in [0, 1]."""
+        return picture.frame(resolution)
+
+    def image_prompt(self, picture: InputImage, resolution: int) -> ImagePrompt:
+        """The picture as `prompt_image` has it, with its camera."""
+        image, mask = self.prompt_image(picture, resolution)
+        camera = self._input_camera(resolution)
+        return ImagePrompt(image.to(self.device), mask.to(self.device), camera.to(self.device))
+
     def with_picture(self, views: ReferenceViews, picture: InputImage) -> ReferenceViews:
         """The views with the picture as the last, unless it is one of them already."""
         if views.prompt is not None:
@@ -213,15 +281,12 @@ class PriorViews(ViewSource):
             prompt=count,
         )
 
-    def _cameras(self, size: int) -> Cameras:
-        return orbit_cameras(*self.angles(), self.config.distance, self.config.fov_deg, size, size)
-
     def _input_camera(self, size: int) -> Cameras:
         angles = torch.zeros(1), torch.full((1,), self.config.elevation_deg)
         return orbit_cameras(*angles, self.config.distance, self.config.fov_deg, size, size)
 
     def _prompt_view(self) -> int | None:
-        """Which of the views is the picture's own, if any."""
+        """That of the picture's angles."""
         azimuth_deg, elevation_deg = self.angles()
         turn = torch.remainder(azimuth_deg + 180, 360) - 180
         same = torch.maximum(turn.abs(), (elevation_deg - self.config.elevation_deg).abs()) < SAME_ANGLE_DEG

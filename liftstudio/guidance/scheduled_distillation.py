@@ -1,0 +1,113 @@
+"""Score distillation at the timesteps of a prior's noise schedule, between bounds that change with the step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from liftstudio.cameras import Cameras, orbit_cameras
+from liftstudio.checks import check_range
+from liftstudio.errors import InputError
+from liftstudio.guidance.score_distillation import PriorGuidance
+from liftstudio.orbits import MAX_ELEVATION_DEG
+from liftstudio.priors.samplers import scaled_linear_levels
+from liftstudio.schedules import Schedule, check_milestones, phase
+
+
+class ScheduledDistillation(PriorGuidance):
+    """Score distillation whose noise, number of views and pixels follow the step; a method has the views."""
+
+    @dataclass(kw_only=True)
+    class Config(PriorGuidance.Config):
+        views_per_step: list[int] = field(default_factory=lambda: [1])  # renders; one number per milestone, or for all
+        resolution: list[int] = field(default_factory=lambda: [0])  # pixels across them; 0: the prior's
+        resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next of these two begin
+        # Noise levels, as shares of the timesteps of the prior's schedule; between them all are as likely.
+        least_noise: Schedule = field(default_factory=lambda: Schedule.constant(0.02))  # least share
+        most_noise: Schedule = field(default_factory=lambda: Schedule.constant(0.98))  # largest share
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_milestones("resolution", self.resolution, self.resolution_milestones)
+            if len(self.views_per_step) not in (1, len(self.resolution)):
+                raise InputError("views_per_step: wanted one number, or as many as there are resolutions")
+            for count in self.views_per_step:
+                check_range("views_per_step", count, 1)
+            check_range("resolution", min(self.resolution), 0)
+            _check_shares(self.least_noise, self.most_noise)
+
+    config: Config
+
+    def levels(self) -> Tensor:
+        """[timesteps] ascending noise levels of the schedule: Stable Diffusion's."""
+        return scaled_linear_levels()
+
+    def view_count(self) -> int:
+        """Views of the step `self._step`, by the milestones."""
+        counts = self.config.views_per_step
+        return counts[min(phase(self.config.resolution_milestones, self._step), len(counts) - 1)]
+
+    def draw_sigma(self, generator: torch.Generator) -> float:
+        """That of a timestep between the step's least and most, or the nearest the prior was trained for."""
+        levels = self.levels()
+        shares = (schedule(self._step) for schedule in (self.config.least_noise, self.config.most_noise))
+        least, most = (int(len(levels) * share) for share in shares)  # rounded down, as in ImageDream's release
+        timestep = torch.randint(least, most + 1, (), generator=generator, device=generator.device)
+        return min(max(levels[int(timestep)].item(), self.prior.sigma_min), self.prior.sigma_max)
+
+    def render_size(self) -> int:
+        """By the milestones."""
+        resolution = self.config.resolution[phase(self.config.resolution_milestones, self._step)]
+        return resolution or self.prior.resolution
+
+
+class OrbitDistillation(ScheduledDistillation):
+    """Scheduled score distillation on random views of the object, from all around, of the picture's lens."""
+
+    @dataclass(kw_only=True)
+    class Config(ScheduledDistillation.Config):
+        elevations_deg: tuple[float, float] = (-10.0, 60.0)  # least and most, of the cameras; azimuths are anywhere
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_pair("elevations_deg", self.elevations_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
+
+    config: Config
+
+    def draw_views(self, generator: torch.Generator) -> Cameras:
+        """Cameras at the distance of `center`, both angles uniform."""
+        draws = torch.rand(2, self.view_count(), generator=generator, device=generator.device).to(self.device)
+        low, high = self.config.elevations_deg
+        return self._views_at(360 * draws[0], low + (high - low) * draws[1])
+
+    def typical_views(self) -> Cameras:
+        """From behind, at either end of the elevations."""
+        elevations_deg = torch.tensor(self.config.elevations_deg, device=self.device)
+        return self._views_at(torch.full_like(elevations_deg, 180), elevations_deg)
+
+    def center(self) -> Cameras:
+        """The one camera whose distance and field of view the others share: the picture's."""
+        return self.prompt.camera
+
+    def _views_at(self, turn_deg: Tensor, elevations_deg: Tensor) -> Cameras:
+        start, size = self.center(), self.prior.resolution
+        azimuths_deg = start.azimuth_deg + turn_deg
+        return orbit_cameras(azimuths_deg, elevations_deg, start.distance, start.fov_deg.item(), size, size)
+
+
+def check_pair(name: str, pair: Sequence[float], least: float, most: float) -> None:
+    """Raise an InputError that names the option unless it holds two values in a range, the lower one first."""
+    for value in pair:
+        check_range(name, value, least, most)
+    if pair[0] > pair[1]:
+        raise InputError(f"{name}: wanted the lower value first, got {pair[0]:g}, {pair[1]:g}")
+
+
+def _check_shares(least: Schedule, most: Schedule) -> None:
+    for name, schedule in (("least_noise", least), ("most_noise", most)):
+        for _, value in schedule.points:
+            check_range(name, value, 0, 0.999)
+    for step in sorted({int(step) for schedule in (least, most) for step, _ in schedule.points}):
+        if least(step) > most(step):
+            raise InputError(f"least_noise: wanted at most most_noise, got {least(step):g} at step {step}")
