@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny_hifi123 import TOKENS, WIDTH, hifi123, tiny_unet, tiny_vae, write_tiny_folder
 
 from liftstudio.errors import InputError
+from liftstudio.priors.samplers import scaled_linear_alpha_bars
 
 SEED = int.from_bytes(os.urandom(4), "little")
 CPU = torch.device("cpu")
@@ -112,6 +113,7 @@ FILES = (
     "vae/diffusion_pytorch_model.safetensors",
     "text_encoder/config.json",
     "text_encoder/model.safetensors",
+    "tokenizer/tokenizer_config.json",
     "tokenizer/vocab.json",
     "tokenizer/merges.txt",
 )
@@ -123,7 +125,7 @@ def test_missing_files(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(InputError) as error:
         opened(folder)
-    assert str(error.value).startswith(f"{folder / name}: no such file; ") and LICENCE in str(error.value)
+    assert str(error.value).startswith(f"{folder / name}: no such file") and LICENCE in str(error.value)
 
 
 def test_missing_folder(tmp_path: Path) -> None:
@@ -254,7 +256,7 @@ def test_from_pictures_to_pictures(written: Path) -> None:
     unet, vae, tower = (part.load(torch.float32, CPU) for part in (model.unet, model.vae, model.text))
     ddim, encoding, enhancement = hifi123("ddim"), hifi123("encoding"), hifi123("enhancement")
     empty = encoding.embed_text(model.tokenizer, tower, "")
-    grid = ddim.Grid.of(ddim.stable_diffusion_alpha_bars(), 100)
+    grid = ddim.Grid.of(scaled_linear_alpha_bars(), 100)
     form = enhancement.Form.symmetric(4, guidance_scale=1.0, last_layers=2)
     images, masks = torch.rand(2, 32, 32, 3, generator=generator), torch.ones(2, 32, 32, 1)
     depths = hifi123("depth").depth_channel(1 + images[..., :1], masks, (8, 8), "distance")

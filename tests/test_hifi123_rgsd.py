@@ -17,6 +17,7 @@ from torch import Tensor
 from liftstudio import registry
 from liftstudio.config import parse
 from liftstudio.errors import InputError
+from liftstudio.priors.samplers import scaled_linear_alpha_bars
 from liftstudio.renderers.base import Render
 from liftstudio.systems.coarse_to_fine import CoarseToFine
 from liftstudio.views.base import ReferenceViews
@@ -68,7 +69,7 @@ def test_identity(level: int) -> None:
     generator = torch.Generator().manual_seed(SEED)
     ddim, denoising, enhancement = hifi123("ddim"), hifi123("denoising"), hifi123("enhancement")
     distillation = hifi123("distillation")
-    unet, grid = tiny_unet(generator), ddim.Grid.of(ddim.stable_diffusion_alpha_bars(), 20)
+    unet, grid = tiny_unet(generator), ddim.Grid.of(scaled_linear_alpha_bars(), 20)
     form = enhancement.Form.symmetric(5, guidance_scale=3.0, last_layers=2)
     latents, depths = (torch.randn(3, channels, 8, 8, generator=generator) for channels in (4, 1))
     prompts = denoising.Prompts(*torch.randn(2, 1, TOKENS, 16, generator=generator))

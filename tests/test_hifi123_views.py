@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_hifi123 import TOKENS, hifi123, tiny_text, tiny_unet, tiny_vae, write_tiny_folder
+from tiny_hifi123 import TOKENS, hifi123, tiny_text, tiny_unet, tiny_vae, write_estimator, write_tiny_folder
 from tiny_prior import TinyBall, write_ball, write_weights
-from tiny_sv3d import randomize
 from torch import Tensor
 
 from liftstudio import registry
@@ -19,6 +18,7 @@ from liftstudio.cache import cache_folder
 from liftstudio.config import parse
 from liftstudio.errors import InputError
 from liftstudio.images import resize_lanczos
+from liftstudio.priors.samplers import scaled_linear_alpha_bars
 from liftstudio.views.base import ReferenceViews
 
 SEED = int.from_bytes(os.urandom(4), "little")
@@ -94,7 +94,7 @@ def test_the_result_is_that_of_the_functions(start_step: int) -> None:
     parts = hifi123("checkpoint").open_folder("tiny")
     unet, vae, tower = (part.load(torch.float32, CPU) for part in (parts.unet, parts.vae, parts.text))
     prompts = hifi123("denoising").Prompts(*(encoding.embed_text(parts.tokenizer, tower, t) for t in ("", "owl")))
-    grid = ddim.Grid.of(ddim.stable_diffusion_alpha_bars(), 100)
+    grid = ddim.Grid.of(scaled_linear_alpha_bars(), 100)
     form = enhancement.Form(4, 4 - start_step, 3.0, 2)
     latents = encoding.encode(vae, plain.over(0.5))
     depths = torch.stack([resize_lanczos(mask, SIZE, SIZE) for mask in plain.masks])
@@ -159,36 +159,10 @@ def test_other_options_and_views_make_it_anew() -> None:
     assert entries() == 3 and len(TinyBall.prompts) == 2
 
 
-def write_estimator(folder: Path, *, flat: bool = False) -> Path:
-    """A random DPT, with its preprocessing, as transformers writes it."""
-    from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
-
-    sizes: dict[str, Any] = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 2,
-    }
-    widths: dict[str, Any] = {
-        "neck_hidden_sizes": [8] * 4,
-        "fusion_hidden_size": 8,
-        "backbone_out_indices": [0, 1, 2, 3],
-    }
-    network = DPTForDepthEstimation(DPTConfig(**sizes, **widths, image_size=32, patch_size=16, is_hybrid=False))
-    last: Any = network.head.head[-2]  # a convolution, before a last ReLU
-    randomize(network, torch.Generator().manual_seed(SEED))
-    torch.nn.init.constant_(last.bias, 50.0)
-    if flat:
-        torch.nn.init.zeros_(last.weight)
-    network.save_pretrained(folder)
-    DPTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
-
-
 def test_depth_from_an_estimator(folder: Path) -> None:
     """Estimated depth, near is 1, changes the result; other weights of the estimator are another result."""
     by_mask = make(enhance={})
-    write_estimator(Path("dpt"))
+    write_estimator(Path("dpt"), SEED)
     by_depth = make(enhance={"estimator": "dpt"})
     assert (by_mask.images - by_depth.images)[generated(by_mask)].abs().max() > BYTE, f"seed {SEED}"
     estimator = hifi123("estimator").DepthEstimator("dpt", device=CPU)
@@ -201,7 +175,7 @@ def test_depth_from_an_estimator(folder: Path) -> None:
     with torch.no_grad():
         wanted = DPTForDepthEstimation.from_pretrained("dpt")(pixels).predicted_depth
     torch.testing.assert_close(values[..., 0], wanted, rtol=1e-4, atol=1e-3, msg=f"seed {SEED}")
-    write_estimator(Path("dpt"), flat=True)
+    write_estimator(Path("dpt"), SEED, flat=True)
     with pytest.raises(InputError, match="depth of view 0: flat, which tells nothing; use the mask alone"):
         make(enhance={"estimator": "dpt"})
 
@@ -245,7 +219,7 @@ def untouched(folder: Path) -> None:
 
 BAD: dict[str, tuple[dict[str, Any], Callable[[Path], None], str]] = {
     "no folder": ({"prior": {"weights": "nowhere"}}, untouched, "nowhere: no such folder; stable-diffusion-2-depth is"),
-    "no network": ({}, no_unet, r"unet/config\.json: no such file; stable-diffusion-2-depth is"),
+    "no network": ({}, no_unet, r"unet/config\.json: no such file or folder; stable-diffusion-2"),
     "long prompt": ({"prompt": "a" * TOKENS}, untouched, f"prompt: {TOKENS} tokens, the text encoder takes at most"),
     "many layers": ({"last_layers": 8}, untouched, "last_layers: wanted 1 to 7, the UNet's layers with self-attention"),
     "cross-attention": (

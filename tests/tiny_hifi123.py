@@ -80,3 +80,29 @@ def write_tiny_folder(folder: Path, seed: int = 0) -> Path:
         build(generator).save_pretrained(folder / name)
     write_tokenizer(folder / "tokenizer")
     return folder
+
+
+def write_estimator(folder: Path, seed: int = 0, *, flat: bool = False) -> Path:
+    """A random DPT, with its preprocessing, as transformers writes it."""
+    from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
+
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+    }
+    widths: dict[str, Any] = {
+        "neck_hidden_sizes": [8] * 4,
+        "fusion_hidden_size": 8,
+        "backbone_out_indices": [0, 1, 2, 3],
+    }
+    network = DPTForDepthEstimation(DPTConfig(**sizes, **widths, image_size=32, patch_size=16, is_hybrid=False))
+    last: Any = network.head.head[-2]  # a convolution, before a last ReLU
+    randomize(network, torch.Generator().manual_seed(seed))
+    torch.nn.init.constant_(last.bias, 50.0)
+    if flat:
+        torch.nn.init.zeros_(last.weight)
+    network.save_pretrained(folder)
+    DPTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder

@@ -3,5 +3,7 @@
 COMPONENTS = {
     "depth-prior": {"sd2-depth": "prior"},
     "view-enhancer": {"rgnv": "enhancer"},
+    "map-estimator": {"monocular": "maps"},
     "guidance": {"hifi123-rgsd": "guidance"},
+    "prior-task": {"depth-diffusion": "training"},
 }

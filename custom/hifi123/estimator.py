@@ -1,10 +1,12 @@
-"""Monocular depth of pictures, by a network of transformers or diffusers."""
+"""Monocular depth and normals of pictures, by networks of transformers or diffusers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from liftstudio.assets import input_path
@@ -39,19 +41,10 @@ class DepthEstimator:
         Raises:
             InputError: there is no such network, or it is of no known kind.
         """
-        self.source, self.device = source, device
-        folder = input_path(source)
-        name = str(folder) if folder.is_dir() else source
-        if not folder.is_dir() and (folder.exists() or source.count("/") != 1):
-            raise InputError(f"estimator: {source}: no such folder")
-        try:
-            is_pipeline = (folder / _PIPELINE).is_file() if folder.is_dir() else _is_pipeline(source)
+        self.device = device
+        with _loading(source, "depth estimator") as name:
+            is_pipeline = (Path(name) / _PIPELINE).is_file() if Path(name).is_dir() else _is_pipeline(name)
             self._estimate = self._marigold(name) if is_pipeline else self._of_transformers(name)
-        except InputError:
-            raise
-        except Exception as error:  # two packages raise a dozen unrelated types: damaged, no network, no such name
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise InputError(f"estimator: {source}: no depth estimator can be loaded ({reason[0]})") from error
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -79,16 +72,72 @@ class DepthEstimator:
     def _marigold(self, name: str) -> Callable[[Tensor], Tensor]:
         from diffusers import MarigoldDepthPipeline
 
-        pipeline = cast(Any, MarigoldDepthPipeline.from_pretrained(name)).to(self.device)
-        pipeline.set_progress_bar_config(disable=True)
+        pipeline = _opened(MarigoldDepthPipeline, name, self.device)
         self.meaning = "disparity" if pipeline.config.prediction_type == "disparity" else "depth"
 
         def estimate(image: Tensor) -> Tensor:
-            generator = torch.Generator().manual_seed(0)
-            found = pipeline(image.permute(0, 3, 1, 2), generator=generator, output_type="pt")
-            return found.prediction.permute(0, 2, 3, 1).float()
+            return _predicted(pipeline, image)
 
         return estimate
+
+
+class NormalEstimator:
+    """Normals of pictures by diffusers' Marigold."""
+
+    def __init__(self, source: str, *, device: torch.device) -> None:
+        """Load the network.
+
+        Args:
+            source: a folder as diffusers writes it, or a name on the Hugging Face hub.
+        Raises:
+            InputError: there is no such network, or it is of another kind.
+        """
+        self.device = device
+        with _loading(source, "estimator of normals") as name:
+            from diffusers import MarigoldNormalsPipeline
+
+            self._pipeline = _opened(MarigoldNormalsPipeline, name, device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Unit normals [B, H, W, 3] of images [B, H, W, 3] in [0, 1], one by one.
+
+        In the camera's axes: x right, y up, z towards the viewer.
+        """
+        found = [_predicted(self._pipeline, image[None].to(self.device)) for image in images]
+        return F.normalize(torch.cat(found), dim=-1)
+
+
+@contextmanager
+def _loading(source: str, kind: str) -> Iterator[str]:
+    """The name under which two packages find a network; all that they raise is an InputError.
+
+    Raises:
+        InputError: no such folder, or whatever fails inside.
+    """
+    folder = input_path(source)
+    if not folder.is_dir() and (folder.exists() or source.count("/") != 1):
+        raise InputError(f"estimator: {source}: no such folder")
+    try:
+        yield str(folder) if folder.is_dir() else source
+    except InputError:
+        raise
+    except Exception as error:  # a dozen unrelated types: damaged, no network, no such name
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"estimator: {source}: no {kind} can be loaded ({reason[0]})") from error
+
+
+def _opened(cls: Any, name: str, device: torch.device) -> Any:
+    pipeline = cls.from_pretrained(name).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _predicted(pipeline: Any, image: Tensor) -> Tensor:
+    """[1, H, W, C] what Marigold makes of an image [1, H, W, 3]; its noise is always the same."""
+    generator = torch.Generator().manual_seed(0)
+    found = pipeline(image.permute(0, 3, 1, 2), generator=generator, output_type="pt")
+    return found.prediction.permute(0, 2, 3, 1).float()
 
 
 def estimator_fingerprint(source: str) -> dict[str, str]:

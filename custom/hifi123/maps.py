@@ -1,0 +1,56 @@
+"""Monocular depth and normals of reference views, for the losses of the coarse stage."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liftstudio.errors import InputError
+from liftstudio.images import resize_smooth
+from liftstudio.registry import register
+from liftstudio.views.base import ReferenceViews
+from liftstudio.views.estimation import MapEstimator
+
+from .estimator import DepthEstimator, NormalEstimator, estimator_fingerprint
+from .prior import GREY
+
+
+@register("monocular")
+class MonocularMaps(MapEstimator):
+    """Depth and normals of each view by itself, by networks of transformers and diffusers."""
+
+    @dataclass
+    class Config:
+        depth: str = ""  # folder or hub name of DPT, Depth Anything, ZoeDepth, Depth Pro or Marigold; empty: no depth
+        normals: str = ""  # folder or hub name of Marigold for normals; empty: no normals
+
+        def __post_init__(self) -> None:
+            if not (self.depth or self.normals):
+                raise InputError("depth: wanted an estimator of depth, or one of normals")
+
+    config: Config
+
+    def __init__(self, config: Config, *, device: torch.device) -> None:
+        self.config = config
+        self.depth = DepthEstimator(config.depth, device=device) if config.depth else None
+        self.normals = NormalEstimator(config.normals, device=device) if config.normals else None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Digests of the estimators' files."""
+        sources = {"depth": self.config.depth, "normals": self.config.normals}
+        return {name: estimator_fingerprint(source) for name, source in sources.items() if source}
+
+    def maps(self, views: ReferenceViews) -> dict[str, Tensor]:
+        """See `MapEstimator.maps`; the views are shown before grey."""
+        images, size = views.over(GREY), views.images.shape[1:3]
+        found: dict[str, Tensor] = {}
+        if self.depth is not None:
+            values = resize_smooth(self.depth(images).cpu(), *size)
+            found["depths"] = -values if self.depth.meaning == "disparity" else values
+        if self.normals is not None:
+            seen = resize_smooth(self.normals(images).cpu(), *size)
+            world = torch.einsum("vij,vhwj->vhwi", views.cameras.c2w[:, :3, :3], seen)
+            found["normals"] = F.normalize(world, dim=-1)
+        return found

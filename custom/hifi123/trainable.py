@@ -1,0 +1,169 @@
+"""Stable Diffusion 2's depth model in miniature, of any size, while it is trained; and its folder for diffusers."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from liftstudio.checks import check_multiples, check_range
+from liftstudio.errors import InputError
+from liftstudio.priors.latent_diffusion import make_vae
+from liftstudio.priors.latent_prior import LATENT_SCALE
+from liftstudio.priors.training.moments import measure, standardized, unit_moments
+from liftstudio.priors.weights import load_module
+
+from .captions import TOKENS, caption_tokens, vocabulary_size, write_tokenizer
+from .checkpoint import open_folder
+
+LATENT_CHANNELS = 4
+FIRST_LOG_VARIANCE = -6.0  # of the latents: at 0, the usual one, their noise would hide the picture for long
+GROUPS = 4  # of the channels, in the norms: every width is a multiple of it
+
+
+@dataclass(frozen=True)
+class Size:
+    """What fixes the networks' shapes."""
+
+    widths: tuple[int, ...] = (32, 64, 128)  # of the UNet, from the finest level; the last has no attention, as SD's
+    layers: int = 1  # its residual blocks per level
+    head_width: int = 32  # channels of one of its attention heads
+    autoencoder_widths: tuple[int, ...] = (16, 32, 48)  # from the finest level; each but the last is halved after it
+    autoencoder_layers: int = 1  # its residual blocks per level
+    text_width: int = 64  # of an embedded token
+    text_layers: int = 1  # blocks of the text tower
+    text_heads: int = 2  # its attention heads
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "head_width", "autoencoder_layers", "text_layers", "text_heads"):
+            check_range(name, getattr(self, name), 1)
+        if len(self.widths) < 2:
+            raise InputError(f"widths: wanted two levels or more, got {len(self.widths)}")
+        check_multiples("widths", self.widths, GROUPS)
+        check_multiples("widths", self.widths, self.head_width)
+        check_multiples("autoencoder_widths", self.autoencoder_widths, GROUPS)
+        check_multiples("text_width", (self.text_width,), self.text_heads)
+
+    @property
+    def shrink(self) -> int:
+        """Pixels of an image along one of the latents."""
+        return 2 ** (len(self.autoencoder_widths) - 1)
+
+    def check_resolution(self, resolution: int) -> None:
+        """Raise an InputError for images of so many pixels that some level would have a fraction of one."""
+        factor = self.shrink * 2 ** (len(self.widths) - 1)
+        if resolution % factor:
+            raise InputError(f"data.resolution: wanted a multiple of {factor} for this task.size, got {resolution}")
+
+
+class TrainableDepth(nn.Module):
+    """UNet, autoencoder and text tower with random weights.
+
+    While the autoencoder is trained its latents have any scale. In the folder they are of mean 0 and deviation 1 by
+    their measured moments, so that the official scale fits.
+    """
+
+    steps: Tensor  # [] training steps of the autoencoder so far
+    moments: Tensor  # [2, 4] mean and mean square of each channel of the autoencoder's latents
+
+    def __init__(self, size: Size, resolution: int) -> None:
+        """resolution: pixels across the images."""
+        super().__init__()
+        self.unet = _make_unet(size, resolution // size.shrink)
+        self.vae = make_vae(size.autoencoder_widths, size.autoencoder_layers, LATENT_CHANNELS, GROUPS)
+        nn.init.constant_(self.vae.quant_conv.bias[LATENT_CHANNELS:], FIRST_LOG_VARIANCE)
+        self.vae.register_to_config(sample_size=resolution, scaling_factor=LATENT_SCALE)
+        self.text_encoder = _make_text_tower(size)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("moments", unit_moments(LATENT_CHANNELS))
+
+    @property
+    def can_code(self) -> bool:
+        """Whether the latents are of unit scale: the autoencoder is trained."""
+        return bool((self.moments[1] == LATENT_SCALE**-2).all())
+
+    def measure(self, latents: Tensor) -> None:
+        """Keep account of the moments of the autoencoder's own latents [B, 4, h, w]."""
+        self.steps += 1
+        measure(self.moments, latents, self.steps)
+
+    def load(self, folder: str) -> None:
+        """Go on from a folder that `write` made; its autoencoder's latents are of unit scale.
+
+        Raises:
+            InputError: not of this size.
+        """
+        parts = open_folder(folder)
+        for module, part in ((self.unet, parts.unet), (self.vae, parts.vae), (self.text_encoder, parts.text)):
+            trained = [parameter.requires_grad for parameter in module.parameters()]
+            load_module(module, part.weights, part.sources, torch.float32, torch.device("cpu"))
+            for parameter, is_trained in zip(module.parameters(), trained, strict=True):
+                parameter.requires_grad_(is_trained)
+            module.train()
+        self.moments.copy_(torch.tensor([[0.0], [LATENT_SCALE**-2]]).expand_as(self.moments))
+
+    def write(self, folder: Path) -> None:
+        """Write the folder in float16; an old one is replaced as a whole."""
+        from diffusers import DDIMScheduler
+
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        self.unet.save_config(temporary / "unet")
+        self.vae.save_config(temporary / "vae")
+        self.text_encoder.config.save_pretrained(temporary / "text_encoder")
+        _save_half(self.unet, temporary / "unet" / "diffusion_pytorch_model.safetensors")
+        _save_half(standardized(self.vae, self.moments), temporary / "vae" / "diffusion_pytorch_model.safetensors")
+        _save_half(self.text_encoder, temporary / "text_encoder" / "model.safetensors")
+        write_tokenizer(temporary / "tokenizer")
+        schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+        scheduler: Any = DDIMScheduler(**schedule, clip_sample=False, set_alpha_to_one=False, prediction_type="epsilon")
+        scheduler.save_pretrained(temporary / "scheduler")
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+
+
+def _save_half(module: nn.Module, path: Path) -> None:
+    half = {key: value.detach().cpu().half().contiguous() for key, value in module.state_dict().items()}
+    save_file(half, path, {"format": "pt"})
+
+
+def _make_unet(size: Size, side: int) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    attending = len(size.widths) - 1
+    return UNet2DConditionModel(
+        sample_size=side,
+        in_channels=LATENT_CHANNELS + 1,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=size.widths,
+        layers_per_block=size.layers,
+        down_block_types=(*("CrossAttnDownBlock2D",) * attending, "DownBlock2D"),
+        up_block_types=("UpBlock2D", *("CrossAttnUpBlock2D",) * attending),
+        attention_head_dim=tuple(width // size.head_width for width in size.widths),  # diffusers' name of their number
+        cross_attention_dim=size.text_width,
+        norm_num_groups=GROUPS,
+        use_linear_projection=True,
+    )
+
+
+def _make_text_tower(size: Size) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    start, end = caption_tokens("")[:2].tolist()
+    config = CLIPTextConfig(
+        vocab_size=vocabulary_size(),
+        hidden_size=size.text_width,
+        intermediate_size=4 * size.text_width,
+        num_hidden_layers=size.text_layers,
+        num_attention_heads=size.text_heads,
+        max_position_embeddings=TOKENS,
+        projection_dim=size.text_width,
+        hidden_act="gelu",
+        bos_token_id=start,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    return CLIPTextModel(config)

@@ -1,0 +1,207 @@
+"""How Stable Diffusion 2's depth model in miniature is trained: first its autoencoder, then UNet and text tower."""
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from liftstudio.checks import check_range
+from liftstudio.errors import InputError
+from liftstudio.images import grid
+from liftstudio.metrics.images import psnr
+from liftstudio.priors.latent_prior import LATENT_SCALE
+from liftstudio.priors.samplers import scaled_linear_alpha_bars
+from liftstudio.priors.training.data import DataConfig, Sample
+from liftstudio.priors.training.task import Evaluation, PriorTask
+from liftstudio.registry import register
+
+from .captions import caption_tokens, draw_caption
+from .ddim import invert, sample
+from .denoising import inverting
+from .depth import depth_channel, mask_channel
+from .prior import GREY, DepthPrior
+from .trainable import LATENT_CHANNELS, Size, TrainableDepth
+
+LEVELS = (100, 300, 600)  # timesteps whose noise estimates are measured
+INVERSION = (20, 12)  # steps of the grid, and how many of them are inverted, for the figures
+NO_DEPTH = 0.0  # the channel's value all over a picture whose depth is not known
+
+
+@register("depth-diffusion")
+class DepthTask(PriorTask):
+    """Stable Diffusion 2's depth model in miniature, on single pictures with their depth and a caption."""
+
+    @dataclass
+    class Config:
+        part: Literal["autoencoder", "unet"] = "autoencoder"  # what is trained; `unet` goes on from the other's folder
+        size: Size = field(default_factory=Size)  # of the networks
+        lambda_l1: float = 1.0  # weight of the absolute error of decoded images, beside that of the square
+        lambda_kl: float = 1e-4  # weight of the divergence of the latents from unit noise
+        usual_grey: float = 0.6  # share of pictures before the grey that enhancement uses; others: before any grey
+        mask_only: float = 0.25  # share of pictures whose depth is their mask's
+        drop_depth: float = 0.1  # share of pictures without depth
+        drop_text: float = 0.1  # share of pictures with the empty text, for guidance
+
+        def __post_init__(self) -> None:
+            for name in ("usual_grey", "mask_only", "drop_text"):
+                check_range(name, getattr(self, name), 0, 1)
+            check_range("drop_depth", self.drop_depth, 0, 1 - self.mask_only)
+            for name in ("lambda_l1", "lambda_kl"):
+                check_range(name, getattr(self, name), 0)
+
+    weights_name: ClassVar[str] = "model"
+    network: TrainableDepth
+
+    def __init__(self, config: Config, data: DataConfig, dtype: torch.dtype) -> None:
+        config.size.check_resolution(data.resolution)
+        self.config, self.dtype = config, dtype
+        self.side = data.resolution // config.size.shrink
+        self.network = network = TrainableDepth(config.size, data.resolution)
+        trains_coder = config.part == "autoencoder"
+        network.vae.requires_grad_(trains_coder)
+        network.unet.requires_grad_(not trains_coder)
+        network.text_encoder.requires_grad_(not trains_coder)
+        self.roots = torch.stack([(bars := scaled_linear_alpha_bars()).sqrt(), (1 - bars).sqrt()]).float()
+
+    def load(self, weights: str) -> None:
+        """See `PriorTask.load`; a folder."""
+        self.network.load(weights)
+
+    def prepare(self, samples: list[Sample], generator: torch.Generator) -> dict[str, Tensor]:
+        """See `PriorTask.prepare`; every view is a picture of its own."""
+        views = torch.cat([each.images for each in samples])
+        count = len(views)
+        return {
+            "images": 2 * before(self._draw_greys(count, generator), views).permute(0, 3, 1, 2) - 1,
+            "depths": self._draw_depths(samples, generator),
+            "tokens": self._draw_tokens(samples, generator),
+            "noise": torch.randn(count, LATENT_CHANNELS, self.side, self.side, generator=generator),
+            "timesteps": self._draw_timesteps(count, generator),
+        }
+
+    def _draw_greys(self, count: int, generator: torch.Generator) -> Tensor:
+        """[B, 1, 1, 1] what is behind the objects."""
+        is_usual, any_grey = torch.rand(2, count, 1, 1, 1, generator=generator)
+        return torch.where(is_usual < self.config.usual_grey, GREY, any_grey)
+
+    def _draw_tokens(self, samples: list[Sample], generator: torch.Generator) -> Tensor:
+        """[B, 77] captions, or the empty text."""
+        captions = [draw_caption(each.object, generator) for each in samples for _ in each.images]
+        is_told = torch.rand(len(captions), generator=generator) >= self.config.drop_text
+        return torch.stack([caption_tokens(text if told else "") for text, told in zip(captions, is_told, strict=True)])
+
+    def _draw_depths(self, samples: list[Sample], generator: torch.Generator) -> Tensor:
+        """[B, 1, h, w] depth channels: from depth, from the mask alone, or none."""
+        channels = torch.cat([view_depths(each, self.side) for each in samples])
+        masks = mask_channel(torch.cat([each.images[..., 3:] for each in samples]), (self.side, self.side))
+        kind = torch.rand(len(channels), 1, 1, 1, generator=generator)
+        least, most = self.config.drop_depth, self.config.drop_depth + self.config.mask_only
+        return torch.where(kind < least, NO_DEPTH, torch.where(kind < most, masks, channels))
+
+    def _draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        """[B] int64, stratified: every batch has its share of low and high noise."""
+        order, within = torch.randperm(count, generator=generator), torch.rand(count, generator=generator)
+        return (len(self.roots[0]) * (order + within) / count).long().clamp(max=len(self.roots[0]) - 1)
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Of the autoencoder: errors of images and divergence. Of the UNet: squared error of the noise.
+
+        Raises:
+            InputError: the UNet's turn, and no autoencoder is trained.
+        """
+        coder = self.config.part == "autoencoder"
+        if not coder and not self.network.can_code:
+            raise InputError("start_from: task.part=unet wants the folder that task.part=autoencoder wrote")
+        with torch.autocast(batch["images"].device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self._coding_losses(batch) if coder else self._noise_loss(batch)
+
+    def _coding_losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        posterior = self.network.vae.encode(batch["images"]).latent_dist
+        latents = posterior.mean + posterior.std * batch["noise"]
+        error = self.network.vae.decode(latents).sample.float() - batch["images"]
+        self.network.measure(posterior.mean.detach())
+        return {
+            "coding": error.square().mean(),
+            "coding_l1": self.config.lambda_l1 * error.abs().mean(),
+            "kl": self.config.lambda_kl * posterior.kl().mean() / latents[0].numel(),
+        }
+
+    def _noise_loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.no_grad():
+            latents = LATENT_SCALE * self.network.vae.encode(batch["images"]).latent_dist.mode().float()
+        texts = self.network.text_encoder(batch["tokens"]).last_hidden_state
+        noisy = self.noised(latents, batch["noise"], batch["timesteps"])
+        seen = torch.cat([noisy, batch["depths"]], dim=1)
+        found = cast(Any, self.network.unet)(seen, batch["timesteps"], texts).sample.float()
+        return {"noise": F.mse_loss(found, batch["noise"])}
+
+    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """States [B, 4, h, w] at timesteps [B] of clean latents."""
+        signal, share = self.roots.to(latents.device)[:, timesteps, None, None, None]
+        return signal * latents + share * noise
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module, samples: list[Sample]) -> Evaluation:
+        """PSNR of decoded latents; of the UNet also the squared error of noise, and PSNR of inverted pictures.
+
+        What is measured is the prior that opens the folder, with its float16 weights, on the first view of each object.
+        """
+        device = cast(TrainableDepth, network).moments.device
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(network, Path(folder) / self.weights_name)
+            prior = DepthPrior(DepthPrior.Config(str(Path(folder) / self.weights_name)), device=device)
+            images = before(GREY, torch.cat([each.images[:1] for each in samples])).to(device)
+            depths = torch.cat([view_depths(each, self.side)[:1] for each in samples]).to(device)
+            latents = prior.encode(images)
+            rows = {"coded": prior.decode(latents)}
+            figures = {}
+            if self.config.part == "unet":
+                figures = self._noise_errors(prior, latents, depths)
+                rows["inverted"] = prior.decode(reconstructed(prior, latents, depths, *INVERSION))
+        figures |= {f"psnr_{name}": float(psnr(row, images).mean()) for name, row in rows.items()}
+        return Evaluation(figures, grid([list(row.cpu()) for row in (images, *rows.values())]))
+
+    def _noise_errors(self, prior: DepthPrior, latents: Tensor, depths: Tensor) -> dict[str, float]:
+        """Squared error of the noise at each of LEVELS, with the empty text; the same noise every time."""
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
+        predict = inverting(prior.unet, depths, prior.prompts("").empty)
+        figures = {}
+        for timestep in LEVELS:
+            states = self.noised(latents, noise, torch.full((len(latents),), timestep, device=latents.device))
+            figures[f"noise_{timestep}"] = float(F.mse_loss(predict(states, timestep), noise))
+        return figures
+
+    def save(self, network: nn.Module, path: Path) -> None:
+        """See `PriorTask.save`; a folder as `checkpoint.open_folder` opens it."""
+        cast(TrainableDepth, network).write(path)
+
+
+def before(grey: Tensor | float, views: Tensor) -> Tensor:
+    """[V, R, R, 3] of views [V, R, R, 4], rgb over white and alpha, over that grey instead, in [0, 1]."""
+    return views[..., :3] - (1 - views[..., 3:]) * (1 - grey)
+
+
+def view_depths(sample: Sample, side: int) -> Tensor:
+    """[V, 1, side, side] the depth channel of each view, of its mask alone where its depth is flat.
+
+    Raises:
+        InputError: nothing is known of the depth.
+    """
+    if sample.depths is None:
+        raise InputError("data.captures: this prior is trained on pictures with depth, and the captures have none")
+    masks = sample.images[..., 3:]
+    return depth_channel(sample.depths, masks, (side, side), "distance", flat_by_mask=True)
+
+
+def reconstructed(prior: DepthPrior, latents: Tensor, depths: Tensor, steps: int, levels: int) -> Tensor:
+    """Latents [B, 4, h, w] inverted by DDIM and sampled back, with the empty prompt: the same if the noise is right.
+
+    Args:
+        steps, levels: of the grid, and how many of them are inverted.
+    """
+    predict, levels_of = inverting(prior.unet, depths, prior.prompts("").empty), prior.grid(steps)
+    return sample(predict, invert(predict, latents, levels_of, levels)[-1], levels_of, levels)

@@ -1,0 +1,110 @@
+"""Text-to-image models in diffusers' folders: network, autoencoder if there is one, noise schedule."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from liftstudio.errors import InputError
+from liftstudio.priors.latent_diffusion import Part, check_all_used
+from liftstudio.priors.latent_prior import LATENT_SCALE
+from liftstudio.priors.network_folders import check_folder, diffusers_part
+from liftstudio.priors.parameterization import sigma_from_alpha_bar
+from liftstudio.priors.weights import Weights, find_file
+
+_NOTHING = re.compile(r"(?!)")
+_BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """What a network was trained with.
+
+    levels:     [timesteps] float64 ascending noise levels.
+    prediction: what the network estimates.
+    """
+
+    levels: Tensor
+    prediction: Literal["epsilon", "v_prediction"]
+
+
+def is_pixel_unet(weights: Weights) -> bool:
+    """Whether these are weights of a diffusers UNet from colours to noise and its variance (DeepFloyd IF, stage I)."""
+    return _channels(weights) == (3, 6)
+
+
+def is_latent_unet(weights: Weights) -> bool:
+    """Whether these are weights of a diffusers UNet from an autoencoder's latents to noise (Stable Diffusion)."""
+    return _channels(weights) == (4, 4)
+
+
+def unet_part(folder: str, channels: tuple[int, int], published: str) -> Part:
+    """The network of a folder, checked, no weight read.
+
+    Args:
+        channels: that it must have, in and out.
+    Raises:
+        InputError: there is none, a weight is missing, unknown or of another shape, or it is of another kind.
+    """
+    check_folder(folder, published)
+    from diffusers import UNet2DConditionModel  # takes seconds to import
+
+    part = _checked(diffusers_part(UNet2DConditionModel, f"{folder}/unet", published))
+    config = part.module.config
+    if (config.in_channels, config.out_channels) != channels:
+        raise InputError(
+            f"{folder}/unet: {config.in_channels} channels in and {config.out_channels} out; wanted {channels[0]} and "
+            f"{channels[1]}; {published}"
+        )
+    if config.addition_embed_type not in (None, "text"):
+        raise InputError(f"{folder}/unet: it wants more than a text ({config.addition_embed_type}); {published}")
+    return part
+
+
+def vae_part(folder: str, published: str) -> Part:
+    """The autoencoder of a folder, checked, no weight read.
+
+    Raises:
+        InputError: there is none, or one whose latents are scaled otherwise than Stable Diffusion's.
+    """
+    check_folder(folder, published)
+    from diffusers import AutoencoderKL
+
+    part = _checked(diffusers_part(AutoencoderKL, f"{folder}/vae", published))
+    scale = part.module.config.scaling_factor
+    if scale != LATENT_SCALE:
+        raise InputError(f"{folder}/vae: its latents are scaled by {scale:g}, not by {LATENT_SCALE:g}; {published}")
+    return part
+
+
+def read_schedule(folder: str, published: str) -> NoiseSchedule:
+    """The noise schedule of a folder.
+
+    Raises:
+        InputError: there is none, or a network that estimates neither noise nor v.
+    """
+    from diffusers import DDPMScheduler
+
+    path = find_file(f"{folder}/scheduler/scheduler_config.json", published)
+    try:
+        options: dict[str, Any] = json.loads(path.read_text())
+        scheduler: Any = DDPMScheduler(**{name: options[name] for name in _BETAS if name in options})
+    except Exception as error:  # not JSON, not a table, or options that make no schedule
+        raise InputError(f"{path}: not a noise schedule ({error}); {published}") from error
+    prediction = options.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise InputError(f"{path}: prediction_type: wanted epsilon or v_prediction, got {prediction}")
+    return NoiseSchedule(sigma_from_alpha_bar(scheduler.alphas_cumprod.to(torch.float64)), prediction)
+
+
+def _channels(weights: Weights) -> tuple[int, ...]:
+    return (*weights.shapes.get("conv_in.weight", ())[1:2], *weights.shapes.get("conv_out.weight", ())[:1])
+
+
+def _checked(part: Part) -> Part:
+    part.check()
+    check_all_used(part.weights, [part], _NOTHING)
+    return part

@@ -1,0 +1,70 @@
+"""Score distillation by a text-to-image model: DreamFusion's."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from liftstudio.cameras import Cameras, orbit_cameras
+from liftstudio.checks import check_range
+from liftstudio.errors import InputError
+from liftstudio.guidance.scheduled_distillation import OrbitDistillation
+from liftstudio.logs import log
+from liftstudio.registry import register
+from liftstudio.renderers.base import Render
+from liftstudio.views.base import ReferenceViews
+
+from .prior import TextToImage
+
+
+@register("text-to-image-sds")
+class TextToImageSDS(OrbitDistillation):
+    """Score distillation of random views by a text (Poole et al. 2022, "DreamFusion", eq. 3).
+
+    The text is the same from all sides. Beside a picture the views are of its distance and lens.
+    """
+
+    @dataclass(kw_only=True)
+    class Config(OrbitDistillation.Config):
+        distance: float = 3.8  # of the cameras from the object's centre, world units, where there is no picture
+        fov_deg: float = 20.0  # their field of view, where there is no picture
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_range("distance", self.distance, 1e-3)
+            check_range("fov_deg", self.fov_deg, 1, 170)
+
+    config: Config
+    prior: TextToImage
+
+    def __init__(self, config: Config, *, views: ReferenceViews | None, device: torch.device) -> None:
+        if views is None or views.prompt is None:
+            zero = torch.zeros(1, device=device)
+            self._center = orbit_cameras(zero, zero, config.distance, config.fov_deg, 1, 1)
+        else:
+            self._center = views.select([views.prompt]).cameras.to(device)
+        super().__init__(config, views=views, device=device)
+        log.info("guidance: prior %s", self.prior.name)
+
+    def check_prior(self) -> None:
+        """It must be of a text alone, and of single pictures."""
+        if not isinstance(self.prior, TextToImage):
+            raise InputError(
+                f"prior: {self.prior.name} is no text-to-image model; use deepfloyd-if or stable-diffusion"
+            )
+
+    def center(self) -> Cameras:
+        """The picture's, or that of the options."""
+        return self._center
+
+    def levels(self) -> Tensor:
+        """Those that the prior was trained with."""
+        return self.prior.levels
+
+    def passes(self) -> frozenset[str]:
+        """The background."""
+        return frozenset({"background"})
+
+    def shown(self, render: Render) -> Tensor:
+        """Over the scene's background."""
+        return render.over(render.require("background"))

@@ -1,0 +1,147 @@
+"""Text-to-image models behind the interface of all priors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from liftstudio.cameras import Cameras
+from liftstudio.checks import check_shape
+from liftstudio.errors import InputError
+from liftstudio.priors.base import Prior
+from liftstudio.priors.classifier_free import guided_estimate
+from liftstudio.priors.latent_prior import LatentPrior
+from liftstudio.priors.parameterization import x0_from_epsilon, x0_from_v
+from liftstudio.priors.precision import half_on_cuda
+from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep
+from liftstudio.priors.weights import Weights
+from liftstudio.registry import register
+
+from .checkpoint import is_latent_unet, is_pixel_unet, read_schedule, unet_part, vae_part
+from .text import embed_texts
+
+
+class TextToImage(Prior):
+    """Pictures of a text, each by itself, from no camera in particular; the folder is in diffusers' form."""
+
+    @dataclass
+    class Config(Prior.Config):
+        prompt: str = ""  # what the object is, in a few words; taken literally
+        negative_prompt: str = ""  # what it is not
+
+    config: Config
+    takes_picture = False
+    takes_text = knows_backgrounds = True
+    frames = 0
+    channels: tuple[int, int]  # of the network, in and out
+
+    def read(self, config: Config, device: torch.device) -> Any:
+        """The network, after the schedule and the embedded texts; its own options."""
+        if not config.prompt:
+            raise InputError("prompt: a text-to-image model makes pictures of text alone; say which object")
+        self.config, self.device = config, device
+        unet = unet_part(config.weights, self.channels, self.published)
+        schedule = read_schedule(config.weights, self.published)
+        texts = {"prompt": config.prompt, "negative_prompt": config.negative_prompt}
+        self.text = embed_texts(config.weights, texts, device, self.published)
+        wanted = unet.module.config.encoder_hid_dim or unet.module.config.cross_attention_dim
+        if self.text.shape[-1] != wanted:
+            raise InputError(
+                f"{config.weights}: the text encoder's tokens are {self.text.shape[-1]} wide, the UNet wants {wanted}"
+            )
+        self.levels, self.prediction = schedule.levels, schedule.prediction
+        self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
+        self.unet = unet.load(half_on_cuda(config.precision, device), device)
+        return self.unet.config
+
+    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+        """They are not told to the network."""
+
+    def sigmas(self, steps: int) -> Tensor:
+        """Those of DDIM: see `samplers.ddim_sigmas`."""
+        return ddim_sigmas(self.levels, steps)
+
+    def condition(self, prompt: None) -> Tensor:
+        """[2, L, D] of the prompt and of the negative one."""
+        return self.text
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        latents: Tensor,
+        sigma: float,
+        condition: Tensor,
+        cameras: Cameras,
+        guidance_scale: Tensor | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """See `Prior.denoise`; where the network estimates a variance as well, that is left out."""
+        noisy, timestep = latents / (1 + sigma**2) ** 0.5, nearest_timestep(self.levels, sigma)
+        dtype = self.unet.dtype
+
+        def estimate(texts: Sequence[Tensor]) -> Tensor:
+            context = torch.stack(list(texts)).repeat_interleave(len(noisy), dim=0).to(dtype)
+            shown = noisy.repeat(len(texts), 1, 1, 1).to(dtype)
+            found = self.unet(shown, timestep, context).sample[:, : noisy.shape[1]].float()
+            to_x0 = x0_from_v if self.prediction == "v_prediction" else x0_from_epsilon
+            return to_x0(latents, found.unflatten(0, (len(texts), -1)), sigma)
+
+        return guided_estimate(estimate, condition[0], condition[1], guidance_scale)
+
+
+@register("deepfloyd-if")
+class DeepFloydIF(TextToImage):
+    """DeepFloyd IF, stage I: pictures of a text, 64 pixels across, without an autoencoder."""
+
+    published = (
+        "DeepFloyd IF's stage I is at huggingface.co/DeepFloyd/IF-I-XL-v1.0, under its publisher's licence, which must "
+        "be accepted there"
+    )
+    channels = (3, 6)  # the noise and its variance
+    guidance_scale = 7.0  # of the released sampler
+
+    def __init__(self, config: TextToImage.Config, *, device: torch.device) -> None:
+        self.resolution = self.read(config, device).sample_size
+        self.latent_shape = (3, self.resolution, self.resolution)
+        self.name = f"DeepFloyd IF ({Path(config.weights).name})"
+
+    @classmethod
+    def recognizes(cls, weights: Weights) -> bool:
+        return is_pixel_unet(weights)
+
+    def encode(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Pixels are the latents: see `Prior.encode`."""
+        check_shape("images", images, ("T", self.resolution, self.resolution, 3))
+        return 2 * images.permute(0, 3, 1, 2) - 1
+
+    def decode(self, latents: Tensor) -> tuple[Tensor, None]:
+        """See `Prior.decode`."""
+        return (latents.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1), None
+
+
+@register("stable-diffusion")
+class StableDiffusion(TextToImage, LatentPrior):
+    """Stable Diffusion 1 or 2, or a model of their form: pictures of a text, in the latents of an autoencoder."""
+
+    published = (
+        "Stable Diffusion in diffusers' form is at huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, under "
+        "the CreativeML Open RAIL-M licence"
+    )
+    config: TextToImage.Config
+    channels = (4, 4)
+    own_chunk = 4
+    guidance_scale = 7.5  # of the released sampler
+
+    def __init__(self, config: TextToImage.Config, *, device: torch.device) -> None:
+        vae = vae_part(config.weights, self.published)
+        shrinkage = 2 ** (len(vae.module.config.block_out_channels) - 1)
+        resolution = shrinkage * self.read(config, device).sample_size
+        LatentPrior.__init__(self, config, vae, resolution, device=device)
+        self.name = f"Stable Diffusion ({Path(config.weights).name})"
+
+    @classmethod
+    def recognizes(cls, weights: Weights) -> bool:
+        return is_latent_unet(weights)

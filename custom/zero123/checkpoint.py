@@ -1,0 +1,101 @@
+"""Zero-1-to-3 as diffusers' community pipelines keep it: a folder of networks."""
+
+import contextlib
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from liftstudio.errors import InputError
+from liftstudio.priors.latent_diffusion import Part, check_all_used, same, weight_shape
+from liftstudio.priors.network_folders import check_folder, diffusers_part, image_tower_part, open_folder_weights
+from liftstudio.priors.weights import Weights
+
+PUBLISHED = (
+    "Zero-1-to-3 in diffusers' form (unet/, vae/, image_encoder/, cc_projection/) is at huggingface.co/kxic/zero123-xl "
+    "and kxic/zero123-165000, under the MIT licence; read there what else holds for them"
+)
+POSE = 4  # numbers of a relative camera
+
+# Folder of the projection -> its name in there, of the two conversions that are about.
+_PROJECTIONS = {"cc_projection": "projection", "clip_camera_projection": "proj"}
+_NOT_USED = re.compile(r"vision_model\.embeddings\.position_ids$")
+_INPUT = "conv_in.weight"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The networks of a folder; the projection makes one token of the picture's embedding and the relative camera."""
+
+    unet: Part
+    vae: Part
+    tower: Part
+    projection: Part
+
+
+def is_zero123(weights: Weights) -> bool:
+    """Whether these are weights of a diffusers UNet that is shown a picture's latents beside the noisy ones."""
+    return weights.shapes.get(_INPUT, ())[1:2] == (8,) and weights.shapes.get("conv_out.weight", ())[:1] == (4,)
+
+
+def open_folder(folder: str) -> Parts:
+    """All networks, checked, no weight read: `part.load` does that.
+
+    Args:
+        folder: in diffusers' form, or `owner/name` on the Hugging Face hub.
+    Raises:
+        InputError: a file is missing (says where it is published) or not readable; a weight is missing, unknown or of
+            another shape; or the networks do not belong together.
+    """
+    check_folder(folder, PUBLISHED)
+    from diffusers import AutoencoderKL, UNet2DConditionModel  # takes seconds to import
+
+    parts = Parts(
+        diffusers_part(UNet2DConditionModel, f"{folder}/unet", PUBLISHED),
+        diffusers_part(AutoencoderKL, f"{folder}/vae", PUBLISHED),
+        image_tower_part(f"{folder}/image_encoder", PUBLISHED, projected=True),
+        _projection_part(folder),
+    )
+    for part in (parts.unet, parts.vae, parts.tower, parts.projection):
+        part.check()
+        check_all_used(part.weights, [part], _NOT_USED)
+    _check_match(folder, parts)
+    return parts
+
+
+def _projection_part(folder: str) -> Part:
+    weights, name = _projection_weights(folder)
+    outputs, inputs = weight_shape(weights, f"{name}.weight", 2)
+    with torch.device("meta"):
+        module = nn.Linear(inputs, outputs)
+    return Part(module, weights, {key: (f"{name}.{key}", same) for key in module.state_dict()})
+
+
+def _projection_weights(folder: str) -> tuple[Weights, str]:
+    for subfolder, name in _PROJECTIONS.items():
+        with contextlib.suppress(InputError):
+            return open_folder_weights(f"{folder}/{subfolder}", "diffusion_pytorch_model", ""), name
+    first, second = _PROJECTIONS
+    raise InputError(f"{folder}: no projection of the camera there, neither {first}/ nor {second}/; {PUBLISHED}")
+
+
+def _check_match(folder: str, parts: Parts) -> None:
+    unet, vae, tower = (part.module.config for part in (parts.unet, parts.vae, parts.tower))
+    projection = parts.projection.module
+    if unet.in_channels != 2 * unet.out_channels:
+        raise InputError(
+            f"{folder}/unet: {unet.in_channels} channels in and {unet.out_channels} out; a network that is shown the "
+            f"picture beside its noisy latents has twice as many in as out; {PUBLISHED}"
+        )
+    for name, wanted, got in (
+        ("vae: channels of its latents", unet.out_channels, vae.latent_channels),
+        (
+            "image_encoder: width of what the projection takes, less the camera's",
+            projection.in_features - POSE,
+            tower.projection_dim,
+        ),
+        ("the projection: width of what the UNet attends to", unet.cross_attention_dim, projection.out_features),
+    ):
+        if got != wanted:
+            raise InputError(f"{folder}: {name}: wanted {wanted}, got {got}")

@@ -1,0 +1,110 @@
+"""Zero-1-to-3 behind the interface of all priors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from liftstudio.cameras import Cameras
+from liftstudio.checks import check_range, check_shape
+from liftstudio.errors import InputError
+from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.classifier_free import guided_estimate
+from liftstudio.priors.latent_prior import LatentPrior, clip_pixels
+from liftstudio.priors.parameterization import x0_from_epsilon
+from liftstudio.priors.precision import half_on_cuda
+from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep, scaled_linear_levels
+from liftstudio.priors.weights import Weights
+from liftstudio.registry import register
+
+from .checkpoint import PUBLISHED, is_zero123, open_folder
+from .conditioning import Condition, relative_poses
+
+
+@register("zero123")
+class Zero123(LatentPrior):
+    """Zero-1-to-3: views of the object in a picture, each by itself, at cameras relative to the picture's.
+
+    After Liu et al. 2023, "Zero-1-to-3: Zero-shot One Image to 3D Object". The views of a batch know nothing of one
+    another. The networks are told directions and the distance, no lens.
+    """
+
+    published = PUBLISHED
+
+    @dataclass
+    class Config(Prior.Config):
+        resolution: int = 256  # pixels across the pictures: those that the networks were trained on
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_range("resolution", self.resolution, 16)
+
+    config: Config
+    own_chunk = 4
+    frames = 0
+    guidance_scale = 3.0  # of the released sampler
+
+    def __init__(self, config: Config, *, device: torch.device) -> None:
+        parts = open_folder(config.weights)
+        shrinkage = 2 ** (len(parts.vae.module.config.block_out_channels) - 1)
+        if config.resolution % shrinkage:
+            raise InputError(f"resolution: wanted a multiple of {shrinkage} pixels, got {config.resolution}")
+        super().__init__(config, parts.vae, config.resolution, device=device)
+        self.name = f"Zero-1-to-3 ({Path(config.weights).name})"
+        self.levels = scaled_linear_levels()  # of each timestep
+        self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
+        self.unet = parts.unet.load(half_on_cuda(config.precision, device), device)
+        self.tower = parts.tower
+        self.projection = parts.projection.load(torch.float32, device)
+
+    @classmethod
+    def recognizes(cls, weights: Weights) -> bool:
+        return is_zero123(weights)
+
+    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+        """Any cameras that look at the object will do."""
+
+    def sigmas(self, steps: int) -> Tensor:
+        """Those of DDIM, as officially: see `samplers.ddim_sigmas`."""
+        return ddim_sigmas(self.levels, steps)
+
+    @torch.no_grad()
+    def condition(self, prompt: ImagePrompt) -> Condition:
+        """The picture, over white, as CLIP embeds it and as latents; CLIP is in memory only here."""
+        check_shape("prompt.image", prompt.image, (self.resolution, self.resolution, 3))
+        image = prompt.image.to(self.device)
+        tower = self.tower.load(torch.float32, self.device)
+        embedding = tower(pixel_values=clip_pixels(image, tower.config.image_size)).image_embeds[0]
+        return Condition(embedding, self.posterior(2 * image[None] - 1).mode()[0], prompt.camera.to(self.device))
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        latents: Tensor,
+        sigma: float,
+        condition: Condition,
+        cameras: Cameras,
+        guidance_scale: Tensor | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """See `Prior.denoise`; without the picture there are zeros for its latents and for the token of it."""
+        token, latent = self._tokens(condition, cameras), condition.latent.expand_as(latents)
+        noisy, timestep = latents / (1 + sigma**2) ** 0.5, nearest_timestep(self.levels, sigma)
+
+        def estimate(branches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+            context = torch.cat([token for token, _ in branches])
+            shown = torch.cat([torch.cat([noisy, latent], dim=1) for _, latent in branches])
+            dtype = self.unet.dtype
+            epsilon = self.unet(shown.to(dtype), timestep, context.to(dtype)).sample.float()
+            return x0_from_epsilon(latents, epsilon.unflatten(0, (len(branches), -1)), sigma)
+
+        nothing = torch.zeros_like(token), torch.zeros_like(latent)
+        return guided_estimate(estimate, (token, latent), nothing, guidance_scale)
+
+    def _tokens(self, condition: Condition, cameras: Cameras) -> Tensor:
+        """[T, 1, D] what the network attends to: the picture, as seen from where the cameras are."""
+        poses = relative_poses(condition.camera, cameras.to(self.device))
+        embedding = condition.embedding.expand(len(poses), -1)
+        return self.projection(torch.cat([embedding, poses], dim=-1))[:, None]
