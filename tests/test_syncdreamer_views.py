@@ -84,6 +84,19 @@ def test_the_prior_is_shown_the_picture_in_the_official_frame() -> None:
     assert (whole.mask[..., 0] > 0.5).any(0).sum() > 10 and not torch.equal(whole.image, image)
 
 
+def test_steps_that_suit_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a number of its own: those for ancestral sampling, if the prior says, else those for any."""
+    counts: list[int] = []
+    sigmas = TinyBall.sigmas
+    monkeypatch.setattr(TinyBall, "sigmas", lambda prior, steps: (counts.append(steps), sigmas(prior, steps))[1])
+    monkeypatch.setattr(TinyBall, "steps", 5)
+    make(steps=0, cache=False)
+    monkeypatch.setattr(TinyBall, "ancestral_steps", 3)
+    make(steps=0, cache=False)
+    make(steps=4, cache=False)
+    assert counts == [5, 3, 4]
+
+
 def test_instances() -> None:
     """Each depends on the seed and its number alone; another one is had without sampling again."""
     two, three = ([make(instances=n, instance=i) for i in range(n)] for n in (2, 3))
