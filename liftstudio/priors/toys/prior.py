@@ -32,7 +32,7 @@ class ToysPrior(Prior):
     sigma_min, sigma_max = SIGMA_MIN, SIGMA_MAX
     frames = 0
     steps = 12
-    ancestral_steps = 3  # a small network guesses means better than samples, and few steps stay near the mean
+    ancestral_steps = 2  # a small network guesses means better than samples, and few steps stay near the mean
     decomposed_scales = (0.1, 0.1)  # all guidance costs it accuracy, these 0.7 dB
 
     def __init__(self, config: Prior.Config, *, device: torch.device) -> None:
