@@ -12,10 +12,10 @@ import pytest
 import torch
 from tiny_hifi123 import hifi123
 from tiny_sv3d import randomize
+from tiny_training import config_of, draw_samples, task_of
 from torch import Tensor
 
 from liftstudio import assets, cli
-from liftstudio.config import parse, read_config
 from liftstudio.errors import InputError
 from liftstudio.priors import package
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
@@ -42,19 +42,15 @@ TINY = [
 
 
 def tiny_config(*overrides: str) -> TrainingConfig:
-    return parse(read_config(CONFIG, [*TINY, *overrides]), TrainingConfig)
+    return config_of(CONFIG, [*TINY, *overrides])
 
 
 def tiny_task(*overrides: str) -> Any:
-    config = tiny_config(*overrides)
-    torch.manual_seed(SEED)
-    return config.task.build(config.data, torch.float32)
+    return task_of(tiny_config(*overrides), SEED)
 
 
 def samples_of(count: int) -> list[Sample]:
-    generator = torch.Generator().manual_seed(SEED)
-    objects = ProceduralObjects(tiny_config().data)
-    return [objects.training(SEED + number, 2, generator) for number in range(count)]
+    return draw_samples(tiny_config(), count, 2, SEED)
 
 
 def close(found: Tensor, wanted: Tensor) -> None:

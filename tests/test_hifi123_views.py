@@ -18,6 +18,7 @@ from liftstudio.cache import cache_folder
 from liftstudio.config import parse
 from liftstudio.errors import InputError
 from liftstudio.images import resize_lanczos
+from liftstudio.priors import package
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 from liftstudio.views.base import ReferenceViews
 
@@ -262,7 +263,7 @@ def test_the_bundled_model_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch
     """Without options the model that comes with the project is used, and the log says openly which one it is."""
     from liftstudio import assets
 
-    shutil.copytree("tiny", Path("assets/priors/depth-tiny"))
+    package.package(Path("tiny"), Path("assets/priors/depth-tiny"))
     monkeypatch.setattr(assets, "ROOT", folder.parent)
     cls = registry.find("sv3d-views", "views")
     data = {"image": "ball.png", "prior": {"type": "tiny-ball", "weights": "ball.safetensors"}, "steps": 1}

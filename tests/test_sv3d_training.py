@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 import torch
 from tiny_sv3d import randomize, sv3d
+from tiny_training import config_of, draw_samples, task_of
 from torch import Tensor
 
 from liftstudio import assets, cli
-from liftstudio.config import Block, parse, read_config
+from liftstudio.config import Block
 from liftstudio.errors import InputError
 from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.parameterization import x0_from_v
 from liftstudio.priors.train import main
 from liftstudio.priors.training.config import TrainingConfig
-from liftstudio.priors.training.data import ProceduralObjects, Sample
+from liftstudio.priors.training.data import Sample
 from liftstudio.registry import find
 
 SEED = int.from_bytes(os.urandom(3), "little")
@@ -42,19 +43,15 @@ TINY = [
 
 
 def tiny_config(*overrides: str) -> TrainingConfig:
-    return parse(read_config(CONFIG, [*TINY, *overrides]), TrainingConfig)
+    return config_of(CONFIG, [*TINY, *overrides])
 
 
 def tiny_task(*overrides: str) -> Any:
-    config = tiny_config(*overrides)
-    torch.manual_seed(SEED)
-    return config.task.build(config.data, torch.float32)
+    return task_of(tiny_config(*overrides), SEED)
 
 
 def samples_of(count: int) -> list[Sample]:
-    generator = torch.Generator().manual_seed(SEED)
-    objects = ProceduralObjects(tiny_config().data)
-    return [objects.training(SEED + number, FRAMES, generator) for number in range(count)]
+    return draw_samples(tiny_config(), count, FRAMES, SEED)
 
 
 def open_auto(path: Path) -> Prior:

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,13 +9,10 @@ from torch import Tensor
 from liftstudio.cameras import Cameras, orbit_cameras
 from liftstudio.checks import check_range
 from liftstudio.orbits import Angles
-from liftstudio.priors.base import Prior
-from liftstudio.priors.classifier_free import check_guidance_scale
-from liftstudio.priors.samplers import euler
 from liftstudio.registry import register
 from liftstudio.views.base import ReferenceViews
 from liftstudio.views.input_image import InputImage
-from liftstudio.views.prior_views import GeneratedViews, OnStep, PriorViews
+from liftstudio.views.prior_views import GeneratedViews, PriorViews
 
 VIEWS = 4  # around the object, 90 degrees apart
 FOV_DEG = 47.5  # in the middle of what ImageDream was trained on
@@ -33,11 +29,6 @@ class FourViews(GeneratedViews):
     class Config(GeneratedViews.Config):
         distance: float = DISTANCE  # of the cameras from the object's centre, world units: 1.4 times its longest side
         fov_deg: float = FOV_DEG  # field of view of the cameras
-        guidance_scale: float = 0.0  # classifier-free guidance; 1: none; 0: what suits the prior
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            check_guidance_scale(self.guidance_scale)
 
     config: Config
 
@@ -45,25 +36,6 @@ class FourViews(GeneratedViews):
         """Azimuths 0, 90, 180, 270 at one elevation."""
         azimuth_deg = 360 / VIEWS * torch.arange(VIEWS)
         return azimuth_deg, torch.full_like(azimuth_deg, self.config.elevation_deg)
-
-    def sample(
-        self,
-        prior: Prior,
-        prompt: Any,
-        cameras: Cameras,
-        sigmas: Tensor,
-        generator: torch.Generator,
-        on_step: OnStep,
-    ) -> Tensor:
-        """All four together, from the prior's first noise level."""
-        condition = prior.condition(prompt)
-        scale = torch.full((len(cameras),), self.config.guidance_scale or prior.guidance_scale, device=cameras.device)
-        noise = torch.randn(len(cameras), *prior.latent_shape, generator=generator).to(cameras.device)
-
-        def denoise(latents: Tensor, sigma: float) -> Tensor:
-            return prior.denoise(latents, sigma, condition, cameras, scale)
-
-        return euler(denoise, noise, sigmas, on_step)
 
 
 @register("imagedream-views")

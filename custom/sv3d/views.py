@@ -7,13 +7,11 @@ import torch
 from torch import Tensor
 
 from liftstudio import orbits
-from liftstudio.cameras import Cameras
 from liftstudio.checks import check_range
-from liftstudio.priors.base import ImagePrompt, Prior
-from liftstudio.priors.classifier_free import check_guidance_scale, triangle
-from liftstudio.priors.samplers import euler
+from liftstudio.priors.base import Prior
+from liftstudio.priors.classifier_free import triangle
 from liftstudio.registry import register
-from liftstudio.views.prior_views import OnStep, PriorViews
+from liftstudio.views.prior_views import PriorViews
 
 
 @dataclass
@@ -53,7 +51,6 @@ class SV3DViews(PriorViews):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            check_guidance_scale(self.guidance_scale)
             self.orbit.angles(self.elevation_deg, self.seed)
 
     config: Config
@@ -62,21 +59,6 @@ class SV3DViews(PriorViews):
         """The orbit's."""
         return self.config.orbit.angles(self.config.elevation_deg, self.config.seed)
 
-    def sample(
-        self,
-        prior: Prior,
-        prompt: ImagePrompt,
-        cameras: Cameras,
-        sigmas: Tensor,
-        generator: torch.Generator,
-        on_step: OnStep,
-    ) -> Tensor:
-        """All views together, from the prior's highest noise level."""
-        condition = prior.condition(prompt)
-        scale = triangle(len(cameras), most=self.config.guidance_scale or prior.guidance_scale).to(cameras.device)
-        noise = torch.randn(len(cameras), *prior.latent_shape, generator=generator).to(cameras.device)
-
-        def denoise(latents: Tensor, sigma: float) -> Tensor:
-            return prior.denoise(latents, sigma, condition, cameras, scale)
-
-        return euler(denoise, noise, sigmas, on_step)
+    def guidance_scales(self, prior: Prior, count: int) -> Tensor:
+        """Least at the picture, most opposite."""
+        return triangle(count, most=self.config.guidance_scale or prior.guidance_scale)

@@ -14,7 +14,7 @@ from liftstudio.images import grid, resize_area
 from liftstudio.logs import log
 from liftstudio.orbits import Angles
 from liftstudio.priors.base import ImagePrompt, Prior
-from liftstudio.priors.classifier_free import check_guidance_scale, decomposed
+from liftstudio.priors.classifier_free import decomposed
 from liftstudio.priors.samplers import ancestral
 from liftstudio.registry import register
 from liftstudio.views.base import ReferenceViews
@@ -57,7 +57,6 @@ class SyncDreamerViews(PriorViews):
             super().__post_init__()
             check_range("elevation_deg", self.elevation_deg, *ELEVATIONS_DEG)
             check_range("count", self.count, 2)
-            check_guidance_scale(self.guidance_scale)
             check_range("harmony_scales", min(self.harmony_scales or (0, 0)), 0)
             check_range("instances", self.instances, 1)
             if self.instance != "best":
@@ -92,12 +91,12 @@ class SyncDreamerViews(PriorViews):
         """All instances [instances * T, ...], one after the other; none depends on how many there are."""
         condition = prior.condition(prompt)
         config, device = self.config, cameras.device
-        scale = torch.full((len(cameras),), config.guidance_scale or prior.guidance_scale, device=device)
+        scales = self.guidance_scales(prior, len(cameras)).to(device)
         harmony_scales = config.harmony_scales or prior.decomposed_scales
 
         def denoise_one(latents: Tensor, sigma: float) -> Tensor:
             if config.guidance == "cfg":
-                return prior.denoise(latents, sigma, condition, cameras, scale)
+                return prior.denoise(latents, sigma, condition, cameras, scales)
             estimates = prior.denoise_separately(latents, sigma, condition, cameras)
             return decomposed(*estimates, harmony_scales)
 

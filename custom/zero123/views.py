@@ -1,6 +1,7 @@
 """Zero-1-to-3's views: cameras relative to the picture's, and the picture."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,13 +10,11 @@ from liftstudio.cameras import Cameras
 from liftstudio.checks import check_range
 from liftstudio.errors import InputError
 from liftstudio.orbits import MAX_ELEVATION_DEG, Angles
-from liftstudio.priors.base import ImagePrompt, Prior
-from liftstudio.priors.classifier_free import check_guidance_scale
-from liftstudio.priors.samplers import euler
+from liftstudio.priors.base import Prior
 from liftstudio.registry import register
 from liftstudio.views.base import ReferenceViews
 from liftstudio.views.input_image import InputImage
-from liftstudio.views.prior_views import OnStep, PriorViews
+from liftstudio.views.prior_views import PriorViews
 
 from .denoising import denoise_alone
 
@@ -33,11 +32,9 @@ class Zero123Views(PriorViews):
             default_factory=lambda: [90.0, 180.0, 270.0]
         )  # of the views, from the picture
         elevations_deg: list[float] = field(default_factory=list)  # one for each azimuth; none: the picture's
-        guidance_scale: float = 0.0  # classifier-free guidance; 1: none; 0: what suits the prior
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            check_guidance_scale(self.guidance_scale)
             if not self.azimuths_deg:
                 raise InputError("azimuths_deg: wanted at least one")
             if len(self.elevations_deg) not in (0, len(self.azimuths_deg)):
@@ -53,24 +50,11 @@ class Zero123Views(PriorViews):
         elevations_deg = config.elevations_deg or [config.elevation_deg] * len(config.azimuths_deg)
         return torch.tensor(config.azimuths_deg), torch.tensor(elevations_deg)
 
-    def sample(
-        self,
-        prior: Prior,
-        prompt: ImagePrompt,
-        cameras: Cameras,
-        sigmas: Tensor,
-        generator: torch.Generator,
-        on_step: OnStep,
+    def estimate(
+        self, prior: Prior, latents: Tensor, sigma: float, condition: Any, cameras: Cameras, scales: Tensor
     ) -> Tensor:
-        """Each by itself, from the prior's first noise level."""
-        condition = prior.condition(prompt)
-        scale = torch.full((len(cameras),), self.config.guidance_scale or prior.guidance_scale, device=cameras.device)
-        noise = torch.randn(len(cameras), *prior.latent_shape, generator=generator).to(cameras.device)
-
-        def denoise(latents: Tensor, sigma: float) -> Tensor:
-            return denoise_alone(prior, latents, sigma, condition, cameras, scale)
-
-        return euler(denoise, noise, sigmas, on_step)
+        """Each view by itself."""
+        return denoise_alone(prior, latents, sigma, condition, cameras, scales)
 
     def assemble(self, images: Tensor, masks: Tensor, picture: InputImage) -> ReferenceViews:
         """The views as the prior made them, then the picture."""

@@ -2,31 +2,18 @@
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from liftstudio.registry import Component
 from liftstudio.views.base import ReferenceViews
+from liftstudio.views.plug_in import ViewPlugIn
 
 
-class ViewEnhancer(Component):
+class ViewEnhancer(ViewPlugIn):
     """Repaints generated views; shapes, cameras and the picture itself stay as they are."""
 
     kind: ClassVar[str] = "view-enhancer"
-
-    @abstractmethod
-    def __init__(self, config: Any, *, device: torch.device) -> None:
-        """Check options and files; long work and large files wait for `repaint`.
-
-        Raises:
-            InputError: the options or the files are refused.
-        """
-
-    @abstractmethod
-    def fingerprint(self) -> dict[str, Any]:
-        """All that decides the result beside the views, as plain data: its options, and digests of its files."""
 
     @abstractmethod
     def repaint(self, views: ReferenceViews) -> Tensor:

@@ -20,11 +20,14 @@ from liftstudio.images import resize_lanczos, straight_from_white
 from liftstudio.logs import WorkProgress, log
 from liftstudio.orbits import MAX_ELEVATION_DEG, Angles
 from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.classifier_free import check_guidance_scale
 from liftstudio.priors.opening import block_weights, open_prior
+from liftstudio.priors.samplers import euler
 from liftstudio.views.base import ReferenceViews, ViewSource
 from liftstudio.views.enhancement import ViewEnhancer, with_colors
 from liftstudio.views.estimation import MapEstimator
 from liftstudio.views.input_image import FRAME_RATIO, InputImage, load_input_image
+from liftstudio.views.plug_in import ViewPlugIn
 from liftstudio.views.silhouettes import FOREGROUND, alpha_before, main_pieces
 
 OnStep = Callable[[int, Tensor], None]
@@ -46,6 +49,7 @@ class GeneratedViews(ViewSource):
         prior: Annotated[Block, "prior"]  # the diffusion model that makes the views
         elevation_deg: float = 10.0  # of the cameras, degrees above the object's horizon
         steps: int = 0  # denoising steps; 0: what suits the prior
+        guidance_scale: float = 0.0  # classifier-free guidance; 1: none; 0: what suits the prior
         seed: int = 0  # of the noise (and of a random orbit)
         resolution: int = 0  # pixels across the views; what the prior makes is resized; 0: the prior's, at least 256
         distance: float = 3.6  # of the cameras from the object's centre, world units: twice its longest side
@@ -58,6 +62,7 @@ class GeneratedViews(ViewSource):
         def __post_init__(self) -> None:
             check_range("elevation_deg", self.elevation_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
             check_range("steps", self.steps, 0)
+            check_guidance_scale(self.guidance_scale)
             check_range("seed", self.seed, 0, 2**63 - 1)
             if self.resolution != 0:
                 check_range("resolution", self.resolution, 16, 4096)
@@ -75,7 +80,6 @@ class GeneratedViews(ViewSource):
     def angles(self) -> Angles:
         """(azimuth_deg [T], elevation_deg [T]) of the views."""
 
-    @abstractmethod
     def sample(
         self,
         prior: Prior,
@@ -87,11 +91,31 @@ class GeneratedViews(ViewSource):
     ) -> Tensor:
         """Latents [T, *prior.latent_shape] of the views, on the prior's device; of K sets of them [K T, ...].
 
+        All views together by Euler steps (DDIM without added noise), under `guidance_scales` and `estimate`, unless a
+        subclass samples in another way.
+
         prompt: an `ImagePrompt`; None without a picture.
         sigmas: [steps + 1] descending noise levels, as the prior has them.
         generator: on the CPU, so that all devices draw equal noise.
         on_step: to be told after each step (its number from 0, latents after it), as the samplers do.
         """
+        condition, scales = prior.condition(prompt), self.guidance_scales(prior, len(cameras)).to(cameras.device)
+        noise = torch.randn(len(cameras), *prior.latent_shape, generator=generator).to(cameras.device)
+
+        def denoise(latents: Tensor, sigma: float) -> Tensor:
+            return self.estimate(prior, latents, sigma, condition, cameras, scales)
+
+        return euler(denoise, noise, sigmas, on_step)
+
+    def guidance_scales(self, prior: Prior, count: int) -> Tensor:
+        """[count] classifier-free guidance of each view: the same for all."""
+        return torch.full((count,), self.config.guidance_scale or prior.guidance_scale)
+
+    def estimate(
+        self, prior: Prior, latents: Tensor, sigma: float, condition: Any, cameras: Cameras, scales: Tensor
+    ) -> Tensor:
+        """The prior's estimate of clean latents [T, ...], as `Prior.denoise` says: of all views together."""
+        return prior.denoise(latents, sigma, condition, cameras, scales)
 
     def suited_steps(self, prior: Prior) -> int:
         """How many denoising steps suit the prior under this source's sampler."""
@@ -145,7 +169,7 @@ class GeneratedViews(ViewSource):
         return with_colors(views, self._derived("enhanced-views", enhancer, views, make)["colors"].float() / 255)
 
     def _derived(
-        self, kind: str, plug_in: ViewEnhancer | MapEstimator, views: ReferenceViews, make: Callable[[], dict[str, Any]]
+        self, kind: str, plug_in: ViewPlugIn, views: ReferenceViews, make: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
         """What a plug-in makes of the views, by `make` or from the cache."""
         key = {
