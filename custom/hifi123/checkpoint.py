@@ -4,9 +4,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from liftstudio.assets import SCHEME, input_path
 from liftstudio.errors import InputError
 from liftstudio.priors.latent_diffusion import Part, check_all_used
 from liftstudio.priors.network_folders import check_folder, diffusers_part, open_tokenizer, text_tower_part
+from liftstudio.priors.weights import check_packaged_folder
 
 PUBLISHED = (
     "stable-diffusion-2-depth is Stability AI's, under the CreativeML Open RAIL++-M licence; since its own page was "
@@ -38,6 +40,8 @@ def open_folder(folder: str) -> Parts:
             UNet has no channel for depth.
     """
     check_folder(folder, PUBLISHED)
+    if folder.startswith(SCHEME):
+        check_packaged_folder(input_path(folder))
     from diffusers import AutoencoderKL, UNet2DConditionModel  # takes seconds to import
 
     unet = diffusers_part(UNet2DConditionModel, f"{folder}/unet", PUBLISHED)

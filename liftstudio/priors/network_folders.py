@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from liftstudio.assets import SCHEME, input_path
+from liftstudio.assets import input_path
 from liftstudio.errors import InputError
 from liftstudio.priors.latent_diffusion import Part, Sources, replace_parts, same
-from liftstudio.priors.weights import Weights, check_packaged_folder, find_file, is_hub_name
+from liftstudio.priors.weights import Weights, find_file, is_hub_name
 
 _OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}  # of diffusers before 0.15
 _OLD_STEMS = {"model": "pytorch_model"}
@@ -25,11 +25,9 @@ Build = Callable[[dict[str, Any]], nn.Module]  # a network of the options in `co
 
 
 def check_folder(folder: str, published: str) -> None:
-    """Raise an InputError for what is no folder here and can be none on the hub, and for a damaged bundled one."""
+    """Raise an InputError for what is neither a folder here nor can be one on the hub."""
     if not input_path(folder).is_dir() and not is_hub_name(folder):
         raise InputError(f"{folder}: no such folder; {published}")
-    if folder.startswith(SCHEME):
-        check_packaged_folder(input_path(folder))
 
 
 def diffusers_part(cls: Any, folder: str, published: str) -> Part:
