@@ -84,11 +84,6 @@ class Checkpoints:
             raise InputError(f"no usable checkpoint: {'; '.join(refused)}")
         return None, []
 
-    def clear_temporaries(self) -> None:
-        """Remove what a killed process left half-written."""
-        for path in self.folder.glob(".*.tmp*"):
-            path.unlink(missing_ok=True)
-
 
 def write_verified(path: Path, data: dict[str, Any]) -> None:
     """Write nested dicts and lists of tensors and numbers, with a header that lets `read_verified` prove them whole."""

@@ -32,6 +32,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def clear_temporaries(folder: Path) -> None:
+    """Remove what killed processes left half-written anywhere below `folder`; none may be writing there now."""
+    for path in folder.rglob(".*.tmp*"):
+        path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def blaming(path: Path) -> Iterator[None]:
     """Make an OSError inside the block name `path`: one from a write (full disk, ...) names no file by itself."""

@@ -21,7 +21,7 @@ from liftstudio.config import to_plain
 from liftstudio.errors import InputError
 from liftstudio.evaluation import evaluate, evaluate_mesh
 from liftstudio.export.pipeline import export_mesh
-from liftstudio.files import atomic_write
+from liftstudio.files import atomic_write, clear_temporaries
 from liftstudio.inputs import Inputs
 from liftstudio.logs import RunLog, StageProgress, WorkProgress, log
 from liftstudio.memory import memory_advice, memory_high_water_gb
@@ -142,7 +142,8 @@ class Run:
         run = cls(config, inputs, make_fabric(config.device, gpus))
         run.folder, run.saved, run.elapsed = folder, saved, dict(saved.elapsed) if saved else {}
         if run.fabric.is_global_zero:
-            folder.checkpoints.clear_temporaries()
+            if not finished:  # a run that is still going may be looked at
+                clear_temporaries(folder.path)
             folder.note_command(command)
         return run
 

@@ -93,6 +93,7 @@ def test_killed_at_random_moments(project_with_extension: Path, straight: dict[s
         wait_for_steps(folder, process, random.uniform(0, 0.6))
         process.kill()
         process.communicate()
+        (folder / "images" / ".000001.0123456789ab.tmp.png").touch()  # what a kill at the worst moment leaves
         process = resume("killed")
     finish(process)
     assert result(folder) == straight
