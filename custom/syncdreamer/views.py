@@ -10,6 +10,7 @@ from torch import Tensor
 
 from liftstudio.cameras import Cameras
 from liftstudio.checks import check_range
+from liftstudio.errors import InputError
 from liftstudio.images import grid, resize_area
 from liftstudio.logs import log
 from liftstudio.orbits import Angles
@@ -58,6 +59,10 @@ class SyncDreamerViews(PriorViews):
             check_range("elevation_deg", self.elevation_deg, *ELEVATIONS_DEG)
             check_range("count", self.count, 2)
             check_range("harmony_scales", min(self.harmony_scales or (0, 0)), 0)
+            if self.guidance == "cfg" and self.harmony_scales is not None:
+                raise InputError("harmony_scales: for guidance: harmonyview alone; here it is cfg, with guidance_scale")
+            if self.guidance == "harmonyview" and self.guidance_scale != 0:
+                raise InputError("guidance_scale: for guidance: cfg alone; here it is harmonyview, with harmony_scales")
             check_range("instances", self.instances, 1)
             if self.instance != "best":
                 check_range("instance", self.instance, 0, self.instances - 1)
