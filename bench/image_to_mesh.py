@@ -86,8 +86,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 GEOMETRY = {"iou": 3, "chamfer": 4, "f_score_0.02": 3, "normal_consistency": 3}  # column -> digits
 APPEARANCE = {"psnr": 2, "ssim": 3, "silhouette_iou": 3, "albedo_rmse": 3, "shaded_rmse": 3}
-COST = {"views_s": 0, "coarse_s": 0, "fine_s": 0, "all_s": 0, "memory_gb": 2}
-COLUMNS = GEOMETRY | APPEARANCE | COST
+COST = {"views_s": 0, "test_s": 0, "export_s": 0, "all_s": 0, "memory_gb": 2}  # and `<stage>_s` of every stage
 
 
 @dataclass(frozen=True)
@@ -274,14 +273,22 @@ def render_glb(path: Path, cameras: Cameras) -> tuple[Tensor, Tensor]:
 
 
 def table_of(rows: list[dict[str, Any]]) -> Table:
-    """A line for every run, and one with mean and standard error for every setting, in Markdown."""
-    table = Table("views and variant", "toy", *COLUMNS, box=box.MARKDOWN)
+    """A line for every run, and one with mean and standard error for every setting, in Markdown.
+
+    A stage that a config does not have stays empty.
+    """
+    stages = dict.fromkeys(name for row in rows for name in row if name.endswith("_s") and name not in COST)
+    columns = GEOMETRY | APPEARANCE | dict.fromkeys(stages, 0) | COST
+    table = Table("views and variant", "toy", *columns, box=box.MARKDOWN)
     for setting in dict.fromkeys(row["setting"] for row in rows):
         chosen = [row for row in rows if row["setting"] == setting]
         for row in chosen:
-            table.add_row(setting, str(row["toy"]), *(f"{row[name]:.{digits}f}" for name, digits in COLUMNS.items()))
-        means = (with_error([row[name] for row in chosen], digits) for name, digits in COLUMNS.items())
-        table.add_row(f"**{setting}**", "mean", *means)
+            figures = (f"{row[name]:.{digits}f}" if name in row else "" for name, digits in columns.items())
+            table.add_row(setting, str(row["toy"]), *figures)
+        means = ([row[name] for row in chosen if name in row] for name in columns)
+        digits_of = columns.values()
+        cells = (with_error(values, digits) if values else "" for values, digits in zip(means, digits_of, strict=True))
+        table.add_row(f"**{setting}**", "mean", *cells)
     return table
 
 

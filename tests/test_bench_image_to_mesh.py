@@ -171,11 +171,16 @@ def test_a_run_from_picture_to_row(folder: Path, whose: Literal["prior", "true"]
     index, _ = a_toy()
     job = image_to_mesh.Job(index, variant, whose, 64, (*QUICK, f"views.prior.weights={folder / 'ball.safetensors'}"))
     row = image_to_mesh.reconstruct(job, folder / "runs")
-    assert all(math.isfinite(row[name]) for name in image_to_mesh.COLUMNS)
+    columns = image_to_mesh.GEOMETRY | image_to_mesh.APPEARANCE | image_to_mesh.COST
+    assert all(math.isfinite(row[name]) for name in [*columns, "coarse_s", "fine_s"])
     # Thirty steps on nine small views: rough, but the toy where its own views are given. The prior knows only a ball.
     assert row["iou"] > 0.4 if whose == "true" else row["iou"] > 0
     assert (Path(row["folder"]) / "test" / "contact_sheet.png").is_file()
-    image_to_mesh.table_of([{**row, "setting": job.setting, "toy": index}])
+    one_stage = {name: value for name, value in row.items() if name != "fine_s"}
+    table = image_to_mesh.table_of([{**row, "setting": "a", "toy": 0}, {**one_stage, "setting": "b", "toy": 0}])
+    cells = {str(column.header): list(column.cells) for column in table.columns}
+    assert cells["coarse_s"] == [f"{row['coarse_s']:.0f}"] * 4
+    assert cells["fine_s"] == [f"{row['fine_s']:.0f}"] * 2 + [""] * 2
 
 
 @pytest.mark.parametrize("variant", [name for name in image_to_mesh.VARIANTS if name != "default"])
