@@ -4,6 +4,6 @@ COMPONENTS = {
     "depth-prior": {"sd2-depth": "prior"},
     "view-enhancer": {"rgnv": "enhancer"},
     "map-estimator": {"monocular": "maps"},
-    "guidance": {"hifi123-rgsd": "guidance"},
+    "guidance": {"hifi123-rgsd": "guidance", "depth-sds": "sds"},
     "prior-task": {"depth-diffusion": "training"},
 }

@@ -13,7 +13,7 @@ from liftstudio.config import Block
 from liftstudio.errors import InputError
 from liftstudio.guidance.base import Guidance
 from liftstudio.images import resize_smooth
-from liftstudio.priors.base import ImagePrompt
+from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.classifier_free import check_guidance_scale
 from liftstudio.priors.distillation import draw_sigma, encode_in_chunks, sds_loss
 from liftstudio.priors.opening import open_prior
@@ -47,13 +47,17 @@ class PriorGuidance(Guidance):
 
     def __init__(self, config: Config, *, views: ReferenceViews | None, device: torch.device) -> None:
         self.config, self.device, self._step = config, device, 0
-        self.prior = open_prior(config.prior, device)
+        self.prior = self.open_prior()
         self.check_prior()
         # An ImagePrompt; None for a prior that takes no picture.
         self.prompt: Any = image_prompt(views, self.prior.resolution, device) if self.prior.takes_picture else None
         typical = self.typical_views()
         self.prior.check_cameras(typical if self.prompt is None else self.prompt.camera, typical)
         self.condition = self.prior.condition(self.prompt)
+
+    def open_prior(self) -> Prior:
+        """The diffusion model of the options."""
+        return open_prior(self.config.prior, self.device)
 
     def check_prior(self) -> None:
         """Refuse a prior that this guidance cannot work with.

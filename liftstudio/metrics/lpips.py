@@ -1,6 +1,7 @@
 """LPIPS, the learned perceptual distance of Zhang et al. 2018, from the published weights; no torchvision."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -102,15 +103,19 @@ class Lpips(nn.Module):
         ]
         return torch.stack(distances).sum(dim=0)
 
+    def activations(self, image: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Outputs [B, C, h, w] of the backbone's layers of these numbers, rising, of images [B, H, W, 3] in [0, 1]."""
+        x = (2.0 * image - 1.0 - image.new_tensor(_SHIFT)) / image.new_tensor(_SCALE)
+        x, found = x.permute(0, 3, 1, 2), []
+        for index, layer in enumerate(itertools.islice(self.features, layers[-1] + 1)):
+            x = layer(x)
+            if index in layers:
+                found.append(x)
+        return found
+
     def _unit_features(self, image: Tensor) -> list[Tensor]:
         """The tapped activations, each [B, C, h, w] of unit length over the channels (zero where all are zero)."""
-        x = (2.0 * image - 1.0 - image.new_tensor(_SHIFT)) / image.new_tensor(_SCALE)
-        x, tapped = x.permute(0, 3, 1, 2), []
-        for index, layer in enumerate(self.features):
-            x = layer(x)
-            if index in self.taps:
-                tapped.append(F.normalize(x, dim=1, eps=1e-10))
-        return tapped
+        return [F.normalize(found, dim=1, eps=1e-10) for found in self.activations(image, self.taps)]
 
 
 def load_lpips(path: str | Path, network: Network = "vgg16") -> Lpips:

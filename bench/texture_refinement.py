@@ -1,0 +1,246 @@
+"""Texture refined by RGSD, by plain SDS, by the picture alone: `python -m bench.texture_refinement [--count 8]`.
+
+Toys and composites that no training saw, with strong patterns, are seen once from the front. Of that picture
+`configs/hifi123-toys.yaml` makes a coarse result, once for each object, and its last stage refines the texture of that
+very result as the config says (RGSD), by plain score distillation with the same model, and by the picture's losses
+alone; or not at all, which is the last stage before its first step. `--coarse degraded` has the coarse stage fit many
+true views without detail and in other colours instead: its shape is nearly right, and only texture is wrong.
+
+Renders from five other sides are compared with the truth and with the picture: see `bench.textures.Judge.compare`; mean
+and standard error over the objects, and of the change from the unrefined renders of the same objects. `key=value`
+overrides the config.
+"""
+
+import liftstudio  # isort: skip  # noqa: F401  before torch: it sets how OpenMP's threads wait
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from rich.console import Console
+
+from bench.textures import Judge, Pictures, Rows, degraded, scene_cameras, summary, table_of, textured
+from liftstudio import assets, registry
+from liftstudio.cache import cached, content_key
+from liftstudio.cameras import Cameras, orbit_cameras
+from liftstudio.checkpoints import seed_everything
+from liftstudio.config import Block, to_plain
+from liftstudio.files import atomic_write
+from liftstudio.images import grid, save_image, straight_from_white
+from liftstudio.inputs import Inputs
+from liftstudio.priors.training.objects import TexturedObject, render
+from liftstudio.run import Run, check_finite, make_fabric, versions
+from liftstudio.run_config import RunConfig, load_run_config
+from liftstudio.schedules import Schedule
+from liftstudio.systems.base import System
+from liftstudio.views.base import ReferenceViews
+from liftstudio.views.prior_views import LEAST_SIZE
+
+Coarse = Literal["config", "degraded"]
+
+CONFIG = assets.ROOT / "configs" / "hifi123-toys.yaml"
+UNREFINED, PICTURE_ALONE, SDS, RGSD = "no refine stage", "picture alone", "SDS", "RGSD"
+VIEW_SIZE = 128  # pixels across the views that are compared
+SHOWN_VIEWS = (0, 2)  # on the sheet
+# Column -> digits. Seconds: of the whole stage, over its steps. Evaluations: images through the network per step.
+COST = {"seconds per step": 3, "unet evaluations": 1}
+# Of the distance of latents from their estimate, the gradient of RGSD is 2 alpha, that of SDS sqrt(alpha (1 - alpha)):
+# 1.62 and 0.33 on average over cameras and timesteps. By this factor more, SDS pulls as strongly.
+SDS_WEIGHT = 1.62 / 0.33
+
+
+def settings_of(config: RunConfig) -> dict[str, RunConfig]:
+    """Name in the table -> the config whose last stage refines so."""
+    stage = list(config.system.options.stages.values())[-1]
+    name = next(name for name, block in stage.guidance.items() if block.type == "hifi123-rgsd")
+    others = {key: block for key, block in stage.guidance.items() if key != name}
+    return {
+        PICTURE_ALONE: with_guidance(config, others),
+        SDS: with_guidance(config, {**others, name: plain_distillation(stage.guidance[name].options)}),
+        RGSD: config,
+    }
+
+
+def plain_distillation(rgsd: Any) -> Block:
+    """Guidance by SDS, with the model, the prompt and the random cameras of RGSD with these options."""
+    weight = Schedule(tuple((step, SDS_WEIGHT * value) for step, value in rgsd.lambda_rgsd.points))
+    options = registry.find("depth-sds", "guidance").Config(
+        start=rgsd.start,
+        prior=rgsd.prior,
+        prompt=rgsd.prompt,
+        guidance_scale=rgsd.guidance_scale,
+        elevations_deg=rgsd.elevations_deg,
+        resolution=[rgsd.resolution],
+        lambda_sds=weight,
+    )
+    return Block("guidance", "depth-sds", options)
+
+
+def with_guidance(config: RunConfig, guidance: dict[str, Block], stage: int = -1) -> RunConfig:
+    """The config with other guidance in one of its stages, by default the last."""
+    options = config.system.options
+    name = list(options.stages)[stage]
+    stages = {**options.stages, name: replace(options.stages[name], guidance=guidance)}
+    return replace(config, system=replace(config.system, options=replace(options, stages=stages)))
+
+
+def by_degraded_views(config: RunConfig) -> RunConfig:
+    """The config whose first stage is fitted to all its views, as they are."""
+    options = registry.find("reconstruction", "guidance").Config(resolution=[64])
+    return with_guidance(config, {"views": Block("guidance", "reconstruction", options)}, stage=0)
+
+
+def picture_view(obj: TexturedObject, camera: Cameras) -> ReferenceViews:
+    """The picture by itself: the only view a run of the config gets."""
+    camera = camera.resized(LEAST_SIZE, LEAST_SIZE)
+    seen = render(obj, camera)
+    return as_views(Pictures(seen.rgb, seen.alpha), camera)
+
+
+def degraded_views(obj: TexturedObject, lens: Any, number: int) -> ReferenceViews:
+    """The object from all around, degraded; the first view is the picture's."""
+    azimuths_deg, elevations_deg = torch.meshgrid(torch.arange(12) * 30.0, torch.tensor([10.0, 45.0]), indexing="ij")
+    angles = azimuths_deg.flatten(), elevations_deg.flatten()
+    cameras = orbit_cameras(*angles, lens.distance, lens.fov_deg, VIEW_SIZE, VIEW_SIZE)
+    seen = render(obj, cameras)
+    generator = torch.Generator().manual_seed(number)
+    return as_views(degraded(Pictures(seen.rgb, seen.alpha), generator, alike=True), cameras)
+
+
+def as_views(pictures: Pictures, cameras: Cameras) -> ReferenceViews:
+    """Views to train on, the first of which is the picture."""
+    count = len(cameras)
+    return ReferenceViews(
+        images=straight_from_white(pictures.images, pictures.masks),
+        masks=pictures.masks,
+        cameras=cameras,
+        names=tuple(f"{index:03d}.png" for index in range(count)),
+        held_out=torch.zeros(count, dtype=torch.bool),
+        prompt=0,
+    )
+
+
+def build(config: RunConfig, views: ReferenceViews) -> System:
+    """The system of a run."""
+    return Run(config, Inputs(views, None, torch.eye(4)), make_fabric(config.device, None)).system
+
+
+def fit(system: System, stage: str, seed: int) -> dict[str, float]:
+    """All steps of the stage that the system is in; returns what the last one logs."""
+    seed_everything(seed)
+    logged: dict[str, float] = {}
+    for step in range(system.stages[stage]):
+        logged = system.step(step)
+        check_finite(logged, stage, step + 1)
+    return logged
+
+
+def coarse_result(config: RunConfig, views: ReferenceViews) -> dict[str, Any]:
+    """The system's state in its last stage, before the first step there."""
+    system = build(config, views)
+    *before, last = system.stages
+    for stage in before:
+        system.enter(stage)
+        fit(system, stage, config.seed)
+    system.enter(last)
+    return system.state()
+
+
+def coarse_key(config: RunConfig, number: int) -> str:
+    """What decides the coarse result of an object, but for the code."""
+    plain = to_plain(config)
+    *_, last = plain["system"]["stages"].values()
+    for name in ("guidance", "steps"):
+        last.pop(name)
+    decides = {name: plain[name] for name in ("seed", "views", "system")}
+    return content_key({"object": number, **decides, **versions()})
+
+
+def refined(
+    config: RunConfig, views: ReferenceViews, coarse: dict[str, Any], cameras: Cameras, *, steps: bool = True
+) -> tuple[Pictures, dict[str, float]]:
+    """Renders after the last stage (steps: or before its first step), and what its steps cost."""
+    system = build(config, views)
+    *_, last = system.stages
+    system.enter(last, coarse)
+    cost: dict[str, float] = {}
+    if steps:
+        begin = time.perf_counter()
+        logged = fit(system, last, config.seed)
+        cost["seconds per step"] = (time.perf_counter() - begin) / system.stages[last]
+        for name in logged:
+            if name.endswith("/unet_evaluations"):
+                cost["unet evaluations"] = logged[name]
+    seen = system.render(cameras)
+    return Pictures(seen.over(1.0).clamp(0, 1), seen.opacity), cost
+
+
+def measure_object(number: int, config: RunConfig, kind: Coarse, judge: Judge) -> tuple[Rows, dict[str, Pictures]]:
+    """The rows of one object, and its pictures: the picture itself, the truth, and those of each way."""
+    assert config.views is not None
+    obj, lens = textured(number), config.views.options
+    cameras = scene_cameras(lens.distance, lens.fov_deg, VIEW_SIZE)
+    views = picture_view(obj, cameras[:1])
+    picture, truth = Pictures.of(render(obj, cameras))
+    shown = views
+    if kind == "degraded":
+        config, shown = by_degraded_views(config), degraded_views(obj, lens, number)
+    coarse = cached("coarse", coarse_key(config, number), lambda: coarse_result(config, shown))
+    rows, found = {}, {}
+    found[UNREFINED], rows[UNREFINED] = refined(config, views, coarse, cameras[1:], steps=False)
+    for name, setting in settings_of(config).items():
+        found[name], rows[name] = refined(setting, views, coarse, cameras[1:])
+    for name, each in found.items():
+        rows[name] = judge.compare(each, truth, picture) | rows[name]
+    return rows, {"picture": picture.repeated(len(truth.images)), "truth": truth, **found}
+
+
+def main() -> None:
+    """Measure, and print one table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.texture_refinement",
+        usage="python -m bench.texture_refinement [options] [key=value ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--count", type=int, default=8, help="unseen objects, toys and composites in turns")
+    parser.add_argument("--coarse", choices=get_args(Coarse), default="config", help="what is refined")
+    parser.add_argument("--keep", type=Path, help="folder in which coarse results stay, to be refined again")
+    parser.add_argument("--vgg", type=Path, help="LPIPS's files for VGG-16 (default: contextual by patches of pixels)")
+    parser.add_argument("--clip", type=Path, help="folder of a CLIP checkpoint (default: a tiny encoder)")
+    parser.add_argument(
+        "--sheet", type=Path, help="PNG, two views of each object: picture, truth, then as in the table"
+    )
+    parser.add_argument("--json", type=Path, help="all figures as a file")
+    overrides = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+    options = parser.parse_args([word for word in sys.argv[1:] if word not in overrides])
+
+    registry.load_extensions(assets.ROOT / "custom")
+    config = load_run_config(CONFIG, overrides)
+    judge = Judge(options.vgg, options.clip)
+    rows: list[Rows] = []
+    sheet = []
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["LIFTSTUDIO_CACHE"] = str(options.keep or temporary)
+        for number in range(options.count):
+            found, pictures = measure_object(number, config, options.coarse, judge)
+            rows.append(found)
+            sheet += [[each.images[view] for each in pictures.values()] for view in SHOWN_VIEWS]
+            Console(width=240).print(table_of(rows, f"{number + 1} objects", UNREFINED, COST))
+            if options.sheet:
+                save_image(options.sheet, grid(sheet))
+            if options.json:
+                known = {"overrides": overrides, "coarse": options.coarse, "by": judge.names}
+                data = {**known, "ways": summary(rows, UNREFINED), "objects": rows}
+                atomic_write(options.json, json.dumps(data, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

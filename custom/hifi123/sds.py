@@ -1,0 +1,115 @@
+"""Plain score distillation by the depth-conditioned model: what reference-guided distillation is measured against."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liftstudio.cameras import Cameras
+from liftstudio.config import Block
+from liftstudio.guidance.scheduled_distillation import OrbitDistillation
+from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.parameterization import x0_from_epsilon
+from liftstudio.priors.samplers import nearest_timestep, scaled_linear_levels
+from liftstudio.priors.weights import Weights
+from liftstudio.registry import register
+from liftstudio.renderers.base import Render
+
+from .denoising import Prompts, guided_epsilon
+from .depth import depth_channel
+from .prior import GREY, DepthPrior, bundled
+
+
+class DepthScore(Prior):
+    """The depth-conditioned model as score distillation asks it: about single views, whose depth is their condition."""
+
+    frames, knows_backgrounds = 0, True
+
+    def __init__(self, model: DepthPrior, prompt: str) -> None:
+        """prompt: what the views show; empty: no guidance."""
+        self.model, self.device = model, model.device
+        self.name, self.resolution = model.config.weights, model.resolution
+        self.latent_shape = (4, *(self.resolution // model.shrinkage,) * 2)
+        self.levels = scaled_linear_levels()
+        self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
+        self.prompts: Prompts = model.prompts(prompt)
+        self.guidance_scale = 7.5 if prompt else 1.0
+
+    @classmethod
+    def recognizes(cls, weights: Weights) -> bool:
+        """It is made of a `DepthPrior`, not of a file."""
+        return False
+
+    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+        """They are not told to the network."""
+
+    def encode(self, images: Tensor, masks: Tensor) -> Tensor:
+        """See `Prior.encode`; before grey."""
+        return self.model.encode(images)
+
+    def decode(self, latents: Tensor) -> tuple[Tensor, None]:
+        """See `Prior.decode`; before grey."""
+        return self.model.decode(latents), None
+
+    def condition(self, prompt: ImagePrompt) -> None:
+        """Nothing: the picture is not shown to the network."""
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        latents: Tensor,
+        sigma: float,
+        condition: Tensor,
+        cameras: Cameras,
+        guidance_scale: Tensor | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """See `Prior.denoise`; the condition is the depth channel [T, 1, h, w], and all views have the same scale."""
+        scale = 1.0 if guidance_scale is None else guidance_scale[0].item()
+        noisy, timestep = latents / (1 + sigma**2) ** 0.5, nearest_timestep(self.levels, sigma)
+        epsilon = guided_epsilon(self.model.unet, noisy, timestep, condition, self.prompts, scale)
+        return x0_from_epsilon(latents, epsilon, sigma)
+
+
+@register("depth-sds")
+class DepthSDS(OrbitDistillation):
+    """Score distillation of random views by a text and their depth, without the picture: DreamFusion's.
+
+    After Poole et al. 2022, "DreamFusion", eq. 3, with the model of `hifi123-rgsd`, which it is the baseline of. As
+    there, only latents on the object count, before grey.
+    """
+
+    @dataclass(kw_only=True)
+    class Config(OrbitDistillation.Config):
+        prior: Annotated[Block, "depth-prior"] = field(default_factory=bundled)  # the depth-conditioned model
+        prompt: str = ""  # what the object is, in a few words; taken literally; empty: no guidance
+
+    config: Config
+    prior: DepthScore
+
+    def open_prior(self) -> DepthScore:
+        """See `PriorGuidance.open_prior`."""
+        model: DepthPrior = self.config.prior.build(device=self.device)
+        model.check(self.config.prompt, 1, model.resolution)
+        model.announce("SDS")
+        return DepthScore(model, self.config.prompt)
+
+    def passes(self) -> frozenset[str]:
+        """Depth."""
+        return frozenset({"depth"})
+
+    def shown(self, render: Render) -> Tensor:
+        """Before grey."""
+        return render.over(GREY)
+
+    @torch.no_grad()
+    def condition_for(self, render: Render) -> Tensor:
+        """The depth channel of the render; a flat view's is its outline."""
+        size = self.prior.latent_shape[1:]
+        return depth_channel(render.require("depth"), render.opacity, size, "distance", flat_by_mask=True)
+
+    def latent_mask(self, render: Render) -> Tensor:
+        """The render's outline."""
+        return F.interpolate(render.opacity.detach().permute(0, 3, 1, 2), self.prior.latent_shape[1:], mode="area")
