@@ -7,7 +7,6 @@ is the ceiling. Mean and standard error over the objects; gains are of the same 
 """
 
 import argparse
-import importlib
 import json
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +18,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from bench.textures import Rows, extension
 from bench.unseen import mean_and_error, with_error
 from liftstudio import assets, registry
 from liftstudio.config import Block
@@ -33,13 +33,6 @@ DIGITS = {"psnr": 2, "ssim": 4, "psnr on the object": 2}
 CEILING, BASELINE = "autoencoder alone", "without depth"
 VIEWS = 2  # pictures of an object
 SHEET_OBJECTS = 8  # of each kind
-
-Rows = dict[str, dict[str, float]]  # way -> measure -> value
-
-
-def extension(module: str) -> Any:
-    """A module of custom/hifi123."""
-    return importlib.import_module(f"liftstudio_custom_hifi123.{module}")
 
 
 def unseen(kind: Kind, index: int, resolution: int) -> Sample:
