@@ -144,6 +144,15 @@ def concatenate(batches: Sequence[Cameras]) -> Cameras:
     return Cameras(c2w, fx, fy, cx, cy, first.height, first.width)
 
 
+def turned(cameras: Cameras, angle_deg: float) -> Cameras:
+    """The cameras turned about the world's z, counter-clockwise from above."""
+    angle = torch.deg2rad(torch.tensor(angle_deg))
+    turn = torch.eye(4)
+    turn[0, 0] = turn[1, 1] = angle.cos()
+    turn[1, 0], turn[0, 1] = angle.sin(), -angle.sin()
+    return replace(cameras, c2w=turn.to(cameras.c2w) @ cameras.c2w)
+
+
 def look_at(centers: Tensor, targets: Tensor) -> Tensor:
     """[B, 4, 4] camera-to-world matrices at `centers` [B, 3] looking at `targets` [B, 3] with world z up.
 

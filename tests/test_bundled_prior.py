@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from liftstudio import registry
-from liftstudio.cameras import Cameras, orbit_cameras
+from liftstudio.cameras import Cameras, orbit_cameras, turned
 from liftstudio.config import Block, parse
 from liftstudio.images import save_image, straight_from_white
 from liftstudio.metrics.images import psnr
@@ -61,6 +61,20 @@ def test_the_prompt_is_reproduced_in_its_own_view(prior: Prior) -> None:
     images, masks = estimate(prior, toy, prior.sigma_max)
     assert psnr(images[:1], toy.prompt[None, ..., :3]) > 25
     assert ((masks[0] > 0.5) == (toy.prompt[..., 3:] > 0.5)).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.0, 2.0])
+def test_the_world_may_be_turned(prior: Prior, scale: float) -> None:
+    """With the picture's camera anywhere around the object, the views turn with it: up to rounding in bfloat16."""
+    toy = sample(7, cameras(torch.tensor([0.0, 90.0]), torch.tensor([ELEVATION_DEG, 25.0])), 15.0)
+    noisy = 2 * torch.randn(2, *prior.latent_shape, generator=torch.Generator().manual_seed(3))
+    found = []
+    for angle_deg in (0.0, 133.0):
+        prompt = ImagePrompt(toy.prompt[..., :3], toy.prompt[..., 3:], turned(toy.rig.prompt, angle_deg))
+        views, scales = turned(toy.rig.views, angle_deg), torch.full((2,), scale)
+        found.append(prior.denoise(noisy, 2.0, prior.condition(prompt), views, scales))
+    assert found[0].std() > 0.1
+    assert (found[1] - found[0]).abs().mean() < 0.02  # 0.12 if the network sees the turned cameras
 
 
 @pytest.mark.parametrize("front_deg", [40.0, -40.0])

@@ -10,9 +10,12 @@ from torch import Tensor
 from liftstudio.cameras import Cameras
 from liftstudio.checks import check_range
 from liftstudio.errors import InputError
+from liftstudio.logs import log
 from liftstudio.priors.samplers import karras_sigmas
 from liftstudio.priors.weights import Weights
 from liftstudio.registry import Component
+
+SAME_DEG = 0.1  # angles closer than this are the same
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,10 @@ class Prior(Component):
     def recognizes(cls, weights: Weights) -> bool:
         """Whether these are weights of this prior, by their names and shapes."""
 
+    @classmethod
+    def check_count(cls, weights: Weights, count: int) -> None:
+        """Raise an InputError for weights that tell, before they are loaded, that they do not make `count` views."""
+
     @abstractmethod
     def __init__(self, config: Config, *, device: torch.device) -> None:
         """Load the weights.
@@ -94,6 +101,13 @@ class Prior(Component):
     @abstractmethod
     def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
         """Raise an InputError for cameras that this prior cannot be asked about."""
+
+    def warn_beyond(self, name: str, angles_deg: Tensor, trained_deg: tuple[float, float]) -> None:
+        """Warn of angles [T] beyond the least and most that this prior was trained for."""
+        (least, most), (low, high) = (angle.item() for angle in angles_deg.aminmax()), trained_deg
+        if least < low - SAME_DEG or most > high + SAME_DEG:
+            trained = f"{self.name} was trained for {low:g} to {high:g} degrees"
+            log.warning("%s: %.4g to %.4g degrees; %s", name, least, most, trained)
 
     @abstractmethod
     def encode(self, images: Tensor, masks: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import json
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
+from liftstudio.cameras import Cameras, turned
 from liftstudio.config import parse
 from liftstudio.errors import InputError
 from liftstudio.priors.base import Estimates, ImagePrompt, Prior
@@ -20,6 +20,23 @@ SAMPLES = 40  # per ray
 SIGMA_MAX = 80.0
 SIGMA_MIN = 0.05
 RESOLUTION = 64
+# Of the pictures it was trained on, degrees, least and most; the picture's azimuth is from the object's front, which is
+# at azimuth 0 where that is known.
+TRAINED_FOV_DEG = (25.0, 50.0)
+TRAINED_AZIMUTH_DEG, TRAINED_ELEVATION_DEG = (-46.0, 46.0), (-10.0, 40.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """What the network makes of the picture, once for all steps.
+
+    It was trained in the frame where the picture is at azimuth 0, and all cameras are turned into that.
+
+    azimuth_deg: of the picture's camera, in the run's world.
+    """
+
+    picture: Picture
+    azimuth_deg: float
 
 
 @register("toys")
@@ -60,7 +77,12 @@ class ToysPrior(Prior):
         return weights.metadata.get("prior") == "toys"
 
     def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
-        """Any cameras will do."""
+        """Any cameras will do; warns of lenses, and of places of the picture's camera, that are new to it."""
+        fov_deg = torch.cat([one.fov_deg.cpu() for one in (prompt_camera, cameras)])
+        self.warn_beyond("field of view", fov_deg, TRAINED_FOV_DEG)
+        self.warn_beyond("elevation of the picture", prompt_camera.elevation_deg, TRAINED_ELEVATION_DEG)
+        azimuth_deg = torch.remainder(prompt_camera.azimuth_deg + 180, 360) - 180
+        self.warn_beyond("azimuth of the picture", azimuth_deg, TRAINED_AZIMUTH_DEG)
 
     def encode(self, images: Tensor, masks: Tensor) -> Tensor:
         """Pixels are the latents: see `Prior.encode`."""
@@ -72,23 +94,23 @@ class ToysPrior(Prior):
         return pixels[..., :3], pixels[..., 3:]
 
     @torch.no_grad()
-    def condition(self, prompt: ImagePrompt) -> Picture:
+    def condition(self, prompt: ImagePrompt) -> Condition:
         """See `Prior.condition`."""
-        pixels = self.encode(prompt.image[None], prompt.mask[None]).to(self.device)
-        return self.network.look(pixels, projections(prompt.camera.to(self.device)))
+        pixels, azimuth_deg = self.encode(prompt.image[None], prompt.mask[None]), float(prompt.camera.azimuth_deg)
+        camera = turned(prompt.camera.to(self.device), -azimuth_deg)
+        return Condition(self.network.look(pixels.to(self.device), projections(camera)), azimuth_deg)
 
     @torch.no_grad()
     def denoise(
         self,
         latents: Tensor,
         sigma: float,
-        condition: Picture,
+        condition: Condition,
         cameras: Cameras,
         guidance_scale: Tensor | None = None,
         wanted: Tensor | None = None,
     ) -> Tensor:
         """See `Prior.denoise`; the result is a rendering, so its views agree."""
-        cameras = cameras.to(self.device).resized(self.resolution, self.resolution)
         if guidance_scale is None or bool((guidance_scale == 1).all()):
             return self._estimate(latents, sigma, condition, cameras, wanted)
         unconditional = self._estimate(latents, sigma, condition, cameras, wanted, has_image=False)
@@ -97,9 +119,8 @@ class ToysPrior(Prior):
         return guided(self._estimate(latents, sigma, condition, cameras, wanted), unconditional, guidance_scale)
 
     @torch.no_grad()
-    def denoise_separately(self, latents: Tensor, sigma: float, condition: Picture, cameras: Cameras) -> Estimates:
+    def denoise_separately(self, latents: Tensor, sigma: float, condition: Condition, cameras: Cameras) -> Estimates:
         """See `Prior.denoise_separately`; from the picture alone, the estimate is the same at all noise levels."""
-        cameras = cameras.to(self.device).resized(self.resolution, self.resolution)
         return Estimates(
             self._estimate(latents, sigma, condition, cameras),
             self._estimate(latents, sigma, condition, cameras, has_image=False),
@@ -110,17 +131,18 @@ class ToysPrior(Prior):
         self,
         latents: Tensor,
         sigma: float,
-        condition: Picture,
+        condition: Condition,
         cameras: Cameras,
         wanted: Tensor | None = None,
         *,
         has_image: bool = True,
         has_views: bool = True,
     ) -> Tensor:
+        cameras = turned(cameras.to(self.device), -condition.azimuth_deg).resized(self.resolution, self.resolution)
         yes = torch.ones(1, dtype=torch.bool, device=self.device)
         level = torch.full((1,), sigma, device=self.device)
         lifted = self.network.lift(
-            condition,
+            condition.picture,
             latents[None],
             projections(cameras)[None],
             level,

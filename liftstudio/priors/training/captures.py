@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from liftstudio.assets import input_path
-from liftstudio.cameras import Cameras
+from liftstudio.cameras import Cameras, turned
 from liftstudio.errors import InputError
 from liftstudio.logs import WorkProgress, log
-from liftstudio.priors.training.data import DataConfig, Sample, SampleSource, turned
+from liftstudio.priors.training.data import DataConfig, Sample, SampleSource
 from liftstudio.priors.training.rigs import Rig, measured_count
 from liftstudio.views.base import ReferenceViews
 from liftstudio.views.posed_images import PosedImages, is_capture

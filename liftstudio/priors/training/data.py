@@ -2,14 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from liftstudio.cameras import Cameras
+from liftstudio.cameras import turned
 from liftstudio.checks import check_range
 from liftstudio.errors import InputError
 from liftstudio.priors.training.objects import Kind, TexturedObject, make_object, patterned, render, split
@@ -96,15 +96,6 @@ def view_object(obj: TexturedObject, rig: Rig) -> Sample:
     prompt, views = (render(obj, turned(cameras, -rig.front_deg)) for cameras in (rig.prompt, rig.views))
     rgba = [torch.cat([image.rgb, image.alpha], dim=-1) for image in (prompt, views)]
     return Sample(rig, rgba[0][0], rgba[1], views.depth, obj)
-
-
-def turned(cameras: Cameras, angle_deg: float) -> Cameras:
-    """Cameras turned about the world's z, counter-clockwise from above."""
-    angle = torch.deg2rad(torch.tensor(angle_deg))
-    turn = torch.eye(4)
-    turn[0, 0] = turn[1, 1] = angle.cos()
-    turn[1, 0], turn[0, 1] = angle.sin(), -angle.sin()
-    return replace(cameras, c2w=turn @ cameras.c2w)
 
 
 class TrainingBatches(Dataset[dict[str, Tensor]]):
