@@ -1,16 +1,14 @@
 """The user's picture: cut out, centred, resized without fringes; what cannot be used is said in one line."""
 
-import importlib.machinery
 import logging
 import random
 import sys
-import types
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
+from standins import rembg_that_keeps
 from torch import Tensor
 
 from liftstudio.errors import InputError
@@ -119,16 +117,7 @@ def test_an_opaque_photograph_needs_matting(tmp_path: Path, monkeypatch: pytest.
     path = save(tmp_path / "a.png", torch.rand(60, 80, 3))
     with pytest.raises(InputError, match=r"a\.png: the picture is opaque.*RGBA picture.*pip install 'rembg\[cpu\]'"):
         load_input_image(path)
-    rembg = types.ModuleType("rembg")
-    rembg.__spec__ = importlib.machinery.ModuleSpec("rembg", None)
-
-    def remove(image: Image.Image, **_: object) -> Image.Image:
-        alpha = np.zeros((60, 80), np.uint8)
-        alpha[10:50, 20:60] = 255
-        return Image.fromarray(np.dstack([np.array(image), alpha]))
-
-    rembg.remove, rembg.new_session = remove, lambda name: name  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "rembg", rembg)
+    rembg = rembg_that_keeps((20, 10, 60, 50), monkeypatch)
     assert load_input_image(path).alpha.sum() == 1600
 
     def fail(name: str) -> None:

@@ -44,6 +44,13 @@ QUICK = (
     "export.target_faces=1000",
 )
 
+INSTANT_NGP = (  # as the method's README has it
+    "system.stages.coarse.geometry={type: instant-ngp, grid: {finest_resolution: 256}}",
+    "system.stages.coarse.renderer={type: volume, samples_across: 96}",
+    "system.stages.coarse.regularizers={lambda_distortion: 0.01}",
+    "system.stages.coarse.optimizer={lr: 0.01}",
+)
+
 
 def write_weights(path: Path) -> Path:
     """An official file in miniature whose random pictures are bright: parts of them are white, as a background is."""
@@ -78,15 +85,17 @@ def check_saved_views(folder: Path, elevation_deg: float) -> None:
     assert views.masks.flatten(1).mean(1).min() > 0.1, f"seed {SEED}"
 
 
-@pytest.mark.parametrize(("config", "elevation_deg"), [("harmonyview", 30), ("syncdreamer-neus", 10)])
+@pytest.mark.parametrize(
+    ("config", "elevation_deg", "coarse"), [("harmonyview", 30, INSTANT_NGP), ("syncdreamer-neus", 10, ())]
+)
 def test_from_a_picture_to_a_mesh(
-    config: str, elevation_deg: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: str, elevation_deg: float, coarse: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By HarmonyView's guidance and Instant-NGP, and by classifier-free guidance and NeuS; then by DMTet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
     weights = write_weights(tmp_path / "tiny.safetensors")
-    options = (f"views.prior.weights={weights}", f"views.elevation_deg={elevation_deg}", *QUICK)
+    options = (f"views.prior.weights={weights}", f"views.elevation_deg={elevation_deg}", *coarse, *QUICK)
     path = assets.ROOT / "configs" / f"{config}.yaml"
     assert main(["--config", str(path), "--train", *options]) == cli.DONE, f"seed {SEED}"
     folder = tmp_path / "runs" / config / "tiny"

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import re
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from standins import rembg_that_keeps
 from tiny_prior import SPREAD, TinyBall, ball, write_ball, write_weights
 from tiny_syncdreamer import NUMBERS, official_cameras, syncdreamer, tiny_state, write_tiny_syncdreamer
 from torch import Tensor
@@ -84,6 +87,25 @@ def test_the_prior_is_shown_the_picture_in_the_official_frame() -> None:
     assert (whole.mask[..., 0] > 0.5).any(0).sum() > 10 and not torch.equal(whole.image, image)
 
 
+def test_the_prior_sees_the_object_as_large_as_its_own_view_has_it(folder: Path) -> None:
+    """One faint pixel far from a disc is not a part of it."""
+    from liftstudio.images import save_image
+
+    at = torch.arange(512) + 0.5
+    alpha = ((at[:, None] - 256) ** 2 + (at - 256) ** 2 < 60**2).float()[..., None]
+    alpha[10, 12] = 1 / 255
+    save_image(folder / "disc.png", torch.cat([torch.full((512, 512, 3), 0.2), alpha], dim=-1))
+    views = make(image="disc.png", resolution=32, frame_ratio=0.75)
+    wide = [int((mask > 0.5).any(0).sum()) for mask in (TinyBall.prompts[-1].mask, views.masks[16])]
+    assert abs(wide[0] - 24) <= 1 and abs(wide[0] - wide[1]) <= 1, wide
+
+
+def test_the_elevation_in_use_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "liftstudio"):
+        make(elevation_deg=12.5)
+    assert "taken to be from an elevation of 12.5 degrees (views.elevation_deg)" in caplog.text
+
+
 def test_steps_that_suit_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a number of its own: those for ancestral sampling, if the prior says, else those for any."""
     counts: list[int] = []
@@ -141,8 +163,18 @@ def posed_ball(
     return ReferenceViews(images, masks, cameras, ("",) * 17, torch.zeros(17, dtype=torch.bool), prompt=16)
 
 
+def score(views: ReferenceViews) -> float:
+    return syncdreamer("ranking").rank(views).score
+
+
+def emptied(views: ReferenceViews, numbers: Sequence[int]) -> ReferenceViews:
+    masks = views.masks.clone()
+    masks[numbers] = 0
+    return replace(views, masks=masks)
+
+
 def test_agreement_of_silhouettes() -> None:
-    agreement = syncdreamer("ranking").mask_agreement
+    agreement = score
     good = agreement(posed_ball())
     assert good > 0.97  # outlines of 48 pixels
     larger, smaller, both = ({3: 0.8}, {3: 0.6}, {3: 0.8, 9: 0.6})
@@ -151,10 +183,20 @@ def test_agreement_of_silhouettes() -> None:
     assert agreement(posed_ball(radii=both)) < agreement(posed_ball(radii=smaller))
     wrong_picture = agreement(posed_ball(radii={16: 0.85}))
     assert wrong_picture < agreement(posed_ball(radii={3: 0.85})), "the picture counts as much as all others together"
-    empty = posed_ball()
-    masks = empty.masks.clone()
-    masks[5] = 0
-    assert agreement(replace(empty, masks=masks)) == 0, "nothing is in all silhouettes"
+
+
+def test_empty_views_count_by_their_share() -> None:
+    """They are left out of what is used, and so of the hull."""
+    rank, good = syncdreamer("ranking").rank, posed_ball()
+    one, all_but_one = (rank(emptied(good, numbers)) for numbers in ([5], range(1, 16)))
+    assert one.score == pytest.approx(15 / 16 * score(good), abs=0.01)
+    assert all_but_one.score == pytest.approx(score(posed_ball().select([0, 16])) / 16)
+    assert score(posed_ball(radii={9: 0.3})) < one.score, "one empty view is better than one that cuts all others"
+    disjoint = posed_ball()
+    disjoint.masks[:16, :32] = 0  # below the picture's
+    disjoint.masks[16, 24:] = 0
+    none = rank(emptied(good, range(16)))
+    assert none.score == 0 and none < rank(disjoint) and none < all_but_one < one < rank(good)
 
 
 def test_the_best_instance_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +208,34 @@ def test_the_best_instance_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = make(instances=3, recenter=False, distance=2.7, instance=1)
     assert torch.equal(best.masks, chosen.masks)
     assert not torch.equal(best.masks, make(instances=3, recenter=False, distance=2.7, instance=0).masks)
+
+
+EMPTY = 1e-6  # radius of a ball that no pixel sees
+
+
+@pytest.mark.parametrize("other", [(EMPTY,) * 16, (0.7, 0.5) * 8])
+def test_an_instance_with_an_empty_view_is_better_than_a_useless_one(
+    other: tuple[float, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_ball(orbit_cameras(torch.zeros(1), torch.tensor([10.0]), 2.7, 49.134, 160, 160))
+    instances = Instances((other, (0.7,) * 4 + (EMPTY,) + (0.7,) * 11))
+    monkeypatch.setattr(TinyBall, "denoise", instances.denoise)
+    with caplog.at_level(logging.INFO, "liftstudio"):
+        views = make(recenter=False, distance=2.7)
+    assert "instance 1 of 2 is used" in caplog.text and "(1 empty)" in caplog.text
+    assert len(views) == 16 and "004.png" not in views.names and views.prompt == 15
+
+
+def test_an_empty_instance_is_refused_with_a_picture_of_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TinyBall, "denoise", Instances(((EMPTY,) * 16, (0.7,) * 16)).denoise)
+    sheet = folder / "cache" / "views" / "instances.png"
+    wanted = f"of instance 0 ({sheet}) are empty; try another views.instance, for example 1, or another views.seed"
+    with pytest.raises(InputError, match=re.escape(wanted)):
+        make(instance=0)
+    rgb, _ = load_image(sheet)
+    first, second = rgb[: len(rgb) // 2, 96:], rgb[len(rgb) // 2 :, 96:]  # beside their labels
+    assert (first > 0.99).all() and (second < 0.9).any()
+    assert len(make(instance=1)) == 17
 
 
 class Instances:
@@ -243,6 +313,18 @@ def test_the_official_network_from_file_to_views(folder: Path, guidance: str, ca
         make(prior=prior, **options, fov_deg=40)
 
 
+def test_another_number_of_views_is_refused_before_the_weights_are_loaded(folder: Path) -> None:
+    """The file's header tells it: here the rest is not even whole."""
+    state = tiny_state(views=4, image_size=32, seed=SEED)
+    del state["first_stage_model.decoder.conv_out.bias"]
+    save_file(state, folder / "part.safetensors", metadata=NUMBERS)
+    for kind in ("auto", "syncdreamer"):
+        with pytest.raises(InputError, match="makes its 4 views together, not 16 views"):
+            make(prior={"type": kind, "weights": "part.safetensors"})
+    with pytest.raises(InputError, match="is missing"):
+        make(prior={"type": "auto", "weights": "part.safetensors"}, count=4)
+
+
 @pytest.mark.parametrize("guidance", ["cfg", "harmonyview"])
 def test_the_bundled_prior_stands_in(guidance: str) -> None:
     options: dict[str, Any] = {"guidance": guidance, "count": 3, "steps": 2, "instances": 1, "resolution": 64}
@@ -289,15 +371,33 @@ def test_an_empty_view_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     assert "left out, since they are empty: 003.png" in caplog.text
 
 
-def test_white_views_of_the_official_network_are_an_error(folder: Path) -> None:
-    """It knows no masks: what is white everywhere is transparent everywhere."""
+def write_white_network(folder: Path) -> None:
+    """`white.safetensors`: an official network whose pictures are white."""
     state = tiny_state(views=4, image_size=32, seed=SEED)
     state["first_stage_model.decoder.conv_out.weight"].zero_()
     state["first_stage_model.decoder.conv_out.bias"].fill_(1)
     save_file(state, folder / "white.safetensors", metadata=NUMBERS)
+
+
+def test_matting_cuts_out_what_white_cannot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official network knows no masks: here its views are white everywhere."""
+    monkeypatch.setitem(sys.modules, "rembg", None)
+    with pytest.raises(InputError, match=r"views\.matting: rembg is not there; install the matting extra: pip install"):
+        make(matting=True)
+    rembg_that_keeps((8, 4, 28, 24), monkeypatch)
+    write_white_network(folder)
+    options: dict[str, Any] = {"count": 4, "steps": 1, "resolution": 0, "instances": 1}
+    views = make(prior={"type": "auto", "weights": "white.safetensors"}, matting=True, **options)
+    assert len(views) == 5 and (views.masks[:4].flatten(1).mean(1) - 20 * 20 / 32**2).abs().max() < 0.02
+
+
+def test_white_views_of_the_official_network_are_an_error(folder: Path) -> None:
+    """It knows no masks: what is white everywhere is transparent everywhere."""
+    write_white_network(folder)
     options: dict[str, Any] = {"count": 4, "steps": 1, "resolution": 0}
-    with pytest.raises(InputError, match=r"views: all generated views are empty; try another seed, or another elev"):
-        make(prior={"type": "auto", "weights": "white.safetensors"}, **options)
+    for instances, which in ((1, ""), (2, r" of all instances \(.*instances\.png\)")):
+        with pytest.raises(InputError, match=rf"views: all generated views{which} are empty; try another views\.seed"):
+            make(prior={"type": "auto", "weights": "white.safetensors"}, instances=instances, **options)
 
 
 def test_what_decides_the_views_makes_them_anew() -> None:

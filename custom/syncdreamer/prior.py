@@ -1,16 +1,17 @@
 """SyncDreamer behind the interface of all priors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
+from liftstudio.cameras import Cameras, turned
 from liftstudio.checks import check_range, check_shape
 from liftstudio.errors import InputError
 from liftstudio.priors.base import Estimates, ImagePrompt, Prior
 from liftstudio.priors.classifier_free import guided
+from liftstudio.priors.latent_diffusion import weight_shape
 from liftstudio.priors.latent_prior import LATENT_SCALE, LatentPrior, clip_pixels
 from liftstudio.priors.parameterization import sigma_from_alpha_bar, x0_from_epsilon
 from liftstudio.priors.precision import half_on_cuda
@@ -59,12 +60,13 @@ class SyncDreamer(LatentPrior):
 
     def __init__(self, config: Config, *, device: torch.device) -> None:
         weights = open_weights(config.weights, self.published)
+        self.name = _name(weights)
         from .checkpoint import open_parts  # diffusers takes seconds to import
 
         parts = open_parts(weights)
         self.rig = Rig.read(weights, device)
         super().__init__(config, parts.vae, self.rig.image_size, device=device)
-        self.name, self.frames = f"SyncDreamer ({weights.path.name})", len(self.rig)
+        self.frames = len(self.rig)
         self.levels = sigma_from_alpha_bar(weights["alphas_cumprod"].double())  # of each timestep
         self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
         self.network = parts.network.load(half_on_cuda(config.precision, device), device)
@@ -74,12 +76,15 @@ class SyncDreamer(LatentPrior):
     def recognizes(cls, weights: Weights) -> bool:
         return is_syncdreamer(weights)
 
+    @classmethod
+    def check_count(cls, weights: Weights, count: int) -> None:
+        if is_syncdreamer(weights):
+            _check_count(_name(weights), weight_shape(weights, "poses", 3)[0], count)
+
     def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
-        if len(cameras) != self.frames:
-            wanted = f"wanted those of type syncdreamer-views with count: {self.frames}"
-            raise InputError(f"{self.name} makes its {self.frames} views together, not {len(cameras)} views; {wanted}")
+        _check_count(self.name, self.frames, len(cameras))
         turn_deg = torch.rad2deg(self.rig.azimuth[0]).cpu() - prompt_camera.azimuth_deg[0].cpu()
-        asked = Rig.of(_turned(cameras.to("cpu"), turn_deg))
+        asked = Rig.of(turned(cameras.to("cpu"), float(turn_deg)))
         size = torch.tensor([cameras.width, cameras.height, 1.0])[:, None]
         poses = (asked.poses - self.rig.poses.cpu()).abs().amax((1, 2))
         lenses = (asked.intrinsics / size - self.rig.intrinsics.cpu() / self.resolution).abs()[:, :2].amax((1, 2))
@@ -141,9 +146,11 @@ class SyncDreamer(LatentPrior):
         return x0_from_epsilon(latents, epsilon, sigma)
 
 
-def _turned(cameras: Cameras, turn_deg: Tensor) -> Cameras:
-    """The cameras turned about the vertical, counter-clockwise seen from above."""
-    angle = torch.deg2rad(turn_deg)
-    turn = torch.eye(4)
-    turn[0, 0], turn[0, 1], turn[1, 0], turn[1, 1] = angle.cos(), -angle.sin(), angle.sin(), angle.cos()
-    return replace(cameras, c2w=turn @ cameras.c2w)
+def _name(weights: Weights) -> str:
+    return f"SyncDreamer ({weights.path.name})"
+
+
+def _check_count(name: str, known: int, count: int) -> None:
+    if count != known:
+        wanted = f"wanted those of type syncdreamer-views with count: {known}"
+        raise InputError(f"{name} makes its {known} views together, not {count} views; {wanted}")

@@ -1,16 +1,45 @@
 """Which of several sets of views fits together best, judged by silhouettes alone."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from liftstudio.images import resize_area
 from liftstudio.views.base import ReferenceViews
+from liftstudio.views.prior_views import not_empty
 
 SIZE = 48  # pixels across the silhouettes that are compared
 SAMPLES = 64  # along a ray
 REACH = 1.1  # half the length of rays that is sampled, world units; the object's longest side is 1.8
 INSIDE = 0.5  # share of a pixel that makes it one of the silhouette's
+
+
+class Rank(NamedTuple):
+    """How good a set of views is: the greater the better.
+
+    score:    in [0, 1], the agreement of the views that are used, times their share of all generated ones.
+    used:     generated views that show something; of two sets in which nothing agrees, more of them are better.
+    left_out: generated views that are empty.
+    """
+
+    score: float
+    used: int
+    left_out: int
+
+    def __str__(self) -> str:
+        return f"{self.score:.3f}" + (f" ({self.left_out} empty)" if self.left_out else "")
+
+
+def rank(views: ReferenceViews) -> Rank:
+    """The rank of a set of views that includes the picture, whose empty views are left out of what is made of it."""
+    assert views.prompt is not None
+    shown = not_empty(views)
+    shown[views.prompt] = True
+    used, generated = int(shown.sum()) - 1, len(views) - 1
+    agreement = mask_agreement(views.select(shown.nonzero().flatten())) if used else 0.0
+    return Rank(agreement * used / generated, used, generated - used)
 
 
 @torch.no_grad()

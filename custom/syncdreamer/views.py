@@ -1,17 +1,19 @@
 """SyncDreamer's views: sixteen cameras of one elevation around the object, and the input picture."""
 
+import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from liftstudio.cache import cache_folder
 from liftstudio.cameras import Cameras
 from liftstudio.checks import check_range
 from liftstudio.errors import InputError
-from liftstudio.images import grid, resize_area
+from liftstudio.images import grid, resize_area, save_image
 from liftstudio.logs import log
 from liftstudio.orbits import Angles
 from liftstudio.priors.base import ImagePrompt, Prior
@@ -22,10 +24,11 @@ from liftstudio.views.base import ReferenceViews
 from liftstudio.views.input_image import InputImage
 from liftstudio.views.normalization import HALF_SIDE
 from liftstudio.views.prior_views import OnStep, PriorViews
+from liftstudio.views.silhouettes import bounding_box
 
 from . import rig
 from .preparation import framed
-from .ranking import mask_agreement
+from .ranking import Rank, rank
 
 ELEVATIONS_DEG = (-10.0, 40.0)  # of the pictures that SyncDreamer, like the bundled prior, was trained on
 CELL = 96  # pixels across a view in the picture of all instances
@@ -76,9 +79,14 @@ class SyncDreamerViews(PriorViews):
         return azimuth_deg, torch.full_like(azimuth_deg, rig.ELEVATION_DEG)
 
     def prompt_image(self, picture: InputImage, resolution: int) -> tuple[Tensor, Tensor]:
-        """As the official script frames it."""
-        crop = int(self.config.frame_ratio * resolution) if self.config.recenter else 0
-        return framed(torch.cat([picture.rgb, picture.alpha], dim=-1), resolution, crop)
+        """As the official script frames it, by the box of the object as everywhere: what is faint does not count."""
+        rgba = torch.cat([picture.rgb, picture.alpha], dim=-1)
+        if not self.config.recenter:
+            return framed(rgba, resolution, 0)
+        box = bounding_box(picture.alpha)
+        assert box is not None
+        left, top, right, bottom = box
+        return framed(rgba[top:bottom, left:right], resolution, int(self.config.frame_ratio * resolution))
 
     def suited_steps(self, prior: Prior) -> int:
         """Of ancestral sampling."""
@@ -115,19 +123,25 @@ class SyncDreamerViews(PriorViews):
         """The chosen instance, with a picture of all of them.
 
         `instance: best` is the one whose silhouettes agree best with one another and with the picture's: see
-        `ranking.mask_agreement`.
+        `ranking.rank`.
+
+        Raises:
+            InputError: all generated views of the chosen instance are empty.
         """
         sets = zip(images.split(self.config.count), masks.split(self.config.count), strict=True)
         assemble = super().assemble
         instances = [self.with_picture(assemble(*one, picture), picture) for one in sets]
         if len(instances) == 1:
             return instances[0]
-        scores = [mask_agreement(views) for views in instances]
-        best = max(range(len(scores)), key=scores.__getitem__)
+        ranks = [rank(views) for views in instances]
+        best = max(range(len(ranks)), key=ranks.__getitem__)
         chosen = best if self.config.instance == "best" else self.config.instance
-        agreement = ", ".join(f"{score:.3f}" for score in scores)
-        log.info("views: instance %d of %d is used; their silhouettes' agreement: %s", chosen, len(scores), agreement)
-        return replace(instances[chosen], sheet=_sheet(instances, scores, chosen))
+        if not ranks[chosen].used:
+            raise InputError(_all_empty(ranks, chosen, images.split(self.config.count)))
+        agreement = ", ".join(map(str, ranks))
+        log.info("views: instance %d of %d is used; their silhouettes' agreement: %s", chosen, len(ranks), agreement)
+        labels = [f"{n}: {one.score:.3f}{' used' if n == chosen else ''}" for n, one in enumerate(ranks)]
+        return replace(instances[chosen], sheet=_sheet([views.over(1.0) for views in instances], labels))
 
 
 def _noises(
@@ -140,10 +154,19 @@ def _noises(
         yield torch.stack([torch.randn(shape, generator=one) for one in generators]).to(device)
 
 
-def _sheet(instances: list[ReferenceViews], scores: list[float], chosen: int) -> Tensor:
-    """[H, W, 3] picture: a row for each instance."""
-    rows = [[resize_area(view, CELL, CELL) for view in views.over(1.0)] for views in instances]
-    labels = [[""] * len(row) for row in rows]
-    for number, (label, score) in enumerate(zip(labels, scores, strict=True)):
-        label[0] = f"{number}: {score:.3f}{' used' if number == chosen else ''}"
-    return grid(rows, labels)
+def _sheet(instances: Sequence[Tensor], labels: Sequence[str]) -> Tensor:
+    """[H, W, 3] picture: a row for each instance's images [T, R, R, 3], with its label."""
+    rows = [[resize_area(image, CELL, CELL) for image in images] for images in instances]
+    return grid(rows, [[label, *[""] * (len(row) - 1)] for label, row in zip(labels, rows, strict=True)])
+
+
+def _all_empty(ranks: Sequence[Rank], chosen: int, instances: Sequence[Tensor]) -> str:
+    """What to do about it, and where a picture is of the images as they were made: the run has no folder yet."""
+    path, others = cache_folder() / "views" / "instances.png", [n for n, one in enumerate(ranks) if one.used]
+    which, advice = "all instances", "another views.seed, or another views.elevation_deg"
+    if others:
+        which, advice = f"instance {chosen}", f"another views.instance, for example {others[0]}, or another views.seed"
+    with contextlib.suppress(OSError):
+        save_image(path, _sheet(instances, list(map(str, range(len(ranks))))))
+        which += f" ({path})"
+    return f"views: all generated views of {which} are empty; try {advice}"

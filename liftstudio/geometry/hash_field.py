@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from liftstudio.checks import check_range
 from liftstudio.ops.backends import fast_bfloat16
 from liftstudio.ops.hash_grid import HashGridSpec, hash_encode
+from liftstudio.schedules import Schedule
 
 
 @dataclass
@@ -33,6 +34,12 @@ class HashFieldConfig:
         check_range("finest_resolution", self.finest_resolution, self.base_resolution, 1 << 16)
         check_range("hidden", self.hidden, 1)
         check_range("layers", self.layers, 0)
+
+
+def check_levels_used(levels_used: Schedule | None, config: HashFieldConfig) -> None:
+    """Raise an InputError for a schedule of more levels than there are, or of fewer than none."""
+    for _, value in levels_used.points if levels_used else ():
+        check_range("levels_used", value, 0, config.levels)
 
 
 class HashField(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor
 from liftstudio.checks import check_range
 from liftstudio.geometry.base import Geometry
 from liftstudio.geometry.gradients import analytic_gradient, difference_gradient
-from liftstudio.geometry.hash_field import HashField, HashFieldConfig
+from liftstudio.geometry.hash_field import HashField, HashFieldConfig, check_levels_used
 from liftstudio.mesh import Mesh
 from liftstudio.ops.marching_tetrahedra import marching_tetrahedra, tet_grid
 from liftstudio.registry import register
@@ -45,6 +45,7 @@ class InstantNGP(Geometry):
             check_range("normal_step", self.normal_step, 1e-5)
             check_range("surface_level", self.surface_level, 0)
             check_range("surface_resolution", self.surface_resolution, 2, 256)
+            check_levels_used(self.levels_used, self.grid)
 
     def __init__(self, config: Config, *, device: torch.device, generator: torch.Generator) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from liftstudio.checks import check_range
 from liftstudio.geometry.base import Geometry
 from liftstudio.geometry.distance_network import DistanceNetwork, DistanceNetworkConfig
 from liftstudio.geometry.gradients import analytic_gradient, difference_gradient
-from liftstudio.geometry.hash_field import HashField, HashFieldConfig
+from liftstudio.geometry.hash_field import HashField, HashFieldConfig, check_levels_used
 from liftstudio.mesh import Mesh
 from liftstudio.ops.marching_cubes import marching_cubes
 from liftstudio.registry import register
@@ -59,6 +59,7 @@ class NeuS(Geometry):
             check_range("sharpness", self.sharpness, 1e-3, SHARPEST)
             check_range("normal_step", self.normal_step, 1e-5)
             check_range("surface_resolution", self.surface_resolution, 2, 1024)
+            check_levels_used(self.levels_used, self.distance_grid)
 
     def __init__(self, config: Config, *, device: torch.device, generator: torch.Generator) -> None:
         super().__init__()

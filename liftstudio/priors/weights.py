@@ -1,5 +1,6 @@
 """Weight files of priors: found, opened without reading them, and copied tensor by tensor into a module."""
 
+import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -57,12 +58,27 @@ class Weights:
         return {key: tuple(self._file.get_slice(key).get_shape()) for key in self._file.keys()}  # noqa: SIM118
 
     def _open_pickle(self) -> dict[str, tuple[int, ...]]:
-        state = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+        except pickle.UnpicklingError as error:
+            objects = torch.serialization.get_unsafe_globals_in_checkpoint(self.path)  # executes nothing
+            raise (_not_only_tensors(self.path, objects) if objects else error) from error
         state = state.get("state_dict", state) if isinstance(state, Mapping) else {}
         self._tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
         if not self._tensors:
             raise InputError(f"{self.path}: wanted a table of tensors")
         return {key: tuple(value.shape) for key, value in self._tensors.items()}
+
+
+def _not_only_tensors(path: Path, objects: list[str]) -> InputError:
+    """What to do about a checkpoint that holds these objects, too."""
+    named = ", ".join(sorted(objects)[:3]) + (", ..." if len(objects) > 3 else "")
+    load = f"torch.load('{path}', map_location='cpu', weights_only=False)"
+    return InputError(
+        f"{path}: it holds other Python objects than tensors ({named}), which are not loaded, since that can run any "
+        "code; if you trust where it is from, save its state_dict alone: "
+        f"python -c \"import torch; torch.save({load}['state_dict'], 'weights.ckpt')\""
+    )
 
 
 def open_weights(text: str, published: str = "") -> Weights:
@@ -95,6 +111,12 @@ def find_file(text: str, published: str = "") -> Path:
         return path if path.is_file() else _from_hub(text)
     except InputError as error:
         raise InputError(f"{error}; {published}" if published else str(error)) from error.__cause__
+
+
+def pipeline_folder(path: Path) -> Path | None:
+    """The folder of the diffusers pipeline whose denoising network a weight file is; None if it is of none."""
+    folder = path.parent.absolute()
+    return folder.parent if folder.name == UNET_FOLDER else None
 
 
 def load_module(

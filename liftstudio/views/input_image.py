@@ -1,26 +1,23 @@
 """The user's picture of one object: cut out, centred in a square, at any resolution."""
 
-import importlib.util
 import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from liftstudio.errors import InputError
 from liftstudio.images import load_image, resize_lanczos
+from liftstudio.views import matting
 from liftstudio.views.silhouettes import SPECK, alpha_before, border_color, bounding_box, main_pieces
 
 log = logging.getLogger("liftstudio")
 
 FRAME_RATIO = 0.83  # what an object 1.8 long takes of a frame from distance 3.6, with a view of 33.8 degrees
 LEAST_SIDE = 32  # pixels; of the object's longer side
-MATTING_MODEL = "u2net"  # of rembg: its present default is not free for every use
 
 
 @dataclass(frozen=True)
@@ -92,13 +89,13 @@ def _framed(rgb: Tensor, alpha: Tensor, box: tuple[int, int, int, int], ratio: f
 
 def _cut_out(path: Path, rgb: Tensor) -> tuple[Tensor, Tensor]:
     """Straight colour and alpha of an opaque picture."""
-    if importlib.util.find_spec("rembg") is not None:
+    if matting.installed():
         return _matted(path, rgb)
     background = border_color(rgb)
     if background is None:
         raise InputError(
             f"{path}: the picture is opaque and its background is not one plain colour; "
-            "give an RGBA picture, or install the matting extra: pip install 'rembg[cpu]'"
+            f"give an RGBA picture, or {matting.INSTALL}"
         )
     log.info("%s: opaque, cut out by the plain colour of its border", path)
     alpha = alpha_before(rgb, background)
@@ -108,17 +105,12 @@ def _cut_out(path: Path, rgb: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _matted(path: Path, rgb: Tensor) -> tuple[Tensor, Tensor]:
-    import rembg
-
-    picture = Image.fromarray((rgb * 255).round().to(torch.uint8).numpy())
     try:
-        cut = rembg.remove(picture, session=rembg.new_session(MATTING_MODEL), alpha_matting=True)
-    except Exception as error:  # its model cannot be downloaded, or its runtime is missing
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: rembg failed to cut it out ({reason}); give an RGBA picture") from error
-    log.info("%s: opaque, cut out by rembg (%s)", path, MATTING_MODEL)
-    rgba = torch.from_numpy(np.array(cut.convert("RGBA"))).float() / 255
-    return rgba[..., :3], rgba[..., 3:]
+        cut = matting.cut_out(rgb)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; give an RGBA picture") from error
+    log.info("%s: opaque, cut out by rembg (%s)", path, matting.MODEL)
+    return cut
 
 
 def _window(image: Tensor, left: int, top: int, size: int) -> Tensor:

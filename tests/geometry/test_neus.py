@@ -9,9 +9,11 @@ from tiny_scenes import TINY_GRID, Solid, ball, is_closed, orbit, scene_of, volu
 from torch import Tensor
 
 from liftstudio import losses
+from liftstudio.config import parse
 from liftstudio.errors import InputError
 from liftstudio.geometry.distance_network import DistanceNetwork, DistanceNetworkConfig
 from liftstudio.geometry.dmtet import DMTet
+from liftstudio.geometry.instant_ngp import InstantNGP
 from liftstudio.geometry.neus import DistanceGridConfig, NeuS
 from liftstudio.renderers.surface import render_mesh
 from liftstudio.schedules import Schedule
@@ -136,6 +138,16 @@ def test_levels_are_let_through_and_widen_the_differences() -> None:
     assert steps == [1 / scales[0], 1 / scales[2], 1 / scales[3]]
     assert not torch.equal(values[0], values[1]) and not torch.equal(values[1], values[2])
     make(distance="network", levels_used=Schedule.constant(2)).update(0)  # nothing to let through
+
+
+@pytest.mark.parametrize("config", [NeuS.Config, InstantNGP.Config])
+@pytest.mark.parametrize(("value", "worst"), [(-3, -3), (99, 99), ([0, 4, 17, 500], 17), ([[0, 1], [9, -0.5]], -0.5)])
+def test_more_levels_than_there_are_are_refused(config: type, value: object, worst: float) -> None:
+    levels = 12 if config is NeuS.Config else 16
+    with pytest.raises(InputError, match=rf"^geometry\.levels_used: wanted 0 to {levels}, got {worst}$"):
+        parse({"levels_used": value}, config, "geometry")
+    for fine in (0, levels, [0, 4, levels, 500]):
+        parse({"levels_used": fine}, config, "geometry")
 
 
 def test_density_makes_a_ray_as_opaque_as_the_logistic_function_says() -> None:

@@ -1,8 +1,10 @@
 """The SyncDreamer and HarmonyView port against results of the official code, also of LIFTSTUDIO_GOLDEN's folder.
 
-A case folder has a `config.json` with the sizes of one network per number of views (`n4`, `n16`) and safetensors files;
-every file whose name fits a pattern below is a case. Weights are in `weights.safetensors` or in `weights_*` files, of
-which those for another number of views only count where there are no others. All sizes come from the config.
+A case folder has a `config.json` with the sizes of one or more networks by their names (`n4`, `n16`) and safetensors
+files; every file whose name fits a pattern below is a case. A file is of the network in its name, `n4` of
+`e_denoise_n4_seed3`; if several have as many views as a case, its name must tell. Weights are in `weights*` and
+`buffers*` files: those that name no network are for all. Those of another network count where there are no others:
+weights if it differs in its number of views alone, buffers if it has equal cameras. All sizes come from the config.
 """
 
 import functools
@@ -36,15 +38,35 @@ GEOMETRY, FEATURES, GUIDED = 1e-5, 5e-5, 5e-4
 Case = dict[str, Tensor]
 
 
-def config_of(folder: Path) -> dict[int, Any]:
-    """Number of views -> sizes."""
+@functools.cache
+def networks_of(folder: Path) -> dict[str, Any]:
+    """Name -> sizes, fewest views first; a config of one network may be without its name."""
     config = json.loads((folder / "config.json").read_text())
-    networks = [config, *config.values()] if isinstance(config, dict) else []
-    return {sizes["view_num"]: sizes for sizes in networks if isinstance(sizes, dict) and "view_num" in sizes}
+    named = {"": config, **config} if isinstance(config, dict) else {}
+    networks = {name: sizes for name, sizes in named.items() if isinstance(sizes, dict) and "view_num" in sizes}
+    return dict(sorted(networks.items(), key=lambda network: network[1]["view_num"]))
+
+
+def named_networks(path: Path) -> list[str] | None:
+    """The network that a file's name names, else those of the number of views in it (`_n8`); None: neither is there."""
+    networks, stem = networks_of(path.parent), f"{path.stem}_"
+    if named := [name for name in networks if name and f"_{name}_" in stem]:
+        return [max(named, key=len)]
+    number = re.search(r"_n(\d+)_", stem)
+    return [name for name, sizes in networks.items() if sizes["view_num"] == int(number[1])] if number else None
+
+
+def network_of(path: Path, views: int | None = None) -> str:
+    """The network that a case, of so many views, is of; where it is the same for all of them, the first."""
+    networks, named = networks_of(path.parent), named_networks(path)
+    fitting = [name for name, sizes in networks.items() if views in (None, sizes["view_num"])]
+    found = [name for name in fitting if named is None or name in named]
+    assert found and (views is None or len(found) == 1), f"{path}: of which network of {views} views? {found}"
+    return found[0]
 
 
 def case_folders() -> list[Path]:
-    return [path.parent for path in sorted(golden_root(BUNDLED).rglob("config.json")) if config_of(path.parent)]
+    return [path.parent for path in sorted(golden_root(BUNDLED).rglob("config.json")) if networks_of(path.parent)]
 
 
 def cases(*patterns: str) -> list[Any]:
@@ -52,23 +74,27 @@ def cases(*patterns: str) -> list[Any]:
     return [pytest.param(path, id=f"{path.parent.name}/{path.stem}") for path in found]
 
 
-def state_of(folder: Path, views: int) -> Case:
-    """The official weights of the network for so many views."""
+def state_of(folder: Path, name: str) -> Case:
+    """The official weights of a network."""
+    sizes = networks_of(folder)
+
+    def shared(path: Path, other: str) -> bool:
+        differ = {key for key in sizes[name] if sizes[name][key] != sizes[other].get(key)}
+        return not differ & {"view_num", "image_size"} if path.stem.startswith("buffers") else differ <= {"view_num"}
 
     def rank(path: Path) -> int:
-        match = re.search(r"_n(\d+)(_override)?$", path.stem)
-        if match is None:
+        named = named_networks(path)
+        if named is None:
             return 0
-        if int(match[1]) == views:
+        if name in named:
             return 2
-        return -1 if match[2] else 1
+        return 1 if "override" not in path.stem and all(shared(path, other) for other in named) else -1
 
-    files = sorted(folder.glob("weights*.safetensors"), key=lambda path: (rank(path), path))
     state: Case = {}
-    for path in files:
-        state |= load_file(path) if rank(path) >= 0 else {}
-    buffers = folder / f"buffers_n{views}.safetensors"
-    return state | (load_file(buffers) if buffers.is_file() else {})
+    for pattern in ("weights*.safetensors", "buffers*.safetensors"):
+        for path in sorted(folder.glob(pattern), key=lambda path: (rank(path), path)):
+            state |= load_file(path) if rank(path) >= 0 else {}
+    return state
 
 
 @dataclass(frozen=True)
@@ -90,13 +116,18 @@ class Model:
         return prior
 
 
+def model_of(path: Path, views: int | None = None) -> Model:
+    """The network of a case; see `network_of`."""
+    return named_model(path.parent, network_of(path, views))
+
+
 @functools.cache
-def model_of(folder: Path, views: int) -> Model:
-    sizes = config_of(folder)[views]
+def named_model(folder: Path, name: str) -> Model:
+    sizes = networks_of(folder)[name]
     volumes = {name: str(sizes["spatial_volume"][name]) for name in ("spatial_volume_size", "frustum_volume_depth")}
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "weights.safetensors"
-        save_file(state_of(folder, views), path, {**NUMBERS, **volumes, "num_heads": str(sizes["unet"]["num_heads"])})
+        save_file(state_of(folder, name), path, {**NUMBERS, **volumes, "num_heads": str(sizes["unet"]["num_heads"])})
         weights = Weights(path)
         network = syncdreamer("checkpoint").network_part(weights).load(torch.float32, CPU)
         rig = syncdreamer("rig").Rig.read(weights, CPU)
@@ -106,13 +137,8 @@ def model_of(folder: Path, views: int) -> Model:
     assert unet.layers == sizes["unet"]["num_res_blocks"] and unet.context_width == sizes["unet"]["context_dim"]
     assert unet.attends == tuple(2**i in sizes["unet"]["attention_resolutions"] for i in range(len(unet.channels)))
     assert list(volume.channels) == sizes["volume_dims"] and volume.time_width == sizes["time_embed_dim"]
-    assert (volume.views, rig.image_size) == (views, sizes["image_size"])
+    assert (volume.views, rig.image_size) == (sizes["view_num"], sizes["image_size"])
     return Model(network, rig, levels)
-
-
-def some_model(folder: Path) -> Model:
-    """For what is the same for all numbers of views."""
-    return model_of(folder, min(config_of(folder)))
 
 
 def condition_of(case: Case, sample: int) -> Any:
@@ -138,12 +164,46 @@ def test_there_is_a_case() -> None:
     assert any(map(cases, ("[a-f]_*.safetensors", "h_*.safetensors"))), "no case of SyncDreamer"
 
 
-@pytest.mark.parametrize("path", cases("buffers_n*.safetensors"))
+def pretend(folder: Path, sizes: dict[str, Any], *files: str) -> None:
+    """A case folder whose files hold their own names as a weight."""
+    (folder / "config.json").write_text(json.dumps(sizes))
+    for name in files:
+        save_file({"all": torch.ones(1), name: torch.ones(1)}, folder / f"{name}.safetensors")
+
+
+def test_files_belong_to_the_network_in_their_names(tmp_path: Path) -> None:
+    four = {"view_num": 4, "image_size": 64, "width": 8}
+    sizes = {"n4": four, "n4_wide": {**four, "width": 16}, "n6": {**four, "view_num": 6}, "about": "x"}
+    weights = ("weights_unet", "weights_n4", "weights_n4_wide", "weights_n6_override", "buffers_n4", "buffers_n6")
+    pretend(tmp_path, sizes, *weights)
+    named = {"e_denoise_n4_seed3": "n4", "e_denoise_n4_wide_seed3": "n4_wide", "e_denoise_n4_wide": "n4_wide"}
+    for stem, name in named.items():
+        assert network_of(tmp_path / f"{stem}.safetensors", 4) == name
+    assert network_of(tmp_path / "f_loop_cfg2.safetensors", 6) == "n6"
+    assert network_of(tmp_path / "d_unet.safetensors") == "n4"
+    for views in (4, 5):  # of two networks, of none
+        with pytest.raises(AssertionError, match=f"of which network of {views} views"):
+            network_of(tmp_path / "f_loop_cfg2.safetensors", views)
+    states = {name: set(state_of(tmp_path, name)) - {"all"} for name in ("n4", "n4_wide", "n6")}
+    assert states == {
+        "n4": {"weights_unet", "weights_n4", "buffers_n4"},
+        "n4_wide": {"weights_unet", "weights_n4_wide", "buffers_n4"},
+        "n6": {"weights_unet", "weights_n4", "weights_n6_override", "buffers_n6"},
+    }
+
+
+def test_a_config_of_one_network_needs_no_name(tmp_path: Path) -> None:
+    pretend(tmp_path, {"view_num": 8, "image_size": 64}, "weights", "buffers_n8")
+    assert network_of(tmp_path / "e_denoise_n8_seed3.safetensors", 8) == ""
+    assert set(state_of(tmp_path, "")) == {"all", "weights", "buffers_n8"}
+
+
+@pytest.mark.parametrize("path", cases("buffers*.safetensors"))
 def test_generated_cameras(path: Path) -> None:
     """Those of the file follow from their azimuths; all 16 are those that the views source asks for."""
     case = load_file(path)
     views = len(case["poses"])
-    size = config_of(path.parent)[views]["image_size"]
+    size = networks_of(path.parent)[network_of(path, views)]["image_size"]
     angles = torch.rad2deg(case["azimuth"]), torch.full((views,), 30.0)
     generated = [orbit_cameras(*angles, 1.5, FOV_DEG, size, size)]
     if views == 16:
@@ -160,7 +220,7 @@ def test_generated_cameras(path: Path) -> None:
 @torch.no_grad()
 def test_target_encoder(path: Path) -> None:
     case = load_file(path)
-    encoder = some_model(path.parent).network.spatial_volume.target_encoder
+    encoder = model_of(path).network.spatial_volume.target_encoder
     close(encoder(case["x"], case["t"], case["v"]), case["out"], GEOMETRY, "out")
 
 
@@ -168,7 +228,7 @@ def test_target_encoder(path: Path) -> None:
 @torch.no_grad()
 def test_spatial_volume(path: Path) -> None:
     case, rig_module = load_file(path), syncdreamer("rig")
-    model = model_of(path.parent, case["x_noisy"].shape[1])
+    model = model_of(path, case["x_noisy"].shape[1])
     rig, network = rig_module.Rig(case["poses"], case["Ks"], model.rig.azimuth), model.network.spatial_volume
     count, size = network.size.vertices, case["x_noisy"].shape[-1]
     points = rig_module.vertices(count, CPU)
@@ -192,7 +252,7 @@ def test_spatial_volume(path: Path) -> None:
 @torch.no_grad()
 def test_frustum_volume(path: Path) -> None:
     case = load_file(path)
-    model = model_of(path.parent, case["v_embed"].shape[1])
+    model = model_of(path, case["v_embed"].shape[1])
     network, wanted = model.network.spatial_volume, pyramid(case, "feats")
     size = wanted[0].shape[-1]
     for sample in range(len(case["t_embed"])):
@@ -216,7 +276,7 @@ def test_frustum_volume(path: Path) -> None:
 @torch.no_grad()
 def test_unet(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = load_file(path)
-    unet, sources = some_model(path.parent).network.model["diffusion_model"], pyramid(case, "source")
+    unet, sources = model_of(path).network.model["diffusion_model"], pyramid(case, "source")
     zeros = [torch.zeros_like(source) for source in sources]
     arguments = case["x"], case["timesteps"], case["context"]
     close(unet(*arguments, sources), case["out"], FEATURES, "out")
@@ -233,12 +293,12 @@ def test_unet(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
-@pytest.mark.parametrize("path", cases("e_denoise_n*.safetensors"))
+@pytest.mark.parametrize("path", cases("e_denoise*.safetensors"))
 @torch.no_grad()
 def test_denoising(path: Path, chunk: int) -> None:
     case, denoising = load_file(path), syncdreamer("denoising")
     views = case["x_noisy"].shape[1]
-    model = model_of(path.parent, views)
+    model = model_of(path, views)
     network, rig, size = model.network, model.rig, case["x_noisy"].shape[-1]
     for sample, noisy in enumerate(case["x_noisy"]):
         condition, timestep = condition_of(case, sample), int(case["timesteps"][sample])
@@ -261,15 +321,44 @@ def test_denoising(path: Path, chunk: int) -> None:
         close(uncond + 2 * (cond - uncond), case["eps_cfg2"][sample], GUIDED, "eps_cfg2")
 
 
+def inputs_of(path: Path) -> tuple[Path, Case]:
+    """The file with what a case of decomposed guidance was evaluated on: of equal conditional noise."""
+    wanted = load_file(path)["eps_cond"]
+    for other in (path, *sorted(path.parent.glob("e_denoise*.safetensors"))):
+        case = load_file(other)
+        same = case["eps_cond"].shape == wanted.shape and torch.allclose(case["eps_cond"], wanted, atol=FEATURES)
+        if same and "x_noisy" in case:
+            return other, case
+    raise AssertionError(f"{path}: no e_denoise*.safetensors beside it has its eps_cond")
+
+
+def test_inputs_are_found_by_what_was_made_of_them(tmp_path: Path) -> None:
+    wanted = {"eps_cond": torch.rand(1, 4, 2)}
+    others = {"seed1": torch.rand(1, 4, 2), "n4_seed3": wanted["eps_cond"], "n8": torch.rand(1, 8, 2)}
+    for name, epsilon in others.items():
+        save_file({"eps_cond": epsilon, "x_noisy": torch.rand(3)}, tmp_path / f"e_denoise_{name}.safetensors")
+    save_file(wanted, tmp_path / "f_decomposed_guidance_seed3.safetensors")
+    assert inputs_of(tmp_path / "f_decomposed_guidance_seed3.safetensors")[0].stem == "e_denoise_n4_seed3"
+    save_file({"eps_cond": torch.rand(1, 4, 2) + 9}, tmp_path / "f_decomposed_guidance.safetensors")
+    with pytest.raises(AssertionError, match=r"no e_denoise.* beside it has its eps_cond"):
+        inputs_of(tmp_path / "f_decomposed_guidance.safetensors")
+
+
 @pytest.mark.parametrize("path", cases("f_decomposed_guidance*.safetensors"))
 @torch.no_grad()
 def test_decomposed_guidance(path: Path) -> None:
     case, denoising = load_file(path), syncdreamer("denoising")
     views = case["eps_cond"].shape[1]
-    model, inputs = model_of(path.parent, views), load_file(path.parent / f"e_denoise_n{views}.safetensors")
-    branches = {"eps_cond": denoising.EVERYTHING, "eps_multiview_only": denoising.VIEWS_ONLY}
+    source, inputs = inputs_of(path)
+    model = model_of(source, views)
+    branches = {
+        "eps_cond": denoising.EVERYTHING,
+        "eps_multiview_only": denoising.VIEWS_ONLY,
+        "eps_reference_only_x4": denoising.reference_only(4.0),  # as released
+    }
+    terms = list(branches)  # of the guided noise, whether or not the case has them
     for key in case:
-        if match := re.fullmatch(r"eps_reference_only_x(\d+)", key):
+        if match := re.fullmatch(r"eps_reference_only_x([\d.]+)", key):
             branches[key] = denoising.reference_only(float(match[1]))
     for sample, noisy in enumerate(inputs["x_noisy"]):
         arguments = (
@@ -280,17 +369,17 @@ def test_decomposed_guidance(path: Path) -> None:
             views,
         )
         found = dict(zip(branches, denoising.estimate_epsilon(model.network, model.rig, *arguments), strict=True))
-        for key, epsilon in found.items():
-            close(epsilon, case[key][sample], FEATURES, key)
-        terms = found["eps_cond"], found["eps_multiview_only"], found["eps_reference_only_x4"]
+        for key in found.keys() & case.keys():
+            close(found[key], case[key][sample], FEATURES, key)
         for key, expected in case.items():
             if match := re.fullmatch(r"eps_dg_s1_([\d.]+)_s2_([\d.]+)", key):
-                close(decomposed(*terms, (float(match[1]), float(match[2]))), expected[sample], GUIDED, key)
+                scales = float(match[1]), float(match[2])
+                close(decomposed(*(found[term] for term in terms), scales), expected[sample], GUIDED, key)
 
 
 def levels_of(folder: Path) -> Tensor:
     """[1000] noise levels of the schedule, whatever network it comes with."""
-    return sigma_from_alpha_bar(state_of(folder, min(config_of(folder)))["alphas_cumprod"].double())
+    return sigma_from_alpha_bar(state_of(folder, next(iter(networks_of(folder))))["alphas_cumprod"].double())
 
 
 @pytest.mark.parametrize("path", cases("f_ddim*.safetensors"))
@@ -364,7 +453,7 @@ def test_sampling(path: Path) -> None:
     """From noise to the end; file names end with the method and the digits of its scales: cfg2, cfg15 (1.5), dg21."""
     case, match = load_file(path), re.search(r"(cfg|dg)(\d)(\d?)(?=_|$)", path.stem)
     assert match, path
-    prior = model_of(path.parent, case["x_T"].shape[1]).prior()
+    prior = model_of(path, case["x_T"].shape[1]).prior()
     first, second = match[2], match[3] or "0"
     scales = (float(f"{first}.{second}"), 0.0) if match[1] == "cfg" else (float(first), float(second))
     for sample in range(len(case["x_T"])):

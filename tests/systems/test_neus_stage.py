@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import trimesh
@@ -15,6 +16,8 @@ from tiny_scenes import Solid, from_trimesh, is_closed, orbit, scene_of, sphere_
 
 from liftstudio.cli import main as launch
 from liftstudio.config import parse
+from liftstudio.export.options import ExportConfig
+from liftstudio.export.pipeline import export_mesh
 from liftstudio.renderers.surface import render_mesh
 from liftstudio.systems.coarse_to_fine import CoarseToFine
 from liftstudio.views.base import ReferenceViews
@@ -59,6 +62,10 @@ def box_views(count: int, size: int) -> ReferenceViews:
 def make(views: ReferenceViews, **geometry: Any) -> CoarseToFine:
     data = yaml.safe_load(CONFIG)
     data["stages"]["coarse"]["geometry"].update(geometry)
+    return build(data, views)
+
+
+def build(data: dict[str, Any], views: ReferenceViews) -> CoarseToFine:
     fabric = Fabric(accelerator="cpu", devices=1)
     return CoarseToFine(
         parse(data, CoarseToFine.Config), views=views, device=torch.device("cpu"), seed=0, fabric=fabric
@@ -92,6 +99,30 @@ def test_it_finds_a_box() -> None:
     assert distance.abs().mean() < 0.03  # a pixel is 0.07, a cell of the grid 0.13
 
 
+def test_a_network_finds_a_sphere_and_is_exported_as_the_last_stage(tmp_path: Path) -> None:
+    data = yaml.safe_load(CONFIG)
+    coarse = data["stages"].pop("coarse")
+    coarse["geometry"]["distance"] = "network"
+    coarse["renderer"]["samples_across"] = 24
+    coarse["optimizer"] = {"lr": 0.02, "groups": {"geometry.distance": {"lr": 0.005}}}
+    system = build({"stages": {"only": coarse}}, sphere_views(6, 16))
+    system.enter("only")
+    lengths = system.surface().mesh.vertices.norm(dim=-1)
+    assert lengths.mean() > 0.6 and lengths.std() > 0.05  # so narrow a network begins as a poor sphere
+    run(system, 0, 60)
+    surface = system.surface()
+    lengths = surface.mesh.vertices.norm(dim=-1)
+    assert is_closed(surface.mesh) and lengths.mean().item() == pytest.approx(0.5, abs=0.03)  # half a pixel is 0.06
+    assert lengths.std() < 0.025
+    config = ExportConfig(formats=["glb"], texture_size=128, target_faces=500)
+    export_mesh(surface.mesh, surface.albedo, tmp_path, config)
+    exported = trimesh.load(tmp_path / "mesh.glb", force="mesh")
+    x, y, z = exported.vertices.T  # y is up
+    normals = np.stack([x, -z, y], axis=1) / np.linalg.norm(exported.vertices, axis=1)[:, None]
+    colors = exported.visual.to_color().vertex_colors[:, :3] / 255
+    assert np.abs(colors - (0.5 + 0.4 * normals)).mean() < 0.05  # 0.2 if they were all the same
+
+
 @pytest.mark.parametrize("kind", ["hash-grid", "network"])
 def test_it_goes_on_exactly_where_its_state_was_taken(kind: str) -> None:
     views = sphere_views(4, 12)
@@ -109,10 +140,7 @@ def test_it_goes_on_exactly_where_its_state_was_taken(kind: str) -> None:
 def test_the_volume_renderer_shows_it_too() -> None:
     data = yaml.safe_load(CONFIG)
     data["stages"]["coarse"]["renderer"] = {"type": "volume", "samples_across": 48, "grid_resolution": 16}
-    fabric = Fabric(accelerator="cpu", devices=1)
-    system = CoarseToFine(
-        parse(data, CoarseToFine.Config), views=sphere_views(4, 12), device=torch.device("cpu"), seed=0, fabric=fabric
-    )
+    system = build(data, sphere_views(4, 12))
     system.enter("coarse")
     losses = run(system, 0, 30)
     assert losses[-1]["views/mask"] < 0.7 * losses[0]["views/mask"]
