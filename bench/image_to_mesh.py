@@ -6,8 +6,8 @@ the views have an option for the picture's azimuth (imagedream-toys), it is the 
 given. Measured on the exported file:
 IoU and Chamfer distance in the unit box (see `liftstudio.metrics.meshes`), PSNR and SSIM of the shaded mesh on an orbit
 of 21 views the run never had, and the error of its albedo there beside that of the true shaded views. `--views true`
-gives the run the true views instead of the prior's: what the reconstruction alone can do. `--variants` are changes of
-sv3d-masked-sds.
+gives the run what a perfect prior would, at the same cameras: what the reconstruction alone can do, for configs that
+learn from views. `--variants` are changes of sv3d-masked-sds.
 
 Every run has a process of its own, so that its memory is its own. Rows are appended to a JSON lines file; runs that are
 in it are not repeated.
@@ -39,24 +39,25 @@ from torch import Tensor
 
 from bench.light import scale_invariant_rmse
 from bench.unseen import canonical, front_deg, prompted, with_error
-from liftstudio import assets, registry
+from liftstudio import assets, cli, registry
 from liftstudio.cache import file_digest
 from liftstudio.cameras import Cameras, orbit_cameras
-from liftstudio.images import resize_area, resize_lanczos, save_image, straight_from_white
+from liftstudio.config import Block
+from liftstudio.errors import InputError
+from liftstudio.images import resize_area, save_image, straight_from_white
 from liftstudio.inputs import Inputs
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.ops.interpolation import interpolate
 from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
-from liftstudio.orbits import Angles, dynamic
+from liftstudio.orbits import dynamic
 from liftstudio.priors.opening import block_weights
 from liftstudio.priors.training.objects import TexturedObject, render
 from liftstudio.priors.training.objects.truth import to_mesh
 from liftstudio.run import Run, load_inputs, make_fabric, make_folder
 from liftstudio.run_config import RunConfig, load_run_config
 from liftstudio.views.base import ReferenceViews
-from liftstudio.views.input_image import load_input_image
 from liftstudio.views.normalization import HALF_SIDE
-from liftstudio.views.prior_views import LEAST_SIZE
+from liftstudio.views.prior_views import PriorViews
 
 CONFIGS = assets.ROOT / "configs"
 ELEVATION_DEG = 10.0  # of the prompt
@@ -137,7 +138,7 @@ def reconstruct(job: Job, folder: Path) -> dict[str, Any]:
     assert config.views is not None
     save_prompt(toy, picture, config.views.options)
     save_unit_mesh(toy, truth)
-    inputs = make_inputs(job, toy, picture, config)
+    inputs = make_inputs(job, toy, config)
     views_seconds = time.perf_counter() - begin
     run = run_all(config, replace(inputs, truth_mesh=truth, data_from_world=UNIT_FROM_WORLD))
     metrics = json.loads(run.folder.metrics.read_text())
@@ -189,32 +190,21 @@ def save_unit_mesh(toy: TexturedObject, path: Path) -> None:
     trimesh.Trimesh((mesh.vertices * scale).numpy(), mesh.faces.numpy(), process=False).export(path)
 
 
-def make_inputs(job: Job, toy: TexturedObject, picture: Path, config: RunConfig) -> Inputs:
+def make_inputs(job: Job, toy: TexturedObject, config: RunConfig) -> Inputs:
     """The views the run works from."""
     if job.views == "prior":
         return load_inputs(config, None)
     assert config.views is not None
-    return Inputs(true_views(toy, picture, config.views.options, job.pixels), None, torch.eye(4))
+    return Inputs(true_views(toy, config.views, job.pixels), None, torch.eye(4))
 
 
-def true_views(toy: TexturedObject, picture: Path, options: Any, pixels: int) -> ReferenceViews:
-    """What a perfect prior of `pixels` pixels would give the view source `sv3d-views` with these options."""
-    size = options.resolution or max(pixels, LEAST_SIZE)
-    angles: Angles = options.orbit.angles(options.elevation_deg, options.seed)
-    cameras = orbit_cameras(*angles, options.distance, options.fov_deg, size, size)
-    seen = render(toy, cameras.resized(pixels, pixels), supersampling=SUPERSAMPLING)
-    frames = torch.cat([seen.rgb, seen.alpha], dim=-1)
-    if pixels != size:
-        frames = torch.stack([resize_lanczos(frame, size, size).clamp(0, 1) for frame in frames])
-    frames[-1] = torch.cat(load_input_image(picture, recenter=False).frame(size), dim=-1)
-    return ReferenceViews(
-        images=straight_from_white(frames[..., :3], frames[..., 3:]),
-        masks=frames[..., 3:].contiguous(),
-        cameras=cameras,
-        names=tuple(f"{index:03d}.png" for index in range(len(frames))),
-        held_out=torch.zeros(len(frames), dtype=torch.bool),
-        prompt=len(frames) - 1,
-    )
+def true_views(toy: TexturedObject, views: Block, pixels: int) -> ReferenceViews:
+    """What the config's view source would make of a perfect prior of `pixels` pixels: the toy at its cameras."""
+    source: PriorViews = views.build(device=torch.device("cpu"))
+    lens = views.options
+    cameras = orbit_cameras(*source.angles(), lens.distance, lens.fov_deg, pixels, pixels)
+    seen = render(toy, cameras, supersampling=SUPERSAMPLING)
+    return source.assemble(seen.rgb, seen.alpha, source.picture())
 
 
 def novel_cameras() -> Cameras:
@@ -298,11 +288,18 @@ def in_own_process(job: Job, folder: Path) -> dict[str, Any]:
         return pool.submit(reconstruct, job, folder).result()
 
 
-def weights_digest(job: Job) -> str:
-    """Of the prior's weight file."""
+def key_of(job: Job) -> dict[str, Any]:
+    """What its row is found by: the job, and the digest of the prior's weight file.
+
+    Raises:
+        InputError: the config refuses the job's options or does not learn from true views; no weights.
+    """
     config = job.load("image=none")
     assert config.views is not None
-    return file_digest(block_weights(config.views.options.prior).path)
+    views = config.views.options
+    if job.views == "true" and views.held_out:
+        raise InputError(f"--views true: {job.config} does not learn from views (views.held_out is true)")
+    return {**json.loads(json.dumps(asdict(job))), "weights": file_digest(block_weights(views.prior).path)}
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -310,9 +307,17 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def main() -> None:
-    """Run what is not measured yet, and print the table of what was asked for."""
-    parser = argparse.ArgumentParser(
+def main(arguments: list[str] | None = None) -> int:
+    """Run what is not measured yet, and print the table of what was asked for; returns an exit code as `launch.py`'s.
+
+    arguments: of the command line (default: this process's).
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return cli.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = cli.Parser(
         prog="python -m bench.image_to_mesh",
         usage="python -m bench.image_to_mesh [options] [key=value ...]",
         description=__doc__,
@@ -326,8 +331,9 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=("all", *VARIANTS), default=["default"])
     parser.add_argument("--results", type=Path, default=Path("rows.jsonl"), help="rows are appended and looked up here")
     parser.add_argument("--keep", type=Path, help="folder in which runs stay, with their sheets, videos and meshes")
-    overrides = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
-    options = parser.parse_args([word for word in sys.argv[1:] if word not in overrides])
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
+    options = parser.parse_args([word for word in arguments if word not in overrides])
     variants = list(VARIANTS) if "all" in options.variants else options.variants
     jobs = [
         Job(toy, variant, options.views, options.pixels, tuple(overrides), options.config)
@@ -335,12 +341,12 @@ def main() -> None:
         for toy in options.only or range(options.count)
     ]
     registry.load_extensions(assets.ROOT / "custom")
+    keys = [key_of(job) for job in jobs]
     rows = read_rows(options.results)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         os.environ.setdefault("LIFTSTUDIO_CACHE", str(folder / "cache"))  # so that `views_s` is not that of old views
-        for job in jobs:
-            key = {**json.loads(json.dumps(asdict(job))), "weights": weights_digest(job)}
+        for job, key in zip(jobs, keys, strict=True):
             if not any(key.items() <= row.items() for row in rows):
                 rows.append({**key, "setting": job.setting, **in_own_process(job, folder)})
                 with options.results.open("a") as file:
@@ -348,7 +354,8 @@ def main() -> None:
                 Console(width=260).print(table_of(rows))
             if not options.keep:
                 shutil.rmtree(folder / job.setting, ignore_errors=True)
+    return cli.DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

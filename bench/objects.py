@@ -1,11 +1,13 @@
 """Reconstruction quality on a folder of objects with known meshes: `python -m bench.objects FOLDER [key=value ...]`.
 
 FOLDER holds one capture per object (transforms.json, images, mesh). Every object is a run of its own with the config
-`reconstruct-views`, or another by `--config`; the overrides behind the folder apply to all of them.
+`reconstruct-views`, or another by `--config`; the overrides (any words with `=`) apply to all of them. What a run does
+not measure, as without held-out views or without a mesh, stays empty.
 """
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,51 +16,90 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from liftstudio.cli import main as launch
+from liftstudio import cli
+from liftstudio.errors import InputError
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "reconstruct-views.yaml"
 COLUMNS = ("chamfer", "iou", "f_score_0.01", "normal_consistency", "psnr train", "psnr held out", "ssim held out")
+GROUPS = {"training": "train", "held_out": "held out"}  # of a run's views -> in the names of columns
+
+Row = dict[str, float]
 
 
-def reconstruct(capture: Path, config: Path, runs_dir: Path, overrides: list[str]) -> dict[str, Any]:
-    """Run one object; returns the columns of its row, with seconds and peak memory."""
+def find_captures(folder: Path, only: list[str] | None) -> list[Path]:
+    """The captures in the folder: all, or those of these names.
+
+    Raises:
+        InputError: there is none, or none of such a name.
+    """
+    found = {path.parent.name: path.parent for path in sorted(folder.glob("*/transforms.json"))}
+    if not found:
+        raise InputError(f"{folder}: no captures; wanted a folder for each object, with a transforms.json")
+    for name in only or []:
+        if name not in found:
+            raise InputError(f"--only {name}: no such capture in {folder}; there are: {', '.join(found)}")
+    return [capture for name, capture in found.items() if not only or name in only]
+
+
+def reconstruct(capture: Path, config: Path, runs_dir: Path, overrides: list[str]) -> Row:
+    """Run one object; returns the columns of its row that its run measured, with its seconds."""
     begin = time.perf_counter()
-    arguments = ["--config", str(config), "--train", f"data.path={capture}", f"runs_dir={runs_dir}"]
-    code = launch([*arguments, f"tag={capture.name}", *overrides])
-    if code != 0:
+    own = [f"data.path={capture}", f"runs_dir={runs_dir}", f"name={config.stem}", f"tag={capture.name}"]
+    code = cli.main(["--config", str(config), "--train", *overrides, *own])
+    if code != cli.DONE:
         raise SystemExit(code)
     newest = max((runs_dir / config.stem).glob(f"{capture.name}*/metrics.json"), key=lambda path: path.stat().st_mtime)
-    metrics = json.loads(newest.read_text())
-    images = metrics["test"]
-    row = dict(metrics["mesh"])
-    row["psnr train"] = images["training"]["psnr"]
-    row["psnr held out"], row["ssim held out"] = images["held_out"]["psnr"], images["held_out"]["ssim"]
-    return {**row, "seconds": time.perf_counter() - begin}
+    return {**row_of(json.loads(newest.read_text())), "seconds": time.perf_counter() - begin}
 
 
-def print_table(rows: dict[str, dict[str, Any]]) -> None:
-    """One line per object, and the mean."""
-    table = Table("object", *COLUMNS, "seconds")
-    mean = {c: sum(row[c] for row in rows.values()) / len(rows) for c in (*COLUMNS, "seconds")}
+def row_of(metrics: dict[str, Any]) -> Row:
+    """The figures in a run's metrics.json."""
+    images = {
+        f"{measure} {name}": value
+        for group, name in GROUPS.items()
+        for measure, value in metrics["test"].get(group, {}).items()
+    }
+    return {name: value for name, value in (metrics.get("mesh", {}) | images).items() if value is not None}
+
+
+def table_of(rows: dict[str, Row]) -> Table:
+    """One line per object, and the mean over those that have a figure."""
+    digits = dict.fromkeys(COLUMNS, 4) | {"seconds": 0}
+    table = Table("object", *digits)
+    known = {column: [row[column] for row in rows.values() if column in row] for column in digits}
+    mean = {column: sum(values) / len(values) for column, values in known.items() if values}
     for name, row in [*rows.items(), ("mean", mean)]:
-        table.add_row(name, *(f"{row[c]:.4f}" for c in COLUMNS), f"{row['seconds']:.0f}")
-    Console(width=140).print(table)
+        cells = (f"{row[column]:.{places}f}" if column in row else "" for column, places in digits.items())
+        table.add_row(name, *cells)
+    return table
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command line (default: this process's); returns an exit code with the meaning that `launch.py`'s have."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return cli.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = cli.Parser(
+        prog="python -m bench.objects",
+        usage="python -m bench.objects FOLDER [options] [key=value ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--only", nargs="*", help="names of objects; default: all")
+    parser.add_argument("--only", nargs="+", help="names of objects; default: all")
     parser.add_argument("--config", type=Path, default=CONFIG, help="that takes data.path; default: %(default)s")
     parser.add_argument("--runs-dir", type=Path, default=Path(tempfile.gettempdir()) / "liftstudio-objects")
-    options, overrides = parser.parse_known_args()
-    captures = sorted(path.parent for path in options.folder.glob("*/transforms.json"))
-    rows: dict[str, dict[str, Any]] = {}
-    for capture in captures:
-        if not options.only or capture.name in options.only:
-            rows[capture.name] = reconstruct(capture, options.config, options.runs_dir, overrides)
-            print_table(rows)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
+    options = parser.parse_args([word for word in arguments if word not in overrides])
+    rows: dict[str, Row] = {}
+    for capture in find_captures(options.folder, options.only):
+        rows[capture.name] = reconstruct(capture, options.config, options.runs_dir, overrides)
+        Console(width=140).print(table_of(rows))
+    return cli.DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,14 +2,17 @@
 
 Each toy is seen by SyncDreamer's cameras: 16 azimuths, 30 degrees above it; the first view is the prompt, the other 15
 are compared with the truth over white, at the prior's resolution. Prompts and noise are fixed by the object's number:
-all settings start from the same noise. Means over views and instances, then mean and standard error over objects.
-PSNR best: of the best instance of each object (HarmonyView, table 6). CD score and diversity: `metrics.diversity`, on
-embeddings of CLIP where its folder is given, else of a tiny encoder; the meaning is the centroid of the true views.
+all settings start from the same noise. Means over views, then average, best and variance over the instances of each
+object (HarmonyView, table 6), then mean and standard error over objects. CD score and diversity: `metrics.diversity`.
+With `--clip` the CD score is HarmonyView's, by the text "An image of NOUN"; without, a tiny encoder embeds views, and
+what they should show is the centroid of the true ones. E_flow, with `--raft`: `metrics.flow`, in pixels of all 16 views
+resized to the 256 of the paper. Masks of a prior that knows none are the silhouettes of its views over white.
 Baselines: the prompt repeated, and the mean of training objects before the same cameras.
 """
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,24 +22,33 @@ from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import Tensor
 
 from bench.toys_prior import Pictures, mean_orbit
 from bench.unseen import prompted, with_error
-from liftstudio import assets, registry
+from liftstudio import assets, cli, registry
 from liftstudio.cameras import Cameras, orbit_cameras
 from liftstudio.config import Block
+from liftstudio.errors import InputError
 from liftstudio.files import atomic_write
-from liftstudio.images import grid, save_image
+from liftstudio.images import grid, resize_smooth, save_image
 from liftstudio.metrics.diversity import cd_score, cd_terms, centroid, instance_diversity
-from liftstudio.metrics.embeddings import ImageEncoder, load_encoder
+from liftstudio.metrics.embeddings import Clip, load_encoder, object_prompt
+from liftstudio.metrics.flow import flow_error, load_raft, orbit_flows
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.instances import summarize_instances
 from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
 from liftstudio.priors.training.objects import render
+from liftstudio.views.prior_views import silhouette
 
-DIGITS = {"psnr": 2, "psnr best": 2, "ssim": 3, "iou": 3, "diversity": 4}
+MEASURES = {"psnr": 2, "ssim": 3, "iou": 3, "e_flow": 3}  # of each instance -> digits
+LOWER_IS_BETTER = {"e_flow"}
+FLOW_SIZE = 256  # pixels across the views that flow is estimated of
+NOUN = "toy"  # what all objects are
 SHEET_OBJECTS = 4
+
+Rows = dict[str, dict[str, Any]]  # setting -> measure -> value
 
 
 @dataclass(frozen=True)
@@ -49,11 +61,16 @@ class Scene:
 
 
 def make_scene(index: int, source: Any, prior: Prior) -> Scene:
-    """The scene of the index-th unseen toy, before the cameras of a source `syncdreamer-views`; on the CPU."""
+    """The scene of the index-th unseen toy, before the cameras of a source `syncdreamer-views`; on the CPU.
+
+    Raises:
+        InputError: the prior cannot be asked about these cameras.
+    """
     size = prior.resolution
     azimuth_deg, elevation_deg = source.angles()
     lens = source.config
     cameras = orbit_cameras(azimuth_deg, elevation_deg, lens.distance, lens.fov_deg, size, size)
+    prior.check_cameras(cameras[:1], cameras)
     seen = render(prompted("toy", index), cameras)
     return Scene(ImagePrompt(seen.rgb[0], seen.alpha[0], cameras[:1]), cameras, (seen.rgb, seen.alpha))
 
@@ -80,52 +97,101 @@ def baselines(scene: Scene, index: int, mean_of: int) -> dict[str, Pictures]:
 def sample(source: Any, prior: Prior, scene: Scene, index: int) -> Pictures:
     """Images [S, T, R, R, 3] and masks [S, T, R, R, 1] of all instances, on the CPU."""
     generator = torch.Generator().manual_seed(2**31 + index)
-    sigmas = prior.sigmas(source.suited_steps(prior))
+    sigmas = prior.sigmas(source.config.steps or source.suited_steps(prior))
     prompt, device = scene.prompt, source.device
     given = ImagePrompt(prompt.image.to(device), prompt.mask.to(device), prompt.camera.to(device))
     latents = source.sample(prior, given, scene.cameras.to(device), sigmas, generator, lambda step, latents: None)
-    images, masks = prior.decode(latents.cpu())
-    assert masks is not None, "only priors that know masks are measured"
+    images, masks = prior.decode(latents)
+    images = images.cpu()
+    if masks is None:  # as `liftstudio.views.prior_views` cuts out views
+        masks = torch.stack([silhouette(image) for image in images])
     shape = (source.config.instances, len(scene.cameras))
-    return images.unflatten(0, shape), masks.unflatten(0, shape)
+    return images.unflatten(0, shape), masks.cpu().unflatten(0, shape)
 
 
-def compare(pictures: Pictures, scene: Scene, encoder: ImageEncoder) -> dict[str, Any]:
-    """The measures over the novel views: of each instance [S], and `diversity` of all; terms of the CD score [S]."""
-    images, masks = (p[:, 1:] for p in pictures)
-    true_images, true_masks = (p[1:] for p in scene.truth)
-    drawn, true = masks > 0.5, true_masks > 0.5
-    both, either = (drawn & true).sum((2, 3, 4)), (drawn | true).sum((2, 3, 4))
-    embedded = torch.stack([encoder.images(views) for views in pictures[0]])
-    distance, variance = cd_terms(embedded, centroid(encoder.images(scene.truth[0])))
-    return {
-        "psnr": torch.stack([psnr(one, true_images).clamp_max(100).mean() for one in images]).tolist(),
-        "ssim": torch.stack([ssim(one, true_images).mean() for one in images]).tolist(),
-        "iou": (both / either.clamp_min(1)).mean(1).tolist(),
-        "cd distance": distance.tolist(),
-        "cd variance": variance.tolist(),
-        "diversity": instance_diversity(embedded) if len(images) > 1 else None,
-    }
+class Judge:
+    """Compares instances with the truth.
+
+    Args:
+        clip: folder of a CLIP checkpoint; None: a tiny encoder, and the centroid of the true views instead of a text.
+        noun: what the objects are, in CLIP's text.
+        raft: weights of RAFT, or a folder with them; None: no E_flow.
+        device: of the networks.
+    Raises:
+        InputError: the weights are missing or faulty; torchvision is missing, which RAFT needs.
+    """
+
+    def __init__(self, clip: Path | None, noun: str, raft: Path | None, device: torch.device) -> None:
+        self.encoder = load_encoder(clip, device)
+        self.text: str | None = None
+        self.meaning: Tensor | None = None  # of the text
+        if isinstance(self.encoder, Clip):
+            self.text = object_prompt(noun)
+            self.meaning = self.encoder.text(self.text)
+        self.estimate = load_raft(str(raft), device) if raft else None
+
+    @torch.no_grad()
+    def compare(self, found: dict[str, Pictures], scene: Scene) -> Rows:
+        """Of each setting: MEASURES and terms of the CD score of each instance [S], and `diversity` of all."""
+        truth = scene.truth[0]
+        meaning = centroid(self.encoder.images(truth)) if self.meaning is None else self.meaning
+        true_flows = self._flows(truth) if self.estimate else None
+        return {name: self._row(pictures, scene, meaning, true_flows) for name, pictures in found.items()}
+
+    def _row(self, pictures: Pictures, scene: Scene, meaning: Tensor, true_flows: Tensor | None) -> dict[str, Any]:
+        images, masks = (p[:, 1:] for p in pictures)
+        true_images, true_masks = (p[1:] for p in scene.truth)
+        drawn, true = masks > 0.5, true_masks > 0.5
+        both, either = (drawn & true).sum((2, 3, 4)), (drawn | true).sum((2, 3, 4))
+        embedded = torch.stack([self.encoder.images(views) for views in pictures[0]])
+        distance, variance = cd_terms(embedded, meaning)
+        row = {
+            "psnr": torch.stack([psnr(one, true_images).clamp_max(100).mean() for one in images]).tolist(),
+            "ssim": torch.stack([ssim(one, true_images).mean() for one in images]).tolist(),
+            "iou": (both / either.clamp_min(1)).mean(1).tolist(),
+            "cd distance": distance.tolist(),
+            "cd variance": variance.tolist(),
+            "diversity": instance_diversity(embedded) if len(images) > 1 else None,
+        }
+        if true_flows is not None:
+            row["e_flow"] = [flow_error(self._flows(views), true_flows) for views in pictures[0]]
+        return row
+
+    def _flows(self, views: Tensor) -> Tensor:
+        assert self.estimate is not None
+        return orbit_flows(resize_smooth(views, FLOW_SIZE, FLOW_SIZE), self.estimate)
 
 
-def table_of(rows: list[dict[str, dict[str, Any]]]) -> Table:
+def table_of(rows: list[Rows]) -> Table:
     """A line for every setting, in Markdown."""
-    table = Table("", *DIGITS, "CD score", "variance of psnr", box=box.MARKDOWN)
+    measures = [measure for measure in MEASURES if all(measure in row for row in rows[0].values())]
+    columns = [f"{measure}{kind}" for measure in measures for kind in ("", " best", " variance")]
+    table = Table("", *columns, "diversity", "CD score", box=box.MARKDOWN)
     for name in rows[0]:
         found = [row[name] for row in rows]
-        columns = {m: [sum(row[m]) / len(row[m]) for row in found] for m in ("psnr", "ssim", "iou")}
-        columns["psnr best"] = [max(row["psnr"]) for row in found]
-        columns["diversity"] = [row["diversity"] for row in found if row["diversity"] is not None]
-        texts = [with_error(columns[m], d) if columns[m] else "" for m, d in DIGITS.items()]
-        spread = summarize_instances(torch.tensor([row["psnr"] for row in found]), higher_is_better=True).variance
-        table.add_row(name, *texts, f"{score_of(found):.3f}", f"{spread:.4f}" if len(found[0]["psnr"]) > 1 else "")
+        texts = [text for measure in measures for text in over_instances(found, measure)]
+        diversity = [row["diversity"] for row in found if row["diversity"] is not None]
+        score = score_of(found)
+        texts += [with_error(diversity, 4) if diversity else "", "" if score is None else f"{score:.3f}"]
+        table.add_row(name, *texts)
     return table
 
 
-def score_of(rows: list[dict[str, Any]]) -> float:
-    """The CD score over all instances of all objects."""
+def over_instances(rows: list[dict[str, Any]], measure: str) -> list[str]:
+    """Average, best and variance, with their standard errors over objects; of single instances the average alone."""
+    values, digits = [torch.tensor([row[measure]]) for row in rows], MEASURES[measure]
+    each = [summarize_instances(value, higher_is_better=measure not in LOWER_IS_BETTER) for value in values]
+    average = with_error([one.average for one in each], digits)
+    if values[0].shape[1] == 1:
+        return [average, "", ""]
+    best, variance = [one.best for one in each], [one.variance for one in each]
+    return [average, with_error(best, digits), with_error(variance, 2 * digits)]
+
+
+def score_of(rows: list[dict[str, Any]]) -> float | None:
+    """The CD score over all instances of all objects; None if their views do not vary."""
     distance, variance = (torch.tensor([row[f"cd {term}"] for row in rows]) for term in ("distance", "variance"))
-    return cd_score(distance, variance) or float("nan")
+    return cd_score(distance, variance)
 
 
 def settings_of(scales: list[float], harmony_scales: list[list[float]]) -> dict[str, dict[str, Any]]:
@@ -138,26 +204,53 @@ def settings_of(scales: list[float], harmony_scales: list[list[float]]) -> dict[
     return plain | harmony
 
 
-def main() -> None:
-    """Measure, and print one table."""
-    parser = argparse.ArgumentParser(
+def guidance_scale(text: str) -> float:
+    """An argument of --cfg. (0 means in configs what suits the prior; here, that is leaving --cfg out.)"""
+    scale = float(text)
+    if not scale >= 1:
+        raise argparse.ArgumentTypeError(f"wanted 1 or more, got {text}; without --cfg it is what suits the prior")
+    return scale
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, and print one table; returns an exit code with the meaning that `launch.py`'s have.
+
+    arguments: of the command line (default: this process's).
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return cli.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = cli.Parser(
         prog="python -m bench.syncdreamer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--weights", default="asset://priors/toys", help="weight file (default: the bundled prior's)")
     parser.add_argument("--count", type=int, default=50, help="unseen toys")
     parser.add_argument("--instances", type=int, default=4, help="of each toy")
-    parser.add_argument("--cfg", type=float, nargs="*", help="guidance scales (default: what suits the prior)")
+    parser.add_argument("--cfg", type=guidance_scale, nargs="*", help="guidance scales (default: what suits the prior)")
     parser.add_argument("--harmony", type=float, nargs=2, action="append", metavar=("S1", "S2"), help="as --cfg")
     parser.add_argument("--clip", type=Path, help="folder of a CLIP checkpoint (default: a tiny encoder)")
+    parser.add_argument("--noun", help=f"of the objects, in CLIP's text (default: {NOUN})")
+    parser.add_argument("--raft", type=Path, help="RAFT's weight file, for E_flow; needs torchvision")
     parser.add_argument("--mean-of", type=int, default=100, help="training toys in the mean views; 0: none")
     parser.add_argument("--sheet", type=Path, help="PNG: truth over the first instance of every setting")
     parser.add_argument("--json", type=Path, help="all figures as a file")
-    options = parser.parse_args()
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(arguments)
+    if options.noun and not options.clip:
+        raise InputError("--noun: only CLIP reads text; give its folder by --clip")
+    if options.count < 1:
+        raise InputError(f"--count: wanted 1 or more, got {options.count}")
+    return options
 
+
+def _dispatch(arguments: list[str]) -> int:
+    options = _parse(arguments)
     registry.load_extensions(assets.ROOT / "custom")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    judge = Judge(options.clip, options.noun or NOUN, options.raft, device)
     prior = open_prior(Block("prior", AUTO, RecognizedPrior.Config(options.weights)), device)
-    encoder = load_encoder(options.clip)
     scales = [prior.guidance_scale] if options.cfg is None else options.cfg
     settings = settings_of(scales, options.harmony or [list(prior.decomposed_scales)])
     sources = {name: make_source(options.instances, given, device) for name, given in settings.items()}
@@ -167,17 +260,19 @@ def main() -> None:
         pictures = baselines(scene, index, options.mean_of)
         for name, source in sources.items():
             pictures[name] = sample(source, prior, scene, index)
-        rows.append({name: compare(made, scene, encoder) for name, made in pictures.items()})
+        rows.append(judge.compare(pictures, scene))
         if index < SHEET_OBJECTS:
             sheet += [list(scene.truth[0]), *(list(pictures[name][0][0]) for name in sources)]
-    Console(width=200).print(table_of(rows))
-    Console().print("embeddings:", encoder.name)
+    Console(width=260).print(table_of(rows))
+    meaning = judge.text or "centroid of the true views"
+    Console().print(f"embeddings: {judge.encoder.name}; CD score: {meaning}")
     if options.sheet:
         save_image(options.sheet, grid(sheet))
     if options.json:
-        data = {"weights": options.weights, "embeddings": encoder.name, "objects": rows}
-        atomic_write(options.json, json.dumps(data, indent=1) + "\n")
+        known = {"weights": options.weights, "embeddings": judge.encoder.name, "meaning": meaning}
+        atomic_write(options.json, json.dumps({**known, "objects": rows}, indent=1) + "\n")
+    return cli.DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,15 +3,14 @@
 Toys and composites that no training saw, with strong patterns, are seen once from the front. Of that picture
 `configs/hifi123-toys.yaml` makes a coarse result, once for each object, and its last stage refines the texture of that
 very result as the config says (RGSD), by plain score distillation with the same model, and by the picture's losses
-alone; or not at all, which is the last stage before its first step. `--coarse degraded` has the coarse stage fit many
-true views without detail and in other colours instead: its shape is nearly right, and only texture is wrong.
+alone; or not at all, which is the last stage before its first step. `--captions` guides both kinds of distillation by a
+caption of each object, of its own colours and pattern. `--coarse degraded` has the coarse stage fit many true views
+without detail and in other colours instead: its shape is nearly right, and only texture is wrong.
 
 Renders from five other sides are compared with the truth and with the picture: see `bench.textures.Judge.compare`; mean
 and standard error over the objects, and of the change from the unrefined renders of the same objects. `key=value`
 overrides the config.
 """
-
-import liftstudio  # isort: skip  # noqa: F401  before torch: it sets how OpenMP's threads wait
 
 import argparse
 import json
@@ -26,15 +25,28 @@ from typing import Any, Literal, get_args
 import torch
 from rich.console import Console
 
-from bench.textures import Judge, Pictures, Rows, degraded, scene_cameras, summary, table_of, textured
+from bench.textures import (
+    Judge,
+    Pictures,
+    Rows,
+    as_views,
+    degraded,
+    extension,
+    scene_cameras,
+    summary,
+    table_of,
+    textured,
+)
 from liftstudio import assets, registry
 from liftstudio.cache import cached, content_key
 from liftstudio.cameras import Cameras, orbit_cameras
 from liftstudio.checkpoints import seed_everything
 from liftstudio.config import Block, to_plain
 from liftstudio.files import atomic_write
-from liftstudio.images import grid, save_image, straight_from_white
+from liftstudio.images import grid, save_image
 from liftstudio.inputs import Inputs
+from liftstudio.priors.opening import weights_key
+from liftstudio.priors.training.data import KINDS
 from liftstudio.priors.training.objects import TexturedObject, render
 from liftstudio.run import Run, check_finite, make_fabric, versions
 from liftstudio.run_config import RunConfig, load_run_config
@@ -58,14 +70,26 @@ SDS_WEIGHT = 1.62 / 0.33
 
 def settings_of(config: RunConfig) -> dict[str, RunConfig]:
     """Name in the table -> the config whose last stage refines so."""
-    stage = list(config.system.options.stages.values())[-1]
-    name = next(name for name, block in stage.guidance.items() if block.type == "hifi123-rgsd")
-    others = {key: block for key, block in stage.guidance.items() if key != name}
+    guidance, name = last_guidance(config)
     return {
-        PICTURE_ALONE: with_guidance(config, others),
-        SDS: with_guidance(config, {**others, name: plain_distillation(stage.guidance[name].options)}),
+        PICTURE_ALONE: with_guidance(config, {key: block for key, block in guidance.items() if key != name}),
+        SDS: with_guidance(config, {**guidance, name: plain_distillation(guidance[name].options)}),
         RGSD: config,
     }
+
+
+def captioned(config: RunConfig, number: int) -> RunConfig:
+    """The config whose RGSD has a caption of the object as its prompt, in the words that `depth-tiny` knows."""
+    guidance, name = last_guidance(config)
+    noun = "toy" if KINDS[number % len(KINDS)] == "toy" else "object"
+    options = replace(guidance[name].options, prompt=extension("captions").caption(textured(number), noun))
+    return with_guidance(config, {**guidance, name: replace(guidance[name], options=options)})
+
+
+def last_guidance(config: RunConfig) -> tuple[dict[str, Block], str]:
+    """The guidance of the last stage, and which of it is RGSD."""
+    guidance = list(config.system.options.stages.values())[-1].guidance
+    return guidance, next(name for name, block in guidance.items() if block.type == "hifi123-rgsd")
 
 
 def plain_distillation(rgsd: Any) -> Block:
@@ -114,19 +138,6 @@ def degraded_views(obj: TexturedObject, lens: Any, number: int) -> ReferenceView
     return as_views(degraded(Pictures(seen.rgb, seen.alpha), generator, alike=True), cameras)
 
 
-def as_views(pictures: Pictures, cameras: Cameras) -> ReferenceViews:
-    """Views to train on, the first of which is the picture."""
-    count = len(cameras)
-    return ReferenceViews(
-        images=straight_from_white(pictures.images, pictures.masks),
-        masks=pictures.masks,
-        cameras=cameras,
-        names=tuple(f"{index:03d}.png" for index in range(count)),
-        held_out=torch.zeros(count, dtype=torch.bool),
-        prompt=0,
-    )
-
-
 def build(config: RunConfig, views: ReferenceViews) -> System:
     """The system of a run."""
     return Run(config, Inputs(views, None, torch.eye(4)), make_fabric(config.device, None)).system
@@ -154,13 +165,16 @@ def coarse_result(config: RunConfig, views: ReferenceViews) -> dict[str, Any]:
 
 
 def coarse_key(config: RunConfig, number: int) -> str:
-    """What decides the coarse result of an object, but for the code."""
+    """What decides the coarse result of an object, but for the code: all but the last stage's guidance and steps."""
     plain = to_plain(config)
     *_, last = plain["system"]["stages"].values()
     for name in ("guidance", "steps"):
         last.pop(name)
+    *before, _ = config.system.options.stages.values()
+    guidance = [block.options for stage in before for block in stage.guidance.values()]
+    weights = [weights_key(options.prior) for options in guidance if hasattr(options, "prior")]
     decides = {name: plain[name] for name in ("seed", "views", "system")}
-    return content_key({"object": number, **decides, **versions()})
+    return content_key({"object": number, "weights": weights, **decides, **versions()})
 
 
 def refined(
@@ -212,6 +226,7 @@ def main() -> None:
     )
     parser.add_argument("--count", type=int, default=8, help="unseen objects, toys and composites in turns")
     parser.add_argument("--coarse", choices=get_args(Coarse), default="config", help="what is refined")
+    parser.add_argument("--captions", action="store_true", help="prompts are the objects' own colours and patterns")
     parser.add_argument("--keep", type=Path, help="folder in which coarse results stay, to be refined again")
     parser.add_argument("--vgg", type=Path, help="LPIPS's files for VGG-16 (default: contextual by patches of pixels)")
     parser.add_argument("--clip", type=Path, help="folder of a CLIP checkpoint (default: a tiny encoder)")
@@ -230,15 +245,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["LIFTSTUDIO_CACHE"] = str(options.keep or temporary)
         for number in range(options.count):
-            found, pictures = measure_object(number, config, options.coarse, judge)
+            setting = captioned(config, number) if options.captions else config
+            found, pictures = measure_object(number, setting, options.coarse, judge)
             rows.append(found)
             sheet += [[each.images[view] for each in pictures.values()] for view in SHOWN_VIEWS]
             Console(width=240).print(table_of(rows, f"{number + 1} objects", UNREFINED, COST))
             if options.sheet:
                 save_image(options.sheet, grid(sheet))
             if options.json:
-                known = {"overrides": overrides, "coarse": options.coarse, "by": judge.names}
-                data = {**known, "ways": summary(rows, UNREFINED), "objects": rows}
+                known = {"overrides": overrides, "coarse": options.coarse, "captions": options.captions}
+                data = {**known, "by": judge.names, "ways": summary(rows, UNREFINED), "objects": rows}
                 atomic_write(options.json, json.dumps(data, indent=1) + "\n")
 
 

@@ -22,6 +22,7 @@ from liftstudio.metrics.embeddings import load_encoder
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.priors.training.data import KINDS
 from liftstudio.priors.training.objects import ObjectRender, TexturedObject, patterned, split
+from liftstudio.views.base import ReferenceViews
 from liftstudio.views.silhouettes import bounding_box
 
 AZIMUTHS_DEG = (45.0, 90.0, 180.0, 270.0, 315.0)  # of the novel views, from the picture
@@ -82,6 +83,19 @@ def degraded(views: Pictures, generator: torch.Generator, *, alike: bool = False
     draws = torch.rand(2, 1 if alike else len(masks), 1, 1, 3, generator=generator)
     gains, offsets = (low + (high - low) * draw for (low, high), draw in zip((GAINS, OFFSETS), draws, strict=True))
     return Pictures((gains * colors + offsets).clamp(0, 1) * masks + 1 - masks, masks)
+
+
+def as_views(pictures: Pictures, cameras: Cameras) -> ReferenceViews:
+    """The views of a run, the first of which is the picture."""
+    count = len(cameras)
+    return ReferenceViews(
+        images=straight_from_white(pictures.images, pictures.masks),
+        masks=pictures.masks,
+        cameras=cameras,
+        names=tuple(f"{index:03d}.png" for index in range(count)),
+        held_out=torch.zeros(count, dtype=torch.bool),
+        prompt=0,
+    )
 
 
 class Judge:

@@ -15,8 +15,9 @@ from tiny_prior import TinyBall, ball, write_weights
 
 from bench import image_to_mesh, toys_prior
 from bench.unseen import front_deg, prompted, turned
-from liftstudio import assets, registry
+from liftstudio import assets, cli, registry
 from liftstudio.cameras import orbit_cameras
+from liftstudio.errors import InputError
 from liftstudio.evaluation import evaluate_mesh
 from liftstudio.export.options import ExportConfig
 from liftstudio.export.pipeline import export_mesh
@@ -129,14 +130,21 @@ def solid() -> TexturedObject:
             return obj
 
 
-@pytest.mark.parametrize("pixels", [64, 256])
-def test_true_views_show_the_true_mesh(folder: Path, pixels: int) -> None:
+@pytest.mark.parametrize(
+    ("config", "count", "pixels"),
+    [("sv3d-masked-sds", 21, 64), ("sv3d-masked-sds", 21, 256), ("syncdreamer-neus", 17, 64)],
+)
+def test_true_views_show_the_true_mesh(folder: Path, config: str, count: int, pixels: int) -> None:
     """The picture, the views, the cameras and the mesh agree on where azimuth 0 is and which way round it goes."""
     _, toy = a_toy()
     image_to_mesh.save_unit_mesh(toy, folder / "truth.ply")
-    lens = image_to_mesh.Job(0, "default").load(f"image={folder / 'toy.png'}", "views.elevation_deg=10").views.options
-    image_to_mesh.save_prompt(toy, folder / "toy.png", lens)
-    views = image_to_mesh.true_views(toy, folder / "toy.png", lens, pixels)
+    job = image_to_mesh.Job(0, "default", "true", config=config)
+    options = f"image={folder / 'toy.png'}", "views.elevation_deg=10", "views.recenter=false"
+    source = job.load(*options).views
+    assert source is not None
+    image_to_mesh.save_prompt(toy, folder / "toy.png", source.options)
+    views = image_to_mesh.true_views(toy, source, pixels)
+    assert len(views) == count and views.prompt == count - 1
     mesh = read_mesh(folder / "truth.ply")
     vertices = mesh.vertices / image_to_mesh.UNIT_FROM_WORLD[0, 0]
     seen = rasterize(views.cameras.clip(vertices), mesh.faces, views.cameras.height, views.cameras.width)
@@ -187,6 +195,24 @@ def test_a_run_from_picture_to_row(folder: Path, whose: Literal["prior", "true"]
 def test_variants_change_the_config(variant: str) -> None:
     plain, changed = (image_to_mesh.Job(0, name).load("image=none", "tag=same") for name in ("default", variant))
     assert changed != plain
+
+
+def test_all_jobs_are_checked_before_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    variant = image_to_mesh.Job(0, "static", config="harmonyview")
+    with pytest.raises(InputError, match="orbit"):
+        image_to_mesh.key_of(variant)
+    for config in ("syncdreamer-neus", "harmonyview"):
+        key = image_to_mesh.key_of(image_to_mesh.Job(3, "default", "true", config=config))
+        assert key["toy"] == 3 and key["config"] == config and len(key["weights"]) == 64
+    for words, message in (
+        (["--config", "imagedream-toys", "--views", "true"], "--views true: imagedream-toys does not learn from views"),
+        (["--config", "harmonyview", "--variants", "default", "static"], "orbit"),
+        (["--config", "none"], "none.yaml"),
+    ):
+        assert image_to_mesh.main(words) == cli.BAD_INPUT
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert not Path("rows.jsonl").exists()
 
 
 def a_ball_scene() -> tuple[Prior, toys_prior.Scene]:

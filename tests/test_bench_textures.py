@@ -3,16 +3,20 @@
 import json
 import math
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tiny_hifi123 import hifi123, write_tiny_folder
 
-from bench import texture_refinement, textures, view_enhancement
+from bench import depth_prior, texture_refinement, textures, view_enhancement
 from bench.textures import Judge, Pictures
 from bench.unseen import canonical
+from liftstudio.assets import input_path
+from liftstudio.config import Block
 from liftstudio.priors.training.objects import render
 from liftstudio.priors.training.rigs import DISTANCE, FOV_DEG
 from liftstudio.run_config import RunConfig, load_run_config
@@ -92,12 +96,19 @@ def test_tables_have_means_and_paired_changes() -> None:
     assert data["b"]["cost"] == {"value": [2.0, 0.0]}
 
 
+def enhancer(**options: Any) -> Any:
+    """The plug-in."""
+    cls, prior = hifi123("enhancer").RGNV, hifi123("prior").DepthPrior.Config("depth")
+    settings = {"prior": Block("depth-prior", "sd2-depth", prior), "steps": 10, "levels": 4, "prompt": "owl", **options}
+    return cls(cls.Config(**settings), device=torch.device("cpu"))
+
+
 def test_views_are_repainted_in_every_way() -> None:
-    prior = hifi123("prior").DepthPrior(hifi123("prior").DepthPrior.Config("depth"), device=torch.device("cpu"))
-    settings = view_enhancement.Settings(10, 4, "owl", 3.0)
-    picture, truth, found = view_enhancement.repaint_all(prior, NUMBER, settings)
-    again = view_enhancement.repaint_all(prior, NUMBER, settings)[2]
-    assert [*found] == ["degraded", view_enhancement.CODED, *view_enhancement.WAYS, view_enhancement.CEILING]
+    rgnv = enhancer(guidance_scale=3.0, start_step=1, last_layers=3)
+    picture, truth, found = view_enhancement.repaint_all(rgnv, NUMBER)
+    again = view_enhancement.repaint_all(rgnv, NUMBER)[2]
+    ways = [view_enhancement.PLUG_IN, *view_enhancement.WAYS]
+    assert [*found] == ["degraded", view_enhancement.CODED, *ways, view_enhancement.CEILING]
     for name, views in found.items():
         assert views.images.shape == truth.images.shape and torch.equal(views.images, again[name].images), name
         assert (views.images[truth.masks.expand_as(views.images) == 0] == 1).all()
@@ -106,6 +117,44 @@ def test_views_are_repainted_in_every_way() -> None:
     pictures = [views.images for views in found.values()]
     for i, j in torch.combinations(torch.arange(len(pictures))).tolist():
         assert not torch.equal(pictures[i], pictures[j]), f"{[*found][i]} and {[*found][j]} are the same"
+    # The plug-in's depth is the mask's; at outlines it has the views' own colours.
+    solid = (truth.masks == 1).expand_as(truth.images)
+    plug_in, by_mask = (found[name].images[solid] for name in (view_enhancement.PLUG_IN, "depth of the mask alone"))
+    torch.testing.assert_close(plug_in, by_mask, rtol=0, atol=1e-3, msg=f"object {NUMBER}, seed {SEED}")
+
+
+def test_view_enhancement_from_its_command_line(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its options are those of the plug-in, by default with the plug-in's values."""
+    given = {"levels": 3, "last_layers": 2, "start_step": 1, "prompt": "owl", "guidance_scale": 2.0}
+    options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    monkeypatch.setattr("sys.argv", ["bench", "--prior", "depth", "--count", "1", "--json", "out.json", *options])
+    view_enhancement.main()
+    found, shipped = json.loads((written / "out.json").read_text()), hifi123("enhancer").RGNV.Config()
+    assert given.keys() | {"steps"} == view_enhancement.OPTIONS.keys()
+    for name in view_enhancement.OPTIONS:
+        assert found["settings"][name] == given.get(name, getattr(shipped, name)), name
+    assert view_enhancement.PLUG_IN in found["ways"] and len(found["objects"]) == 1
+
+
+def test_inversion_with_and_without_depth() -> None:
+    """Every way inverts in its own way; the autoencoder alone is the ceiling; gains are over no depth."""
+    prior = enhancer().prior
+    sample = depth_prior.unseen("composite", NUMBER, prior.resolution)
+    row, pictures = depth_prior.measure_object(prior, sample, 10, 4)
+    assert [*row] == [depth_prior.CEILING, "depth", "mask alone", depth_prior.BASELINE]
+    for i, j in torch.combinations(torch.arange(len(pictures))).tolist():
+        one, other = ([*pictures.values()][index] for index in (i, j))
+        assert one.shape == (depth_prior.VIEWS, 32, 32, 3) and not torch.equal(one, other), f"{NUMBER}, seed {SEED}"
+    images = pictures["picture"]
+    truth = depth_prior.compare(images, images, sample.images[..., 3:])
+    assert truth["psnr"] == truth["psnr on the object"] == math.inf
+    grey = sample.images[..., 3:] == 0
+    beside = depth_prior.compare(torch.where(grey, 0.3, images), images, sample.images[..., 3:])
+    assert beside["psnr on the object"] == math.inf and beside["psnr"] < math.inf
+    cells = [list(column.cells) for column in depth_prior.table_of([row, row], "").columns]
+    assert cells[0] == [*row] and cells[-1][-1] == "" and cells[-1][0].endswith("± 0.00")
+    means = depth_prior.summary([row])
+    assert all(means[name]["psnr"][0] == pytest.approx(row[name]["psnr"]) for name in row)
 
 
 def config_of(*overrides: str) -> RunConfig:
@@ -130,7 +179,7 @@ def test_refinement_from_degraded_views_to_rows(written: Path) -> None:
     """Every setting refines the same coarse result, whose shape stays."""
     rows, pictures = texture_refinement.measure_object(NUMBER, config_of(), "degraded", Judge(None, None))
     assert [*pictures] == ["picture", "truth", *rows]
-    assert len(rows) == 4 and rows["RGSD"]["unet evaluations"] > 0
+    assert len(rows) == 4 and rows["RGSD"]["unet evaluations"] > 1 == rows["SDS"]["unet evaluations"]
     for name, row in rows.items():
         assert all(math.isfinite(value) for value in row.values()), f"{name}, object {NUMBER}, seed {SEED}"
         assert torch.equal(pictures[name].masks, pictures["no refine stage"].masks)
@@ -151,6 +200,33 @@ def test_what_decides_the_coarse_result() -> None:
     others.append(texture_refinement.by_degraded_views(config_of()))
     keys = [texture_refinement.coarse_key(other, NUMBER) for other in others]
     assert len({key, texture_refinement.coarse_key(config_of(), NUMBER + 1), *keys}) == 6
+
+
+def test_the_priors_weights_decide_the_coarse_result(written: Path) -> None:
+    """Under the same name."""
+    toys = input_path("asset://priors/toys")
+    path = Path(shutil.copy(next(toys.glob("*.safetensors")), written / "toys.safetensors"))
+    config = config_of("views.prior.weights=toys.safetensors")
+    key = texture_refinement.coarse_key(config, NUMBER)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert texture_refinement.coarse_key(config, NUMBER) != key
+
+
+def test_captions_are_of_the_object() -> None:
+    """For both kinds of distillation, in words that the model was trained with; the coarse result stays."""
+    config = texture_refinement.captioned(config_of(), NUMBER)
+    settings = texture_refinement.settings_of(config)
+    guidance = [settings[name].system.options.stages["fine"].guidance for name in ("RGSD", "SDS")]
+    prompt = guidance[0]["texture"].options.prompt
+    assert prompt == guidance[1]["texture"].options.prompt and [*guidance[0]] == [*guidance[1]] == [
+        "picture",
+        "texture",
+    ]
+    captions, obj = hifi123("captions"), textures.textured(NUMBER)
+    assert prompt.split()[-1] == ("object" if NUMBER % 2 else "toy")
+    assert captions.color_name(*obj.colors[0, 0]) in prompt.split() and len(captions.caption_tokens(prompt)) == 77
+    assert texture_refinement.coarse_key(config, NUMBER) == texture_refinement.coarse_key(config_of(), NUMBER)
 
 
 def test_settings_differ_in_guidance_alone() -> None:
