@@ -139,6 +139,23 @@ def test_pictures_are_before_grey_with_their_depth() -> None:
     assert (batch["depths"][:, :, 0, 0] == -1).all()  # a corner, behind the object
 
 
+def test_the_autoencoder_sees_parts_of_objects() -> None:
+    """Each is somewhere in its picture, with the object in it; with 0 it is the picture."""
+    samples = samples_of(3)
+    whole, parts = (
+        tiny_task("task.part=autoencoder", f"task.crop={crop}", "task.usual_grey=1").prepare(samples, seeded(SEED))
+        for crop in (0, 12)
+    )
+    assert whole["images"].shape[2:] == (SIZE, SIZE) and whole["noise"].shape[2:] == (SIDE, SIDE)
+    assert parts["images"].shape == (6, 3, 12, 12) and parts["noise"].shape == (6, 4, 3, 3)
+    alphas = torch.cat([sample.images for sample in samples])[..., 3]
+    for image, part, alpha in zip(whole["images"], parts["images"], alphas, strict=True):
+        windows = image.unfold(1, 12, 1).unfold(2, 12, 1).permute(1, 2, 0, 3, 4)
+        places = (windows == part).flatten(2).all(-1)
+        seen = (alpha > 0.5).float().unfold(0, 12, 1).unfold(1, 12, 1).mean((2, 3))
+        assert places.any() and seen[places].max() > 0
+
+
 def test_shares_of_greys_depths_texts_and_noise() -> None:
     """Of 300 pictures; tolerance: three and a half standard deviations."""
     task = tiny_task()
@@ -292,6 +309,8 @@ WRONG = {
     "task.size.autoencoder_widths=[6, 8]": "task.size.autoencoder_widths: wanted multiples of 4, got 6, 8",
     "task.size.text_width=15": "task.size.text_width: wanted multiples of 2, got 15",
     "task.drop_depth=0.9": "task.drop_depth: wanted 0 to 0.75, got 0.9",
+    "task.crop=36": "task.crop: wanted a multiple of 4 up to data.resolution, 32, or 0 for whole pictures, got 36",
+    "task.crop=6": "task.crop: wanted a multiple of 4 up to data.resolution, 32, or 0 for whole pictures, got 6",
     "data.resolution=36": "data.resolution: wanted a multiple of 8 from 16, got 36",
 }
 

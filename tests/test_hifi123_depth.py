@@ -138,6 +138,24 @@ def test_faults(kind: str, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_flat_view_by_its_mask() -> None:
+    """The others keep their depth, however thin they are; a flat one that is too thin is not in sight."""
+    depth = hifi123("depth")
+    distance, mask = ball(3)
+    mask[0], mask[0, 20:40, 33] = 0, 1  # a line: less than half a pixel of the latents across
+    distance[0] = distance[0] * mask[0]
+    distance[1] = 4.0
+    found = depth.depth_channel(distance, mask, SIZE, "distance", flat_by_mask=True)
+    assert set(found[1].unique().tolist()) == {-1.0, 1.0}
+    torch.testing.assert_close(found[1:2], depth.mask_channel(mask[1:2], SIZE), rtol=0, atol=0)
+    torch.testing.assert_close(found[::2], channel(distance[::2], mask[::2]), rtol=0, atol=0)
+    distance[0] = 4.0
+    with pytest.raises(depth.NotInSightError, match="depth of view 0: no object in sight"):
+        depth.depth_channel(distance, mask, SIZE, "distance", flat_by_mask=True)
+    with pytest.raises(depth.FlatDepthError, match="depth of view 0: flat"):
+        depth.depth_channel(distance, mask, SIZE, "distance")
+
+
 def test_empty_masks_alone() -> None:
     with pytest.raises(InputError, match="depth of view 0: no object in sight; check its mask"):
         hifi123("depth").mask_channel(torch.zeros(1, 32, 32, 1), SIZE)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_hifi123 import TOKENS, WIDTH, hifi123, tiny_unet, tiny_vae, write_tiny_folder
+from tiny_hifi123 import TOKENS, WIDTH, hifi123, tiny_unet, tiny_vae, write_prediction_type, write_tiny_folder
 
 from liftstudio.errors import InputError
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
@@ -182,6 +182,10 @@ def spoil_tokenizer(folder: Path) -> None:
     (folder / "tokenizer" / "vocab.json").write_text("{")
 
 
+def spoil_prediction(folder: Path) -> None:
+    write_prediction_type(folder, "v_prediction")
+
+
 SPOILED = {
     "no JSON": (spoil_json, r"vae/config\.json: not a JSON file \("),
     "no table": (spoil_table, r"unet/config\.json: wanted a table of options"),
@@ -197,6 +201,10 @@ SPOILED = {
     ),
     "another width": (spoil_width, f"text_encoder: it has {WIDTH} channels, the UNet beside it wants {WIDTH + 4}"),
     "tokenizer": (spoil_tokenizer, "tokenizer: not a readable tokenizer"),
+    "prediction": (
+        spoil_prediction,
+        r"scheduler/scheduler_config\.json: prediction_type: wanted epsilon, got v_prediction; stable-diffusion-2",
+    ),
 }
 
 
@@ -208,15 +216,22 @@ def test_spoiled_folders(folder: Path, spoil: Callable[[Path], None], message: s
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
 
 
+def test_a_schedule_of_noise_predictions_is_taken(folder: Path) -> None:
+    write_prediction_type(folder, "epsilon")
+    opened(folder)
+    (folder / "scheduler" / "scheduler_config.json").write_text("{}")  # diffusers' default is the same
+    opened(folder)
+
+
 def test_pictures() -> None:
     """The mean of the autoencoder's distribution, scaled; gradients reach the picture; decoding ends in [0, 1]."""
     generator, encoding = torch.Generator().manual_seed(SEED), hifi123("encoding")
-    vae = tiny_vae(generator)
+    unet, vae = tiny_unet(generator), tiny_vae(generator)
     images = torch.rand(2, 32, 24, 3, generator=generator, requires_grad=True)
-    latents = encoding.encode(vae, images)
+    latents = encoding.encode(unet, vae, images)
     expected = 0.18215 * vae.encode(2 * images.permute(0, 3, 1, 2) - 1).latent_dist.mean
     torch.testing.assert_close(latents, expected, rtol=0, atol=1e-6, msg=f"seed {SEED}")
-    assert latents.shape == (2, 4, 8, 6) and encoding.encode(vae, images).equal(latents)
+    assert latents.shape == (2, 4, 8, 6) and encoding.encode(unet, vae, images).equal(latents)
     (gradient,) = torch.autograd.grad(latents.square().sum(), images)
     assert torch.isfinite(gradient).all() and (gradient.abs().amax((1, 2, 3)) > 0).all()
     decoded = encoding.decode(vae, latents)
@@ -232,6 +247,16 @@ def test_sizes_of_pictures() -> None:
         encoding.check_image_size("reference", 32, 36, unet, vae)
     with pytest.raises(InputError, match="view 3: 30x32 pixels; the encoder takes multiples of 4 only: resize"):
         encoding.check_image_size("view 3", 32, 30, unet, vae)
+    with pytest.raises(InputError, match="reference: 64x64 pixels; the encoder takes at most 32x32: reduce the image"):
+        encoding.encode(unet, vae, torch.zeros(1, 64, 64, 3), "reference")
+
+
+def test_a_component_takes_no_larger_pictures(written: Path) -> None:
+    cls = hifi123("prior").DepthPrior
+    prior = cls(cls.Config(str(written)), device=CPU)
+    assert prior.side == 8
+    with pytest.raises(InputError, match="reference: 36x32 pixels; the encoder takes at most 32x32"):
+        prior.encode(torch.zeros(1, 32, 36, 3), "reference")
 
 
 @torch.no_grad()
@@ -260,7 +285,7 @@ def test_from_pictures_to_pictures(written: Path) -> None:
     form = enhancement.Form.symmetric(4, guidance_scale=1.0, last_layers=2)
     images, masks = torch.rand(2, 32, 32, 3, generator=generator), torch.ones(2, 32, 32, 1)
     depths = hifi123("depth").depth_channel(1 + images[..., :1], masks, (8, 8), "distance")
-    latents = encoding.encode(vae, images)
+    latents = encoding.encode(unet, vae, images)
     first = latents[:1], depths[:1]
     reference = enhancement.prepare_reference(unet, *first, empty, grid, form, stored=False)
     prompts = hifi123("denoising").Prompts(empty, empty)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_hifi123 import hifi123, tiny_text, tiny_unet, tiny_vae, write_estimator, write_tokenizer
+from tiny_hifi123 import hifi123, write_estimator, write_normals
 from tiny_prior import TinyBall, write_ball, write_weights
 
 from liftstudio import registry
@@ -44,31 +44,12 @@ def make(maps: dict[str, Any] | None, **options: Any) -> ReferenceViews:
     return cls(parse(data, cls.Config, "views"), device=CPU).load()
 
 
-def write_normals(folder: Path) -> Path:
-    """A random Marigold for normals, as diffusers writes it."""
-    from diffusers import DDIMScheduler, MarigoldNormalsPipeline
-    from transformers import CLIPTokenizer
-
-    generator = torch.Generator().manual_seed(SEED)
-    write_tokenizer(folder.with_name("letters"))
-    MarigoldNormalsPipeline(
-        unet=tiny_unet(generator, in_channels=8, out_channels=4),
-        vae=tiny_vae(generator),
-        scheduler=DDIMScheduler(),
-        text_encoder=tiny_text(generator),
-        tokenizer=CLIPTokenizer.from_pretrained(folder.with_name("letters")),
-        default_denoising_steps=2,
-        default_processing_resolution=SIZE,
-    ).save_pretrained(folder)
-    return folder
-
-
 def test_maps_of_the_networks(folder: Path) -> None:
     """Depth grows with distance, whatever the network says; normals are the world's; both come from the cache."""
     write_estimator(folder / "dpt", SEED)
-    write_normals(folder / "marigold")
-    views = make({"depth": "dpt", "normals": "marigold"})
-    assert views.prompt == 3 and views.held_out.tolist() == [True] * 3 + [False]
+    write_normals(folder / "marigold", SEED, SIZE)
+    views = make({"depth": "dpt", "normals": "marigold"}, held_out=False)
+    assert views.prompt == 3 and not views.held_out.any()
     assert views.depths is not None and views.normals is not None
     plain, estimator = make(None), hifi123("estimator")
     assert plain.depths is None and torch.equal(plain.images, views.images)
@@ -79,14 +60,24 @@ def test_maps_of_the_networks(folder: Path) -> None:
     assert (views.normals.norm(dim=-1) - 1).abs().max() < 1e-4
     back = torch.einsum("vij,vhwi->vhwj", views.cameras.c2w[:, :3, :3], views.normals)  # into the camera's axes
     torch.testing.assert_close(back, seen, rtol=0, atol=1e-4)
-    again = make({"depth": "dpt", "normals": "marigold"})
+    again = make({"depth": "dpt", "normals": "marigold"}, held_out=False)
     assert again.normals is not None and torch.equal(again.normals, views.normals)
     assert len(list((cache_folder() / "view-maps").glob("*.ckpt"))) == 1 and len(TinyBall.prompts) == 1
 
 
+def test_views_that_no_loss_reads_are_not_estimated(folder: Path) -> None:
+    """Held-out ones; when they are trained on after all, what is in the cache is not taken for them."""
+    write_estimator(folder / "dpt", SEED)
+    held_out, free = make({"depth": "dpt"}), make({"depth": "dpt"}, held_out=False)
+    assert held_out.held_out.tolist() == [True] * 3 + [False] and not free.held_out.any()
+    assert held_out.depths is not None and free.depths is not None
+    torch.testing.assert_close(held_out.depths[3:], free.depths[3:], rtol=1e-5, atol=1e-4)
+    assert not held_out.depths[:3].any() and free.depths[:3].all()
+
+
 def test_axes_of_normals() -> None:
     """A normal to the viewer points at the camera, one to the right along the image's rows, one up to its top."""
-    views = make(None)
+    views = make(None, held_out=False)
     estimator = object.__new__(registry.find("monocular", "map-estimator"))
     estimator.depth = None
     for axis in range(3):
@@ -100,7 +91,7 @@ def test_axes_of_normals() -> None:
 def test_losses_compare_with_them(folder: Path) -> None:
     """A render of the estimated depth and normals has no loss, one turned inside out has the most."""
     write_estimator(folder / "dpt", SEED)
-    write_normals(folder / "marigold")
+    write_normals(folder / "marigold", SEED, SIZE)
     views = make({"depth": "dpt", "normals": "marigold"})
     cls = registry.find("reconstruction", "guidance")
     on = Schedule.constant(1.0)

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _here(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(written.parent)
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
 
 
 def options(**others: Any) -> dict[str, Any]:
@@ -95,6 +97,8 @@ def test_identity(level: int) -> None:
     (gradient,) = torch.autograd.grad(loss, z)
     torch.testing.assert_close(gradient, 2 * alpha * mask * difference / z.numel(), rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(target.clean(), clean, rtol=1e-3, atol=1e-4, msg=f"seed {SEED}")
+    with pytest.raises(InputError, match="level: wanted 0 to 4, got 5"):  # no step of sampling ends there
+        distillation.enhanced_target(unet, z, *arguments, 5)
 
 
 def test_modes_alternate() -> None:
@@ -150,15 +154,62 @@ def test_fixed_targets_are_made_once_or_anew_every_so_often(prompt: str) -> None
     assert guidance.state()["targets"].keys() == {"0", "1"}
 
 
-def test_a_flat_view_is_told_by_its_outline() -> None:
+def test_a_flat_view_is_told_by_its_outline(caplog: pytest.LogCaptureFixture) -> None:
+    """And the log says so, once."""
     guidance, generator = make(), torch.Generator().manual_seed(SEED)
     guidance.cameras(0, generator)
-    flat, tilted = (guidance._depths(fake_render(generator, flat=flat)) for flat in (True, False))
+    tilted, flat = (guidance._depths(fake_render(generator, flat=flat)) for flat in (False, True))
+    guidance._depths(fake_render(generator, flat=True))
+    assert warnings(caplog) == ["RGSD: the depth of a render is flat; such views are told by their outlines"]
     assert set(flat.unique().tolist()) == {-1.0, 1.0} and len(tilted.unique()) > 4
     assert torch.equal(flat, make(depth="mask")._depths(fake_render(generator)))
     with pytest.raises(InputError, match="depth of view 0: flat"):
         ones = torch.ones(1, SIZE, SIZE, 1)
         hifi123("depth").depth_channel(ones, ones, (8, 8), "distance")
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """All but that there is no prompt."""
+    return [
+        record.message for record in caplog.records if record.levelname == "WARNING" and "prompt" not in record.message
+    ]
+
+
+@pytest.mark.parametrize("depth", ["render", "mask"])
+@pytest.mark.parametrize("width", [0, 1])
+def test_a_turn_without_the_object_is_skipped(depth: str, width: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Out of sight, or flat and thinner than half a pixel of the latents: no end of the run, and a line in the log."""
+    guidance, generator = make(depth=depth), torch.Generator().manual_seed(SEED)
+
+    def thin(render: Render) -> Render:
+        opacity = render.opacity.clone()
+        opacity[0] = 0
+        opacity[0, 8:24, 8 : 8 + width] = 1
+        return replace(render, opacity=opacity, depth=3 * opacity)
+
+    for step in (0, 1):
+        render = thin(fake_render(generator, len(guidance.cameras(step, generator))))
+        loss = guidance.losses(render, step)["rgsd"]
+        (gradient,) = torch.autograd.grad(loss, render.foreground)
+        assert loss == 0 and not gradient.any()
+    said = [text for text in warnings(caplog) if "skipped" in text]
+    assert said == ["RGSD: a render shows no object, or less than a pixel of the latents; such turns are skipped"]
+    assert guidance.figures() == {"unet_evaluations": 0} and not guidance.state()["targets"]
+    render = fake_render(generator, len(guidance.cameras(2, generator)))
+    assert guidance.losses(render, 2)["rgsd"] > 0
+    if depth == "render":
+        unseen = make()
+        render = fake_render(generator, len(unseen.cameras(0, generator)))
+        render.opacity[1] = 0
+        with pytest.raises(InputError, match="no object in sight"):  # of the picture's camera
+            unseen.losses(render, 0)
+
+
+def test_without_a_prompt_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    make(prompt="owl")
+    assert "prompt" not in caplog.text
+    make()
+    assert "RGSD: no prompt, so guidance by text is off" in caplog.text
 
 
 def test_the_pictures_depth_is_asked_for_once() -> None:
@@ -233,7 +284,16 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "levels": ({"levels": 2}, r"texture\.levels: wanted 3 to 100, got 2"),
     "no fixed camera": ({"fixed_azimuths_deg": []}, r"texture\.fixed_azimuths_deg: wanted at least one"),
     "elevation": ({"elevations_deg": [0, 90]}, r"texture\.elevations_deg: wanted -89 to 89, got 90"),
-    "no folder": ({"prior": {"type": "sd2-depth", "weights": "nowhere"}}, "nowhere: no such folder"),
+    "elevations": (
+        {"elevations_deg": [60, -10]},
+        r"texture\.elevations_deg: wanted the lower value first, got 60, -10",
+    ),
+    "timesteps": ({"timesteps": [500, 50]}, r"texture\.timesteps: wanted the lower value first, got 500, 50"),
+    "timestep": ({"timesteps": [0, 1000]}, r"texture\.timesteps: wanted 0 to 999, got 1000"),
+    "no folder": (
+        {"prior": {"type": "sd2-depth", "weights": "nowhere"}},
+        r"texture\.prior\.weights: nowhere: no such folder",
+    ),
 }
 
 
@@ -242,6 +302,12 @@ def test_bad_input(others: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         make(**others)
     assert "\n" not in str(error.value)
+
+
+def test_a_missing_folder_is_told_with_the_options() -> None:
+    """Before views are made, of which guidance is built."""
+    with pytest.raises(InputError, match="nowhere: no such folder; stable-diffusion-2-depth is"):
+        parse(options(prior={"type": "sd2-depth", "weights": "nowhere"}), CLS.Config, "texture")
 
 
 @pytest.mark.parametrize("given", [None, sphere_views(3, SIZE)], ids=["no views", "no picture"])

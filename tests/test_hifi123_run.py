@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tiny_hifi123 import write_tiny_folder
+from tiny_hifi123 import write_estimator, write_normals, write_tiny_folder
 from tiny_imagedream import QUICK, write_ball
 from tiny_sv3d import write_tiny_sv3d
 from tiny_text2image import write_tiny_if
 from tiny_zero123 import SIZE, write_tiny_zero123
 
 from liftstudio import assets
-from liftstudio.cli import main
+from liftstudio.cli import BAD_INPUT, main
+from liftstudio.images import load_image
 from liftstudio.mesh_io import read_mesh
 from liftstudio.run_config import load_run_config
 
@@ -35,6 +36,16 @@ TINY_REFINEMENT = [  # of the state distillation with a tiny model
     "prompt=owl",
     f"{FINE}.guidance.picture.resolution=[32]",
     "export.min_component_area=0",
+]
+
+SV3D = [  # of its views and its fields with a tiny network
+    "image=ball.png",
+    "views.prior.weights=tiny.safetensors",
+    "views.orbit.frames=5",
+    "views.steps=2",
+    "views.resolution=64",
+    f"{COARSE}.geometry.grid.levels=6",
+    "log.every=1",
 ]
 
 
@@ -62,9 +73,12 @@ def check_run(run: Path, refinement: int) -> None:
 
 
 def test_hybrid_from_start_to_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Zero-1-to-3 and a text-to-image model, then state distillation that leaves the shape alone."""
+    """Zero-1-to-3 and a text-to-image model with estimated depth and normals, as the config's notes have it, then state
+    distillation that leaves the shape alone."""
     write_tiny_zero123(here / "zero123", SEED)
     write_tiny_if(here / "if", SEED)
+    write_estimator(here / "dpt", SEED)
+    write_normals(here / "marigold", SEED)
     text = f"{COARSE}.guidance.text"
     options = [
         "image=ball.png",
@@ -86,6 +100,11 @@ def test_hybrid_from_start_to_file(here: Path, capsys: pytest.CaptureFixture[str
         f"{text}.resolution=[8]",
         f"{text}.guidance_scale=20",
         f"{text}.lambda_sds=0.075",
+        "views.maps.type=monocular",
+        "views.maps.depth=dpt",
+        "views.maps.normals=marigold",
+        f"{COARSE}.guidance.picture.lambda_mono_depth=0.01",
+        f"{COARSE}.guidance.picture.lambda_mono_normal=0.01",
         "log.every=1",
         *TINY_REFINEMENT,
     ]
@@ -95,6 +114,9 @@ def test_hybrid_from_start_to_file(here: Path, capsys: pytest.CaptureFixture[str
     for name in ("novel/sds", "text/sds"):
         values = losses(run, name)
         assert len(values) == 4 and all(math.isfinite(value) and value > 0 for value in values), f"seed {SEED}"
+    for name in ("picture/mono_depth", "picture/mono_normal"):
+        values = losses(run, name)
+        assert len(values) == 4 and all(0 <= value <= 2 for value in values), f"seed {SEED}"
     said = capsys.readouterr().out
     for name in ("Zero-1-to-3 (zero123)", "DeepFloyd IF (if)"):
         assert f"guidance: prior {name}" in said
@@ -116,22 +138,56 @@ def test_refinement_after_another_method(here: Path) -> None:
     (here / "mixed.yaml").write_text(yaml.safe_dump(mixed(), sort_keys=False))
     write_tiny_sv3d(here / "tiny.safetensors", seed=SEED)
     options = [
-        "image=ball.png",
-        "views.prior.weights=tiny.safetensors",
-        "views.orbit.frames=5",
-        "views.steps=2",
-        "views.resolution=64",
+        *SV3D,
         f"{COARSE}.steps=12",
         f"{COARSE}.guidance.unseen.start=10",
         f"{COARSE}.guidance.unseen.mask=none",
-        f"{COARSE}.geometry.grid.levels=6",
-        "log.every=1",
         *TINY_REFINEMENT,
     ]
     assert main(["--config", "mixed.yaml", "--train", *QUICK, *options]) == 0, f"seed {SEED}"
     run = here / "runs" / "mixed" / "a"
     check_run(run, 4)
     assert len(losses(run, "unseen/sds")) == 2 and len(losses(run, "views/rgb")) == 12
+
+
+def test_any_methods_views_are_enhanced_by_a_key(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SV3D's views, repainted, are what a run learns from and shows; masks, cameras and the picture are as before."""
+    write_tiny_sv3d(here / "tiny.safetensors", seed=SEED)
+    config = ["--config", str(CONFIGS / "sv3d-masked-sds.yaml")]
+    assert main([*config, "--views", *QUICK, *SV3D, "tag=plain"]) == 0, f"seed {SEED}"
+    options = [
+        "views.enhance.type=rgnv",
+        "views.enhance.prior.type=sd2-depth",
+        "views.enhance.prior.weights=depth",
+        "views.enhance.steps=100",
+        "views.enhance.levels=3",
+        "views.enhance.last_layers=2",
+        f"{COARSE}.steps=20",
+        f"{FINE}.steps=1",
+        f"{FINE}.geometry.resolution=12",
+        f"{FINE}.guidance.unseen.start=1",
+        "export.min_component_area=0",
+        "tag=enhanced",
+    ]
+    assert main([*config, "--train", *QUICK, *SV3D, *options]) == 0, f"seed {SEED}"
+    said = capsys.readouterr().out
+    assert "enhance: depth prior depth" in said and "views: from the cache" in said
+    plain, enhanced = (here / "runs" / "sv3d-masked-sds" / tag for tag in ("plain", "enhanced"))
+    names = sorted(path.name for path in (plain / "views").glob("0*.png"))
+    pairs = [[load_image(run / "views" / name) for run in (plain, enhanced)] for name in names]
+    assert len(pairs) == 5 and all(torch.equal(before[1], after[1]) for before, after in pairs)
+    changed = [not torch.equal(before[0], after[0]) for before, after in pairs]
+    assert changed == [True] * 4 + [False], f"the last is the picture; seed {SEED}"
+    assert len(losses(enhanced, "views/rgb")) == 21 and len(read_mesh(enhanced / "export" / "mesh.glb").faces) > 10
+
+
+def test_what_is_not_there_is_told_before_views_are_made(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The folder of the last stage's model, though that stage is far away; and that of an estimator."""
+    run = ["--config", str(CONFIGS / "hifi123.yaml"), "--train", *QUICK, "image=ball.png", *TINY_REFINEMENT]
+    for option in (f"{FINE}.guidance.texture.prior.weights=nowhere", "views.maps={type: monocular, depth: nowhere}"):
+        assert main([*run, option]) == BAD_INPUT
+        assert "nowhere: no such folder" in capsys.readouterr().err
+    assert not (here / "cache").exists() and not (here / "runs").exists()
 
 
 @pytest.mark.parametrize("name", ["hifi123", "hifi123-toys"])
@@ -141,6 +197,7 @@ def test_configs_freeze_the_shape_while_texture_is_refined(name: str) -> None:
     groups = stages["fine"].optimizer.groups
     assert all(groups[key].lr.is_zero() for key in ("geometry.sdf", "geometry.deformation"))
     assert stages["fine"].guidance["texture"].type == "hifi123-rgsd"
+    assert stages["fine"].guidance["texture"].options.prompt == "", "a prompt of another picture"
     assert stages["coarse"].guidance["novel"].type == "zero123-sds"
     assert config.views is not None and config.views.options.held_out
     assert torch.tensor([stage.steps for stage in stages.values()]).min() > 0

@@ -1,5 +1,6 @@
 """Plain score distillation by the depth-conditioned model: its gradient, and that texture learns by it alone."""
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -60,9 +61,12 @@ def fake_render(generator: torch.Generator, count: int) -> Render:
 
 @pytest.mark.parametrize("prompt", ["", "owl"])
 def test_gradient_is_that_of_score_distillation(prompt: str) -> None:
-    """(1 - alpha_bar) (eps_hat - eps) on the object's latents, over their number, through the encoder alone."""
+    """(1 - alpha_bar) (eps_hat - eps) on the object's latents, over their number, through the encoder alone.
+
+    Without a prompt nothing is guided, whatever the scale.
+    """
     generator, count = torch.Generator().manual_seed(SEED), 2
-    guidance = make(prompt=prompt, views_per_step=[count], least_noise=0.3, most_noise=0.6)
+    guidance = make(prompt=prompt, guidance_scale=5.0, views_per_step=[count], least_noise=0.3, most_noise=0.6)
     cameras = guidance.cameras(0, generator)
     assert len(cameras) == count and cameras.width == SIZE
     torch.testing.assert_close(cameras.distance, views().cameras.distance[:count])
@@ -78,7 +82,7 @@ def test_gradient_is_that_of_score_distillation(prompt: str) -> None:
     assert 299 <= timestep <= 601
     noisy = alpha_bar**0.5 * latents.detach() + (1 - alpha_bar) ** 0.5 * guidance._noise
     depths = hifi123("depth").depth_channel(render.depth, render.opacity, (8, 8), "distance")
-    scale = 7.5 if prompt else 1.0
+    scale = 5.0 if prompt else 1.0
     with torch.no_grad():
         epsilon = hifi123("denoising").guided_epsilon(prior.unet, noisy, timestep, depths, prior.prompts(prompt), scale)
     mask = F.avg_pool2d(render.opacity.permute(0, 3, 1, 2), 4)
@@ -86,7 +90,39 @@ def test_gradient_is_that_of_score_distillation(prompt: str) -> None:
     (wanted,) = torch.autograd.grad(latents, render.foreground, push)
     # The estimate of x0 and back, in float32: eps is recovered from values some times larger.
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item(), msg=f"seed {SEED}")
-    assert wanted.abs().max() > 0 and score.guidance_scale == scale
+    assert wanted.abs().max() > 0 and score.guidance_scale == (7.5 if prompt else 1.0)
+
+
+@pytest.mark.parametrize("prompt", ["", "owl"])
+def test_the_networks_work_is_counted(prompt: str) -> None:
+    """Images per step: two of each view if it is guided; a resumed run goes on counting."""
+    generator, guidance = torch.Generator().manual_seed(SEED), make(prompt=prompt, guidance_scale=7.5)
+    assert guidance.figures() == {"unet_evaluations": 0}
+    for step in range(2):
+        guidance.losses(fake_render(generator, len(guidance.cameras(step, generator))), step)
+    assert guidance.figures() == {"unet_evaluations": 2 if prompt else 1}
+    resumed = make(prompt=prompt)
+    resumed.load_state(guidance.state())
+    assert resumed.figures() == guidance.figures()
+
+
+def test_flat_views_and_those_without_object(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The former are told by their outlines, the latter skipped, and the log says each once."""
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+    generator, guidance = torch.Generator().manual_seed(SEED), make()
+    for step in range(2):
+        guidance.cameras(step, generator)
+        render = fake_render(generator, 1)
+        assert guidance.losses(replace(render, depth=3 * render.opacity), step)["sds"] > 0
+        unseen = replace(render, opacity=torch.zeros_like(render.opacity))
+        loss = guidance.losses(unseen, step)["sds"]
+        (gradient,) = torch.autograd.grad(loss, render.foreground)
+        assert loss == 0 and not gradient.any()
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.partition(";")[0] for text in said] == [
+        "SDS: the depth of a render is flat",
+        "SDS: a render shows no object, or less than a pixel of the latents",
+    ]
 
 
 def test_the_prior_codes_pictures() -> None:
@@ -123,7 +159,7 @@ def test_texture_learns_and_geometry_stays() -> None:
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "long prompt": ({"prompt": "a" * TOKENS}, f"prompt: {TOKENS} tokens, the text encoder takes at most"),
-    "no folder": ({"prior": {"type": "sd2-depth", "weights": "nowhere"}}, "nowhere: no such folder"),
+    "no folder": ({"prior": {"type": "sd2-depth", "weights": "nowhere"}}, r"prior\.weights: nowhere: no such folder"),
     "noise": ({"least_noise": 0.9, "most_noise": 0.5}, r"texture\.least_noise: wanted at most most_noise"),
     "another prior": ({"prior": {"type": "toys", "weights": "x"}}, "unknown depth-prior 'toys'"),
 }

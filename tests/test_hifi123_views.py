@@ -97,7 +97,7 @@ def test_the_result_is_that_of_the_functions(start_step: int) -> None:
     prompts = hifi123("denoising").Prompts(*(encoding.embed_text(parts.tokenizer, tower, t) for t in ("", "owl")))
     grid = ddim.Grid.of(scaled_linear_alpha_bars(), 100)
     form = enhancement.Form(4, 4 - start_step, 3.0, 2)
-    latents = encoding.encode(vae, plain.over(0.5))
+    latents = encoding.encode(unet, vae, plain.over(0.5))
     depths = torch.stack([resize_lanczos(mask, SIZE, SIZE) for mask in plain.masks])
     depths = hifi123("depth").mask_channel(depths, (8, 8))
     last = latents[-1:], depths[-1:]
@@ -107,6 +107,16 @@ def test_the_result_is_that_of_the_functions(start_step: int) -> None:
     wanted, got = encoding.decode(vae, found)[solid], enhanced.images[:-1][solid]
     # Half a step of the cache's bytes, and the rounding of batches of other sizes.
     torch.testing.assert_close(got, wanted, rtol=0, atol=0.51 * BYTE + 1e-4, msg=f"seed {SEED}")
+
+
+@pytest.mark.parametrize(("start_step", "prompt"), [(0, ""), (3, "owl"), (4, "")])
+def test_progress_is_that_of_the_networks_calls(start_step: int, prompt: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It ends at 100 % at the very last call, however many there are."""
+    with caplog.at_level(logging.INFO, "liftstudio"):
+        make(enhance={"start_step": start_step, "prompt": prompt, "prior": {"chunk": 2}})
+    said = [text for text in caplog.messages if text.endswith(" %") and text.startswith("enhance: ")]
+    assert len(said) > 5 and said[-1] == "enhance: 100 %" and len(set(said)) == len(said)
+    assert all(int(text.split()[1]) <= 100 for text in said)
 
 
 def entries() -> int:
@@ -257,6 +267,15 @@ def test_without_the_picture_there_is_no_reference(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cls, "angles", lambda self: (torch.tensor([90.0, 180.0]), torch.zeros(2)))
     with pytest.raises(InputError, match="enhance: the picture is none of the views"):
         make(enhance={})
+
+
+def test_views_of_a_text_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TinyBall, "takes_picture", False)
+    cls = registry.find("mvdream-views", "views")
+    data = {"prior": {"type": "tiny-ball", "weights": "ball.safetensors"}, "enhance": "rgnv"}
+    with pytest.raises(InputError, match="enhance: there is no picture, and so nothing to enhance the views by"):
+        cls(parse(data, cls.Config, "views"), device=CPU).load()
+    assert not TinyBall.prompts
 
 
 def test_the_bundled_model_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:

@@ -82,6 +82,12 @@ def write_tiny_folder(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def write_prediction_type(folder: Path, kind: str) -> None:
+    """The schedule's configuration of a folder, with that kind of prediction."""
+    (folder / "scheduler").mkdir(exist_ok=True)
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"prediction_type": kind}))
+
+
 def write_estimator(folder: Path, seed: int = 0, *, flat: bool = False) -> Path:
     """A random DPT, with its preprocessing, as transformers writes it."""
     from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
@@ -105,4 +111,23 @@ def write_estimator(folder: Path, seed: int = 0, *, flat: bool = False) -> Path:
         torch.nn.init.zeros_(last.weight)
     network.save_pretrained(folder)
     DPTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def write_normals(folder: Path, seed: int = 0, size: int = 32) -> Path:
+    """A random Marigold for normals, as diffusers writes it, with its tokenizer beside it."""
+    from diffusers import DDIMScheduler, MarigoldNormalsPipeline
+    from transformers import CLIPTokenizer
+
+    generator = torch.Generator().manual_seed(seed)
+    write_tokenizer(folder.with_name("letters"))
+    MarigoldNormalsPipeline(
+        unet=tiny_unet(generator, in_channels=8, out_channels=4),
+        vae=tiny_vae(generator),
+        scheduler=DDIMScheduler(),
+        text_encoder=tiny_text(generator),
+        tokenizer=CLIPTokenizer.from_pretrained(folder.with_name("letters")),
+        default_denoising_steps=2,
+        default_processing_resolution=size,
+    ).save_pretrained(folder)
     return folder

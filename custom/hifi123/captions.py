@@ -28,10 +28,15 @@ _WORDS = ("a", "an", "the", "and", "of", "with", *" ".join(_NOUNS).split(), *_PA
 
 
 def draw_caption(obj: TexturedObject | None, generator: torch.Generator) -> str:
-    """What an object is, in a few words: half of the time with the colours and the pattern of its body, if known."""
+    """What an object is, in a few words: half of the time as `caption`, if it is known."""
     noun = _NOUNS[_draw(len(_NOUNS), generator)]
     if obj is None or not _draw(2, generator):
         return f"{'an' if noun == 'object' else 'a'} {noun}"
+    return caption(obj, noun)
+
+
+def caption(obj: TexturedObject, noun: str) -> str:
+    """An object in a few words: the colours and the pattern of its body, and what it is."""
     names = [color_name(*obj.colors[0, which]) for which in (0, 1)]
     pattern = int(obj.patterns[0])
     colors = names[0] if pattern == 0 else f"{names[0]} and {names[1]}"

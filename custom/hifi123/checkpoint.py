@@ -7,7 +7,13 @@ from typing import Any
 from liftstudio.assets import SCHEME, input_path
 from liftstudio.errors import InputError
 from liftstudio.priors.latent_diffusion import Part, check_all_used
-from liftstudio.priors.network_folders import check_folder, diffusers_part, open_tokenizer, text_tower_part
+from liftstudio.priors.network_folders import (
+    check_folder,
+    check_predicts_noise,
+    diffusers_part,
+    open_tokenizer,
+    text_tower_part,
+)
 from liftstudio.priors.weights import check_packaged_folder
 
 PUBLISHED = (
@@ -36,12 +42,13 @@ def open_folder(folder: str) -> Parts:
         folder: in diffusers' form, with .safetensors files; or `owner/name` on the Hugging Face hub.
     Raises:
         InputError: a file is missing (says where the official ones are published, and under which licence) or not
-            readable; a weight is missing, unknown or of another shape; the networks do not belong together, or the
-            UNet has no channel for depth.
+            readable; a weight is missing, unknown or of another shape; the networks do not belong together; or the
+            UNet has no channel for depth, or estimates something other than noise.
     """
     check_folder(folder, PUBLISHED)
     if folder.startswith(SCHEME):
         check_packaged_folder(input_path(folder))
+    check_predicts_noise(folder, PUBLISHED)
     from diffusers import AutoencoderKL, UNet2DConditionModel  # takes seconds to import
 
     unet = diffusers_part(UNet2DConditionModel, f"{folder}/unet", PUBLISHED)

@@ -19,6 +19,14 @@ FLAT = 1e-4  # relief, as a share of the largest value, under which there is not
 _INSIDE = 0.5  # masks above this are the object
 
 
+class NotInSightError(InputError):
+    """A view that does not show the object, or shows less of it than can be told."""
+
+
+class FlatDepthError(InputError):
+    """A view whose depth tells nothing."""
+
+
 def depth_channel(
     values: Tensor, masks: Tensor, size: tuple[int, int], meaning: Meaning, *, flat_by_mask: bool = False
 ) -> Tensor:
@@ -34,13 +42,15 @@ def depth_channel(
             where it is above 0, too.
         flat_by_mask: a flat view has the channel of its mask alone (`mask_channel`), and is not refused.
     Raises:
-        InputError: a view without object, a flat one, or values that are not finite.
+        NotInSightError: a view without object; or a flat one by its mask, of less than a pixel at that size.
+        FlatDepthError: a flat view.
+        InputError: values that are not finite.
     """
     check_shape("values", values, ("B", "H", "W", 1))
     inside = _inside(masks, *values.shape[1:3])
     if meaning == "distance":
         inside = inside & ~(values <= 0)
-    _check_each(inside.any((1, 2, 3)), "no object in sight; check its mask")
+    _check_in_sight(inside.any((1, 2, 3)))
     _check_each((values.isfinite() | ~inside).all((1, 2, 3)), "not a finite number somewhere on the object")
     near = _nearness(values.float().where(inside, 1.0), meaning)
     behind = near.where(inside, torch.inf).amin((1, 2, 3), keepdim=True)
@@ -49,8 +59,10 @@ def depth_channel(
     relief = high - low > FLAT * torch.maximum(low.abs(), high.abs())
     channel = (2 * (resized - low) / (high - low) - 1).clamp(-1, 1)
     if flat_by_mask and not relief.all():
-        return channel.where(relief, mask_channel(masks, size))
-    _check_each(relief.flatten(), "flat, which tells nothing; use the mask alone")
+        outlines = _inside(masks, *size)
+        _check_in_sight(relief.flatten() | outlines.any((1, 2, 3)))
+        return channel.where(relief, _silhouettes(outlines))
+    _check_each(relief.flatten(), "flat, which tells nothing; use the mask alone", FlatDepthError)
     return channel
 
 
@@ -62,16 +74,20 @@ def mask_channel(masks: Tensor, size: tuple[int, int]) -> Tensor:
     Args:
         masks: [B, H, W, 1] in [0, 1].
     Raises:
-        InputError: a view without object, or one of less than a pixel at that size.
+        NotInSightError: a view without object, or one of less than a pixel at that size.
     """
     inside = _inside(masks, *size)
-    _check_each(inside.any((1, 2, 3)), "no object in sight; check its mask")
-    return 2 * inside.permute(0, 3, 1, 2).float() - 1
+    _check_in_sight(inside.any((1, 2, 3)))
+    return _silhouettes(inside)
 
 
 def _inside(masks: Tensor, height: int, width: int) -> Tensor:
     check_shape("masks", masks, ("B", "H", "W", 1))
     return resize_smooth(masks.float(), height, width) > _INSIDE
+
+
+def _silhouettes(inside: Tensor) -> Tensor:
+    return 2 * inside.permute(0, 3, 1, 2).float() - 1
 
 
 def _nearness(values: Tensor, meaning: Meaning) -> Tensor:
@@ -84,7 +100,11 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images.permute(0, 3, 1, 2), size, mode="bicubic", align_corners=False)
 
 
-def _check_each(holds: Tensor, fault: str) -> None:
+def _check_in_sight(holds: Tensor) -> None:
+    _check_each(holds, "no object in sight; check its mask", NotInSightError)
+
+
+def _check_each(holds: Tensor, fault: str, error: type[InputError] = InputError) -> None:
     wrong = (~holds).nonzero().flatten().tolist()
     if wrong:
-        raise InputError(f"depth of view {wrong[0]}: {fault}")
+        raise error(f"depth of view {wrong[0]}: {fault}")

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from liftstudio.checks import check_range
+
 from .ddim import Grid, clean_latents
 from .denoising import Prompts
 from .enhancement import Form, Reference, enhance
@@ -54,7 +56,10 @@ def enhanced_target(
     Args:
         latents, depths, prompts, reference, grid, form: as `enhancement.enhance`.
         level: 0: the clean latents; else below `form.levels`, and above 1, which is as clean as 0.
+    Raises:
+        InputError: the level is not one that sampling reaches.
     """
+    check_range("level", level, 0, form.levels - 1)
     epsilon = torch.zeros_like(latents)
 
     def keep(_: int, __: Tensor, noise: Tensor) -> None:

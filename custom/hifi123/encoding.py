@@ -10,9 +10,17 @@ from liftstudio.errors import InputError
 from liftstudio.priors.network_folders import embed_tokens, token_ids
 
 
-def encode(vae: Any, images: Tensor) -> Tensor:
-    """Latents [B, 4, h, w], scaled, of images [B, H, W, 3] in [0, 1]: the mean, not a sample; differentiable."""
+def encode(unet: Any, vae: Any, images: Tensor, name: str = "image") -> Tensor:
+    """Latents [B, 4, h, w], scaled, of images [B, H, W, 3] in [0, 1]: the mean, not a sample; differentiable.
+
+    Args:
+        unet: that the latents are for: it knows for how large images the model was made.
+        name: of the images, for the message: "reference".
+    Raises:
+        InputError: as `check_image_size`.
+    """
     check_shape("images", images, ("B", "H", "W", 3))
+    check_image_size(name, images.shape[1], images.shape[2], unet, vae)
     pixels = (2 * images.permute(0, 3, 1, 2) - 1).to(vae.dtype)
     return vae.config.scaling_factor * vae.encode(pixels).latent_dist.mode().float()
 

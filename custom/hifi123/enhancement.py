@@ -44,6 +44,16 @@ class Form:
         """The release's form: all steps of the grid, with the reference's attention from the step `start_step` on."""
         return cls(steps, steps - start_step, **options)
 
+    @property
+    def reference_calls(self) -> int:
+        """Calls of the network by `prepare_reference`, with stored states: the first of the steps costs none."""
+        return self.levels - 1 + max(0, self.injected - 1)
+
+    @property
+    def view_calls(self) -> int:
+        """Calls of the network by `enhance`, to the clean latents."""
+        return 2 * (self.levels - 1)
+
 
 @dataclass(frozen=True)
 class Reference:

@@ -1,10 +1,12 @@
 """Reference-guided enhancement as a plug-in for sources of views."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from liftstudio.checks import check_range
 from liftstudio.config import Block, to_plain
@@ -27,7 +29,8 @@ class RGNV(ViewEnhancer):
 
     After Yu et al. 2023, "HiFi-123", sec. 3.1: the views are inverted by DDIM and sampled anew, with the attention of
     the picture, which was inverted likewise. The defaults are the symmetric form (see `enhancement.Form`); the
-    release's is levels: 50, start_step: 4.
+    release's is levels: 50, start_step: 4. The picture and the views are resized to what the model was made for, or to
+    `resolution`, and back, however large they are.
     """
 
     @dataclass
@@ -78,14 +81,12 @@ class RGNV(ViewEnhancer):
         grid, prompts = prior.grid(config.steps), prior.prompts(config.prompt)
         others = [index for index in range(len(views)) if index != views.prompt]
         painted = views.images.clone()
-        with WorkProgress("enhance") as progress:
-            progress("the picture", 0.0)
-            latents = prior.encode(before_grey[[views.prompt]].to(self.device))
+        chunks = [others[begin : begin + prior.config.chunk] for begin in range(0, len(others), prior.config.chunk)]
+        with _shown_calls(prior.unet, form.reference_calls + form.view_calls * len(chunks)):
+            latents = prior.encode(before_grey[[views.prompt]].to(self.device), "reference")
             reference = prepare_reference(prior.unet, latents, depths[[views.prompt]], prompts.empty, grid, form)
-            for begin in range(0, len(others), prior.config.chunk):
-                chosen = others[begin : begin + prior.config.chunk]
-                progress(f"views {begin + 1} to {begin + len(chosen)} of {len(others)}", begin / len(others))
-                latents = prior.encode(before_grey[chosen].to(self.device))
+            for chosen in chunks:
+                latents = prior.encode(before_grey[chosen].to(self.device), "view")
                 enhanced = enhance(prior.unet, latents, depths[chosen], prompts, reference, grid, form)
                 found = _resized(prior.decode(enhanced).cpu(), *views.images.shape[1:3])
                 # Of `found` the grey behind the object is taken away, by which its outline keeps its own colour.
@@ -98,10 +99,28 @@ class RGNV(ViewEnhancer):
         Raises:
             InputError: a view without object, or one whose estimated depth is flat.
         """
-        size = (self.size // self.prior.shrinkage,) * 2
+        size = (self.size // self.prior.shrinkage,) * 2  # not the prior's `side`: `resolution` may be smaller
         if self.estimator is None:
             return mask_channel(masks, size)
         return depth_channel(self.estimator(images).cpu(), masks, size, self.estimator.meaning)
+
+
+@contextmanager
+def _shown_calls(unet: nn.Module, count: int) -> Iterator[None]:
+    """While open, `count` calls of the network move a progress bar, whose text, maybe a line each, changes 10 times."""
+    done = 0
+    with WorkProgress("enhance") as progress:
+
+        def show(*_: object) -> None:
+            nonlocal done
+            done += 1
+            progress(f"{10 * (10 * done // count)} %", done / count)
+
+        hook = unet.register_forward_hook(show)
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 def _resized(images: Tensor, height: int, width: int) -> Tensor:

@@ -13,8 +13,10 @@ from liftstudio.checks import check_range
 from liftstudio.config import Block
 from liftstudio.errors import InputError
 from liftstudio.guidance.base import Guidance
+from liftstudio.guidance.scheduled_distillation import check_pair
 from liftstudio.guidance.score_distillation import image_prompt
 from liftstudio.images import resize_smooth
+from liftstudio.logs import log
 from liftstudio.orbits import MAX_ELEVATION_DEG
 from liftstudio.registry import register
 from liftstudio.renderers.base import Render
@@ -22,11 +24,12 @@ from liftstudio.schedules import ON, Schedule
 from liftstudio.views.base import ReferenceViews
 
 from .denoising import Prompts
-from .depth import depth_channel, mask_channel
+from .depth import NotInSightError, mask_channel
 from .distillation import Target, enhanced_target, state_distance
 from .enhancement import Form, Reference, prepare_reference
 from .injection import LAST_LAYERS
-from .prior import GREY, DepthPrior, bundled
+from .prior import GREY, DepthPrior, UnetWork, bundled, check_there
+from .rendered import RenderedDepth
 
 _NOISY = 2  # the lowest level that has more noise than clean latents
 
@@ -60,6 +63,7 @@ class StateDistillation(Guidance):
         lambda_rgsd: Schedule = ON  # mean squared distance of noisy latents on the object from their targets
 
         def __post_init__(self) -> None:
+            check_there(self.prior)
             check_range("steps", self.steps, 2, 1000)
             check_range("levels", self.levels, _NOISY + 1, self.steps)
             check_range("last_layers", self.last_layers, 1)
@@ -67,8 +71,8 @@ class StateDistillation(Guidance):
             check_range("refresh_every", self.refresh_every, 0)
             check_range("resolution", self.resolution, 0)
             check_range("fixed_elevation_deg", self.fixed_elevation_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
-            for elevation_deg in self.elevations_deg:
-                check_range("elevations_deg", elevation_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
+            check_pair("elevations_deg", self.elevations_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
+            check_pair("timesteps", self.timesteps, 0, 999)
             if not self.fixed_azimuths_deg:
                 raise InputError("fixed_azimuths_deg: wanted at least one")
             if not self.noisy_levels():
@@ -91,14 +95,17 @@ class StateDistillation(Guidance):
         self.prior.check(config.prompt, config.last_layers, self.prior.resolution)
         self.picture = image_prompt(views, self.prior.resolution, device)
         self.prior.announce("RGSD")
+        if not config.prompt:
+            log.warning("RGSD: no prompt, so guidance by text is off; a prompt says what the picture shows")
         self.grid = self.prior.grid(config.steps)
         scale = config.guidance_scale if config.prompt else 1.0
         self.form = Form.symmetric(config.levels, guidance_scale=scale, last_layers=config.last_layers)
+        self._depths = RenderedDepth("RGSD", self.prior.side, by_mask=config.depth == "mask")
         self._reference_depth: Tensor | None = (
-            None if config.depth == "render" else self._outline(self.picture.mask[None])
+            None if config.depth == "render" else mask_channel(self.picture.mask[None], self._depths.size)
         )
         self._targets: dict[int, tuple[int, Tensor]] = {}  # fixed camera -> step at which it was made, clean latents
-        self._turns, self._evaluations = 0, 0  # losses so far, and what their targets cost
+        self._work = UnetWork(self.prior)
         self._distances: dict[str, float] = {}
 
     @cached_property
@@ -111,7 +118,7 @@ class StateDistillation(Guidance):
         assert self._reference_depth is not None
         image = self.picture.image - (1 - self.picture.mask) * (1 - GREY)  # it is over white
         with torch.no_grad():
-            latents = self.prior.encode(image[None])
+            latents = self.prior.encode(image[None], "reference")
         unet, empty = self.prior.unet, self._prompts.empty
         return prepare_reference(unet, latents, self._reference_depth, empty, self.grid, self.form)
 
@@ -137,17 +144,23 @@ class StateDistillation(Guidance):
         return frozenset({"depth"}) if self.config.depth == "render" else frozenset()
 
     def losses(self, render: Render, step: int) -> dict[str, Tensor]:
-        """`rgsd`: see `distillation.state_distance`; on the object."""
+        """`rgsd`: see `distillation.state_distance`; on the object. 0 where that is not in sight.
+
+        Raises:
+            InputError: the shape is not in sight of the picture's camera.
+        """
         if self.weight("rgsd", step) == 0:
             return {}
-        size = self.prior.resolution
-        latents = self.prior.encode(resize_smooth(render.over(GREY)[:1], size, size))
-        depths = self._depths(render)
+        try:
+            depths = self._depths(render, slice(1))
+        except NotInSightError:
+            return {"rgsd": self._depths.skipped(render)}
         if self._reference_depth is None:
-            self._reference_depth = depths[1:]
-        reference, before = self._reference, self.prior.evaluations
-        target = self._target(latents.detach(), depths[:1], reference, step)
-        self._turns, self._evaluations = self._turns + 1, self._evaluations + self.prior.evaluations - before
+            self._reference_depth = self._depths(render, slice(1, 2))
+        size, reference = self.prior.resolution, self._reference
+        latents = self.prior.encode(resize_smooth(render.over(GREY)[:1], size, size), "render")
+        with self._work.turn():
+            target = self._target(latents.detach(), depths, reference, step)
         mask = F.interpolate(render.opacity[:1].detach().permute(0, 3, 1, 2), latents.shape[2:], mode="area")
         self._note_distance(latents.detach(), target, mask)
         return {"rgsd": state_distance(latents, target, mask)}
@@ -164,17 +177,6 @@ class StateDistillation(Guidance):
             self._targets[self._fixed] = step, target.state
         return target
 
-    @torch.no_grad()
-    def _depths(self, render: Render) -> Tensor:
-        """[B, 1, h, w] what the model is told of the render's views; a flat view by its outline."""
-        if self.config.depth == "mask":
-            return self._outline(render.opacity)
-        size = (self.prior.resolution // self.prior.shrinkage,) * 2
-        return depth_channel(render.require("depth"), render.opacity, size, "distance", flat_by_mask=True)
-
-    def _outline(self, masks: Tensor) -> Tensor:
-        return mask_channel(masks, (self.prior.resolution // self.prior.shrinkage,) * 2)
-
     def _note_distance(self, latents: Tensor, target: Target, mask: Tensor) -> None:
         squared = (mask * (latents - target.clean()).square()).mean() / mask.mean().clamp_min(1e-6)
         self._distances["random_distance" if self._fixed is None else "fixed_distance"] = squared.item()
@@ -185,14 +187,14 @@ class StateDistillation(Guidance):
         The picture's own inversion is not counted. Distances are mean squares on the object, of clean latents from
         their enhanced estimates, and so comparable at all levels of noise.
         """
-        return {"unet_evaluations": self._evaluations / max(1, self._turns), **self._distances}
+        return {**self._work.figures(), **self._distances}
 
     def state(self) -> dict[str, Any]:
         """The fixed cameras' targets, the picture's depth, and what `figures` counts."""
         return {
             "targets": {str(index): {"step": step, "clean": clean} for index, (step, clean) in self._targets.items()},
             "reference_depth": [] if self._reference_depth is None else [self._reference_depth],
-            "counts": [self._turns, self._evaluations],
+            "counts": [self._work.turns, self._work.evaluations],
             "distances": dict(self._distances),
         }
 
@@ -201,5 +203,5 @@ class StateDistillation(Guidance):
         targets = state["targets"].items()
         self._targets = {int(index): (saved["step"], saved["clean"].to(self.device)) for index, saved in targets}
         self._reference_depth = next((depth.to(self.device) for depth in state["reference_depth"]), None)
-        self._turns, self._evaluations = state["counts"]
+        self._work.turns, self._work.evaluations = state["counts"]
         self._distances = dict(state["distances"])

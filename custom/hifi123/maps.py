@@ -43,14 +43,22 @@ class MonocularMaps(MapEstimator):
         return {name: estimator_fingerprint(source) for name, source in sources.items() if source}
 
     def maps(self, views: ReferenceViews) -> dict[str, Tensor]:
-        """See `MapEstimator.maps`; the views are shown before grey."""
-        images, size = views.over(GREY), views.images.shape[1:3]
+        """See `MapEstimator.maps`; the views are shown before grey. Those of held-out views are 0."""
+        used = views.training()
+        images, size = used.over(GREY), used.images.shape[1:3]
         found: dict[str, Tensor] = {}
         if self.depth is not None:
             values = resize_smooth(self.depth(images).cpu(), *size)
             found["depths"] = -values if self.depth.meaning == "disparity" else values
         if self.normals is not None:
             seen = resize_smooth(self.normals(images).cpu(), *size)
-            world = torch.einsum("vij,vhwj->vhwi", views.cameras.c2w[:, :3, :3], seen)
+            world = torch.einsum("vij,vhwj->vhwi", used.cameras.c2w[:, :3, :3], seen)
             found["normals"] = F.normalize(world, dim=-1)
-        return found
+        return {name: _among_all(maps, ~views.held_out) for name, maps in found.items()}
+
+
+def _among_all(maps: Tensor, is_used: Tensor) -> Tensor:
+    """[V, H, W, C] with the maps of those of V views that are used, and 0 for the others."""
+    every = maps.new_zeros(len(is_used), *maps.shape[1:])
+    every[is_used] = maps
+    return every

@@ -1,5 +1,7 @@
 """Stable Diffusion 2's depth model as a component: what enhancement and distillation ask of it, and no more."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -11,12 +13,14 @@ from liftstudio.assets import SCHEME
 from liftstudio.cache import file_digest
 from liftstudio.checks import check_range
 from liftstudio.config import Block
+from liftstudio.errors import InputError
 from liftstudio.logs import log
+from liftstudio.priors.network_folders import check_folder
 from liftstudio.priors.precision import half_on_cuda
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 from liftstudio.registry import Component, register
 
-from .checkpoint import open_folder
+from .checkpoint import PUBLISHED, open_folder
 from .ddim import Grid
 from .denoising import Prompts
 from .encoding import check_image_size, check_prompt, decode, embed_text, encode, resolution, shrinkage
@@ -62,6 +66,7 @@ class DepthPrior(Component):
         modules = self.parts.unet.module, self.parts.vae.module
         self.resolution = resolution(*modules)  # pixels across the images it was made for
         self.shrinkage = shrinkage(modules[1])  # pixels of an image along a side of a pixel of its latents
+        self.side = self.resolution // self.shrinkage  # pixels across the latents of such images
 
     def check(self, prompt: str, last_layers: int, size: int) -> None:
         """Raise for what the model cannot do, before anything is computed.
@@ -110,9 +115,14 @@ class DepthPrior(Component):
     def _vae(self) -> Any:
         return self.parts.vae.load(torch.float32, self.device)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Latents [B, 4, h, w] float32 of images [B, H, W, 3] in [0, 1], before grey (`GREY`); differentiable."""
-        return torch.cat([encode(self._vae, chunk) for chunk in images.split(self.config.chunk)])
+    def encode(self, images: Tensor, name: str = "image") -> Tensor:
+        """Latents [B, 4, h, w] float32 of images [B, H, W, 3] in [0, 1], before grey (`GREY`); differentiable.
+
+        Raises:
+            InputError: of a size that the encoder does not take; says what it is by `name`.
+        """
+        unet = self.parts.unet.module
+        return torch.cat([encode(unet, self._vae, chunk, name) for chunk in images.split(self.config.chunk)])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B, H, W, 3] in [0, 1] of latents [B, 4, h, w]."""
@@ -128,6 +138,42 @@ class DepthPrior(Component):
     def grid(steps: int) -> Grid:
         """The grid of `steps` timesteps, on the noise levels of Stable Diffusion."""
         return Grid.of(scaled_linear_alpha_bars(), steps)
+
+
+@dataclass
+class UnetWork:
+    """What a model's UNet does for a guidance.
+
+    turns:       losses so far.
+    evaluations: images it was asked about for them.
+    """
+
+    prior: DepthPrior
+    turns: int = 0
+    evaluations: int = 0
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """What is asked inside is the work of one turn; one that ends by an exception is none."""
+        before = self.prior.evaluations
+        yield
+        self.turns, self.evaluations = self.turns + 1, self.evaluations + self.prior.evaluations - before
+
+    def figures(self) -> dict[str, float]:
+        """Images per turn, for the log."""
+        return {"unet_evaluations": self.evaluations / max(1, self.turns)}
+
+
+def check_there(prior: Block) -> None:
+    """Raise for a depth prior whose folder does not exist: a guidance is built, and told more, after views are made.
+
+    Raises:
+        InputError: starting with the option's name.
+    """
+    try:
+        check_folder(prior.options.weights, PUBLISHED)
+    except InputError as error:
+        raise InputError(f"prior.weights: {error}") from None
 
 
 def bundled() -> Block:

@@ -1,7 +1,7 @@
 """Plain score distillation by the depth-conditioned model: what reference-guided distillation is measured against."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,12 @@ from liftstudio.priors.samplers import nearest_timestep, scaled_linear_levels
 from liftstudio.priors.weights import Weights
 from liftstudio.registry import register
 from liftstudio.renderers.base import Render
+from liftstudio.views.base import ReferenceViews
 
 from .denoising import Prompts, guided_epsilon
-from .depth import depth_channel
-from .prior import GREY, DepthPrior, bundled
+from .depth import NotInSightError
+from .prior import GREY, DepthPrior, UnetWork, bundled, check_there
+from .rendered import RenderedDepth
 
 
 class DepthScore(Prior):
@@ -31,7 +33,7 @@ class DepthScore(Prior):
         """prompt: what the views show; empty: no guidance."""
         self.model, self.device = model, model.device
         self.name, self.resolution = model.config.weights, model.resolution
-        self.latent_shape = (4, *(self.resolution // model.shrinkage,) * 2)
+        self.latent_shape = (4, model.side, model.side)
         self.levels = scaled_linear_levels()
         self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
         self.prompts: Prompts = model.prompts(prompt)
@@ -47,7 +49,7 @@ class DepthScore(Prior):
 
     def encode(self, images: Tensor, masks: Tensor) -> Tensor:
         """See `Prior.encode`; before grey."""
-        return self.model.encode(images)
+        return self.model.encode(images, "render")
 
     def decode(self, latents: Tensor) -> tuple[Tensor, None]:
         """See `Prior.decode`; before grey."""
@@ -84,10 +86,19 @@ class DepthSDS(OrbitDistillation):
     @dataclass(kw_only=True)
     class Config(OrbitDistillation.Config):
         prior: Annotated[Block, "depth-prior"] = field(default_factory=bundled)  # the depth-conditioned model
-        prompt: str = ""  # what the object is, in a few words; taken literally; empty: no guidance
+        prompt: str = ""  # what the object is, in a few words; taken literally; empty: no guidance, whatever its scale
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_there(self.prior)
 
     config: Config
     prior: DepthScore
+
+    def __init__(self, config: Config, *, views: ReferenceViews | None, device: torch.device) -> None:
+        super().__init__(config, views=views, device=device)
+        self._depths = RenderedDepth("SDS", self.prior.model.side)
+        self._work = UnetWork(self.prior.model)
 
     def open_prior(self) -> DepthScore:
         """See `PriorGuidance.open_prior`."""
@@ -104,12 +115,34 @@ class DepthSDS(OrbitDistillation):
         """Before grey."""
         return render.over(GREY)
 
-    @torch.no_grad()
+    def guidance_scales(self, frames: int) -> Tensor:
+        """1 without a prompt: both branches would be equal."""
+        return super().guidance_scales(frames) if self.config.prompt else torch.ones(frames, device=self.device)
+
     def condition_for(self, render: Render) -> Tensor:
         """The depth channel of the render; a flat view's is its outline."""
-        size = self.prior.latent_shape[1:]
-        return depth_channel(render.require("depth"), render.opacity, size, "distance", flat_by_mask=True)
+        return self._depths(render)
+
+    def losses(self, render: Render, step: int) -> dict[str, Tensor]:
+        """`sds`: see `PriorGuidance.losses`; 0 where the object is not in sight of all cameras."""
+        try:
+            with self._work.turn():
+                return super().losses(render, step)
+        except NotInSightError:
+            return {"sds": self._depths.skipped(render)}
 
     def latent_mask(self, render: Render) -> Tensor:
         """The render's outline."""
         return F.interpolate(render.opacity.detach().permute(0, 3, 1, 2), self.prior.latent_shape[1:], mode="area")
+
+    def figures(self) -> dict[str, float]:
+        """Images through the UNet per step so far."""
+        return self._work.figures()
+
+    def state(self) -> dict[str, Any]:
+        """What `figures` counts."""
+        return {"counts": [self._work.turns, self._work.evaluations]}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See `Guidance.load_state`."""
+        self._work.turns, self._work.evaluations = state["counts"]

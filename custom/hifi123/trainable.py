@@ -31,7 +31,7 @@ class Size:
     widths: tuple[int, ...] = (32, 64, 128)  # of the UNet, from the finest level; the last has no attention, as SD's
     layers: int = 1  # its residual blocks per level
     head_width: int = 32  # channels of one of its attention heads
-    autoencoder_widths: tuple[int, ...] = (16, 32, 48)  # from the finest level; each but the last is halved after it
+    autoencoder_widths: tuple[int, ...] = (24, 32)  # from the finest level; each but the last is halved after it
     autoencoder_layers: int = 1  # its residual blocks per level
     text_width: int = 64  # of an embedded token
     text_layers: int = 1  # blocks of the text tower

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from liftstudio.checks import check_range
 from liftstudio.errors import InputError
 from liftstudio.images import grid
-from liftstudio.metrics.images import psnr
+from liftstudio.metrics.images import masked_psnr, psnr
 from liftstudio.priors.latent_prior import LATENT_SCALE
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 from liftstudio.priors.training.data import DataConfig, Sample
@@ -33,12 +33,16 @@ NO_DEPTH = 0.0  # the channel's value all over a picture whose depth is not know
 
 @register("depth-diffusion")
 class DepthTask(PriorTask):
-    """Stable Diffusion 2's depth model in miniature, on single pictures with their depth and a caption."""
+    """Stable Diffusion 2's depth model in miniature, on single pictures with their depth and a caption.
+
+    The autoencoder learns from small parts of the pictures, since most of a whole picture is plain grey.
+    """
 
     @dataclass
     class Config:
         part: Literal["autoencoder", "unet"] = "autoencoder"  # what is trained; `unet` goes on from the other's folder
         size: Size = field(default_factory=Size)  # of the networks
+        crop: int = 24  # pixels across the parts of objects that the autoencoder learns from; 0: whole pictures
         lambda_l1: float = 1.0  # weight of the absolute error of decoded images, beside that of the square
         lambda_kl: float = 1e-4  # weight of the divergence of the latents from unit noise
         usual_grey: float = 0.6  # share of pictures before the grey that enhancement uses; others: before any grey
@@ -58,6 +62,11 @@ class DepthTask(PriorTask):
 
     def __init__(self, config: Config, data: DataConfig, dtype: torch.dtype) -> None:
         config.size.check_resolution(data.resolution)
+        if not 0 <= config.crop <= data.resolution or config.crop % config.size.shrink:
+            raise InputError(
+                f"task.crop: wanted a multiple of {config.size.shrink} up to data.resolution, {data.resolution}, or 0 "
+                f"for whole pictures, got {config.crop}"
+            )
         self.config, self.dtype = config, dtype
         self.side = data.resolution // config.size.shrink
         self.network = network = TrainableDepth(config.size, data.resolution)
@@ -74,19 +83,41 @@ class DepthTask(PriorTask):
     def prepare(self, samples: list[Sample], generator: torch.Generator) -> dict[str, Tensor]:
         """See `PriorTask.prepare`; every view is a picture of its own."""
         views = torch.cat([each.images for each in samples])
-        count = len(views)
+        images = self._before_greys(views, generator)
+        if self.config.part == "autoencoder":
+            images = self._parts(images, views[..., 3], generator)
+            return {"images": images, "noise": self._draw_noise(images, generator)}
         return {
-            "images": 2 * before(self._draw_greys(count, generator), views).permute(0, 3, 1, 2) - 1,
+            "images": images,
             "depths": self._draw_depths(samples, generator),
             "tokens": self._draw_tokens(samples, generator),
-            "noise": torch.randn(count, LATENT_CHANNELS, self.side, self.side, generator=generator),
-            "timesteps": self._draw_timesteps(count, generator),
+            "noise": self._draw_noise(images, generator),
+            "timesteps": self._draw_timesteps(len(images), generator),
         }
 
-    def _draw_greys(self, count: int, generator: torch.Generator) -> Tensor:
-        """[B, 1, 1, 1] what is behind the objects."""
-        is_usual, any_grey = torch.rand(2, count, 1, 1, 1, generator=generator)
-        return torch.where(is_usual < self.config.usual_grey, GREY, any_grey)
+    def _draw_noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """[B, 4, h, w] of the images' latents."""
+        side = images.shape[-1] // self.config.size.shrink
+        return torch.randn(len(images), LATENT_CHANNELS, side, side, generator=generator)
+
+    def _before_greys(self, views: Tensor, generator: torch.Generator) -> Tensor:
+        """[B, 3, R, R] in [-1, 1]: views [B, R, R, 4] before grey."""
+        is_usual, any_grey = torch.rand(2, len(views), 1, 1, 1, generator=generator)
+        greys = torch.where(is_usual < self.config.usual_grey, GREY, any_grey)
+        return 2 * before(greys, views).permute(0, 3, 1, 2) - 1
+
+    def _parts(self, images: Tensor, alphas: Tensor, generator: torch.Generator) -> Tensor:
+        """[B, C, crop, crop] of images [B, C, R, R], around random points of the objects in alphas [B, R, R]."""
+        size = self.config.crop
+        if size == 0:
+            return images
+        parts = []
+        for image, alpha in zip(images, alphas, strict=True):
+            inside = (alpha >= min(0.5, float(alpha.max()))).nonzero()  # everywhere, where nothing is seen
+            middle = inside[int(torch.randint(len(inside), (), generator=generator))]
+            top, left = (middle - size // 2).clamp(0, image.shape[-1] - size).tolist()
+            parts.append(image[:, top : top + size, left : left + size])
+        return torch.stack(parts)
 
     def _draw_tokens(self, samples: list[Sample], generator: torch.Generator) -> Tensor:
         """[B, 77] captions, or the empty text."""
@@ -163,6 +194,8 @@ class DepthTask(PriorTask):
                 figures = self._noise_errors(prior, latents, depths)
                 rows["inverted"] = prior.decode(reconstructed(prior, latents, depths, *INVERSION))
         figures |= {f"psnr_{name}": float(psnr(row, images).mean()) for name, row in rows.items()}
+        masks = torch.cat([each.images[:1, ..., 3:] for each in samples]).to(device)
+        figures["psnr_coded_object"] = float(masked_psnr(rows["coded"], images, masks).nanmean())
         return Evaluation(figures, grid([list(row.cpu()) for row in (images, *rows.values())]))
 
     def _noise_errors(self, prior: DepthPrior, latents: Tensor, depths: Tensor) -> dict[str, float]:

@@ -20,6 +20,22 @@ def psnr(image: Tensor, target: Tensor) -> Tensor:
     return -10.0 * torch.log10((image - target).square().mean(dim=(1, 2, 3)))
 
 
+def masked_psnr(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """[B] the same in dB, of the pixels inside a mask alone; NaN where nothing is inside.
+
+    Args:
+        image, target: [B, H, W, C] float in [0, 1].
+        mask: [B, H, W, 1] float in [0, 1]; above 0.5 is inside.
+    Raises:
+        ValueError: for other or unequal shapes.
+    """
+    _check_pair(image, target)
+    inside = mask > 0.5
+    check_shape("mask", inside, (*image.shape[:3], 1))
+    errors = (image - target).square().mean(dim=-1, keepdim=True) * inside
+    return -10.0 * torch.log10(errors.sum(dim=(1, 2, 3)) / inside.sum(dim=(1, 2, 3)))
+
+
 def ssim(image: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
     """[B] structural similarity in [-1, 1], the mean over pixels and channels.
 

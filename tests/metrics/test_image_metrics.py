@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from liftstudio.metrics.images import psnr, ssim
+from liftstudio.metrics.images import masked_psnr, psnr, ssim
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden_metrics"
 
@@ -89,3 +89,21 @@ def test_shapes_are_checked() -> None:
         psnr(torch.rand(1, 8, 8, 3), torch.rand(1, 8, 9, 3))
     with pytest.raises(ValueError, match="at least 6x6"):
         ssim(torch.rand(1, 5, 8, 3), torch.rand(1, 5, 8, 3))
+
+
+def test_masked_psnr() -> None:
+    """Of the pixels inside alone: what is outside, and how much of it, changes nothing."""
+    seed = fresh_seed()
+    generator = torch.Generator().manual_seed(seed)
+    image, target = torch.rand(2, 3, 9, 7, 3, generator=generator)
+    mask = torch.rand(3, 9, 7, 1, generator=generator)
+    mask[2] = 0.4
+    found = masked_psnr(image, target, mask)
+    for index in range(2):
+        inside = mask[index, ..., 0] > 0.5
+        wanted = psnr(image[index][inside][None, :, None], target[index][inside][None, :, None])
+        torch.testing.assert_close(found[index], wanted[0], msg=f"seed {seed}")
+    assert found[2].isnan()
+    torch.testing.assert_close(masked_psnr(image, target, torch.ones_like(mask)), psnr(image, target))
+    with pytest.raises(ValueError, match="mask"):
+        masked_psnr(image, target, mask[:2])
