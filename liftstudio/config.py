@@ -1,5 +1,6 @@
 """YAML and `key=value` overrides to typed dataclasses; a typo is an error with its path and the right key."""
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -16,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from liftstudio.errors import InputError
-from liftstudio.registry import find
+from liftstudio.registry import find, names
 from liftstudio.schedules import Schedule
 
 T = TypeVar("T")
@@ -197,7 +198,25 @@ def _convert_block(value: Any, kind: str, path: str) -> Block:
     except InputError as error:
         raise InputError(f"{_join(path, 'type')}: {error}") from None
     options = {key: item for key, item in data.items() if key != "type"}
+    for key in options:
+        if key not in _option_keys(component.Config) and (others := _types_with(key, kind)):
+            wanted = " or ".join(f"{_join(path, 'type')}={other}" for other in others)
+            raise InputError(f"unknown key '{_join(path, key)}'; '{data['type']}' has no such option; add {wanted}")
     return Block(kind, data["type"], _convert_dataclass(options, component.Config, path))
+
+
+def _option_keys(config: type) -> set[str]:
+    return {option_key(field.name) for field in dataclasses.fields(config)}
+
+
+def _types_with(key: str, kind: str) -> list[str]:
+    """The components of a kind that have an option of that name."""
+    found = []
+    for name in names(kind):
+        with contextlib.suppress(InputError):  # one that lacks a package
+            if key in _option_keys(find(name, kind).Config):
+                found.append(name)
+    return found
 
 
 def _convert_optional(value: Any, arguments: tuple[Any, ...], path: str) -> Any:

@@ -1,11 +1,13 @@
 """What a run says: messages, the progress line, log.csv, TensorBoard, memory."""
 
+import contextlib
 import csv
 import io
 import logging
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,26 @@ def configure(verbose: bool) -> None:
     if not verbose:
         warnings.simplefilter("ignore")
         logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+
+
+class _Keeper(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+@contextlib.contextmanager
+def kept_warnings() -> Iterator[list[str]]:
+    """The texts of our warnings inside, which are given as always."""
+    keeper = _Keeper()
+    log.addHandler(keeper)
+    try:
+        yield keeper.texts
+    finally:
+        log.removeHandler(keeper)
 
 
 class CsvLog:

@@ -122,3 +122,33 @@ def test_a_picture_where_a_text_is_needed(here: Path, capsys: pytest.CaptureFixt
     ]
     assert main(["--config", OFFICIAL, "--views", "image=ball.png", "prompt=a ball", "views.steps=1", *prior]) == 2
     assert "makes views of a text alone, and here is a picture" in capsys.readouterr().err
+
+
+def picture_options(here: Path, name: str, mode: str) -> list[str]:
+    """Options as the errors advise them, for weights of that name."""
+    write_tiny_imagedream(here / f"{name}.safetensors", seed=SEED)
+    write_tiny_text(here / "text", seed=SEED)
+    write_ball(here / "ball.png")
+    prior = {"type": "imagedream", "mode": mode, "weights": f"{name}.safetensors", "text_encoder": "text"}
+    return ["image=ball.png", "views.steps=1", "device=cpu", *(f"{MV}.prior.{key}={prior[key]}" for key in prior)]
+
+
+def test_a_mode_that_is_not_the_files(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Refused where the file's name is a published one."""
+    options = picture_options(here, "sd-v2.1-base-4view-ipmv", "local")
+    for command in ("--train", "--views"):
+        assert main(["--config", OFFICIAL, command, *options, "prompt=a ball", *QUICK]) == 2
+        errors = capsys.readouterr().err
+        assert errors.count("error: ") == 1 and "mode: wanted pixel, as sd-v2.1-base-4view-ipmv.safetensors" in errors
+    assert not (here / "runs").exists()
+
+
+def test_doubts_are_said_every_time(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The official config has no caption of its own; a mode goes before a hint of a name. Also from the cache."""
+    options = picture_options(here, "tiny-ipmv", "local")
+    for tag in ("made", "cached"):
+        assert main(["--config", OFFICIAL, "--views", *options, f"tag={tag}"]) == 0
+        said = capsys.readouterr()
+        assert ("from the cache" in said.out) == (tag == "cached")
+        for doubt in ("no prompt; a few words that say what the picture shows", "the name of tiny-ipmv.safetensors sp"):
+            assert said.err.count(doubt) == 1, said.err

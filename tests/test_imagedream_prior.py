@@ -1,5 +1,6 @@
 """ImageDream and MVDream as a prior: miniatures in the official layouts, from the file to estimates."""
 
+import json
 import logging
 import os
 import re
@@ -27,7 +28,7 @@ from liftstudio.config import Block
 from liftstudio.errors import InputError
 from liftstudio.priors.base import ImagePrompt
 from liftstudio.priors.latent_diffusion import vae_part
-from liftstudio.priors.opening import open_prior
+from liftstudio.priors.opening import open_prior, weights_key
 from liftstudio.priors.weights import Weights
 from liftstudio.registry import find
 
@@ -116,7 +117,11 @@ class Listed(Weights):
         ("imagedream-ipmv-diffusers/unet/diffusion_pytorch_model.safetensors", {}, "auto", "pixel"),
         ("model.pt", {}, "local", "local"),
         ("model.pt", {"mode": "local"}, "auto", "local"),
-        ("model.pt", {}, "auto", r"say so with mode: pixel .* or mode: local"),
+        ("model.pt", {}, "auto", r"with the prior's type: imagedream, say mode: pixel .* or mode: local"),
+        ("ipmv/model.pt", {}, "auto", r"neither its weights nor its name tell"),
+        ("ipmv-local/my-ipmv.pt", {}, "auto", "pixel"),
+        ("models--o--my-ipmv-local/snapshots/01ab/unet/model.safetensors", {}, "auto", "local"),
+        ("my-ipmv.pt", {"mode": "local"}, "pixel", r"mode: wanted local, as .* is of that, got pixel"),
         ("sd-v2.1-base-4view-ipmv.pt", {}, "local", r"mode: wanted pixel, as .*ipmv\.pt is of that, got local"),
         ("sd-v2.1-base-4view-ipmv-local.pt", {}, "pixel", r"mode: wanted local, as .* is of that, got pixel"),
         ("model.pt", {}, "text", r"mode: wanted pixel or local, as .* is of that, got text"),
@@ -131,6 +136,12 @@ def test_mode_is_checked(name: str, metadata: dict[str, str], asked: str, wanted
     else:
         with pytest.raises(InputError, match=wanted):
             mode_of(weights, asked)
+
+
+@pytest.mark.parametrize(("name", "said"), [("my-ipmv.pt", "speaks of pixel"), ("my.pt", ""), ("ipmv/my.pt", "")])
+def test_a_mode_that_is_asked_for_goes_before_a_name(name: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert imagedream("layout").mode_of(Listed(name, {}), "local") == "local"
+    assert said in caplog.text if said else not caplog.text
 
 
 def test_text_only_weights_take_no_picture(folder: Path) -> None:
@@ -370,6 +381,37 @@ def test_the_public_conversion(
         assert torch.equal(prior.decode(latents)[0], pixel.decode(latents)[0])
 
 
+@pytest.mark.parametrize(
+    ("place", "weights"),
+    [("unet", "diffusion_pytorch_model.safetensors"), (".", "unet"), (".", "."), (".", "unet/../unet/"), ("vae", "..")],
+)
+def test_the_public_conversion_from_within(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, weights: str
+) -> None:
+    """By names that do not say where the pipeline is."""
+    write_pipeline(tmp_path / "tiny-ipmv", load_file(folder / "tiny-ipmv.safetensors"), old_names=False)
+    write_tiny_text(tmp_path / "tiny-ipmv", seed=SEED)
+    monkeypatch.chdir(tmp_path / "tiny-ipmv" / place)
+    assert open_imagedream(Path(weights), Path(), text_encoder="", mode="pixel").mode == "pixel"
+
+
+def test_foreign_autoencoders(folder: Path, tmp_path: Path) -> None:
+    """Of another scale, or of latents that are not the network's."""
+    from diffusers import AutoencoderKL
+
+    write_pipeline(tmp_path / "parts-ipmv", load_file(folder / "tiny-ipmv.safetensors"), old_names=False)
+    vae = tmp_path / "parts-ipmv" / "vae"
+    options = json.loads((vae / "config.json").read_text())
+    (vae / "config.json").write_text(json.dumps(options | {"scaling_factor": 0.5}))
+    with pytest.raises(
+        InputError, match=r"vae: its latents are scaled by 0\.5, not by 0\.18215; vae: wanted the folder"
+    ):
+        open_imagedream(folder / "tiny-ipmv.safetensors", folder / "text", vae=str(vae))
+    AutoencoderKL.from_config(options | {"latent_channels": 8}).save_pretrained(tmp_path / "wide")
+    with pytest.raises(InputError, match=r"wide.*: latents of 8 channels; .*tiny-ipmv\.safetensors wants 4"):
+        open_imagedream(folder / "tiny-ipmv.safetensors", folder / "text", vae=str(tmp_path / "wide"))
+
+
 def test_what_a_file_lacks_comes_from_folders(
     folder: Path, pixel: Any, tmp_path: Path, generator: torch.Generator
 ) -> None:
@@ -384,6 +426,34 @@ def test_what_a_file_lacks_comes_from_folders(
         prior = open_imagedream(path, folder / "text", **elsewhere)
         found, expected = (p.denoise(latents, 1.0, p.condition(prompt), cameras()) for p in (prior, pixel))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "tiny-ipmv/unet/config.json",
+        "tiny-ipmv/vae/diffusion_pytorch_model.safetensors",
+        "text/text_encoder/config.json",
+    ],
+)
+def test_other_networks_have_another_key(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """By which what they make is kept: of the weights' pipeline, and of the folders that options name."""
+    monkeypatch.chdir(tmp_path)
+    write_pipeline(Path("tiny-ipmv"), load_file(folder / "tiny-ipmv.safetensors"), old_names=False)
+    write_tiny_text(Path("text"), seed=SEED)
+    Path("tiny-ipmv/unet/config.json").write_text("{}")
+    config = find("imagedream", "prior").Config("tiny-ipmv", text_encoder="text", prompt="long " * 100)
+    block = Block("prior", "imagedream", config)
+    key = weights_key(block)
+    assert weights_key(block) == key and set(key["folders"]) == {"weights", "text_encoder"}
+    Path("text/notes.md").write_text("no part of a network")
+    assert weights_key(block) == key
+    Path(changed).write_bytes(Path(changed).read_bytes())  # another time is enough
+    assert weights_key(block) != key
+    alone = Block("prior", "imagedream", replace(config, weights=str(folder / "tiny-ipmv.safetensors")))
+    assert set(weights_key(alone)["folders"]) == {"text_encoder"}
 
 
 def remove(path: Path) -> None:

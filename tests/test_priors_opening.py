@@ -1,6 +1,8 @@
 """Weight files by name, and the prior that recognises them."""
 
 import os
+import re
+from argparse import Namespace
 from pathlib import Path
 from typing import Annotated
 
@@ -62,12 +64,24 @@ def test_what_is_no_weight_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     torch.save({"epoch": 1}, tmp_path / "empty.pt")
     for name, message in (
         ("text.safetensors", "not a readable weight file"),
-        ("code.pt", "not a readable weight file"),
+        ("code.pt", r"code\.pt: it holds other Python objects than tensors \(\w+\.system\), which are not loaded"),
         ("empty.pt", "wanted a table of tensors"),
     ):
         with pytest.raises(InputError, match=message):
             open_weights(name)
     assert not (tmp_path / "was-here").exists()
+
+
+def test_a_checkpoint_with_other_objects_is_read_once_saved_as_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: dict[str, torch.Tensor]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": state, "hyper_parameters": Namespace(lr=1)}, "x.ckpt")
+    with pytest.raises(InputError, match=r"\(argparse\.Namespace\), which are not loaded") as refusal:
+        open_weights("x.ckpt")
+    (script,) = re.findall('python -c "(.*)"', str(refusal.value))
+    exec(script, {})
+    assert open_weights("weights.ckpt").shapes == {"a.weight": (3, 4), "a.bias": (3,)}
 
 
 @pytest.mark.parametrize(

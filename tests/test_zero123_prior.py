@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from tiny_hifi123 import WIDTH, tiny_unet
+from tiny_hifi123 import WIDTH, tiny_unet, write_prediction_type
 from tiny_prior import write_ball
 from tiny_zero123 import SIZE, write_tiny_zero123, zero123
 from torch import Tensor, nn
@@ -241,6 +241,10 @@ def too_much(folder: Path) -> None:
     save_file({**load_file(path), "text_model.x": torch.zeros(1)}, path)
 
 
+def other_prediction(folder: Path) -> None:
+    write_prediction_type(folder, "v_prediction")
+
+
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "no folder": (shutil.rmtree, "tiny: no such folder; Zero-1-to-3 in diffusers' form"),
     "no projection": (no_projection, "tiny: no projection of the camera there, neither cc_projection/ nor clip_camera"),
@@ -250,6 +254,10 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "damaged": (damaged, "diffusion_pytorch_model.safetensors: not a readable weight file"),
     "lacking": (lacking, r"the weight 'conv_in\.bias' is missing"),
     "too much": (too_much, r"unexpected weight 'text_model\.x'"),
+    "prediction": (
+        other_prediction,
+        "prediction_type: wanted epsilon, got v_prediction; Zero-1-to-3 in diffusers' form",
+    ),
 }
 
 

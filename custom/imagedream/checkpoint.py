@@ -28,7 +28,7 @@ from liftstudio.priors.latent_diffusion import (
     weight_count,
     weight_shape,
 )
-from liftstudio.priors.network_folders import diffusers_part, image_tower_part
+from liftstudio.priors.network_folders import autoencoder_part, image_tower_part
 from liftstudio.priors.weights import Weights
 
 from .folders import WANTED_TOWER, WANTED_VAE
@@ -85,7 +85,7 @@ def open_parts(weights: Weights, image_weight: float, elsewhere: Elsewhere) -> P
         InputError: a weight is missing, has another shape, or belongs to no network.
     """
     unet = unet_part(weights, image_weight)
-    vae = _folder_vae_part(elsewhere.vae) if elsewhere.vae else vae_part(weights, vae_prefix(weights))
+    vae = autoencoder_part(elsewhere.vae, WANTED_VAE) if elsewhere.vae else vae_part(weights, vae_prefix(weights))
     adaptor = tower = None
     if takes_image(weights):
         adaptor = adaptor_part(weights, unet_prefix(weights) + IMAGE)
@@ -97,12 +97,6 @@ def open_parts(weights: Weights, image_weight: float, elsewhere: Elsewhere) -> P
     _check_widths(weights, parts)
     check_all_used(weights, all_parts, _in_no_part(parts))
     return parts
-
-
-def _folder_vae_part(folder: str) -> Part:
-    from diffusers import AutoencoderKL  # takes seconds to import
-
-    return diffusers_part(AutoencoderKL, folder, WANTED_VAE)
 
 
 def has_vae(weights: Weights) -> bool:
@@ -181,6 +175,9 @@ def file_clip_part(weights: Weights) -> Part:
 
 def _check_widths(weights: Weights, parts: Parts) -> None:
     """Raise an InputError unless what one network gives is as wide as what the next one takes."""
+    wanted, found = parts.unet.module.config.in_channels, parts.vae.module.config.latent_channels
+    if wanted != found:
+        raise InputError(f"{parts.vae.weights.path}: latents of {found} channels; {weights.path} wants {wanted}")
     if parts.adaptor is None or parts.tower is None:
         return
     wanted, found = parts.adaptor.module.proj_in.in_features, parts.tower.module.config.hidden_size

@@ -165,7 +165,7 @@ class ImageDreamSDS(MultiViewSDS):
 
 @register("mvdream-sds")
 class MVDreamSDS(MultiViewSDS):
-    """Multi-view score distillation after a text alone (MVDream); no picture is needed, but by the bundled prior."""
+    """Multi-view score distillation after a text alone (MVDream); no picture is needed."""
 
     @dataclass(kw_only=True)
     class Config(MultiViewSDS.Config):
@@ -178,11 +178,9 @@ class MVDreamSDS(MultiViewSDS):
     config: Config
 
     def check_prior(self) -> None:
-        """It must be one of text alone; one that knows no text stands in with its picture."""
-        if self.prior.takes_picture and self.prior.takes_text:
+        """It must be one of text alone."""
+        if self.prior.takes_picture:
             raise InputError(f"prior: {self.prior.name} wants a picture; use it with the guidance 'imagedream-sds'")
-        if not self.prior.takes_text:
-            log.warning("guidance: %s stands in for MVDream: it reads no text, only the picture", self.prior.name)
 
 
 def _between(low: float, high: float, share: float) -> float:

@@ -1,10 +1,12 @@
 """What kind of ImageDream or MVDream file this is; light, since every command may ask."""
 
 import re
+from pathlib import Path
 
 from liftstudio.errors import InputError
+from liftstudio.logs import log
 from liftstudio.priors.latent_diffusion import metadata_number
-from liftstudio.priors.weights import Weights
+from liftstudio.priors.weights import Weights, pipeline_folder
 
 UNET = "model.diffusion_model."  # of the official files; the public conversion for diffusers has none
 CAMERA = "camera_embed.0.weight"  # only these models have it
@@ -20,6 +22,8 @@ UNUSED = re.compile(
     r"|transformer)(\.|$)|cond_stage_model\.)"
 )
 MODES = ("pixel", "local", "text")
+_NAMED = {"ipmv": "pixel", "ipmv-local": "local"}  # what a name with that in it hints at
+_PUBLISHED = {f"sd-v2.1-base-4view-{part}": mode for part, mode in _NAMED.items()}  # what these names stand for
 # What shapes cannot tell: of the official models. Other files say theirs under these names in their metadata.
 NUMBERS = {"num_head_channels": 64, "adaptor_head_channels": 64, "clip_head_channels": 80, "image_size": 256}
 
@@ -50,35 +54,47 @@ def mode_of(weights: Weights, asked: str) -> str:
     """How the network is to be called, of MODES.
 
     Both official ImageDream files have the same weights' names and shapes, and each works, badly, as the other. What
-    tells them apart is the file's name, which has "ipmv" (pixel) or "ipmv-local" in it, or its metadata's `mode`.
+    tells them apart is their published name, or metadata's `mode`. Other names with "ipmv" (pixel) or "ipmv-local" in
+    them, of the file or of the pipeline that it is a part of, are hints: `asked` goes before them, with a warning.
 
     Args:
         asked: one of MODES, or "auto": what the file tells.
     Raises:
         InputError: the file is of another mode than `asked`, or "auto" and it does not tell.
     """
-    known = _known_mode(weights)
-    if asked == "auto" and not known:
-        raise InputError(
-            f"{weights.path}: neither its weights nor its name tell whether the picture is one of its frames; say so "
-            "with mode: pixel (as for sd-v2.1-base-4view-ipmv.pt) or mode: local (as for ...-ipmv-local.pt)"
-        )
-    if asked not in ("auto", known) and (known or asked == "text"):
+    known, hinted = _known_mode(weights), _hinted_mode(weights.path)
+    if asked == "auto":
+        if not known and not hinted:
+            raise InputError(
+                f"{weights.path}: neither its weights nor its name tell whether the picture is one of its frames; with "
+                "the prior's type: imagedream, say mode: pixel (as for sd-v2.1-base-4view-ipmv.pt) or mode: local (as "
+                "for ...-ipmv-local.pt)"
+            )
+        return known or hinted
+    if asked != known and (known or asked == "text"):
         raise InputError(f"mode: wanted {known or 'pixel or local'}, as {weights.path} is of that, got {asked}")
-    return known if asked == "auto" else asked
+    if not known and hinted not in ("", asked):
+        log.warning("mode: %s, as asked for; the name of %s speaks of %s", asked, weights.path, hinted)
+    return asked
 
 
 def _known_mode(weights: Weights) -> str:
-    """What the file tells; "" for nothing."""
+    """What the file is for certain; "" if it does not tell."""
     if not takes_image(weights):
         return "text"
     told = weights.metadata.get("mode", "")
-    if told:
-        if told not in MODES[:2]:
-            raise InputError(f"{weights.path}: metadata 'mode': wanted pixel or local, got {told!r}")
-        return told
-    names = re.findall(r"ipmv(?:-local)?", str(weights.path))
-    return {"ipmv": "pixel", "ipmv-local": "local"}[names[-1]] if names else ""
+    if told and told not in MODES[:2]:
+        raise InputError(f"{weights.path}: metadata 'mode': wanted pixel or local, got {told!r}")
+    return told or _PUBLISHED.get(weights.path.stem, "")
+
+
+def _hinted_mode(path: Path) -> str:
+    """What a name speaks of: the pipeline's if the file is its denoising network, else the file's; "" for nothing."""
+    pipeline = pipeline_folder(path)
+    if pipeline and pipeline.parent.name == "snapshots":  # of the hub's local copies, by their hashes
+        pipeline = pipeline.parent.parent
+    names = re.findall(r"ipmv(?:-local)?", pipeline.name if pipeline else path.name)
+    return _NAMED[names[-1]] if names else ""
 
 
 def number(weights: Weights, name: str) -> int:

@@ -14,13 +14,13 @@ from liftstudio.checks import check_range, check_shape
 from liftstudio.errors import InputError
 from liftstudio.images import straight_from_white
 from liftstudio.logs import log
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import SAME_DEG, ImagePrompt, Prior
 from liftstudio.priors.classifier_free import guided_estimate
 from liftstudio.priors.latent_prior import LATENT_SCALE, LatentPrior
 from liftstudio.priors.parameterization import x0_from_epsilon
 from liftstudio.priors.precision import half_on_cuda
 from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep, scaled_linear_levels
-from liftstudio.priors.weights import UNET_FOLDER, Weights, open_weights
+from liftstudio.priors.weights import UNET_FOLDER, Weights, is_hub_name, open_weights, pipeline_folder
 from liftstudio.registry import register
 
 from .conditioning import camera_conditions, clip_pixels, over_grey, vae_pixels
@@ -33,7 +33,6 @@ if TYPE_CHECKING:  # diffusers takes seconds to import
     from .text import TextEncoder
 
 FRAMES = 4  # views that are denoised together
-SAME_DEG = 0.1  # angles closer than this are the same
 # Of the pictures the networks were trained on, degrees: (elevations, vertical fields of view).
 TRAINED_DEG = {"image": ((0.0, 30.0), (45.0, 50.0)), "text": ((0.0, 30.0), (15.0, 60.0))}
 NEGATIVE_PROMPT = (  # that of ImageDream's 3D configuration
@@ -110,11 +109,8 @@ class ImageDream(LatentPrior):
             log.warning("%s was trained on %d views of equal elevation; these are not", self.name, FRAMES)
         ranges = TRAINED_DEG["text" if self.mode == "text" else "image"]
         asked = {"elevation": cameras.elevation_deg, "field of view": cameras.fov_deg}
-        for (name, angles_deg), (low, high) in zip(asked.items(), ranges, strict=True):
-            least, most = angles_deg.min().item(), angles_deg.max().item()
-            if least < low - SAME_DEG or most > high + SAME_DEG:
-                trained = f"{self.name} was trained for {low:g} to {high:g} degrees"
-                log.warning("%s: %.4g to %.4g degrees; %s", name, least, most, trained)
+        for (name, angles_deg), trained_deg in zip(asked.items(), ranges, strict=True):
+            self.warn_beyond(name, angles_deg, trained_deg)
 
     def sigmas(self, steps: int) -> Tensor:
         """Those of DDIM, as officially: see `samplers.ddim_sigmas`."""
@@ -176,7 +172,7 @@ def _open(config: ImageDream.Config, weights: Weights) -> tuple["Parts", "TextEn
     from .checkpoint import Elsewhere, has_tower, has_vae, open_parts  # diffusers takes seconds to import
     from .text import TextEncoder
 
-    pipeline = _pipeline_folder(config.weights, weights.path)
+    pipeline = _pipeline(config.weights, weights.path)
     text = TextEncoder(config.text_encoder or pipeline or STABLE_DIFFUSION)
     vae = "" if has_vae(weights) else f"{pipeline or STABLE_DIFFUSION}/vae"
     tower = "" if has_tower(weights) else f"{pipeline}/image_encoder" if pipeline else TOWER
@@ -187,6 +183,9 @@ def _open(config: ImageDream.Config, weights: Weights) -> tuple["Parts", "TextEn
     return parts, text
 
 
-def _pipeline_folder(text: str, path: Path) -> str:
-    """The diffusers pipeline that the weights at `path`, named by `text`, are a part of; "" for none."""
-    return re.sub(rf"/{UNET_FOLDER}(/[^/]*)?$", "", text.rstrip("/")) if path.parent.name == UNET_FOLDER else ""
+def _pipeline(text: str, path: Path) -> str:
+    """The diffusers pipeline, here or on the hub, of the weights at `path`, named by `text`; "" for none."""
+    folder = pipeline_folder(path)
+    if folder and is_hub_name(text):
+        return re.sub(rf"/{UNET_FOLDER}(/[^/]*)?$", "", text.rstrip("/"))
+    return str(folder or "")

@@ -1,19 +1,17 @@
 """Text-to-image models in diffusers' folders: network, autoencoder if there is one, noise schedule."""
 
-import json
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from liftstudio.errors import InputError
 from liftstudio.priors.latent_diffusion import Part, check_all_used
-from liftstudio.priors.latent_prior import LATENT_SCALE
-from liftstudio.priors.network_folders import check_folder, diffusers_part
+from liftstudio.priors.network_folders import autoencoder_part, check_folder, diffusers_part, read_scheduler
 from liftstudio.priors.parameterization import sigma_from_alpha_bar
-from liftstudio.priors.weights import Weights, find_file
+from liftstudio.priors.weights import Weights
 
 _NOTHING = re.compile(r"(?!)")
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
@@ -24,11 +22,11 @@ class NoiseSchedule:
     """What a network was trained with.
 
     levels:     [timesteps] float64 ascending noise levels.
-    prediction: what the network estimates.
+    prediction: what the network estimates: "epsilon" or "v_prediction".
     """
 
     levels: Tensor
-    prediction: Literal["epsilon", "v_prediction"]
+    prediction: str
 
 
 def is_pixel_unet(weights: Weights) -> bool:
@@ -71,13 +69,7 @@ def vae_part(folder: str, published: str) -> Part:
         InputError: there is none, or one whose latents are scaled otherwise than Stable Diffusion's.
     """
     check_folder(folder, published)
-    from diffusers import AutoencoderKL
-
-    part = _checked(diffusers_part(AutoencoderKL, f"{folder}/vae", published))
-    scale = part.module.config.scaling_factor
-    if scale != LATENT_SCALE:
-        raise InputError(f"{folder}/vae: its latents are scaled by {scale:g}, not by {LATENT_SCALE:g}; {published}")
-    return part
+    return _checked(autoencoder_part(f"{folder}/vae", published))
 
 
 def read_schedule(folder: str, published: str) -> NoiseSchedule:
@@ -88,16 +80,13 @@ def read_schedule(folder: str, published: str) -> NoiseSchedule:
     """
     from diffusers import DDPMScheduler
 
-    path = find_file(f"{folder}/scheduler/scheduler_config.json", published)
+    options = read_scheduler(folder, ("epsilon", "v_prediction"), published)
     try:
-        options: dict[str, Any] = json.loads(path.read_text())
         scheduler: Any = DDPMScheduler(**{name: options[name] for name in _BETAS if name in options})
-    except Exception as error:  # not JSON, not a table, or options that make no schedule
-        raise InputError(f"{path}: not a noise schedule ({error}); {published}") from error
-    prediction = options.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise InputError(f"{path}: prediction_type: wanted epsilon or v_prediction, got {prediction}")
-    return NoiseSchedule(sigma_from_alpha_bar(scheduler.alphas_cumprod.to(torch.float64)), prediction)
+    except Exception as error:  # options of many types that make no schedule
+        raise InputError(f"{folder}/scheduler: not a noise schedule ({error}); {published}") from error
+    levels = sigma_from_alpha_bar(scheduler.alphas_cumprod.to(torch.float64))
+    return NoiseSchedule(levels, options["prediction_type"])
 
 
 def _channels(weights: Weights) -> tuple[int, ...]:

@@ -9,7 +9,13 @@ from torch import nn
 
 from liftstudio.errors import InputError
 from liftstudio.priors.latent_diffusion import Part, check_all_used, same, weight_shape
-from liftstudio.priors.network_folders import check_folder, diffusers_part, image_tower_part, open_folder_weights
+from liftstudio.priors.network_folders import (
+    check_folder,
+    check_predicts_noise,
+    diffusers_part,
+    image_tower_part,
+    open_folder_weights,
+)
 from liftstudio.priors.weights import Weights
 
 PUBLISHED = (
@@ -46,9 +52,10 @@ def open_folder(folder: str) -> Parts:
         folder: in diffusers' form, or `owner/name` on the Hugging Face hub.
     Raises:
         InputError: a file is missing (says where it is published) or not readable; a weight is missing, unknown or of
-            another shape; or the networks do not belong together.
+            another shape; the networks do not belong together, or estimate something other than noise.
     """
     check_folder(folder, PUBLISHED)
+    check_predicts_noise(folder, PUBLISHED)
     from diffusers import AutoencoderKL, UNet2DConditionModel  # takes seconds to import
 
     parts = Parts(

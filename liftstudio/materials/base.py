@@ -35,7 +35,7 @@ class Material(Component, nn.Module):
     needs_normals: bool = False  # whether `shade` reads normals of its own, whatever the light
 
     def update(self, step: int, generator: torch.Generator) -> None:
-        """Draw what changes from step to step; called before each training step (0-based in the stage)."""
+        """Draw what changes from step to step; called before each training step (0-based, of all stages together)."""
 
     @abstractmethod
     def albedo(self, features: Tensor) -> Tensor:

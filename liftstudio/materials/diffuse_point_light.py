@@ -15,6 +15,7 @@ from liftstudio.registry import register
 from liftstudio.schedules import Schedule
 
 SHADED = Schedule(((0.0, 0.0), (5000.0, 0.0), (5001.0, 0.75)))  # ImageDream's: from then on three steps of four
+LENGTH = 1.8  # of an object's longest side here, world units; in ImageDream's world it is 1
 
 
 @register("diffuse-point-light")
@@ -25,14 +26,16 @@ class DiffusePointLight(Diffuse):
     s max(0, n . l)) with s uniform in [0, 1]. l points to a light in the camera's direction, moved by normal noise and
     brought to a random distance from the origin. In some of these steps the albedo is white. What is rendered without
     gradients (tests, export) is never shaded so. Not for losses that compare colours with pictures.
+
+    Defaults are those of ImageDream's released configuration, its lengths (1; 0.8 to 1.5) times `LENGTH`: world units.
     """
 
     @dataclass
     class Config(Material.Config):
-        shaded: Schedule = field(default_factory=lambda: SHADED)  # share of the steps that are shaded
+        shaded: Schedule = field(default_factory=lambda: SHADED)  # share that is shaded; over the steps of all stages
         textureless: float = 0.5  # share of the shaded steps in which the albedo is white
-        spread: float = 0.8  # standard deviation of the light's place about the camera's, along each axis, world units
-        distance: tuple[float, float] = (0.8, 1.5)  # least and most, of the light from the origin, world units
+        spread: float = LENGTH  # standard deviation of the light's place about the camera's, along each axis
+        distance: tuple[float, float] = (0.8 * LENGTH, 1.5 * LENGTH)  # least and most, of the light from the origin
 
         def __post_init__(self) -> None:
             for _, value in self.shaded.points:

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from liftstudio.assets import input_path
 from liftstudio.errors import InputError
 from liftstudio.priors.latent_diffusion import Part, Sources, replace_parts, same
+from liftstudio.priors.latent_prior import LATENT_SCALE
 from liftstudio.priors.weights import Weights, find_file, is_hub_name
 
 _OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}  # of diffusers before 0.15
 _OLD_STEMS = {"model": "pytorch_model"}
+_SCHEDULER = "scheduler/scheduler_config.json"
 
 Build = Callable[[dict[str, Any]], nn.Module]  # a network of the options in `config.json`
 
@@ -28,6 +30,31 @@ def check_folder(folder: str, published: str) -> None:
     """Raise an InputError for what is neither a folder here nor can be one on the hub."""
     if not input_path(folder).is_dir() and not is_hub_name(folder):
         raise InputError(f"{folder}: no such folder; {published}")
+
+
+def read_scheduler(folder: str, predictions: Sequence[str], published: str) -> dict[str, Any]:
+    """The options of a pipeline's noise schedule, `prediction_type` among them: what its network estimates.
+
+    Args:
+        predictions: that the caller knows.
+    Raises:
+        InputError: there is none, or the network estimates something else.
+    """
+    path = find_file(f"{folder}/{_SCHEDULER}", published)
+    options = {"prediction_type": "epsilon"} | _read_options(path, published)  # that is diffusers' default
+    if options["prediction_type"] not in predictions:
+        wanted, got = " or ".join(predictions), options["prediction_type"]
+        raise InputError(f"{path}: prediction_type: wanted {wanted}, got {got}; {published}")
+    return options
+
+
+def check_predicts_noise(folder: str, published: str) -> None:
+    """Raise an InputError for a pipeline whose noise schedule is there and says that its network estimates no noise."""
+    try:
+        find_file(f"{folder}/{_SCHEDULER}")
+    except InputError:
+        return
+    read_scheduler(folder, ("epsilon",), published)
 
 
 def diffusers_part(cls: Any, folder: str, published: str) -> Part:
@@ -45,6 +72,21 @@ def diffusers_part(cls: Any, folder: str, published: str) -> Part:
         return cls.from_config(options)
 
     return _part(build, folder, "diffusion_pytorch_model", "", published)
+
+
+def autoencoder_part(folder: str, published: str) -> Part:
+    """The autoencoder in a folder of diffusers.
+
+    Raises:
+        InputError: there is none, or one whose latents are scaled otherwise than Stable Diffusion's.
+    """
+    from diffusers import AutoencoderKL  # takes seconds to import
+
+    part = diffusers_part(AutoencoderKL, folder, published)
+    scale = part.module.config.scaling_factor
+    if scale != LATENT_SCALE:
+        raise InputError(f"{folder}: its latents are scaled by {scale:g}, not by {LATENT_SCALE:g}; {published}")
+    return part
 
 
 def image_tower_part(folder: str, published: str, *, projected: bool = False) -> Part:
@@ -148,18 +190,23 @@ def _part(build: Build, folder: str, stem: str, prefix: str, published: str) -> 
 
 def _built(build: Build, path: Path, published: str) -> nn.Module:
     """The network of the options in a file, without memory."""
-    try:
-        options = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: not a JSON file ({error}); {published}") from error
-    if not isinstance(options, dict):
-        raise InputError(f"{path}: wanted a table of options; {published}")
+    options = _read_options(path, published)
     try:
         with torch.device("meta"):
             return build(options)
     except Exception as error:  # classes of two packages check their options in many ways
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{path}: no network can be made of it ({reason[0]}); {published}") from error
+
+
+def _read_options(path: Path, published: str) -> dict[str, Any]:
+    try:
+        options = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: not a JSON file ({error}); {published}") from error
+    if not isinstance(options, dict):
+        raise InputError(f"{path}: wanted a table of options; {published}")
+    return options
 
 
 def _sources(module: nn.Module, weights: Weights, prefix: str) -> Sources:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,15 +14,18 @@ from weakref import WeakValueDictionary
 import torch
 
 from liftstudio import registry
+from liftstudio.assets import input_path
+from liftstudio.cache import file_digest
 from liftstudio.config import Block, to_plain
 from liftstudio.errors import InputError
 from liftstudio.logs import log
 from liftstudio.priors.base import Prior
-from liftstudio.priors.weights import Weights, open_weights
+from liftstudio.priors.weights import SUFFIXES, Weights, open_weights, pipeline_folder
 from liftstudio.registry import Component, register
 
 KIND = "prior"
 AUTO = "auto"
+_NETWORK_SUFFIXES = (".json", ".txt", *SUFFIXES)  # options, words, weights
 
 
 @register(AUTO)
@@ -46,12 +50,17 @@ def open_prior(block: Block, device: torch.device) -> Prior:
     Raises:
         InputError: missing, damaged or foreign weights.
     """
-    known = _recognized(block) if block.type == AUTO else block
+    known = recognized(block)
     key = json.dumps([to_plain(known), str(device)])
     prior = _open.get(key)
     if prior is None:
         prior = _open[key] = known.build(device=device)
     return prior
+
+
+def check_count(block: Block, count: int) -> None:
+    """Raise an InputError, without loading weights, where their number of views is known and another one."""
+    registry.find(_known_type(block), KIND).check_count(block_weights(block), count)
 
 
 def block_weights(block: Block) -> Weights:
@@ -64,6 +73,30 @@ def block_weights(block: Block) -> Weights:
     return open_weights(block.options.weights, _published(priors.values(), block.options.weights))
 
 
+def weights_key(block: Block) -> dict[str, Any]:
+    """Plain data that differ where the networks differ that a block of kind "prior" opens.
+
+    The digest of its weights; of the pipeline that these are a part of, and of other folders that options name, the
+    files' names, sizes and times. What is on the hub goes by its name, which is among the options.
+
+    Raises:
+        InputError: as `block_weights`.
+    """
+    path = block_weights(block).path
+    options = dataclasses.asdict(block.options) | {"weights": str(pipeline_folder(path) or "")}
+    places = {name: input_path(value) for name, value in options.items() if isinstance(value, str) and value}
+    # Among them are texts, some too long for `Path.is_dir`.
+    folders = {name: _listing(place) for name, place in places.items() if os.path.isdir(place)}  # noqa: PTH112
+    return {"weights": file_digest(path), "folders": folders}
+
+
+def _listing(folder: Path) -> list[list[Any]]:
+    """Name, size and time of the files in a folder and in the folders in it that networks may be made of."""
+    paths = (path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.suffix in _NETWORK_SUFFIXES)
+    known = ((path.relative_to(folder).as_posix(), path.stat()) for path in sorted(paths))
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in known]
+
+
 def _published(priors: Iterable[type[Prior]], weights: str) -> str:
     """Where official weights are found: of the priors which name that file, or, if none does, of all."""
     texts = [prior.published for prior in priors if prior.published]
@@ -71,11 +104,26 @@ def _published(priors: Iterable[type[Prior]], weights: str) -> str:
     return "; ".join([text for text in texts if whole_name.search(text)] or texts)
 
 
-def _recognized(block: Block) -> Block:
+def recognized(block: Block) -> Block:
+    """The block of the prior itself, if it is `type: auto`; says so if that prior does not read the text.
+
+    Raises:
+        InputError: missing or unreadable weights, or weights of no known prior.
+    """
+    if block.type != AUTO:
+        return block
+    name = _known_type(block)
+    prior = registry.find(name, KIND)
+    return Block(KIND, name, prior.Config(**_known_options(name, prior, dataclasses.asdict(block.options))))
+
+
+def _known_type(block: Block) -> str:
+    if block.type != AUTO:
+        return block.type
     known, weights = dict(_known_priors()), block_weights(block)
     for name, prior in known.items():
         if prior.recognizes(weights):
-            return Block(KIND, name, prior.Config(**_known_options(name, prior, dataclasses.asdict(block.options))))
+            return name
     raise InputError(f"{weights.path}: weights of no known prior; known: {', '.join(known)}")
 
 

@@ -1,6 +1,7 @@
 """Stages one after the other, each starting from what the one before has found."""
 
 import dataclasses
+import itertools
 from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
@@ -94,6 +95,8 @@ class CoarseToFine(System):
         previous = self._previous_render(stage) if state is None else None
         config = self.config.stages[stage]
         self.stage, self.scene = stage, self._new_scene(stage, self.setup_generator)
+        before = itertools.takewhile(lambda name: name != stage, self.stages)
+        self.steps_before = sum(self.stages[name] for name in before)
         if previous is not None:
             self.scene.geometry.initialize(*previous)
         if state is not None:
@@ -146,7 +149,7 @@ class CoarseToFine(System):
         assert self.scene is not None
         active = self.config.stages[self.stage].regularizers.active(step)
         self.scene.geometry.update(step)
-        self.scene.material.update(step, self.generator)
+        self.scene.material.update(self.steps_before + step, self.generator)  # it is one for all stages
         self.renderer.update(self.scene, step, self.generator)
         weighted: Weighted = {}
         figures: dict[str, float] = {}

@@ -16,4 +16,7 @@ class MapEstimator(ViewPlugIn):
 
     @abstractmethod
     def maps(self, views: ReferenceViews) -> dict[str, Tensor]:
-        """`depths` [V, H, W, 1], `normals` [V, H, W, 3] or both, as `ReferenceViews` has them, on the CPU."""
+        """`depths` [V, H, W, 1], `normals` [V, H, W, 3] or both, as `ReferenceViews` has them, on the CPU.
+
+        Those of held-out views are read by nothing and may hold anything.
+        """

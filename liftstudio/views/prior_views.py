@@ -11,18 +11,19 @@ from torch import Tensor
 
 from liftstudio import __version__
 from liftstudio.assets import SCHEME, input_path
-from liftstudio.cache import cached, content_key, file_digest
+from liftstudio.cache import cached, content_key
 from liftstudio.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.checks import check_range
 from liftstudio.config import Block, to_plain
 from liftstudio.errors import InputError
 from liftstudio.images import resize_lanczos, straight_from_white
-from liftstudio.logs import WorkProgress, log
+from liftstudio.logs import WorkProgress, kept_warnings, log
 from liftstudio.orbits import MAX_ELEVATION_DEG, Angles
 from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.classifier_free import check_guidance_scale
-from liftstudio.priors.opening import block_weights, open_prior
+from liftstudio.priors.opening import check_count, open_prior, recognized, weights_key
 from liftstudio.priors.samplers import euler
+from liftstudio.views import matting
 from liftstudio.views.base import ReferenceViews, ViewSource
 from liftstudio.views.enhancement import ViewEnhancer, with_colors
 from liftstudio.views.estimation import MapEstimator
@@ -52,6 +53,7 @@ class GeneratedViews(ViewSource):
         guidance_scale: float = 0.0  # classifier-free guidance; 1: none; 0: what suits the prior
         seed: int = 0  # of the noise (and of a random orbit)
         resolution: int = 0  # pixels across the views; what the prior makes is resized; 0: the prior's, at least 256
+        matting: bool = False  # views without masks are cut out by rembg, not by their white: for objects with white
         distance: float = 3.6  # of the cameras from the object's centre, world units: twice its longest side
         fov_deg: float = 33.8  # field of view of the cameras
         enhance: Annotated[Block, "view-enhancer"] | None = None  # what repaints the views in the picture's manner
@@ -66,6 +68,8 @@ class GeneratedViews(ViewSource):
             check_range("seed", self.seed, 0, 2**63 - 1)
             if self.resolution != 0:
                 check_range("resolution", self.resolution, 16, 4096)
+            if self.matting and not matting.installed():
+                raise InputError(f"matting: rembg is not there; {matting.INSTALL}")
             check_range("distance", self.distance, 1e-3)
             check_range("fov_deg", self.fov_deg, 1, 170)
 
@@ -136,24 +140,40 @@ class GeneratedViews(ViewSource):
             InputError: the picture, the weights, the cameras or a plug-in are refused; before the sampling.
         """
         picture = self.picture()
+        if self.config.enhance is not None and picture is None:
+            raise InputError("enhance: there is no picture, and so nothing to enhance the views by")
         enhancer: ViewEnhancer | None = self._plug_in(self.config.enhance)
         estimator: MapEstimator | None = self._plug_in(self.config.maps)
         self._say_which_prior()
-        if self.config.cache:
-            frames = cached("views", self._key(picture), lambda: self._make(picture))
-        else:
-            frames = self._make(picture)
+        prior = recognized(self.config.prior)
+        frames = self._cached(prior, picture) if self.config.cache else self._make(prior, picture)
         images, masks = (frames[name].float() / 255 for name in ("images", "masks"))
         views = _without_empty(self.assemble(images, masks, picture))
         if enhancer is not None:
             views = self._enhanced(views, enhancer)
-        if estimator is not None:
-            views = replace(views, **self._derived("view-maps", estimator, views, lambda: estimator.maps(views)))
         if self.config.held_out:
             if views.prompt is None and picture is not None:
                 raise InputError("held_out: the picture is none of the views, and so nothing would be left to train on")
             views = replace(views, held_out=torch.tensor([index != views.prompt for index in range(len(views))]))
+        if estimator is not None:
+            views = replace(views, **self._derived("view-maps", estimator, views, lambda: estimator.maps(views)))
         return views
+
+    def _cached(self, prior: Block, picture: InputImage | None) -> dict[str, Any]:
+        """What `_make` makes, or the cache has; what was warned of when it was made is warned of again."""
+        now: list[str] = []
+
+        def make() -> dict[str, Any]:
+            with kept_warnings() as warnings:
+                frames = self._make(prior, picture)
+            now.extend(warnings)
+            return frames | {"warnings": warnings}
+
+        frames = cached("views", self._key(prior, picture), make)
+        for warning in frames["warnings"]:
+            if warning not in now:
+                log.warning("%s", warning)
+        return frames
 
     def _plug_in(self, block: Block | None) -> Any:
         return None if block is None else block.build(device=self.device)
@@ -177,6 +197,7 @@ class GeneratedViews(ViewSource):
             "plug-in": plug_in.fingerprint(),
             "views": [_digest(tensor) for tensor in (views.images, views.masks, views.cameras.c2w)],
             "prompt": views.prompt,
+            "held_out": views.held_out.tolist(),
         }
         return cached(kind, content_key(key), make) if self.config.cache else make()
 
@@ -186,24 +207,24 @@ class GeneratedViews(ViewSource):
         if weights.startswith(SCHEME):
             log.info("views: that is the small bundled prior; it stands in for the official network of the method")
 
-    def _key(self, picture: InputImage | None) -> str:
+    def _key(self, prior: Block, picture: InputImage | None) -> str:
         """A name for all that decides what the prior makes."""
         options = {k: v for k, v in to_plain(self.config).items() if k not in self.not_deciding}
-        prior = {k: v for k, v in to_plain(self.config.prior).items() if k not in ("weights", "chunk")}
         return content_key(
             {
                 "version": __version__,
                 "source": type(self).__qualname__,
                 "options": options,
-                "prior": prior,
-                "weights": file_digest(block_weights(self.config.prior).path),
+                "prior": {k: v for k, v in to_plain(prior).items() if k not in ("weights", "chunk")},
+                "weights": weights_key(prior),
                 "picture": picture and [_digest(tensor) for tensor in (picture.rgb, picture.alpha)],
             }
         )
 
-    def _make(self, picture: InputImage | None) -> dict[str, Any]:
+    def _make(self, known: Block, picture: InputImage | None) -> dict[str, Any]:
         """Images [K T, R, R, 3] over white and masks [K T, R, R, 1] of the prior's resolution, uint8."""
-        prior = open_prior(self.config.prior, self.device)
+        check_count(known, len(self.angles()[0]))
+        prior = open_prior(known, self.device)
         if prior.takes_picture and picture is None:
             raise InputError(f"prior: {prior.name} makes views of a picture, and here is none")
         if picture is not None and not prior.takes_picture:
@@ -219,7 +240,9 @@ class GeneratedViews(ViewSource):
             latents = self.sample(prior, prompt, cameras.to(self.device), sigmas, generator, on_step)
             images, masks = prior.decode(latents)
         if masks is None:
-            masks = torch.stack([_silhouette(image.cpu()) for image in images])
+            masks = torch.stack([silhouette(image.cpu(), self.config.matting) for image in images])
+        elif self.config.matting:
+            log.warning("views.matting: %s makes masks itself; they are used", prior.name)
         return {"images": _quantized(images), "masks": _quantized(masks)}
 
     def assemble(self, images: Tensor, masks: Tensor, picture: Any) -> ReferenceViews:
@@ -273,6 +296,12 @@ class PriorViews(GeneratedViews):
     config: Config
     not_deciding = GeneratedViews.not_deciding | {"image"}
 
+    def load(self) -> ReferenceViews:
+        """See `GeneratedViews.load`; says the elevation, which no method finds out."""
+        elevation = f"{self.config.elevation_deg:g} degrees"
+        log.info("views: the picture is taken to be from an elevation of %s (views.elevation_deg)", elevation)
+        return super().load()
+
     def picture(self) -> InputImage:
         """As the options frame it."""
         return load_input_image(
@@ -317,9 +346,10 @@ class PriorViews(GeneratedViews):
         return int(same.nonzero()[-1]) if same.any() else None
 
 
-def _silhouette(image: Tensor) -> Tensor:
-    """Mask [R, R, 1] of a generated image [R, R, 3] over white."""
-    return main_pieces(alpha_before(image, torch.ones(3)), MAIN_PIECE)[0]
+def silhouette(image: Tensor, by_matting: bool = False) -> Tensor:
+    """Mask [R, R, 1] of a generated image [R, R, 3] over white, by that white or by the matting extra."""
+    alpha = matting.cut_out(image.float().clamp(0, 1))[1] if by_matting else alpha_before(image, torch.ones(3))
+    return main_pieces(alpha, MAIN_PIECE)[0]
 
 
 def _quantized(images: Tensor) -> Tensor:
@@ -337,16 +367,21 @@ def _shown_on(progress: WorkProgress, steps: int) -> OnStep:
     return show
 
 
+def not_empty(views: ReferenceViews) -> Tensor:
+    """[V] bool: whether a view shows something."""
+    return (views.masks > FOREGROUND).flatten(1).any(1)
+
+
 def _without_empty(views: ReferenceViews) -> ReferenceViews:
     """The views that show something.
 
     Raises:
         InputError: none but the picture does.
     """
-    seen = (views.masks > FOREGROUND).flatten(1).any(1)
+    seen = not_empty(views)
     generated = [index for index in range(len(views)) if index != views.prompt]
     if not seen[generated].any():
-        raise InputError("views: all generated views are empty; try another seed, or another elevation_deg")
+        raise InputError("views: all generated views are empty; try another views.seed, or another views.elevation_deg")
     if bool(seen.all()):
         return views
     empty = [name for name, shown in zip(views.names, seen.tolist(), strict=True) if not shown]
