@@ -1,10 +1,12 @@
 """Hash-grid fields: an encoding of points followed by a small network."""
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liftstudio.checks import check_range
@@ -54,6 +56,7 @@ class HashField(nn.Module):
         self.spec = HashGridSpec(
             config.levels, config.features_per_level, log2_table_size, config.base_resolution, config.finest_resolution
         )
+        self.used = self.spec  # the levels that are encoded: those beyond have a weight of 0
         self.register_buffer("box", box.clone())
         self.register_buffer("level_weights", torch.ones(self.spec.output_size, device=box.device))
         self.table = nn.Parameter(torch.empty(self.spec.entries, self.spec.features))
@@ -71,13 +74,15 @@ class HashField(nn.Module):
 
     def use_levels(self, count: float) -> None:
         """Let only the `count` coarsest levels through; the last of them in part if `count` is not whole."""
+        self.used = self.spec.coarsest(min(max(math.ceil(count), 1), self.spec.levels))
         levels = torch.arange(self.spec.levels, device=self.level_weights.device)
         self.level_weights.copy_((count - levels).clamp(0, 1).repeat_interleave(self.spec.features))
 
     def forward(self, points: Tensor) -> Tensor:
         """[N, outputs] float32 at world points [N, 3]; those outside the box have the value of its border."""
         unit = (points - self.box[0]) / (self.box[1] - self.box[0])
-        encoded = hash_encode(unit.clamp(0, 1), self.table, self.spec) * self.level_weights
+        encoded = hash_encode(unit.clamp(0, 1), self.table[: self.used.entries], self.used)
+        encoded = F.pad(encoded, (0, self.spec.output_size - self.used.output_size)) * self.level_weights
         device_type = points.device.type
         low = self.precision == "bfloat16" or (self.precision == "auto" and fast_bfloat16(device_type))
         with torch.autocast(device_type, torch.bfloat16, enabled=low):

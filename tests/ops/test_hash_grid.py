@@ -231,3 +231,20 @@ def test_wrong_layouts_are_named(field: str) -> None:
         HashGridSpec(**{field: 0})
     with pytest.raises(ValueError, match="finest_resolution"):
         HashGridSpec(base_resolution=32, finest_resolution=16)
+
+
+@fresh_seed
+@pytest.mark.parametrize("backend", ["reference", "numba", "warp"])
+@each_spec
+def test_the_coarsest_levels_alone(spec: HashGridSpec, backend: str, seed: int) -> None:
+    """They are encoded as among all levels, bit for bit, from the first rows of the table."""
+    generator = torch.Generator().manual_seed(seed)
+    points, table = torch.rand(50, 3, generator=generator), random_table(spec, generator)
+    with use_backend(backend):
+        whole = hash_encode(points, table, spec)
+        for levels in range(1, spec.levels + 1):
+            part = spec.coarsest(levels)
+            assert part.scales == spec.scales[:levels] and part.coarsest(1) == spec.coarsest(1)
+            assert torch.equal(hash_encode(points, table[: part.entries], part), whole[:, : part.output_size])
+    with pytest.raises(ValueError, match=rf"{spec.levels + 1} levels of a grid with {spec.levels}"):
+        spec.coarsest(spec.levels + 1)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,7 +14,7 @@ PRIMES = (1, 2654435761, 805459861)
 class HashGridSpec:
     """Layout of a 3D multiresolution hash grid, row for row that of tiny-cuda-nn's `HashGrid`.
 
-    Level `l` has `scale = base_resolution * b^l - 1`, with `b` such that the last level reaches
+    Level `l` has `scale = base_resolution * b^l - 1`, with `b` such that the last level (of all `of_levels`) reaches
     `finest_resolution`, and `resolution = ceil(scale) + 1` corners per axis. A point `x` in [0, 1]^3 lies at
     `x * scale + 0.5` in units of cells. A level owns `min(resolution^3 rounded up to a multiple of 8,
     2^log2_table_size)` consecutive rows; levels follow each other, coarsest first. Corner (i, j, k) uses row
@@ -35,11 +35,14 @@ class HashGridSpec:
     log2_table_size: int = 15
     base_resolution: int = 16
     finest_resolution: int = 2048
+    of_levels: int = 0  # levels of the grid whose coarsest ones these are; 0: these are all
 
     def __post_init__(self) -> None:
         for name in ("levels", "features", "log2_table_size", "base_resolution"):
             if getattr(self, name) < 1:
                 raise ValueError(f"hash grid: {name} must be at least 1, got {getattr(self, name)}")
+        if 0 < self.of_levels < self.levels:
+            raise ValueError(f"hash grid: {self.levels} levels of a grid with {self.of_levels}")
         if self.finest_resolution < self.base_resolution:
             raise ValueError(
                 f"hash grid: finest_resolution {self.finest_resolution} is below base_resolution {self.base_resolution}"
@@ -47,10 +50,15 @@ class HashGridSpec:
         if self.entries >= 2**31:
             raise ValueError(f"hash grid: {self.entries} table rows, at most 2^31 - 1 are supported")
 
+    def coarsest(self, levels: int) -> "HashGridSpec":
+        """The grid of the coarsest levels alone; their rows come first in the table."""
+        return replace(self, levels=levels, of_levels=self.of_levels or self.levels)
+
     @functools.cached_property
     def per_level_scale(self) -> float:
         """Growth factor of the resolution from one level to the next."""
-        return math.exp(math.log(self.finest_resolution / self.base_resolution) / max(self.levels - 1, 1))
+        steps = max((self.of_levels or self.levels) - 1, 1)
+        return math.exp(math.log(self.finest_resolution / self.base_resolution) / steps)
 
     @functools.cached_property
     def scales(self) -> tuple[float, ...]:
