@@ -22,6 +22,8 @@ from liftstudio.schedules import Schedule
 
 T = TypeVar("T")
 
+TYPO = 0.8  # keys at least so alike, of 1, are the same one misspelt
+
 RESOLVERS: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
@@ -198,8 +200,10 @@ def _convert_block(value: Any, kind: str, path: str) -> Block:
     except InputError as error:
         raise InputError(f"{_join(path, 'type')}: {error}") from None
     options = {key: item for key, item in data.items() if key != "type"}
+    known = _option_keys(component.Config)
     for key in options:
-        if key not in _option_keys(component.Config) and (others := _types_with(key, kind)):
+        is_typo = difflib.get_close_matches(key, known, n=1, cutoff=TYPO)  # or it is known
+        if not is_typo and (others := _types_with(key, kind)):
             wanted = " or ".join(f"{_join(path, 'type')}={other}" for other in others)
             raise InputError(f"unknown key '{_join(path, key)}'; '{data['type']}' has no such option; add {wanted}")
     return Block(kind, data["type"], _convert_dataclass(options, component.Config, path))
@@ -210,7 +214,7 @@ def _option_keys(config: type) -> set[str]:
 
 
 def _types_with(key: str, kind: str) -> list[str]:
-    """The components of a kind that have an option of that name."""
+    """The components of a kind that have an option of that name; it takes seconds to import them all."""
     found = []
     for name in names(kind):
         with contextlib.suppress(InputError):  # one that lacks a package
