@@ -1,5 +1,6 @@
 """ImageDream's and MVDream's configs say what the released ones say, and what the bundled prior was trained for."""
 
+import math
 from dataclasses import fields
 from typing import Any
 
@@ -74,6 +75,15 @@ def test_guidance_and_its_schedules(name: str) -> None:
         assert schedule == Schedule.parse([0, 0.98, end, 8000])
     assert guidance.loss == "reconstruction" and guidance.random_background == 0.5
     assert guidance.lambda_sds == Schedule.constant(1.0)
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_views_show_as_much_as_the_guidances_do(name: str) -> None:
+    config = find(f"{name}-views", "views").Config
+    half_view = config.distance * math.tan(math.radians(config.fov_deg / 2))
+    low, high = (LENGTH * half for half in RELEASED[name]["half_view"])
+    assert low <= half_view <= high
+    assert name == "imagedream" or half_view == pytest.approx((low + high) / 2)
 
 
 @pytest.mark.parametrize("name", OFFICIAL)

@@ -12,7 +12,7 @@ from tiny_imagedream import imagedream, write_tiny_imagedream, write_tiny_text
 from tiny_scenes import sphere_views
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
+from liftstudio.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.config import Block
 from liftstudio.errors import InputError
 from liftstudio.images import resize_smooth
@@ -52,7 +52,10 @@ def toys(prompt: str = "") -> Block:
 
 
 def with_picture(size: int = SIZE) -> ReferenceViews:
-    return replace(sphere_views(3, size), prompt=2)
+    """From the front, at 5 degrees."""
+    views = sphere_views(3, size)
+    front = orbit_cameras(torch.zeros(1), torch.full((1,), 5.0), 3.0, 48.0, size, size)
+    return replace(views, cameras=concatenate([views.cameras[:2], front]), prompt=2)
 
 
 def make(prior: Block, kind: str = "imagedream-sds", views: ReferenceViews | None = None, **options: Any) -> Any:
@@ -327,16 +330,19 @@ def test_the_guidance_must_fit_the_weights(folder: Path) -> None:
 def test_a_perspective_the_prior_does_not_know(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Said once, with the whole range and what it was trained for."""
     make(prior_of(folder, "tiny-ipmv"), views=with_picture())
-    assert "trained for" not in caplog.text
+    assert "trained" not in caplog.text
     ranges = {"elevation_range_deg": (-10.0, 40.0), "fov_range_deg": (30.0, 50.0)}
     make(prior_of(folder, "tiny-ipmv"), views=with_picture(), **ranges)
     assert (
         "elevation: -10 to 40 degrees; ImageDream (pixel, tiny-ipmv.safetensors) was trained for 0 to 30" in caplog.text
     )
-    assert "field of view: 30 to 50 degrees" in caplog.text and caplog.text.count("trained for") == 2
+    assert "field of view: 30 to 50 degrees" in caplog.text and caplog.text.count("trained") == 2
+    make(prior_of(folder, "tiny-ipmv"), views=with_picture(), elevation_range_deg=(10.0, 20.0))
+    assert "elevation of the picture: 5 degrees, the views from 10 to 20" in caplog.text
+    assert caplog.text.count("trained") == 3
 
 
 def test_the_prior_is_opened_once_and_for_all_that_ask(folder: Path) -> None:
     first = open_prior(prior_of(folder, "tiny-ipmv-local"), CPU)
     assert open_prior(prior_of(folder, "tiny-ipmv-local"), CPU) is first
-    assert imagedream("prior").FRAMES == FRAMES
+    assert first.frames == imagedream("conditioning").VIEWS == FRAMES

@@ -101,11 +101,12 @@ def test_modes_by_the_files(pixel: Any, local: Any, text_only: Any) -> None:
 
 
 class Listed(Weights):
-    """A weight file of which only the name and some keys are at hand."""
+    """A weight file of which only the name and some keys are at hand; the public conversion's have no prefix."""
 
     def __init__(self, name: str, metadata: dict[str, str]) -> None:
         self.path, self.metadata = Path(name), metadata
-        self.shapes = {f"{PREFIX}camera_embed.0.weight": (1280, 16), f"{PREFIX}image_embed.latents": (1, 16, 1024)}
+        prefix = PREFIX if name.endswith(".pt") else ""
+        self.shapes = {f"{prefix}camera_embed.0.weight": (1280, 16), f"{prefix}image_embed.latents": (1, 16, 1024)}
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,8 @@ class Listed(Weights):
         ("ipmv/model.pt", {}, "auto", r"neither its weights nor its name tell"),
         ("ipmv-local/my-ipmv.pt", {}, "auto", "pixel"),
         ("models--o--my-ipmv-local/snapshots/01ab/unet/model.safetensors", {}, "auto", "local"),
+        ("my-ipmv/unet/my-ipmv-local.pt", {}, "auto", "local"),
+        ("my-ipmv/unet/model.pt", {}, "auto", r"neither its weights nor its name tell"),
         ("my-ipmv.pt", {"mode": "local"}, "pixel", r"mode: wanted local, as .* is of that, got pixel"),
         ("sd-v2.1-base-4view-ipmv.pt", {}, "local", r"mode: wanted pixel, as .*ipmv\.pt is of that, got local"),
         ("sd-v2.1-base-4view-ipmv-local.pt", {}, "pixel", r"mode: wanted local, as .* is of that, got pixel"),
@@ -136,6 +139,16 @@ def test_mode_is_checked(name: str, metadata: dict[str, str], asked: str, wanted
     else:
         with pytest.raises(InputError, match=wanted):
             mode_of(weights, asked)
+
+
+def test_a_pipeline_is_known_by_its_files(tmp_path: Path) -> None:
+    """An official file in a folder `unet` is of none, unless the pipeline's own list lies beside that."""
+    pipeline_of, official = imagedream("layout").pipeline_of, Listed(f"{tmp_path}/unet/model.pt", {})
+    assert pipeline_of(Listed(f"{tmp_path}/unet/model.safetensors", {})) == tmp_path
+    assert pipeline_of(Listed(f"{tmp_path}/model.safetensors", {})) is None
+    assert pipeline_of(official) is None
+    (tmp_path / "model_index.json").write_text("{}")
+    assert pipeline_of(official) == tmp_path
 
 
 @pytest.mark.parametrize(("name", "said"), [("my-ipmv.pt", "speaks of pixel"), ("my.pt", ""), ("ipmv/my.pt", "")])
@@ -285,13 +298,55 @@ def test_views_come_in_fours(pixel: Any, count: int) -> None:
         (cameras(elevation_deg=40.0), r"elevation: 40 to 40 degrees; ImageDream .* was trained for 0 to 30 degrees"),
         (
             orbit_cameras(90.0 * torch.arange(4), torch.tensor([5.0, 5.0, 9.0, 5.0]), 2.0, 48.0, SIZE, SIZE),
-            r"was trained on 4 views of equal elevation; these are not",
+            r"was trained on 4 views of equal elevation, 90 degrees apart; these are not",
+        ),
+        (
+            orbit_cameras(torch.tensor([0.0, 90.0, 180.0, 275.0]), torch.full((4,), 5.0), 2.0, 48.0, SIZE, SIZE),
+            r"was trained on 4 views of equal elevation, 90 degrees apart; these are not",
         ),
     ],
 )
 def test_warnings_about_cameras(pixel: Any, asked: Cameras, message: str, caplog: pytest.LogCaptureFixture) -> None:
+    picture = asked[:1]
     with caplog.at_level(logging.WARNING, logger="liftstudio"):
-        pixel.check_cameras(cameras(1), asked)
+        pixel.check_cameras(picture, asked)
+    assert re.search(message, caplog.text) if message else not caplog.text
+    assert caplog.text.count("trained") == bool(message)
+
+
+def test_views_are_around_in_any_order(pixel: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Whichever is the first, and by groups of four."""
+    turns_deg = torch.tensor([350.0, 170.0, 80.0, -100.0, 3.0, 273.0, 93.0, 183.0])
+    asked = orbit_cameras(turns_deg, torch.tensor([5.0, 9.0]).repeat_interleave(4), 2.0, 48.0, SIZE, SIZE)
+    with caplog.at_level(logging.WARNING, logger="liftstudio"):
+        pixel.check_cameras(asked[:1], asked)
+        assert not caplog.text
+        pixel.check_cameras(asked[:1], asked[torch.tensor([0, 1, 2, 4, 3, 5, 6, 7])])
+    assert "90 degrees apart; these are not" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("turn_deg", "elevation_deg", "message"),
+    [
+        (-90.0, 5.0, ""),
+        (90.0, 5.0, ""),
+        (260.0, 5.0, "azimuth of the picture: -100 to -100 degrees; .* was trained for -90 to 90 degrees"),
+        (0.0, 12.0, "elevation of the picture: 12 degrees, the views from 5 to 5; .* was trained on equal ones"),
+    ],
+)
+def test_warnings_about_the_picture(
+    pixel: Any,
+    text_only: Any,
+    turn_deg: float,
+    elevation_deg: float,
+    message: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    picture = cameras(1, elevation_deg=elevation_deg, turn_deg=turn_deg)
+    with caplog.at_level(logging.WARNING, logger="liftstudio"):
+        text_only.check_cameras(picture, cameras())
+        assert not caplog.text, "it has no picture"
+        pixel.check_cameras(picture, cameras())
     assert re.search(message, caplog.text) if message else not caplog.text
 
 
@@ -316,6 +371,32 @@ def test_a_long_prompt_is_cut_with_a_warning(folder: Path, caplog: pytest.LogCap
         long = encoder.encode({"prompt": "abcdefghij klm n"}, CPU)
     assert re.search(r"prompt: too long, only its first 10 tokens are used; lost: klm n", caplog.text), caplog.text
     assert tokens.shape == (2, TEXT_LENGTH, 16) and long.shape == (1, TEXT_LENGTH, 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("Big  bad\n Anatomy, Low", "Anatomy, Low"),  # cut within the third word
+        ("Anatomical-Anatomy", "Anatomical-Anatomy"),
+        ("abcdefghi j\tÉ", "É"),
+    ],
+)
+def test_lost_words_are_the_users_own(folder: Path, text: str, lost: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whole ones, as they are written."""
+    encoder = imagedream("text").TextEncoder(str(folder / "text"))
+    with caplog.at_level(logging.WARNING, logger="liftstudio"):
+        encoder.encode({"prompt": text}, CPU)
+    assert caplog.messages == [f"prompt: too long, only its first 10 tokens are used; lost: {lost}"]
+
+
+@pytest.mark.parametrize("special", ["<|endoftext|>", "<|startoftext|>"])
+def test_a_text_ends_where_it_ends(folder: Path, special: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The tokenizer's own marks are but letters in it."""
+    encoder = imagedream("text").TextEncoder(str(folder / "text"))
+    with caplog.at_level(logging.WARNING, logger="liftstudio"):
+        found = encoder.encode({"prompt": special, "other": special[:7], "short": "a"}, CPU)
+    assert "prompt: too long" in caplog.text
+    assert not torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
 def test_text_is_what_the_towers_own_pipeline_makes_of_it(folder: Path) -> None:
@@ -549,6 +630,7 @@ SIZES = {
     "three levels": {"channels": (32, 64, 64), "attends": (True, True, False), "layers": 2},
     "attention in the middle alone": {"channels": (64,), "attends": (False,), "head_channels": 32},
     "attention at half resolution": {"channels": (32, 64), "attends": (False, True)},
+    "heads wider than a level without": {"channels": (32, 64), "attends": (False, True), "head_channels": 64},
 }
 
 

@@ -1,6 +1,7 @@
 """ImageDream from its configs: the front ends on +x everywhere; compositions and bad input."""
 
 import csv
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ import torch.nn.functional as F
 import trimesh
 import yaml
 from PIL import Image
-from tiny_imagedream import COARSE, FINE, MESH, QUICK, SHORT, write_ball
+from tiny_imagedream import COARSE, FINE, MESH, QUICK, SHORT, write_ball, write_tiny_imagedream, write_tiny_text
 from torch import Tensor
 
 from liftstudio import assets
 from liftstudio.cameras import Cameras, orbit_cameras
-from liftstudio.checkpoints import read_verified
+from liftstudio.checkpoints import Checkpoints, read_verified
 from liftstudio.cli import main
 from liftstudio.config import parse, read_config
 from liftstudio.images import load_image, save_image, straight_from_white
@@ -26,6 +27,7 @@ from liftstudio.priors.training.objects import TexturedObject, make_object, rend
 from liftstudio.priors.training.objects.truth import to_mesh
 from liftstudio.registry import find
 
+SEED = int.from_bytes(os.urandom(4), "little")
 CPU = torch.device("cpu")
 CONFIGS = assets.ROOT / "configs"
 TOYS, OFFICIAL, WITH_PICTURE, FROM_SPHERE = (
@@ -150,6 +152,41 @@ def turned(points: Tensor, angle_deg: float) -> Tensor:
 def chamfer(points: Tensor, others: Tensor) -> float:
     distances = torch.cdist(points[:: max(1, len(points) // 2000)], others[:: max(1, len(others) // 2000)])
     return (distances.amin(0).mean() + distances.amin(1).mean()).item()
+
+
+def test_a_torn_run_goes_on_to_the_same_bytes(here: Path) -> None:
+    """From the checkpoint before the last one, with the official network in miniature."""
+    write_ball(here / "ball.png")
+    write_tiny_imagedream(here / "tiny-ipmv.safetensors", seed=SEED)
+    write_tiny_text(here / "text", seed=SEED)
+    options = [
+        "image=ball.png",
+        "views.steps=1",
+        "views.resolution=32",
+        "checkpoint.every=2",
+        f"{MESH}.steps=4",
+        f"{MESH}.geometry.resolution=12",
+        f"{MESH}.geometry.grid.log2_table_size=9",
+        f"{MESH}.guidance.mv.resolution=[16]",
+        f"{MESH}.guidance.mv.prior={{type: imagedream, weights: tiny-ipmv.safetensors, text_encoder: text}}",
+    ]
+    assert main(["--config", FROM_SPHERE, "--train", *SHORT, *options]) == 0
+    (run,) = (here / "runs").glob("*/a")
+    straight = result(run)
+    last = Checkpoints(run / "checkpoints").paths()[0]
+    last.write_bytes(last.read_bytes()[:-1000])
+    (run / "export" / "mesh.glb").unlink()
+    assert main(["--config", str(run / "config.yaml"), "--resume"]) == 0
+    assert result(run) == straight, f"seed {SEED}"
+
+
+def result(run: Path) -> dict[str, Any]:
+    """All that must not depend on whether the run was stopped."""
+    last = read_verified(Checkpoints(run / "checkpoints").paths()[0])
+    with (run / "log.csv").open() as file:
+        losses = [row["mv/sds"] for row in csv.DictReader(file)]
+    scene = {name: tensor.numpy().tobytes() for name, tensor in last["system"]["scene"].items()}
+    return {"step": last["step"], "losses": losses, "scene": scene, "mesh": (run / "export" / "mesh.glb").read_bytes()}
 
 
 @pytest.mark.parametrize("is_compared", [True, False])

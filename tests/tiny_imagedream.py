@@ -73,7 +73,7 @@ def tiny_unet(
         layers_per_block=layers,
         down_block_types=tuple(f"{'CrossAttn' if a else ''}DownBlock2D" for a in attends),
         up_block_types=tuple(f"{'CrossAttn' if a else ''}UpBlock2D" for a in attends[::-1]),
-        attention_head_dim=tuple(width // head_channels for width in channels),
+        attention_head_dim=tuple(max(width // head_channels, 1) for width in channels),  # the number of heads
         use_linear_projection=True,
         cross_attention_dim=context_width,
         class_embed_type="projection",

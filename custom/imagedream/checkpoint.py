@@ -124,7 +124,11 @@ def unet_part(weights: Weights, image_weight: float = 1.0) -> Part:
 
     prefix = unet_prefix(weights)
     sizes = unet_sizes(weights, prefix)
-    heads = [_heads(weights, "num_head_channels", count) for count in sizes.channels]
+    has_heads = [*sizes.attends[:-1], True]  # the middle, as wide as the coarsest level, always attends
+    heads = [
+        _heads(weights, "num_head_channels", channels) if attends else 1
+        for channels, attends in zip(sizes.channels, has_heads, strict=True)
+    ]
     with torch.device("meta"):
         module = MultiViewUNet(
             **sizes.options("Block2D"),

@@ -6,6 +6,11 @@ from torch import Tensor
 
 from liftstudio.priors.latent_prior import clip_normalized
 
+VIEWS = 4  # of an object, at right angles: the networks were trained on so many together
+# The networks are told no scale: what they know is how much of a view an object takes. Officially its longest side is
+# 1 in the middle of a world where half a view shows 0.6 to 0.75 (MVDream: 0.8 to 1); here it is 1.8.
+WORLD_SCALE = 1.8
+
 
 def camera_conditions(c2w: Tensor) -> Tensor:
     """[B, 16] conditions of camera-to-world matrices [B, 4, 4]: row by row, the distance to the origin made 1.

@@ -20,10 +20,7 @@ from liftstudio.renderers.base import Render
 from liftstudio.schedules import Schedule
 from liftstudio.views.base import ReferenceViews
 
-VIEWS = 4  # around an object, 90 degrees apart
-# The networks are told no scale: what they know is how much of a view an object takes. Officially its longest side is
-# 1 in the middle of a world where half a view shows 0.6 to 0.75; here it is 1.8.
-WORLD_SCALE = 1.8
+from .conditioning import VIEWS, WORLD_SCALE
 
 
 class MultiViewSDS(ScheduledDistillation):
@@ -144,7 +141,7 @@ class MultiViewSDS(ScheduledDistillation):
             return self.prior.denoise(noisy, self._sigma, condition, self._views, scale, wanted)
 
         conditional, unconditional = denoise(None), denoise(torch.zeros_like(scales))
-        return rescaled(guided(conditional, unconditional, scales), conditional, share, VIEWS)
+        return rescaled(guided(conditional, unconditional, scales), conditional, share, self.prior.frames or VIEWS)
 
     def distance(self, latents: Tensor, target: Tensor, mask: Tensor | float) -> Tensor:
         """As the option `loss` says; both are means, where the released code sums over the numbers of a view."""

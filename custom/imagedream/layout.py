@@ -50,6 +50,16 @@ def takes_image(weights: Weights) -> bool:
     return any(key.startswith(prefix) for key in weights.shapes)
 
 
+def pipeline_of(weights: Weights) -> Path | None:
+    """The folder of the diffusers pipeline whose denoising network this is; None if it is of none.
+
+    An official file may lie in a folder `unet`, too, as ComfyUI has one.
+    """
+    folder = pipeline_folder(weights.path)
+    is_part = folder and (not unet_prefix(weights) or (folder / "model_index.json").is_file())
+    return folder if is_part else None
+
+
 def mode_of(weights: Weights, asked: str) -> str:
     """How the network is to be called, of MODES.
 
@@ -62,7 +72,7 @@ def mode_of(weights: Weights, asked: str) -> str:
     Raises:
         InputError: the file is of another mode than `asked`, or "auto" and it does not tell.
     """
-    known, hinted = _known_mode(weights), _hinted_mode(weights.path)
+    known, hinted = _known_mode(weights), _hinted_mode(weights)
     if asked == "auto":
         if not known and not hinted:
             raise InputError(
@@ -88,12 +98,12 @@ def _known_mode(weights: Weights) -> str:
     return told or _PUBLISHED.get(weights.path.stem, "")
 
 
-def _hinted_mode(path: Path) -> str:
+def _hinted_mode(weights: Weights) -> str:
     """What a name speaks of: the pipeline's if the file is its denoising network, else the file's; "" for nothing."""
-    pipeline = pipeline_folder(path)
+    pipeline = pipeline_of(weights)
     if pipeline and pipeline.parent.name == "snapshots":  # of the hub's local copies, by their hashes
         pipeline = pipeline.parent.parent
-    names = re.findall(r"ipmv(?:-local)?", pipeline.name if pipeline else path.name)
+    names = re.findall(r"ipmv(?:-local)?", pipeline.name if pipeline else weights.path.name)
     return _NAMED[names[-1]] if names else ""
 
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -20,19 +19,18 @@ from liftstudio.priors.latent_prior import LATENT_SCALE, LatentPrior
 from liftstudio.priors.parameterization import x0_from_epsilon
 from liftstudio.priors.precision import half_on_cuda
 from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep, scaled_linear_levels
-from liftstudio.priors.weights import UNET_FOLDER, Weights, is_hub_name, open_weights, pipeline_folder
+from liftstudio.priors.weights import UNET_FOLDER, Weights, is_hub_name, open_weights
 from liftstudio.registry import register
 
-from .conditioning import camera_conditions, clip_pixels, over_grey, vae_pixels
+from .conditioning import VIEWS, camera_conditions, clip_pixels, over_grey, vae_pixels
 from .denoising import Branch, Condition, estimate_epsilon, make_condition
 from .folders import STABLE_DIFFUSION, TOWER
-from .layout import is_imagedream, mode_of, number
+from .layout import is_imagedream, mode_of, number, pipeline_of
 
 if TYPE_CHECKING:  # diffusers takes seconds to import
     from .checkpoint import Parts
     from .text import TextEncoder
 
-FRAMES = 4  # views that are denoised together
 # Of the pictures the networks were trained on, degrees: (elevations, vertical fields of view).
 TRAINED_DEG = {"image": ((0.0, 30.0), (45.0, 50.0)), "text": ((0.0, 30.0), (15.0, 60.0))}
 NEGATIVE_PROMPT = (  # that of ImageDream's 3D configuration
@@ -73,8 +71,8 @@ class ImageDream(LatentPrior):
 
     config: Config
     own_chunk = 4
-    frames = FRAMES
-    takes_text = knows_backgrounds = True
+    frames = VIEWS
+    knows_backgrounds = True
 
     def __init__(self, config: Config, *, device: torch.device) -> None:
         weights = open_weights(config.weights, self.published)
@@ -102,15 +100,36 @@ class ImageDream(LatentPrior):
         return is_imagedream(weights)
 
     def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
-        if len(cameras) == 0 or len(cameras) % FRAMES:
-            raise InputError(f"{self.name} makes {FRAMES} views together, and so multiples of them, not {len(cameras)}")
-        elevation_deg = cameras.elevation_deg.unflatten(0, (-1, FRAMES))
-        if (elevation_deg.amax(1) - elevation_deg.amin(1)).max() > SAME_DEG:
-            log.warning("%s was trained on %d views of equal elevation; these are not", self.name, FRAMES)
+        if len(cameras) == 0 or len(cameras) % self.frames:
+            together = f"{self.frames} views together, and so multiples of them"
+            raise InputError(f"{self.name} makes {together}, not {len(cameras)}")
+        if not self._are_around(cameras):
+            trained = f"{self.frames} views of equal elevation, {360 / self.frames:g} degrees apart"
+            log.warning("%s was trained on %s; these are not", self.name, trained)
         ranges = TRAINED_DEG["text" if self.mode == "text" else "image"]
         asked = {"elevation": cameras.elevation_deg, "field of view": cameras.fov_deg}
         for (name, angles_deg), trained_deg in zip(asked.items(), ranges, strict=True):
             self.warn_beyond(name, angles_deg, trained_deg)
+        if self.takes_picture:
+            self._check_picture(prompt_camera, cameras)
+
+    def _are_around(self, cameras: Cameras) -> bool:
+        """Whether the views that belong together are of one elevation and all around, in whatever order."""
+        azimuths, elevations = (
+            angles_deg.unflatten(0, (-1, self.frames)).sort(1).values
+            for angles_deg in (cameras.azimuth_deg % 360, cameras.elevation_deg)
+        )
+        off_deg = torch.stack([azimuths.diff(dim=1) - 360 / self.frames, elevations.diff(dim=1)])
+        return bool(off_deg.abs().max() < SAME_DEG)
+
+    def _check_picture(self, camera: Cameras, cameras: Cameras) -> None:
+        """Warn of a picture from behind, or from another height than the views."""
+        self.warn_beyond("azimuth of the picture", (camera.azimuth_deg + 180) % 360 - 180, (-90.0, 90.0))
+        low, high = (angle.item() for angle in cameras.elevation_deg.aminmax())
+        own = camera.elevation_deg.item()
+        if not low - SAME_DEG <= own <= high + SAME_DEG:
+            heights = f"{own:.4g} degrees, the views from {low:.4g} to {high:.4g}"
+            log.warning("elevation of the picture: %s; %s was trained on equal ones", heights, self.name)
 
     def sigmas(self, steps: int) -> Tensor:
         """Those of DDIM, as officially: see `samplers.ddim_sigmas`."""
@@ -145,8 +164,8 @@ class ImageDream(LatentPrior):
 
         The views are as many fours, one after the other, as there are; the network is told the nearest timestep.
         """
-        noisy = (latents / (1 + sigma**2) ** 0.5).unflatten(0, (-1, FRAMES))
-        poses = camera_conditions(cameras.c2w).unflatten(0, (-1, FRAMES))
+        noisy = (latents / (1 + sigma**2) ** 0.5).unflatten(0, (-1, self.frames))
+        poses = camera_conditions(cameras.c2w).unflatten(0, (-1, self.frames))
         timestep = nearest_timestep(self.levels, sigma)
 
         def estimate(branches: Sequence[Branch]) -> Tensor:
@@ -172,7 +191,7 @@ def _open(config: ImageDream.Config, weights: Weights) -> tuple["Parts", "TextEn
     from .checkpoint import Elsewhere, has_tower, has_vae, open_parts  # diffusers takes seconds to import
     from .text import TextEncoder
 
-    pipeline = _pipeline(config.weights, weights.path)
+    pipeline = _pipeline(config.weights, weights)
     text = TextEncoder(config.text_encoder or pipeline or STABLE_DIFFUSION)
     vae = "" if has_vae(weights) else f"{pipeline or STABLE_DIFFUSION}/vae"
     tower = "" if has_tower(weights) else f"{pipeline}/image_encoder" if pipeline else TOWER
@@ -183,9 +202,9 @@ def _open(config: ImageDream.Config, weights: Weights) -> tuple["Parts", "TextEn
     return parts, text
 
 
-def _pipeline(text: str, path: Path) -> str:
-    """The diffusers pipeline, here or on the hub, of the weights at `path`, named by `text`; "" for none."""
-    folder = pipeline_folder(path)
+def _pipeline(text: str, weights: Weights) -> str:
+    """The diffusers pipeline, here or on the hub, of the weights that `text` names; "" for none."""
+    folder = pipeline_of(weights)
     if folder and is_hub_name(text):
         return re.sub(rf"/{UNET_FOLDER}(/[^/]*)?$", "", text.rstrip("/"))
     return str(folder or "")

@@ -1,5 +1,7 @@
 """The text as the networks were shown text: tokens of Stable Diffusion 2.1's text tower, encoded once."""
 
+from itertools import takewhile
+
 import torch
 from torch import Tensor
 
@@ -33,10 +35,19 @@ class TextEncoder:
         return embed_tokens(self.tokenizer, self.part.load(torch.float32, device), tokens)
 
     def _tokens(self, name: str, text: str) -> list[int]:
-        """Of a too long text the rest is dropped, and said to be."""
+        """Of a too long text the rest is dropped; the log has the words that are not wholly kept."""
         ids = token_ids(self.tokenizer, text)
         if len(ids) <= self.length:
             return ids
-        lost = self.tokenizer.decode(ids[self.length - 1 : -1]).strip()
+        lost = self._lost(text.split())
         log.warning("%s: too long, only its first %d tokens are used; lost: %s", name, self.length - 2, lost)
         return [*ids[: self.length - 1], ids[-1]]
+
+    def _lost(self, words: list[str]) -> str:
+        """The words after as many as fit."""
+
+        def fits(count: int) -> bool:
+            return len(token_ids(self.tokenizer, " ".join(words[:count]))) <= self.length
+
+        kept = max(takewhile(fits, range(1, len(words) + 1)), default=0)
+        return " ".join(words[kept:])

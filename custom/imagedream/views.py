@@ -14,9 +14,16 @@ from liftstudio.views.base import ReferenceViews
 from liftstudio.views.input_image import InputImage
 from liftstudio.views.prior_views import GeneratedViews, PriorViews
 
-VIEWS = 4  # around the object, 90 degrees apart
+from .conditioning import VIEWS, WORLD_SCALE
+
 FOV_DEG = 47.5  # in the middle of what ImageDream was trained on
-DISTANCE = 3.6 * math.tan(math.radians(33.8 / 2)) / math.tan(math.radians(FOV_DEG / 2))  # an object's size as elsewhere
+HALF_VIEW = 3.6 * math.tan(math.radians(33.8 / 2))  # world units, half of what a view shows: as elsewhere
+MVDREAM_HALF_VIEW = 0.9 * WORLD_SCALE  # in the middle of what MVDream was trained on
+
+
+def _distance(half_view: float) -> float:
+    """Of the cameras from the object's centre, world units."""
+    return half_view / math.tan(math.radians(FOV_DEG / 2))
 
 
 class FourViews(GeneratedViews):
@@ -27,7 +34,7 @@ class FourViews(GeneratedViews):
 
     @dataclass
     class Config(GeneratedViews.Config):
-        distance: float = DISTANCE  # of the cameras from the object's centre, world units: 1.4 times its longest side
+        distance: float = _distance(HALF_VIEW)  # of the cameras, world units: 1.4 times the object's longest side
         fov_deg: float = FOV_DEG  # field of view of the cameras
 
     config: Config
@@ -78,5 +85,6 @@ class MVDreamViews(FourViews):
     @dataclass
     class Config(FourViews.Config):
         elevation_deg: float = 15.0  # of the four views
+        distance: float = _distance(MVDREAM_HALF_VIEW)  # of the cameras, world units: twice the object's longest side
 
     config: Config

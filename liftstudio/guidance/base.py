@@ -17,6 +17,7 @@ class Guidance(Component):
     """A source of cameras plus losses on their renders."""
 
     kind: ClassVar[str] = "guidance"
+    compares_pictures: ClassVar[bool] = False  # whether it holds renders against pictures: no random shading then
 
     @dataclass
     class Config:

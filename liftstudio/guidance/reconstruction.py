@@ -25,6 +25,8 @@ FACING = 0.5  # cosine to the user's picture from which it has all of a surface'
 class Reconstruction(Guidance):
     """Renders the reference views and compares them with the reference images, masks and maps."""
 
+    compares_pictures = True
+
     @dataclass
     class Config(Guidance.Config):
         views_per_step: int = 2  # reference views drawn per step, without repetition

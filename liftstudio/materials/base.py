@@ -33,6 +33,7 @@ class Material(Component, nn.Module):
 
     kind: ClassVar[str] = "material"
     needs_normals: bool = False  # whether `shade` reads normals of its own, whatever the light
+    plain: bool = False  # whether what `update` draws is left out, since a render is compared with pictures
 
     def update(self, step: int, generator: torch.Generator) -> None:
         """Draw what changes from step to step; called before each training step (0-based, of all stages together)."""

@@ -24,8 +24,8 @@ class DiffusePointLight(Diffuse):
 
     After Poole et al. 2022, "DreamFusion", sec. 3.1, in ImageDream's soft form: colour = albedo x light x (1 - s +
     s max(0, n . l)) with s uniform in [0, 1]. l points to a light in the camera's direction, moved by normal noise and
-    brought to a random distance from the origin. In some of these steps the albedo is white. What is rendered without
-    gradients (tests, export) is never shaded so. Not for losses that compare colours with pictures.
+    brought to a random distance from the origin. In some of these steps the albedo is white. What is compared with
+    pictures (`plain`), or rendered without gradients (tests, export), is never shaded so.
 
     Defaults are those of ImageDream's released configuration, its lengths (1; 0.8 to 1.5) times `LENGTH`: world units.
     """
@@ -64,13 +64,17 @@ class DiffusePointLight(Diffuse):
 
     @property
     def needs_normals(self) -> bool:  # type: ignore[override]  # by the step
-        """Whether this step is shaded."""
-        return self.strength > 0 and torch.is_grad_enabled()
+        """Whether this render is shaded."""
+        return self.strength > 0 and self._varies
 
     def albedo(self, features: Tensor) -> Tensor:
         """As `diffuse`; white [N, 3] in steps without texture."""
         albedo = super().albedo(features)
-        return torch.ones_like(albedo) if self.is_white and torch.is_grad_enabled() else albedo
+        return torch.ones_like(albedo) if self.is_white and self._varies else albedo
+
+    @property
+    def _varies(self) -> bool:
+        return torch.is_grad_enabled() and not self.plain
 
     def shade(self, albedo: Tensor, normals: Tensor, light: Light, place: Place | None = None) -> Shading:
         """As `diffuse`; in shaded steps times the point light's share."""

@@ -76,18 +76,21 @@ def block_weights(block: Block) -> Weights:
 def weights_key(block: Block) -> dict[str, Any]:
     """Plain data that differ where the networks differ that a block of kind "prior" opens.
 
-    The digest of its weights; of the pipeline that these are a part of, and of other folders that options name, the
-    files' names, sizes and times. What is on the hub goes by its name, which is among the options.
+    The digest of its weights, and their name, which may tell how the network is called; of the pipeline that these are
+    a part of, and of other folders that options name, the files' names, sizes and times. What is on the hub goes by its
+    name, which is among the options.
 
     Raises:
         InputError: as `block_weights`.
     """
     path = block_weights(block).path
-    options = dataclasses.asdict(block.options) | {"weights": str(pipeline_folder(path) or "")}
+    pipeline = pipeline_folder(path)
+    options = dataclasses.asdict(block.options) | {"weights": str(pipeline or "")}
     places = {name: input_path(value) for name, value in options.items() if isinstance(value, str) and value}
     # Among them are texts, some too long for `Path.is_dir`.
     folders = {name: _listing(place) for name, place in places.items() if os.path.isdir(place)}  # noqa: PTH112
-    return {"weights": file_digest(path), "folders": folders}
+    names = [path.name, pipeline.name if pipeline else ""]
+    return {"weights": file_digest(path), "names": names, "folders": folders}
 
 
 def _listing(folder: Path) -> list[list[Any]]:

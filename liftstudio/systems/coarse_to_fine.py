@@ -173,6 +173,7 @@ class CoarseToFine(System):
         cameras = guidance.cameras(step, self.generator)
         self._check_memory(name, cameras)
         passes = guidance.passes() | regularizers.passes(active)
+        self.material.plain = guidance.compares_pictures
         render = self.renderer.render(self.scene, cameras, passes=passes, generator=self.generator)
         losses = {
             f"{name}/{loss}": (guidance.weight(loss, step), v) for loss, v in guidance.losses(render, step).items()

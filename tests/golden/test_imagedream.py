@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from golden_data import golden_root, unpacked
 from safetensors.torch import load_file, save_file
 from tiny_imagedream import imagedream
@@ -87,11 +88,11 @@ class Model:
     unet: Any
     adaptor: Any
 
-    def prior(self) -> Any:
-        """The prior of this network, without autoencoder, image tower and text."""
+    def prior(self, views: int) -> Any:
+        """The prior of this network for so many views together, without autoencoder, image tower and text."""
         prior_class = imagedream("prior").ImageDream
         prior = prior_class.__new__(prior_class)
-        prior.unet, prior.levels = self.unet, scaled_linear_levels()
+        prior.unet, prior.levels, prior.frames = self.unet, scaled_linear_levels(), views
         return prior
 
     def condition(self, case: Case, *, as_frame: bool) -> Any:
@@ -148,6 +149,7 @@ def test_there_is_a_case() -> None:
 def blocks(unet: Any, sizes: dict[str, Any]) -> dict[str, nn.Module]:
     """Official names -> the modules whose output is that of the official block."""
     found = {"time_embed": unet.time_embedding, "camera_embed": unet.class_embedding, "middle_block": unet.mid_block}
+    found["input_blocks.0"] = unet.conv_in
     count = sizes["num_res_blocks"] + 1
     for way, first, levels in (("input_blocks", 1, unet.down_blocks), ("output_blocks", 0, unet.up_blocks)):
         for level, block in enumerate(levels):
@@ -155,6 +157,8 @@ def blocks(unet: Any, sizes: dict[str, Any]) -> dict[str, nn.Module]:
                 found[f"{way}.{level * count + first + index}"] = part
             if way == "output_blocks" and block.upsamplers:  # the level's last block ends with it
                 found[f"{way}.{level * count + count - 1}"] = block.upsamplers[0]
+            if way == "input_blocks" and block.downsamplers:  # a block of its own
+                found[f"{way}.{level * count + count}"] = block.downsamplers[0]
     return found
 
 
@@ -204,7 +208,20 @@ def test_network(path: Path) -> None:
         if "ip" in case:
             outputs["image_embed"] = model.adaptor(case["ip"])
         for key, wanted in named(case, "mid").items():
+            assert key in outputs, f"{name}: the official block '{key}' has no module; known: {sorted(outputs)}"
             close(outputs[key], wanted, NETWORK, NETWORK_ABSOLUTE, f"{name} {key}")
+
+
+@pytest.mark.parametrize("path", cases("unet_*_io.safetensors"))
+def test_every_official_block_is_a_module(path: Path) -> None:
+    model = model_of(path.parent, path.stem[5:-3])
+    state = load_file(path.with_name(path.name.replace("_io", "_state")))
+    modules = blocks(model.unet, model.sizes)
+    numbered = re.compile(rf"{re.escape(PREFIX)}((?:in|out)put_blocks\.\d+)\.")
+    assert {match[1] for key in state if (match := numbered.match(key))} == {key for key in modules if "put" in key}
+    for key, module in modules.items():
+        downsampling = state.get(f"{PREFIX}{key}.0.op.weight")
+        assert downsampling is None or torch.equal(module.get_parameter("conv.weight"), downsampling), key
 
 
 @pytest.mark.parametrize("path", cases("resampler*_io.safetensors"))
@@ -293,13 +310,16 @@ def test_cameras_of_the_renderer(path: Path) -> None:
 @pytest.mark.parametrize("path", cases("ddim*.safetensors"))
 @torch.no_grad()
 def test_sampling(path: Path) -> None:
-    """DDIM; the image frame's own result has no meaning and is not computed."""
+    """DDIM; the image frame, which has no camera, has a result without a meaning that is not computed."""
     case = load_file(path)
+    views = int(case["camera"].any(dim=1).sum())
     model = model_for(path.parent, case["text_cond"])
-    prior, views = model.prior(), imagedream("prior").FRAMES
-    sigmas = prior.sigmas(len(case["timesteps"]))
-    close(sigmas[:-1].flip(0), prior.levels[case["timesteps"]], 0, 0, "noise levels")
-    condition, cameras = model.condition(case, as_frame=True), cameras_of(case["camera"][:views].view(-1, 4, 4))
+    prior, timesteps = model.prior(views), case["timesteps"].sort().values
+    sigmas = prior.levels[F.pad(timesteps, (1, 0))].flip(0)
+    if len(prior.levels) % len(timesteps) == 0:  # else the official sampler takes more steps than it is asked for
+        assert torch.equal(prior.sigmas(len(timesteps)), sigmas), "noise levels"
+    condition = model.condition(case, as_frame=len(case["x_T"]) > views)
+    cameras = cameras_of(case["camera"][:views].view(-1, 4, 4))
     scale = torch.full((views,), GUIDANCE_SCALE)
     final = euler(lambda z, sigma: prior.denoise(z, sigma, condition, cameras, scale), case["x_T"][:views], sigmas)
     close(final, case["output"][:views], LOOP, name="output")
@@ -324,12 +344,11 @@ def test_score_distillation(path: Path, name: str) -> None:
     """Targets, losses and gradients; officially a sum over the numbers of a view, here a mean."""
     everything, options = load_file(path), config_of(path.with_suffix(".json"))["cases"][name]
     case = named(everything, options.get("inputs_from", name)) | named(everything, name)
-    model = model_for(path.parent, case["text_cond"])
-    prior, frames = model.prior(), imagedream("prior").FRAMES
+    model, views = model_for(path.parent, case["text_cond"]), len(case["latents"]) // options["objects"]
+    prior = model.prior(views)
     sigma = prior.levels[int(case["timestep"])].item()
     latents = case["latents"].clone().requires_grad_()
     condition = model.condition(case, as_frame=options["ip_mode"] == "pixel")
-    assert len(latents) == frames * options["objects"]
 
     def denoise(scale: float | None) -> Tensor:
         scales = None if scale is None else torch.full((len(latents),), scale)
@@ -338,10 +357,10 @@ def test_score_distillation(path: Path, name: str) -> None:
 
     conditional, unconditional, scale = denoise(None), denoise(0.0), options["guidance_scale"]
     estimate = guided(conditional, unconditional, torch.full((len(latents),), scale))
-    close(estimate, denoise(scale), NETWORK, name="both branches in one batch")
+    close(estimate, denoise(scale), LOOP, name="both branches in one batch")
     numbers = latents[0].numel()
     if options["recon_loss"]:
-        target = rescaled(estimate, conditional, options["recon_std_rescale"], frames)
+        target = rescaled(estimate, conditional, options["recon_std_rescale"], views)
         loss = numbers * reconstruction_loss(latents, target)
         loss.backward()
         gradient, loss = latents.grad, loss.detach()
@@ -360,7 +379,7 @@ def test_score_distillation_by_the_guidance(path: Path, name: str) -> None:
     """The same through `imagedream-sds`: its estimate and its loss."""
     everything, options = load_file(path), config_of(path.with_suffix(".json"))["cases"][name]
     case = named(everything, options.get("inputs_from", name)) | named(everything, name)
-    model = model_for(path.parent, case["text_cond"])
+    model, views = model_for(path.parent, case["text_cond"]), len(case["latents"]) // options["objects"]
     kind = imagedream("guidance").ImageDreamSDS
     guidance = kind.__new__(kind)
     guidance.config = kind.Config(
@@ -369,7 +388,7 @@ def test_score_distillation_by_the_guidance(path: Path, name: str) -> None:
         rescale=options["recon_std_rescale"],
         loss="reconstruction" if options["recon_loss"] else "sds",
     )
-    guidance.prior, guidance.device = model.prior(), CPU
+    guidance.prior, guidance.device = model.prior(views), CPU
     guidance._views, guidance._sigma = cameras_of(case["c2w"]), guidance.prior.levels[int(case["timestep"])].item()
     latents = case["latents"].clone().requires_grad_()
     noisy = latents.detach() + guidance._sigma * case["noise"]
@@ -384,14 +403,14 @@ def test_score_distillation_by_the_guidance(path: Path, name: str) -> None:
 @pytest.mark.parametrize(("path", "name"), sds_cases())
 @torch.no_grad()
 def test_what_the_network_is_shown(path: Path, name: str) -> None:
-    """Rows of the network's batch: the conditional branch first, in each object the image frame last."""
+    """Rows of the network's batch: the conditional branch first, in each object the image frame, if any, last."""
     everything = load_file(path)
     case, options = named(everything, name), config_of(path.with_suffix(".json"))["cases"][name]
     wanted = named(case, "unet_in")
     if not wanted:
         return
-    model = model_for(path.parent, case["text_cond"])
-    prior, shown = model.prior(), list[Any]()
+    model, views = model_for(path.parent, case["text_cond"]), len(case["latents"]) // options["objects"]
+    prior, shown = model.prior(views), list[Any]()
     sigma = prior.levels[int(case["timestep"])].item()
     noisy, scale = case["latents"] + sigma * case["noise"], torch.full((len(case["latents"]),), 2.0)
     handle = model.unet.register_forward_hook(lambda module, inputs, output: shown.extend([*inputs, output]))
@@ -399,10 +418,12 @@ def test_what_the_network_is_shown(path: Path, name: str) -> None:
     prior.denoise(noisy, sigma, condition, cameras_of(case["c2w"]), scale)
     handle.remove()
     sample, timestep, context, cameras, output = shown
-    frames = len(wanted["x"]) // len(sample)
+    frames = sample.shape[1]
+    assert frames == views + ("ip_img" in wanted)
     per_object = {key: wanted[key].unflatten(0, (-1, frames)) for key in ("x", "camera", "context")}
-    close(sample[:, :-1], per_object["x"][:, :-1], NETWORK, CAMERA, "x")
-    assert torch.equal(sample[:, -1], wanted["ip_img"]) and bool((wanted["timesteps"] == timestep).all())
+    close(sample[:, :views], per_object["x"][:, :views], NETWORK, CAMERA, "x")
+    assert "ip_img" not in wanted or torch.equal(sample[:, -1], wanted["ip_img"])
+    assert bool((wanted["timesteps"] == timestep).all())
     text = per_object["context"]
     assert torch.equal(context[:, None, : text.shape[2]].expand_as(text), text)
     close(cameras, per_object["camera"], math.inf, CAMERA, "camera")

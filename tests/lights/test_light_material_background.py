@@ -135,6 +135,9 @@ def test_point_light_by_hand() -> None:
     assert torch.equal(material.shade(albedo, normal, light).rgb, albedo)
     with torch.no_grad():
         assert not material.needs_normals and torch.equal(material.shade(albedo, normal, light, place).rgb, albedo)
+    material.plain = material.is_white = True
+    assert not material.needs_normals and torch.equal(material.shade(albedo, normal, light, place).rgb, albedo)
+    assert (material.albedo(torch.zeros(2, 3)) == 0.5).all()
 
 
 def test_point_light_shares_and_places() -> None:

@@ -227,3 +227,18 @@ def test_a_step_without_any_loss_is_refused() -> None:
     system.enter("coarse")
     with pytest.raises(InputError, match="no loss is active"):
         system.step(0)
+
+
+@pytest.mark.parametrize("stage", ["coarse", "fine"])
+def test_pictures_are_not_compared_with_random_shading(stage: str) -> None:
+    """Steps are the same with and without it, for a guidance that holds renders against pictures."""
+
+    def losses_of(shaded: float) -> list[dict[str, float]]:
+        material = {"type": "diffuse-point-light", "shaded": shaded}
+        system = make(material=material, stages__fine__geometry={"type": "dmtet", "resolution": 16})
+        system.enter(stage)
+        losses = run(system, 0, 3)
+        assert (system.material.strength > 0) == (shaded > 0)
+        return losses
+
+    assert losses_of(1.0) == losses_of(0.0)
