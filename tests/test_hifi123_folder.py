@@ -186,6 +186,10 @@ def spoil_prediction(folder: Path) -> None:
     write_prediction_type(folder, "v_prediction")
 
 
+def spoil_number(part: str, option: str, value: Any) -> Callable[[Path], None]:
+    return lambda folder: reconfigure(folder / part, **{option: value})
+
+
 SPOILED = {
     "no JSON": (spoil_json, r"vae/config\.json: not a JSON file \("),
     "no table": (spoil_table, r"unet/config\.json: wanted a table of options"),
@@ -200,6 +204,16 @@ SPOILED = {
         "4 channels in and 4 out; a network with a channel for depth has one more in than out",
     ),
     "another width": (spoil_width, f"text_encoder: it has {WIDTH} channels, the UNet beside it wants {WIDTH + 4}"),
+    "no size": (
+        spoil_number("unet", "sample_size", None),
+        r"unet/config\.json: sample_size: wanted a whole number above 0, or two equal ones, got None; stable-",
+    ),
+    "a text for a size": (spoil_number("unet", "sample_size", "8"), r"unet/config\.json: sample_size: wanted .* '8'"),
+    "not square": (spoil_number("unet", "sample_size", [8, 6]), r"unet/config\.json: sample_size: .*, got \[8, 6\]"),
+    "no scale": (
+        spoil_number("vae", "scaling_factor", None),
+        r"vae/config\.json: scaling_factor: wanted a number above 0, got None; stable-",
+    ),
     "tokenizer": (spoil_tokenizer, "tokenizer: not a readable tokenizer"),
     "prediction": (
         spoil_prediction,
@@ -249,6 +263,12 @@ def test_sizes_of_pictures() -> None:
         encoding.check_image_size("view 3", 32, 30, unet, vae)
     with pytest.raises(InputError, match="reference: 64x64 pixels; the encoder takes at most 32x32: reduce the image"):
         encoding.encode(unet, vae, torch.zeros(1, 64, 64, 3), "reference")
+
+
+def test_two_equal_sizes_are_one(folder: Path) -> None:
+    reconfigure(folder / "unet", sample_size=[8, 8])
+    parts = opened(folder)
+    assert hifi123("encoding").resolution(parts.unet.module, parts.vae.module) == 32
 
 
 def test_a_component_takes_no_larger_pictures(written: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from tiny_hifi123 import hifi123, write_estimator, write_normals
 from tiny_prior import TinyBall, write_ball, write_weights
 
@@ -105,6 +106,20 @@ def test_losses_compare_with_them(folder: Path) -> None:
         losses = guidance.losses(render, 0)
         for name in ("mono_depth", "mono_normal"):
             assert least - 1e-3 <= losses[name].item() <= most + 1e-3, (name, SEED)
+
+
+@pytest.mark.parametrize(("held_out", "name"), [(True, "003.png"), (False, "000.png")])
+def test_depth_that_tells_nothing_is_refused(folder: Path, held_out: bool, name: str) -> None:
+    """Flat on the object, or no number: of a view that is trained on, by its name; nothing is cached."""
+    write_estimator(folder / "flat", SEED, flat=True)
+    weights = write_estimator(folder / "broken", SEED) / "model.safetensors"
+    state = load_file(weights)
+    state["head.head.4.bias"].fill_(torch.nan)
+    save_file(state, weights, metadata={"format": "pt"})
+    for estimator, fault in (("flat", "flat, which tells nothing"), ("broken", "not a finite number somewhere")):
+        with pytest.raises(InputError, match=rf"^views\.maps\.depth: estimated of {name}: {fault}"):
+            make({"depth": estimator}, held_out=held_out)
+    assert not (cache_folder() / "view-maps").exists()
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

@@ -4,6 +4,7 @@ import copy
 import itertools
 import logging
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,8 @@ def options(**others: Any) -> dict[str, Any]:
     return {"prior": prior, **quick, **others}
 
 
-def views() -> ReferenceViews:
-    return replace(sphere_views(3, SIZE), prompt=1)
+def views(size: int = SIZE) -> ReferenceViews:
+    return replace(sphere_views(3, size), prompt=1)
 
 
 def make(**others: Any) -> Any:
@@ -201,7 +202,7 @@ def test_a_turn_without_the_object_is_skipped(depth: str, width: int, caplog: py
         unseen = make()
         render = fake_render(generator, len(unseen.cameras(0, generator)))
         render.opacity[1] = 0
-        with pytest.raises(InputError, match="no object in sight"):  # of the picture's camera
+        with pytest.raises(InputError, match="RGSD: the camera of the picture does not see the shape"):
             unseen.losses(render, 0)
 
 
@@ -278,8 +279,8 @@ def test_texture_moves_towards_a_stored_target() -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "long prompt": ({"prompt": "a" * TOKENS}, f"prompt: {TOKENS} tokens, the text encoder takes at most"),
-    "layers": ({"last_layers": 9}, "last_layers: wanted 1 to 7"),
+    "long prompt": ({"prompt": "a" * TOKENS}, rf"texture\.prompt: {TOKENS} tokens, the text encoder takes at most"),
+    "layers": ({"last_layers": 9}, r"texture\.last_layers: wanted 1 to 7"),
     "no state": ({"timesteps": [600, 700]}, r"texture\.timesteps: no state of 100 steps .* multiples of 10 up to 20"),
     "levels": ({"levels": 2}, r"texture\.levels: wanted 3 to 100, got 2"),
     "no fixed camera": ({"fixed_azimuths_deg": []}, r"texture\.fixed_azimuths_deg: wanted at least one"),
@@ -299,15 +300,27 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("others", "message"), BAD.values(), ids=BAD)
 def test_bad_input(others: dict[str, Any], message: str) -> None:
+    """Told with the options: before views are made, of which guidance is built."""
     with pytest.raises(InputError, match=message) as error:
-        make(**others)
+        parse(options(**others), CLS.Config, "texture")
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_folder_is_told_with_the_options() -> None:
-    """Before views are made, of which guidance is built."""
-    with pytest.raises(InputError, match="nowhere: no such folder; stable-diffusion-2-depth is"):
-        parse(options(prior={"type": "sd2-depth", "weights": "nowhere"}), CLS.Config, "texture")
+def test_a_folder_is_opened_with_the_options(written: Path, tmp_path: Path) -> None:
+    spoiled = Path(shutil.copytree(written, tmp_path / "spoiled"))
+    (spoiled / "tokenizer" / "merges.txt").unlink()
+    with pytest.raises(InputError, match=r"texture\.prior\.weights: .*merges\.txt: no such file or folder; stable-"):
+        parse(options(prior={"type": "sd2-depth", "weights": str(spoiled)}), CLS.Config, "texture")
+
+
+def test_lost_detail_of_the_picture_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    config = parse(options(), CLS.Config, "texture")
+    for size, count in ((SIZE, 0), (48, 1)):
+        CLS(config, views=views(size), device=CPU)
+        assert len(warnings(caplog)) == count
+    assert warnings(caplog)[0].startswith(
+        "RGSD: views of 48x48 pixels are reduced to the 32x32 that the model works at"
+    )
 
 
 @pytest.mark.parametrize("given", [None, sphere_views(3, SIZE)], ids=["no views", "no picture"])

@@ -157,7 +157,6 @@ def test_any_methods_views_are_enhanced_by_a_key(here: Path, capsys: pytest.Capt
     assert main([*config, "--views", *QUICK, *SV3D, "tag=plain"]) == 0, f"seed {SEED}"
     options = [
         "views.enhance.type=rgnv",
-        "views.enhance.prior.type=sd2-depth",
         "views.enhance.prior.weights=depth",
         "views.enhance.steps=100",
         "views.enhance.levels=3",

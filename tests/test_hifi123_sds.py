@@ -158,7 +158,7 @@ def test_texture_learns_and_geometry_stays() -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "long prompt": ({"prompt": "a" * TOKENS}, f"prompt: {TOKENS} tokens, the text encoder takes at most"),
+    "long prompt": ({"prompt": "a" * TOKENS}, rf"texture\.prompt: {TOKENS} tokens, the text encoder takes at most"),
     "no folder": ({"prior": {"type": "sd2-depth", "weights": "nowhere"}}, r"prior\.weights: nowhere: no such folder"),
     "noise": ({"least_noise": 0.9, "most_noise": 0.5}, r"texture\.least_noise: wanted at most most_noise"),
     "another prior": ({"prior": {"type": "toys", "weights": "x"}}, "unknown depth-prior 'toys'"),
@@ -167,6 +167,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("others", "message"), BAD.values(), ids=BAD)
 def test_bad_input(others: dict[str, Any], message: str) -> None:
+    """Told with the options, before views are made."""
     with pytest.raises(InputError, match=message) as error:
-        make(**others)
+        parse(options(**others), CLS.Config, "texture")
     assert "\n" not in str(error.value)

@@ -185,6 +185,14 @@ def no_tokenizer(folder: Path) -> None:
     shutil.rmtree(folder / "tokenizer")
 
 
+def sample_size(value: Any) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        path = folder / "unet" / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "sample_size": value}))
+
+    return spoil
+
+
 def other_channels(folder: Path) -> None:
     tiny_unet(generator(), in_channels=8, out_channels=4).save_pretrained(folder / "unet")
 
@@ -200,6 +208,8 @@ BAD: dict[str, tuple[str, Callable[[Path], None], dict[str, Any], str]] = {
     "schedule": ("sd", strange_schedule, {}, "prediction_type: wanted epsilon or v_prediction, got sample"),
     "lacking T5": ("if", lacking_text, {}, "SelfAttention.q.weight' is missing or of another shape; DeepFloyd IF's"),
     "no tokenizer": ("if", no_tokenizer, {}, "tokenizer: cannot be loaded"),
+    "no size": ("sd", sample_size(None), {}, r"unet/config\.json: sample_size: wanted a whole number .*, got None"),
+    "size": ("if", sample_size([16, 8]), {}, r"unet/config\.json: sample_size: wanted .*, or two equal ones, got \[16"),
     "channels": ("sd", other_channels, {}, "unet: 8 channels in and 4 out; wanted 4 and 4"),
 }
 

@@ -4,7 +4,7 @@ import importlib
 import json
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tiny_sv3d import randomize
@@ -64,7 +64,7 @@ def write_tokenizer(folder: Path) -> None:
     """CLIP's tokenizer that knows letters only: every letter is a token."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     names = {"bos_token": words[0], "eos_token": words[1], "unk_token": words[1], "pad_token": words[1]}
@@ -115,19 +115,27 @@ def write_estimator(folder: Path, seed: int = 0, *, flat: bool = False) -> Path:
 
 
 def write_normals(folder: Path, seed: int = 0, size: int = 32) -> Path:
-    """A random Marigold for normals, as diffusers writes it, with its tokenizer beside it."""
-    from diffusers import DDIMScheduler, MarigoldNormalsPipeline
+    """A random Marigold for normals, as diffusers writes it."""
+    return write_marigold(folder, seed, "normals", size)
+
+
+def write_marigold(folder: Path, seed: int, kind: Literal["depth", "normals"], size: int = 32) -> Path:
+    """A random Marigold of either kind, as diffusers writes it."""
+    from diffusers import DDIMScheduler, MarigoldDepthPipeline, MarigoldNormalsPipeline
     from transformers import CLIPTokenizer
 
     generator = torch.Generator().manual_seed(seed)
-    write_tokenizer(folder.with_name("letters"))
-    MarigoldNormalsPipeline(
-        unet=tiny_unet(generator, in_channels=8, out_channels=4),
-        vae=tiny_vae(generator),
-        scheduler=DDIMScheduler(),
-        text_encoder=tiny_text(generator),
-        tokenizer=CLIPTokenizer.from_pretrained(folder.with_name("letters")),
-        default_denoising_steps=2,
-        default_processing_resolution=size,
-    ).save_pretrained(folder)
+    write_tokenizer(folder / "tokenizer")
+    parts: dict[str, Any] = {
+        "unet": tiny_unet(generator, in_channels=8, out_channels=4),
+        "vae": tiny_vae(generator),
+        "scheduler": DDIMScheduler(),
+        "text_encoder": tiny_text(generator),
+        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+    }
+    defaults: dict[str, Any] = {"default_denoising_steps": 2, "default_processing_resolution": size}
+    if kind == "depth":
+        MarigoldDepthPipeline(**parts, **defaults, prediction_type="depth").save_pretrained(folder)
+    else:
+        MarigoldNormalsPipeline(**parts, **defaults).save_pretrained(folder)
     return folder

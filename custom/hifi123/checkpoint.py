@@ -11,6 +11,7 @@ from liftstudio.priors.network_folders import (
     check_folder,
     check_predicts_noise,
     diffusers_part,
+    latent_side,
     open_tokenizer,
     text_tower_part,
 )
@@ -42,8 +43,9 @@ def open_folder(folder: str) -> Parts:
         folder: in diffusers' form, with .safetensors files; or `owner/name` on the Hugging Face hub.
     Raises:
         InputError: a file is missing (says where the official ones are published, and under which licence) or not
-            readable; a weight is missing, unknown or of another shape; the networks do not belong together; or the
-            UNet has no channel for depth, or estimates something other than noise.
+            readable; a weight is missing, unknown or of another shape; sizes or the scale of latents are not numbers;
+            the networks do not belong together; or the UNet has no channel for depth, or estimates something other than
+            noise.
     """
     check_folder(folder, PUBLISHED)
     if folder.startswith(SCHEME):
@@ -59,7 +61,17 @@ def open_folder(folder: str) -> Parts:
         check_all_used(part.weights, [part], _NOT_USED)
     parts = Parts(unet, vae, text, open_tokenizer(f"{folder}/tokenizer", text.module, PUBLISHED))
     _check_match(folder, parts)
+    _check_numbers(parts)
     return parts
+
+
+def _check_numbers(parts: Parts) -> None:
+    """Raise an InputError for what diffusers keeps without a look: the size and the scale of latents."""
+    latent_side(parts.unet, PUBLISHED)
+    scale = parts.vae.module.config.scaling_factor
+    if not (isinstance(scale, int | float) and scale > 0):
+        path = parts.vae.weights.path.with_name("config.json")
+        raise InputError(f"{path}: scaling_factor: wanted a number above 0, got {scale!r}; {PUBLISHED}")
 
 
 def _check_match(folder: str, parts: Parts) -> None:

@@ -17,6 +17,7 @@ Meaning = Literal["disparity", "depth", "distance"]
 
 FLAT = 1e-4  # relief, as a share of the largest value, under which there is nothing but rounding to see
 _INSIDE = 0.5  # masks above this are the object
+_NOT_FINITE = "not a finite number somewhere on the object"
 
 
 class NotInSightError(InputError):
@@ -36,10 +37,10 @@ def depth_channel(
         values: [B, H, W, 1] of a render or a monocular estimator.
         masks: [B, H', W', 1] in [0, 1] of the object, of any size; ones for a whole picture.
         size: height and width of the latents.
-        meaning: "disparity": large is near, of any scale and offset (transformers' DPT and Depth Anything:
-            `predicted_depth[..., None]`). "depth": large is far, of any scale and offset (diffusers' Marigold).
-            "distance": along the axis, of any scale (a render's depth pass, ZoeDepth, Depth Pro); there the object is
-            where it is above 0, too.
+        meaning: "disparity": large is near, of any scale and offset (transformers' DPT, Depth Anything and Depth Pro:
+            `predicted_depth[..., None]`, not post-processed). "depth": large is far, of any scale and offset
+            (diffusers' Marigold). "distance": along the axis, of any scale (a render's depth pass, ZoeDepth); there
+            the object is where it is above 0, too.
         flat_by_mask: a flat view has the channel of its mask alone (`mask_channel`), and is not refused.
     Raises:
         NotInSightError: a view without object; or a flat one by its mask, of less than a pixel at that size.
@@ -51,12 +52,12 @@ def depth_channel(
     if meaning == "distance":
         inside = inside & ~(values <= 0)
     _check_in_sight(inside.any((1, 2, 3)))
-    _check_each((values.isfinite() | ~inside).all((1, 2, 3)), "not a finite number somewhere on the object")
+    _check_each((values.isfinite() | ~inside).all((1, 2, 3)), _NOT_FINITE)
     near = _nearness(values.float().where(inside, 1.0), meaning)
     behind = near.where(inside, torch.inf).amin((1, 2, 3), keepdim=True)
     resized = _resized(near.where(inside, behind), size).clamp_min(behind)  # bicubic resizing overshoots at edges
     low, high = (end(resized, (1, 2, 3), keepdim=True) for end in (torch.amin, torch.amax))
-    relief = high - low > FLAT * torch.maximum(low.abs(), high.abs())
+    relief = _has_relief(low, high)
     channel = (2 * (resized - low) / (high - low) - 1).clamp(-1, 1)
     if flat_by_mask and not relief.all():
         outlines = _inside(masks, *size)
@@ -64,6 +65,24 @@ def depth_channel(
         return channel.where(relief, _silhouettes(outlines))
     _check_each(relief.flatten(), "flat, which tells nothing; use the mask alone", FlatDepthError)
     return channel
+
+
+def check_map(name: str, values: Tensor, mask: Tensor) -> None:
+    """Raise for an estimated depth of which nothing can be learned.
+
+    Args:
+        name: of the view, for the message.
+        values: [H, W, 1] in any meaning.
+        mask: [H, W, 1] in [0, 1] of the object.
+    Raises:
+        InputError: values on the object that are not finite.
+        FlatDepthError: the object is flat.
+    """
+    seen = values[mask > _INSIDE]
+    if not seen.isfinite().all():
+        raise InputError(f"{name}: {_NOT_FINITE}")
+    if len(seen) and not _has_relief(seen.amin(), seen.amax()):
+        raise FlatDepthError(f"{name}: flat, which tells nothing")
 
 
 def mask_channel(masks: Tensor, size: tuple[int, int]) -> Tensor:
@@ -84,6 +103,10 @@ def mask_channel(masks: Tensor, size: tuple[int, int]) -> Tensor:
 def _inside(masks: Tensor, height: int, width: int) -> Tensor:
     check_shape("masks", masks, ("B", "H", "W", 1))
     return resize_smooth(masks.float(), height, width) > _INSIDE
+
+
+def _has_relief(low: Tensor, high: Tensor) -> Tensor:
+    return high - low > FLAT * torch.maximum(low.abs(), high.abs())
 
 
 def _silhouettes(inside: Tensor) -> Tensor:

@@ -39,8 +39,8 @@ def shrinkage(vae: Any) -> int:
 
 def resolution(unet: Any, vae: Any) -> int:
     """Pixels along a side of the images that the model was made for: 512 for the official one."""
-    size = unet.config.sample_size
-    return shrinkage(vae) * (size if isinstance(size, int) else min(size))
+    size = unet.config.sample_size  # checked when its folder was opened
+    return shrinkage(vae) * (size if isinstance(size, int) else size[0])
 
 
 def check_image_size(name: str, height: int, width: int, unet: Any, vae: Any) -> None:

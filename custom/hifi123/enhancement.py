@@ -44,10 +44,10 @@ class Form:
         """The release's form: all steps of the grid, with the reference's attention from the step `start_step` on."""
         return cls(steps, steps - start_step, **options)
 
-    @property
-    def reference_calls(self) -> int:
-        """Calls of the network by `prepare_reference`, with stored states: the first of the steps costs none."""
-        return self.levels - 1 + max(0, self.injected - 1)
+    def reference_calls(self, *, stored: bool = True) -> int:
+        """Calls of the network by `prepare_reference`; the first of the steps costs none."""
+        sampled = self.injected if stored else self.levels
+        return self.levels - 1 + max(0, sampled - 1)
 
     @property
     def view_calls(self) -> int:

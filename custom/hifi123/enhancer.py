@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from liftstudio.checks import check_range
 from liftstudio.config import Block, to_plain
+from liftstudio.errors import InputError
 from liftstudio.images import resize_lanczos
 from liftstudio.logs import WorkProgress
 from liftstudio.registry import register
@@ -20,7 +21,7 @@ from .depth import depth_channel, mask_channel
 from .enhancement import Form, enhance, prepare_reference
 from .estimator import DepthEstimator, estimator_fingerprint
 from .injection import LAST_LAYERS
-from .prior import GREY, KIND, DepthPrior, bundled
+from .prior import GREY, KIND, DepthPrior, bundled, warn_of_shrinking
 
 
 @register("rgnv")
@@ -29,8 +30,8 @@ class RGNV(ViewEnhancer):
 
     After Yu et al. 2023, "HiFi-123", sec. 3.1: the views are inverted by DDIM and sampled anew, with the attention of
     the picture, which was inverted likewise. The defaults are the symmetric form (see `enhancement.Form`); the
-    release's is levels: 50, start_step: 4. The picture and the views are resized to what the model was made for, or to
-    `resolution`, and back, however large they are.
+    release's is levels: 50, start_step: 4, stored_reference: false. The picture and the views are resized to what the
+    model was made for, or to `resolution`, and back, however large they are.
     """
 
     @dataclass
@@ -42,6 +43,7 @@ class RGNV(ViewEnhancer):
         start_step: int = 0  # step of sampling from which on views look at the picture
         last_layers: int = LAST_LAYERS  # self-attentions that look at the picture, counted from the last
         guidance_scale: float = 9.0  # of sampling by the prompt, u + g (c - u); 1: none
+        stored_reference: bool = True  # the picture keeps the states of its inversion; false: it is sampled and drifts
         resolution: int = 0  # pixels across the views while they are enhanced; 0: the prior's, which is the most
         estimator: str = ""  # folder or hub name of a monocular depth estimator; empty: depth from the masks alone
 
@@ -70,10 +72,15 @@ class RGNV(ViewEnhancer):
 
     @torch.no_grad()
     def repaint(self, views: ReferenceViews) -> Tensor:
-        """See `ViewEnhancer.repaint`. Views are enhanced before grey, and put over that inside their masks."""
+        """See `ViewEnhancer.repaint`. Views are enhanced before grey, and put over that inside their masks.
+
+        Raises:
+            InputError: a view without object, or of flat estimated depth; or the model overflows.
+        """
         assert views.prompt is not None
         config, prior, size = self.config, self.prior, self.size
         prior.announce("enhance")
+        warn_of_shrinking("enhance", views, size)
         before_grey = _resized(views.over(GREY), size, size)
         depths = self._depths(before_grey, _resized(views.masks, size, size)).to(self.device)
         scale = config.guidance_scale if config.prompt else 1.0
@@ -82,12 +89,15 @@ class RGNV(ViewEnhancer):
         others = [index for index in range(len(views)) if index != views.prompt]
         painted = views.images.clone()
         chunks = [others[begin : begin + prior.config.chunk] for begin in range(0, len(others), prior.config.chunk)]
-        with _shown_calls(prior.unet, form.reference_calls + form.view_calls * len(chunks)):
+        stored = config.stored_reference
+        with _shown_calls(prior.unet, form.reference_calls(stored=stored) + form.view_calls * len(chunks)):
             latents = prior.encode(before_grey[[views.prompt]].to(self.device), "reference")
-            reference = prepare_reference(prior.unet, latents, depths[[views.prompt]], prompts.empty, grid, form)
+            depth = depths[[views.prompt]]
+            reference = prepare_reference(prior.unet, latents, depth, prompts.empty, grid, form, stored=stored)
             for chosen in chunks:
                 latents = prior.encode(before_grey[chosen].to(self.device), "view")
                 enhanced = enhance(prior.unet, latents, depths[chosen], prompts, reference, grid, form)
+                _check_finite(enhanced)
                 found = _resized(prior.decode(enhanced).cpu(), *views.images.shape[1:3])
                 # Of `found` the grey behind the object is taken away, by which its outline keeps its own colour.
                 painted[chosen] = found + (1 - views.masks[chosen]) * (views.images[chosen] - GREY)
@@ -103,6 +113,12 @@ class RGNV(ViewEnhancer):
         if self.estimator is None:
             return mask_channel(masks, size)
         return depth_channel(self.estimator(images).cpu(), masks, size, self.estimator.meaning)
+
+
+def _check_finite(latents: Tensor) -> None:
+    """Raise an InputError before what overflowed is painted black and cached."""
+    if not latents.isfinite().all():
+        raise InputError("enhance: the model's numbers are not finite; try views.enhance.prior.precision=float32")
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Monocular depth and normals of pictures, by networks of transformers or diffusers."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +17,15 @@ from liftstudio.errors import InputError
 from .depth import Meaning
 
 _PIPELINE = "model_index.json"  # in the folder of a diffusers pipeline
-_MEANINGS: dict[str, Meaning] = {  # by transformers' model_type; of all others the sign is not known
+_MEANINGS: dict[str, Meaning] = {  # of `predicted_depth` by transformers' model_type; of all others it is not known
     "dpt": "disparity",
     "depth_anything": "disparity",
     "zoedepth": "distance",
-    "depth_pro": "distance",
+    "depth_pro": "disparity",  # of a focal length of its own; transformers' post-processing inverts it
 }
+# Of the first fusion, which has nothing to add yet; some published files lack them.
+_NEVER_USED = re.compile(r"fusion_stage\.(layers|intermediate)\.0\.residual_layer1\.")
+_DEFAULTS = ("default_denoising_steps", "default_processing_resolution")  # that Marigold needs, by its checkpoint
 _FILES = (".safetensors", ".bin", ".json")
 
 
@@ -39,7 +43,7 @@ class DepthEstimator:
         Args:
             source: a folder as transformers or diffusers writes it, or a name on the Hugging Face hub.
         Raises:
-            InputError: there is no such network, or it is of no known kind.
+            InputError: there is no such network, it lacks a weight, or it is of no known kind.
         """
         self.device = device
         with _loading(source, "depth estimator") as name:
@@ -48,13 +52,20 @@ class DepthEstimator:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Depths [B, h, w, 1] float32, of the network's own size, of images [B, H, W, 3] in [0, 1], one by one."""
+        """Depths [B, h, w, 1] float32 of images [B, H, W, 3] in [0, 1], one by one.
+
+        Of the network's own size, over the whole image.
+        """
         return torch.cat([self._estimate(image[None].to(self.device)) for image in images])
 
     def _of_transformers(self, name: str) -> Callable[[Tensor], Tensor]:
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
-        network = cast(Any, AutoModelForDepthEstimation.from_pretrained(name)).to(self.device).eval()
+        network, found = cast(Any, AutoModelForDepthEstimation.from_pretrained(name, output_loading_info=True))
+        missing = sorted(key for key in found["missing_keys"] if not _NEVER_USED.search(key))
+        if missing:
+            raise InputError(f"estimator: {name}: the weight '{missing[0]}' is missing")
+        network.to(self.device).eval()
         kind = network.config.model_type
         if kind not in _MEANINGS:
             raise InputError(f"estimator: {name}: of kind '{kind}'; known: {', '.join(_MEANINGS)}, and Marigold")
@@ -64,7 +75,8 @@ class DepthEstimator:
 
         def estimate(image: Tensor) -> Tensor:
             pixels = (image[0] * 255).round().byte().cpu().numpy()  # as of a file, which all processors know
-            inputs = processor(images=pixels, return_tensors="pt")
+            # Not padded, or the map would cover more than the image: the removal by transformers needs torchvision.
+            inputs = processor(images=pixels, do_pad=False, return_tensors="pt")
             return network(inputs["pixel_values"].to(self.device)).predicted_depth[..., None].float()
 
         return estimate
@@ -128,7 +140,14 @@ def _loading(source: str, kind: str) -> Iterator[str]:
 
 
 def _opened(cls: Any, name: str, device: torch.device) -> Any:
+    """A pipeline of Marigold; diffusers itself would open one of another class as this one."""
+    found = cls.load_config(name).get("_class_name")
+    if found != cls.__name__:
+        raise InputError(f"estimator: {name}: wanted a {cls.__name__}, got a {found}")
     pipeline = cls.from_pretrained(name).to(device)
+    for option in _DEFAULTS:
+        if pipeline.config.get(option) is None:
+            raise InputError(f"estimator: {name}/{_PIPELINE}: no {option} there")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

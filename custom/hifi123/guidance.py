@@ -28,7 +28,7 @@ from .depth import NotInSightError, mask_channel
 from .distillation import Target, enhanced_target, state_distance
 from .enhancement import Form, Reference, prepare_reference
 from .injection import LAST_LAYERS
-from .prior import GREY, DepthPrior, UnetWork, bundled, check_there
+from .prior import GREY, DepthPrior, UnetWork, bundled, check_options, warn_of_shrinking
 from .rendered import RenderedDepth
 
 _NOISY = 2  # the lowest level that has more noise than clean latents
@@ -40,7 +40,8 @@ class StateDistillation(Guidance):
 
     After Yu et al. 2023, "HiFi-123", sec. 3.2, see `distillation`. The two kinds of cameras alternate. A fixed camera's
     enhanced latents are made once, at its first turn; those of a random camera at every turn. It is for texture on a
-    shape that is done: give the geometry's parameters the learning rate 0.
+    shape that is done. Its gradient reaches the shape all the same, by outlines and by where texture is looked up: it
+    is the learning rate 0 of the geometry's parameters that keeps the shape.
     """
 
     @dataclass
@@ -63,7 +64,6 @@ class StateDistillation(Guidance):
         lambda_rgsd: Schedule = ON  # mean squared distance of noisy latents on the object from their targets
 
         def __post_init__(self) -> None:
-            check_there(self.prior)
             check_range("steps", self.steps, 2, 1000)
             check_range("levels", self.levels, _NOISY + 1, self.steps)
             check_range("last_layers", self.last_layers, 1)
@@ -81,6 +81,7 @@ class StateDistillation(Guidance):
                     f"timesteps: no state of {self.steps} steps lies there; those passed in sampling are multiples of "
                     f"{1000 // self.steps} up to {highest}"
                 )
+            check_options(self.prior, self.prompt, self.last_layers)
 
         def noisy_levels(self) -> list[int]:
             """Levels of the grid whose states random cameras are moved to; level i + 1 is that of timestep i."""
@@ -95,6 +96,8 @@ class StateDistillation(Guidance):
         self.prior.check(config.prompt, config.last_layers, self.prior.resolution)
         self.picture = image_prompt(views, self.prior.resolution, device)
         self.prior.announce("RGSD")
+        assert views is not None  # there is a picture among them
+        warn_of_shrinking("RGSD", views, self.prior.resolution)
         if not config.prompt:
             log.warning("RGSD: no prompt, so guidance by text is off; a prompt says what the picture shows")
         self.grid = self.prior.grid(config.steps)
@@ -156,7 +159,7 @@ class StateDistillation(Guidance):
         except NotInSightError:
             return {"rgsd": self._depths.skipped(render)}
         if self._reference_depth is None:
-            self._reference_depth = self._depths(render, slice(1, 2))
+            self._reference_depth = self._depth_of_picture(render)
         size, reference = self.prior.resolution, self._reference
         latents = self.prior.encode(resize_smooth(render.over(GREY)[:1], size, size), "render")
         with self._work.turn():
@@ -164,6 +167,14 @@ class StateDistillation(Guidance):
         mask = F.interpolate(render.opacity[:1].detach().permute(0, 3, 1, 2), latents.shape[2:], mode="area")
         self._note_distance(latents.detach(), target, mask)
         return {"rgsd": state_distance(latents, target, mask)}
+
+    def _depth_of_picture(self, render: Render) -> Tensor:
+        try:
+            return self._depths(render, slice(1, 2))
+        except NotInSightError:
+            raise InputError(
+                "RGSD: the camera of the picture does not see the shape, or next to nothing of it"
+            ) from None
 
     def _target(self, latents: Tensor, depths: Tensor, reference: Reference, step: int) -> Target:
         """Of a fixed camera the one it has, unless that is missing or old; of a random one a new one."""

@@ -13,6 +13,7 @@ from liftstudio.registry import register
 from liftstudio.views.base import ReferenceViews
 from liftstudio.views.estimation import MapEstimator
 
+from .depth import check_map
 from .estimator import DepthEstimator, NormalEstimator, estimator_fingerprint
 from .prior import GREY
 
@@ -43,12 +44,18 @@ class MonocularMaps(MapEstimator):
         return {name: estimator_fingerprint(source) for name, source in sources.items() if source}
 
     def maps(self, views: ReferenceViews) -> dict[str, Tensor]:
-        """See `MapEstimator.maps`; the views are shown before grey. Those of held-out views are 0."""
+        """See `MapEstimator.maps`; the views are shown before grey. Those of held-out views are 0.
+
+        Raises:
+            InputError: a view whose estimated depth is flat on the object, or not finite there.
+        """
         used = views.training()
         images, size = used.over(GREY), used.images.shape[1:3]
         found: dict[str, Tensor] = {}
         if self.depth is not None:
             values = resize_smooth(self.depth(images).cpu(), *size)
+            for name, value, mask in zip(used.names, values, used.masks, strict=True):
+                check_map(f"views.maps.depth: estimated of {name}", value, mask)
             found["depths"] = -values if self.depth.meaning == "disparity" else values
         if self.normals is not None:
             seen = resize_smooth(self.normals(images).cpu(), *size)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from liftstudio.assets import SCHEME
+from liftstudio.assets import SCHEME, input_path
 from liftstudio.cache import file_digest
 from liftstudio.checks import check_range
 from liftstudio.config import Block
@@ -19,6 +19,7 @@ from liftstudio.priors.network_folders import check_folder
 from liftstudio.priors.precision import half_on_cuda
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 from liftstudio.registry import Component, register
+from liftstudio.views.base import ReferenceViews
 
 from .checkpoint import PUBLISHED, open_folder
 from .ddim import Grid
@@ -75,9 +76,10 @@ class DepthPrior(Component):
             size: pixels across the images.
         Raises:
             InputError: too long a prompt, no self-attention at the last layers, or images of a size that the encoder
-                does not take.
+                does not take, or so small that the model sees nothing in them.
         """
         parts = self.parts
+        check_range("resolution", size, self.resolution // 2)
         check_prompt(parts.tokenizer, parts.text.module, prompt)
         check_image_size("resolution", size, size, parts.unet.module, parts.vae.module)
         with injection(parts.unet.module, last_layers):
@@ -91,10 +93,9 @@ class DepthPrior(Component):
 
     def fingerprint(self) -> dict[str, Any]:
         """All that decides its results, as plain data: its precision, and the digests of its files."""
-        folders = [part.weights.path.parent for part in (self.parts.unet, self.parts.vae, self.parts.text)]
-        folders.append(folders[0].with_name("tokenizer"))
-        files = [file for folder in folders for file in sorted(folder.glob("*.json"))]
-        files += [part.weights.path for part in (self.parts.unet, self.parts.vae, self.parts.text)]
+        weights = [part.weights.path for part in (self.parts.unet, self.parts.vae, self.parts.text)]
+        files = [file for path in weights for file in sorted(path.parent.glob("*.json"))] + weights
+        files += sorted(file for file in weights[0].parent.with_name("tokenizer").iterdir() if file.is_file())
         return {
             "precision": self.config.precision,
             "files": {f"{file.parent.name}/{file.name}": file_digest(file) for file in files},
@@ -164,16 +165,33 @@ class UnetWork:
         return {"unet_evaluations": self.evaluations / max(1, self.turns)}
 
 
-def check_there(prior: Block) -> None:
-    """Raise for a depth prior whose folder does not exist: a guidance is built, and told more, after views are made.
+def check_options(prior: Block, prompt: str, last_layers: int = 1) -> None:
+    """Raise for a depth prior that a guidance cannot be built with, which happens after views are made.
+
+    No weight is read. Of one on the hub only the name is checked: a config alone downloads nothing.
 
     Raises:
-        InputError: starting with the option's name.
+        InputError: starting with the option's name: no such folder, or what is in there is refused; too long a prompt;
+            no self-attention at the last layers.
     """
+    weights = prior.options.weights
     try:
-        check_folder(prior.options.weights, PUBLISHED)
+        check_folder(weights, PUBLISHED)
+        model: DepthPrior | None = prior.build(device=torch.device("cpu")) if input_path(weights).is_dir() else None
     except InputError as error:
         raise InputError(f"prior.weights: {error}") from None
+    if model is not None:
+        model.check(prompt, last_layers, model.resolution)
+
+
+def warn_of_shrinking(user: str, views: ReferenceViews, size: int) -> None:
+    """Say in the log that views have more pixels than the `size` across that a model works at."""
+    height, width = views.images.shape[1:3]
+    if max(height, width) > size:
+        log.warning(
+            "%s: views of %dx%d pixels are reduced to the %dx%d that the model works at; finer detail is lost",
+            *(user, width, height, size, size),
+        )
 
 
 def bundled() -> Block:

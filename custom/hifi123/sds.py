@@ -20,7 +20,7 @@ from liftstudio.views.base import ReferenceViews
 
 from .denoising import Prompts, guided_epsilon
 from .depth import NotInSightError
-from .prior import GREY, DepthPrior, UnetWork, bundled, check_there
+from .prior import GREY, DepthPrior, UnetWork, bundled, check_options
 from .rendered import RenderedDepth
 
 
@@ -90,7 +90,7 @@ class DepthSDS(OrbitDistillation):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            check_there(self.prior)
+            check_options(self.prior, self.prompt)
 
     config: Config
     prior: DepthScore

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from liftstudio.errors import InputError
 from liftstudio.priors.base import Prior
 from liftstudio.priors.classifier_free import guided_estimate
 from liftstudio.priors.latent_prior import LatentPrior
+from liftstudio.priors.network_folders import latent_side
 from liftstudio.priors.parameterization import x0_from_epsilon, x0_from_v
 from liftstudio.priors.precision import half_on_cuda
 from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep
@@ -34,16 +34,17 @@ class TextToImage(Prior):
 
     config: Config
     takes_picture = False
-    takes_text = knows_backgrounds = True
+    knows_backgrounds = True
     frames = 0
     channels: tuple[int, int]  # of the network, in and out
 
-    def read(self, config: Config, device: torch.device) -> Any:
-        """The network, after the schedule and the embedded texts; its own options."""
+    def read(self, config: Config, device: torch.device) -> int:
+        """The network, after the schedule and the embedded texts; pixels across its latents."""
         if not config.prompt:
             raise InputError("prompt: a text-to-image model makes pictures of text alone; say which object")
         self.config, self.device = config, device
         unet = unet_part(config.weights, self.channels, self.published)
+        side = latent_side(unet, self.published)
         schedule = read_schedule(config.weights, self.published)
         texts = {"prompt": config.prompt, "negative_prompt": config.negative_prompt}
         self.text = embed_texts(config.weights, texts, device, self.published)
@@ -55,7 +56,7 @@ class TextToImage(Prior):
         self.levels, self.prediction = schedule.levels, schedule.prediction
         self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
         self.unet = unet.load(half_on_cuda(config.precision, device), device)
-        return self.unet.config
+        return side
 
     def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
         """They are not told to the network."""
@@ -104,7 +105,7 @@ class DeepFloydIF(TextToImage):
     guidance_scale = 7.0  # of the released sampler
 
     def __init__(self, config: TextToImage.Config, *, device: torch.device) -> None:
-        self.resolution = self.read(config, device).sample_size
+        self.resolution = self.read(config, device)
         self.latent_shape = (3, self.resolution, self.resolution)
         self.name = f"DeepFloyd IF ({Path(config.weights).name})"
 
@@ -138,7 +139,7 @@ class StableDiffusion(TextToImage, LatentPrior):
     def __init__(self, config: TextToImage.Config, *, device: torch.device) -> None:
         vae = vae_part(config.weights, self.published)
         shrinkage = 2 ** (len(vae.module.config.block_out_channels) - 1)
-        resolution = shrinkage * self.read(config, device).sample_size
+        resolution = shrinkage * self.read(config, device)
         LatentPrior.__init__(self, config, vae, resolution, device=device)
         self.name = f"Stable Diffusion ({Path(config.weights).name})"
 

@@ -14,7 +14,7 @@ from liftstudio.priors.base import Prior
 from liftstudio.registry import register
 from liftstudio.views.base import ReferenceViews
 from liftstudio.views.input_image import InputImage
-from liftstudio.views.prior_views import PriorViews
+from liftstudio.views.prior_views import SAME_ANGLE_DEG, PriorViews
 
 from .denoising import denoise_alone
 
@@ -41,6 +41,10 @@ class Zero123Views(PriorViews):
                 raise InputError("elevations_deg: wanted as many as azimuths_deg, or none for the picture's")
             for elevation_deg in self.elevations_deg:
                 check_range("elevations_deg", elevation_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
+            (azimuth_deg, *others), (elevation_deg, *_) = self.azimuths_deg, self.elevations_deg or [self.elevation_deg]
+            apart_deg = max(abs((azimuth_deg + 180) % 360 - 180), abs(elevation_deg - self.elevation_deg))
+            if not others and apart_deg < SAME_ANGLE_DEG:
+                raise InputError("azimuths_deg: the only view is the picture's own; wanted one from another side")
 
     config: Config
 

@@ -85,8 +85,24 @@ def autoencoder_part(folder: str, published: str) -> Part:
     part = diffusers_part(AutoencoderKL, folder, published)
     scale = part.module.config.scaling_factor
     if scale != LATENT_SCALE:
-        raise InputError(f"{folder}: its latents are scaled by {scale:g}, not by {LATENT_SCALE:g}; {published}")
+        raise InputError(f"{folder}: its latents are scaled by {scale}, not by {LATENT_SCALE:g}; {published}")
     return part
+
+
+def latent_side(unet: Part, published: str) -> int:
+    """Pixels across the square latents that a UNet was made for.
+
+    Raises:
+        InputError: its config.json does not say.
+    """
+    size = unet.module.config.sample_size
+    height, width = size if isinstance(size, list | tuple) and len(size) == 2 else (size, size)
+    if not (isinstance(height, int) and height == width and height > 0):
+        wanted = "a whole number above 0, or two equal ones"
+        raise InputError(
+            f"{unet.weights.path.with_name('config.json')}: sample_size: wanted {wanted}, got {size!r}; {published}"
+        )
+    return height
 
 
 def image_tower_part(folder: str, published: str, *, projected: bool = False) -> Part:
@@ -148,8 +164,11 @@ def open_tokenizer(folder: str, tower: Any, published: str) -> Any:
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
-    """Those of a text, taken literally, between its start's and its end's; as many as it has."""
-    return tokenizer(text, verbose=False).input_ids
+    """Those of a text, taken literally, between its start's and its end's; as many as it has.
+
+    A special token's name in it, as "<|endoftext|>", is text as well.
+    """
+    return tokenizer(text, verbose=False, split_special_tokens=True).input_ids
 
 
 @torch.no_grad()
