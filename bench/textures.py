@@ -25,7 +25,7 @@ from liftstudio.priors.training.objects import ObjectRender, TexturedObject, pat
 from liftstudio.views.base import ReferenceViews
 from liftstudio.views.silhouettes import bounding_box
 
-AZIMUTHS_DEG = (45.0, 90.0, 180.0, 270.0, 315.0)  # of the novel views, from the picture
+AZIMUTHS_DEG = (45.0, 120.0, 180.0, 240.0, 315.0)  # of the novel views, from the picture: none of RGSD's fixed cameras
 ELEVATION_DEG = 10.0  # of the picture and of the novel views
 LOST_DETAIL = 3  # times as few pixels across degraded views
 GAINS, OFFSETS = (0.8, 1.2), (-0.1, 0.1)  # of their colour channels, least and most

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from liftstudio.errors import InputError
 from liftstudio.registry import find, names
@@ -61,11 +61,13 @@ _Loader.add_implicit_resolver(
 def read_config(path: Path, overrides: list[str], inputs: tuple[str, ...] = ()) -> dict[str, Any]:
     """The config file with `dotted.key=value` overrides applied and `${...}` resolved, as plain data.
 
-    Override values are literal text until a field's type says otherwise, so a prompt may hold anything.
+    Override values are literal text until a field's type says otherwise, so a prompt may hold anything: only in the
+    file does `???` stand for a value that is missing.
     inputs: dotted keys that only other parts of the config read; an override of one that none reads is an error.
 
     Raises:
-        InputError: missing or faulty file, malformed override, or an interpolation that cannot be resolved.
+        InputError: missing or faulty file, malformed override, an interpolation that cannot be resolved, or a value
+            that is missing.
     """
     for name, function in RESOLVERS.items():
         OmegaConf.register_resolver(name, function, replace=True)
@@ -75,16 +77,17 @@ def read_config(path: Path, overrides: list[str], inputs: tuple[str, ...] = ()) 
     for key in inputs:
         _check_used(loaded, key, [o for o in overrides if o.startswith(f"{key}=")], path)
     try:
-        return typing.cast(dict[str, Any], OmegaConf.to_container(loaded, resolve=True))
+        return typing.cast(dict[str, Any], OmegaConf.to_container(loaded, resolve=True, throw_on_missing=True))
+    except MissingMandatoryValue as error:
+        raise _missing(error.full_key) from None
     except InterpolationToMissingValueError as error:
-        missing = str(error).splitlines()[0].rpartition(" ")[2]
-        raise InputError(f"{missing}: missing; give it as {missing}=...") from None
+        raise _missing(str(error).splitlines()[0].rpartition(" ")[2]) from None
     except (OmegaConfBaseException, RecursionError) as error:
         raise InputError(f"{path}: {getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from None
 
 
 def write_config(data: dict[str, Any]) -> str:
-    """YAML that `read_config` reads back as `data`, even where a text holds `${`."""
+    """YAML that `read_config` reads back as `data`, even where a text holds `${` or `???`."""
     return yaml.safe_dump(_literal(data), sort_keys=False, allow_unicode=True)
 
 
@@ -129,14 +132,18 @@ def _check_used(loaded: Any, key: str, overrides: list[str], path: Path) -> None
         raise InputError(f"'{overrides[-1]}' has no effect: nothing in {path} refers to ${{{key}}}")
 
 
+def _missing(key: str | None) -> InputError:
+    return InputError(f"{key}: missing; give it as {key}=...")
+
+
 def _literal(value: Any) -> Any:
-    """`value` with its texts escaped, so that `${` in them is not an interpolation."""
+    """`value` with its texts escaped, so that `${` in them is no interpolation, and `???` alone no missing value."""
     if isinstance(value, dict):
         return {key: _literal(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_literal(item) for item in value]
     if isinstance(value, str):
-        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", re.sub(r"^\\*\?\?\?\Z", r"\\\g<0>", value))
     return value
 
 
@@ -151,8 +158,6 @@ def parse(data: Any, wanted: type[T], path: str = "") -> T:
 
 def _convert(value: Any, wanted: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
-    if isinstance(value, str) and value == "???":
-        raise InputError(f"{path}: missing; give it as {path}=...")
     if origin is typing.Annotated and arguments[0] is Block:
         return _convert_block(value, arguments[1], path)
     if origin in (typing.Union, types.UnionType):
@@ -179,11 +184,20 @@ def _convert_dataclass(value: Any, wanted: type, path: str) -> Any:
         if name not in data and field.default is field.default_factory is dataclasses.MISSING:
             raise InputError(f"{_join(path, name)}: missing; wanted {type_name(hints[field.name])}")
     names = {key: fields[key].name for key in data}
-    values = {names[key]: _convert(item, hints[names[key]], _join(path, key)) for key, item in data.items()}
+    typed = {key: _of_default_type(item, fields[key]) for key, item in data.items()}
+    values = {names[key]: _convert(item, hints[names[key]], _join(path, key)) for key, item in typed.items()}
     try:
         return wanted(**values)
     except InputError as error:  # from the dataclass's own checks, which start with the field's name
         raise InputError(_join(path, error)) from None
+
+
+def _of_default_type(value: Any, field: dataclasses.Field[Any]) -> Any:
+    """Options of a component without its name are those of the one that stands there by default."""
+    default = None if field.default_factory is dataclasses.MISSING else field.default_factory()
+    if isinstance(default, Block) and isinstance(options := _yaml_if_text(value), dict) and "type" not in options:
+        return {"type": default.type, **options}
+    return value
 
 
 def option_key(field_name: str) -> str:

@@ -96,6 +96,16 @@ def test_impossible_numbers_of_steps(steps: int) -> None:
         ddim_sigmas(levels(), steps)
 
 
+@pytest.mark.parametrize(("steps", "fitting"), [(501, 500), (400, 333), (170, 166)])
+def test_numbers_of_steps_that_miss_the_noisiest(steps: int, fitting: int) -> None:
+    if steps == 170:  # 85 % of the schedule are enough
+        assert ddim_sigmas(levels(), steps)[0] > 0.4 * levels()[-1]
+    else:
+        with pytest.raises(InputError, match=f"{steps} would begin amid the noise, at timestep .*; use {fitting} "):
+            ddim_sigmas(levels(), steps)
+    assert ddim_sigmas(levels(), fitting)[0] > 0.9 * levels()[-1]
+
+
 def test_decomposed_guidance(generator: torch.Generator) -> None:
     everything, views, reference = torch.randn(3, 5, 4, generator=generator)
     expected = 4 * everything - 2 * views - reference

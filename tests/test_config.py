@@ -91,16 +91,25 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 def test_any_text_survives_writing(tmp_path: Path) -> None:
     seed = int.from_bytes(os.urandom(4))
     draw = random.Random(seed)
-    texts = ["".join(draw.choices("\\${}:ab#'\"-[ä ,\n", k=draw.randrange(12))) for _ in range(200)]
+    parts = [*"\\${}:ab#'\"-[ä ,\n", "\\", "???"]
+    texts = ["".join(draw.choices(parts, k=draw.randrange(12))) for _ in range(200)]
+    texts += ["\\" * count + "???" for count in range(4)]
     path = written(tmp_path, write_config({"texts": texts}))
     assert read_config(path, [])["texts"] == texts, f"seed {seed}"
 
 
 @pytest.mark.parametrize(
-    "text", ["a cat, 50% off: {x}", "${count}", "\\${x}", "[1, 2]", "1e3", "- a", "'", "#no", "a=b"]
+    "text", ["a cat, 50% off: {x}", "${count}", "\\${x}", "[1, 2]", "1e3", "- a", "'", "#no", "a=b", "???", "\\???"]
 )
 def test_override_of_text_is_literal(tmp_path: Path, text: str) -> None:
-    assert read(tmp_path, "count: 1", f"name={text}").name == text
+    """Where it stands, and where it is referred to; also if the file says that it must be given."""
+    config = read(tmp_path, "count: 1\nname: ???\nfrom: ${name}", f"name={text}")
+    assert config.name == config.from_ == text
+
+
+def test_an_override_is_never_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"count: wanted a whole number, got '\?\?\?'"):
+        read(tmp_path, "count: ???", "count=???")
 
 
 def test_overrides_at_any_depth(tmp_path: Path) -> None:
@@ -125,6 +134,24 @@ def test_overrides_at_any_depth(tmp_path: Path) -> None:
     assert read(tmp_path, FULL, "thing=thing-of-test-config").thing is not None
 
 
+def test_options_without_a_type_are_of_the_default(tmp_path: Path) -> None:
+    """So that one key is enough; a type that is given, and its options, are as they are."""
+
+    @dataclass
+    class Holder:
+        thing: Annotated[Block, "test-config-kind"] = field(
+            default_factory=lambda: Block("test-config-kind", "thing-of-test-config", Thing.Config(7))
+        )
+
+    for text in ("thing: {size: 5}", "thing: '{size: 5}'", "thing: {type: thing-of-test-config, size: 5}"):
+        assert parse(read_config(written(tmp_path, text), []), Holder).thing.options == Thing.Config(5)
+    assert parse(read_config(written(tmp_path, "{}"), ["thing.size=4"]), Holder).thing.options.size == 4
+    assert parse({}, Holder).thing.options.size == 7
+    assert parse({"thing": {}}, Holder).thing.options.size == 3, "the options are the type's own, not the default's"
+    with pytest.raises(InputError, match=r"did you mean 'thing\.size'"):
+        parse({"thing": {"sise": 1}}, Holder)
+
+
 def test_interpolation_and_resolvers(tmp_path: Path) -> None:
     text = "count: ${add:${idiv:7,2},1}\nname: ${stem:a/b.png}-${rmspace:a b,_}\ninner: {rate: '${div:1,4}'}"
     config = read(tmp_path, text)
@@ -141,6 +168,8 @@ FAULTS = {
     "count: 1\nthing: {type: thing-of-test-config, size: -1}": "thing.size: wanted 0 or more, got -1",
     "name: a": "count: missing; wanted a whole number",
     "count: ???": "count: missing; give it as count=...",
+    "count: 1\ninner: {rate: '???'}": "inner.rate: missing; give it as inner.rate=...",
+    "count: 1\nsizes: [1, '???']": "sizes[1]: missing",
     "count: 1.5": "count: wanted a whole number, got 1.5",
     "count: true": "count: wanted a whole number",
     "count: many": "count: wanted a whole number, got 'many'",

@@ -241,6 +241,10 @@ def test_missing_weights_say_where_they_are_published(tmp_path: Path) -> None:
 
 FIRST = "spatial_volume.target_encoder.init_conv.weight"
 KEY = "model.diffusion_model.middle_conditions.depth_attn.to_k.weight"
+FIRST_CONV = "model.diffusion_model.input_blocks.0.0.weight"
+VAE_CONV = "first_stage_model.encoder.down.0.block.0.conv1.weight"
+PATCHES = "clip_image_encoder.model.visual.conv1.weight"
+PROJ = "clip_image_encoder.model.visual.proj"
 
 
 @pytest.mark.parametrize(
@@ -257,6 +261,21 @@ KEY = "model.diffusion_model.middle_conditions.depth_attn.to_k.weight"
         (
             lambda s: s.update({k: s[k][:3].clone() for k in ("poses", "Ks", "azimuth")}),
             "is for 4 views, 'poses' has 3",
+        ),
+        (
+            lambda s: [s.pop(key) for key in list(s) if key.startswith("first_stage_model.encoder.")],
+            r"'first_stage_model\.encoder\.down\.0\.block\.0\.conv1\.weight' is missing",
+        ),
+        (
+            lambda s: s.update({VAE_CONV: torch.ones(33, *s[VAE_CONV].shape[1:])}),
+            "has 33 channels, which is no multiple of 32",
+        ),
+        (lambda s: s.update({PATCHES: s[PATCHES][..., :0].clone()}), f"'{re.escape(PATCHES)}' is empty"),
+        (lambda s: s.update({PROJ: s[PROJ][:, 1:].clone()}), r"'cc_projection\.weight' is for \d+ channels; wanted"),
+        (lambda s: s.update({FIRST_CONV: s[FIRST_CONV][:, 1:].clone()}), "is for 7 channels; wanted 8"),
+        (
+            lambda s: s.update(alphas_cumprod=s["alphas_cumprod"].flip(0)),
+            "a noise schedule that falls, between 1 and 0",
         ),
     ],
 )

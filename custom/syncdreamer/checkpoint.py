@@ -10,6 +10,7 @@ from liftstudio.priors.latent_diffusion import (
     Part,
     check_all_used,
     clip_part,
+    output_channels,
     same,
     vae_part,
     weight_count,
@@ -39,11 +40,13 @@ def open_parts(weights: Weights) -> Parts:
     """Network, autoencoder and CLIP image tower of an official file, all checked, none read.
 
     Raises:
-        InputError: a weight is missing, has another shape, or belongs to none of the three.
+        InputError: a weight is missing, has another shape, or belongs to none of the three; they do not fit together;
+            or the noise schedule does not fall.
     """
     if not is_syncdreamer(weights):
         raise InputError(f"{weights.path}: not SyncDreamer's weights in their official layout: '{FIRST}' is missing")
     _check_buffers(weights)
+    _check_widths(weights)
     parts = Parts(
         network_part(weights),
         vae_part(weights, VAE),
@@ -77,7 +80,7 @@ def unet_size(weights: Weights) -> UNetSize:
     layers = blocks // levels - 1
     first = [f"{UNET}input_blocks.{1 + level * (layers + 1)}" for level in range(levels)]
     heads = number(weights, "num_heads")
-    channels = [_channels(weights, f"{block}.0.in_layers.2.weight", 4, 32, heads) for block in first]
+    channels = [output_channels(weights, f"{block}.0.in_layers.2.weight", 4, 32, heads) for block in first]
     middle = f"{UNET}middle_block.1.transformer_blocks"
     return UNetSize(
         in_channels=weight_shape(weights, f"{UNET}input_blocks.0.0.weight", 4)[1],
@@ -105,20 +108,11 @@ def volume_size(weights: Weights) -> VolumeSize:
 
 def _volume_channels(weights: Weights) -> tuple[int, ...]:
     names = ("conv0.weight", "conv1.conv.weight", "conv3.conv.weight", "conv5.conv.weight")
-    return tuple(_channels(weights, f"{VOLUME}frustum_volume_feats.{name}", 5, 8) for name in names)
+    return tuple(output_channels(weights, f"{VOLUME}frustum_volume_feats.{name}", 5, 8) for name in names)
 
 
 def _embedding_width(weights: Weights) -> int:
     return weight_shape(weights, "cc_projection.weight", 2)[1] - VIEW_WIDTH
-
-
-def _channels(weights: Weights, key: str, dimensions: int, *divisors: int) -> int:
-    """Output channels of a convolution, which groups and heads must divide."""
-    channels = weight_shape(weights, key, dimensions)[0]
-    for divisor in divisors:
-        if channels < divisor or channels % divisor:
-            raise InputError(f"{weights.path}: '{key}' has {channels} channels, which is no multiple of {divisor}")
-    return channels
 
 
 def _resolution(weights: Weights, name: str) -> int:
@@ -140,3 +134,20 @@ def _check_buffers(weights: Weights) -> None:
     channels = weight_shape(weights, first, 5)[1]
     if channels != FEATURES * views:
         raise InputError(f"{weights.path}: '{first}' is for {channels / FEATURES:g} views, 'poses' has {views}")
+    alpha_bars = weights["alphas_cumprod"].double()
+    if not bool((alpha_bars.diff() < 0).all() and (alpha_bars > 0).all() and (alpha_bars < 1).all()):
+        raise InputError(f"{weights.path}: 'alphas_cumprod': wanted a noise schedule that falls, between 1 and 0")
+
+
+def _check_widths(weights: Weights) -> None:
+    """Raise an InputError where one network does not take what another gives."""
+    latents = weight_shape(weights, f"{VAE}decoder.conv_in.weight", 4)[1]
+    embedding = weight_shape(weights, f"{CLIP}proj", 2)[1]
+    for key, dimensions, axis, wanted, of in (
+        (f"{UNET}input_blocks.0.0.weight", 4, 1, 2 * latents, "noisy and clean latents"),
+        (f"{UNET}out.2.weight", 4, 0, latents, "latents"),
+        ("cc_projection.weight", 2, 1, embedding + VIEW_WIDTH, "CLIP's embedding and the view's"),
+    ):
+        found = weight_shape(weights, key, dimensions)[axis]
+        if found != wanted:
+            raise InputError(f"{weights.path}: '{key}' is for {found} channels; wanted {wanted}, of {of}")

@@ -57,7 +57,7 @@ class DistanceNetwork(nn.Module):
             if index == 0:
                 weight[:, 3:] = 0
             elif index == self.config.skip:
-                weight[:, -(self.inputs - 3) :] = 0
+                weight[:, weight.shape[1] - self.inputs + 3 :] = 0
             nn.init.zeros_(layer.bias)
             if index == len(self.layers) - 1:
                 nn.init.normal_(weight, math.sqrt(math.pi / weight.shape[1]), 1e-4, generator=generator)

@@ -78,7 +78,6 @@ class Prior(Component):
     guidance_scale: float = 1.0  # classifier-free guidance that suits it
     decomposed_scales: tuple[float, float] = (2.0, 1.0)  # of decomposed guidance that suit it
     takes_picture: bool = True  # else it makes objects of text alone, and its image prompt is None
-    takes_text: bool = False  # whether it reads a text
     knows_backgrounds: bool = False  # whether pictures and views may be over any grey; else they are over white
 
     @classmethod

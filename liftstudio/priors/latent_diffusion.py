@@ -19,6 +19,8 @@ from liftstudio.priors.weights import Weights, check_module, load_module
 Change = Callable[[Tensor], Tensor]
 Sources = dict[str, tuple[str, Change]]  # module's key -> the file's, and the change of layout
 
+VAE_GROUPS = 32  # of the channels, in the norms of Stable Diffusion's autoencoder
+
 _UNET_BLOCK = r"^(?P<way>down|up)_blocks\.(?P<level>\d+)\.(?P<part>[a-z]+)\.(?P<index>\d+)(?:(?<=samplers\.\d)\.conv)?"
 _UNET_PARTS = {
     "conv_in": "input_blocks.0.0",
@@ -124,11 +126,11 @@ def vae_part(weights: Weights, prefix: str) -> Part:
     """The autoencoder under `prefix`; all sizes are read from shapes.
 
     Raises:
-        InputError: a weight that tells a size is missing.
+        InputError: a weight that tells a size is missing, or tells an impossible one.
     """
-    levels = weight_count(weights, f"{prefix}encoder.down.")
+    levels = max(1, weight_count(weights, f"{prefix}encoder.down."))
     firsts = [f"{prefix}encoder.down.{level}.block.0.conv1.weight" for level in range(levels)]
-    widths = tuple(weight_shape(weights, first, 4)[0] for first in firsts)
+    widths = tuple(output_channels(weights, first, 4, VAE_GROUPS) for first in firsts)
     layers = weight_count(weights, f"{prefix}encoder.down.0.block.")
     latent_channels = weight_shape(weights, f"{prefix}decoder.conv_in.weight", 4)[1]
     with torch.device("meta"):
@@ -136,7 +138,7 @@ def vae_part(weights: Weights, prefix: str) -> Part:
     return Part(module, weights, vae_sources(module.state_dict(), levels, prefix))
 
 
-def make_vae(widths: tuple[int, ...], layers: int, latent_channels: int, groups: int = 32) -> Any:
+def make_vae(widths: tuple[int, ...], layers: int, latent_channels: int, groups: int = VAE_GROUPS) -> Any:
     """An autoencoder with random weights; each of the `widths`, from the finest level, but the last is halved after.
 
     groups: of the channels, in its norms.
@@ -317,14 +319,29 @@ def weight_shape(weights: Weights, key: str, dimensions: int) -> tuple[int, ...]
     """The shape of a weight that tells sizes.
 
     Raises:
-        InputError: it is missing, or has another number of dimensions.
+        InputError: it is missing, or empty, or has another number of dimensions.
     """
     if key not in weights:
         raise InputError(f"{weights.path}: the weight '{key}' is missing")
     shape = weights.shapes[key]
     if len(shape) != dimensions:
         raise InputError(f"{weights.path}: the weight '{key}' has shape {list(shape)}; wanted {dimensions} dimensions")
+    if 0 in shape:
+        raise InputError(f"{weights.path}: the weight '{key}' is empty: its shape is {list(shape)}")
     return shape
+
+
+def output_channels(weights: Weights, key: str, dimensions: int, *divisors: int) -> int:
+    """Output channels of a convolution, which groups and heads must divide.
+
+    Raises:
+        InputError: they do not, or as `weight_shape`.
+    """
+    channels = weight_shape(weights, key, dimensions)[0]
+    for divisor in divisors:
+        if channels % divisor:
+            raise InputError(f"{weights.path}: '{key}' has {channels} channels, which is no multiple of {divisor}")
+    return channels
 
 
 def weight_count(weights: Weights, prefix: str) -> int:

@@ -11,6 +11,7 @@ from liftstudio.checks import check_range
 from liftstudio.errors import InputError
 from liftstudio.priors.parameterization import sigma_from_alpha_bar
 
+LEAST_SCHEDULE = 0.85  # share of a schedule's timesteps that DDIM's steps span: below it they start amid the noise
 Denoise = Callable[[Tensor, float], Tensor]
 
 
@@ -55,10 +56,16 @@ def ddim_sigmas(levels: Tensor, steps: int) -> Tensor:
     Args:
         levels: [T] noise level of each timestep, ascending.
     Raises:
-        InputError: fewer than 1 step, or T and more.
+        InputError: fewer than 1 step, or T and more, or so many more than half or a third of T that the first is far
+            below full noise.
     """
     check_range("steps", steps, 1, len(levels) - 1)
     timesteps = 1 + len(levels) // steps * torch.arange(steps - 1, -1, -1)
+    if steps > 1 and timesteps[0] + len(levels) // steps < LEAST_SCHEDULE * len(levels):
+        fitting = len(levels) // math.ceil(len(levels) / steps)
+        raise InputError(
+            f"steps: {steps} would begin amid the noise, at timestep {timesteps[0]}; use {fitting} instead"
+        )
     return levels[torch.cat([timesteps, timesteps.new_zeros(1)])]
 
 

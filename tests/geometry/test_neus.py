@@ -246,6 +246,10 @@ def test_network_options_out_of_range(options: dict[str, int], message: str) -> 
 
 
 def test_a_network_without_skip_or_octaves() -> None:
-    network = DistanceNetwork(DistanceNetworkConfig(layers=2, hidden=8, skip=0, frequencies=0))
-    network.reset(0.5, torch.Generator().manual_seed(0))
-    assert network(torch.rand(4, 3)).shape == (4, 1)
+    for layers, skip in ((2, 0), (4, 2)):
+        network = DistanceNetwork(DistanceNetworkConfig(layers=layers, hidden=64, skip=skip, frequencies=0))
+        network.reset(0.5, torch.Generator().manual_seed(0))
+        points = 0.9 * F.normalize(torch.randn(64, 3), dim=-1)
+        distances = network(points)
+        assert distances.shape == (64, 1) and distances.isfinite().all()
+        assert distances.mean() > 0.1 and network(torch.zeros(1, 3)).item() < 0, "about a sphere"

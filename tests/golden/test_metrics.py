@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from liftstudio.mesh import Mesh
 from liftstudio.metrics.diversity import cd_score, cd_terms
@@ -81,4 +82,12 @@ def test_image_metrics() -> None:
     truth = truth[..., :3] * truth[..., 3:] + 1 - truth[..., 3:]
     expected = RESULTS["nvs"]
     assert psnr(prediction, truth).mean().item() == pytest.approx(expected["psnr"], abs=1e-3)
-    assert ssim(prediction, truth).mean().item() == pytest.approx(expected["ssim"], abs=1e-4)
+    images, scaled = (prediction, truth), (0.5 + 0.25 * prediction, 0.5 + 0.25 * truth)
+    for name, pair in (("ssim", images), ("ssim_of_images_scaled_0.5_plus_0.25x", scaled)):
+        assert ssim(*pair, value_range(*pair)).mean().item() == pytest.approx(expected[name], abs=1e-4)
+        assert ssim(*pair).mean().item() == pytest.approx(expected[f"{name}_data_range_1"], abs=1e-4)
+
+
+def value_range(*images: Tensor) -> float:
+    """What torchmetrics takes for the data range of SSIM by default."""
+    return max((each.max() - each.min()).item() for each in images)

@@ -35,6 +35,7 @@ CPU = torch.device("cpu")
 # Absolute tolerances that the data's own description states for a port in float32 on a CPU. Two convolution backends
 # of one machine are 3e-6 apart in features and noise, 4e-5 in guided noise and loops; guidance multiplies by 3 to 7.
 GEOMETRY, FEATURES, GUIDED = 1e-5, 5e-5, 5e-4
+USUAL_STEPS = 50  # whose table single steps are of
 Case = dict[str, Tensor]
 
 
@@ -388,8 +389,8 @@ def test_ddim_tables(path: Path) -> None:
     counts = [int(match[1]) for key in case if (match := re.fullmatch(r"steps(\d+)_timesteps", key))]
     assert counts
     for steps in counts:
-        sigmas = ddim_sigmas(levels, steps).flip(0)  # the tables ascend
-        close(sigmas[1:], levels[case[f"steps{steps}_timesteps"]], 0, "timesteps")
+        sigmas = ddim_sigmas(levels, steps).flip(0)  # the tables ascend, past `steps` where these do not divide all
+        close(sigmas[1:], levels[case[f"steps{steps}_timesteps"][:steps]], 0, "timesteps")
         alphas = 1 / (1 + sigmas**2)
         below, at = sigmas[:-1], sigmas[1:]
         wanted = {
@@ -399,7 +400,7 @@ def test_ddim_tables(path: Path) -> None:
             "sqrt_one_minus_alphas": (1 - alphas[1:]).sqrt(),
         }
         for name, values in wanted.items():
-            close(values.float(), case[f"steps{steps}_ddim_{name}"].float(), GEOMETRY, f"{steps} {name}")
+            close(values.float(), case[f"steps{steps}_ddim_{name}"][:steps].float(), GEOMETRY, f"{steps} {name}")
 
 
 @pytest.mark.parametrize("path", cases("f_ddim*.safetensors"))
@@ -407,7 +408,8 @@ def test_ddim_steps(path: Path) -> None:
     case, levels = load_file(path), levels_of(path.parent)
     indices = [int(match[1]) for key in case if (match := re.fullmatch(r"step_index(\d+)_x_prev", key))]
     counts = [int(match[1]) for key in case if (match := re.fullmatch(r"steps(\d+)_timesteps", key))]
-    steps = min(count for count in counts if count > max(indices))
+    fitting = [count for count in counts if count > max(indices)]
+    steps = USUAL_STEPS if USUAL_STEPS in fitting else min(fitting)
     for index in indices:
         sigmas = ddim_sigmas(levels, steps)[steps - 1 - index :]
         after: list[Tensor] = []
