@@ -165,10 +165,10 @@ def coarse_result(config: RunConfig, views: ReferenceViews) -> dict[str, Any]:
 
 
 def coarse_key(config: RunConfig, number: int) -> str:
-    """What decides the coarse result of an object, but for the code: all but the last stage's guidance and steps."""
+    """What decides the coarse result of an object, but for the code: of the last stage its shape and appearance."""
     plain = to_plain(config)
     *_, last = plain["system"]["stages"].values()
-    for name in ("guidance", "steps"):
+    for name in ("guidance", "steps", "regularizers"):
         last.pop(name)
     *before, _ = config.system.options.stages.values()
     guidance = [block.options for stage in before for block in stage.guidance.values()]

@@ -52,7 +52,7 @@ OPTIONS = {  # of `rgnv`, and of all ways, where they have it
     "steps": "of the grid",
     "levels": "of those: steps of inversion, and of sampling",
     "start_step": "of sampling, from which on views look at the picture",
-    "last_layers": "self-attentions that look at the picture",
+    "last_layers": "self-attentions that look at the picture; 0: the last quarter of all",
     "prompt": "of sampling",
     "guidance_scale": "of sampling by the prompt",
 }

@@ -145,7 +145,7 @@ WITHOUT = {
         "last_layers: wanted 1 to 0, the UNet's layers with self-attention, got 1",
     ),
     "fewer": ({}, 8, "last_layers: wanted 1 to 7, the UNet's layers with self-attention, got 8"),
-    "none asked": ({}, 0, "last_layers: wanted 1 to 7, the UNet's layers with self-attention, got 0"),
+    "below none": ({}, -1, "last_layers: wanted 1 to 7, the UNet's layers with self-attention, got -1"),
     "cross-attention there": (
         {"only_cross_attention": (True, False), "mid_block_only_cross_attention": False},
         3,

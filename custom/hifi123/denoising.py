@@ -14,7 +14,7 @@ from torch import Tensor
 from liftstudio.priors.classifier_free import guided
 
 from .ddim import Predict
-from .injection import LAST_LAYERS, KeysValues, injection
+from .injection import LAST_QUARTER, KeysValues, injection
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def beside_reference(
     prompts: Prompts,
     guidance_scale: float,
     inject_below: int,
-    last_layers: int = LAST_LAYERS,
+    last_layers: int = LAST_QUARTER,
 ) -> Predict:
     """For sampling states [1 + V, 4, h, w], the reference and V views that look at it.
 
@@ -99,7 +99,7 @@ def with_cached_reference(
     prompts: Prompts,
     guidance_scale: float,
     keys_values: Mapping[int, KeysValues],
-    last_layers: int = LAST_LAYERS,
+    last_layers: int = LAST_QUARTER,
 ) -> Predict:
     """For sampling states [V, 4, h, w] of views alone, which look at the reference's cached keys and values.
 

@@ -11,7 +11,7 @@ from liftstudio.checks import check_range
 
 from .ddim import Grid, OnStep, Predict, invert, sample
 from .denoising import Prompts, inverting, with_cached_reference
-from .injection import LAST_LAYERS, KeysValues, injection
+from .injection import LAST_QUARTER, KeysValues, injection
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class Form:
     levels:         steps of inversion, and of sampling.
     injected:       how many of the last steps of sampling have the reference's attention.
     guidance_scale: of sampling; inversion is not guided.
-    last_layers:    self-attentions that look at the reference, counted from the last.
+    last_layers:    self-attentions that look at the reference, counted from the last; 0: the last quarter of all.
     """
 
     levels: int
     injected: int
     guidance_scale: float = 9.0
-    last_layers: int = LAST_LAYERS
+    last_layers: int = LAST_QUARTER
 
     def __post_init__(self) -> None:
         check_range("levels", self.levels, 2)

@@ -20,7 +20,7 @@ from liftstudio.views.enhancement import ViewEnhancer
 from .depth import depth_channel, mask_channel
 from .enhancement import Form, enhance, prepare_reference
 from .estimator import DepthEstimator, estimator_fingerprint
-from .injection import LAST_LAYERS
+from .injection import LAST_QUARTER
 from .prior import GREY, KIND, DepthPrior, bundled, warn_of_shrinking
 
 
@@ -41,7 +41,7 @@ class RGNV(ViewEnhancer):
         steps: int = 50  # of the grid, from clean to noise
         levels: int = 30  # of those: steps of inversion, and of sampling
         start_step: int = 0  # step of sampling from which on views look at the picture
-        last_layers: int = LAST_LAYERS  # self-attentions that look at the picture, counted from the last
+        last_layers: int = LAST_QUARTER  # self-attentions that look at the picture; 0: the last quarter of all
         guidance_scale: float = 9.0  # of sampling by the prompt, u + g (c - u); 1: none
         stored_reference: bool = True  # the picture keeps the states of its inversion; false: it is sampled and drifts
         resolution: int = 0  # pixels across the views while they are enhanced; 0: the prior's, which is the most
@@ -51,7 +51,7 @@ class RGNV(ViewEnhancer):
             check_range("steps", self.steps, 2, 1000)
             check_range("levels", self.levels, 2, self.steps)
             check_range("start_step", self.start_step, 0, self.levels)
-            check_range("last_layers", self.last_layers, 1)
+            check_range("last_layers", self.last_layers, 0)
             check_range("guidance_scale", self.guidance_scale, 1)
             check_range("resolution", self.resolution, 0)
 

@@ -27,7 +27,7 @@ from .denoising import Prompts
 from .depth import NotInSightError, mask_channel
 from .distillation import Target, enhanced_target, state_distance
 from .enhancement import Form, Reference, prepare_reference
-from .injection import LAST_LAYERS
+from .injection import LAST_QUARTER
 from .prior import GREY, DepthPrior, UnetWork, bundled, check_options, warn_of_shrinking
 from .rendered import RenderedDepth
 
@@ -50,7 +50,7 @@ class StateDistillation(Guidance):
         prompt: str = ""  # what the object is, in a few words; taken literally; empty: no guidance
         steps: int = 20  # of the grid, from clean to noise
         levels: int = 12  # of those: steps of inversion, and of sampling, all with the picture's attention
-        last_layers: int = LAST_LAYERS  # self-attentions that look at the picture, counted from the last
+        last_layers: int = LAST_QUARTER  # self-attentions that look at the picture; 0: the last quarter of all
         guidance_scale: float = 7.5  # of sampling by the prompt, u + g (c - u); 1: none
         timesteps: tuple[int, int] = (50, 500)  # of the states that random cameras are moved to, of 0 to 999
         fixed_azimuths_deg: list[float] = field(
@@ -66,7 +66,7 @@ class StateDistillation(Guidance):
         def __post_init__(self) -> None:
             check_range("steps", self.steps, 2, 1000)
             check_range("levels", self.levels, _NOISY + 1, self.steps)
-            check_range("last_layers", self.last_layers, 1)
+            check_range("last_layers", self.last_layers, 0)
             check_range("guidance_scale", self.guidance_scale, 1)
             check_range("refresh_every", self.refresh_every, 0)
             check_range("resolution", self.resolution, 0)

@@ -15,12 +15,12 @@ from liftstudio.errors import InputError
 
 KeysValues = dict[int, tuple[Tensor, Tensor]]  # number of a layer -> keys and values [1, tokens, D] of the reference
 
-LAST_LAYERS = 4  # of the release: 12 to 15 of the 16 of Stable Diffusion
+LAST_QUARTER = 0  # the release's layers, 12 to 15 of the 16 of Stable Diffusion, in a network of any size
 
 
 @contextmanager
 def injection(
-    unet: nn.Module, last_layers: int = LAST_LAYERS, keys_values: KeysValues | None = None
+    unet: nn.Module, last_layers: int = LAST_QUARTER, keys_values: KeysValues | None = None
 ) -> Iterator[KeysValues]:
     """While open, the last self-attentions of `unet` have the keys and values of a reference, in every call.
 
@@ -29,7 +29,7 @@ def injection(
 
     Args:
         unet: diffusers' UNet2DConditionModel.
-        last_layers: how many layers, of those that `self_attentions` lists.
+        last_layers: how many layers, of those that `self_attentions` lists; LAST_QUARTER: a quarter of them, rounded.
         keys_values: of a reference that is not in the batch, as such a context gave them; None: the reference is the
             first of the batch, which itself is not changed by it.
     Yields:
@@ -65,6 +65,8 @@ def self_attentions(unet: nn.Module) -> list[tuple[str, Any]]:
 def _last_self_attentions(unet: nn.Module, count: int) -> dict[int, Any]:
     """Layer's number -> module."""
     every = self_attentions(unet)
+    if count == LAST_QUARTER:
+        count = max(1, round(len(every) / 4))
     if not 1 <= count <= len(every):
         raise InputError(f"last_layers: wanted 1 to {len(every)}, the UNet's layers with self-attention, got {count}")
     numbered = dict(list(enumerate(every))[-count:])
