@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from liftstudio.errors import InputError
 from liftstudio.priors.latent_diffusion import (
@@ -16,6 +17,7 @@ from liftstudio.priors.latent_diffusion import (
     weight_count,
     weight_shape,
 )
+from liftstudio.priors.parameterization import sigma_from_alpha_bar
 from liftstudio.priors.weights import Weights
 
 from .layout import BUFFERS, CLIP, FIRST, UNET, UNUSED, VAE, VOLUME, is_syncdreamer, number
@@ -40,8 +42,7 @@ def open_parts(weights: Weights) -> Parts:
     """Network, autoencoder and CLIP image tower of an official file, all checked, none read.
 
     Raises:
-        InputError: a weight is missing, has another shape, or belongs to none of the three; they do not fit together;
-            or the noise schedule does not fall.
+        InputError: a weight is missing, has another shape, or belongs to none of the three; or they do not match.
     """
     if not is_syncdreamer(weights):
         raise InputError(f"{weights.path}: not SyncDreamer's weights in their official layout: '{FIRST}' is missing")
@@ -57,6 +58,18 @@ def open_parts(weights: Weights) -> Parts:
         part.check()
     check_all_used(weights, all_parts, _IN_NO_PART)
     return parts
+
+
+def noise_levels(weights: Weights) -> Tensor:
+    """[T] float64: that of each timestep of a file.
+
+    Raises:
+        InputError: its noise schedule does not fall.
+    """
+    alpha_bars = weights["alphas_cumprod"].double()
+    if not bool((alpha_bars.diff() < 0).all() and (alpha_bars > 0).all() and (alpha_bars < 1).all()):
+        raise InputError(f"{weights.path}: 'alphas_cumprod': wanted a noise schedule that falls, between 1 and 0")
+    return sigma_from_alpha_bar(alpha_bars)
 
 
 def network_part(weights: Weights) -> Part:
@@ -134,9 +147,6 @@ def _check_buffers(weights: Weights) -> None:
     channels = weight_shape(weights, first, 5)[1]
     if channels != FEATURES * views:
         raise InputError(f"{weights.path}: '{first}' is for {channels / FEATURES:g} views, 'poses' has {views}")
-    alpha_bars = weights["alphas_cumprod"].double()
-    if not bool((alpha_bars.diff() < 0).all() and (alpha_bars > 0).all() and (alpha_bars < 1).all()):
-        raise InputError(f"{weights.path}: 'alphas_cumprod': wanted a noise schedule that falls, between 1 and 0")
 
 
 def _check_widths(weights: Weights) -> None:

@@ -13,7 +13,7 @@ from liftstudio.priors.base import Estimates, ImagePrompt, Prior
 from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.latent_diffusion import weight_shape
 from liftstudio.priors.latent_prior import LATENT_SCALE, LatentPrior, clip_pixels
-from liftstudio.priors.parameterization import sigma_from_alpha_bar, x0_from_epsilon
+from liftstudio.priors.parameterization import x0_from_epsilon
 from liftstudio.priors.precision import half_on_cuda
 from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep
 from liftstudio.priors.weights import Weights, open_weights
@@ -61,13 +61,13 @@ class SyncDreamer(LatentPrior):
     def __init__(self, config: Config, *, device: torch.device) -> None:
         weights = open_weights(config.weights, self.published)
         self.name = _name(weights)
-        from .checkpoint import open_parts  # diffusers takes seconds to import
+        from .checkpoint import noise_levels, open_parts  # diffusers takes seconds to import
 
         parts = open_parts(weights)
         self.rig = Rig.read(weights, device)
         super().__init__(config, parts.vae, self.rig.image_size, device=device)
         self.frames = len(self.rig)
-        self.levels = sigma_from_alpha_bar(weights["alphas_cumprod"].double())  # of each timestep
+        self.levels = noise_levels(weights)
         self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
         self.network = parts.network.load(half_on_cuda(config.precision, device), device)
         self._clip = parts.clip
