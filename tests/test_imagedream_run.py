@@ -204,7 +204,7 @@ def test_a_mesh_from_a_sphere_with_and_without_the_picture(here: Path, is_compar
         f"{MESH}.geometry.grid.log2_table_size=9",
         f"{MESH}.guidance.mv.resolution=[16]",
     ]
-    with_picture = [f"{MESH}.guidance.picture.resolution=[16]"]
+    with_picture = [f"{MESH}.guidance.picture.resolution=[16]", f"{MESH}.guidance.picture.start=1"]
     alone = [f"{MESH}.regularizers.lambda_{name}=0" for name in ("normal_consistency", "albedo_smoothness")]
     config, more = (WITH_PICTURE, with_picture) if is_compared else (FROM_SPHERE, alone)
     assert main(["--config", config, "--train", *SHORT, *options, *more]) == 0
