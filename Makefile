@@ -7,7 +7,7 @@ demo: .venv/installed  ## one picture to a textured mesh, in runs/
 	$(VENV)/python launch.py --config configs/sv3d-masked-sds.yaml --train
 
 test: .venv/installed-dev
-	$(VENV)/python -m pytest
+	$(VENV)/python -m pytest --numprocesses=auto --dist=worksteal
 
 lint: .venv/installed-dev
 	$(VENV)/ruff check .

@@ -12,6 +12,11 @@ from tiny_project import make_project
 from liftstudio import registry
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Random seeds are not part of a test's name, which is the same in all processes that share the tests."""
+    return argname if argname == "seed" else None
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder with `capture/` and `tiny.yaml`, for `cli.main` in this process."""

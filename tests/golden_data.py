@@ -15,12 +15,12 @@ def golden_root(archive: Path) -> Path:
 
 def unpacked(archive: Path) -> Path:
     """The bundled cases as a folder, until the process ends."""
-    return Path(_unpacked(archive).name)
+    return Path(_unpacked(archive).name) / archive.parent.name
 
 
 @functools.cache
 def _unpacked(archive: Path) -> tempfile.TemporaryDirectory[str]:
-    folder = tempfile.TemporaryDirectory(prefix=f"{archive.parent.name}_")
+    folder = tempfile.TemporaryDirectory()
     with tarfile.open(archive) as file:
-        file.extractall(folder.name, filter="data")
+        file.extractall(Path(folder.name) / archive.parent.name, filter="data")
     return folder
