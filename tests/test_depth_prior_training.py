@@ -136,7 +136,7 @@ def test_pictures_are_before_grey_with_their_depth() -> None:
     torch.testing.assert_close(found, rgb - 0.5 * (1 - alpha))  # over white, so that white is in it by 1 - alpha
     assert batch["depths"].shape == (4, 1, SIDE, SIDE)
     assert (batch["depths"].amax((1, 2, 3)) == 1).all() and (batch["depths"].amin((1, 2, 3)) == -1).all()
-    assert (batch["depths"][:, :, 0, 0] < -1 + 1e-5).all()  # a corner, behind the object; resizing rounds
+    assert (batch["depths"][:, :, 0, 0] < -1 + 1e-4).all()  # a corner, behind the object; resizing rounds
 
 
 def test_the_autoencoder_sees_parts_of_objects() -> None:
