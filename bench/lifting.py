@@ -9,7 +9,7 @@ from liftstudio.cameras import orbit_cameras
 from liftstudio.ops.backends import use_backend
 from liftstudio.ops.lifting import lift
 from liftstudio.orbits import sine
-from liftstudio.priors.toys.network import projections
+from liftstudio.priors.projections import projections
 
 BATCH, CHANNELS, SIZE, GRID = 2, 16, 64, 32
 

@@ -1,8 +1,9 @@
 """`python -m bench.prior_data`: objects made and rendered per second for training, against plain PyTorch."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from rich.console import Console
@@ -12,9 +13,20 @@ from bench.timing import Case, measure_pair
 from liftstudio.cameras import Cameras, orbit_cameras
 from liftstudio.orbits import sine
 from liftstudio.priors.training import objects
+from liftstudio.priors.training.data import DataConfig
+from liftstudio.priors.training.meshes import reference as mesh_reference
+from liftstudio.priors.training.meshes.rendering import draw_lighting
+from liftstudio.priors.training.meshes.rendering import render as render_mesh
+from liftstudio.priors.training.meshes.source import MeshObjects
+from liftstudio.priors.training.meshes.variation import varied
 from liftstudio.priors.training.objects import reference
+from liftstudio.priors.training.objects.draws import Draws
+from liftstudio.priors.training.rigs import draw_rig
 
 THREADS, FRAMES, SIZE, OBJECTS = 2, 21, 64, 16
+VIEWS, POINTS = 8, 64 * 64 * 40  # of a mesh's sample; points whose inside is asked for
+
+T = TypeVar("T")
 
 
 def orbit() -> Cameras:
@@ -22,38 +34,71 @@ def orbit() -> Cameras:
     return orbit_cameras(*sine(FRAMES, 10.0, 20.0), 3.6, 33.8, SIZE, SIZE)
 
 
-def batch(kind: objects.Kind, render: Callable[..., object]) -> Callable[[], object]:
-    """Makes and renders OBJECTS new objects, THREADS at a time."""
-    cameras = orbit()
-    seeds = [objects.split(index, kind, "train") for index in range(OBJECTS)]
-
-    def one(seed: int) -> object:
-        return render(objects.make_object(kind, seed), cameras)
+def batch(one: Callable[[T], object], items: Sequence[T]) -> Callable[[], object]:
+    """Does `one` for all items, THREADS at a time."""
 
     def run() -> object:
         with ThreadPoolExecutor(THREADS) as pool:
-            return list(pool.map(one, seeds))
+            return list(pool.map(one, items))
 
     return run
 
 
-def cases() -> list[Case]:
-    """Both kinds of objects."""
-    kinds: tuple[objects.Kind, ...] = ("toy", "composite")
+def procedural(kind: objects.Kind) -> Case:
+    """New objects of a kind, seen from an orbit."""
+    cameras = orbit()
+    seeds = [objects.split(index, kind, "train") for index in range(OBJECTS)]
+
+    def pictures(render: Callable[..., object]) -> Callable[[int], object]:
+        return lambda seed: render(objects.make_object(kind, seed), cameras)
+
+    fast, slow = (batch(pictures(render), seeds) for render in (objects.render, reference.render))
+    return Case(kind, f"{FRAMES} x {SIZE}^2", fast, slow, "plain PyTorch")
+
+
+def meshes(folder: str) -> list[Case]:
+    """Pictures of meshes alone, against plain PyTorch; and whole samples of a training, with points looked up.
+
+    What is inside a mesh is made in the first, untimed round, as the cache does it for a training.
+    """
+    config = DataConfig(objects=folder, objects_share=1.0, resolution=SIZE)
+    source = MeshObjects(config)
+    points = 2 * torch.rand(POINTS, 3, generator=torch.Generator().manual_seed(0)) - 1
+
+    def pictures(render: Callable[..., object]) -> Callable[[int], object]:
+        def one(number: int) -> object:
+            generator = torch.Generator().manual_seed(number)
+            pack, index = source.trained[number * len(source.trained) // OBJECTS]
+            draws = Draws(generator)
+            obj, lighting = varied(pack.mesh(index), draws), draw_lighting(draws)
+            return render(obj, draw_rig(config.rig, VIEWS + 1, SIZE, generator).views, lighting)
+
+        return one
+
+    def sample(number: int) -> object:
+        made = source.training(number, VIEWS, torch.Generator().manual_seed(number))
+        assert made.solid is not None
+        return made, made.solid.contains(points)
+
+    numbers = range(OBJECTS)
+    fast, slow = (batch(pictures(render), numbers) for render in (render_mesh, mesh_reference.render))
+    size = f"{VIEWS + 1} x {SIZE}^2"
     return [
-        Case(kind, f"{FRAMES} x {SIZE}^2", batch(kind, objects.render), batch(kind, reference.render), "plain PyTorch")
-        for kind in kinds
+        Case("mesh", size, fast, slow, "plain PyTorch"),
+        Case(f"mesh, {POINTS} points", size, batch(sample, numbers), slow, "plain PyTorch's pictures"),
     ]
 
 
 def main() -> None:
     """Print one table."""
-    argparse.ArgumentParser(prog="python -m bench.prior_data", description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(prog="python -m bench.prior_data", description=__doc__)
+    parser.add_argument("--objects", metavar="FOLDER", help="also measure meshes from there (data.objects)")
+    folder = parser.parse_args().objects
     torch.set_num_threads(1)  # the threads are those of the pool
     table = Table(
         "objects", "views", "objects/s", "reference", "ratio", title=f"{THREADS} threads, best of several runs"
     )
-    for case in cases():
+    for case in [procedural("toy"), procedural("composite"), *(meshes(folder) if folder else [])]:
         fast, slow = measure_pair(case, repeats=4, warmups=1)
         table.add_row(case.op, case.size, f"{OBJECTS / fast:.0f}", f"{OBJECTS / slow:.0f}", f"{slow / fast:.1f}")
     Console(width=120).print(table)

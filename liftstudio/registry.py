@@ -42,8 +42,12 @@ BUILTIN: dict[str, dict[str, str]] = {
         "surface": "liftstudio.renderers.surface",
     },
     "guidance": {"reconstruction": "liftstudio.guidance.reconstruction"},
-    "prior": {"auto": "liftstudio.priors.opening", "toys": "liftstudio.priors.toys.prior"},
-    "prior-task": {"toys": "liftstudio.priors.toys.training"},
+    "prior": {
+        "auto": "liftstudio.priors.opening",
+        "objects": "liftstudio.priors.objects.prior",
+        "toys": "liftstudio.priors.toys.prior",
+    },
+    "prior-task": {"objects": "liftstudio.priors.objects.training", "toys": "liftstudio.priors.toys.training"},
 }
 
 

@@ -16,13 +16,16 @@ from liftstudio.cameras import Cameras, orbit_cameras
 from liftstudio.config import Block
 from liftstudio.errors import InputError
 from liftstudio.priors.base import ImagePrompt
+from liftstudio.priors.layers import Conv
 from liftstudio.priors.opening import open_prior
-from liftstudio.priors.toys.network import Conv, Lifted, Size, ToysNetwork, project, projections, sample_image
-from liftstudio.priors.toys.prior import RESOLUTION, ToysPrior
+from liftstudio.priors.projections import project, projections, sample_image
+from liftstudio.priors.toys.network import Lifted, Size, ToysNetwork
+from liftstudio.priors.toys.prior import ToysPrior
 from liftstudio.priors.toys.training import ToysTask
 from liftstudio.priors.training.data import DataConfig, Sample, draw_sample
 from liftstudio.priors.training.objects import TexturedObject, make_object
 from liftstudio.priors.training.objects.occupancy import occupancy
+from liftstudio.priors.volume_prior import RESOLUTION
 from liftstudio.registry import find
 
 TINY = Size(

@@ -9,7 +9,7 @@ from torch import Tensor
 from liftstudio.cameras import orbit_cameras
 from liftstudio.ops.backends import use_backend
 from liftstudio.ops.lifting import lift
-from liftstudio.priors.toys.network import projections
+from liftstudio.priors.projections import projections
 
 SEEDS = [int.from_bytes(os.urandom(4), "little") for _ in range(3)]
 # batch, views, height, width, channels, points: one view, one pixel, one point, more points than a job takes

@@ -6,15 +6,15 @@ are [-1, 1], channels first, four channels: rgb over white and alpha.
 """
 
 import itertools
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from liftstudio.cameras import Cameras
 from liftstudio.ops.lifting import lift
+from liftstudio.priors.layers import Attention, Block, Conv, level_features
+from liftstudio.priors.projections import project, sample_image
 from liftstudio.priors.toys.marching import ray_weights
 
 CHANNELS = 4  # rgb over white, alpha
@@ -37,61 +37,6 @@ class Size:
     view_width: int = 16  # channels of a noisy view's features
     color_features: int = 14  # channels of the volume that colour is read from
     embedding: int = 192  # of noise level, number of views and whole picture
-
-
-class Conv(nn.Module):
-    """A convolution over 2 or 3 axes whose weight is kept as a matrix [out, in * kernel], as Muon wants it."""
-
-    def __init__(self, inside: int, outside: int, axes: int, kernel: int = 3, stride: int = 1, gain: float = 1.0):
-        super().__init__()
-        self.shape, self.axes, self.kernel, self.stride = (outside, inside, *[kernel] * axes), axes, kernel, stride
-        taps = inside * kernel**axes
-        self.weight = nn.Parameter(torch.randn(outside, taps) * gain / math.sqrt(taps))
-        self.bias = nn.Parameter(torch.zeros(outside))
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight.to(x.dtype).view(self.shape), self.bias.to(x.dtype)
-        padding = (self.kernel - self.stride + 1) // 2
-        if self.axes == 2:
-            return F.conv2d(x, weight, bias, self.stride, padding)
-        if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
-            # For one small volume F.conv3d leaves oneDNN for its own form, which takes two to three times as long.
-            stride, each_side, dilation = ([value] * 3 for value in (self.stride, padding, 1))
-            return torch.mkldnn_convolution(x, weight, bias, each_side, stride, dilation, 1)
-        return F.conv3d(x, weight, bias, self.stride, padding)
-
-
-class Block(nn.Module):
-    """Residual block, shifted by the embedding where there is one."""
-
-    def __init__(self, inside: int, outside: int, axes: int, embedding: int = 0):
-        super().__init__()
-        self.norm1, self.norm2 = nn.GroupNorm(8, inside), nn.GroupNorm(8, outside)
-        self.conv1, self.conv2 = Conv(inside, outside, axes), Conv(outside, outside, axes, gain=0.1)
-        self.skip = Conv(inside, outside, axes, kernel=1) if inside != outside else nn.Identity()
-        self.shift = nn.Linear(embedding, outside) if embedding else None
-
-    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        if self.shift is not None:
-            assert embedding is not None
-            h = h + self.shift(embedding).to(x.dtype).view(len(x), -1, *[1] * self.conv1.axes)
-        return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
-
-
-class Attention(nn.Module):
-    """Self-attention over all vertices of a small volume: what one side shows is known on the other."""
-
-    def __init__(self, width: int, head: int = 32):
-        super().__init__()
-        self.norm, self.heads = nn.GroupNorm(8, width), width // head
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.norm(x).flatten(2).mT.float()  # [B, N, C]
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(tokens).chunk(3, dim=-1))
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return x + self.out(mixed).mT.reshape(x.shape).to(x.dtype)
 
 
 class ImageEncoder(nn.Module):
@@ -242,7 +187,7 @@ class ToysNetwork(nn.Module):
         features = torch.where(has_image[:, None, None, None], picture.features, nothing[:, None, None])
         seen = torch.where(has_image[:, None, None], picture.at_vertices.to(dtype), nothing)
         known = has_image.float()[:, None]
-        embedding = F.silu(self.level(_level_features(sigma, views.shape[1] * has_views)) + picture.vector * known)
+        embedding = F.silu(self.level(level_features(sigma, views.shape[1] * has_views)) + picture.vector * known)
         pooled = self._pooled(views, projections, sigma) * has_views.float()[:, None, None]
         place = self._place(picture.projection, sigma)
         g = self.size.grid
@@ -323,56 +268,6 @@ class ToysNetwork(nn.Module):
             w = weights[i, ray, sample][:, None]
             out.append(torch.zeros_like(first[i]).index_add(0, ray, color * w))
         return torch.stack(out)
-
-
-def _level_features(sigma: Tensor, views: Tensor) -> Tensor:
-    """[B, 33] Fourier features of 0.25 ln sigma, and the number of views."""
-    c = 0.25 * sigma.log()
-    frequency = 2.0 ** torch.linspace(-1, 4, 16, device=sigma.device)
-    angle = c[:, None] * frequency
-    return torch.cat([angle.sin(), angle.cos(), views.float().log1p()[:, None]], dim=-1)
-
-
-def render_images(
-    network: ToysNetwork,
-    lifted: Lifted,
-    cameras: Cameras,
-    samples: int,
-    wanted: Tensor | None = None,
-    chunk: int = 16384,
-) -> Tensor:
-    """[T, 4, H, W] pixels in [-1, 1] of all views of one object (B = 1); 0 at those that are not `wanted` [T, H, W]."""
-    origins, directions = cameras.rays()
-    if wanted is None:
-        wanted = torch.ones(origins.shape[:-1], dtype=torch.bool, device=origins.device)
-    pixels = torch.zeros(*wanted.shape, CHANNELS, device=origins.device)
-    pieces = zip(origins[wanted][None].split(chunk, 1), directions[wanted][None].split(chunk, 1), strict=True)
-    pixels[wanted] = torch.cat([network.render(lifted, o, d, samples)[0] for o, d in pieces])
-    return pixels.permute(0, 3, 1, 2)
-
-
-def projections(cameras: Cameras) -> Tensor:
-    """[T, 3, 4] matrices from world points (x, 1) to (u w, v w, w): u, v in [-1, 1] over the image, w the depth."""
-    c2w = cameras.c2w
-    rotation = c2w[:, :3, :3].mT
-    w2c = torch.cat([rotation, -rotation @ c2w[:, :3, 3:]], dim=-1)
-    x, y, z = w2c.unbind(1)
-    fx, fy = 2 * cameras.fx / cameras.width, 2 * cameras.fy / cameras.height
-    ox, oy = 2 * cameras.cx / cameras.width - 1, 2 * cameras.cy / cameras.height - 1
-    depth = -z
-    return torch.stack([fx[:, None] * x + ox[:, None] * depth, -fy[:, None] * y + oy[:, None] * depth, depth], dim=1)
-
-
-def project(projection: Tensor, points: Tensor) -> Tensor:
-    """Image coordinates [B, N, 2] in [-1, 1] of world points [B, N, 3] by [B, 3, 4]."""
-    u, v, w = torch.baddbmm(projection[:, :, 3:], projection[:, :, :3], points.mT).unbind(1)
-    w = w.clamp_min(1e-3)
-    return torch.stack([u / w, v / w], dim=-1)
-
-
-def sample_image(image: Tensor, points: Tensor) -> Tensor:
-    """[B, C, N] bilinear samples of [B, C, H, W] at [B, N, 2]; the border's value beyond it."""
-    return F.grid_sample(image.float(), points[:, :, None].float(), padding_mode="border", align_corners=False)[..., 0]
 
 
 def sample_volume(volume: Tensor, points: Tensor, half_side: float) -> Tensor:

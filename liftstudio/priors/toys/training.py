@@ -13,14 +13,15 @@ from liftstudio.cameras import concatenate
 from liftstudio.checks import check_range
 from liftstudio.errors import InputError
 from liftstudio.files import atomic_path
+from liftstudio.priors.projections import projections
 from liftstudio.priors.samplers import karras_sigmas
-from liftstudio.priors.toys.network import Size, ToysNetwork, projections
-from liftstudio.priors.toys.prior import RESOLUTION, SAMPLES, SIGMA_MAX, ToysPrior, describe, read_size
+from liftstudio.priors.toys.network import Size, ToysNetwork
+from liftstudio.priors.toys.prior import ToysPrior
 from liftstudio.priors.training.data import DataConfig, Sample
 from liftstudio.priors.training.evaluation import Protocol, evaluate
-from liftstudio.priors.training.objects.occupancy import occupancy
 from liftstudio.priors.training.rigs import counts
 from liftstudio.priors.training.task import Evaluation, PriorTask
+from liftstudio.priors.volume_prior import RESOLUTION, SIGMA_MAX
 from liftstudio.priors.weights import load_module, open_weights
 from liftstudio.registry import register
 
@@ -70,7 +71,7 @@ class ToysTask(PriorTask):
         opened = open_weights(weights)
         if not ToysPrior.recognizes(opened):
             raise InputError(f"{opened.path}: these are not weights of the prior 'toys'")
-        size = read_size(opened)
+        size = ToysPrior.read_size(opened)
         if size != self.config.size:
             raise InputError(f"{opened.path}: of another size than task.size; that of the file is {size}")
         load_module(self.network, opened, {}, torch.float32, torch.device("cpu"))
@@ -105,10 +106,12 @@ class ToysTask(PriorTask):
 
     def _occupancy(self, sample: Sample) -> dict[str, Tensor]:
         """Which vertices of the grid are inside the object, where its shape is known."""
-        if sample.object is None:
+        if sample.solid is None:
             return {}
-        size = self.config.size
-        return {"occupancy": occupancy(sample.object, size.grid, size.half_side, sample.rig.front_deg)}
+        line = torch.linspace(-self.config.size.half_side, self.config.size.half_side, self.config.size.grid)
+        z, y, x = torch.meshgrid(line, line, line, indexing="ij")
+        inside = sample.solid.contains(torch.stack([x, y, z], dim=-1).view(-1, 3))
+        return {"occupancy": inside.view(z.shape)}
 
     def _rays(self, sample: Sample, images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Rays of the views and of the prompt, most of them near the object, with their pixels [R, 4]."""
@@ -119,7 +122,7 @@ class ToysTask(PriorTask):
         weights = torch.where(near, self.config.object_share / share, 1 - self.config.object_share)
         chosen = torch.multinomial(weights, self.config.rays, generator=generator)
         origins, directions = (rays.reshape(-1, 3)[chosen] for rays in cameras.rays())
-        jitter = torch.rand(self.config.rays, SAMPLES, generator=generator)
+        jitter = torch.rand(self.config.rays, ToysPrior.samples, generator=generator)
         target = pixels.permute(0, 2, 3, 1).reshape(-1, 4)[chosen]
         return {"origins": origins, "directions": directions, "jitter": jitter, "target": target}
 
@@ -128,7 +131,7 @@ class ToysTask(PriorTask):
         b, network, config = batch, cast(ToysNetwork, self.network), self.config
         picture = network.look(b["prompt"], b["prompt_projection"])
         lifted = network.lift(picture, *(b[name] for name in LIFTED))
-        pixels = network.render(lifted, b["origins"], b["directions"], SAMPLES, b["jitter"])
+        pixels = network.render(lifted, b["origins"], b["directions"], ToysPrior.samples, b["jitter"])
         weight = (1 + 0.5 / b["sigma"].square()).clamp_max(8)
         error = (pixels - b["target"]).square().mean(1) * weight[:, None]
         losses = {"color": error[:, :3].mean(), "mask": config.lambda_mask * error[:, 3].mean()}
@@ -146,7 +149,7 @@ class ToysTask(PriorTask):
         """See `PriorTask.save`."""
         half = {key: value.detach().cpu().half().contiguous() for key, value in network.state_dict().items()}
         with atomic_path(path) as temporary:
-            save_file(half, temporary, describe(self.config.size))
+            save_file(half, temporary, ToysPrior.describe(self.config.size))
 
 
 def _check_size(size: Size) -> None:

@@ -38,7 +38,7 @@ class PosedObject:
         chosen = self.cameras[order]
         cameras = turned(chosen, -float(chosen.azimuth_deg[0]))
         depths = None if self.depths is None else self.depths[order[1:]]
-        return Sample(Rig(cameras[:1], cameras[1:], 0.0), rgba[0], rgba[1:], depths, None)
+        return Sample(Rig(cameras[:1], cameras[1:], 0.0), rgba[0], rgba[1:], depths, None, None)
 
 
 class Captures(SampleSource):

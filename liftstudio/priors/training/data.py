@@ -13,8 +13,15 @@ from liftstudio.cameras import turned
 from liftstudio.checks import check_range
 from liftstudio.errors import InputError
 from liftstudio.priors.training.objects import Kind, TexturedObject, make_object, patterned, render, split
-from liftstudio.priors.training.rigs import Rig, RigConfig, draw_count, draw_rig, measured_count
+from liftstudio.priors.training.rigs import Rig, RigConfig, draw_count, draw_rig, fitted, measured_count
+from liftstudio.priors.training.solids import Solid, procedural_solid
 
+Licences = Literal["permissive", "any"]
+
+WEIGHTS = {  # of scans, and of things as they stand in rooms; 1 of the others, most of them from games
+    "household_scans": 6.0, "aws_robomaker": 6.0, "gazebo_models": 6.0, "cob_simulation": 6.0,
+    "sweethome3d_furniture": 3.0,
+}  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -24,13 +31,23 @@ class DataConfig:
 
     captures: str = ""  # the user's own renders instead: a folder with a capture in each sub-folder, or one capture
     captures_up: Literal["z", "cameras"] = "z"  # their up: the z axis, or the cameras' mean up (for COLMAP)
+    objects: str = ""  # real meshes: a folder with packs and catalog.csv, or with the user's GLB, OBJ or PLY files
+    objects_share: float = 0.85  # share of those, where there are any; the rest are procedural
+    licences: Licences = "permissive"  # of a catalogue; permissive: that ask for no more than attribution
+    weights: dict[str, float] = field(default_factory=lambda: dict(WEIGHTS))  # by pack: how often a mesh is drawn
+    augment: bool = True  # vary colours, and the prompts' sharpness, where there are real meshes
     toys: float = 1.0  # share of toy figures; the rest are free composites
     patterned: float = 0.0  # share of objects whose every part has a pattern of strong contrast
     resolution: int = 64  # pixels across an image
     rig: RigConfig = field(default_factory=RigConfig)  # cameras; of captures only the number of views
 
     def __post_init__(self) -> None:
+        if self.captures and self.objects:
+            raise InputError("data: give captures or objects, not both")
         check_range("toys", self.toys, 0, 1)
+        check_range("objects_share", self.objects_share, 0, 1)
+        for pack, weight in self.weights.items():
+            check_range(f"weights.{pack}", weight, 0)
         check_range("patterned", self.patterned, 0, 1)
         if self.resolution < 16 or self.resolution % 8:
             raise InputError(f"resolution: wanted a multiple of 8 from 16, got {self.resolution}")
@@ -42,7 +59,8 @@ class Sample:
 
     prompt: [R, R, 4] rgb over white and alpha in [0, 1]. images: [V, R, R, 4] the same of the views.
     depths: [V, R, R, 1] z-depth in world units, 0 beside the object; of captures up to scale and shift, or None.
-    object: in canonical pose, to be turned by the rig's `front_deg` about z; None: its shape is not known.
+    object: what a procedural one is made of, in canonical pose, to be turned by the rig's `front_deg` about z, or None.
+    solid: what is inside it, in the same frame as the cameras; None: its shape is not known.
     """
 
     rig: Rig
@@ -50,6 +68,7 @@ class Sample:
     images: Tensor
     depths: Tensor | None
     object: TexturedObject | None
+    solid: Solid | None
 
 
 class SampleSource(ABC):
@@ -88,14 +107,17 @@ def draw_sample(kind: Kind, seed: int, config: DataConfig, views: int, generator
     obj = make_object(kind, seed)
     if config.patterned and torch.rand((), generator=generator) < config.patterned:
         obj = patterned(obj, seed)
-    return view_object(obj, draw_rig(config.rig, views, config.resolution, generator))
+    rig = draw_rig(config.rig, views, config.resolution, generator)
+    if config.rig.shift:  # else every camera sees all of it
+        rig = fitted(rig, torch.from_numpy(obj.vertices), 0.0)
+    return view_object(obj, rig)
 
 
 def view_object(obj: TexturedObject, rig: Rig) -> Sample:
     """An object, front at the rig's `front_deg`, seen by its cameras."""
     prompt, views = (render(obj, turned(cameras, -rig.front_deg)) for cameras in (rig.prompt, rig.views))
     rgba = [torch.cat([image.rgb, image.alpha], dim=-1) for image in (prompt, views)]
-    return Sample(rig, rgba[0][0], rgba[1], views.depth, obj)
+    return Sample(rig, rgba[0][0], rgba[1], views.depth, obj, procedural_solid(obj, rig.front_deg))
 
 
 class TrainingBatches(Dataset[dict[str, Tensor]]):

@@ -38,7 +38,7 @@ class Protocol:
 def evaluate(prior: Prior, samples: list[Sample], protocol: Protocol, device: torch.device) -> Evaluation:
     """Mean PSNR of single evaluations of noisy truth ("psnr_5" at noise level 5), and of some samples from noise.
 
-    Also the IoU of these samples' silhouettes where the prior knows masks. The sheet has, beside the prompt, a sample,
+    Also the IoU of their silhouettes ("iou_5") where the prior knows masks. The sheet has, beside the prompt, a sample,
     one evaluation of noise alone, and the truth.
     """
     figures = [_measured_levels(prior, sample, number, protocol, device) for number, sample in enumerate(samples)]
@@ -66,14 +66,16 @@ def _noise(prior: Prior, sample: Sample, number: int, device: torch.device) -> T
 
 @torch.no_grad()
 def _measured_levels(prior: Prior, sample: Sample, number: int, protocol: Protocol, device: torch.device) -> Figures:
-    """PSNR of one evaluation at each noise level."""
+    """PSNR, and silhouette IoU where the prior knows masks, of one evaluation at each noise level."""
     condition, noise = prior.condition(_prompt(sample)), _noise(prior, sample, number, device)
     truth = sample.images.to(device)
     latents = prior.encode(truth[..., :3], truth[..., 3:])
     figures = {}
     for level in protocol.levels:
-        estimate = prior.denoise(latents + level * noise, level, condition, sample.rig.views)
-        figures[f"psnr_{level:g}"] = _psnr(prior.decode(estimate)[0], sample, protocol)
+        images, masks = prior.decode(prior.denoise(latents + level * noise, level, condition, sample.rig.views))
+        figures[f"psnr_{level:g}"] = _psnr(images, sample, protocol)
+        if masks is not None:
+            figures[f"iou_{level:g}"] = _iou(masks, sample, protocol)
     return figures
 
 

@@ -24,6 +24,7 @@ from liftstudio.priors.precision import compute_dtype
 from liftstudio.priors.training.captures import Captures
 from liftstudio.priors.training.config import TrainingConfig
 from liftstudio.priors.training.data import ProceduralObjects, SampleSource, TrainingBatches
+from liftstudio.priors.training.meshes.source import MeshObjects
 from liftstudio.priors.training.optimizers import make_optimizers, rate, set_rate
 from liftstudio.priors.training.rigs import counts
 from liftstudio.priors.training.task import PriorTask
@@ -209,7 +210,7 @@ def train(config: TrainingConfig, folder: Path) -> None:
     Written are config.yaml, checkpoint.pt, log.csv, tb/, sheets/, and the averaged weights as `PriorTask.save` does.
 
     Raises:
-        InputError: options, captures or initial weights are wrong.
+        InputError: options, captures, meshes or initial weights are wrong.
         Stopped: on SIGINT or SIGTERM.
     """
     accelerator = _accelerator(config.devices)
@@ -259,7 +260,7 @@ def open_source(config: TrainingConfig, extra_views: int) -> SampleSource:
     """Where the samples of a config come from."""
     if config.data.captures:
         return Captures(config.data, counts(config.data.rig)[1] + extra_views + 1)
-    return ProceduralObjects(config.data)
+    return MeshObjects(config.data) if config.data.objects else ProceduralObjects(config.data)
 
 
 def _accelerator(devices: int) -> str:

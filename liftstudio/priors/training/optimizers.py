@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from liftstudio.checks import check_range
+from liftstudio.priors.training.muon import Muon
 
 
 @dataclass
@@ -36,17 +36,15 @@ def make_optimizers(named: Iterable[tuple[str, nn.Parameter]], config: Optimizer
     others = [p for p in parameters if id(p) not in chosen]
     made: list[torch.optim.Optimizer] = []
     if matrices:
-        options: dict[str, Any] = {"lr": config.muon_lr, "weight_decay": config.weight_decay}
-        made.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **options))
+        made.append(Muon(matrices, config.muon_lr, config.weight_decay))
     if others:
-        options = {"lr": config.adamw_lr, "weight_decay": config.weight_decay}
-        made.append(torch.optim.AdamW(others, betas=(0.9, 0.98), **options))
+        made.append(torch.optim.AdamW(others, config.adamw_lr, betas=(0.9, 0.98), weight_decay=config.weight_decay))
     return made
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float, config: OptimizerConfig) -> None:
     """Let the next step of one of `make_optimizers` have `factor` times its full size."""
-    lr = config.muon_lr if isinstance(optimizer, torch.optim.Muon) else config.adamw_lr
+    lr = config.muon_lr if isinstance(optimizer, Muon) else config.adamw_lr
     for group in optimizer.param_groups:
         group["lr"] = lr * factor
 

@@ -1,12 +1,12 @@
 """Cameras that a training object is seen by: one for the prompt, some for the views."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras, orbit_cameras
+from liftstudio.cameras import Cameras, orbit_cameras, turned
 from liftstudio.checks import check_range
 from liftstudio.errors import InputError
 
@@ -29,6 +29,8 @@ class RigConfig:
     lens_share: float = 0.3  # of prompts and of view sets taken with another field of view and distance than SV3D's
     lens_fov_deg: tuple[float, float] = (25.0, 50.0)  # least and most of those
     lens_margin: tuple[float, float] = (1.0, 1.2)  # least and most that those show at the origin, relative to SV3D's
+    roll_deg: float = 0.0  # the prompt's camera is turned about its axis by at most this
+    shift: float = 0.0  # the prompt's centre is off its camera's axis by at most this share of the image, each way
 
     def __post_init__(self) -> None:
         check_range("orbit_share", self.orbit_share, 0, 1)
@@ -39,6 +41,8 @@ class RigConfig:
         _check_pair("elevation_deg", self.elevation_deg or (0, 0), -89, 89)
         _check_pair("lens_fov_deg", self.lens_fov_deg, 5, 120)
         _check_pair("lens_margin", self.lens_margin, 0.5, 10)
+        check_range("roll_deg", self.roll_deg, 0, 180)
+        check_range("shift", self.shift, 0, 0.4)
         check_range("amplitude_deg", self.amplitude_deg, 0, 89 - max(map(abs, self.prompt_elevation_deg)))
 
 
@@ -82,7 +86,43 @@ def draw_rig(config: RigConfig, count: int, size: int, generator: torch.Generato
     angles = _angles(config, count, elevation, generator)
     lenses = [_lens(config, generator) for _ in range(2)]
     prompt = orbit_cameras(torch.zeros(1), torch.tensor([elevation]), lenses[0][1], lenses[0][0], size, size)
+    prompt = _askew(prompt, config, generator)
     return Rig(prompt, orbit_cameras(*angles, lenses[1][1], lenses[1][0], size, size), front)
+
+
+def fitted(rig: Rig, vertices: Tensor, border: float) -> Rig:
+    """The rig with its prompt's camera drawn back along its axis, where needed to see all of an object.
+
+    vertices: [V, 3] world units, of the object in canonical pose. border: share of the image that stays empty around.
+    """
+    camera = turned(rig.prompt, -rig.front_deg)
+    x, y, back = camera.to_camera(vertices)[0].unbind(-1)
+    right, up = camera.fx * x, camera.fy * y
+    width, height = camera.width, camera.height
+    rooms = [width * (1 - border) - camera.cx, camera.cx - width * border]
+    rooms += [camera.cy - height * border, height * (1 - border) - camera.cy]
+    # At z-depth d a vertex is `right` / d pixels from the axis.
+    needed = [side / room for side, room in zip((right, -right, up, -up), rooms, strict=True)]
+    more = float((torch.stack(needed).amax(0) + back).amax())
+    if more <= 0:
+        return rig
+    c2w = rig.prompt.c2w.clone()
+    c2w[:, :3, 3] += more * c2w[:, :3, 2]
+    return replace(rig, prompt=replace(rig.prompt, c2w=c2w))
+
+
+def _askew(prompt: Cameras, config: RigConfig, generator: torch.Generator) -> Cameras:
+    """The camera rolled about its axis, and its principal point moved; draws nothing where a config wants neither."""
+    if config.roll_deg:
+        roll = torch.deg2rad(torch.tensor(_uniform(-config.roll_deg, config.roll_deg, generator)))
+        turn = torch.eye(4)
+        turn[0, 0] = turn[1, 1] = roll.cos()
+        turn[1, 0], turn[0, 1] = roll.sin(), -roll.sin()
+        prompt = replace(prompt, c2w=prompt.c2w @ turn)
+    if config.shift:
+        x, y = (_uniform(-config.shift, config.shift, generator) for _ in range(2))
+        prompt = replace(prompt, cx=prompt.cx + x * prompt.width, cy=prompt.cy + y * prompt.height)
+    return prompt
 
 
 def _angles(config: RigConfig, count: int, elevation: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

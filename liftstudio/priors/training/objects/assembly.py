@@ -111,7 +111,7 @@ def assemble(parts: Sequence[Part], light: Light) -> TexturedObject:
     return TexturedObject(
         vertices=vertices.astype(np.float32),
         faces=faces.astype(np.int32),
-        normals=_corner_normals(vertices, faces, math.cos(math.radians(CREASE_DEG))),
+        normals=corner_normals(vertices, faces, math.cos(math.radians(CREASE_DEG))),
         part=np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.surface.faces) for part in parts]),
         patterns=np.array([part.texture.pattern for part in parts], np.int64),
         settings=np.array([(part.texture.count, part.texture.shift) for part in parts], np.float64),
@@ -131,7 +131,7 @@ def draw_light(draws: Draws) -> Light:
 
 
 @njit(nogil=True, cache=True)
-def _corner_normals(vertices: Floats, faces: Ints, least_cosine: float) -> NDArray[np.float32]:
+def corner_normals(vertices: Floats, faces: Ints, least_cosine: float) -> NDArray[np.float32]:
     """[F, 3, 3]: at every corner the area-weighted mean of the faces around that vertex which bend little enough."""
     area, length = _area_vectors(vertices, faces)
     first, around = _faces_around(faces, len(vertices))

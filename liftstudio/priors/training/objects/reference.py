@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from liftstudio.cameras import Cameras
-from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
+from liftstudio.ops.rasterization import Fragments, fragments, rasterize, scatter_image
 from liftstudio.priors.training.objects.assembly import TexturedObject
 from liftstudio.priors.training.objects.rendering import ObjectRender
 from liftstudio.priors.training.objects.textures import Pattern
@@ -27,9 +27,14 @@ def render(obj: TexturedObject, cameras: Cameras, *, shaded: bool = True, supers
         color = (color * _radiance(obj, normals)).clamp_max(1)
     camera = seen.pixel // (fine.height * fine.width)
     depth = ((points - fine.centers[camera]) * fine.forward[camera]).sum(-1, keepdim=True)
+    return averaged(color, depth, seen, supersampling)
+
+
+def averaged(color: Tensor, depth: Tensor, seen: Fragments, samples: int) -> ObjectRender:
+    """Images of samples, so many across a pixel: their colours [P, 3] over white, their depths [P, 1]."""
     images = scatter_image(torch.cat([color, torch.ones_like(depth)], dim=-1), seen)
-    rgb, alpha = _pooled(images, supersampling).split([3, 1], dim=-1)
-    nearest = -F.max_pool2d(-scatter_image(depth, seen, torch.inf).permute(0, 3, 1, 2), supersampling)
+    rgb, alpha = _pooled(images, samples).split([3, 1], dim=-1)
+    nearest = -F.max_pool2d(-scatter_image(depth, seen, torch.inf).permute(0, 3, 1, 2), samples)
     nearest = torch.where(nearest.isfinite(), nearest, 0).permute(0, 2, 3, 1)
     return ObjectRender((rgb + 1 - alpha).float(), alpha.float(), nearest.float())
 
@@ -38,15 +43,16 @@ def albedo(obj: TexturedObject, points: Tensor, part: Tensor) -> Tensor:
     """[N, 3] sRGB in [0, 1] of world points [N, 3] (float64) on parts [N]."""
     frames, settings = torch.from_numpy(obj.frames)[part], torch.from_numpy(obj.settings)[part]
     local = torch.einsum("nij,nj->ni", frames[..., :3], points) + frames[..., 3]
-    patterns, share = torch.from_numpy(obj.patterns)[part], torch.zeros(len(points), dtype=torch.float64)
+    patterns, shares = torch.from_numpy(obj.patterns)[part], torch.zeros(len(points), dtype=torch.float64)
     for pattern in Pattern:
         chosen = patterns == pattern
-        share[chosen] = _share(pattern, local[chosen], *settings[chosen].T)
+        shares[chosen] = share(pattern, local[chosen], *settings[chosen].T)
     first, second = torch.from_numpy(obj.colors)[part].unbind(1)
-    return torch.lerp(first, second, share[:, None])
+    return torch.lerp(first, second, shares[:, None])
 
 
-def _share(pattern: Pattern, local: Tensor, count: Tensor, shift: Tensor) -> Tensor:
+def share(pattern: Pattern, local: Tensor, count: Tensor, shift: Tensor) -> Tensor:
+    """[N] float64, the share of the second colour at part coordinates [N, 3], float64."""
     u, v, w = local.unbind(-1)
     cells = 0.5 * local * count[:, None]
     if pattern == Pattern.STRIPES:

@@ -50,7 +50,7 @@ def render(obj: TexturedObject, cameras: Cameras, *, shaded: bool = True, supers
     light = obj.light
     lighting = np.array([*light.direction, light.ambient, light.diffuse] if shaded else [0, 0, 0, 1, 0], np.float64)
     planes = np.empty((len(obj.faces), 16))
-    _face_planes(obj.vertices, obj.faces, obj.normals, planes)
+    face_planes(obj.vertices, obj.faces, obj.normals, planes)
     _shade(
         visible, fine.c2w.double().numpy(), pinholes, planes, obj.part, obj.patterns, obj.settings, obj.frames,
         obj.colors, lighting, rgb, alpha, depth,
@@ -85,7 +85,7 @@ def _shade(
                         dx = c2w[b, 0, 0] * x + c2w[b, 0, 1] * y - c2w[b, 0, 2]
                         dy = c2w[b, 1, 0] * x + c2w[b, 1, 1] * y - c2w[b, 1, 2]
                         dz = c2w[b, 2, 0] * x + c2w[b, 2, 1] * y - c2w[b, 2, 2]
-                        distance = _distance(planes, face, ox, oy, oz, dx, dy, dz)
+                        distance = plane_distance(planes, face, ox, oy, oz, dx, dy, dz)
                         x, y, z = ox + distance * dx, oy + distance * dy, oz + distance * dz
                         radiance = _radiance(planes, face, lighting, x, y, z)
                         k = part[face]
@@ -103,7 +103,7 @@ def _shade(
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _distance(planes: Floats, f: int, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> float:
+def plane_distance(planes: Floats, f: int, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> float:
     """The parameter at which the ray o + t d meets the plane of face f."""
     across = planes[f, 0] * dx + planes[f, 1] * dy + planes[f, 2] * dz
     height = planes[f, 3] - planes[f, 0] * ox - planes[f, 1] * oy - planes[f, 2] * oz
@@ -134,10 +134,13 @@ def _share(
 
 
 @njit(nogil=True, cache=True)
-def _face_planes(
-    vertices: NDArray[np.float32], faces: NDArray[np.int32], normals: NDArray[np.float32], planes: Floats
+def face_planes(
+    vertices: NDArray[np.float32], faces: NDArray[np.int32], corners: NDArray[np.float32], planes: Floats
 ) -> None:
-    """planes[f]: n and n . a of face f, then the three affine functions of a point that interpolate its normals."""
+    """planes[f]: n and n . a of face f, then the C affine functions of a point that interpolate its corners' values.
+
+    corners: [F, 3, C]. planes: [F, 4 + 4 C]; of each function its gradient, and its value at the origin.
+    """
     for f in range(len(faces)):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         ax, ay, az = np.float64(vertices[a, 0]), np.float64(vertices[a, 1]), np.float64(vertices[a, 2])
@@ -150,10 +153,10 @@ def _face_planes(
         # Gradients of the barycentric coordinates of b and c: v x n / n^2 and n x u / n^2.
         bx, by, bz = (vy * nz - vz * ny) * inverse, (vz * nx - vx * nz) * inverse, (vx * ny - vy * nx) * inverse
         cx, cy, cz = (ny * uz - nz * uy) * inverse, (nz * ux - nx * uz) * inverse, (nx * uy - ny * ux) * inverse
-        for axis in range(3):
-            first = np.float64(normals[f, 0, axis])
-            to_b, to_c = normals[f, 1, axis] - first, normals[f, 2, axis] - first
+        for channel in range(corners.shape[2]):
+            first = np.float64(corners[f, 0, channel])
+            to_b, to_c = corners[f, 1, channel] - first, corners[f, 2, channel] - first
             gx, gy, gz = to_b * bx + to_c * cx, to_b * by + to_c * cy, to_b * bz + to_c * cz
-            row = 4 * (axis + 1)
+            row = 4 * (channel + 1)
             planes[f, row], planes[f, row + 1], planes[f, row + 2] = gx, gy, gz
             planes[f, row + 3] = first - gx * ax - gy * ay - gz * az

@@ -1,0 +1,272 @@
+"""A denoiser whose x0 is a rendering of the picture's own frustum, filled by a 2D network.
+
+What the picture shows lies on the rays of its pixels, so the channels of a U-Net over the picture can be what is along
+these rays: density and colour at planes of depth. Fronts are sharp by construction, the silhouette is the picture's,
+and 2D convolutions are cheap. (Planes in front of one camera are those of Zhou et al. 2018, "Stereo Magnification";
+x0 as a volume rendering is that of Szymanowicz et al. 2023, "Viewset Diffusion".) The noisy views enter as their
+features at the frustum's points. In it, pixels are [-1, 1], channels first, four channels: rgb over white and alpha.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from liftstudio.ops.lifting import lift
+from liftstudio.priors.layers import Attention, Block, Conv, level_features
+from liftstudio.priors.objects.frustum import REACH, cell_centers, coordinates, sample_frustum
+from liftstudio.priors.objects.marching import render_rays
+
+CHANNELS = 4  # rgb over white, alpha
+SIGMA_DATA = 0.5  # scale of the pixels, for c_in
+CLEAR = 1e-4  # least alpha of a pixel that its ray's logits are lowered by
+SHOWN = 1e-2  # least share of a sample in its pixel for its colour to be looked at, in training
+CAMERA_FEATURES = 6  # of `camera_features`
+
+
+@dataclass(frozen=True)
+class Size:
+    """What fixes the network's shapes."""
+
+    planes: int = 40  # of density, along each ray
+    color_planes: int = 10  # of colour
+    view_planes: int = 16  # of the noisy views' features, at half resolution
+    full: int = 32  # channels at full resolution, from the picture and from below
+    head: int = 64  # channels that the planes are read from
+    widths: tuple[int, int, int] = (80, 160, 256)  # channels at half, quarter and eighth resolution
+    down: tuple[int, int] = (1, 2)  # residual blocks at half and quarter resolution before the eighth
+    middle: int = 4  # residual blocks at an eighth, with attention between them
+    up: tuple[int, int] = (2, 2)  # residual blocks at half and quarter resolution after it
+    embedding: int = 192  # of noise level, number of views and camera
+
+
+class Pose(NamedTuple):
+    """What the network makes of the picture's camera, each [B]: mean and log of the deviation.
+
+    elevation: radians above the object's horizon. zoom: ln of the focal length in half image sizes.
+    """
+
+    elevation: Tensor
+    elevation_log_std: Tensor
+    zoom: Tensor
+    zoom_log_std: Tensor
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The input picture [B, 4, R, R] and its camera's projection [B, 3, 4]; is_posed [B]: whether it is made use of."""
+
+    image: Tensor
+    projection: Tensor
+    is_posed: Tensor
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """What can be rendered into any camera.
+
+    occupancy:  [B, D, R, R] logits. density: the same before its softplus, which makes it density per plane spacing.
+    color:      [B, 3, K, R, R] in [-1, 1].
+    projection: [B, 3, 4] of the frustum's camera.
+    pose:       the network's guess of that camera.
+    """
+
+    occupancy: Tensor
+    density: Tensor
+    color: Tensor
+    projection: Tensor
+    pose: Pose
+
+
+class ObjectsNetwork(nn.Module):
+    """The denoiser."""
+
+    def __init__(self, size: Size):
+        super().__init__()
+        self.size = size
+        self.dtype = torch.float32  # of the convolutions
+        (w0, w1, w2), e = size.widths, size.embedding
+        self.embed = nn.Sequential(nn.Linear(33 + 1 + CAMERA_FEATURES, e), nn.SiLU(), nn.Linear(e, e))
+        self.first = Conv(CHANNELS + 2, size.full, 2)
+        self.shrink = Conv(size.full, w0, 2, kernel=2, stride=2)
+        self.views = Conv(2 * CHANNELS * size.view_planes, w0, 2, kernel=1)
+        self.down0 = _blocks(size.down[0], w0, e)
+        self.shrink0 = Conv(w0, w1, 2, kernel=2, stride=2)
+        self.down1 = _blocks(size.down[1], w1, e)
+        self.shrink1 = Conv(w1, w2, 2, kernel=2, stride=2)
+        self.middle = _blocks(size.middle, w2, e)
+        self.attention = nn.ModuleList(Attention(w2) for _ in range(size.middle - 1))
+        self.pose = nn.Linear(w2, 4)
+        self.grow1, self.grow0 = Conv(w2, w1, 2, kernel=1), Conv(w1, w0, 2, kernel=1)
+        self.up1 = _blocks(size.up[1], w1, e)
+        self.up0 = _blocks(size.up[0], w0, e)
+        self.grow = Conv(w0, 4 * size.full, 2, kernel=1)
+        self.joined, self.norm = Conv(2 * size.full, size.head, 2), nn.GroupNorm(8, size.head)
+        self.last = Conv(size.head, 2 * size.planes + CHANNELS * size.color_planes, 2, kernel=1)
+        with torch.no_grad():
+            self.last.bias[: 2 * size.planes] = _first_guess(size.planes).repeat(2)
+
+    def look(self, image: Tensor, projection: Tensor, is_posed: Tensor | None = None) -> Picture:
+        """The input picture [B, 4, R, R] in [-1, 1] with its projection [B, 3, 4], as `lift` takes it.
+
+        is_posed: [B] bool, whether elevation and lens are made use of, or guessed; None: they are.
+        """
+        known = torch.ones(len(image), dtype=torch.bool, device=image.device) if is_posed is None else is_posed
+        return Picture(image, projection, known)
+
+    def lift(
+        self,
+        picture: Picture,
+        views: Tensor,
+        projections: Tensor,
+        sigma: Tensor,
+        has_image: Tensor,
+        has_views: Tensor,
+    ) -> Lifted:
+        """The filled frustum.
+
+        views: [B, T, 4, R, R] noisy, with projections [B, T, 3, 4]. sigma: [B]. has_image, has_views: [B] bool; where
+        not, picture or views are not looked at.
+        """
+        dtype = self.dtype
+        image = picture.image * has_image.float().view(-1, 1, 1, 1)
+        camera = camera_features(picture.projection, picture.is_posed)
+        level = level_features(sigma, views.shape[1] * has_views)
+        embedding = F.silu(self.embed(torch.cat([level, has_image.float()[:, None], camera], dim=1)))
+        seen = self._seen(picture.projection, views, projections, sigma, has_views)
+        full = self.first(torch.cat([image, _places(image)], dim=1).to(dtype))
+        half = through(self.down0, self.shrink(full) + self.views(seen.to(dtype)), embedding)
+        quarter = through(self.down1, self.shrink0(half), embedding)
+        x = self.shrink1(quarter)
+        for i, block in enumerate(self.middle):
+            x = block(x, embedding)
+            x = self.attention[i](x) if i < len(self.attention) else x
+        pose = Pose(*self.pose(x.float().mean((2, 3))).unbind(1))
+        x = through(self.up1, quarter + _doubled(self.grow1(x)), embedding)
+        x = through(self.up0, half + _doubled(self.grow0(x)), embedding)
+        x = self.joined(torch.cat([full, F.pixel_shuffle(self.grow(x), 2)], dim=1))
+        filled = self.last(F.silu(self.norm(x))).float()
+        planes = self.size.planes
+        occupancy, density, color = filled.split([planes, planes, filled.shape[1] - 2 * planes], dim=1)
+        carved = _carved(image, has_image)
+        return Lifted(occupancy + carved, density + carved, self._colors(color, image), picture.projection, pose)
+
+    def _colors(self, raw: Tensor, image: Tensor) -> Tensor:
+        """[B, 3, K, R, R] in [-1, 1]: own colours, or the picture's where they are copied along the ray."""
+        own, copied = raw.unflatten(1, (CHANNELS, -1)).split([3, 1], dim=1)
+        return torch.lerp(torch.tanh(own), straight_colors(image)[:, :, None], torch.sigmoid(copied))
+
+    def _seen(self, frame: Tensor, views: Tensor, projections: Tensor, sigma: Tensor, has_views: Tensor) -> Tensor:
+        """[B, 8 P, R / 2, R / 2] mean and variance of the noisy views at planes of the frustum."""
+        side = views.shape[-1] // 2
+        points = cell_centers(frame, self.size.view_planes, side, side)
+        scale = has_views.float() / (sigma.square() + SIGMA_DATA**2).sqrt()
+        small = F.avg_pool2d(views.flatten(0, 1), 2).unflatten(0, views.shape[:2]) * scale.view(-1, 1, 1, 1, 1)
+        features = small.permute(0, 1, 3, 4, 2)
+        rows = zip(features.split(1), projections.split(1), points, strict=True)
+        gathered = torch.cat([lift(feature, place, at.reshape(-1, 3)) for feature, place, at in rows])
+        return gathered.unflatten(1, points.shape[1:4]).permute(0, 1, 4, 2, 3).flatten(1, 2)
+
+    def render(
+        self, lifted: Lifted, origins: Tensor, directions: Tensor, samples: int, jitter: Tensor | None = None
+    ) -> Tensor:
+        """Pixels [B, N, 4] in [-1, 1] of rays [B, N, 3] (unit directions) by `samples` samples about the origin.
+
+        jitter: [B, N, samples] in [0, 1), the place of each sample in its interval; None: the middle.
+        """
+        first = origins + directions * (-(origins * directions).sum(-1, keepdim=True) - REACH)
+        step = directions * (2 * REACH / samples)
+        if jitter is None and first.device.type == "cpu" and not torch.is_grad_enabled():
+            rows = zip(lifted.density, lifted.color, lifted.projection, first + 0.5 * step, step, strict=True)
+            return torch.stack([render_rays(*row, reach=REACH, samples=samples) for row in rows])
+        inside = torch.arange(samples, device=origins.device) + (0.5 if jitter is None else jitter)
+        points = first[:, :, None] + inside.expand(*origins.shape[:2], samples)[..., None] * step[:, :, None]
+        where = coordinates(lifted.projection, points.flatten(1, 2))
+        weights = _weights(lifted, where, points.shape[:3], 2 * REACH / samples)
+        opacity = weights.sum(-1, keepdim=True)
+        rgb = composited(lifted.color, where.view(*points.shape), weights) + (1 - opacity)
+        return torch.cat([rgb, 2 * opacity - 1], dim=-1)
+
+
+def _weights(lifted: Lifted, where: Tensor, shape: torch.Size, spacing: float) -> Tensor:
+    """[B, N, S] share of each sample in its ray's pixel; spacing: world units from one to the next."""
+    raw = sample_frustum(lifted.density[:, None], where)[:, 0]
+    inside = (where.abs() <= 1).all(-1)
+    density = torch.where(inside, F.softplus(raw), 0.0).view(shape) * (lifted.density.shape[1] / (2 * REACH))
+    optical = density * spacing
+    before = torch.exp(-(optical.cumsum(-1) - optical))
+    return before * (1 - torch.exp(-optical))
+
+
+def composited(color: Tensor, where: Tensor, weights: Tensor) -> Tensor:
+    """[B, N, 3] colours of volumes [B, 3, K, R, R] at [B, N, S, 3], by weights [B, N, S]; small ones have none."""
+    out = []
+    for volume, places, shares in zip(color.split(1), where, weights, strict=True):
+        ray, sample = torch.nonzero(shares.detach() > SHOWN, as_tuple=True)
+        found = sample_frustum(volume, places[ray, sample][None])[0].T
+        total = torch.zeros(len(shares), 3, device=found.device)
+        out.append(total.index_add(0, ray, found * shares[ray, sample][:, None]))
+    return torch.stack(out)
+
+
+def camera_features(projection: Tensor, is_posed: Tensor) -> Tensor:
+    """[B, 6] what a network is told of a camera: ln zoom, distance, the world's up in its axes, and whether it is."""
+    right, down, forward = projection[:, 0, :3], projection[:, 1, :3], projection[:, 2, :3]
+    known = torch.cat([zoom(projection)[:, None], 0.25 * projection[:, 2, 3:], _up(right, down, forward)], dim=1)
+    told = is_posed.float()[:, None]
+    return torch.cat([known * told, told], dim=1)
+
+
+def zoom(projection: Tensor) -> Tensor:
+    """[B] ln of the focal length, in half image sizes."""
+    across, forward = projection[:, 0, :3], projection[:, 2, :3]
+    off_axis = (across * forward).sum(-1, keepdim=True)
+    return (across - off_axis * forward).norm(dim=-1).log()
+
+
+def _up(right: Tensor, down: Tensor, forward: Tensor) -> Tensor:
+    """[B, 3] the world's z in a camera's axes, from the rows of its projection."""
+    rows = (F.normalize(row - (row * forward).sum(-1, keepdim=True) * forward, dim=-1) for row in (right, down))
+    return torch.stack([*(row[:, 2] for row in rows), forward[:, 2]], dim=1)
+
+
+def straight_colors(image: Tensor) -> Tensor:
+    """[B, 3, R, R] in [-1, 1]: the object's colour without the white behind it; white where it is not."""
+    alpha = (0.5 * image[:, 3:] + 0.5).clamp(0.05, 1)
+    return (1 + (image[:, :3] - 1) / alpha).clamp(-1, 1)
+
+
+def _carved(image: Tensor, has_image: Tensor) -> Tensor:
+    """[B, 1, R, R] what is added to logits along a pixel's ray: where the picture shows no object, there is none."""
+    alpha = (0.5 * image[:, 3:] + 0.5).clamp(CLEAR, 1)
+    return alpha.log() * has_image.float().view(-1, 1, 1, 1)
+
+
+def _first_guess(planes: int) -> Tensor:
+    """[D] logits before anything is learned: something about the origin's depth."""
+    depth = (2 * torch.arange(planes) + 1) / planes - 1
+    return -0.5 - 6 * depth.square()
+
+
+def _places(image: Tensor) -> Tensor:
+    """[B, 2, R, R] coordinates of the pixels in [-1, 1]."""
+    axis = torch.linspace(-1, 1, image.shape[-1], device=image.device)
+    return torch.stack(torch.meshgrid(axis, axis, indexing="xy")).expand(len(image), -1, -1, -1)
+
+
+def _blocks(count: int, width: int, embedding: int) -> nn.ModuleList:
+    return nn.ModuleList(Block(width, width, 2, embedding) for _ in range(count))
+
+
+def through(blocks: Iterable[nn.Module], x: Tensor, embedding: Tensor) -> Tensor:
+    """`x` after all blocks."""
+    for block in blocks:
+        x = block(x, embedding)
+    return x
+
+
+def _doubled(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")

@@ -1,0 +1,55 @@
+"""The bundled prior of real objects behind the interface of all priors."""
+
+import torch
+from torch import Tensor
+
+from liftstudio.cameras import turned
+from liftstudio.priors.base import ImagePrompt
+from liftstudio.priors.objects.frustum import coordinates, sample_frustum
+from liftstudio.priors.objects.network import Lifted, ObjectsNetwork, Size
+from liftstudio.priors.projections import projections
+from liftstudio.priors.volume_prior import SIGMA_MAX, VolumePrior
+from liftstudio.registry import register
+
+OUTSIDE = -20.0  # logit beyond the frustum
+
+
+@register("objects")
+class ObjectsPrior(VolumePrior):
+    """Objects of all kinds at any cameras: the small bundled prior that stands in for large ones."""
+
+    name = "objects (bundled)"
+    note, size_type, network_type, samples = "objects", Size, ObjectsNetwork, 48
+    trained_fov_deg, trained_elevation_deg, trained_azimuth_deg = (25.0, 60.0), (-20.0, 60.0), (-180.0, 180.0)
+    steps = 12
+    ancestral_steps = 2  # a small network guesses means better than samples, and few steps stay near the mean
+    decomposed_scales = (0.1, 0.1)  # all guidance costs it accuracy
+
+    @torch.no_grad()
+    def occupancy(self, prompt: ImagePrompt, points: Tensor) -> Tensor:
+        """[N] logits of being inside the object, of world points [N, 3] in a run's world; from the picture alone.
+
+        Where depth is uncertain they stay below 0 throughout: surfaces are at a level that is found by measurement.
+        """
+        lifted = self._lift_alone(prompt, is_posed=True)
+        axes = turned(prompt.camera, -float(prompt.camera.azimuth_deg)).c2w[0, :3, :3]
+        turn = (axes @ prompt.camera.c2w[0, :3, :3].mT).to(self.device)
+        where = coordinates(lifted.projection, (points.to(self.device) @ turn.mT)[None])
+        logits = sample_frustum(lifted.occupancy[:, None], where)[0, 0]
+        return logits.where((where[0].abs() <= 1).all(-1), OUTSIDE)
+
+    @torch.no_grad()
+    def guessed_elevation_deg(self, prompt: ImagePrompt) -> tuple[float, float]:
+        """The picture's elevation as the network guesses it without being told, and the deviation that it expects."""
+        pose = self._lift_alone(prompt, is_posed=False).pose
+        return float(pose.elevation.rad2deg()), float(pose.elevation_log_std.exp().rad2deg())
+
+    def _lift_alone(self, prompt: ImagePrompt, *, is_posed: bool) -> Lifted:
+        """What the network makes of the picture without any view."""
+        camera = turned(prompt.camera.to(self.device), -float(prompt.camera.azimuth_deg))
+        image = self.encode(prompt.image[None], prompt.mask[None]).to(self.device)
+        yes = torch.ones(1, dtype=torch.bool, device=self.device)
+        frame = projections(camera)
+        picture = self.network.look(image, frame, yes & is_posed)
+        level = torch.full((1,), SIGMA_MAX, device=self.device)
+        return self.network.lift(picture, torch.zeros_like(image)[None], frame[None], level, yes, ~yes)

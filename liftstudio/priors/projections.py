@@ -1,0 +1,33 @@
+"""Cameras as projections to [-1, 1]^2, the form in which networks take them."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liftstudio.cameras import Cameras
+
+NEAR = 1e-3  # least depth that is divided by
+
+
+def projections(cameras: Cameras) -> Tensor:
+    """[T, 3, 4] matrices from world points (x, 1) to (u w, v w, w): u, v in [-1, 1] over the image, w the depth."""
+    c2w = cameras.c2w
+    rotation = c2w[:, :3, :3].mT
+    w2c = torch.cat([rotation, -rotation @ c2w[:, :3, 3:]], dim=-1)
+    x, y, z = w2c.unbind(1)
+    fx, fy = 2 * cameras.fx / cameras.width, 2 * cameras.fy / cameras.height
+    ox, oy = 2 * cameras.cx / cameras.width - 1, 2 * cameras.cy / cameras.height - 1
+    depth = -z
+    return torch.stack([fx[:, None] * x + ox[:, None] * depth, -fy[:, None] * y + oy[:, None] * depth, depth], dim=1)
+
+
+def project(projection: Tensor, points: Tensor) -> Tensor:
+    """Image coordinates [B, N, 2] in [-1, 1] of world points [B, N, 3] by [B, 3, 4]."""
+    u, v, w = torch.baddbmm(projection[:, :, 3:], projection[:, :, :3], points.mT).unbind(1)
+    w = w.clamp_min(NEAR)
+    return torch.stack([u / w, v / w], dim=-1)
+
+
+def sample_image(image: Tensor, points: Tensor) -> Tensor:
+    """[B, C, N] bilinear samples of [B, C, H, W] at [B, N, 2]; the border's value beyond it."""
+    return F.grid_sample(image.float(), points[:, :, None].float(), padding_mode="border", align_corners=False)[..., 0]

@@ -1,0 +1,181 @@
+"""What the bundled priors share: pixels as latents, and x0 rendered from a volume that the network makes."""
+
+import dataclasses
+import json
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from liftstudio.cameras import Cameras, turned
+from liftstudio.config import parse
+from liftstudio.errors import InputError
+from liftstudio.priors.base import Estimates, ImagePrompt, Prior
+from liftstudio.priors.classifier_free import guided
+from liftstudio.priors.precision import compute_dtype
+from liftstudio.priors.projections import projections
+from liftstudio.priors.weights import Weights, load_module, open_weights
+
+RESOLUTION = 64
+SIGMA_MIN, SIGMA_MAX = 0.05, 80.0
+RAYS = 16384  # rendered at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """What the network makes of the picture, once for all steps.
+
+    It was trained in the frame where the picture is at azimuth 0, and all cameras are turned into that.
+
+    picture:     what the network's `look` made of it.
+    azimuth_deg: of the picture's camera, in the run's world.
+    """
+
+    picture: Any
+    azimuth_deg: float
+
+
+class VolumePrior(Prior):
+    """A prior whose estimates are renderings of one volume, so that its views agree; at any cameras.
+
+    Its network has `look(image, projection)`, which makes a picture of the input, `lift(picture, views, projections,
+    sigma, has_image, has_views)`, which makes a volume, and `render(volume, origins, directions, samples)`.
+    """
+
+    note: ClassVar[str]  # the prior's name in the notes of its weight files
+    size_type: ClassVar[type]  # what fixes its network's shapes: the other note
+    network_type: ClassVar[type[nn.Module]]
+    samples: ClassVar[int]  # along each ray
+    trained_fov_deg: ClassVar[tuple[float, float]]  # of the pictures it was trained on, degrees, least and most
+    trained_elevation_deg: ClassVar[tuple[float, float]]
+    trained_azimuth_deg: ClassVar[tuple[float, float]]  # from the object's front, at azimuth 0 where that is known
+    resolution = RESOLUTION
+    latent_shape = (4, RESOLUTION, RESOLUTION)
+    sigma_min, sigma_max = SIGMA_MIN, SIGMA_MAX
+    frames = 0
+    network: Any
+
+    def __init__(self, config: Prior.Config, *, device: torch.device) -> None:
+        self.config, self.device = config, device
+        weights = open_weights(config.weights)
+        if not self.recognizes(weights):
+            raise InputError(f"{weights.path}: these are not weights of the prior '{self.note}'")
+        with torch.device("meta"):
+            network = self.network_type(self.read_size(weights))
+        load_module(network, weights, {}, torch.float32, device)
+        self.network = network
+        self.network.dtype = compute_dtype(config.precision, device)
+
+    @classmethod
+    def around(cls, network: nn.Module) -> Self:
+        """The prior of a network that is being trained."""
+        prior = cls.__new__(cls)
+        prior.config, prior.network, prior.device = cls.Config(""), network, next(network.parameters()).device
+        return prior
+
+    @classmethod
+    def recognizes(cls, weights: Weights) -> bool:
+        """By the note that training writes into the file."""
+        return weights.metadata.get("prior") == cls.note
+
+    @classmethod
+    def describe(cls, size: Any) -> dict[str, str]:
+        """The notes of a weight file."""
+        return {"prior": cls.note, "size": json.dumps(dataclasses.asdict(size))}
+
+    @classmethod
+    def read_size(cls, weights: Weights) -> Any:
+        """What `describe` noted.
+
+        Raises:
+            InputError: the note is missing or not a size.
+        """
+        try:
+            return parse(json.loads(weights.metadata["size"]), cls.size_type)
+        except (KeyError, ValueError, InputError):
+            raise InputError(f"{weights.path}: its note 'size' does not describe the network '{cls.note}'") from None
+
+    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+        """Any cameras will do; warns of lenses, and of places of the picture's camera, that are new to it."""
+        fov_deg = torch.cat([one.fov_deg.cpu() for one in (prompt_camera, cameras)])
+        self.warn_beyond("field of view", fov_deg, self.trained_fov_deg)
+        self.warn_beyond("elevation of the picture", prompt_camera.elevation_deg, self.trained_elevation_deg)
+        azimuth_deg = torch.remainder(prompt_camera.azimuth_deg + 180, 360) - 180
+        self.warn_beyond("azimuth of the picture", azimuth_deg, self.trained_azimuth_deg)
+
+    def encode(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Pixels are the latents: see `Prior.encode`."""
+        return (2 * torch.cat([images, masks], dim=-1) - 1).permute(0, 3, 1, 2)
+
+    def decode(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Prior.decode`."""
+        pixels = (latents.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1)
+        return pixels[..., :3], pixels[..., 3:]
+
+    @torch.no_grad()
+    def condition(self, prompt: ImagePrompt) -> Condition:
+        """See `Prior.condition`."""
+        pixels, azimuth_deg = self.encode(prompt.image[None], prompt.mask[None]), float(prompt.camera.azimuth_deg)
+        camera = turned(prompt.camera.to(self.device), -azimuth_deg)
+        return Condition(self.network.look(pixels.to(self.device), projections(camera)), azimuth_deg)
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        latents: Tensor,
+        sigma: float,
+        condition: Condition,
+        cameras: Cameras,
+        guidance_scale: Tensor | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """See `Prior.denoise`; the result is a rendering, so its views agree."""
+        if guidance_scale is None or bool((guidance_scale == 1).all()):
+            return self._estimate(latents, sigma, condition, cameras, wanted)
+        unconditional = self._estimate(latents, sigma, condition, cameras, wanted, has_image=False)
+        if bool((guidance_scale == 0).all()):
+            return unconditional
+        return guided(self._estimate(latents, sigma, condition, cameras, wanted), unconditional, guidance_scale)
+
+    @torch.no_grad()
+    def denoise_separately(self, latents: Tensor, sigma: float, condition: Condition, cameras: Cameras) -> Estimates:
+        """See `Prior.denoise_separately`; from the picture alone, the estimate is the same at all noise levels."""
+        return Estimates(
+            self._estimate(latents, sigma, condition, cameras),
+            self._estimate(latents, sigma, condition, cameras, has_image=False),
+            self._estimate(latents, SIGMA_MAX, condition, cameras, has_views=False),  # as it was trained
+        )
+
+    def _estimate(
+        self,
+        latents: Tensor,
+        sigma: float,
+        condition: Condition,
+        cameras: Cameras,
+        wanted: Tensor | None = None,
+        *,
+        has_image: bool = True,
+        has_views: bool = True,
+    ) -> Tensor:
+        cameras = turned(cameras.to(self.device), -condition.azimuth_deg).resized(self.resolution, self.resolution)
+        yes = torch.ones(1, dtype=torch.bool, device=self.device)
+        level = torch.full((1,), sigma, device=self.device)
+        lifted = self.network.lift(
+            condition.picture,
+            latents[None],
+            projections(cameras)[None],
+            level,
+            yes & has_image,
+            yes & has_views,
+        )
+        return self._render(lifted, cameras, wanted)
+
+    def _render(self, lifted: Any, cameras: Cameras, wanted: Tensor | None) -> Tensor:
+        """[T, 4, R, R] pixels in [-1, 1] of the network's volume; 0 at those that are not `wanted` [T, R, R]."""
+        origins, directions = cameras.rays()
+        if wanted is None:
+            wanted = torch.ones(origins.shape[:-1], dtype=torch.bool, device=origins.device)
+        pixels = torch.zeros(*wanted.shape, self.latent_shape[0], device=origins.device)
+        pieces = zip(*(rays[wanted][None].split(RAYS, 1) for rays in (origins, directions)), strict=True)
+        pixels[wanted] = torch.cat([self.network.render(lifted, *piece, self.samples)[0] for piece in pieces])
+        return pixels.permute(0, 3, 1, 2)

@@ -1,0 +1,329 @@
+"""The network of the prior `objects`: its geometry against closed forms, what it may and may not depend on."""
+
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liftstudio.cameras import Cameras, orbit_cameras
+from liftstudio.config import Block
+from liftstudio.errors import InputError
+from liftstudio.priors.base import ImagePrompt
+from liftstudio.priors.objects import network as module
+from liftstudio.priors.objects.frustum import REACH, cell_centers, coordinates, sample_frustum
+from liftstudio.priors.objects.network import (
+    Lifted,
+    ObjectsNetwork,
+    Pose,
+    Size,
+    camera_features,
+    composited,
+    straight_colors,
+    zoom,
+)
+from liftstudio.priors.objects.prior import ObjectsPrior
+from liftstudio.priors.objects.training import ObjectsTask
+from liftstudio.priors.opening import open_prior
+from liftstudio.priors.projections import projections
+from liftstudio.priors.training.data import DataConfig, Sample, draw_sample
+from liftstudio.priors.volume_prior import RESOLUTION
+from liftstudio.registry import find
+
+TINY = Size(
+    planes=12, color_planes=3, view_planes=4, full=8, head=16, widths=(8, 16, 32), down=(1, 1), middle=2, up=(1, 1),
+    embedding=16,
+)  # fmt: skip
+SEED = int.from_bytes(os.urandom(4), "little")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    print(f"seed {SEED}")  # noqa: T201  shown when a test fails
+    return torch.Generator().manual_seed(SEED)
+
+
+@pytest.fixture
+def network(generator: torch.Generator) -> ObjectsNetwork:
+    """With random weights everywhere, so that nothing is hidden by a zero."""
+    made = ObjectsNetwork(TINY)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return made
+
+
+def random_cameras(count: int, generator: torch.Generator, size: int = RESOLUTION) -> Cameras:
+    """Pinholes around the origin, with unequal focal lengths and principal points off the centre."""
+    azimuth, elevation, distance = torch.rand(3, count, generator=generator)
+    cameras = orbit_cameras(360 * azimuth, 160 * elevation - 80, 2.5 + 2 * distance, 40.0, size, size)
+    return replace(cameras, fx=cameras.fx * 1.2, cx=cameras.cx + 3.3, cy=cameras.cy - 2.7)
+
+
+def test_cells_lie_on_the_rays_of_their_pixels_at_equal_steps_of_depth(generator: torch.Generator) -> None:
+    cameras = random_cameras(3, generator, 24)
+    planes = 7
+    centers = cell_centers(projections(cameras), planes, 24, 24)
+    origins, directions = cameras.rays()
+    away = F.normalize(centers - origins[:, None], dim=-1)
+    torch.testing.assert_close(away, directions[:, None].expand_as(away), atol=2e-5, rtol=0)  # float32 inverse
+    depth = cameras.project(centers[0].reshape(-1, 3))[1][0].view(planes, -1)
+    origin = cameras.project(torch.zeros(1, 3))[1][0]
+    wanted = origin + REACH * ((2 * torch.arange(planes) + 1) / planes - 1)
+    torch.testing.assert_close(depth, wanted[:, None].expand_as(depth), atol=1e-4, rtol=0)
+
+
+def test_coordinates_are_those_of_the_cells(generator: torch.Generator) -> None:
+    frame = projections(random_cameras(2, generator))
+    shape = (5, 8, 6)
+    centers = cell_centers(frame, *shape)
+    where = coordinates(frame, centers.flatten(1, 3))
+    volume = torch.rand(2, 3, *shape, generator=generator)
+    # float32 rounding of the places, times neighbours that differ by up to 1 over a cell
+    torch.testing.assert_close(sample_frustum(volume, where), volume.flatten(2), atol=1e-3, rtol=0)
+
+
+def any_pose() -> Pose:
+    return Pose(*torch.zeros(4, 1))
+
+
+def lifted_volume(density: Tensor, color: Tensor, frame: Tensor) -> Lifted:
+    return Lifted(torch.zeros_like(density), density, color, frame, any_pose())
+
+
+def random_rays(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rays [1, N, 3] from a sphere of radius 3 to places in and beside the frustum's middle."""
+    origins = 3 * F.normalize(torch.randn(1, count, 3, generator=generator), dim=-1)
+    targets = 2.4 * torch.rand(1, count, 3, generator=generator) - 1.2
+    return origins, F.normalize(targets - origins, dim=-1)
+
+
+@pytest.mark.parametrize("gradients", [True, False], ids=["torch", "numba"])
+def test_opacity_is_one_minus_the_exponential_of_density_times_chord(
+    network: ObjectsNetwork, generator: torch.Generator, gradients: bool
+) -> None:
+    frame = projections(random_cameras(1, generator))
+    origins, directions = random_rays(300, generator)
+    middle = -(origins * directions).sum(-1, keepdim=True)
+    count = 4000
+    offsets = REACH * ((2 * torch.arange(count, dtype=torch.float64) + 1) / count - 1)
+    points = (origins + middle * directions).double()[..., None, :] + offsets[:, None] * directions.double()[
+        ..., None, :
+    ]
+    inside = (coordinates(frame.double(), points.flatten(1, 2)).abs() <= 1).all(-1).view(1, -1, count)
+    chord = inside.sum(-1) * (2 * REACH / count)
+    for raw in (-2.0, 0.0, 1.5):
+        density = math.log1p(math.exp(raw)) * TINY.planes / (2 * REACH)
+        volume = lifted_volume(torch.full((1, TINY.planes, 16, 16), raw), torch.zeros(1, 3, 3, 16, 16), frame)
+        with torch.set_grad_enabled(gradients):
+            pixels = network.render(volume, origins, directions, 1000)
+        wanted = 1 - torch.exp(-density * chord)
+        # both ends of the chord lie anywhere within a step, 2.6/1000 long; the march may stop with 0.001 left
+        assert (pixels[..., 3].double() / 2 + 0.5 - wanted).abs().max() < density * 2.6 / 1000 * 2 + 1.5e-3
+    assert (chord > 0.5).float().mean() > 0.2 and (chord == 0).any()
+
+
+@pytest.mark.parametrize("size, planes, color_planes", [(16, 12, 3), (9, 5, 2)])
+def test_the_kernel_composites_as_torch_does(
+    network: ObjectsNetwork, generator: torch.Generator, size: int, planes: int, color_planes: int
+) -> None:
+    frame = projections(random_cameras(2, generator))
+    density = 6 * torch.randn(2, planes, size, size, generator=generator) - 3
+    volume = lifted_volume(density, 2 * torch.rand(2, 3, color_planes, size, size, generator=generator) - 1, frame)
+    origins, directions = (rays.expand(2, -1, -1) for rays in random_rays(200, generator))
+    middle = torch.full((2, 200, 40), 0.5)
+    with torch.no_grad():
+        found = network.render(volume, origins, directions, 40)
+        wanted = network.render(volume, origins, directions, 40, middle)
+    # Opacity: the kernel stops with 0.001 left (0.002 in [-1, 1]). Colour: torch leaves out samples below 0.01 as well.
+    torch.testing.assert_close(found[..., 3], wanted[..., 3], atol=3e-3, rtol=0)
+    assert (found - wanted)[..., :3].abs().max() < 40 * module.SHOWN * 2
+    assert (found - wanted)[..., :3].abs().mean() < 0.02
+    assert found[..., 3].std() > 0.3
+
+
+def test_colours_of_small_weights_alone_are_left_out(generator: torch.Generator) -> None:
+    color = 2 * torch.rand(1, 3, 3, 8, 8, generator=generator) - 1
+    where = 1.8 * torch.rand(1, 50, 6, 3, generator=generator) - 0.9
+    weights = torch.rand(1, 50, 6, generator=generator) * (torch.rand(1, 50, 6, generator=generator) > 0.5)
+    wanted = (sample_frustum(color, where.flatten(1, 2)).mT.view(1, 50, 6, 3) * weights[..., None]).sum(2)
+    error = (composited(color, where, weights) - wanted).abs().amax(-1)
+    small = (weights * (weights <= module.SHOWN)).sum(-1)
+    assert (error <= small + 1e-5).all()
+
+
+def test_the_colour_of_an_edge_is_without_the_white_behind() -> None:
+    color, alpha = torch.tensor([0.2, -0.6, 0.9]), torch.tensor([1.0, 0.5, 0.1])
+    over = alpha * color[:, None] + (1 - alpha)
+    image = torch.cat([over, 2 * alpha[None] - 1])[None, :, None]
+    torch.testing.assert_close(straight_colors(image)[0, :, 0], color[:, None].expand(3, 3), atol=1e-5, rtol=0)
+
+
+def test_a_camera_is_told_by_its_lens_its_distance_and_where_up_is() -> None:
+    elevation_deg, fov_deg = torch.tensor([-15.0, 0.0, 50.0]), 40.0
+    cameras = orbit_cameras(torch.tensor([0.0, 80.0, 200.0]), elevation_deg, 3.0, fov_deg, 64, 64)
+    shifted = replace(cameras, cx=cameras.cx + 4, cy=cameras.cy - 3)
+    for each in (cameras, shifted):
+        matrices = projections(each)
+        told = camera_features(matrices, torch.ones(3, dtype=torch.bool))
+        zoomed = -math.log(math.tan(math.radians(fov_deg / 2)))
+        torch.testing.assert_close(zoom(matrices), torch.full((3,), zoomed), atol=1e-5, rtol=0)
+        torch.testing.assert_close(told[:, 0], torch.full((3,), zoomed), atol=1e-5, rtol=0)
+        torch.testing.assert_close(told[:, 1], torch.full((3,), 0.75), atol=1e-5, rtol=0)
+        up = torch.stack([torch.zeros(3), -elevation_deg.deg2rad().cos(), -elevation_deg.deg2rad().sin()], dim=1)
+        torch.testing.assert_close(told[:, 2:5], up, atol=1e-5, rtol=0)
+        assert (camera_features(matrices, torch.zeros(3, dtype=torch.bool)) == 0).all()
+
+
+def inputs(views: int, generator: torch.Generator) -> list[Tensor]:
+    """Arguments of `lifted` for two objects."""
+    cameras = random_cameras(2 * views + 2, generator)
+    matrices = projections(cameras)
+    images = torch.rand(2, 4, RESOLUTION, RESOLUTION, generator=generator) * 2 - 1
+    noisy = 3 * torch.randn(2, views, 4, RESOLUTION, RESOLUTION, generator=generator)
+    sigma, yes = torch.tensor([3.0, 20.0]), torch.ones(2, dtype=torch.bool)
+    return [images, matrices[:2], noisy, matrices[2:].unflatten(0, (2, views)), sigma, yes, yes]
+
+
+def lifted(network: ObjectsNetwork, *given: Tensor) -> Lifted:
+    return network.lift(network.look(*given[:2]), *given[2:])
+
+
+def planes(lifted: Lifted) -> Tensor:
+    return torch.cat([lifted.density, lifted.occupancy, lifted.color.flatten(1, 2)], dim=1)
+
+
+@torch.no_grad()
+def test_the_order_of_the_views_does_not_matter_but_each_view_does(
+    network: ObjectsNetwork, generator: torch.Generator
+) -> None:
+    given = inputs(4, generator)
+    first = planes(lifted(network, *given))
+    order = torch.tensor([2, 0, 3, 1])
+    turned = planes(lifted(network, *given[:2], given[2][:, order], given[3][:, order], *given[4:]))
+    torch.testing.assert_close(turned, first, atol=1e-4, rtol=1e-4)  # sums in another order
+    swapped = planes(lifted(network, *given[:2], given[2][:, order], *given[3:]))  # images at each other's cameras
+    assert (swapped - first).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("views", [1, 2, 7])
+def test_any_number_of_views(network: ObjectsNetwork, generator: torch.Generator, views: int) -> None:
+    found = lifted(network, *inputs(views, generator))
+    assert found.density.shape == (2, TINY.planes, RESOLUTION, RESOLUTION) and torch.isfinite(planes(found)).all()
+
+
+@torch.no_grad()
+def test_what_is_dropped_is_not_looked_at(network: ObjectsNetwork, generator: torch.Generator) -> None:
+    given = inputs(3, generator)
+    no, only_first = torch.zeros(2, dtype=torch.bool), torch.tensor([True, False])
+    for index, flags in ((0, 5), (2, 6)):  # picture, views
+        other = list(given)
+        other[index] = -given[index]
+        assert not torch.allclose(planes(lifted(network, *other)), planes(lifted(network, *given)), atol=1e-3)
+        for each in (given, other):
+            each[flags] = no
+        torch.testing.assert_close(planes(lifted(network, *other)), planes(lifted(network, *given)), atol=0, rtol=0)
+        for each in (given, other):
+            each[flags] = only_first
+        same = (planes(lifted(network, *other)) - planes(lifted(network, *given))).flatten(1).abs().amax(1) == 0
+        assert same.tolist() == [False, True]
+        given[flags] = ~no
+
+
+@torch.no_grad()
+def test_an_elevation_that_is_not_told_is_not_made_use_of(network: ObjectsNetwork, generator: torch.Generator) -> None:
+    """Two cameras that see the same, in worlds of another up."""
+    given = inputs(1, generator)
+    no = torch.zeros(2, dtype=torch.bool)
+    tilt = torch.linalg.qr(torch.randn(3, 3, generator=generator))[0]
+    tilt = tilt * tilt.det()
+    tilted = list(given)
+    for index in (1, 3):
+        tilted[index] = torch.cat([given[index][..., :3] @ tilt, given[index][..., 3:]], dim=-1)
+    results = [
+        planes(network.lift(network.look(*each[:2], is_posed), *each[2:]))
+        for is_posed in (no, ~no)
+        for each in (given, tilted)
+    ]
+    torch.testing.assert_close(results[0], results[1], atol=1e-3, rtol=0)  # float32 rounding of the views' places
+    assert (results[2] - results[3]).abs().max() > 1e-2
+
+
+def prompt_of(sample: Sample) -> ImagePrompt:
+    return ImagePrompt(sample.prompt[..., :3], sample.prompt[..., 3:], sample.rig.prompt)
+
+
+def test_a_saved_network_is_recognised_and_gives_the_same(
+    network: ObjectsNetwork, generator: torch.Generator, tmp_path: Path
+) -> None:
+    task = ObjectsTask(ObjectsTask.Config(size=TINY), DataConfig(), torch.float32)
+    path = tmp_path / "tiny.safetensors"
+    task.save(network, path)
+    sample = draw_sample("toy", SEED, DataConfig(), 2, generator)
+    options = find("auto", "prior").Config(weights=str(path), precision="float32")
+    opened = open_prior(Block("prior", "auto", options), CPU)
+    assert isinstance(opened, ObjectsPrior) and opened.network.size == TINY
+    noisy = opened.encode(sample.images[..., :3], sample.images[..., 3:])
+    noisy = noisy + 2 * torch.randn(noisy.shape, generator=generator)
+    results = [
+        prior.denoise(noisy, 2.0, prior.condition(prompt_of(sample)), sample.rig.views)
+        for prior in (opened, ObjectsPrior.around(network))
+    ]
+    torch.testing.assert_close(*results, atol=0.03, rtol=0)  # weights in half precision: 5e-4 of each, some 20 layers
+    assert results[0].shape == (2, 4, RESOLUTION, RESOLUTION)
+    with pytest.raises(InputError, match=r"another size than task\.size"):
+        ObjectsTask(ObjectsTask.Config(), DataConfig(), torch.float32).load(str(path))
+    task.load(str(path))
+    halved = {key: value.half().float() for key, value in network.state_dict().items()}
+    assert all(torch.equal(value, halved[key]) for key, value in task.network.state_dict().items())
+    assert all(parameter.requires_grad for parameter in task.network.parameters())
+
+
+@pytest.mark.parametrize("azimuth_deg", [70.0, 200.0])
+def test_occupancy_turns_with_the_world(
+    network: ObjectsNetwork, generator: torch.Generator, azimuth_deg: float
+) -> None:
+    prior = ObjectsPrior.around(network)
+    image, mask = torch.rand(RESOLUTION, RESOLUTION, 4, generator=generator).split([3, 1], dim=-1)
+    points = 2 * torch.rand(200, 3, generator=generator) - 1
+    first, turned = (
+        ImagePrompt(image, mask, orbit_cameras(torch.tensor([angle]), torch.tensor([25.0]), 3.0, 40.0, 64, 64))
+        for angle in (0.0, azimuth_deg)
+    )
+    angle = math.radians(azimuth_deg)
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
+    wanted = prior.occupancy(first, points)
+    torch.testing.assert_close(prior.occupancy(turned, points @ turn.T), wanted, atol=1e-3, rtol=1e-3)  # rounding
+    assert wanted.std() > 0.1
+    assert (prior.occupancy(first, points + 10) == -20).all()  # beyond the frustum
+
+
+def test_rays_on_which_the_picture_shows_nothing_are_empty(network: ObjectsNetwork, generator: torch.Generator) -> None:
+    given = inputs(2, generator)
+    given[0][:, 3] = -1.0
+    given[0][:, 3, 20:40, 20:40] = 1.0
+    with torch.no_grad():
+        shown, hidden = lifted(network, *given), lifted(network, *given[:5], torch.zeros(2, dtype=torch.bool), given[6])
+    beside = torch.ones(64, 64, dtype=torch.bool)
+    beside[20:40, 20:40] = False
+    for logits in (shown.density, shown.occupancy):
+        assert logits[:, :, beside].mean() < logits[:, :, ~beside].mean() - 7  # 9.2 below what the network says
+    assert hidden.density[:, :, beside].mean() > shown.density[:, :, beside].mean() + 7
+
+
+def test_what_is_inside_fills_the_pictures_silhouette(generator: torch.Generator) -> None:
+    task = ObjectsTask(ObjectsTask.Config(size=TINY), DataConfig(), torch.float32)
+    samples = [draw_sample("toy", SEED + k, DataConfig(), 4, generator) for k in range(3)]
+    batch = task.prepare(samples, generator)
+    inside, shown = batch["inside"].any(1), batch["prompt"][:, 3] > 0
+    iou = (inside & shown).sum((1, 2)) / (inside | shown).sum((1, 2))
+    assert (iou > 0.75).all()  # planes of the tiny frustum are 0.2 apart; thin parts slip through
+    losses = task.losses(batch)
+    assert set(losses) == {"color", "mask", "occupancy", "pose"}
+    assert all(torch.isfinite(loss) for loss in losses.values())
