@@ -17,53 +17,58 @@ import liftstudio  # isort: skip  # noqa: F401  before torch: it sets how OpenMP
 
 import argparse
 import json
-import multiprocessing
 import os
 import shutil
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 import trimesh
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from bench.light import scale_invariant_rmse
-from bench.unseen import canonical, front_deg, prompted, with_error
+from bench.runs import (
+    SUPERSAMPLING,
+    append_rows,
+    cells,
+    config_path,
+    cost_of,
+    in_own_process,
+    mean_cells,
+    read_rows,
+    render_glb,
+    run_all,
+    with_cost,
+)
+from bench.unseen import canonical, front_deg, prompted
 from liftstudio import assets, cli, registry
 from liftstudio.cache import file_digest
 from liftstudio.cameras import Cameras, orbit_cameras
 from liftstudio.config import Block
 from liftstudio.errors import InputError
-from liftstudio.images import resize_area, save_image, straight_from_white
+from liftstudio.images import save_image, straight_from_white
 from liftstudio.inputs import Inputs
 from liftstudio.metrics.images import psnr, ssim
-from liftstudio.ops.interpolation import interpolate
-from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
+from liftstudio.metrics.novel_views import silhouette_iou
+from liftstudio.metrics.truth import unit_from_world
 from liftstudio.orbits import dynamic
 from liftstudio.priors.opening import block_weights
 from liftstudio.priors.training.objects import TexturedObject, render
 from liftstudio.priors.training.objects.truth import to_mesh
-from liftstudio.run import Run, load_inputs, make_fabric, make_folder
+from liftstudio.run import load_inputs
 from liftstudio.run_config import RunConfig, load_run_config
 from liftstudio.views.base import ReferenceViews
-from liftstudio.views.normalization import HALF_SIDE
 from liftstudio.views.prior_views import PriorViews
 
-CONFIGS = assets.ROOT / "configs"
 ELEVATION_DEG = 10.0  # of the prompt
 PROMPT_SIZE, VIEW_SIZE = 512, 256  # pixels across the picture and across the views that the mesh is measured in
-SUPERSAMPLING = 2
-UNIT_FROM_WORLD = torch.diag(torch.tensor([0.5 / HALF_SIDE] * 3 + [1.0]))  # the object's longest side becomes 1
+UNIT_FROM_WORLD = unit_from_world()
 
 _STAGES = "system.stages"
 _UNSEEN = f"{_STAGES}.fine.guidance.unseen"
@@ -87,7 +92,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 GEOMETRY = {"iou": 3, "chamfer": 4, "f_score_0.02": 3, "normal_consistency": 3}  # column -> digits
 APPEARANCE = {"psnr": 2, "ssim": 3, "silhouette_iou": 3, "albedo_rmse": 3, "shaded_rmse": 3}
-COST = {"views_s": 0, "test_s": 0, "export_s": 0, "all_s": 0, "memory_gb": 2}  # and `<stage>_s` of every stage
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class Job:
 
     def load(self, *options: str) -> RunConfig:
         """The config with these options, then the job's own."""
-        return load_run_config(CONFIGS / f"{self.config}.yaml", [*options, *self.options()])
+        return load_run_config(config_path(self.config), [*options, *self.options()])
 
 
 def reconstruct(job: Job, folder: Path) -> dict[str, Any]:
@@ -140,30 +144,17 @@ def reconstruct(job: Job, folder: Path) -> dict[str, Any]:
     save_unit_mesh(toy, truth)
     inputs = make_inputs(job, toy, config)
     views_seconds = time.perf_counter() - begin
-    run = run_all(config, replace(inputs, truth_mesh=truth, data_from_world=UNIT_FROM_WORLD))
+    inputs = replace(inputs, truth_mesh=truth, data_from_world=UNIT_FROM_WORLD)
+    run = run_all(config, inputs, "python -m bench.image_to_mesh")
     metrics = json.loads(run.folder.metrics.read_text())
-    known, stages = metrics["run"], metrics["run"]["stages"]
     return {
         **metrics["mesh"],
         **appearance(run.folder.export, toy),
         "views_s": views_seconds,
-        **{f"{name}_s": stage["seconds"] for name, stage in stages.items()},
-        "test_s": known["test_seconds"],
-        "export_s": known["export_seconds"],
+        **cost_of(run.folder),
         "all_s": time.perf_counter() - begin,
-        "memory_gb": known["memory_gb"],
         "folder": str(run.folder.path),
     }
-
-
-def run_all(config: RunConfig, inputs: Inputs) -> Run:
-    """What `launch.py --train` does, from given inputs."""
-    run = Run(config, inputs, make_fabric(config.device, None))
-    run.folder = make_folder(config, inputs, "python -m bench.image_to_mesh")
-    run.fit()
-    run.test()
-    run.export()
-    return run
 
 
 def pose(job: Job) -> tuple[TexturedObject, dict[str, float]]:
@@ -227,39 +218,16 @@ def appearance(export: Path, toy: TexturedObject) -> dict[str, float]:
     albedo, _ = render_glb(export / "mesh.glb", cameras)
     true_lit = render(toy, cameras, supersampling=SUPERSAMPLING)
     true_albedo = render(toy, cameras, shaded=False, supersampling=SUPERSAMPLING).rgb
-    seen, true = alpha > 0.5, true_lit.alpha > 0.5
     inside = ((alpha > 0.99) & (true_lit.alpha > 0.99))[..., 0]
     found = {"albedo": albedo[inside], "shaded": true_lit.rgb[inside]}
     wanted = true_albedo[inside]
     return {
         "psnr": float(psnr(lit, true_lit.rgb).mean()),
         "ssim": float(ssim(lit, true_lit.rgb).mean()),
-        "silhouette_iou": float(((seen & true).sum((1, 2, 3)) / (seen | true).sum((1, 2, 3))).mean()),
+        "silhouette_iou": float(silhouette_iou(alpha, true_lit.alpha).mean()),
         **{f"{name}_rmse": float((colors - wanted).square().mean().sqrt()) for name, colors in found.items()},
         **{f"{name}_rmse_free": scale_invariant_rmse(colors, wanted) for name, colors in found.items()},
     }
-
-
-def render_glb(path: Path, cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """Images [B, H, W, 3] over white of a GLB's texture as it is, and alpha [B, H, W, 1]."""
-    loaded = trimesh.load(path, force="mesh", process=False)
-    x, y, z = np.asarray(loaded.vertices, np.float32).T
-    vertices, faces = torch.from_numpy(np.stack([x, -z, y], axis=1)), torch.from_numpy(loaded.faces).long()
-    uv = torch.from_numpy(np.asarray(loaded.visual.uv, np.float32))
-    picture = np.asarray(loaded.visual.material.baseColorTexture.convert("RGB"), np.float32) / 255
-    texture = torch.from_numpy(picture).permute(2, 0, 1)[None]
-    fine = cameras.resized(cameras.height * SUPERSAMPLING, cameras.width * SUPERSAMPLING)
-    frames = []
-    for index in range(len(cameras)):
-        clip = fine[index : index + 1].clip(vertices)
-        seen = fragments(clip, faces, rasterize(clip, faces, fine.height, fine.width))
-        places = interpolate(uv, faces, seen) * torch.tensor([2.0, -2.0]) + torch.tensor([-1.0, 1.0])
-        colors = F.grid_sample(texture, places[None, None], padding_mode="border", align_corners=False)[0, :, 0].T
-        image = scatter_image(F.pad(colors, (0, 1), value=1.0), seen)
-        frames.append(resize_area(image[0], cameras.height, cameras.width))
-    premultiplied = torch.stack(frames)
-    alpha = premultiplied[..., 3:]
-    return premultiplied[..., :3] + 1 - alpha, alpha
 
 
 def table_of(rows: list[dict[str, Any]]) -> Table:
@@ -267,25 +235,14 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
 
     A stage that a config does not have stays empty.
     """
-    stages = dict.fromkeys(name for row in rows for name in row if name.endswith("_s") and name not in COST)
-    columns = GEOMETRY | APPEARANCE | dict.fromkeys(stages, 0) | COST
+    columns = with_cost(GEOMETRY | APPEARANCE, rows)
     table = Table("views and variant", "toy", *columns, box=box.MARKDOWN)
     for setting in dict.fromkeys(row["setting"] for row in rows):
         chosen = [row for row in rows if row["setting"] == setting]
         for row in chosen:
-            figures = (f"{row[name]:.{digits}f}" if name in row else "" for name, digits in columns.items())
-            table.add_row(setting, str(row["toy"]), *figures)
-        means = ([row[name] for row in chosen if name in row] for name in columns)
-        digits_of = columns.values()
-        cells = (with_error(values, digits) if values else "" for values, digits in zip(means, digits_of, strict=True))
-        table.add_row(f"**{setting}**", "mean", *cells)
+            table.add_row(setting, str(row["toy"]), *cells(row, columns))
+        table.add_row(f"**{setting}**", "mean", *mean_cells(chosen, columns))
     return table
-
-
-def in_own_process(job: Job, folder: Path) -> dict[str, Any]:
-    """The row of `reconstruct`."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(reconstruct, job, folder).result()
 
 
 def key_of(job: Job) -> dict[str, Any]:
@@ -300,11 +257,6 @@ def key_of(job: Job) -> dict[str, Any]:
     if job.views == "true" and views.held_out:
         raise InputError(f"--views true: {job.config} does not learn from views (views.held_out is true)")
     return {**json.loads(json.dumps(asdict(job))), "weights": file_digest(block_weights(views.prior).path)}
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """What earlier calls have measured."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -348,9 +300,8 @@ def _dispatch(arguments: list[str]) -> int:
         os.environ.setdefault("LIFTSTUDIO_CACHE", str(folder / "cache"))  # so that `views_s` is not that of old views
         for job, key in zip(jobs, keys, strict=True):
             if not any(key.items() <= row.items() for row in rows):
-                rows.append({**key, "setting": job.setting, **in_own_process(job, folder)})
-                with options.results.open("a") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
+                rows.append({**key, "setting": job.setting, **in_own_process(reconstruct, job, folder)})
+                append_rows(options.results, rows[-1:])
                 Console(width=260).print(table_of(rows))
             if not options.keep:
                 shutil.rmtree(folder / job.setting, ignore_errors=True)

@@ -16,29 +16,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.captures import find_captures
 from liftstudio import cli
-from liftstudio.errors import InputError
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "reconstruct-views.yaml"
 COLUMNS = ("chamfer", "iou", "f_score_0.01", "normal_consistency", "psnr train", "psnr held out", "ssim held out")
 GROUPS = {"training": "train", "held_out": "held out"}  # of a run's views -> in the names of columns
 
 Row = dict[str, float]
-
-
-def find_captures(folder: Path, only: list[str] | None) -> list[Path]:
-    """The captures in the folder: all, or those of these names.
-
-    Raises:
-        InputError: there is none, or none of such a name.
-    """
-    found = {path.parent.name: path.parent for path in sorted(folder.glob("*/transforms.json"))}
-    if not found:
-        raise InputError(f"{folder}: no captures; wanted a folder for each object, with a transforms.json")
-    for name in only or []:
-        if name not in found:
-            raise InputError(f"--only {name}: no such capture in {folder}; there are: {', '.join(found)}")
-    return [capture for name, capture in found.items() if not only or name in only]
 
 
 def reconstruct(capture: Path, config: Path, runs_dir: Path, overrides: list[str]) -> Row:

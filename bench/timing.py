@@ -3,8 +3,11 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -22,13 +25,18 @@ class Case:
     target_ratio: float | None = None
 
 
-def run_seconds(fn: Callable[[], object]) -> float:
-    """Wall seconds of one call, the device's queue drained before and after."""
+def timed(fn: Callable[[], T]) -> tuple[T, float]:
+    """What one call returns, and its wall seconds, the device's queue drained before and after."""
     _synchronize()
     begin = time.perf_counter()
-    fn()
+    made = fn()
     _synchronize()
-    return time.perf_counter() - begin
+    return made, time.perf_counter() - begin
+
+
+def run_seconds(fn: Callable[[], object]) -> float:
+    """The wall seconds of `timed` alone."""
+    return timed(fn)[1]
 
 
 def measure(fn: Callable[[], object], repeats: int = 5, warmups: int = 2) -> float:

@@ -4,13 +4,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from liftstudio.assets import input_path
 from liftstudio.cameras import Cameras, orbit_cameras
+from liftstudio.config import Block
 from liftstudio.errors import InputError
 from liftstudio.images import color_depth, color_normal, grid, resize_area, save_image, save_video
 from liftstudio.mesh import Mesh
@@ -20,6 +21,10 @@ from liftstudio.orbits import static
 from liftstudio.renderers.base import Render
 from liftstudio.systems.base import System
 from liftstudio.views.base import ReferenceViews
+
+if TYPE_CHECKING:
+    from liftstudio.metrics.novel_views import Judges
+    from liftstudio.metrics.truth import Truth
 
 BATCH = 4  # cameras rendered together
 STILL_PASSES = frozenset({"albedo", "normal", "depth"})
@@ -37,6 +42,9 @@ class TestConfig:
     stills: int = 4  # azimuths of the still passes, evenly around the object from azimuth 0
     lpips_weights: str = ""  # folder with the published weight files of LPIPS; empty: LPIPS is not measured
     lpips_network: Literal["alexnet", "vgg16"] = "alexnet"  # network of LPIPS; alexnet is the usual one for reports
+    clip_weights: str = ""  # folder of a CLIP checkpoint, to compare with the truth by; empty: no CLIP, no CD score
+    contextual_weights: str = ""  # LPIPS's files of VGG-16, for the contextual distance; empty: patches of pixels
+    raft_weights: str = ""  # file of RAFT's weights, for E_flow; needs torchvision; empty: no E_flow
 
     def __post_init__(self) -> None:
         for name, least in (("frames", 1), ("size", 16), ("stills", 0)):
@@ -46,6 +54,17 @@ class TestConfig:
             raise InputError(f"fps: wanted above 0 to 240 frames per second, got {self.fps}")
         if abs(self.elevation_deg) > 89:
             raise InputError(f"elevation_deg: wanted -89 to 89 degrees, got {self.elevation_deg}")
+
+
+@dataclass
+class TruthConfig:
+    views: str = ""  # true views with their cameras: a capture, as posed-images reads it; its mesh is the true surface
+    mesh: str = ""  # file of the true surface; without truth.views: z up, +x towards the picture's camera
+    view: str = ""  # which of the true views the picture is, by its file's name (000.png); empty: the first
+
+    def __post_init__(self) -> None:
+        if self.view and not self.views:
+            raise InputError("view: names one of the true views, and truth.views is not given")
 
 
 def check_test(config: TestConfig) -> None:
@@ -148,6 +167,90 @@ def evaluate_mesh(exported: Path, truth: Path, data_from_world: Tensor) -> dict[
     mesh = read_mesh(exported)
     vertices = mesh.vertices @ data_from_world[:3, :3].T + data_from_world[:3, 3]
     return mesh_metrics(Mesh(vertices, mesh.faces), read_mesh(truth))
+
+
+def load_truth_of(config: TruthConfig, views: Block | None) -> "Truth | None":
+    """What the object of a run from a picture truly is, in the run's world; None if the config does not say.
+
+    views: the config's, which say where the picture's camera is and what its frame has in the middle.
+
+    Raises:
+        InputError: files are missing or faulty, a view is not there, or the run is not from a picture.
+    """
+    if not config.views and not config.mesh:
+        return None
+    from liftstudio.metrics.truth import load_truth
+    from liftstudio.views.prior_views import PriorViews
+
+    source = None if views is None else views.build(device=torch.device("cpu"))
+    if views is None or not isinstance(source, PriorViews):
+        raise InputError("truth: for runs from one picture; captures have views.mesh and views.held_out")
+    picture = source.picture()
+    height, width = picture.rgb.shape[:2]
+    middle = picture.left + picture.side / 2 - width / 2, picture.top + picture.side / 2 - height / 2
+    x, y = (0.5 + offset / max(height, width) for offset in middle)
+    return load_truth(config, getattr(views.options, "azimuth_deg", 0.0), (x, y))
+
+
+def compare_renders(
+    system: System, truth: ReferenceViews, config: TestConfig, noun: str, device: torch.device
+) -> dict[str, Any]:
+    """Measures of the system's renders at the cameras of true views, without the input view: see `compare_views`.
+
+    Larger views are reduced to 256 pixels. The CD score is that of these views, of an object that is called `noun`;
+    `contextual_by` names what the contextual distances are of.
+
+    Raises:
+        InputError: as `load_judges`.
+    """
+    from liftstudio.metrics.novel_views import PIXELS, compare_views
+    from liftstudio.metrics.truth import resized
+
+    judges, truth = load_judges(config, noun, device), resized(truth, PIXELS)
+    renders = [(render.over(1.0).clamp(0, 1), render.opacity) for render in _renders(system, truth.cameras)]
+    images, masks = (torch.cat(each).cpu() for each in zip(*renders, strict=True))
+    row: dict[str, Any] = dict(compare_views(images, masks, truth, judges))
+    if row.get("cd_variance"):
+        row["cd_score"] = row["cd_distance"] / row["cd_variance"]
+    return row | {"contextual_by": judges.features.name}
+
+
+def compare_exported(exported: Path, truth: "Truth") -> dict[str, float | None]:
+    """Distances of an exported mesh file, in the world of the run, to the true mesh (see `mesh_metrics`).
+
+    Raises:
+        InputError: the file is missing or holds no mesh.
+    """
+    from liftstudio.mesh_io import read_mesh
+    from liftstudio.metrics.truth import compare_mesh
+
+    return compare_mesh(read_mesh(exported), truth)
+
+
+def load_judges(config: TestConfig, noun: str | None, device: torch.device) -> "Judges":
+    """The networks that the config names weights of, to compare novel views with the truth by.
+
+    noun: what the object is called, for the CD score.
+
+    Raises:
+        InputError: missing or faulty weights; torchvision is missing, which RAFT needs.
+    """
+    from liftstudio.metrics.contextual import load_features
+    from liftstudio.metrics.embeddings import Clip, object_prompt
+    from liftstudio.metrics.flow import load_raft
+    from liftstudio.metrics.novel_views import Judges
+
+    contextual, clip, raft = (
+        str(input_path(path)) if path else ""
+        for path in (config.contextual_weights, config.clip_weights, config.raft_weights)
+    )
+    return Judges(
+        lpips=_lpips(config),
+        clip=Clip(clip, device) if clip else None,
+        text=object_prompt(noun) if noun else "",
+        features=load_features(contextual),  # on the CPU, where the views are
+        flow=load_raft(raft, device) if raft else None,
+    )
 
 
 def _renders(system: System, cameras: Cameras, passes: frozenset[str] = frozenset()) -> Iterator[Render]:

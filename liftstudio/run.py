@@ -19,7 +19,14 @@ from liftstudio.checkpoints import (
 )
 from liftstudio.config import to_plain
 from liftstudio.errors import InputError
-from liftstudio.evaluation import evaluate, evaluate_mesh
+from liftstudio.evaluation import (
+    compare_exported,
+    compare_renders,
+    evaluate,
+    evaluate_mesh,
+    load_judges,
+    load_truth_of,
+)
 from liftstudio.export.pipeline import export_mesh
 from liftstudio.files import atomic_write, clear_temporaries
 from liftstudio.inputs import Inputs
@@ -34,6 +41,8 @@ from liftstudio.views.saving import save_views
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+    from liftstudio.metrics.truth import Truth
 
 
 class Interrupted(KeyboardInterrupt):
@@ -58,10 +67,24 @@ def load_inputs(config: RunConfig, gpus: list[int] | None) -> Inputs:
     """What the run works from, before any process for another device is started.
 
     Raises:
-        InputError: as `choose_devices` and `Inputs.load`.
+        InputError: as `choose_devices` and `Inputs.load`; or the truth that the config names is faulty, or the weights
+            to compare with it by.
     """
+    device = first_device(config.device, gpus)
+    check_truth(config)
     with memory_advice(config, "views"):
-        return Inputs.load(config.views, first_device(config.device, gpus))
+        return Inputs.load(config.views, device)
+
+
+def check_truth(config: RunConfig) -> None:
+    """Read once what the result will be compared with, and the networks to compare by.
+
+    Raises:
+        InputError: any of it is missing or faulty.
+    """
+    truth = load_truth_of(config.truth, config.views)
+    if truth is not None and truth.views is not None:
+        load_judges(config.test, None, torch.device("cpu"))
 
 
 def make_folder(config: RunConfig, inputs: Inputs, command: str) -> RunFolder:
@@ -255,8 +278,21 @@ class Run:
         """Turntable, passes, contact sheet and metrics into test/ and metrics.json."""
         with self._finish("test"):
             metrics = evaluate(self.system, self.inputs.views, self.folder.test, self.config.test)
+            truth = self._truth()
+            if truth is not None and truth.views is not None:
+                noun = self.config.prompt or Path(self.config.image or "").stem
+                compared = compare_renders(self.system, truth.views, self.config.test, noun, self.fabric.device)
+                self._note_metrics({"novel_views": compared})
         self._note_metrics({"test": metrics})
         log.info("test: %s, %s", self.folder.test, self.folder.metrics)
+
+    def _truth(self) -> "Truth | None":
+        """What the config names; None and a warning if it was there at the start and is gone."""
+        try:
+            return load_truth_of(self.config.truth, self.config.views)
+        except InputError as error:
+            log.warning("truth: %s; the result is not compared", error)
+            return None
 
     def export(self) -> None:
         """Mesh files into export/, their report into metrics.json."""
@@ -272,12 +308,17 @@ class Run:
             )
         self._note_metrics({"export": report})
         log.info("export: %s", ", ".join(str(self.folder.export / name) for name in report["files"]))
-        truth = self.inputs.truth_mesh
-        if truth is not None and truth.is_file():
-            exported = self.folder.export / f"mesh.{self.config.export.formats[0]}"
-            self._note_metrics({"mesh": evaluate_mesh(exported, truth, self.inputs.data_from_world)})
-        elif truth is not None:
-            log.warning("%s: the true surface is gone; the mesh is not measured", truth)
+        self._measure(self.folder.export / f"mesh.{self.config.export.formats[0]}")
+
+    def _measure(self, exported: Path) -> None:
+        """Compare the exported mesh with the true one, where that is known."""
+        truth, surface = self._truth(), self.inputs.truth_mesh
+        if truth is not None and truth.mesh is not None:
+            self._note_metrics({"mesh": compare_exported(exported, truth)})
+        elif surface is not None and surface.is_file():
+            self._note_metrics({"mesh": evaluate_mesh(exported, surface, self.inputs.data_from_world)})
+        elif surface is not None:
+            log.warning("%s: the true surface is gone; the mesh is not measured", surface)
 
     @contextmanager
     def _finish(self, phase: str) -> Iterator[None]:

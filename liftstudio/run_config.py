@@ -9,7 +9,7 @@ import torch
 
 from liftstudio.config import Block, parse, read_config, to_plain
 from liftstudio.errors import InputError
-from liftstudio.evaluation import TestConfig, check_test
+from liftstudio.evaluation import TestConfig, TruthConfig, check_test
 from liftstudio.export import ExportConfig, check_export
 from liftstudio.logs import LogConfig
 from liftstudio.run_folder import default_tag
@@ -49,6 +49,7 @@ class RunConfig:
     log: LogConfig = field(default_factory=LogConfig)  # what is written down on the way
     test: TestConfig = field(default_factory=TestConfig)  # turntable, passes, metrics
     export: ExportConfig = field(default_factory=ExportConfig)  # mesh files
+    truth: TruthConfig = field(default_factory=TruthConfig)  # of a run from a picture: what its result is compared with
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:

@@ -13,7 +13,7 @@ import torch
 import trimesh
 from tiny_prior import TinyBall, ball, write_weights
 
-from bench import image_to_mesh, toys_prior
+from bench import image_to_mesh, runs, toys_prior
 from bench.unseen import front_deg, prompted, turned
 from liftstudio import assets, cli, registry
 from liftstudio.cameras import orbit_cameras
@@ -179,7 +179,7 @@ def test_a_run_from_picture_to_row(folder: Path, whose: Literal["prior", "true"]
     index, _ = a_toy()
     job = image_to_mesh.Job(index, variant, whose, 64, (*QUICK, f"views.prior.weights={folder / 'ball.safetensors'}"))
     row = image_to_mesh.reconstruct(job, folder / "runs")
-    columns = image_to_mesh.GEOMETRY | image_to_mesh.APPEARANCE | image_to_mesh.COST
+    columns = image_to_mesh.GEOMETRY | image_to_mesh.APPEARANCE | runs.COST
     assert all(math.isfinite(row[name]) for name in [*columns, "coarse_s", "fine_s"])
     # Thirty steps on nine small views: rough, but the toy where its own views are given. The prior knows only a ball.
     assert row["iou"] > 0.4 if whose == "true" else row["iou"] > 0

@@ -10,7 +10,7 @@ import yaml
 from rich.console import Console
 from tiny_project import write_capture
 
-from bench import objects
+from bench import captures, objects
 from liftstudio import cli
 
 QUICK = ("device=cpu", "system.steps=2")
@@ -56,7 +56,7 @@ def test_all_or_several_objects(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["mario"]["iou"] == "" and rows["mean"]["iou"] == rows["sofa"]["iou"]
     held_out = [float(rows[name]["psnr held out"]) for name in rows]
     assert held_out[2] == pytest.approx((held_out[0] + held_out[1]) / 2, abs=1e-4)
-    found = objects.find_captures(Path("objects"), None)
+    found = captures.find_captures(Path("objects"), None)
     assert [capture.name for capture in found] == ["mario", "sofa"]
 
 

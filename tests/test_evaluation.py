@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from tiny_prior import TinyBall, write_weights
 from torch import Tensor
 
-from liftstudio import evaluation
+from liftstudio import cli, evaluation
 from liftstudio.cameras import Cameras, orbit_cameras
-from liftstudio.config import parse
+from liftstudio.config import Block, parse
 from liftstudio.errors import InputError
 from liftstudio.images import load_image
 from liftstudio.mesh import Mesh
 from liftstudio.mesh_io import read_mesh
 from liftstudio.metrics.images import psnr
+from liftstudio.metrics.truth import compare_mesh, load_truth, moved_mesh
 from liftstudio.ops.interpolation import interpolate
 from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
 from liftstudio.renderers.base import Render
@@ -24,7 +26,8 @@ from liftstudio.systems.base import Surface, System
 from liftstudio.views.base import ReferenceViews
 from liftstudio.views.posed_images import PosedImages
 
-MARIO = Path(__file__).resolve().parent.parent / "assets/demo/mario"
+ROOT = Path(__file__).resolve().parent.parent
+MARIO = ROOT / "assets/demo/mario"
 
 
 def color_of(points: Tensor) -> Tensor:
@@ -198,3 +201,79 @@ def test_lpips_is_measured_with_weights(views: ReferenceViews, tmp_path: Path) -
     metrics = evaluation.image_metrics(views.over(1.0), views, evaluation._lpips(config))
     assert metrics["training"]["lpips"] == 0
     assert np.isfinite(evaluation.image_metrics(views.over(0.0), views, evaluation._lpips(config))["held_out"]["lpips"])
+
+
+def test_renders_are_compared_with_true_views() -> None:
+    """The true mesh in the world of a run from one of the pictures: its silhouettes are the true ones."""
+    truth = load_truth(evaluation.TruthConfig(views=str(MARIO), view="005.png"), azimuth_deg=20.0)
+    assert truth.views is not None and truth.mesh is not None and truth.views.prompt == 5
+    mesh = moved_mesh(truth.mesh, torch.linalg.inv(truth.unit_from_world))
+    row = evaluation.compare_renders(FinishedMesh(mesh), truth.views, CONFIG, "mario", torch.device("cpu"))
+    assert row["silhouette_iou"] > 0.99 and 10 < row["psnr"] < 100  # its colours are made up
+    assert "patches" in row["contextual_by"] and "lpips" not in row
+    json.dumps(row, allow_nan=False)
+
+
+def test_the_middle_of_the_frame_is_the_origin() -> None:
+    for center in ((0.5, 0.5), (0.42, 0.55)):
+        views = load_truth(evaluation.TruthConfig(views=str(MARIO)), center=center).views
+        assert views is not None
+        pixels, depth = views.cameras[:1].project(torch.zeros(1, 3))
+        assert pixels[0, 0].tolist() == pytest.approx([256 * value for value in center], abs=0.05) and depth > 0
+
+
+def test_a_true_mesh_alone_faces_the_picture(tmp_path: Path) -> None:
+    """Of any size, anywhere: its box comes to the origin, its longest side to 1, +x to the picture's camera."""
+    truth = read_mesh(MARIO / "mesh.obj")
+    low, high = truth.vertices.aminmax(dim=0)
+    trimesh.Trimesh(7 * truth.vertices.numpy() + 3, truth.faces.numpy(), process=False).export(tmp_path / "far.ply")
+    found = load_truth(evaluation.TruthConfig(mesh=str(tmp_path / "far.ply")), azimuth_deg=90.0)
+    assert found.views is None and found.mesh is not None
+    side = 1.8 / float((high - low).max())
+    x, y, z = (side * (truth.vertices - (low + high) / 2)).unbind(-1)
+    in_the_run = Mesh(torch.stack([-y, x, z], dim=-1), truth.faces)  # the picture is at azimuth 90
+    measured = compare_mesh(in_the_run, found)
+    assert measured["chamfer"] is not None and measured["chamfer"] < 1e-3
+    assert measured["iou"] is not None and measured["iou"] > 0.97
+
+
+@pytest.fixture
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["truth.views=nowhere"], "error: truth.views: nowhere: no such file or folder"),
+        ([f"truth.views={MARIO}", "truth.view=99.png"], "truth.view: no view 99.png; there are 000.png"),
+        (["truth.mesh=none.obj"], "none.obj: no such file"),
+        ([f"truth.views={MARIO}", "truth.mesh=points.ply"], "points.ply: no triangles"),
+        ([f"truth.views={MARIO}", "test.clip_weights=nowhere"], "nowhere: no such folder; CLIP"),
+        (["truth.view=000.png"], "truth.view: names one of the true views"),
+    ],
+)
+def test_bad_truth_is_said_before_the_views_are_made(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_weights(Path("ball.safetensors"))
+    trimesh.PointCloud(np.eye(3)).export("points.ply")
+    prior = ["views.prior.type=tiny-ball", "views.prior.weights=ball.safetensors", "views.cache=false"]
+    asked = len(TinyBall.prompts)
+    assert cli.main(["--config", str(ROOT / "configs" / "sv3d-masked-sds.yaml"), "--train", *prior, *options]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and message in error and len(TinyBall.prompts) == asked
+
+
+def test_truth_is_for_runs_from_a_picture() -> None:
+    posed = Block("views", "posed-images", PosedImages.Config(path=str(MARIO)))
+    truth = evaluation.TruthConfig(views=str(MARIO))
+    assert evaluation.load_truth_of(evaluation.TruthConfig(), posed) is None
+    for views in (posed, None):
+        with pytest.raises(InputError, match="truth: for runs from one picture"):
+            evaluation.load_truth_of(truth, views)

@@ -15,7 +15,15 @@ from liftstudio.config import Block
 from liftstudio.errors import InputError
 from liftstudio.priors.base import ImagePrompt
 from liftstudio.priors.objects import network as module
-from liftstudio.priors.objects.frustum import REACH, cell_centers, coordinates, sample_frustum
+from liftstudio.priors.objects.frustum import (
+    REACH,
+    STEEPEST,
+    cell_centers,
+    coordinates,
+    frame_of,
+    pixel_rays,
+    sample_frustum,
+)
 from liftstudio.priors.objects.network import (
     Lifted,
     ObjectsNetwork,
@@ -65,21 +73,34 @@ def random_cameras(count: int, generator: torch.Generator, size: int = RESOLUTIO
     return replace(cameras, fx=cameras.fx * 1.2, cx=cameras.cx + 3.3, cy=cameras.cy - 2.7)
 
 
-def test_cells_lie_on_the_rays_of_their_pixels_at_equal_steps_of_depth(generator: torch.Generator) -> None:
+def test_cells_lie_on_the_rays_of_their_pixels_at_equal_steps(generator: torch.Generator) -> None:
     cameras = random_cameras(3, generator, 24)
     planes = 7
-    centers = cell_centers(projections(cameras), planes, 24, 24)
+    centers = cell_centers(frame_of(projections(cameras)), planes, 24, 24)
     origins, directions = cameras.rays()
-    away = F.normalize(centers - origins[:, None], dim=-1)
-    torch.testing.assert_close(away, directions[:, None].expand_as(away), atol=2e-5, rtol=0)  # float32 inverse
-    depth = cameras.project(centers[0].reshape(-1, 3))[1][0].view(planes, -1)
-    origin = cameras.project(torch.zeros(1, 3))[1][0]
-    wanted = origin + REACH * ((2 * torch.arange(planes) + 1) / planes - 1)
-    torch.testing.assert_close(depth, wanted[:, None].expand_as(depth), atol=1e-4, rtol=0)
+    # On the rays' lines: a plane may cut some of them behind the camera, where it leans little and the ray is steep.
+    away = torch.linalg.cross(centers - origins[:, None], directions[:, None].expand_as(centers))
+    assert (away.norm(dim=-1) < 1e-4 * (1 + centers.norm(dim=-1))).all()  # float32 inverse
+    steps = torch.diff(centers, dim=1)
+    torch.testing.assert_close(steps, steps[:, :1].expand_as(steps), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("elevation_deg", [-30.0, 0.0, 25.0, 40.0, 65.0])
+def test_planes_stand_upright_unless_the_camera_is_steep(elevation_deg: float) -> None:
+    camera = orbit_cameras(torch.tensor([70.0]), torch.tensor([elevation_deg]), 3.0, 40.0, 64, 64)
+    frame = frame_of(projections(camera))
+    towards = torch.tensor([-math.cos(math.radians(70)), -math.sin(math.radians(70)), 0.0])
+    steep = math.degrees(STEEPEST)
+    lean = math.radians(elevation_deg - max(min(elevation_deg, steep), -steep))
+    normal = math.cos(lean) * towards - math.sin(lean) * torch.tensor([0.0, 0.0, 1.0])
+    torch.testing.assert_close(frame[0, 3], torch.cat([normal / REACH, torch.zeros(1)]), atol=1e-6, rtol=0)
+    middle, way = pixel_rays(frame, 9, 9)
+    assert (middle @ normal).abs().max() < 1e-5
+    torch.testing.assert_close(way @ normal, torch.full((1, 9, 9), REACH), atol=1e-5, rtol=0)
 
 
 def test_coordinates_are_those_of_the_cells(generator: torch.Generator) -> None:
-    frame = projections(random_cameras(2, generator))
+    frame = frame_of(projections(random_cameras(2, generator)))
     shape = (5, 8, 6)
     centers = cell_centers(frame, *shape)
     where = coordinates(frame, centers.flatten(1, 3))
@@ -107,7 +128,7 @@ def random_rays(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]
 def test_opacity_is_one_minus_the_exponential_of_density_times_chord(
     network: ObjectsNetwork, generator: torch.Generator, gradients: bool
 ) -> None:
-    frame = projections(random_cameras(1, generator))
+    frame = frame_of(projections(random_cameras(1, generator)))
     origins, directions = random_rays(300, generator)
     middle = -(origins * directions).sum(-1, keepdim=True)
     count = 4000
@@ -132,7 +153,7 @@ def test_opacity_is_one_minus_the_exponential_of_density_times_chord(
 def test_the_kernel_composites_as_torch_does(
     network: ObjectsNetwork, generator: torch.Generator, size: int, planes: int, color_planes: int
 ) -> None:
-    frame = projections(random_cameras(2, generator))
+    frame = frame_of(projections(random_cameras(2, generator)))
     density = 6 * torch.randn(2, planes, size, size, generator=generator) - 3
     volume = lifted_volume(density, 2 * torch.rand(2, 3, color_planes, size, size, generator=generator) - 1, frame)
     origins, directions = (rays.expand(2, -1, -1) for rays in random_rays(200, generator))
@@ -238,9 +259,10 @@ def test_what_is_dropped_is_not_looked_at(network: ObjectsNetwork, generator: to
 
 @torch.no_grad()
 def test_an_elevation_that_is_not_told_is_not_made_use_of(network: ObjectsNetwork, generator: torch.Generator) -> None:
-    """Two cameras that see the same, in worlds of another up."""
+    """Two cameras that see the same, in worlds of another up; noisy views are looked at on upright planes."""
     given = inputs(1, generator)
     no = torch.zeros(2, dtype=torch.bool)
+    given[6] = no
     tilt = torch.linalg.qr(torch.randn(3, 3, generator=generator))[0]
     tilt = tilt * tilt.det()
     tilted = list(given)
@@ -251,7 +273,7 @@ def test_an_elevation_that_is_not_told_is_not_made_use_of(network: ObjectsNetwor
         for is_posed in (no, ~no)
         for each in (given, tilted)
     ]
-    torch.testing.assert_close(results[0], results[1], atol=1e-3, rtol=0)  # float32 rounding of the views' places
+    torch.testing.assert_close(results[0], results[1], atol=0, rtol=0)
     assert (results[2] - results[3]).abs().max() > 1e-2
 
 
@@ -323,7 +345,7 @@ def test_what_is_inside_fills_the_pictures_silhouette(generator: torch.Generator
     batch = task.prepare(samples, generator)
     inside, shown = batch["inside"].any(1), batch["prompt"][:, 3] > 0
     iou = (inside & shown).sum((1, 2)) / (inside | shown).sum((1, 2))
-    assert (iou > 0.75).all()  # planes of the tiny frustum are 0.2 apart; thin parts slip through
+    assert iou.mean() > 0.7 and iou.min() > 0.4  # planes of the tiny frustum are 0.2 apart; thin parts slip through
     losses = task.losses(batch)
     assert set(losses) == {"color", "mask", "occupancy", "pose"}
     assert all(torch.isfinite(loss) for loss in losses.values())

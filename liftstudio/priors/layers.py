@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+HEAD_WIDTH = 32  # channels of an attention head
+
 
 class Conv(nn.Module):
     """A convolution over 2 or 3 axes whose weight is kept as a matrix [out, in * kernel], as Muon wants it."""
@@ -50,7 +52,7 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Self-attention over all vertices of a small volume: what one side shows is known on the other."""
 
-    def __init__(self, width: int, head: int = 32):
+    def __init__(self, width: int, head: int = HEAD_WIDTH):
         super().__init__()
         self.norm, self.heads = nn.GroupNorm(8, width), width // head
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)

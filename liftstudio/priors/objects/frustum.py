@@ -1,8 +1,14 @@
-"""Volumes aligned with the picture's camera: whatever the picture shows lies on the rays of its pixels.
+"""Volumes on the rays of the picture's pixels: whatever the picture shows lies on them.
 
-A frustum has planes across the camera's axis, at equal steps of z-depth about the world's origin, each with one cell
-for every pixel. Its coordinates (u, v, s) are in [-1, 1]: u and v over the picture, s over the depths of the planes.
+A frustum has a cell for every pixel and every plane. Its coordinates (u, v, s) are in [-1, 1]: u and v over the
+picture, s over the planes. These lie at equal steps about the world's origin and stand upright, so that upright things
+have one depth from top to bottom; where the camera looks down or up by more than STEEPEST they lean by the rest, so
+that rays still cross them.
+
+A frame [B, 4, 4] takes world points (x, 1) to (u w, v w, w, s), w being the z-depth.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -11,26 +17,56 @@ from torch import Tensor
 from liftstudio.priors.projections import NEAR
 
 REACH = 1.3  # world units before and behind the origin that the planes span; objects are 1.8 long
+STEEPEST = math.radians(40)
 
 
-def coordinates(projection: Tensor, points: Tensor) -> Tensor:
-    """(u, v, s) [B, N, 3] of world points [B, N, 3]; projection [B, 3, 4] of the picture's camera."""
-    x, y, w = torch.baddbmm(projection[:, :, 3:], projection[:, :, :3], points.mT).unbind(1)
+def frame_of(projection: Tensor) -> Tensor:
+    """The frames of cameras with projections [B, 3, 4], which look about level or down at the world's origin."""
+    forward = projection[:, 2, :3]
+    ahead, _, up = upright_axes(projection).unbind(1)
+    elevation = torch.asin(-forward[:, 2:].clamp(-1, 1))
+    lean = elevation - elevation.clamp(-STEEPEST, STEEPEST)
+    normal = ahead * lean.cos() - up * lean.sin()
+    last = torch.cat([normal / REACH, torch.zeros_like(normal[:, :1])], dim=1)
+    return torch.cat([projection, last[:, None]], dim=1)
+
+
+def upright_axes(projection: Tensor) -> Tensor:
+    """[B, 3, 3] the world's axes as a camera that stands upright has them: ahead, right, up."""
+    level = projection[:, 2, :2]
+    level = torch.where(level.norm(dim=1, keepdim=True) > 1e-4, level, projection[:, 1, :2])  # it looks straight down
+    x, y = F.normalize(level, dim=1).unbind(1)
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    return torch.stack([x, y, zero, y, -x, zero, zero, zero, one], dim=1).view(-1, 3, 3)
+
+
+def coordinates(frame: Tensor, points: Tensor) -> Tensor:
+    """(u, v, s) [B, N, 3] of world points [B, N, 3] in frames [B, 4, 4]."""
+    x, y, w, s = torch.baddbmm(frame[:, :, 3:], frame[:, :, :3], points.mT).unbind(1)
     near = w.clamp_min(NEAR)
-    return torch.stack([x / near, y / near, (w - projection[:, 2, 3:]) / REACH], dim=-1)
+    return torch.stack([x / near, y / near, s], dim=-1)
 
 
-def cell_centers(projection: Tensor, planes: int, height: int, width: int) -> Tensor:
+def pixel_rays(frame: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """[B, height, width, 3] where each pixel's ray meets the plane s = 0, and its way from there until s = 1."""
+    back = torch.linalg.inv(frame[:, :3, :3]).mT
+    v, u = torch.meshgrid(centers(height), centers(width), indexing="ij")
+    pixels = torch.stack([u, v, torch.ones_like(u)], dim=-1).to(frame)
+    center = -(frame[:, None, :3, 3] @ back)[:, :, None]
+    way = pixels @ back[:, None]
+    normal = frame[:, None, None, 3, :3]
+    way = way / (way * normal).sum(-1, keepdim=True)
+    return center - way * (center * normal).sum(-1, keepdim=True), way
+
+
+def cell_centers(frame: Tensor, planes: int, height: int, width: int) -> Tensor:
     """[B, planes, height, width, 3] world positions of the cells' centres."""
-    s, v, u = torch.meshgrid(*map(_centers, (planes, height, width)), indexing="ij")
-    s, v, u = (axis.to(projection).expand(len(projection), *axis.shape) for axis in (s, v, u))
-    w = REACH * s + projection[:, 2, 3].view(-1, 1, 1, 1)
-    seen = torch.stack([u * w, v * w, w], dim=-1) - projection[:, None, None, None, :, 3]
-    return seen @ torch.linalg.inv(projection[:, :, :3]).mT[:, None, None]
+    middle, way = pixel_rays(frame, height, width)
+    return middle[:, None] + centers(planes).to(frame).view(-1, 1, 1, 1) * way[:, None]
 
 
-def _centers(count: int) -> Tensor:
-    """[count] centres of equal cells of [-1, 1]."""
+def centers(count: int) -> Tensor:
+    """[count] centres of equal cells of [-1, 1]: of pixels, and of planes."""
     return (2 * torch.arange(count) + 1) / count - 1
 
 

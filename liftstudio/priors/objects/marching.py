@@ -16,19 +16,19 @@ EMPTY = -12.0  # before the softplus: density below which a sample is not looked
 
 
 def render_rays(
-    density: Tensor, color: Tensor, projection: Tensor, first: Tensor, step: Tensor, *, reach: float, samples: int
+    density: Tensor, color: Tensor, frame: Tensor, first: Tensor, step: Tensor, *, reach: float, samples: int
 ) -> Tensor:
     """[N, 4] colour over white and alpha, in [-1, 1]; see `network.ObjectsNetwork.render`, the reference.
 
     density: [D, R, R] before its softplus, which makes it density per plane spacing. color: [3, K, R, R] in [-1, 1].
-    projection: [3, 4] of the frustum's camera. first, step: [N, 3] each ray's first sample, and from one sample to the
-    next; world units. reach: how far before and behind the world's origin the planes span.
+    frame: [4, 4] of the frustum. first, step: [N, 3] each ray's first sample, and from one sample to the next; world
+    units. reach: how far before and behind the world's origin the planes span.
     """
     pixels = torch.empty(len(first), 4)
     columns = density.permute(1, 2, 0)  # neighbours along the frustum's rays lie side by side
     deepest = columns.amax(2)  # what a whole column may be skipped by
     colors = color.permute(2, 3, 1, 0)
-    tensors = (columns, deepest, colors, projection, first, step, pixels)
+    tensors = (columns, deepest, colors, frame, first, step, pixels)
     arrays = [tensor.float().contiguous().numpy() for tensor in tensors]
     parallel_for(lambda begin, end: _march(*arrays, np.float32(reach), samples, begin, end), len(first), grain=GRAIN)
     return pixels
@@ -51,7 +51,7 @@ def _march(
             y = first[r, 1] + along * step[r, 1]
             z = first[r, 2] + along * step[r, 2]
             w = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
-            s = (w - m[2, 3]) / reach
+            s = m[3, 0] * x + m[3, 1] * y + m[3, 2] * z
             if s < -1 or s > 1 or w < NEAR:
                 continue
             u = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / w

@@ -17,14 +17,24 @@ from torch import Tensor, nn
 
 from liftstudio.ops.lifting import lift
 from liftstudio.priors.layers import Attention, Block, Conv, level_features
-from liftstudio.priors.objects.frustum import REACH, cell_centers, coordinates, sample_frustum
+from liftstudio.priors.objects.frustum import (
+    REACH,
+    cell_centers,
+    centers,
+    coordinates,
+    frame_of,
+    pixel_rays,
+    sample_frustum,
+    upright_axes,
+)
 from liftstudio.priors.objects.marching import render_rays
 
 CHANNELS = 4  # rgb over white, alpha
-SIGMA_DATA = 0.5  # scale of the pixels, for c_in
+SIGMA_DATA = 0.5  # scale of the pixels
 CLEAR = 1e-4  # least alpha of a pixel that its ray's logits are lowered by
 SHOWN = 1e-2  # least share of a sample in its pixel for its colour to be looked at, in training
 CAMERA_FEATURES = 6  # of `camera_features`
+PLACE_FEATURES = 8  # of `place_features`
 
 
 @dataclass(frozen=True)
@@ -34,25 +44,25 @@ class Size:
     planes: int = 40  # of density, along each ray
     color_planes: int = 10  # of colour
     view_planes: int = 16  # of the noisy views' features, at half resolution
-    full: int = 32  # channels at full resolution, from the picture and from below
-    head: int = 64  # channels that the planes are read from
-    widths: tuple[int, int, int] = (80, 160, 256)  # channels at half, quarter and eighth resolution
-    down: tuple[int, int] = (1, 2)  # residual blocks at half and quarter resolution before the eighth
+    full: int = 16  # channels at full resolution, from the picture and from below
+    head: int = 40  # channels that the planes are read from
+    widths: tuple[int, int, int] = (48, 112, 192)  # channels at half, quarter and eighth resolution
+    down: tuple[int, int] = (1, 1)  # residual blocks at half and quarter resolution before the eighth
     middle: int = 4  # residual blocks at an eighth, with attention between them
-    up: tuple[int, int] = (2, 2)  # residual blocks at half and quarter resolution after it
+    up: tuple[int, int] = (1, 2)  # residual blocks at half and quarter resolution after it
     embedding: int = 192  # of noise level, number of views and camera
 
 
 class Pose(NamedTuple):
-    """What the network makes of the picture's camera, each [B]: mean and log of the deviation.
+    """What the network makes of the picture's camera, each [B]: a guess, and ln of the error that it expects.
 
     elevation: radians above the object's horizon. zoom: ln of the focal length in half image sizes.
     """
 
     elevation: Tensor
-    elevation_log_std: Tensor
+    elevation_log_error: Tensor
     zoom: Tensor
-    zoom_log_std: Tensor
+    zoom_log_error: Tensor
 
 
 @dataclass(frozen=True)
@@ -70,14 +80,14 @@ class Lifted:
 
     occupancy:  [B, D, R, R] logits. density: the same before its softplus, which makes it density per plane spacing.
     color:      [B, 3, K, R, R] in [-1, 1].
-    projection: [B, 3, 4] of the frustum's camera.
+    frame:      [B, 4, 4] of the frustum.
     pose:       the network's guess of that camera.
     """
 
     occupancy: Tensor
     density: Tensor
     color: Tensor
-    projection: Tensor
+    frame: Tensor
     pose: Pose
 
 
@@ -90,7 +100,7 @@ class ObjectsNetwork(nn.Module):
         self.dtype = torch.float32  # of the convolutions
         (w0, w1, w2), e = size.widths, size.embedding
         self.embed = nn.Sequential(nn.Linear(33 + 1 + CAMERA_FEATURES, e), nn.SiLU(), nn.Linear(e, e))
-        self.first = Conv(CHANNELS + 2, size.full, 2)
+        self.first = Conv(CHANNELS + PLACE_FEATURES, size.full, 2)
         self.shrink = Conv(size.full, w0, 2, kernel=2, stride=2)
         self.views = Conv(2 * CHANNELS * size.view_planes, w0, 2, kernel=1)
         self.down0 = _blocks(size.down[0], w0, e)
@@ -136,15 +146,17 @@ class ObjectsNetwork(nn.Module):
         camera = camera_features(picture.projection, picture.is_posed)
         level = level_features(sigma, views.shape[1] * has_views)
         embedding = F.silu(self.embed(torch.cat([level, has_image.float()[:, None], camera], dim=1)))
-        seen = self._seen(picture.projection, views, projections, sigma, has_views)
-        full = self.first(torch.cat([image, _places(image)], dim=1).to(dtype))
+        frame = frame_of(picture.projection)
+        seen = self._seen(frame, views, projections, sigma, has_views)
+        places = place_features(picture.projection, picture.is_posed, image.shape[-1])
+        full = self.first(torch.cat([image, places], dim=1).to(dtype))
         half = through(self.down0, self.shrink(full) + self.views(seen.to(dtype)), embedding)
         quarter = through(self.down1, self.shrink0(half), embedding)
         x = self.shrink1(quarter)
         for i, block in enumerate(self.middle):
             x = block(x, embedding)
             x = self.attention[i](x) if i < len(self.attention) else x
-        pose = Pose(*self.pose(x.float().mean((2, 3))).unbind(1))
+        pose = _pose(self.pose(x.float().mean((2, 3))))
         x = through(self.up1, quarter + _doubled(self.grow1(x)), embedding)
         x = through(self.up0, half + _doubled(self.grow0(x)), embedding)
         x = self.joined(torch.cat([full, F.pixel_shuffle(self.grow(x), 2)], dim=1))
@@ -152,7 +164,7 @@ class ObjectsNetwork(nn.Module):
         planes = self.size.planes
         occupancy, density, color = filled.split([planes, planes, filled.shape[1] - 2 * planes], dim=1)
         carved = _carved(image, has_image)
-        return Lifted(occupancy + carved, density + carved, self._colors(color, image), picture.projection, pose)
+        return Lifted(occupancy + carved, density + carved, self._colors(color, image), frame, pose)
 
     def _colors(self, raw: Tensor, image: Tensor) -> Tensor:
         """[B, 3, K, R, R] in [-1, 1]: own colours, or the picture's where they are copied along the ray."""
@@ -160,10 +172,13 @@ class ObjectsNetwork(nn.Module):
         return torch.lerp(torch.tanh(own), straight_colors(image)[:, :, None], torch.sigmoid(copied))
 
     def _seen(self, frame: Tensor, views: Tensor, projections: Tensor, sigma: Tensor, has_views: Tensor) -> Tensor:
-        """[B, 8 P, R / 2, R / 2] mean and variance of the noisy views at planes of the frustum."""
+        """[B, 8 P, R / 2, R / 2] mean and variance of the noisy views at planes of the frustum.
+
+        Views are scaled as the best linear estimate of x0 is, so that noise alone does not drown what the picture says.
+        """
         side = views.shape[-1] // 2
         points = cell_centers(frame, self.size.view_planes, side, side)
-        scale = has_views.float() / (sigma.square() + SIGMA_DATA**2).sqrt()
+        scale = has_views.float() * SIGMA_DATA**2 / (sigma.square() + SIGMA_DATA**2)
         small = F.avg_pool2d(views.flatten(0, 1), 2).unflatten(0, views.shape[:2]) * scale.view(-1, 1, 1, 1, 1)
         features = small.permute(0, 1, 3, 4, 2)
         rows = zip(features.split(1), projections.split(1), points, strict=True)
@@ -180,11 +195,11 @@ class ObjectsNetwork(nn.Module):
         first = origins + directions * (-(origins * directions).sum(-1, keepdim=True) - REACH)
         step = directions * (2 * REACH / samples)
         if jitter is None and first.device.type == "cpu" and not torch.is_grad_enabled():
-            rows = zip(lifted.density, lifted.color, lifted.projection, first + 0.5 * step, step, strict=True)
+            rows = zip(lifted.density, lifted.color, lifted.frame, first + 0.5 * step, step, strict=True)
             return torch.stack([render_rays(*row, reach=REACH, samples=samples) for row in rows])
         inside = torch.arange(samples, device=origins.device) + (0.5 if jitter is None else jitter)
         points = first[:, :, None] + inside.expand(*origins.shape[:2], samples)[..., None] * step[:, :, None]
-        where = coordinates(lifted.projection, points.flatten(1, 2))
+        where = coordinates(lifted.frame, points.flatten(1, 2))
         weights = _weights(lifted, where, points.shape[:3], 2 * REACH / samples)
         opacity = weights.sum(-1, keepdim=True)
         rgb = composited(lifted.color, where.view(*points.shape), weights) + (1 - opacity)
@@ -199,6 +214,12 @@ def _weights(lifted: Lifted, where: Tensor, shape: torch.Size, spacing: float) -
     optical = density * spacing
     before = torch.exp(-(optical.cumsum(-1) - optical))
     return before * (1 - torch.exp(-optical))
+
+
+def _pose(raw: Tensor) -> Pose:
+    """What [B, 4] numbers say; expected errors stay within e^-3 and e, where there is always a way back."""
+    elevation, elevation_error, lens, lens_error = raw.unbind(1)
+    return Pose(elevation, 2 * torch.tanh(elevation_error) - 1, lens, 2 * torch.tanh(lens_error) - 1)
 
 
 def composited(color: Tensor, where: Tensor, weights: Tensor) -> Tensor:
@@ -251,10 +272,17 @@ def _first_guess(planes: int) -> Tensor:
     return -0.5 - 6 * depth.square()
 
 
-def _places(image: Tensor) -> Tensor:
-    """[B, 2, R, R] coordinates of the pixels in [-1, 1]."""
-    axis = torch.linspace(-1, 1, image.shape[-1], device=image.device)
-    return torch.stack(torch.meshgrid(axis, axis, indexing="xy")).expand(len(image), -1, -1, -1)
+def place_features(projection: Tensor, is_posed: Tensor, size: int) -> Tensor:
+    """[B, 8, size, size] where each pixel is, in the picture and, where `is_posed`, in the world of an upright camera.
+
+    There it is told by where its ray meets the plane through the origin, and by the ray's direction.
+    """
+    axis = centers(size).to(projection)
+    flat = torch.stack(torch.meshgrid(axis, axis, indexing="xy")).expand(len(projection), -1, -1, -1)
+    rays = torch.stack([*pixel_rays(frame_of(projection), size, size)], dim=1)
+    middle, way = (rays @ upright_axes(projection).mT[:, None, None]).unbind(1)
+    world = torch.cat([middle, F.normalize(way, dim=-1)], dim=-1).permute(0, 3, 1, 2)
+    return torch.cat([flat, world * is_posed.float().view(-1, 1, 1, 1)], dim=1)
 
 
 def _blocks(count: int, width: int, embedding: int) -> nn.ModuleList:

@@ -34,22 +34,22 @@ class ObjectsPrior(VolumePrior):
         lifted = self._lift_alone(prompt, is_posed=True)
         axes = turned(prompt.camera, -float(prompt.camera.azimuth_deg)).c2w[0, :3, :3]
         turn = (axes @ prompt.camera.c2w[0, :3, :3].mT).to(self.device)
-        where = coordinates(lifted.projection, (points.to(self.device) @ turn.mT)[None])
+        where = coordinates(lifted.frame, (points.to(self.device) @ turn.mT)[None])
         logits = sample_frustum(lifted.occupancy[:, None], where)[0, 0]
         return logits.where((where[0].abs() <= 1).all(-1), OUTSIDE)
 
     @torch.no_grad()
     def guessed_elevation_deg(self, prompt: ImagePrompt) -> tuple[float, float]:
-        """The picture's elevation as the network guesses it without being told, and the deviation that it expects."""
+        """The picture's elevation as the network guesses it without being told, and the error that it expects."""
         pose = self._lift_alone(prompt, is_posed=False).pose
-        return float(pose.elevation.rad2deg()), float(pose.elevation_log_std.exp().rad2deg())
+        return float(pose.elevation.rad2deg()), float(pose.elevation_log_error.exp().rad2deg())
 
     def _lift_alone(self, prompt: ImagePrompt, *, is_posed: bool) -> Lifted:
         """What the network makes of the picture without any view."""
         camera = turned(prompt.camera.to(self.device), -float(prompt.camera.azimuth_deg))
         image = self.encode(prompt.image[None], prompt.mask[None]).to(self.device)
         yes = torch.ones(1, dtype=torch.bool, device=self.device)
-        frame = projections(camera)
-        picture = self.network.look(image, frame, yes & is_posed)
+        projection = projections(camera)
+        picture = self.network.look(image, projection, yes & is_posed)
         level = torch.full((1,), SIGMA_MAX, device=self.device)
-        return self.network.lift(picture, torch.zeros_like(image)[None], frame[None], level, yes, ~yes)
+        return self.network.lift(picture, torch.zeros_like(image)[None], projection[None], level, yes, ~yes)

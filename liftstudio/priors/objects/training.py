@@ -10,10 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from liftstudio.cameras import concatenate
-from liftstudio.checks import check_range
+from liftstudio.checks import check_multiples, check_range
 from liftstudio.errors import InputError
 from liftstudio.files import atomic_path
-from liftstudio.priors.objects.frustum import cell_centers
+from liftstudio.priors.layers import HEAD_WIDTH
+from liftstudio.priors.objects.frustum import centers, frame_of, pixel_rays
 from liftstudio.priors.objects.network import Lifted, ObjectsNetwork, Pose, Size, zoom
 from liftstudio.priors.objects.prior import ObjectsPrior
 from liftstudio.priors.projections import projections
@@ -38,15 +39,15 @@ class ObjectsTask(PriorTask):
     @dataclass
     class Config:
         size: Size = field(default_factory=Size)  # of the network
-        rays: int = 1536  # per object and step
+        rays: int = 768  # per object and step
         object_share: float = 0.7  # of the rays, near the object
         drop_image: float = 0.05  # share of objects without picture
         drop_views: float = 0.1  # share of objects without noisy views
-        drop_pose: float = 0.3  # share of objects whose picture's elevation and lens are to be guessed
-        top_share: float = 0.5  # of objects at the highest noise level
+        drop_pose: float = 0.15  # share of objects whose picture's elevation and lens are to be guessed
+        top_share: float = 0.7  # of objects at the highest noise level
         log_sigma: tuple[float, float] = (0.9, 1.6)  # mean and deviation of ln(sigma) of the others
         lambda_mask: float = 0.5  # weight of the opacity's error, beside that of the colour
-        lambda_occupancy: float = 0.3  # weight of the cross entropy of the frustum's occupancy; captures have none
+        lambda_occupancy: float = 1.0  # weight of the cross entropy of the frustum's occupancy; captures have none
         lambda_pose: float = 0.01  # weight of the likelihood of the picture's elevation and lens
 
         def __post_init__(self) -> None:
@@ -56,6 +57,7 @@ class ObjectsTask(PriorTask):
             check_range("rays", self.rays, 1)
             for name in ("lambda_mask", "lambda_occupancy", "lambda_pose"):
                 check_range(name, getattr(self, name), 0)
+            _check_size(self.size)
 
     extra_views = 2  # that are not among the noisy ones
 
@@ -110,13 +112,16 @@ class ObjectsTask(PriorTask):
         return {"views": views, "sigma": sigma, "has_views": has_views, **shown}
 
     def _occupancy(self, sample: Sample) -> dict[str, Tensor]:
-        """Which cells of the frustum are inside the object, where its shape is known."""
+        """Which cells of the frustum are inside the object, where its shape is known; none far from its silhouette."""
         if sample.solid is None:
             return {}
-        planes = self.config.size.planes
-        centers = cell_centers(projections(sample.rig.prompt), planes, RESOLUTION, RESOLUTION)
-        inside = sample.solid.contains(centers.view(-1, 3))
-        return {"inside": inside.bool().view(planes, RESOLUTION, RESOLUTION)}
+        frame, planes = frame_of(projections(sample.rig.prompt)), self.config.size.planes
+        near = _near_object(_pixels(sample.prompt)[None])[0, 0]
+        middle, way = (rays[0, near] for rays in pixel_rays(frame, RESOLUTION, RESOLUTION))
+        cells = middle + centers(planes)[:, None, None] * way
+        inside = torch.zeros(planes, RESOLUTION, RESOLUTION, dtype=torch.bool)
+        inside[:, near] = sample.solid.contains(cells.view(-1, 3)).view(planes, -1)
+        return {"inside": inside}
 
     def _rays(self, sample: Sample, images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Rays of the views and of the picture, most of them near the object, with their pixels [N, 4]."""
@@ -157,27 +162,44 @@ class ObjectsTask(PriorTask):
             save_file(half, temporary, ObjectsPrior.describe(self.config.size))
 
 
+def _check_size(size: Size) -> None:
+    """Raise an InputError for a network that cannot be built."""
+    leasts = {"planes": 2, "color_planes": 2, "view_planes": 1, "full": 1, "middle": 1, "embedding": 1}
+    for name, least in leasts.items():
+        check_range(f"size.{name}", getattr(size, name), least)
+    for name in ("down", "up"):
+        check_range(f"size.{name}", min(getattr(size, name)), 0)
+    for name, values, factor in (
+        ("head", [size.head], 8),
+        ("widths", size.widths[:2], 8),
+        ("widths[2]", [size.widths[2]], HEAD_WIDTH),
+    ):
+        check_multiples(f"size.{name}", values, factor)
+
+
 def _occupancy_loss(lifted: Lifted, inside: Tensor, prompt: Tensor) -> Tensor:
     """Mean cross entropy over the cells on the rays of the object and just beside it."""
-    near = F.max_pool2d(prompt[:, 3:], 5, stride=1, padding=2) > -1
+    near = _near_object(prompt)
     entropy = F.binary_cross_entropy_with_logits(lifted.occupancy, inside.float(), reduction="none")
     return (entropy.mean(1, keepdim=True) * near).sum() / near.sum().clamp_min(1)
 
 
+def _near_object(images: Tensor) -> Tensor:
+    """[B, 1, R, R] bool: pixels that show the object, and those just beside it, of images [B, 4, R, R]."""
+    return F.max_pool2d(images[:, 3:], 5, stride=1, padding=2) > -1
+
+
 def _pose_loss(pose: Pose, batch: dict[str, Tensor]) -> Tensor:
-    """Negative log-likelihood of elevation and lens, of the pictures where these are to be guessed."""
+    """Negative log-likelihood of elevation and lens, of the pictures where these are to be guessed.
+
+    Errors count as Laplace's distribution has them: one bad guess must not outweigh all else that is learned.
+    """
     guessed = (~batch["is_posed"] & batch["has_image"]).float()
-    elevation = F.gaussian_nll_loss(
-        pose.elevation, batch["elevation"], _variance(pose.elevation_log_std), reduction="none"
-    )
-    lens = F.gaussian_nll_loss(
-        pose.zoom, zoom(batch["prompt_projection"]), _variance(pose.zoom_log_std), reduction="none"
-    )
-    return ((elevation + lens) * guessed).sum() / guessed.sum().clamp_min(1)
-
-
-def _variance(log_std: Tensor) -> Tensor:
-    return (2 * log_std.clamp(-4, 3)).exp()
+    elevation = (pose.elevation - batch["elevation"]).abs()
+    lens = (pose.zoom - zoom(batch["prompt_projection"])).abs()
+    surprise = elevation / pose.elevation_log_error.exp() + pose.elevation_log_error
+    surprise = surprise + lens / pose.zoom_log_error.exp() + pose.zoom_log_error
+    return (surprise * guessed).sum() / guessed.sum().clamp_min(1)
 
 
 def _pixels(images: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from liftstudio.cameras import concatenate
-from liftstudio.checks import check_range
+from liftstudio.checks import check_multiples, check_range
 from liftstudio.errors import InputError
 from liftstudio.files import atomic_path
+from liftstudio.priors.layers import HEAD_WIDTH
 from liftstudio.priors.projections import projections
 from liftstudio.priors.samplers import karras_sigmas
 from liftstudio.priors.toys.network import Size, ToysNetwork
@@ -159,11 +160,14 @@ def _check_size(size: Size) -> None:
         check_range(f"size.{name}", getattr(size, name), 1)
     for name in ("down", "up"):
         check_range(f"size.{name}", min(getattr(size, name)), 0)
-    multiples = {"grid": (size.grid, 4), "widths": (size.widths[:2], 8), "widths[2]": (size.widths[2], 32)}
-    multiples |= {"image_widths": (size.image_widths, 8), "view_width": (size.view_width, 8)}
-    for name, (values, factor) in multiples.items():
-        if any(value < factor or value % factor for value in (values if isinstance(values, tuple) else (values,))):
-            raise InputError(f"size.{name}: wanted multiples of {factor}, got {values}")
+    for name, values, factor in (
+        ("grid", [size.grid], 4),
+        ("widths", size.widths[:2], 8),
+        ("widths[2]", [size.widths[2]], HEAD_WIDTH),
+        ("image_widths", size.image_widths, 8),
+        ("view_width", [size.view_width], 8),
+    ):
+        check_multiples(f"size.{name}", values, factor)
 
 
 def _pixels(images: Tensor) -> Tensor:

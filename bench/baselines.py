@@ -1,0 +1,125 @@
+"""What one makes of a picture who knows no prior: the silhouette inflated, the mean of other objects, the picture."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt
+from scipy.sparse import csr_array, diags_array, eye_array, kron
+from scipy.sparse.linalg import spsolve
+from torch import Tensor
+
+from bench.captures import Subject
+from bench.runs import Pictures, render_colored, texels
+from liftstudio.cameras import Cameras
+from liftstudio.errors import InputError
+from liftstudio.images import resize_area
+from liftstudio.mesh import Mesh
+from liftstudio.metrics.truth import moved_mesh
+from liftstudio.metrics.voxels import occupancy
+from liftstudio.ops.marching_cubes import marching_cubes
+from liftstudio.views.base import ReferenceViews
+
+SILHOUETTE = 128  # pixels across the silhouette that is inflated
+GRID = 128  # points along each axis of the cube [-1, 1] in which objects are averaged
+MAJORITY = 0.5  # of the other objects, above which a point is the mean object's
+SAME_CAMERA = 0.02  # world units and parts of unit axes; nearer cameras are the same
+
+
+def repeated(views: ReferenceViews) -> Pictures:
+    """The input view at all cameras."""
+    assert views.prompt is not None
+    chosen = torch.full((len(views),), views.prompt)
+    return views.over(1.0)[chosen], views.masks[chosen]
+
+
+def inflated(subject: Subject) -> tuple[Mesh, Pictures]:
+    """The silhouette as a rounded body, and how it looks with the picture projected through it, to its back too."""
+    views = subject.views
+    assert views.prompt is not None
+    camera = views.cameras[[views.prompt]]
+    mesh = inflate(views.masks[views.prompt], camera)
+    picture = spread(views.images[views.prompt], views.masks[views.prompt])
+
+    def color(points: Tensor) -> Tensor:
+        pixels, _ = camera.project(points)
+        uv = pixels[0] / torch.tensor([camera.width, camera.height])
+        return texels(picture, torch.stack([uv[:, 0], 1 - uv[:, 1]], dim=-1))
+
+    return mesh, render_colored(mesh, mesh.vertices, color, views.cameras)
+
+
+def spread(image: Tensor, mask: Tensor) -> Tensor:
+    """The image [H, W, 3] with the colour of the nearest pixel inside of the mask [H, W, 1] everywhere outside."""
+    outside = mask[..., 0].numpy() <= 0.5
+    rows, columns = distance_transform_edt(outside, return_distances=False, return_indices=True)
+    return image[torch.from_numpy(rows), torch.from_numpy(columns)]
+
+
+def inflate(mask: Tensor, camera: Cameras) -> Mesh:
+    """A body with the silhouette `mask` [H, W, 1] (square), symmetric about the plane through the origin that faces it.
+
+    Its half depth is sqrt(u) with Laplacian u = -4 inside and u = 0 on the outline: a disc becomes a ball.
+    """
+    inside = resize_area(mask, SILHOUETTE, SILHOUETTE)[..., 0].numpy() > 0.5
+    squared = poisson(inside)
+    half = int(np.ceil(np.sqrt(squared.max()))) + 1
+    depths = np.arange(-half, half) + 0.5  # pixels, away from the camera
+    values = torch.from_numpy(depths**2 - np.where(inside, squared, -1.0)[..., None]).float()
+    edge = SILHOUETTE - 0.5
+    box = torch.tensor([[0.5, 0.5, depths[0]], [edge, edge, depths[-1]]], dtype=torch.float32)
+    surface = marching_cubes(values.transpose(0, 1), box)  # column, row, depth: right-handed, as the camera sees them
+    return Mesh(_in_world(surface.vertices, camera.resized(SILHOUETTE, SILHOUETTE)), surface.faces)
+
+
+def poisson(inside: np.ndarray) -> np.ndarray:
+    """[H, W] float64 u with Laplacian -4 in pixels where `inside`, and 0 elsewhere."""
+    height, width = inside.shape
+    lines = [diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(size, size)) for size in (height, width)]
+    laplacian = csr_array(kron(lines[0], eye_array(width)) + kron(eye_array(height), lines[1]))
+    chosen = np.flatnonzero(inside)
+    solution = np.zeros(height * width)
+    solution[chosen] = spsolve(laplacian[chosen][:, chosen].tocsc(), np.full(len(chosen), 4.0))
+    return solution.reshape(height, width)
+
+
+def mean_mesh(subject: Subject, others: Sequence[Subject]) -> Mesh:
+    """What is inside of most of the other objects, each with its input view where this one has its own.
+
+    Where no point is inside of so many, half of the most decides.
+
+    Raises:
+        InputError: no other capture has a mesh.
+    """
+    known = [other.truth.mesh for other in others if other.truth.mesh is not None]
+    if not known:
+        raise InputError("--baselines mean: no other capture in the folder has a mesh")
+    share = np.mean([occupancy(mesh, GRID) for mesh in known], axis=0)
+    level = min(MAJORITY, float(share.max()) / 2)
+    corners = torch.tensor([[-1.0] * 3, [1.0 - 2.0 / GRID] * 3])
+    mesh = marching_cubes(torch.from_numpy(level - share).float(), corners)
+    return moved_mesh(mesh, torch.linalg.inv(subject.truth.unit_from_world))
+
+
+def mean_pictures(subject: Subject, others: Sequence[Subject]) -> Pictures | None:
+    """The mean of the other captures' views; None if their cameras are not the same."""
+    here = subject.views.cameras.c2w
+    for other in others:
+        there = other.views.cameras.c2w
+        if there.shape != here.shape or (there - here).abs().max() > SAME_CAMERA:
+            return None
+    images = torch.stack([other.views.over(1.0) for other in others]).mean(dim=0)
+    return images, torch.stack([other.views.masks for other in others]).mean(dim=0)
+
+
+def _in_world(points: Tensor, camera: Cameras) -> Tensor:
+    """[N, 3] of points (column, row, depth behind the plane through the origin that faces the camera; pixels).
+
+    Pixels are as large as in that plane, but each is put as far from the axis as its ray passes the origin by: the rays
+    of an outline touch a body, so that a ball's has the ball's own radius.
+    """
+    distance, focal = camera.distance[0], camera.fx[0]
+    across, down = points[:, 0] - camera.cx[0], points[:, 1] - camera.cy[0]
+    scale = distance / focal / torch.sqrt(1 + (across.square() + down.square()) / focal.square())
+    local = torch.stack([across * scale, -down * scale, -distance - points[:, 2] * scale], dim=-1)
+    return local @ camera.c2w[0, :3, :3].T + camera.centers[0]

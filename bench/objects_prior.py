@@ -1,0 +1,176 @@
+"""Quality of a prior on meshes it never saw: `python -m bench.objects_prior FOLDER [--weights FILE ...] [--count 64]`.
+
+FOLDER holds packs with their catalogue, or mesh files (docs/training-priors.md). Measured are the meshes that training
+holds out: evenly lit, a prompt from any azimuth and -10 to 45 degrees above, six views anywhere around; angles and
+noise are fixed by the object's number. Means over views, then mean and standard error over objects. `--licences any`
+measures among the meshes that training leaves out for their licences, too.
+
+IoU in space is that of what is inside by the picture alone, on a grid over the true object's cube, at the level that
+suits all objects best. The elevation is guessed without being told the lens.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import get_args
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from bench.unseen import with_error
+from liftstudio.config import Block
+from liftstudio.images import grid, save_image
+from liftstudio.metrics.images import psnr, ssim
+from liftstudio.metrics.novel_views import silhouette_iou
+from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.objects.prior import ObjectsPrior
+from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
+from liftstudio.priors.samplers import euler
+from liftstudio.priors.training.data import DataConfig, Licences, Sample
+from liftstudio.priors.training.meshes.source import MeshObjects
+
+CELLS = 48  # along each side of the cube in which volumes are compared
+HALF_SIDE = 0.95  # of that cube, world units
+LEVELS = torch.arange(-4.0, 2.01, 0.25)  # logits above which a cell counts as inside
+MEASURES = {"psnr": 2, "ssim": 3, "silhouette iou": 3, "iou in space": 3, "elevation error": 1, "said": 1}  # digits
+SHEET_OBJECTS = 16
+ONCE = "one evaluation"
+
+Pictures = tuple[Tensor, Tensor]  # images [V, R, R, 3] over white and masks [V, R, R, 1], in [0, 1]
+Row = dict[str, float]
+
+
+def estimators(prior: Prior, sample: Sample, number: int, steps: list[int]) -> dict[str, Callable[[], Pictures]]:
+    """Name in the table -> what makes the prior's pictures of all views, sampled by so many steps among them."""
+    condition, cameras = prior.condition(prompt_of(sample)), sample.rig.views
+    noise = torch.randn(len(cameras), *prior.latent_shape, generator=torch.Generator().manual_seed(number))
+
+    def decoded(latents: Tensor) -> Pictures:
+        images, masks = prior.decode(latents)
+        assert masks is not None, "only priors that know masks are measured"
+        return images, masks
+
+    def once() -> Pictures:
+        return decoded(prior.denoise(prior.sigma_max * noise, prior.sigma_max, condition, cameras))
+
+    def sampled(count: int) -> Pictures:
+        sigmas = prior.sigmas(count)
+        return decoded(euler(lambda z, sigma: prior.denoise(z, sigma, condition, cameras), noise, sigmas))
+
+    return {ONCE: once} | {f"sampled, {count} steps": partial(sampled, count) for count in steps}
+
+
+def compare(pictures: Pictures, sample: Sample) -> Row:
+    """Means over the views."""
+    (images, masks), truth = pictures, sample.images
+    return {
+        "psnr": float(psnr(images, truth[..., :3]).clamp_max(100.0).mean()),
+        "ssim": float(ssim(images, truth[..., :3]).mean()),
+        "silhouette iou": float(silhouette_iou(masks, truth[..., 3:]).mean()),
+    }
+
+
+def volumes(prior: ObjectsPrior, sample: Sample) -> Tensor:
+    """[L] IoU with the true volume at each of LEVELS."""
+    assert sample.solid is not None
+    axis = HALF_SIDE * ((2 * torch.arange(CELLS) + 1) / CELLS - 1)
+    points = torch.cartesian_prod(axis, axis, axis)
+    inside, logits = sample.solid.contains(points), prior.occupancy(prompt_of(sample), points)
+    guessed = logits[None] > LEVELS[:, None]
+    return (guessed & inside).sum(1) / (guessed | inside).sum(1).clamp_min(1)
+
+
+def elevation(prior: ObjectsPrior, sample: Sample) -> Row:
+    """How far the guessed elevation is off, and how far it says that it may be; degrees."""
+    guess_deg, error_deg = prior.guessed_elevation_deg(prompt_of(sample))
+    return {"elevation error": abs(guess_deg - float(sample.rig.prompt.elevation_deg)), "said": error_deg}
+
+
+def prompt_of(sample: Sample) -> ImagePrompt:
+    """The picture as a prior takes it."""
+    return ImagePrompt(sample.prompt[..., :3], sample.prompt[..., 3:], sample.rig.prompt)
+
+
+def measure(
+    prior: Prior, samples: list[Sample], label: str, steps: list[int]
+) -> tuple[dict[str, list[Row]], list[list[list[Tensor]]]]:
+    """Rows of all objects by the table's names, and a part of the sheet for each of the first objects."""
+    rows: dict[str, list[Row]] = {}
+    sheet: list[list[list[Tensor]]] = []
+    levels = []
+    for number, sample in enumerate(track(samples, label, console=Console(stderr=True))):
+        made = {name: estimate() for name, estimate in estimators(prior, sample, number, steps).items()}
+        for name, pictures in made.items():
+            rows.setdefault(f"{label}: {name}", []).append(compare(pictures, sample))
+        first = rows[f"{label}: {ONCE}"][-1]
+        if isinstance(prior, ObjectsPrior):
+            levels.append(volumes(prior, sample))
+            first |= elevation(prior, sample)
+        if number < SHEET_OBJECTS:
+            sheet.append([list(images) for images, _ in made.values()])
+    if levels:
+        by_level = torch.stack(levels)
+        best = int(by_level.mean(0).argmax())
+        Console().print(f"{label}: IoU in space at level {LEVELS[best]:g}")
+        for row, values in zip(rows[f"{label}: {ONCE}"], by_level, strict=True):
+            row["iou in space"] = float(values[best])
+    return rows, sheet
+
+
+def repeated(sample: Sample) -> Row:
+    """The baseline of one who only has the picture."""
+    rgb, alpha = sample.prompt.expand_as(sample.images).split([3, 1], dim=-1)
+    return compare((rgb, alpha), sample)
+
+
+def table_of(rows: dict[str, list[Row]]) -> Table:
+    """Mean and standard error over the objects, in Markdown."""
+    table = Table("", *MEASURES, box=box.MARKDOWN)
+    for name, each in rows.items():
+        columns = [[row[measure] for row in each if measure in row] for measure in MEASURES]
+        digits = MEASURES.values()
+        table.add_row(name, *(with_error(c, d) if c else "" for c, d in zip(columns, digits, strict=True)))
+    return table
+
+
+@torch.no_grad()
+def main() -> None:
+    """Measure, and print one table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.objects_prior", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", metavar="FOLDER")
+    parser.add_argument("--weights", nargs="+", default=["asset://priors/objects"], help="weight files")
+    parser.add_argument("--steps", type=int, nargs="*", default=[], help="sample by so many steps, too")
+    parser.add_argument("--count", type=int, default=64, help="unseen meshes")
+    parser.add_argument("--licences", choices=get_args(Licences), default="permissive")
+    parser.add_argument("--sheet", type=Path, help="PNG: prompt and truth over each prior's estimates")
+    options = parser.parse_args()
+
+    source = MeshObjects(DataConfig(objects=options.folder, licences=options.licences))
+    samples = [source.unseen(number) for number in range(options.count)]
+    rows = {"input repeated": [repeated(sample) for sample in samples]}
+    blocks: list[list[list[Tensor]]] = [
+        [[sample.prompt[..., :3], *sample.images[..., :3]]] for sample in samples[:SHEET_OBJECTS]
+    ]
+    for weights in options.weights:
+        prior = open_prior(Block("prior", AUTO, RecognizedPrior.Config(weights)), torch.device("cpu"))
+        found, sheet = measure(prior, samples, prior.name if len(options.weights) == 1 else weights, options.steps)
+        rows |= found
+        for block, more in zip(blocks, sheet, strict=False):
+            block += [[torch.ones_like(block[0][0]), *images] for images in more]
+    Console(width=180).print(table_of(rows))
+    if options.sheet:
+        half = (len(blocks) + 1) // 2
+        columns = [[row for block in part for row in block] for part in (blocks[:half], blocks[half:])]
+        save_image(options.sheet, grid([left + right for left, right in zip_longest(*columns, fillvalue=[])]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Runs as benchmarks make them: a config's from beginning to end, in a process of its own, noted down in rows."""
+
+import csv
+import json
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import trimesh
+from torch import Tensor
+
+from bench.unseen import with_error
+from liftstudio import assets
+from liftstudio.cameras import Cameras
+from liftstudio.errors import InputError
+from liftstudio.images import resize_area
+from liftstudio.inputs import Inputs
+from liftstudio.mesh import Mesh
+from liftstudio.ops.interpolation import interpolate
+from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
+from liftstudio.run import Run, make_fabric, make_folder
+from liftstudio.run_config import RunConfig
+from liftstudio.run_folder import RunFolder
+
+CONFIGS = assets.ROOT / "configs"
+SUPERSAMPLING = 2
+COST = {"views_s": 0, "test_s": 0, "export_s": 0, "all_s": 0, "memory_gb": 2}  # and of every stage; column -> digits
+
+Row = dict[str, Any]
+Pictures = tuple[Tensor, Tensor]  # images [V, H, W, 3] over white and masks [V, H, W, 1], in [0, 1]
+
+
+def config_path(name: str) -> Path:
+    """A file in configs/ by its name without ending, or any .yaml file."""
+    return Path(name) if name.endswith(".yaml") else CONFIGS / f"{name}.yaml"
+
+
+def run_all(config: RunConfig, inputs: Inputs, command: str) -> Run:
+    """What `launch.py --train` does, from given inputs; `command` is noted in the run's folder."""
+    run = Run(config, inputs, make_fabric(config.device, None))
+    run.folder = make_folder(config, inputs, command)
+    run.fit()
+    run.test()
+    run.export()
+    return run
+
+
+def cost_of(folder: RunFolder) -> Row:
+    """Seconds of each stage, of test and export; memory (GB, the most so far) at the end of each stage, and of all."""
+    run = json.loads(folder.metrics.read_text())["run"]
+    with folder.log_csv.open(newline="") as file:
+        memory = {line["stage"]: float(line["memory_gb"]) for line in csv.DictReader(file) if line["memory_gb"]}
+    return {
+        **{f"{name}_s": stage["seconds"] for name, stage in run["stages"].items()},
+        "test_s": run["test_seconds"],
+        "export_s": run["export_seconds"],
+        **{f"{name}_gb": most for name, most in memory.items()},
+        "memory_gb": run["memory_gb"],
+    }
+
+
+def with_cost(columns: dict[str, int], rows: list[Row]) -> dict[str, int]:
+    """The columns, then seconds and memory of all stages that rows have, and COST; column -> digits."""
+    stages = dict.fromkeys(name for row in rows for name in row if name.endswith(("_s", "_gb")) and name not in COST)
+    return columns | {name: 2 if name.endswith("_gb") else 0 for name in stages} | COST
+
+
+def cells(row: Row, columns: dict[str, int]) -> list[str]:
+    """The figures of a row as text; what it does not have stays empty."""
+    return [f"{row[name]:.{digits}f}" if row.get(name) is not None else "" for name, digits in columns.items()]
+
+
+def mean_cells(rows: list[Row], columns: dict[str, int]) -> list[str]:
+    """Mean and standard error over the rows that have a figure."""
+    known = ([row[name] for row in rows if row.get(name) is not None] for name in columns)
+    return [with_error(each, digits) if each else "" for each, digits in zip(known, columns.values(), strict=True)]
+
+
+def in_own_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What `work(*arguments)` returns, from a new process, so that its memory is its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def read_rows(path: Path) -> list[Row]:
+    """What earlier calls have measured.
+
+    Raises:
+        InputError: the file is no JSON lines.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: not a file of rows ({error})") from None
+
+
+def append_rows(path: Path, rows: list[Row]) -> None:
+    """Write them down behind the others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def render_glb(path: Path, cameras: Cameras) -> Pictures:
+    """A GLB's texture as it is."""
+    loaded = trimesh.load(path, force="mesh", process=False)
+    x, y, z = np.asarray(loaded.vertices, np.float32).T
+    mesh = Mesh(torch.from_numpy(np.stack([x, -z, y], axis=1)), torch.from_numpy(loaded.faces).long())
+    uv = torch.from_numpy(np.asarray(loaded.visual.uv, np.float32))
+    picture = np.asarray(loaded.visual.material.baseColorTexture.convert("RGB"), np.float32) / 255
+    return render_colored(mesh, uv, lambda places: texels(torch.from_numpy(picture), places), cameras)
+
+
+def texels(texture: Tensor, uv: Tensor) -> Tensor:
+    """[N, 3] colours of a texture [H, W, 3] at places [N, 2], v upwards, interpolated; the border goes on outside."""
+    places = uv * torch.tensor([2.0, -2.0]) + torch.tensor([-1.0, 1.0])
+    image = texture.permute(2, 0, 1)[None]
+    return F.grid_sample(image, places[None, None], padding_mode="border", align_corners=False)[0, :, 0].T
+
+
+def render_colored(mesh: Mesh, attributes: Tensor, color: Callable[[Tensor], Tensor], cameras: Cameras) -> Pictures:
+    """A mesh whose colour [N, 3] is a function of what its vertices carry [V, C], interpolated to [N, C]."""
+    fine = cameras.resized(cameras.height * SUPERSAMPLING, cameras.width * SUPERSAMPLING)
+    frames = []
+    for index in range(len(cameras)):
+        clip = fine[index : index + 1].clip(mesh.vertices)
+        seen = fragments(clip, mesh.faces, rasterize(clip, mesh.faces, fine.height, fine.width))
+        colors = color(interpolate(attributes, mesh.faces, seen))
+        image = scatter_image(F.pad(colors, (0, 1), value=1.0), seen)
+        frames.append(resize_area(image[0], cameras.height, cameras.width))
+    premultiplied = torch.stack(frames)
+    alpha = premultiplied[..., 3:]
+    return premultiplied[..., :3] + 1 - alpha, alpha

@@ -1,0 +1,142 @@
+"""One picture of a real object to novel views and a mesh: `python -m bench.single_image FOLDER [options] [key=value]`.
+
+FOLDER holds captures, or is one: transforms.json, images and, for measures of shape, a mesh. One view goes in, the
+others and the mesh are the truth. The picture is given as it is, with its camera's elevation, distance and field of
+view; azimuth 0 is its own. Measured are
+
+- the views of the config's prior, asked for at the capture's own cameras: `one evaluation` at the highest noise, and
+  `sampled` as the config's views are; each at the prior's resolution against truth reduced by areas, and at 256 pixels,
+  resized as a run does it;
+- the `mesh` of the whole run, as exported: its looks with light at the capture's cameras, its shape by the protocol of
+  SyncDreamer and HarmonyView, as it is (see `liftstudio.metrics.meshes`), seconds and memory;
+- with `--baselines`: the input view `repeated`; the silhouette inflated to a rounded body (`inflate`); the `mean` of
+  the other captures, its views and its shape; the same config with the bundled prior (`toys`).
+
+Images are compared over white; the input view is left out of means. LPIPS, CLIP, contextual distances by VGG and E_flow
+are measured where the config names weights: test.lpips_weights=..., test.clip_weights, test.contextual_weights,
+test.raft_weights. Rows are appended to a JSON lines file, one for each object, method and resolution; what is in it is
+not measured again, so that an interrupted benchmark goes on.
+"""
+
+import liftstudio  # isort: skip  # noqa: F401  before torch: it sets how OpenMP's threads wait
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.captures import find_captures
+from bench.published import TABLES
+from bench.runs import Row, append_rows, read_rows
+from bench.single_image_tables import published_tables, save_sheet, tables
+from bench.single_image_tasks import BASELINES, Setting, Task
+from liftstudio import assets, cli, registry
+from liftstudio.errors import InputError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure what is not measured yet, and print the tables; returns an exit code as `launch.py`'s.
+
+    arguments: of the command line (default: this process's).
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return cli.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = cli.Parser(
+        prog="python -m bench.single_image",
+        usage="python -m bench.single_image FOLDER [options] [key=value ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("folder", type=Path)
+    add("--config", default=Setting.config, help="name of a file in configs/, or a .yaml file")
+    add("--only", nargs="+", help="names of objects; default: all")
+    add("--view", default="", help="file name of the input view, for example 000.png; default: the first")
+    add("--estimate-elevation", action="store_true", help="let the config find the elevation, which else is given")
+    add("--views-only", action="store_true", help="the prior's views, no run and no mesh")
+    add("--baselines", nargs="+", choices=BASELINES, default=[], help="what needs no prior, and the bundled prior")
+    add("--scale-by-box", action="store_true", help="shapes with the longest side of the true bounding box")
+    add("--table", choices=TABLES, action="append", default=[], help="also in that paper's layout, beside its figures")
+    add("--sheet", type=Path, help="PNG: the input and the true views, over what each method makes of them")
+    add("--results", type=Path, help="rows are looked up and appended here; default: runs/single_image/CONFIG.jsonl")
+    add("--keep", type=Path, help="folder in which runs stay, with their sheets, videos and meshes")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
+    options = parser.parse_args([word for word in arguments if word not in overrides])
+    options.setting = Setting(options.config, tuple(overrides), options.view, options.estimate_elevation)
+    options.results = options.results or Path("runs/single_image") / f"{Path(options.config).stem}.jsonl"
+    return options
+
+
+def plan(options: argparse.Namespace) -> list[Task]:
+    """What there is to measure of each object, each once.
+
+    Raises:
+        InputError: no captures, or a config or baseline that cannot work with them.
+    """
+    captures = find_captures(options.folder, options.only)
+    every = find_captures(options.folder, None)
+    setting: Setting = options.setting
+    setting.check()
+    settings = [setting]
+    if "toys" in options.baselines and setting.bundled().weights() != setting.weights():
+        settings.append(setting.bundled())
+    kinds = ["views"] if options.views_only else ["views", "mesh"]
+    if "mean" in options.baselines and len(every) < 2:
+        raise InputError(f"--baselines mean: {options.folder} has no other capture")
+    tasks = []
+    for capture in captures:
+        setting.read(capture)  # what is wrong with a capture is said before any work
+        others = tuple(other for other in every if other != capture)
+        tasks += [Task(kind, each, capture) for each in settings for kind in kinds]
+        tasks += [Task(kind, setting, capture, others) for kind in options.baselines if kind != "toys"]
+    return tasks
+
+
+def _dispatch(arguments: list[str]) -> int:
+    options = _parse(arguments)
+    registry.load_extensions(assets.ROOT / "custom")
+    tasks = plan(options)
+    keys = [task.key() for task in tasks]
+    rows, shown, failures = read_rows(options.results), list[Row](), list[str]()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or Path(temporary)
+        os.environ.setdefault("LIFTSTUDIO_CACHE", str(folder / "cache"))  # so that `views_s` is not that of old views
+        for task, key in zip(tasks, keys, strict=True):
+            found = [row for row in rows if key.items() <= row.items()]
+            if not found:
+                try:
+                    found = [{**key, **row} for row in task.measure(folder, options.results.with_suffix(""))]
+                except InputError as error:  # as of views that came out empty: the others go on
+                    failures.append(f"{key['object']}, {task.kind}: {error}")
+                append_rows(options.results, found)
+            shown += [{**row, "method": task.method(row)} for row in found]
+            if not options.keep:
+                shutil.rmtree(folder / "runs", ignore_errors=True)
+    show(shown, options)
+    if failures:
+        raise InputError(f"not measured: {'; '.join(failures)}")
+    return cli.DONE
+
+
+def show(rows: list[Row], options: argparse.Namespace) -> None:
+    """Print the tables that are asked for, and write the sheet."""
+    console = Console(width=300)
+    for table in tables(rows, by_box=options.scale_by_box):
+        console.print(table)
+    for name in options.table:
+        for table in published_tables(rows, TABLES[name], by_box=options.scale_by_box):
+            console.print(table)
+    if options.sheet:
+        save_sheet(options.sheet, options.setting, find_captures(options.folder, options.only), rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""How the rows of `bench.single_image` are shown: our tables, those of papers, and a sheet of pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from bench.captures import sides
+from bench.prior_views import fit
+from bench.published import Published
+from bench.runs import Row, cells, mean_cells, with_cost
+from bench.single_image_tasks import CELL, Setting
+from liftstudio.images import grid, load_image, save_image
+
+VIEWS = {"psnr": 2, "ssim": 3, "silhouette_iou": 3, "lpips": 3, "clip_to_view": 3, "clip_to_picture": 3}
+VIEWS |= {"contextual_to_view": 3, "contextual_to_picture": 3, "cd_score": 3, "e_flow": 3}  # column -> digits
+SHAPE = {"chamfer": 4, "iou": 3, "f_score_0.01": 3, "f_score_0.02": 3, "normal_consistency": 3}
+BESIDE = {"views": ("views", "repeated", "inflate", "mean"), "mesh": ("mesh", "inflate", "mean")}  # of our kinds
+BY_BOX = "each prediction scaled to the longest side of the true bounding box"
+
+
+def tables(rows: Sequence[Row], *, by_box: bool) -> list[Table]:
+    """Novel views, then shapes and cost: a line for each object, then mean with standard error, least and most."""
+    known = scored(rows, by_box=by_box)
+    shapes = [row for row in known if "chamfer" in row or row["kind"] == "mesh"]
+    features = dict.fromkeys(row["contextual_by"] for row in known if "contextual_by" in row)
+    found = [_table(f"Novel views; contextual distances by {' and '.join(features)}", known, VIEWS)]
+    if shapes:
+        title = f"Shapes ({BY_BOX})" if by_box else "Shapes"
+        found.append(_table(title, shapes, with_cost(SHAPE, shapes)))
+    return found
+
+
+def published_tables(rows: Sequence[Row], published: Sequence[Published], *, by_box: bool) -> list[Table]:
+    """Each table of a paper: its figures, and ours at full size below."""
+    known = scored(full_size(rows), by_box=by_box)
+    return [_beside(each, known, by_box=by_box) for each in published]
+
+
+def full_size(rows: Sequence[Row]) -> list[Row]:
+    """Of each object and method the row of the largest views: of 256 pixels, if the capture has as many."""
+    largest = {(row["object"], row["method"]): row for row in sorted(rows, key=lambda row: row["pixels"])}
+    return [row for row in rows if row is largest[row["object"], row["method"]]]
+
+
+def scored(rows: Sequence[Row], *, by_box: bool) -> list[Row]:
+    """The rows with the CD score of each object, and the wanted measures of shape."""
+    scores = ({"cd_score": row["cd_distance"] / row["cd_variance"]} if row.get("cd_variance") else {} for row in rows)
+    boxes = (row.get("by_box", {}) if by_box else {} for row in rows)
+    return [row | score | shape for row, score, shape in zip(rows, scores, boxes, strict=True)]
+
+
+def save_sheet(path: Path, setting: Setting, captures: Sequence[Path], rows: Sequence[Row]) -> None:
+    """PNG: for each object its true views, the input first, over the same views of each method."""
+    lines, labels = [], []
+    for capture in captures:
+        subject = setting.read(capture)
+        lines.append([grid([list(fit(subject.views.over(1.0)[sides(subject.views)], CELL))])])
+        labels.append([f"{subject.name}: input and true views"])
+        for row in full_size(rows):
+            if row["object"] == subject.name and "strip" in row:
+                lines.append([load_image(row["strip"])[0]])
+                labels.append([row["method"]])
+    save_image(path, grid(lines, labels))
+
+
+def _table(title: str, rows: Sequence[Row], columns: dict[str, int]) -> Table:
+    columns = {name: digits for name, digits in columns.items() if any(row.get(name) is not None for row in rows)}
+    table = Table("method", "pixels", "object", *columns, box=box.MARKDOWN, title=title)
+    for method, pixels in dict.fromkeys((row["method"], row["pixels"]) for row in rows):
+        chosen = [row for row in rows if (row["method"], row["pixels"]) == (method, pixels)]
+        for row in chosen:
+            table.add_row(method, str(pixels), row["object"], *cells(row, columns))
+        for what, line in summary(chosen, columns).items():
+            table.add_row(f"**{method}**", str(pixels), what, *line)
+    return table
+
+
+def summary(rows: Sequence[Row], columns: dict[str, int]) -> dict[str, list[str]]:
+    """Mean with standard error, least and most of each column; the CD score's mean is a ratio of means."""
+    known = {name: [row[name] for row in rows if row.get(name) is not None] for name in columns}
+    ends = {
+        what: cells({name: take(values) for name, values in known.items() if values}, columns)
+        for what, take in (("min", min), ("max", max))
+    }
+    return {"mean": means(rows, columns), **ends}
+
+
+def means(rows: Sequence[Row], columns: dict[str, int]) -> list[str]:
+    """Mean and standard error of each column over the objects."""
+    found = dict(zip(columns, mean_cells(list(rows), columns), strict=True))
+    terms = [(row["cd_distance"], row["cd_variance"]) for row in rows if "cd_score" in row]
+    if "cd_score" in columns and terms:
+        distances, variances = zip(*terms, strict=True)
+        found["cd_score"] = f"{sum(distances) / sum(variances):.{columns['cd_score']}f}"
+    return list(found.values())
+
+
+def _beside(published: Published, rows: Sequence[Row], *, by_box: bool) -> Table:
+    names = dict(published.columns.values())
+    scaled = f"; ours: {BY_BOX}" if by_box else ""
+    title = f"{published.title}: {published.source}{scaled}"
+    table = Table("method", "objects", *published.columns, box=box.MARKDOWN, title=title)
+    for method, figures in published.rows.items():
+        line = cells(dict(zip(names, figures, strict=True)), names)
+        table.add_row(f"{method} (published)", "", *line)
+    ours = [row for row in rows if row["kind"] in BESIDE[published.kind]]
+    for method in dict.fromkeys(row["method"] for row in ours):
+        chosen = [row for row in ours if row["method"] == method]
+        table.add_row(f"**{method}**", str(len(chosen)), *means(chosen, names))
+    return table
