@@ -14,7 +14,7 @@ from tiny_scenes import sphere_views
 from liftstudio import assets
 from liftstudio.cameras import orbit_cameras
 from liftstudio.config import parse, read_config
-from liftstudio.priors.toys import prior as toys
+from liftstudio.priors.toys.prior import ToysPrior
 from liftstudio.priors.training.rigs import RigConfig
 from liftstudio.registry import find
 from liftstudio.run_config import RunConfig, load_run_config
@@ -178,7 +178,7 @@ def test_shading_goes_on_in_the_next_stage() -> None:
 
 def warnings_of_toys(caplog: pytest.LogCaptureFixture, prompt: tuple[float, float, float], fov_deg: Any) -> str:
     """What is warned of for a picture from (azimuth, elevation) of a field of view, and views of others, degrees."""
-    prior = toys.ToysPrior.__new__(toys.ToysPrior)
+    prior = ToysPrior.__new__(ToysPrior)
     azimuth, elevation, own_fov = (torch.tensor([angle]) for angle in prompt)
     cameras = [orbit_cameras(torch.zeros(1), torch.zeros(1), 3.0, fov, 8, 8) for fov in fov_deg]
     caplog.clear()
@@ -221,6 +221,7 @@ def test_views_the_bundled_prior_does_not_know(message: str, caplog: pytest.LogC
 
 def test_what_the_bundled_prior_was_trained_for() -> None:
     rig = RigConfig()
-    assert rig.lens_fov_deg == toys.TRAINED_FOV_DEG and rig.prompt_elevation_deg == toys.TRAINED_ELEVATION_DEG
-    assert (-rig.prompt_azimuth_deg, rig.prompt_azimuth_deg) == toys.TRAINED_AZIMUTH_DEG
+    assert rig.lens_fov_deg == ToysPrior.trained_fov_deg
+    assert rig.prompt_elevation_deg == ToysPrior.trained_elevation_deg
+    assert (-rig.prompt_azimuth_deg, rig.prompt_azimuth_deg) == ToysPrior.trained_azimuth_deg
     assert "rig" not in read_config(assets.ROOT / "configs" / "priors" / "toys.yaml", [])["data"]

@@ -72,6 +72,13 @@ def test_meshes_teach_occupancy_and_batches_are_the_same_on_every_machine(folder
     assert inside.any() and (inside & ~torch.nn.functional.max_pool2d(shown.float(), 5, 1, 2).bool()).sum() == 0
 
 
+def test_what_the_prior_says_that_it_was_trained_for_is_what_its_config_says() -> None:
+    rig = parse(read_config(CONFIG, options()), TrainingConfig).data.rig
+    assert rig.prompt_elevation_deg == ObjectsPrior.trained_elevation_deg
+    assert rig.lens_fov_deg == ObjectsPrior.trained_fov_deg
+    assert (-rig.prompt_azimuth_deg, rig.prompt_azimuth_deg) == ObjectsPrior.trained_azimuth_deg
+
+
 WRONG = {
     "task.size.planes=1": "task.size.planes: wanted 2 or more, got 1",
     "task.size.head=12": "task.size.head: wanted multiples of 8, got 12",
