@@ -156,7 +156,7 @@ class ObjectsNetwork(nn.Module):
         for i, block in enumerate(self.middle):
             x = block(x, embedding)
             x = self.attention[i](x) if i < len(self.attention) else x
-        pose = _pose(self.pose(x.float().mean((2, 3))))
+        pose = _pose(self.pose(F.layer_norm(x.float().mean((2, 3)), x.shape[1:2])))
         x = through(self.up1, quarter + _doubled(self.grow1(x)), embedding)
         x = through(self.up0, half + _doubled(self.grow0(x)), embedding)
         x = self.joined(torch.cat([full, F.pixel_shuffle(self.grow(x), 2)], dim=1))
