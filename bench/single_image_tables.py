@@ -14,7 +14,7 @@ from bench.single_image_tasks import CELL, Setting
 from liftstudio.images import grid, load_image, save_image
 
 VIEWS = {"psnr": 2, "ssim": 3, "silhouette_iou": 3, "lpips": 3, "clip_to_view": 3, "clip_to_picture": 3}
-VIEWS |= {"contextual_to_view": 3, "contextual_to_picture": 3, "cd_score": 3, "e_flow": 3}  # column -> digits
+VIEWS |= {"contextual_to_view": 3, "contextual_to_picture": 3, "cd_score": 3, "e_flow": 3, "views_s": 2}  # digits
 SHAPE = {"chamfer": 4, "iou": 3, "f_score_0.01": 3, "f_score_0.02": 3, "normal_consistency": 3}
 BESIDE = {"views": ("views", "repeated", "inflate", "mean"), "mesh": ("mesh", "inflate", "mean")}  # of our kinds
 BY_BOX = "each prediction scaled to the longest side of the true bounding box"

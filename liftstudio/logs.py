@@ -66,6 +66,17 @@ class _Keeper(logging.Handler):
 
 
 @contextlib.contextmanager
+def warnings_only() -> Iterator[None]:
+    """Log nothing below a warning, as where captures are read and each would speak of its own world."""
+    level = log.level
+    log.setLevel("WARNING")
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextlib.contextmanager
 def kept_warnings() -> Iterator[list[str]]:
     """The texts of our warnings inside, which are given as always."""
     keeper = _Keeper()

@@ -19,6 +19,7 @@ from liftstudio.cameras import Cameras
 from liftstudio.errors import InputError
 from liftstudio.evaluation import TruthConfig
 from liftstudio.images import reduce_image
+from liftstudio.logs import warnings_only
 from liftstudio.mesh import Mesh
 from liftstudio.mesh_io import read_mesh
 from liftstudio.metrics.meshes import mesh_metrics
@@ -172,7 +173,8 @@ def _read_capture(path: Path) -> tuple[ReferenceViews, Path | None]:
     """Its square views in its own world, and the file of its mesh."""
     source = PosedImages(PosedImages.Config(str(path), normalize="as-given"), device=torch.device("cpu"))
     try:
-        return squared(source.load()), source.truth_mesh()
+        with warnings_only():
+            return squared(source.load()), source.truth_mesh()
     except InputError as error:
         raise InputError(f"truth.views: {str(error).removeprefix('views.path: ')}") from None
 

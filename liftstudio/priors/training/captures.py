@@ -1,7 +1,5 @@
 """Users' own renders as training samples."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from torch import Tensor
 from liftstudio.assets import input_path
 from liftstudio.cameras import Cameras, turned
 from liftstudio.errors import InputError
-from liftstudio.logs import WorkProgress, log
+from liftstudio.logs import WorkProgress, log, warnings_only
 from liftstudio.priors.training.data import DataConfig, Sample, SampleSource
 from liftstudio.priors.training.rigs import Rig, measured_count
 from liftstudio.views.base import ReferenceViews
@@ -54,7 +52,7 @@ class Captures(SampleSource):
         log.info("captures: reading %d from %s", len(folders), config.captures)
         self.views = measured_count(config.rig)
         self.objects: list[PosedObject] = []
-        with _quiet(), WorkProgress("captures") as progress:
+        with warnings_only(), WorkProgress("captures") as progress:
             for folder in folders:
                 progress(folder.name, len(self.objects) / len(folders))
                 self.objects.append(read_object(folder, config, least_views))
@@ -124,14 +122,3 @@ def _square(views: ReferenceViews, size: int) -> PosedObject:
 
 def _draw(item: PosedObject, views: int, generator: torch.Generator) -> Sample:
     return item.seen_from(torch.randperm(len(item.cameras), generator=generator)[: views + 1])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the line that every capture would log about its world."""
-    level = log.level
-    log.setLevel("WARNING")
-    try:
-        yield
-    finally:
-        log.setLevel(level)
