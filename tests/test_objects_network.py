@@ -3,7 +3,6 @@
 import math
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from liftstudio.cameras import Cameras, orbit_cameras
-from liftstudio.config import Block
-from liftstudio.errors import InputError
 from liftstudio.priors.base import ImagePrompt
 from liftstudio.priors.objects import network as module
 from liftstudio.priors.objects.frustum import (
@@ -36,11 +33,9 @@ from liftstudio.priors.objects.network import (
 )
 from liftstudio.priors.objects.prior import ObjectsPrior
 from liftstudio.priors.objects.training import ObjectsTask
-from liftstudio.priors.opening import open_prior
 from liftstudio.priors.projections import projections
-from liftstudio.priors.training.data import DataConfig, Sample, draw_sample
+from liftstudio.priors.training.data import DataConfig, draw_sample
 from liftstudio.priors.volume_prior import RESOLUTION
-from liftstudio.registry import find
 
 TINY = Size(
     planes=12, color_planes=3, view_planes=4, full=8, head=16, widths=(8, 16, 32), down=(1, 1), middle=2, up=(1, 1),
@@ -220,44 +215,6 @@ def planes(lifted: Lifted) -> Tensor:
 
 
 @torch.no_grad()
-def test_the_order_of_the_views_does_not_matter_but_each_view_does(
-    network: ObjectsNetwork, generator: torch.Generator
-) -> None:
-    given = inputs(4, generator)
-    first = planes(lifted(network, *given))
-    order = torch.tensor([2, 0, 3, 1])
-    turned = planes(lifted(network, *given[:2], given[2][:, order], given[3][:, order], *given[4:]))
-    torch.testing.assert_close(turned, first, atol=1e-4, rtol=1e-4)  # sums in another order
-    swapped = planes(lifted(network, *given[:2], given[2][:, order], *given[3:]))  # images at each other's cameras
-    assert (swapped - first).abs().max() > 1e-3
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("views", [1, 2, 7])
-def test_any_number_of_views(network: ObjectsNetwork, generator: torch.Generator, views: int) -> None:
-    found = lifted(network, *inputs(views, generator))
-    assert found.density.shape == (2, TINY.planes, RESOLUTION, RESOLUTION) and torch.isfinite(planes(found)).all()
-
-
-@torch.no_grad()
-def test_what_is_dropped_is_not_looked_at(network: ObjectsNetwork, generator: torch.Generator) -> None:
-    given = inputs(3, generator)
-    no, only_first = torch.zeros(2, dtype=torch.bool), torch.tensor([True, False])
-    for index, flags in ((0, 5), (2, 6)):  # picture, views
-        other = list(given)
-        other[index] = -given[index]
-        assert not torch.allclose(planes(lifted(network, *other)), planes(lifted(network, *given)), atol=1e-3)
-        for each in (given, other):
-            each[flags] = no
-        torch.testing.assert_close(planes(lifted(network, *other)), planes(lifted(network, *given)), atol=0, rtol=0)
-        for each in (given, other):
-            each[flags] = only_first
-        same = (planes(lifted(network, *other)) - planes(lifted(network, *given))).flatten(1).abs().amax(1) == 0
-        assert same.tolist() == [False, True]
-        given[flags] = ~no
-
-
-@torch.no_grad()
 def test_an_elevation_that_is_not_told_is_not_made_use_of(network: ObjectsNetwork, generator: torch.Generator) -> None:
     """Two cameras that see the same, in worlds of another up; noisy views are looked at on upright planes."""
     given = inputs(1, generator)
@@ -275,36 +232,6 @@ def test_an_elevation_that_is_not_told_is_not_made_use_of(network: ObjectsNetwor
     ]
     torch.testing.assert_close(results[0], results[1], atol=0, rtol=0)
     assert (results[2] - results[3]).abs().max() > 1e-2
-
-
-def prompt_of(sample: Sample) -> ImagePrompt:
-    return ImagePrompt(sample.prompt[..., :3], sample.prompt[..., 3:], sample.rig.prompt)
-
-
-def test_a_saved_network_is_recognised_and_gives_the_same(
-    network: ObjectsNetwork, generator: torch.Generator, tmp_path: Path
-) -> None:
-    task = ObjectsTask(ObjectsTask.Config(size=TINY), DataConfig(), torch.float32)
-    path = tmp_path / "tiny.safetensors"
-    task.save(network, path)
-    sample = draw_sample("toy", SEED, DataConfig(), 2, generator)
-    options = find("auto", "prior").Config(weights=str(path), precision="float32")
-    opened = open_prior(Block("prior", "auto", options), CPU)
-    assert isinstance(opened, ObjectsPrior) and opened.network.size == TINY
-    noisy = opened.encode(sample.images[..., :3], sample.images[..., 3:])
-    noisy = noisy + 2 * torch.randn(noisy.shape, generator=generator)
-    results = [
-        prior.denoise(noisy, 2.0, prior.condition(prompt_of(sample)), sample.rig.views)
-        for prior in (opened, ObjectsPrior.around(network))
-    ]
-    torch.testing.assert_close(*results, atol=0.03, rtol=0)  # weights in half precision: 5e-4 of each, some 20 layers
-    assert results[0].shape == (2, 4, RESOLUTION, RESOLUTION)
-    with pytest.raises(InputError, match=r"another size than task\.size"):
-        ObjectsTask(ObjectsTask.Config(), DataConfig(), torch.float32).load(str(path))
-    task.load(str(path))
-    halved = {key: value.half().float() for key, value in network.state_dict().items()}
-    assert all(torch.equal(value, halved[key]) for key, value in task.network.state_dict().items())
-    assert all(parameter.requires_grad for parameter in task.network.parameters())
 
 
 @pytest.mark.parametrize("azimuth_deg", [70.0, 200.0])

@@ -84,7 +84,7 @@ WRONG = {
     "task.size.head=12": "task.size.head: wanted multiples of 8, got 12",
     "task.size.widths=[8,16,24]": "task.size.widths[2]: wanted multiples of 32, got 24",
     "task.drop_pose=2": "task.drop_pose: wanted 0 to 1, got 2",
-    "data.resolution=128": "data.resolution: 'objects' works at 64 pixels, got 128",
+    "data.resolution=128": "data.resolution: the prior 'objects' works at 64 pixels, got 128",
     "data.objects=nowhere": "data.objects: nowhere: no such folder",
     "start_from=asset://priors/toys": "these are not weights of the prior 'objects'",
 }

@@ -3,7 +3,6 @@
 import math
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,20 +12,12 @@ import trimesh
 from torch import Tensor, nn
 
 from liftstudio.cameras import Cameras, orbit_cameras
-from liftstudio.config import Block
-from liftstudio.errors import InputError
-from liftstudio.priors.base import ImagePrompt
 from liftstudio.priors.layers import Conv
-from liftstudio.priors.opening import open_prior
 from liftstudio.priors.projections import project, projections, sample_image
 from liftstudio.priors.toys.network import Lifted, Size, ToysNetwork
-from liftstudio.priors.toys.prior import ToysPrior
-from liftstudio.priors.toys.training import ToysTask
-from liftstudio.priors.training.data import DataConfig, Sample, draw_sample
+from liftstudio.priors.training.data import DataConfig, draw_sample
 from liftstudio.priors.training.objects import TexturedObject, make_object
 from liftstudio.priors.training.objects.occupancy import occupancy
-from liftstudio.priors.volume_prior import RESOLUTION
-from liftstudio.registry import find
 
 TINY = Size(
     grid=8,
@@ -180,92 +171,6 @@ def test_colour_is_the_integral_of_weighted_colour(
     missed = far == near
     torch.testing.assert_close(pixels[missed][:, :3], torch.ones(int(missed.sum()), 3), atol=1e-6, rtol=0)  # white
     assert (pixels[missed][:, 3] < -1 + 1e-6).all()  # transparent
-
-
-def inputs(views: int, generator: torch.Generator) -> list[Tensor]:
-    """Arguments of `lifted` for two objects."""
-    cameras = random_cameras(2 * views + 2, generator, RESOLUTION, RESOLUTION)
-    matrices = projections(cameras)
-    images = torch.randn(2, 4, RESOLUTION, RESOLUTION, generator=generator)
-    noisy = 3 * torch.randn(2, views, 4, RESOLUTION, RESOLUTION, generator=generator)
-    sigma, yes = torch.tensor([3.0, 20.0]), torch.ones(2, dtype=torch.bool)
-    return [images, matrices[:2], noisy, matrices[2:].unflatten(0, (2, views)), sigma, yes, yes]
-
-
-def lifted(network: ToysNetwork, *given: Tensor) -> Lifted:
-    return network.lift(network.look(*given[:2]), *given[2:])
-
-
-def volumes(lifted: Lifted) -> Tensor:
-    return torch.cat([lifted.density, lifted.occupancy[:, None], lifted.color_features], dim=1)
-
-
-@torch.no_grad()
-def test_the_order_of_the_views_does_not_matter_but_each_view_does(
-    network: ToysNetwork, generator: torch.Generator
-) -> None:
-    given = inputs(4, generator)
-    first = volumes(lifted(network, *given))
-    order = torch.tensor([2, 0, 3, 1])
-    turned = volumes(lifted(network, *given[:2], given[2][:, order], given[3][:, order], *given[4:]))
-    torch.testing.assert_close(turned, first, atol=1e-4, rtol=1e-4)  # sums in another order
-    swapped = volumes(lifted(network, *given[:2], given[2][:, order], *given[3:]))  # images at each other's cameras
-    assert (swapped - first).abs().max() > 1e-3
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("views", [1, 2, 7])
-def test_any_number_of_views(network: ToysNetwork, generator: torch.Generator, views: int) -> None:
-    found = lifted(network, *inputs(views, generator))
-    assert found.density.shape == (2, 1, 8, 8, 8) and torch.isfinite(volumes(found)).all()
-
-
-@torch.no_grad()
-def test_what_is_dropped_is_not_looked_at(network: ToysNetwork, generator: torch.Generator) -> None:
-    given = inputs(3, generator)
-    no, only_first = torch.zeros(2, dtype=torch.bool), torch.tensor([True, False])
-    for index, flags in ((0, 5), (2, 6)):  # picture, views
-        other = list(given)
-        other[index] = given[index] + 1
-        assert not torch.allclose(volumes(lifted(network, *other)), volumes(lifted(network, *given)), atol=1e-3)
-        for each in (given, other):
-            each[flags] = no
-        torch.testing.assert_close(volumes(lifted(network, *other)), volumes(lifted(network, *given)), atol=0, rtol=0)
-        for each in (given, other):
-            each[flags] = only_first
-        same = (volumes(lifted(network, *other)) - volumes(lifted(network, *given))).flatten(1).abs().amax(1) == 0
-        assert same.tolist() == [False, True]
-        given[flags] = ~no
-
-
-def prompt_of(sample: Sample) -> ImagePrompt:
-    return ImagePrompt(sample.prompt[..., :3], sample.prompt[..., 3:], sample.rig.prompt)
-
-
-def test_a_saved_network_is_recognised_and_gives_the_same(
-    network: ToysNetwork, generator: torch.Generator, tmp_path: Path
-) -> None:
-    task = ToysTask(ToysTask.Config(size=TINY), DataConfig(), torch.float32)
-    path = tmp_path / "tiny.safetensors"
-    task.save(network, path)
-    sample = draw_sample("toy", SEED, DataConfig(), 2, generator)
-    options = find("auto", "prior").Config(weights=str(path), precision="float32")
-    opened = open_prior(Block("prior", "auto", options), CPU)
-    assert isinstance(opened, ToysPrior) and opened.network.size == TINY
-    noisy = opened.encode(sample.images[..., :3], sample.images[..., 3:])
-    noisy = noisy + 2 * torch.randn(noisy.shape, generator=generator)
-    results = [
-        prior.denoise(noisy, 2.0, prior.condition(prompt_of(sample)), sample.rig.views)
-        for prior in (opened, ToysPrior.around(network))
-    ]
-    torch.testing.assert_close(*results, atol=0.03, rtol=0)  # weights in half precision: 5e-4 of each, some 20 layers
-    assert results[0].shape == (2, 4, RESOLUTION, RESOLUTION)
-    with pytest.raises(InputError, match=r"another size than task\.size"):
-        ToysTask(ToysTask.Config(), DataConfig(), torch.float32).load(str(path))
-    task.load(str(path))
-    halved = {key: value.half().float() for key, value in network.state_dict().items()}
-    assert all(torch.equal(value, halved[key]) for key, value in task.network.state_dict().items())
-    assert all(parameter.requires_grad for parameter in task.network.parameters())
 
 
 def test_the_grid_is_in_no_file_and_follows_the_network() -> None:

@@ -48,7 +48,7 @@ class Size:
     head: int = 40  # channels that the planes are read from
     widths: tuple[int, int, int] = (48, 112, 192)  # channels at half, quarter and eighth resolution
     down: tuple[int, int] = (1, 1)  # residual blocks at half and quarter resolution before the eighth
-    middle: int = 4  # residual blocks at an eighth, with attention between them
+    middle: int = 2  # residual blocks at an eighth, with attention between them
     up: tuple[int, int] = (1, 2)  # residual blocks at half and quarter resolution after it
     embedding: int = 192  # of noise level, number of views and camera
 
