@@ -6,8 +6,8 @@ VENV := .venv/bin
 demo: .venv/installed  ## one picture to a textured mesh, in runs/
 	$(VENV)/python launch.py --config configs/sv3d-masked-sds.yaml --train
 
-test: .venv/installed-dev
-	$(VENV)/python -m pytest --numprocesses=auto --dist=worksteal
+test: .venv/installed-dev  ## as many processes as cores, of one thread each: more of them would wait for each other
+	OMP_NUM_THREADS=1 $(VENV)/python -m pytest --numprocesses=auto --dist=worksteal
 
 lint: .venv/installed-dev
 	$(VENV)/ruff check .

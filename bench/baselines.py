@@ -1,4 +1,4 @@
-"""What one makes of a picture who knows no prior: the silhouette inflated, the mean of other objects, the picture."""
+"""Baselines without a prior: the inflated silhouette, the mean of the other objects, the input view repeated."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from bench.captures import Subject
 from bench.runs import Pictures, render_colored, texels
 from liftstudio.cameras import Cameras
-from liftstudio.errors import InputError
 from liftstudio.images import resize_area
 from liftstudio.mesh import Mesh
 from liftstudio.metrics.truth import moved_mesh
@@ -23,7 +22,8 @@ from liftstudio.views.base import ReferenceViews
 SILHOUETTE = 128  # pixels across the silhouette that is inflated
 GRID = 128  # points along each axis of the cube [-1, 1] in which objects are averaged
 MAJORITY = 0.5  # of the other objects, above which a point is the mean object's
-SAME_CAMERA = 0.02  # world units and parts of unit axes; nearer cameras are the same
+SAME_POSE = 0.02  # world units, and parts of unit axes; nearer cameras are the same
+SAME_LENS = 0.01  # shares of the image's width; focal lengths and principal points that are nearer are the same
 
 
 def repeated(views: ReferenceViews) -> Pictures:
@@ -61,13 +61,14 @@ def inflate(mask: Tensor, camera: Cameras) -> Mesh:
 
     Its half depth is sqrt(u) with Laplacian u = -4 inside and u = 0 on the outline: a disc becomes a ball.
     """
-    inside = resize_area(mask, SILHOUETTE, SILHOUETTE)[..., 0].numpy() > 0.5
+    # An empty pixel around it, so that a silhouette which the border cuts gives a closed mesh, too.
+    inside = np.pad(resize_area(mask, SILHOUETTE, SILHOUETTE)[..., 0].numpy() > 0.5, 1)
     squared = poisson(inside)
     half = int(np.ceil(np.sqrt(squared.max()))) + 1
     depths = np.arange(-half, half) + 0.5  # pixels, away from the camera
     values = torch.from_numpy(depths**2 - np.where(inside, squared, -1.0)[..., None]).float()
-    edge = SILHOUETTE - 0.5
-    box = torch.tensor([[0.5, 0.5, depths[0]], [edge, edge, depths[-1]]], dtype=torch.float32)
+    edge = SILHOUETTE + 0.5
+    box = torch.tensor([[-0.5, -0.5, depths[0]], [edge, edge, depths[-1]]], dtype=torch.float32)
     surface = marching_cubes(values.transpose(0, 1), box)  # column, row, depth: right-handed, as the camera sees them
     return Mesh(_in_world(surface.vertices, camera.resized(SILHOUETTE, SILHOUETTE)), surface.faces)
 
@@ -84,17 +85,15 @@ def poisson(inside: np.ndarray) -> np.ndarray:
 
 
 def mean_mesh(subject: Subject, others: Sequence[Subject]) -> Mesh:
-    """What is inside of most of the other objects, each with its input view where this one has its own.
+    """What is inside most of the other objects, each with its input view where this one has its own.
 
-    Where no point is inside of so many, half of the most decides.
+    Where no point is inside more than half of them, the level is half the largest share.
 
-    Raises:
-        InputError: no other capture has a mesh.
+    Args:
+        others: one or more of them with a mesh.
     """
-    known = [other.truth.mesh for other in others if other.truth.mesh is not None]
-    if not known:
-        raise InputError("--baselines mean: no other capture in the folder has a mesh")
-    share = np.mean([occupancy(mesh, GRID) for mesh in known], axis=0)
+    meshes = [other.truth.mesh for other in others if other.truth.mesh is not None]
+    share = np.mean([occupancy(mesh, GRID) for mesh in meshes], axis=0)
     level = min(MAJORITY, float(share.max()) / 2)
     corners = torch.tensor([[-1.0] * 3, [1.0 - 2.0 / GRID] * 3])
     mesh = marching_cubes(torch.from_numpy(level - share).float(), corners)
@@ -103,20 +102,25 @@ def mean_mesh(subject: Subject, others: Sequence[Subject]) -> Mesh:
 
 def mean_pictures(subject: Subject, others: Sequence[Subject]) -> Pictures | None:
     """The mean of the other captures' views; None if their cameras are not the same."""
-    here = subject.views.cameras.c2w
-    for other in others:
-        there = other.views.cameras.c2w
-        if there.shape != here.shape or (there - here).abs().max() > SAME_CAMERA:
-            return None
+    if not all(same_cameras(subject.views.cameras, other.views.cameras) for other in others):
+        return None
     images = torch.stack([other.views.over(1.0) for other in others]).mean(dim=0)
     return images, torch.stack([other.views.masks for other in others]).mean(dim=0)
+
+
+def same_cameras(a: Cameras, b: Cameras) -> bool:
+    """Whether there are as many, of the same image size, and with poses and lenses about the same."""
+    if (len(a), a.height, a.width) != (len(b), b.height, b.width):
+        return False
+    lens, other_lens = (torch.stack([each.fx, each.fy, each.cx, each.cy]) / each.width for each in (a, b))
+    return bool((a.c2w - b.c2w).abs().max() < SAME_POSE and (lens - other_lens).abs().max() < SAME_LENS)
 
 
 def _in_world(points: Tensor, camera: Cameras) -> Tensor:
     """[N, 3] of points (column, row, depth behind the plane through the origin that faces the camera; pixels).
 
-    Pixels are as large as in that plane, but each is put as far from the axis as its ray passes the origin by: the rays
-    of an outline touch a body, so that a ball's has the ball's own radius.
+    A pixel's distance from the axis is that of its ray from the origin, since outline rays are tangent to the body; so
+    a ball's outline gives the ball's radius.
     """
     distance, focal = camera.distance[0], camera.fx[0]
     across, down = points[:, 0] - camera.cx[0], points[:, 1] - camera.cy[0]

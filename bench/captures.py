@@ -5,16 +5,18 @@ from pathlib import Path
 
 import torch
 
+from liftstudio.cache import content_key, file_digest
 from liftstudio.cameras import Cameras, orbit_cameras
 from liftstudio.errors import InputError
 from liftstudio.evaluation import TruthConfig
 from liftstudio.images import save_image
-from liftstudio.metrics.truth import Truth, load_truth
+from liftstudio.metrics.truth import Truth, load_truth, source_rotation_deg
+from liftstudio.priors.training.captures import find_captures as captures_in
 from liftstudio.views.base import ReferenceViews
 from liftstudio.views.normalization import HALF_SIDE
-from liftstudio.views.posed_images import is_capture
+from liftstudio.views.posed_images import read_capture
 
-LENS_TOLERANCE = 0.01  # of the picture's side; so far off may a run's camera show the corners of the object's cube
+TOLERANCE = 0.01  # share of the picture's side; largest allowed offset of the cube's corners under the run's camera
 
 
 def find_captures(folder: Path, only: list[str] | None) -> list[Path]:
@@ -23,27 +25,43 @@ def find_captures(folder: Path, only: list[str] | None) -> list[Path]:
     Raises:
         InputError: there is none, or none of such a name.
     """
-    inside = sorted(folder.iterdir()) if folder.is_dir() else []
-    paths = [folder] if is_capture(folder) else [path for path in inside if is_capture(path)]
-    found = {path.resolve().name: path for path in paths}
-    if not found:
-        raise InputError(f"{folder}: no captures; wanted a folder for each object, with a transforms.json")
+    try:
+        found = {name_of(path): path for path in captures_in(folder)}
+    except InputError as error:
+        raise InputError(str(error).removeprefix("data.captures: ")) from None
     for name in only or []:
         if name not in found:
             raise InputError(f"--only {name}: no such capture in {folder}; there are: {', '.join(found)}")
     return [capture for name, capture in found.items() if not only or name in only]
 
 
+def name_of(capture: Path) -> str:
+    """The name of its folder as it was given; of `.` and `..` that of the folder which they stand for."""
+    return capture.name if capture.name.strip(".") else capture.resolve().name
+
+
+def digest_of(capture: Path) -> str:
+    """A digest of its cameras, images, masks and mesh; other ones have another."""
+    read = read_capture(capture)
+    cameras = [
+        [frame.name, frame.c2w.tolist(), frame.fx, frame.fy, frame.cx, frame.cy, frame.width, frame.height]
+        for frame in read.frames
+    ]
+    files = [read.mesh, *(path for frame in read.frames for path in (frame.image, frame.mask))]
+    digests = [path and file_digest(path) for path in files]
+    return content_key({"cameras": cameras, "files": digests, "rotation_deg": source_rotation_deg(capture)})
+
+
 @dataclass(frozen=True)
 class Subject:
-    """A capture as a run has it, its input view at azimuth 0.
+    """A capture as a run has it, its input view at the azimuth of the run's picture.
 
-    truth: its views, in the order of the file, and its mesh. lens: what a run must know of the input view's camera.
+    truth: its views, in the order of the file, and its mesh. camera: the input view's, as a run is told of it.
     """
 
     name: str
     truth: Truth
-    lens: "Lens"
+    camera: "InputCamera"
 
     @property
     def views(self) -> ReferenceViews:
@@ -58,17 +76,12 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Lens:
+class InputCamera:
     """The camera of a picture that looks at the origin: degrees above the horizon, world units, degrees."""
 
     elevation_deg: float
     distance: float
     fov_deg: float
-
-    def camera(self, size: int) -> Cameras:
-        """At azimuth 0."""
-        angles = torch.zeros(1), torch.tensor([self.elevation_deg])
-        return orbit_cameras(*angles, self.distance, self.fov_deg, size, size)
 
 
 def read_subject(capture: Path, view: str = "", azimuth_deg: float = 0.0) -> Subject:
@@ -79,10 +92,10 @@ def read_subject(capture: Path, view: str = "", azimuth_deg: float = 0.0) -> Sub
     """
     truth = load_truth(TruthConfig(views=str(capture), view=view), azimuth_deg)
     assert truth.views is not None and truth.views.prompt is not None
-    camera = truth.views.cameras[[truth.views.prompt]]
-    lens = Lens(*(float(value) for value in (camera.elevation_deg, camera.distance, camera.fov_deg)))
-    _check_lens(f"{capture}: {truth.views.names[truth.views.prompt]}", camera, lens, azimuth_deg)
-    return Subject(capture.resolve().name, truth, lens)
+    true = truth.views.cameras[[truth.views.prompt]]
+    camera = InputCamera(*(float(value) for value in (true.elevation_deg, true.distance, true.fov_deg)))
+    _check_camera(f"{capture}: {truth.views.names[truth.views.prompt]}", true, camera, azimuth_deg)
+    return Subject(name_of(capture), truth, camera)
 
 
 def sides(views: ReferenceViews) -> list[int]:
@@ -95,13 +108,13 @@ def sides(views: ReferenceViews) -> list[int]:
     return [views.prompt, *off.abs().argmin(dim=1).tolist()]
 
 
-def _check_lens(where: str, camera: Cameras, lens: Lens, azimuth_deg: float) -> None:
+def _check_camera(where: str, true: Cameras, camera: InputCamera, azimuth_deg: float) -> None:
     """A run's cameras stand upright, look at the origin, and have the principal point in the middle."""
     sides = torch.tensor([-HALF_SIDE, HALF_SIDE])
     corners = torch.cartesian_prod(sides, sides, sides)
-    angles = torch.tensor([azimuth_deg]), torch.tensor([lens.elevation_deg])
-    own = orbit_cameras(*angles, lens.distance, lens.fov_deg, camera.height, camera.width)
-    off = (own.project(corners)[0] - camera.project(corners)[0]).abs().max() / camera.width
-    if not off <= LENS_TOLERANCE:
+    angles = torch.tensor([azimuth_deg]), torch.tensor([camera.elevation_deg])
+    own = orbit_cameras(*angles, camera.distance, camera.fov_deg, true.height, true.width)
+    off = (own.project(corners)[0] - true.project(corners)[0]).abs().max() / true.width
+    if not off <= TOLERANCE:
         wanted = "wanted an upright camera, its principal point in the middle, as the pictures of runs are taken by"
         raise InputError(f"{where}: {wanted}; choose another view by --view (off by {100 * off:.3g} % of the picture)")

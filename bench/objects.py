@@ -16,24 +16,24 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.captures import find_captures
+from bench.captures import find_captures, name_of
+from bench.runs import Row
 from liftstudio import cli
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "reconstruct-views.yaml"
 COLUMNS = ("chamfer", "iou", "f_score_0.01", "normal_consistency", "psnr train", "psnr held out", "ssim held out")
 GROUPS = {"training": "train", "held_out": "held out"}  # of a run's views -> in the names of columns
 
-Row = dict[str, float]
-
 
 def reconstruct(capture: Path, config: Path, runs_dir: Path, overrides: list[str]) -> Row:
     """Run one object; returns the columns of its row that its run measured, with its seconds."""
     begin = time.perf_counter()
-    own = [f"data.path={capture}", f"runs_dir={runs_dir}", f"name={config.stem}", f"tag={capture.name}"]
+    name = name_of(capture)
+    own = [f"data.path={capture}", f"runs_dir={runs_dir}", f"name={config.stem}", f"tag={name}"]
     code = cli.main(["--config", str(config), "--train", *overrides, *own])
     if code != cli.DONE:
         raise SystemExit(code)
-    newest = max((runs_dir / config.stem).glob(f"{capture.name}*/metrics.json"), key=lambda path: path.stat().st_mtime)
+    newest = max((runs_dir / config.stem).glob(f"{name}*/metrics.json"), key=lambda path: path.stat().st_mtime)
     return {**row_of(json.loads(newest.read_text())), "seconds": time.perf_counter() - begin}
 
 
@@ -81,7 +81,7 @@ def _dispatch(arguments: list[str]) -> int:
     options = parser.parse_args([word for word in arguments if word not in overrides])
     rows: dict[str, Row] = {}
     for capture in find_captures(options.folder, options.only):
-        rows[capture.name] = reconstruct(capture, options.config, options.runs_dir, overrides)
+        rows[name_of(capture)] = reconstruct(capture, options.config, options.runs_dir, overrides)
         Console(width=140).print(table_of(rows))
     return cli.DONE
 

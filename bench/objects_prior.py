@@ -10,6 +10,7 @@ suits all objects best. The elevation is guessed without being told the lens.
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import zip_longest
@@ -23,8 +24,11 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from bench.runs import Pictures, Row
 from bench.unseen import with_error
+from liftstudio import cli
 from liftstudio.config import Block
+from liftstudio.errors import InputError
 from liftstudio.images import grid, save_image
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.novel_views import silhouette_iou
@@ -38,12 +42,10 @@ from liftstudio.priors.training.meshes.source import MeshObjects
 CELLS = 48  # along each side of the cube in which volumes are compared
 HALF_SIDE = 0.95  # of that cube, world units
 LEVELS = torch.arange(-4.0, 2.01, 0.25)  # logits above which a cell counts as inside
-MEASURES = {"psnr": 2, "ssim": 3, "silhouette iou": 3, "iou in space": 3, "elevation error": 1, "said": 1}  # digits
+MEASURES = {"psnr": 2, "ssim": 3, "silhouette iou": 3, "iou in space": 3}  # digits
+MEASURES |= {"elevation error": 1, "expected error": 1}  # of degrees
 SHEET_OBJECTS = 16
 ONCE = "one evaluation"
-
-Pictures = tuple[Tensor, Tensor]  # images [V, R, R, 3] over white and masks [V, R, R, 1], in [0, 1]
-Row = dict[str, float]
 
 
 def estimators(prior: Prior, sample: Sample, number: int, steps: list[int]) -> dict[str, Callable[[], Pictures]]:
@@ -53,7 +55,7 @@ def estimators(prior: Prior, sample: Sample, number: int, steps: list[int]) -> d
 
     def decoded(latents: Tensor) -> Pictures:
         images, masks = prior.decode(latents)
-        assert masks is not None, "only priors that know masks are measured"
+        assert masks is not None, "checked when the weights were opened"
         return images, masks
 
     def once() -> Pictures:
@@ -87,9 +89,9 @@ def volumes(prior: ObjectsPrior, sample: Sample) -> Tensor:
 
 
 def elevation(prior: ObjectsPrior, sample: Sample) -> Row:
-    """How far the guessed elevation is off, and how far it says that it may be; degrees."""
+    """How far the guessed elevation is off, and by how much the network expects it to be; degrees."""
     guess_deg, error_deg = prior.guessed_elevation_deg(prompt_of(sample))
-    return {"elevation error": abs(guess_deg - float(sample.rig.prompt.elevation_deg)), "said": error_deg}
+    return {"elevation error": abs(guess_deg - float(sample.rig.prompt.elevation_deg)), "expected error": error_deg}
 
 
 def prompt_of(sample: Sample) -> ImagePrompt:
@@ -124,7 +126,7 @@ def measure(
 
 
 def repeated(sample: Sample) -> Row:
-    """The baseline of one who only has the picture."""
+    """The baseline without a prior: the picture at all cameras."""
     rgb, alpha = sample.prompt.expand_as(sample.images).split([3, 1], dim=-1)
     return compare((rgb, alpha), sample)
 
@@ -139,29 +141,63 @@ def table_of(rows: dict[str, list[Row]]) -> Table:
     return table
 
 
-@torch.no_grad()
-def main() -> None:
-    """Measure, and print one table."""
-    parser = argparse.ArgumentParser(
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, and print one table; returns an exit code with the meaning that `launch.py`'s have.
+
+    arguments: of the command line (default: this process's).
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return cli.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = cli.Parser(
         prog="python -m bench.objects_prior", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", metavar="FOLDER")
     parser.add_argument("--weights", nargs="+", default=["asset://priors/objects"], help="weight files")
     parser.add_argument("--steps", type=int, nargs="*", default=[], help="sample by so many steps, too")
-    parser.add_argument("--count", type=int, default=64, help="unseen meshes")
+    parser.add_argument("--count", type=int, default=64, help="held-out meshes, if there are as many")
     parser.add_argument("--licences", choices=get_args(Licences), default="permissive")
     parser.add_argument("--sheet", type=Path, help="PNG: prompt and truth over each prior's estimates")
-    options = parser.parse_args()
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(arguments)
+    if min(options.count, *options.steps, 1) < 1:
+        raise InputError("--count, --steps: wanted 1 or more")
+    return options
 
-    source = MeshObjects(DataConfig(objects=options.folder, licences=options.licences))
-    samples = [source.unseen(number) for number in range(options.count)]
+
+def open_suited(weights: str, resolution: int) -> Prior:
+    """The prior of a weight file, of which `measure` can ask views of so many pixels across.
+
+    Raises:
+        InputError: missing or unknown weights; a prior of another resolution, or one that makes no masks.
+    """
+    prior = open_prior(Block("prior", AUTO, RecognizedPrior.Config(weights)), torch.device("cpu"))
+    if prior.resolution != resolution:
+        wanted = f"only priors of {resolution} pixels are measured"
+        raise InputError(f"--weights {weights}: {prior.name} makes views of {prior.resolution} pixels; {wanted}")
+    if prior.decode(torch.zeros(1, *prior.latent_shape))[1] is None:
+        raise InputError(f"--weights {weights}: {prior.name} makes no masks; only priors that do are measured")
+    return prior
+
+
+@torch.no_grad()
+def _dispatch(arguments: list[str]) -> int:
+    options = _parse(arguments)
+    data = DataConfig(objects=options.folder, licences=options.licences)
+    priors = {weights: open_suited(weights, data.resolution) for weights in options.weights}
+    source = MeshObjects(data)
+    count = min(options.count, len(source.measured))
+    if count < options.count:
+        Console(stderr=True).print(f"--count {options.count}: training holds out {count} meshes; all are measured")
+    samples = [source.unseen(number) for number in range(count)]
     rows = {"input repeated": [repeated(sample) for sample in samples]}
     blocks: list[list[list[Tensor]]] = [
         [[sample.prompt[..., :3], *sample.images[..., :3]]] for sample in samples[:SHEET_OBJECTS]
     ]
-    for weights in options.weights:
-        prior = open_prior(Block("prior", AUTO, RecognizedPrior.Config(weights)), torch.device("cpu"))
-        found, sheet = measure(prior, samples, prior.name if len(options.weights) == 1 else weights, options.steps)
+    for weights, prior in priors.items():
+        found, sheet = measure(prior, samples, prior.name if len(priors) == 1 else weights, options.steps)
         rows |= found
         for block, more in zip(blocks, sheet, strict=False):
             block += [[torch.ones_like(block[0][0]), *images] for images in more]
@@ -170,7 +206,8 @@ def main() -> None:
         half = (len(blocks) + 1) // 2
         columns = [[row for block in part for row in block] for part in (blocks[:half], blocks[half:])]
         save_image(options.sheet, grid([left + right for left, right in zip_longest(*columns, fillvalue=[])]))
+    return cli.DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

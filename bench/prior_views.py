@@ -13,6 +13,7 @@ from bench.timing import timed
 from liftstudio.cameras import Cameras
 from liftstudio.config import Block
 from liftstudio.images import resize_area, resize_lanczos
+from liftstudio.logs import WorkProgress
 from liftstudio.metrics.novel_views import PIXELS, Judges, around, closeness, compare_views
 from liftstudio.metrics.truth import resized
 from liftstudio.priors.base import ImagePrompt, Prior
@@ -49,12 +50,17 @@ class Asked:
         return {"one evaluation": once, "sampled": self.sample}
 
     def sample(self) -> Tensor:
-        """As the config's source samples."""
+        """As the config's source samples; shows its progress."""
         steps = self.source.config.steps or self.source.suited_steps(self.prior)
         sigmas = self.prior.sigmas(steps)
-        return self.source.sample(
-            self.prior, self.prompt, self.cameras, sigmas, self._generator(), lambda step, latents: None
-        )
+        text = f"{len(self.cameras)} by {self.prior.name}, {steps} steps"
+        with WorkProgress("views") as progress:
+
+            def show(step: int, latents: Tensor) -> None:
+                progress(text, (step + 1) / steps)
+
+            progress(text, 0.0)
+            return self.source.sample(self.prior, self.prompt, self.cameras, sigmas, self._generator(), show)
 
     def decoded(self, latents: Tensor) -> list[Pictures]:
         """Images and masks of every instance, in the capture's order, on the CPU."""

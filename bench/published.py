@@ -2,7 +2,7 @@
 
 They are over the papers' own objects, views and instances, which are not those of a benchmark here: 30 objects of
 Google Scanned Objects for SyncDreamer and HarmonyView (the latter's views and meshes are the best of 4 instances), 300
-for SV3D's views, 50 for its meshes. A table without rows is a layout whose figures were not at hand.
+for SV3D's views, 50 for its meshes. A table without rows is a layout alone.
 """
 
 from dataclasses import dataclass
@@ -150,7 +150,7 @@ TABLES: dict[str, list[Published]] = {
                 "LPIPS": ("lpips", 3),
             },
             {},
-            "HiFi-123 (Yu et al. 2024, arXiv 2310.06744): its figures were not at hand",
+            "HiFi-123 (Yu et al. 2024, arXiv 2310.06744), whose own figures are not included",
         ),
     ],
 }

@@ -18,6 +18,7 @@ from bench.unseen import with_error
 from liftstudio import assets
 from liftstudio.cameras import Cameras
 from liftstudio.errors import InputError
+from liftstudio.files import atomic_write
 from liftstudio.images import resize_area
 from liftstudio.inputs import Inputs
 from liftstudio.mesh import Mesh
@@ -91,23 +92,21 @@ def read_rows(path: Path) -> list[Row]:
     """What earlier calls have measured.
 
     Raises:
-        InputError: the file is no JSON lines.
+        InputError: the file is not in JSON Lines format.
     """
     try:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     except (ValueError, OSError) as error:
-        raise InputError(f"{path}: not a file of rows ({error})") from None
+        raise InputError(f"{path}: the file is not in JSON Lines format ({error})") from None
 
 
 def append_rows(path: Path, rows: list[Row]) -> None:
-    """Write them down behind the others."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows))
+    """Append the rows to the file, all of them at once: interrupted on the way, it stays as it was."""
+    atomic_write(path, "".join(json.dumps(row) + "\n" for row in [*read_rows(path), *rows]))
 
 
 def render_glb(path: Path, cameras: Cameras) -> Pictures:
-    """A GLB's texture as it is."""
+    """Renders of a GLB's base colour texture, unlit, at the cameras."""
     loaded = trimesh.load(path, force="mesh", process=False)
     x, y, z = np.asarray(loaded.vertices, np.float32).T
     mesh = Mesh(torch.from_numpy(np.stack([x, -z, y], axis=1)), torch.from_numpy(loaded.faces).long())

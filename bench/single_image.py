@@ -21,6 +21,7 @@ not measured again, so that an interrupted benchmark goes on.
 import liftstudio  # isort: skip  # noqa: F401  before torch: it sets how OpenMP's threads wait
 
 import argparse
+import functools
 import os
 import shutil
 import sys
@@ -29,7 +30,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.captures import find_captures
+from bench.captures import digest_of, find_captures
 from bench.published import TABLES
 from bench.runs import Row, append_rows, read_rows
 from bench.single_image_tables import published_tables, save_sheet, tables
@@ -82,29 +83,32 @@ def plan(options: argparse.Namespace) -> list[Task]:
         InputError: no captures, or a config or baseline that cannot work with them.
     """
     captures = find_captures(options.folder, options.only)
-    every = find_captures(options.folder, None)
     setting: Setting = options.setting
     setting.check()
     settings = [setting]
-    if "toys" in options.baselines and setting.bundled().weights() != setting.weights():
-        settings.append(setting.bundled())
+    if "toys" in options.baselines and (bundled := setting.bundled()).weights != setting.weights:
+        settings.append(bundled)
     kinds = ["views"] if options.views_only else ["views", "mesh"]
-    if "mean" in options.baselines and len(every) < 2:
-        raise InputError(f"--baselines mean: {options.folder} has no other capture")
+    every = find_captures(options.folder, None) if "mean" in options.baselines else captures
+    meshes = {capture: setting.read(capture).truth.mesh is not None for capture in every}  # or says what is wrong
     tasks = []
     for capture in captures:
-        setting.read(capture)  # what is wrong with a capture is said before any work
         others = tuple(other for other in every if other != capture)
+        if "mean" in options.baselines and not any(meshes[other] for other in others):
+            raise InputError(f"--baselines mean: {options.folder} has no other capture with a mesh")
         tasks += [Task(kind, each, capture) for each in settings for kind in kinds]
-        tasks += [Task(kind, setting, capture, others) for kind in options.baselines if kind != "toys"]
+        for kind in options.baselines:
+            if kind != "toys":
+                tasks.append(Task(kind, setting, capture, others if kind == "mean" else ()))
     return tasks
 
 
 def _dispatch(arguments: list[str]) -> int:
     options = _parse(arguments)
     registry.load_extensions(assets.ROOT / "custom")
-    tasks = plan(options)
-    keys = [task.key() for task in tasks]
+    tasks, judges = plan(options), options.setting.judges()
+    digest = functools.cache(digest_of)
+    keys = [task.key(digest) for task in tasks]
     rows, shown, failures = read_rows(options.results), list[Row](), list[str]()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
@@ -112,11 +116,13 @@ def _dispatch(arguments: list[str]) -> int:
         for task, key in zip(tasks, keys, strict=True):
             found = [row for row in rows if key.items() <= row.items()]
             if not found:
+                strips = options.results.with_suffix("") / f"{key['object']}-{key['digest'][:12]}"
                 try:
-                    found = [{**key, **row} for row in task.measure(folder, options.results.with_suffix(""))]
-                except InputError as error:  # as of views that came out empty: the others go on
+                    found = [{**key, **row} for row in task.measure(judges, folder, strips)]
+                except InputError as error:  # for example, all views came out empty; the other objects go on.
                     failures.append(f"{key['object']}, {task.kind}: {error}")
-                append_rows(options.results, found)
+                else:
+                    append_rows(options.results, found)
             shown += [{**row, "method": task.method(row)} for row in found]
             if not options.keep:
                 shutil.rmtree(folder / "runs", ignore_errors=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich import box
 from rich.table import Table
 
@@ -12,6 +13,7 @@ from bench.published import Published
 from bench.runs import Row, cells, mean_cells, with_cost
 from bench.single_image_tasks import CELL, Setting
 from liftstudio.images import grid, load_image, save_image
+from liftstudio.metrics.diversity import cd_score
 
 VIEWS = {"psnr": 2, "ssim": 3, "silhouette_iou": 3, "lpips": 3, "clip_to_view": 3, "clip_to_picture": 3}
 VIEWS |= {"contextual_to_view": 3, "contextual_to_picture": 3, "cd_score": 3, "e_flow": 3, "views_s": 2}  # digits
@@ -25,7 +27,8 @@ def tables(rows: Sequence[Row], *, by_box: bool) -> list[Table]:
     known = scored(rows, by_box=by_box)
     shapes = [row for row in known if "chamfer" in row or row["kind"] == "mesh"]
     features = dict.fromkeys(row["contextual_by"] for row in known if "contextual_by" in row)
-    found = [_table(f"Novel views; contextual distances by {' and '.join(features)}", known, VIEWS)]
+    by = f"; contextual distances by {' and '.join(features)}" if features else ""
+    found = [_table(f"Novel views{by}", known, VIEWS)]
     if shapes:
         title = f"Shapes ({BY_BOX})" if by_box else "Shapes"
         found.append(_table(title, shapes, with_cost(SHAPE, shapes)))
@@ -46,9 +49,13 @@ def full_size(rows: Sequence[Row]) -> list[Row]:
 
 def scored(rows: Sequence[Row], *, by_box: bool) -> list[Row]:
     """The rows with the CD score of each object, and the wanted measures of shape."""
-    scores = ({"cd_score": row["cd_distance"] / row["cd_variance"]} if row.get("cd_variance") else {} for row in rows)
-    boxes = (row.get("by_box", {}) if by_box else {} for row in rows)
-    return [row | score | shape for row, score, shape in zip(rows, scores, boxes, strict=True)]
+    return [{**row, "cd_score": score_of([row]), **(row.get("by_box", {}) if by_box else {})} for row in rows]
+
+
+def score_of(rows: Sequence[Row]) -> float | None:
+    """The CD score over the rows that have its terms; None if there are none, or their views do not vary."""
+    terms = [(row["cd_distance"], row["cd_variance"]) for row in rows if "cd_distance" in row]
+    return cd_score(*torch.tensor(terms, dtype=torch.float64).T) if terms else None
 
 
 def save_sheet(path: Path, setting: Setting, captures: Sequence[Path], rows: Sequence[Row]) -> None:
@@ -90,10 +97,8 @@ def summary(rows: Sequence[Row], columns: dict[str, int]) -> dict[str, list[str]
 def means(rows: Sequence[Row], columns: dict[str, int]) -> list[str]:
     """Mean and standard error of each column over the objects."""
     found = dict(zip(columns, mean_cells(list(rows), columns), strict=True))
-    terms = [(row["cd_distance"], row["cd_variance"]) for row in rows if "cd_score" in row]
-    if "cd_score" in columns and terms:
-        distances, variances = zip(*terms, strict=True)
-        found["cd_score"] = f"{sum(distances) / sum(variances):.{columns['cd_score']}f}"
+    if "cd_score" in columns:
+        (found["cd_score"],) = cells({"cd_score": score_of(rows)}, {"cd_score": columns["cd_score"]})
     return list(found.values())
 
 
@@ -109,4 +114,6 @@ def _beside(published: Published, rows: Sequence[Row], *, by_box: bool) -> Table
     for method in dict.fromkeys(row["method"] for row in ours):
         chosen = [row for row in ours if row["method"] == method]
         table.add_row(f"**{method}**", str(len(chosen)), *means(chosen, names))
+    if not table.row_count:
+        table.add_row("nothing measured")
     return table

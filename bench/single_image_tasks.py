@@ -1,34 +1,41 @@
 """What `bench.single_image` measures of one object: views of a prior, a run's mesh, or what needs neither."""
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from bench.baselines import inflated, mean_mesh, mean_pictures, repeated
-from bench.captures import Subject, read_subject, sides
+from bench.captures import Subject, name_of, read_subject, sides
 from bench.prior_views import ask, fit, measure_prior, measured
 from bench.runs import Pictures, Row, config_path, cost_of, in_own_process, render_glb, run_all
 from liftstudio import assets, registry
-from liftstudio.cache import file_digest
+from liftstudio.cache import content_key
+from liftstudio.config import to_plain
 from liftstudio.errors import InputError
 from liftstudio.evaluation import load_judges
 from liftstudio.images import grid, save_image
 from liftstudio.mesh import Mesh
 from liftstudio.mesh_io import read_mesh
+from liftstudio.metrics.embeddings import object_prompt
+from liftstudio.metrics.flow import check_raft_size
 from liftstudio.metrics.novel_views import PIXELS, Judges
 from liftstudio.metrics.truth import Truth, compare_mesh
-from liftstudio.priors.opening import block_weights
+from liftstudio.priors.opening import weights_key
 from liftstudio.run import load_inputs
 from liftstudio.run_config import RunConfig, first_device, load_run_config
 
 BASELINES = ("repeated", "inflate", "mean", "toys")
-LENS = ("elevation_deg", "distance", "fov_deg")  # options of views that say what the input view's camera is
+CAMERA = ("elevation_deg", "distance", "fov_deg")  # options of views that say what the input view's camera is
+OWN = {  # options that only the benchmark sets
+    *("image", "views.image", "views.recenter", *(f"views.{name}" for name in CAMERA)),
+    *("runs_dir", "tag", "export.formats", "export.shaded"),
+}
+BUNDLED = {"views.prior.type": "auto", "views.prior.weights": "asset://priors/toys"}
 CELL = 128  # pixels across a view in the strips that sheets are made of
 
 
@@ -42,29 +49,37 @@ class Setting:
     estimate_elevation: bool = False
 
     def bundled(self) -> "Setting":
-        """The same with the prior `toys` that comes with the project, whatever weights the user names."""
-        own = [each for each in self.overrides if not each.partition("=")[0].endswith((".weights", "prior.type"))]
-        return replace(self, overrides=(*own, "views.prior.type=auto", "views.prior.weights=asset://priors/toys"))
+        """The same with the prior `toys` that comes with the project, whatever prior the user names."""
+        others = (word for word in self.overrides if word.partition("=")[0] not in BUNDLED)
+        return replace(self, overrides=(*others, *(f"{key}={value}" for key, value in BUNDLED.items())))
 
     @property
     def name(self) -> str:
         """For tables: the config and its weights."""
-        weights = Path(self._views().prior.options.weights)
+        weights = Path(self._views.prior.options.weights)
         return f"{Path(self.config).stem}, {'/'.join(weights.parts[-2:])}"
 
     def load(self, *options: str) -> RunConfig:
-        """The config with these options, then the user's."""
-        return load_run_config(config_path(self.config), [*options, *self.overrides])
+        """The config with the user's options, then these."""
+        return load_run_config(config_path(self.config), [*self.overrides, *options])
+
+    @cached_property
+    def without_picture(self) -> RunConfig:
+        """The config before it is told of a capture."""
+        return self.load("image=none")
 
     def check(self) -> None:
         """Before any long work.
 
         Raises:
-            InputError: the config does not work from a picture, has no options for that picture's camera, or estimates
-                no elevation where that is asked for.
+            InputError: an option that only the benchmark sets; the config does not work from a picture, has no options
+                for that picture's camera, or estimates no elevation where that is asked for.
         """
-        views = self.load("image=none").views
-        for name in ("image", "recenter", *LENS):
+        for word in self.overrides:
+            if word.partition("=")[0] in OWN:
+                raise InputError(f"'{word}': the benchmark sets this option itself; leave it out")
+        views = self.without_picture.views
+        for name in ("image", "recenter", *CAMERA):
             if views is None or not hasattr(views.options, name):
                 problem = f"{self.config}: its views have no option '{name}'"
                 raise InputError(f"{problem}; wanted a config of one picture, whose camera can be given")
@@ -76,50 +91,65 @@ class Setting:
 
     def of(self, subject: Subject, picture: Path, *options: str) -> RunConfig:
         """The config for the subject's picture, as the capture has it."""
-        lens = {name: str(getattr(subject.lens, name)) for name in LENS}
+        camera = {name: str(getattr(subject.camera, name)) for name in CAMERA}
         if self.estimate_elevation:
-            lens["elevation_deg"] = "auto"
-        known = (f"views.{name}={value}" for name, value in lens.items())
+            camera["elevation_deg"] = "auto"
+        known = (f"views.{name}={value}" for name, value in camera.items())
         return self.load(f"image={picture}", "views.recenter=false", *known, *options)
 
     def read(self, capture: Path) -> Subject:
-        """The capture, its input view at the azimuth that the config has for pictures."""
-        return read_subject(capture, self.view, getattr(self._views(), "azimuth_deg", 0.0))
+        """The capture, its input view at the azimuth that the config has for pictures.
 
-    def weights(self) -> str:
-        """The digest of the prior's weight file."""
-        return file_digest(block_weights(self._views().prior).path)
+        Raises:
+            InputError: as `read_subject`; views too small for RAFT, where the config has it.
+        """
+        subject = read_subject(capture, self.view, getattr(self._views, "azimuth_deg", 0.0))
+        if self.without_picture.test.raft_weights:
+            side = min(PIXELS, subject.views.cameras.width)
+            check_raft_size(side, side)
+        return subject
 
-    def judges(self, subject: Subject) -> Judges:
-        """What the config measures views by."""
-        config = self.load("image=none")
-        return load_judges(config.test, subject.name, first_device(config.device, None))
+    @cached_property
+    def weights(self) -> dict[str, Any]:
+        """What tells the prior's weights from others."""
+        return weights_key(self._views.prior)
 
+    def judges(self) -> Judges:
+        """What the config measures views by, of any object.
+
+        Raises:
+            InputError: as `load_judges`.
+        """
+        config = self.without_picture
+        return load_judges(config.test, None, first_device(config.device, None))
+
+    @property
     def _views(self) -> Any:
-        views = self.load("image=none").views
-        assert views is not None
-        return views.options
+        assert self.without_picture.views is not None
+        return self.without_picture.views.options
 
 
 @dataclass(frozen=True)
 class Task:
-    """One way to work on one object; `others` are the other captures, which the mean object is of."""
+    """One way to work on one object; `others` are the captures that the mean object is of, else none."""
 
     kind: str
     setting: Setting
     capture: Path
     others: tuple[Path, ...] = ()
 
-    def key(self) -> Row:
-        """What its rows are found by: all that decides them."""
-        setting = self.setting
-        key: Row = {"object": self.capture.resolve().name, "kind": self.kind, "view": setting.view}
+    def key(self, digest_of: Callable[[Path], str]) -> Row:
+        """What its rows are found by: names for readers, and a digest of all that decides them, captures by theirs."""
+        setting, config = self.setting, self.setting.without_picture
+        key: Row = {"object": name_of(self.capture), "kind": self.kind, "view": setting.view}
         if self.kind in ("views", "mesh"):
-            known = {"config": setting.config, "estimate_elevation": setting.estimate_elevation}
-            return {**key, **known, "overrides": list(setting.overrides), "weights": setting.weights()}
-        measures = [each for each in setting.overrides if each.startswith("test.")]
-        others = [other.resolve().name for other in self.others] if self.kind == "mean" else []
-        return {**key, "overrides": measures, "others": others}
+            key |= {"config": setting.config, "overrides": list(setting.overrides)}
+            key |= {"estimate_elevation": setting.estimate_elevation}
+            decided = {"config": to_plain(replace(config, tag="")), "weights": setting.weights}
+        else:
+            key |= {"others": [name_of(other) for other in self.others]}
+            decided = {"test": to_plain(config.test), "others": [digest_of(other) for other in self.others]}
+        return {**key, "digest": content_key({**decided, "capture": digest_of(self.capture)})}
 
     def method(self, row: Row) -> str:
         """The name of a row's method in tables."""
@@ -127,16 +157,36 @@ class Task:
             return {"repeated": "input repeated", "inflate": "silhouette inflated", "mean": "mean object"}[self.kind]
         return f"{self.setting.name}: {row['row']}"
 
-    def measure(self, folder: Path, strips: Path) -> list[Row]:
-        """Its rows; `folder` is for files of the moment, and for runs; `strips` for the pictures of sheets."""
-        measure: dict[str, Callable[[Path, Path], list[Row]]] = {
-            "views": self._prior_views,
-            "repeated": lambda folder, strips: self._baseline(strips, lambda subject: (None, repeated(subject.views))),
-            "inflate": lambda folder, strips: self._baseline(strips, inflated),
-            "mean": lambda folder, strips: self._baseline(strips, self._mean),
-            "mesh": lambda folder, strips: in_own_process(reconstruct, self, folder, strips),
+    def measure(self, judges: Judges, folder: Path, strips: Path) -> list[Row]:
+        """Its rows.
+
+        Args:
+            judges: of views.
+            folder: for temporary files, and for runs.
+            strips: what the names of the pictures for sheets begin with.
+        """
+        if self.kind == "mesh":
+            fresh = replace(self, setting=replace(self.setting))  # what is kept of a config cannot go to a new process
+            return in_own_process(reconstruct, fresh, folder, strips)
+        subject = self.setting.read(self.capture)
+        judges = judges_of(subject, judges)
+        if self.kind == "views":
+            return self._prior_views(subject, judges, folder, strips)
+        make: dict[str, Callable[[Subject], tuple[Mesh | None, Pictures | None]]] = {
+            "repeated": lambda subject: (None, repeated(subject.views)),
+            "inflate": inflated,
+            "mean": self._mean,
         }
-        return measure[self.kind](folder, strips)
+        begin = time.perf_counter()
+        mesh, pictures = make[self.kind](subject)
+        row: Row = {"row": self.kind, "views_s": time.perf_counter() - begin}
+        looks: list[Row] = [{"pixels": min(PIXELS, subject.views.cameras.width)}]
+        if pictures is not None:
+            row["strip"] = save_strip(strips, self.kind, subject, pictures[0])
+            looks = measured([pictures], subject.views, judges, small=True)
+        if mesh is not None:
+            looks[-1] |= shape_of(mesh, subject.truth)
+        return [{**row, **look} for look in looks]
 
     def picture(self, subject: Subject, folder: Path) -> Path:
         """The file of the input view, written there."""
@@ -144,35 +194,13 @@ class Task:
         subject.save_picture(path)
         return path
 
-    def strip(self, folder: Path, subject: Subject, name: str, images: Tensor) -> str:
-        """The path of a PNG of some of the views, written there."""
-        digest = hashlib.sha256(json.dumps([self.key(), name]).encode()).hexdigest()[:12]
-        path = folder / f"{subject.name}-{digest}.png"
-        save_strip(path, images[sides(subject.views)])
-        return str(path)
-
-    def _prior_views(self, folder: Path, strips: Path) -> list[Row]:
-        subject = self.setting.read(self.capture)
+    def _prior_views(self, subject: Subject, judges: Judges, folder: Path, strips: Path) -> list[Row]:
         config = self.setting.of(subject, self.picture(subject, folder))
         assert config.views is not None
         asked = ask(config.views, subject, first_device(config.device, None))
-        rows, pictures = measure_prior(asked, subject, self.setting.judges(subject))
-        paths = {name: self.strip(strips, subject, name, images) for name, (images, _) in pictures.items()}
+        rows, pictures = measure_prior(asked, subject, judges)
+        paths = {name: save_strip(strips, name, subject, images) for name, (images, _) in pictures.items()}
         return [{**row, "strip": paths[row["row"]]} for row in rows]
-
-    def _baseline(self, strips: Path, make: Callable[[Subject], tuple[Mesh | None, Pictures | None]]) -> list[Row]:
-        """Rows of a baseline; that of the largest pictures has its shape too."""
-        subject = self.setting.read(self.capture)
-        begin = time.perf_counter()
-        mesh, pictures = make(subject)
-        row: Row = {"row": self.kind, "views_s": time.perf_counter() - begin}
-        looks: list[Row] = [{"pixels": min(PIXELS, subject.views.cameras.width)}]
-        if pictures is not None:
-            row["strip"] = self.strip(strips, subject, self.kind, pictures[0])
-            looks = measured([pictures], subject.views, self.setting.judges(subject), small=True)
-        if mesh is not None:
-            looks[-1] |= shape_of(mesh, subject.truth)
-        return [{**row, **look} for look in looks]
 
     def _mean(self, subject: Subject) -> tuple[Mesh | None, Pictures | None]:
         others = [self.setting.read(other) for other in self.others]
@@ -180,7 +208,7 @@ class Task:
 
 
 def reconstruct(task: Task, folder: Path, strips: Path) -> list[Row]:
-    """Run the task's config from picture to mesh; its row."""
+    """Run the task's config from picture to mesh; its row. See `Task.measure`."""
     begin = time.perf_counter()
     registry.load_extensions(assets.ROOT / "custom")
     subject = task.setting.read(task.capture)
@@ -198,10 +226,15 @@ def reconstruct(task: Task, folder: Path, strips: Path) -> list[Row]:
     run = run_all(config, inputs, "python -m bench.single_image")
     cost = {"views_s": views_seconds, **cost_of(run.folder), "all_s": time.perf_counter() - begin}
     pictures = render_glb(run.folder.export / "mesh_shaded.glb", subject.views.cameras)
-    (looks,) = measured([pictures], subject.views, task.setting.judges(subject))
+    (looks,) = measured([pictures], subject.views, judges_of(subject, task.setting.judges()))
     mesh = read_mesh(run.folder.export / "mesh.glb")
-    strip = task.strip(strips, subject, "mesh", pictures[0])
+    strip = save_strip(strips, "mesh", subject, pictures[0])
     return [{"row": "mesh", **looks, **shape_of(mesh, subject.truth), **cost, "strip": strip}]
+
+
+def judges_of(subject: Subject, judges: Judges) -> Judges:
+    """The judges, told what the object is."""
+    return replace(judges, text=object_prompt(subject.name))
 
 
 def shape_of(mesh: Mesh, truth: Truth) -> Row:
@@ -211,7 +244,9 @@ def shape_of(mesh: Mesh, truth: Truth) -> Row:
     return {**compare_mesh(mesh, truth), "by_box": compare_mesh(mesh, truth, scale_by_box=True)}
 
 
-def save_strip(path: Path, images: Tensor) -> None:
-    """Images [N, H, W, 3] side by side."""
+def save_strip(strips: Path, name: str, subject: Subject, images: Tensor) -> str:
+    """Write some of the views [V, H, W, 3] side by side as a PNG whose path begins with `strips`; returns that path."""
+    path = strips.with_name(f"{strips.name}-{name.replace(' ', '-')}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(path, grid([list(fit(images, CELL))]))
+    save_image(path, grid([list(fit(images[sides(subject.views)], CELL))]))
+    return str(path)

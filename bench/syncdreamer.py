@@ -24,7 +24,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from bench.toys_prior import Pictures, mean_orbit
+from bench.runs import Pictures
+from bench.toys_prior import mean_orbit
 from bench.unseen import prompted, with_error
 from liftstudio import assets, cli, registry
 from liftstudio.cameras import Cameras, orbit_cameras

@@ -20,6 +20,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from bench.runs import Pictures
 from bench.timing import measure, run_seconds
 from bench.unseen import RIG, mean_and_error, prompted, uniform, with_error
 from liftstudio.cameras import Cameras, orbit_cameras
@@ -39,8 +40,6 @@ FRAMES = 21
 LEVELS = (5.0, 1.0)  # noise levels of single evaluations, beside the highest
 MEASURES = {"psnr": 2, "psnr near": 2, "psnr back": 2, "ssim": 3, "iou": 3, "seconds": 2}  # digits
 SHEET_OBJECTS = 8
-
-Pictures = tuple[Tensor, Tensor]  # images [T, R, R, 3] over white and masks [T, R, R, 1], in [0, 1]
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,16 @@ def turned(cameras: Cameras, angle_deg: float) -> Cameras:
     return replace(cameras, c2w=turn.to(cameras.c2w) @ cameras.c2w)
 
 
+def moved(cameras: Cameras, similarity: Tensor, c2w: Tensor | None = None) -> Cameras:
+    """The cameras taken through a similarity [4, 4] in float64; their axes stay of unit length.
+
+    c2w: [B, 4, 4] float64, their poses where these are known more exactly than `cameras` keeps them.
+    """
+    poses = similarity.double() @ (cameras.c2w if c2w is None else c2w).double()
+    poses[:, :3, :3] /= similarity[:3, 0].double().norm()
+    return replace(cameras, c2w=poses.float())
+
+
 def look_at(centers: Tensor, targets: Tensor) -> Tensor:
     """[B, 4, 4] camera-to-world matrices at `centers` [B, 3] looking at `targets` [B, 3] with world z up.
 

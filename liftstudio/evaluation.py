@@ -14,7 +14,6 @@ from liftstudio.cameras import Cameras, orbit_cameras
 from liftstudio.config import Block
 from liftstudio.errors import InputError
 from liftstudio.images import color_depth, color_normal, grid, resize_area, save_image, save_video
-from liftstudio.mesh import Mesh
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.lpips import Lpips, load_lpips
 from liftstudio.orbits import static
@@ -153,22 +152,6 @@ def contact_sheet(renders: Tensor, views: ReferenceViews, metrics: dict[str, Any
     return grid([[grid(rows[s : s + per_block], labels[s : s + per_block]) for s in starts]])
 
 
-def evaluate_mesh(exported: Path, truth: Path, data_from_world: Tensor) -> dict[str, float | None]:
-    """Distances of an exported mesh file to the true one, in the world of the data (see `mesh_metrics`).
-
-    data_from_world: [4, 4] from `ViewSource.data_from_world`; the exported mesh is in the world of the run.
-
-    Raises:
-        InputError: a file is missing or holds no mesh.
-    """
-    from liftstudio.mesh_io import read_mesh
-    from liftstudio.metrics.meshes import mesh_metrics
-
-    mesh = read_mesh(exported)
-    vertices = mesh.vertices @ data_from_world[:3, :3].T + data_from_world[:3, 3]
-    return mesh_metrics(Mesh(vertices, mesh.faces), read_mesh(truth))
-
-
 def load_truth_of(config: TruthConfig, views: Block | None) -> "Truth | None":
     """What the object of a run from a picture truly is, in the run's world; None if the config does not say.
 
@@ -193,16 +176,17 @@ def load_truth_of(config: TruthConfig, views: Block | None) -> "Truth | None":
 
 
 def compare_renders(
-    system: System, truth: ReferenceViews, config: TestConfig, noun: str, device: torch.device
+    system: System, truth: ReferenceViews, config: TestConfig, noun: str | None, device: torch.device
 ) -> dict[str, Any]:
     """Measures of the system's renders at the cameras of true views, without the input view: see `compare_views`.
 
-    Larger views are reduced to 256 pixels. The CD score is that of these views, of an object that is called `noun`;
-    `contextual_by` names what the contextual distances are of.
+    Larger views are reduced to 256 pixels. The CD score is that of these views, of an object that is called `noun`
+    (None: not known, no score); `contextual_by` names what the contextual distances are of.
 
     Raises:
         InputError: as `load_judges`.
     """
+    from liftstudio.metrics.diversity import cd_score
     from liftstudio.metrics.novel_views import PIXELS, compare_views
     from liftstudio.metrics.truth import resized
 
@@ -210,8 +194,8 @@ def compare_renders(
     renders = [(render.over(1.0).clamp(0, 1), render.opacity) for render in _renders(system, truth.cameras)]
     images, masks = (torch.cat(each).cpu() for each in zip(*renders, strict=True))
     row: dict[str, Any] = dict(compare_views(images, masks, truth, judges))
-    if row.get("cd_variance"):
-        row["cd_score"] = row["cd_distance"] / row["cd_variance"]
+    if "cd_variance" in row:
+        row["cd_score"] = cd_score(*(torch.tensor(row[f"cd_{term}"]) for term in ("distance", "variance")))
     return row | {"contextual_by": judges.features.name}
 
 

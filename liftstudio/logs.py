@@ -67,7 +67,7 @@ class _Keeper(logging.Handler):
 
 @contextlib.contextmanager
 def warnings_only() -> Iterator[None]:
-    """Log nothing below a warning, as where captures are read and each would speak of its own world."""
+    """Silence messages below warnings, for example while many captures are read."""
     level = log.level
     log.setLevel("WARNING")
     try:

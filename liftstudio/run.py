@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from liftstudio import __version__
+from liftstudio.assets import input_path
 from liftstudio.checkpoints import (
     Checkpoint,
     check_same_config,
@@ -23,7 +24,6 @@ from liftstudio.evaluation import (
     compare_exported,
     compare_renders,
     evaluate,
-    evaluate_mesh,
     load_judges,
     load_truth_of,
 )
@@ -82,9 +82,24 @@ def check_truth(config: RunConfig) -> None:
     Raises:
         InputError: any of it is missing or faulty.
     """
+    from liftstudio.metrics.flow import check_raft_size
+    from liftstudio.metrics.novel_views import PIXELS
+
     truth = load_truth_of(config.truth, config.views)
     if truth is not None and truth.views is not None:
         load_judges(config.test, None, torch.device("cpu"))
+        if config.test.raft_weights:
+            side = min(truth.views.cameras.width, PIXELS)
+            check_raft_size(side, side)
+
+
+def noun_of(config: RunConfig) -> str | None:
+    """What the object is called, by the prompt or else by files: the picture's name, or that of the true views' folder.
+
+    None if no name has letters, as that of 000.png.
+    """
+    names = (config.prompt or "", Path(config.image or "").stem, input_path(config.truth.views).name)
+    return next((name for name in names if any(letter.isalpha() for letter in name)), None)
 
 
 def make_folder(config: RunConfig, inputs: Inputs, command: str) -> RunFolder:
@@ -280,7 +295,7 @@ class Run:
             metrics = evaluate(self.system, self.inputs.views, self.folder.test, self.config.test)
             truth = self._truth()
             if truth is not None and truth.views is not None:
-                noun = self.config.prompt or Path(self.config.image or "").stem
+                noun = noun_of(self.config)
                 compared = compare_renders(self.system, truth.views, self.config.test, noun, self.fabric.device)
                 self._note_metrics({"novel_views": compared})
         self._note_metrics({"test": metrics})
@@ -316,7 +331,11 @@ class Run:
         if truth is not None and truth.mesh is not None:
             self._note_metrics({"mesh": compare_exported(exported, truth)})
         elif surface is not None and surface.is_file():
-            self._note_metrics({"mesh": evaluate_mesh(exported, surface, self.inputs.data_from_world)})
+            from liftstudio.mesh_io import read_mesh
+            from liftstudio.metrics.truth import Truth
+
+            truth = Truth(None, read_mesh(surface), self.inputs.data_from_world)
+            self._note_metrics({"mesh": compare_exported(exported, truth)})
         elif surface is not None:
             log.warning("%s: the true surface is gone; the mesh is not measured", surface)
 

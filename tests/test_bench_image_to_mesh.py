@@ -18,12 +18,13 @@ from bench.unseen import front_deg, prompted, turned
 from liftstudio import assets, cli, registry
 from liftstudio.cameras import orbit_cameras
 from liftstudio.errors import InputError
-from liftstudio.evaluation import evaluate_mesh
+from liftstudio.evaluation import compare_exported
 from liftstudio.export.options import ExportConfig
 from liftstudio.export.pipeline import export_mesh
 from liftstudio.images import load_image
 from liftstudio.mesh_io import read_mesh
 from liftstudio.metrics.images import psnr
+from liftstudio.metrics.truth import Truth
 from liftstudio.ops.rasterization import rasterize
 from liftstudio.priors.base import Prior
 from liftstudio.priors.training.data import view_object
@@ -91,11 +92,12 @@ def test_a_perfect_mesh_measures_as_perfect(folder: Path) -> None:
     image_to_mesh.save_unit_mesh(toy, folder / "truth.ply")
     extent = read_mesh(folder / "truth.ply").vertices.aminmax(dim=0)
     assert (extent.max - extent.min).max() <= 1 + 1e-5
-    found = evaluate_mesh(written(toy, folder / "same.ply"), folder / "truth.ply", image_to_mesh.UNIT_FROM_WORLD)
+    truth = Truth(None, read_mesh(folder / "truth.ply"), image_to_mesh.UNIT_FROM_WORLD)
+    found = compare_exported(written(toy, folder / "same.ply"), truth)
     assert found["iou"] == 1.0
     assert found["chamfer"] < 1e-4  # rounding to float32 may move a point to another voxel
     other = written(turned(toy, 40.0), folder / "other.ply")
-    assert evaluate_mesh(other, folder / "truth.ply", image_to_mesh.UNIT_FROM_WORLD)["iou"] < 0.95
+    assert compare_exported(other, truth)["iou"] < 0.95
 
 
 def written(toy: TexturedObject, path: Path) -> Path:

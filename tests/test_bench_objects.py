@@ -64,8 +64,8 @@ def test_all_or_several_objects(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "message"),
     [
         (["objects", "--only", "maro"], "error: --only maro: no such capture in objects; there are: mario, sofa"),
-        (["objects/notes"], "error: objects/notes: no captures"),
-        (["nowhere"], "error: nowhere: no captures"),
+        (["objects/notes"], "error: objects/notes: neither it nor a sub-folder has a transforms.json"),
+        (["nowhere"], "error: nowhere: no such folder"),
         (["--only", "mario", "objects"], "error: the following arguments are required: folder"),
         (["objects", "--runs_dir", "x"], "error: unrecognized arguments: --runs_dir x"),
         (["objects", "--config", "tiny.yaml", "views.heldout=[]"], "did you mean 'views.held_out'"),

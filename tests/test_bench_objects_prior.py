@@ -1,15 +1,16 @@
 """The benchmark of priors on unseen meshes, on the packs that come with the tests."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_prior import TinyBall, write_weights
 
 from bench.objects_prior import compare, main, repeated
+from liftstudio import cli
 from liftstudio.priors.objects.network import Size
 from liftstudio.priors.objects.training import ObjectsTask
-from liftstudio.priors.training.data import DataConfig
+from liftstudio.priors.training.data import DataConfig, Sample
 from liftstudio.priors.training.meshes.source import MeshObjects
 
 PACKS = Path(__file__).parent / "data" / "objects_pack"
@@ -41,11 +42,68 @@ def test_a_table_of_two_priors_and_a_sheet(
     task.save(task.network, Path(weights))
     sheet = tmp_path / "sheet.png"
     arguments = [str(PACKS), "--weights", weights, "asset://priors/toys", "--steps", "1", "--count", "1"]
-    monkeypatch.setattr(sys, "argv", ["objects_prior", *arguments, "--sheet", str(sheet)])
-    main()
-    lines = capsys.readouterr().out.splitlines()
+    assert main([*arguments, "--sheet", str(sheet)]) == cli.DONE
+    said = capsys.readouterr()
+    assert "--count" not in said.err
+    lines = said.out.splitlines()
     names = ("input repeated", "tiny.safetensors: one evaluation", "toys: one evaluation", "toys: sampled, 1 steps")
     rows = [next(line for line in lines if name in line) for name in names]
     filled = [sum(bool(cell.strip()) for cell in row.split("|")) for row in rows]
     assert filled == [4, 7, 4, 4]  # volume and elevation are known of `objects` alone
     assert sheet.exists()
+
+
+def test_no_mesh_is_measured_twice(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The standard error is over different meshes."""
+    numbers: list[int] = []
+    plain = MeshObjects.unseen
+
+    def unseen(self: MeshObjects, number: int) -> Sample:
+        numbers.append(number)
+        return plain(self, number)
+
+    monkeypatch.setattr(MeshObjects, "unseen", unseen)
+    held_out = len(MeshObjects(DataConfig(objects=str(PACKS))).measured)
+    count = str(held_out + 3)
+    assert main([str(PACKS), "--weights", "asset://priors/toys", "--count", count]) == cli.DONE
+    assert numbers == list(range(held_out))
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"--count {count}: training holds out {held_out} meshes; all are measured" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "error: data.objects: nowhere: no such folder"),
+        ([str(PACKS), "--weights", "none.safetensors"], "none.safetensors"),
+        ([str(PACKS), "--count", "0"], "error: --count, --steps: wanted 1 or more"),
+    ],
+)
+def test_wrong_words_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    defaults = [] if "--weights" in words else ["--weights", "asset://priors/toys"]
+    assert main([*words, *defaults]) == cli.BAD_INPUT
+    said = capsys.readouterr()
+    assert message in said.err and said.err.count("\n") == 1 and said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("resolution", "message"),
+    [
+        (32, "tiny ball makes views of 32 pixels; only priors of 64 pixels are measured"),
+        (64, "tiny ball makes no masks; only priors that do are measured"),
+    ],
+)
+def test_priors_that_cannot_be_measured_are_refused(
+    resolution: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    weights = write_weights(tmp_path / "ball.safetensors")
+    monkeypatch.setattr(
+        TinyBall, "resolution", property(lambda self: resolution, lambda self, own: None), raising=False
+    )
+    monkeypatch.setattr(TinyBall, "decode", lambda self, latents: (latents.permute(0, 2, 3, 1)[..., :3], None))
+    assert main([str(PACKS), "--weights", "asset://priors/toys", str(weights)]) == cli.BAD_INPUT
+    assert capsys.readouterr().err == f"error: --weights {weights}: {message}\n"

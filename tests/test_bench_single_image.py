@@ -3,7 +3,10 @@
 import io
 import json
 import math
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +17,14 @@ from rich.console import Console
 from test_bench_image_to_mesh import QUICK
 from tiny_prior import TinyBall, ball, write_weights
 
-from bench import baselines, captures, published, runs, single_image, single_image_tables
+from bench import baselines, captures, published, runs, single_image, single_image_tables, single_image_tasks
 from bench.single_image_tasks import Setting, Task, reconstruct
 from liftstudio import assets, cli, registry
 from liftstudio.cameras import Cameras, orbit_cameras
 from liftstudio.errors import InputError
 from liftstudio.evaluation import TruthConfig
 from liftstudio.images import load_image, save_image
+from liftstudio.logs import WorkProgress
 from liftstudio.mesh import Mesh
 from liftstudio.metrics import meshes
 from liftstudio.metrics.novel_views import Judges, around, closeness, compare_views, novel_views, silhouette_iou
@@ -45,17 +49,18 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_capture(tmp_path / "objects" / "red_ball", mesh=True)
 
 
-def write_capture(folder: Path, *, mesh: bool, changes: dict | None = None) -> Path:
+def write_capture(folder: Path, *, mesh: bool, changes: dict | None = None, size: int = 64) -> Path:
     """Six views of a ball of radius 0.5 from several heights, 60 degrees apart, and maybe its mesh."""
     (folder / "images").mkdir(parents=True)
     angles = 60.0 * torch.arange(6), torch.tensor([30.0, 0.0, 60.0, -20.0, 30.0, 0.0])
-    cameras = orbit_cameras(*angles, 1.5, FOV_DEG, 64, 64)
+    cameras = orbit_cameras(*angles, 1.5, FOV_DEG, size, size)
     images, masks = ball(cameras, 0.5)
     frames = []
     for index, (image, mask, c2w) in enumerate(zip(images, masks, cameras.c2w, strict=True)):
         save_image(folder / "images" / f"{index:03d}.png", torch.cat([image, mask], dim=-1))
         frames.append({"file_path": f"images/{index:03d}.png", "transform_matrix": c2w.tolist()})
-    data = {"fl_x": 70.0, "fl_y": 70.0, "cx": 32.0, "cy": 32.0, "w": 64, "h": 64, "frames": frames, **(changes or {})}
+    lens = {"fl_x": size * 70 / 64, "fl_y": size * 70 / 64, "cx": size / 2, "cy": size / 2, "w": size, "h": size}
+    data = {**lens, "frames": frames, **(changes or {})}
     if mesh:
         trimesh.creation.icosphere(3, 0.5).export(folder / "mesh.ply")
         data["mesh"] = "mesh.ply"
@@ -128,16 +133,79 @@ def test_captures_without_a_mesh_have_no_shape() -> None:
     assert chosen(rows, kind="inflate", pixels=64)["psnr"] > 10
     # Its silhouettes make it a little larger than it is: the others' cameras are not its own.
     assert "psnr" not in chosen(rows, kind="mean")
+    known = {"kind": "mesh", "method": "m", "pixels": 64, "psnr": 20.0}
+    _, shapes = single_image_tables.tables(
+        [{**known, "object": "a", "chamfer": 0.1}, {**known, "object": "b"}], by_box=True
+    )
+    assert {str(column.header): list(column.cells)[:2] for column in shapes.columns}["chamfer"] == ["0.1000", ""]
 
 
 def test_an_inflated_disc_is_about_a_ball() -> None:
-    lens = captures.Lens(20.0, 40.0, 3.0)  # from far away, so that a ball's outline is that of a disc
-    mask = ball(lens.camera(256), 0.6)[1][0]
-    mesh = baselines.inflate(mask, lens.camera(256))
+    camera = far_camera()
+    mesh = baselines.inflate(ball(camera, 0.6)[1][0], camera)
     radius = mesh.vertices.norm(dim=1)
     assert radius.min() > 0.57 and radius.max() < 0.63
     solid = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy())
     assert solid.is_watertight and solid.volume == pytest.approx(4 / 3 * math.pi * 0.6**3, rel=0.05)
+
+
+def far_camera() -> Cameras:
+    """From so far away that a ball's outline is that of a disc; 2.1 wide at the origin."""
+    return orbit_cameras(torch.zeros(1), torch.tensor([20.0]), 40.0, 3.0, 256, 256)
+
+
+@pytest.mark.parametrize("sides", [(slice(100, 256), slice(100, 200)), (slice(0, 256), slice(0, 256))])
+def test_a_silhouette_that_the_border_cuts_is_a_closed_body(sides: tuple[slice, slice]) -> None:
+    mask = torch.zeros(256, 256, 1)
+    mask[sides] = 1
+    mesh = baselines.inflate(mask, far_camera())
+    solid = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy())
+    assert solid.is_watertight and solid.volume > 0.5
+
+
+def test_a_silhouette_too_thin_to_inflate_is_a_row() -> None:
+    """One pixel of 256 across: nothing is left at the resolution at which silhouettes are inflated."""
+    capture = write_capture(Path("thin/needle"), mesh=True, size=256)
+    picture, alpha = load_image(capture / "images" / "000.png")
+    assert alpha is not None
+    alpha[:, :101] = alpha[:, 102:] = 0
+    save_image(capture / "images" / "000.png", torch.cat([picture, alpha], dim=-1))
+    rows = Task("inflate", setting_of(PRIOR), capture).measure(Judges(), Path("work"), Path("strips"))
+    row = chosen(rows, pixels=256)
+    assert row["iou"] == row["f_score_0.02"] == row["silhouette_iou"] == row["by_box"]["iou"] == 0
+    known = {"object": "needle", "kind": "inflate", "method": "m"}
+    _, shapes = single_image_tables.tables([{**known, **row} for row in rows], by_box=True)
+    cells = {str(column.header): list(column.cells)[-1] for column in shapes.columns}
+    assert row["chamfer"] is None and "chamfer" not in cells and cells["iou"] == "0.000"
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_same"),
+    [
+        ({}, True),
+        ({"fl_x": 70.3, "cx": 32.3}, True),
+        ({"fl_x": 72.0}, False),
+        ({"fl_y": 68.0}, False),
+        ({"cx": 33.0}, False),
+        ({"cy": 31.0}, False),
+    ],
+)
+def test_a_mean_picture_is_of_the_same_cameras(changes: dict, is_same: bool) -> None:
+    here = captures.read_subject(Path("objects/red_ball"))
+    there = captures.read_subject(write_capture(Path("other"), mesh=True))
+    lens = {"fl_x": "fx", "fl_y": "fy"}
+    cameras = replace(
+        there.views.cameras, **{lens.get(name, name): torch.full((6,), value) for name, value in changes.items()}
+    )
+    assert there.truth.views is not None
+    there = replace(there, truth=replace(there.truth, views=replace(there.truth.views, cameras=cameras)))
+    assert (baselines.mean_pictures(here, [there]) is not None) == is_same
+
+
+def test_a_mean_picture_is_of_one_size() -> None:
+    here = captures.read_subject(Path("objects/red_ball"))
+    there = captures.read_subject(write_capture(Path("larger"), mesh=True, size=128))
+    assert baselines.mean_pictures(here, [there]) is None
 
 
 def test_an_inflated_body_is_where_the_picture_shows_it() -> None:
@@ -152,9 +220,9 @@ def test_an_inflated_body_is_where_the_picture_shows_it() -> None:
 def test_the_protocols_world_is_kept_to_the_bit() -> None:
     """Google Scanned Objects as SyncDreamer has them: 1.5 away from an object that is 1 long, here 1.8."""
     subject = captures.read_subject(MARIO)
-    assert subject.lens.distance == pytest.approx(2.7, abs=1e-4)
-    assert subject.lens.fov_deg == pytest.approx(49.134, abs=1e-3)
-    assert subject.lens.elevation_deg == pytest.approx(30, abs=1e-3)
+    assert subject.camera.distance == pytest.approx(2.7, abs=1e-4)
+    assert subject.camera.fov_deg == pytest.approx(49.134, abs=1e-3)
+    assert subject.camera.elevation_deg == pytest.approx(30, abs=1e-3)
     loaded = trimesh.load(MARIO / "mesh.obj", process=False, maintain_order=True)
     assert subject.truth.mesh is not None
     assert np.array_equal(subject.truth.mesh.vertices.numpy(), np.asarray(loaded.vertices, np.float32))
@@ -196,8 +264,10 @@ def test_scale_and_middle_of_any_world() -> None:
     Path("objects/blue_ball1/transforms.json").write_text(json.dumps(data))
     moved = captures.read_subject(Path("objects/blue_ball1"))
     assert moved.truth.mesh is None
-    assert moved.lens.distance == pytest.approx(plain.lens.distance, rel=0.06)  # six hulls of a ball are wider than it
-    torch.testing.assert_close(moved.views.cameras.centers[0, 2:], torch.tensor([moved.lens.distance / 2]))
+    assert moved.camera.distance == pytest.approx(
+        plain.camera.distance, rel=0.06
+    )  # six hulls of a ball are wider than it
+    torch.testing.assert_close(moved.views.cameras.centers[0, 2:], torch.tensor([moved.camera.distance / 2]))
 
 
 def test_a_turned_object_is_measured_turned_back() -> None:
@@ -227,7 +297,7 @@ def test_views_of_any_shape_become_square() -> None:
     wide, plain = captures.read_subject(capture), captures.read_subject(Path("objects/blue_ball1"))
     assert wide.views.images.shape == plain.views.images.shape
     torch.testing.assert_close(wide.views.over(1.0), plain.views.over(1.0))
-    assert wide.lens == plain.lens
+    assert wide.camera == plain.camera
 
 
 def test_measures_know_the_truth() -> None:
@@ -284,7 +354,7 @@ def test_the_bundled_prior_is_a_baseline() -> None:
     setting = Setting("sv3d-masked-sds", (*PRIOR, "seed=3"))
     bundled = setting.bundled()
     assert setting.name == "sv3d-masked-sds, ball.safetensors" and bundled.name == "sv3d-masked-sds, priors/toys"
-    assert bundled.weights() != setting.weights() and bundled.load("image=none").seed == 3
+    assert bundled.weights != setting.weights and bundled.load("image=none").seed == 3
     words = ["objects", "--only", "red_ball", "--baselines", "toys"]
     tasks = single_image.plan(single_image._parse([*words, *PRIOR]))
     assert [(task.kind, task.setting) for task in tasks] == [
@@ -292,6 +362,9 @@ def test_the_bundled_prior_is_a_baseline() -> None:
     ]
     alone = single_image.plan(single_image._parse([*words, "--views-only"]))
     assert [task.setting for task in alone] == [setting_of(())]  # it is the config's own
+    others = ("views.prior.precision=float32", "system.stages.fine.guidance.unseen.prior.weights=x.safetensors")
+    kept = setting_of((*PRIOR, *others)).bundled().overrides
+    assert kept == ("views.steps=3", *others, "views.prior.type=auto", "views.prior.weights=asset://priors/toys")
 
 
 def setting_of(overrides: tuple[str, ...]) -> Setting:
@@ -311,7 +384,7 @@ def test_published_tables_are_whole() -> None:
     measures = set(single_image_tables.VIEWS | single_image_tables.SHAPE)
     for tables in published.TABLES.values():
         for table in tables:
-            assert table.source and (table.rows or "not at hand" in table.source)
+            assert table.source and (table.rows or "not included" in table.source)
             assert all(len(figures) == len(table.columns) for figures in table.rows.values())
             assert {ours for ours, _ in table.columns.values()} <= measures
     harmony = published.TABLES["harmonyview"][1].rows
@@ -346,7 +419,8 @@ def test_cd_scores_are_ratios_of_means_over_objects() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "error: nowhere: no captures"),
+        (["nowhere"], "error: nowhere: no such folder"),
+        ([str(assets.ROOT / "configs")], "neither it nor a sub-folder has a transforms.json"),
         (["objects", "--only", "cube"], "error: --only cube: no such capture in objects"),
         (["objects", "--config", "none"], "none.yaml"),
         (["objects", "--config", "reconstruct-views"], "image=none' has no effect"),
@@ -356,8 +430,12 @@ def test_cd_scores_are_ratios_of_means_over_objects() -> None:
         (["objects", "views.prior.weights=none.safetensors"], "none.safetensors"),
         (
             ["objects/red_ball", "--baselines", "mean", "--views-only"],
-            "has no other capture",
+            "has no other capture with a mesh",
         ),
+        (["objects", "--views-only", "test.clip_weights=none"], "error: none: no such folder"),
+        (["objects", "test.raft_weights=none"], "error: RAFT: wanted images whose sides are multiples of 8, at least"),
+        (["objects", "views.distance=3"], "'views.distance=3': the benchmark sets this option itself; leave it out"),
+        (["objects", "export.formats=[obj]"], "'export.formats=[obj]': the benchmark sets this option itself"),
     ],
 )
 def test_wrong_words_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -377,7 +455,155 @@ def test_a_camera_that_lies_on_its_side_is_refused() -> None:
     assert captures.read_subject(Path("objects/red_ball"), "001.png").views.prompt == 1
 
 
-def test_a_lens_is_the_camera_it_came_from() -> None:
-    lens = captures.Lens(12.0, 3.0, 40.0)
-    camera: Cameras = lens.camera(64)
-    assert float(camera.elevation_deg) == pytest.approx(12, abs=1e-3) and float(camera.distance) == pytest.approx(3)
+def key_of(capture: str, *overrides: str, config: str = "sv3d-masked-sds", kind: str = "views") -> dict:
+    """What the rows of a task are found by, after a round trip through their file."""
+    return json.loads(json.dumps(Task(kind, Setting(config, overrides), Path(capture)).key(captures.digest_of)))
+
+
+@pytest.mark.parametrize("kind", ["views", "inflate"])
+def test_another_capture_of_the_same_name_has_other_rows(kind: str) -> None:
+    """Another folder with a `red_ball`; the same elsewhere is the same; other pictures, another pose, another mesh."""
+    plain = key_of("objects/red_ball", kind=kind)
+    capture = write_capture(Path("others/red_ball"), mesh=True)
+    assert key_of("others/red_ball", kind=kind) == plain and plain["object"] == "red_ball"
+    picture = capture / "images" / "003.png"
+    as_it_was = picture.read_bytes()
+    picture.write_bytes((capture / "images" / "002.png").read_bytes())
+    assert key_of("others/red_ball", kind=kind) != plain
+    picture.write_bytes(as_it_was)
+    trimesh.creation.icosphere(3, 0.4).export(capture / "mesh.ply")
+    assert key_of("others/red_ball", kind=kind) != plain
+    (capture / "mesh.ply").write_bytes(Path("objects/red_ball/mesh.ply").read_bytes())
+    assert key_of("others/red_ball", kind=kind) == plain
+    table = capture / "transforms.json"
+    table.write_text(json.dumps({**json.loads(table.read_text()), "source_rotation_deg": 90.0}))
+    assert key_of("others/red_ball", kind=kind) != plain
+    mean = Task("mean", Setting(), Path("objects/red_ball"), (Path("objects/blue_ball1"),))
+    other_mean = Task("mean", Setting(), Path("objects/red_ball"), (capture,))
+    assert mean.key(captures.digest_of)["digest"] != other_mean.key(captures.digest_of)["digest"]
+
+
+def test_an_edited_config_has_other_rows() -> None:
+    """Baselines know nothing of a config but what they are measured by."""
+    text = (assets.ROOT / "configs" / "sv3d-masked-sds.yaml").read_text()
+    kinds = ("views", "mesh", "inflate")
+
+    def keys(*overrides: str) -> list[dict]:
+        return [key_of("objects/red_ball", *overrides, config="own.yaml", kind=kind) for kind in kinds]
+
+    Path("own.yaml").write_text(text)
+    plain = keys()
+    Path("own.yaml").write_text(text + "# a remark\n")
+    assert keys() == plain
+    assert [key == old for key, old in zip(keys("test.lpips_network=vgg16"), plain, strict=True)] == [False] * 3
+    assert "frames: 21" in text
+    Path("own.yaml").write_text(text.replace("frames: 21", "frames: 15"))
+    assert [key == old for key, old in zip(keys(), plain, strict=True)] == [False, False, True]
+
+
+def test_what_the_benchmark_sets_stays_whatever_is_given_around_it() -> None:
+    subject = captures.read_subject(Path("objects/red_ball"))
+    config = Setting(overrides=("export={formats: [obj], shaded: false, texture_size: 128}",)).of(
+        subject, Path("picture.png"), "export.formats=[glb]", "export.shaded=true"
+    )
+    assert config.export.formats == ["glb"] and config.export.shaded and config.export.texture_size == 128
+
+
+def test_a_mean_of_captures_without_a_mesh_is_refused_before_any_work(capsys: pytest.CaptureFixture[str]) -> None:
+    write_capture(Path("bare/one"), mesh=True)
+    write_capture(Path("bare/two"), mesh=False)
+    assert single_image.main(["bare", "--only", "one", "--views-only", "--baselines", "mean"]) == cli.BAD_INPUT
+    said = capsys.readouterr()
+    assert said.err == "error: --baselines mean: bare has no other capture with a mesh\n" and said.out == ""
+    assert not Path("runs").exists()
+
+
+def test_captures_are_called_as_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links to folders of one name are two captures."""
+    for name in ("a", "b"):
+        write_capture(Path("stored") / name / "data", mesh=False)
+        Path("linked").mkdir(exist_ok=True)
+        Path("linked", name).symlink_to(Path("stored", name, "data").resolve())
+    found = captures.find_captures(Path("linked"), None)
+    assert [captures.name_of(capture) for capture in found] == ["a", "b"]
+    assert captures.read_subject(found[1]).name == "b"
+    monkeypatch.chdir("objects/red_ball/images")
+    (only,) = captures.find_captures(Path(".."), ["red_ball"])
+    assert captures.name_of(only) == "red_ball"
+
+
+def test_a_kill_between_two_tasks_leaves_whole_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("kept/rows.jsonl")
+    runs.append_rows(path, [{"object": "a"}])
+
+    def killed(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed)
+        runs.append_rows(path, [{"object": "b", "pixels": 64}, {"object": "b", "pixels": 256}])
+    assert runs.read_rows(path) == [{"object": "a"}]
+    path.write_text('{"object": "a"}')  # as editors leave a last line
+    runs.append_rows(path, [{"object": "b"}])
+    assert runs.read_rows(path) == [{"object": "a"}, {"object": "b"}]
+    path.write_text('{"object": "a"}\n{"obj')
+    with pytest.raises(InputError, match=r"rows.jsonl: the file is not in JSON Lines format"):
+        runs.read_rows(path)
+
+
+def test_configs_and_weights_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each setting, not of each task; and of each task the config for its picture."""
+    calls: dict[str, list] = {"weights_key": [], "load_run_config": [], "load_judges": []}
+    for name, made in calls.items():
+        plain = getattr(single_image_tasks, name)
+
+        def counted(*arguments: Any, plain: Callable[..., Any] = plain, made: list = made) -> Any:
+            made.append(arguments)
+            return plain(*arguments)
+
+        monkeypatch.setattr(single_image_tasks, name, counted)
+    measure("--views-only", "--baselines", "repeated", *PRIOR)
+    assert {name: len(made) for name, made in calls.items()} == {
+        "weights_key": 1,
+        "load_run_config": 3,  # without a picture, and with each of the two
+        "load_judges": 1,
+    }
+
+
+def test_a_run_gets_a_setting_that_can_go_to_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of a config may be of modules that a new process has not loaded yet."""
+    task = Task("mesh", setting_of(PRIOR), Path("objects/red_ball"))
+    task.key(captures.digest_of)
+    given: list[tuple] = []
+    monkeypatch.setattr(single_image_tasks, "in_own_process", lambda *arguments: given.append(arguments))
+    task.measure(Judges(), Path("work"), Path("strips"))
+    ((_, sent, *_),) = given
+    assert sent == task and set(vars(sent.setting)) == {field.name for field in fields(Setting)}
+
+
+def test_sampling_shows_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[str, float]] = []
+    monkeypatch.setattr(WorkProgress, "__call__", lambda self, step, fraction: shown.append((step, fraction)))
+    measure("--only", "red_ball", "--views-only", *PRIOR)
+    assert [text for text, _ in shown] == ["6 by tiny ball, 3 steps"] * 4
+    assert [share for _, share in shown] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+
+
+def test_views_that_do_not_vary_have_no_cd_score() -> None:
+    plain = {"method": "m", "kind": "views", "pixels": 256, "psnr": 20.0}
+    terms = [(1.0, 1e-12), (2.0, 4.0)]
+    rows = [{**plain, "object": f"{d}", "cd_distance": d, "cd_variance": v} for d, v in terms]
+    (table,) = single_image_tables.tables(rows, by_box=False)
+    cells = {str(column.header): list(column.cells) for column in table.columns}
+    assert cells["cd_score"] == ["", "0.500", "0.750", "0.500", "0.500"]  # a ratio of means over all of them
+    (table,) = single_image_tables.tables(rows[:1], by_box=False)
+    assert "cd_score" not in [column.header for column in table.columns]
+    assert table.title == "Novel views"  # no row has contextual distances
+
+
+def test_a_paper_without_figures_shows_ours() -> None:
+    row = {"object": "a", "method": "m", "kind": "mesh", "pixels": 256, "psnr": 20.0, "clip_to_picture": 0.8}
+    for rows, line in (([row], ["**m**", "1", "0.800", "", "20.00", ""]), ([], ["nothing measured", *[""] * 5])):
+        (table,) = single_image_tables.published_tables(rows, published.TABLES["hifi123"], by_box=False)
+        assert [next(iter(column.cells)) for column in table.columns] == line
+        assert "own figures are not included" in str(table.title)

@@ -1,6 +1,7 @@
 import json
 from collections.abc import Set
 from pathlib import Path
+from types import SimpleNamespace
 
 import imageio_ffmpeg
 import numpy as np
@@ -18,10 +19,11 @@ from liftstudio.images import load_image
 from liftstudio.mesh import Mesh
 from liftstudio.mesh_io import read_mesh
 from liftstudio.metrics.images import psnr
-from liftstudio.metrics.truth import compare_mesh, load_truth, moved_mesh
+from liftstudio.metrics.truth import Truth, compare_mesh, load_truth, moved_mesh
 from liftstudio.ops.interpolation import interpolate
 from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
 from liftstudio.renderers.base import Render
+from liftstudio.run import noun_of
 from liftstudio.systems.base import Surface, System
 from liftstudio.views.base import ReferenceViews
 from liftstudio.views.posed_images import PosedImages
@@ -172,7 +174,7 @@ def test_photographs_of_a_real_object(tmp_path: Path) -> None:
     metrics = evaluation.evaluate(FinishedMesh(mesh), loaded, tmp_path, CONFIG)
     assert metrics["training"]["psnr"] > 10 and len(metrics["views"]) == 16
     trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy()).export(tmp_path / "mesh.ply")
-    distances = evaluation.evaluate_mesh(tmp_path / "mesh.ply", truth, back)
+    distances = evaluation.compare_exported(tmp_path / "mesh.ply", Truth(None, read_mesh(truth), back))
     assert distances["chamfer"] is not None and distances["chamfer"] < 1e-4  # back in the world of the truth
     assert distances["iou"] is not None and distances["iou"] > 0.99
 
@@ -235,6 +237,27 @@ def test_a_true_mesh_alone_faces_the_picture(tmp_path: Path) -> None:
     measured = compare_mesh(in_the_run, found)
     assert measured["chamfer"] is not None and measured["chamfer"] < 1e-3
     assert measured["iou"] is not None and measured["iou"] > 0.97
+
+
+def test_a_mesh_that_came_out_empty_is_measured_as_nothing() -> None:
+    truth = load_truth(evaluation.TruthConfig(mesh=str(MARIO / "mesh.obj")))
+    empty = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.long))
+    for scale_by_box in (False, True):
+        assert compare_mesh(empty, truth, scale_by_box=scale_by_box)["iou"] == 0
+
+
+@pytest.mark.parametrize(
+    "prompt, image, views, noun",
+    [
+        ("a teapot", "000.png", "data/mario", "a teapot"),
+        ("", "photos/shoe_2.png", "data/mario", "shoe_2"),
+        ("", "data/mario/images/000.png", "data/mario", "mario"),
+        ("", "000.png", "data/17", None),
+    ],
+)
+def test_an_object_is_called_by_its_prompt_or_its_files(prompt: str, image: str, views: str, noun: str | None) -> None:
+    config = SimpleNamespace(prompt=prompt, image=image, truth=SimpleNamespace(views=views))
+    assert noun_of(config) == noun  # type: ignore[arg-type]
 
 
 @pytest.fixture

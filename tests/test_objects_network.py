@@ -20,6 +20,7 @@ from liftstudio.priors.objects.frustum import (
     frame_of,
     pixel_rays,
     sample_frustum,
+    upright_axes,
 )
 from liftstudio.priors.objects.network import (
     Lifted,
@@ -92,6 +93,16 @@ def test_planes_stand_upright_unless_the_camera_is_steep(elevation_deg: float) -
     middle, way = pixel_rays(frame, 9, 9)
     assert (middle @ normal).abs().max() < 1e-5
     torch.testing.assert_close(way @ normal, torch.full((1, 9, 9), REACH), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0], ids=["from above", "from below"])
+def test_a_camera_at_the_pole_has_the_axes_of_one_that_is_nearly_there(sign: float) -> None:
+    def axes(elevation_deg: float) -> Tensor:
+        c, s = math.cos(math.radians(elevation_deg)), math.sin(math.radians(elevation_deg))
+        right, down, forward = [0.0, 1.0, 0.0, 0.0], [s, 0.0, -c, 0.0], [-c, 0.0, -s, 3.0]
+        return upright_axes(torch.tensor([[right, down, forward]]))
+
+    torch.testing.assert_close(axes(90 * sign), axes(89.9 * sign), atol=1e-5, rtol=0)
 
 
 def test_coordinates_are_those_of_the_cells(generator: torch.Generator) -> None:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from liftstudio.cameras import Cameras
 from liftstudio.images import resize_area
 from liftstudio.views.base import ReferenceViews
 from liftstudio.views.prior_views import not_empty
@@ -69,9 +70,18 @@ def _agreements(views: ReferenceViews) -> Tensor:
         chosen = mask[..., 0] > INSIDE
         start, step = origin[chosen], direction[chosen]  # [P, 3]
         middle = start - (start * step).sum(-1, keepdim=True) * step  # where the ray is nearest to the centre
-        points = middle[:, None] + distances * step[:, None]  # [P, SAMPLES, 3]
-        pixels, _ = cameras.project(points.view(-1, 3))  # [V, P SAMPLES, 2]
-        seen = F.grid_sample(masks.permute(0, 3, 1, 2), 2 * pixels[:, None] / SIZE - 1, align_corners=False)
-        hull = (seen[:, 0, 0] > INSIDE).all(0).view(-1, SAMPLES)
-        shares.append(hull.any(-1).sum() / max(len(hull), 1))
+        points = (middle[:, None] + distances * step[:, None]).view(-1, 3)  # [P SAMPLES, 3]
+        hull = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+        hull[_in_all(points, masks, cameras)] = True
+        shares.append(hull.view(-1, SAMPLES).any(-1).sum() / max(len(start), 1))
     return torch.stack(shares)
+
+
+def _in_all(points: Tensor, masks: Tensor, cameras: Cameras) -> Tensor:
+    """Indices of the points [N, 3] that are in every silhouette; each view is asked of those that are left."""
+    left = torch.arange(len(points), device=points.device)
+    for index, mask in enumerate(masks):
+        pixels, _ = cameras[[index]].project(points[left])
+        seen = F.grid_sample(mask.permute(2, 0, 1)[None], 2 * pixels[:, None] / SIZE - 1, align_corners=False)
+        left = left[seen[0, 0, 0] > INSIDE]
+    return left

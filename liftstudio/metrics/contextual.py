@@ -153,13 +153,24 @@ def _best_matches(features: Tensor, targets: Tensor, bandwidth: float) -> Tensor
     return torch.softmax((1 - relative) / bandwidth, dim=1).amax(0)
 
 
+def has_features(masks: Tensor, images: Tensor, features: FeatureMaps) -> Tensor:
+    """[B] bool, whether some feature of every layer is mostly inside of masks [B, H, W, 1], of images [B, H, W, 3]."""
+    sizes = [maps.shape[1:3] for maps in features.maps(images[:1])]
+    return torch.stack([(_shares(masks, *size) > _INSIDE).flatten(1).any(1) for size in sizes]).all(0)
+
+
+def _shares(masks: Tensor, height: int, width: int) -> Tensor:
+    """[B, height, width] how much of each feature's pixels is inside of masks [B, H, W, 1]."""
+    return F.adaptive_avg_pool2d(masks.float().permute(0, 3, 1, 2), (height, width))[:, 0]
+
+
 def _inside(name: str, maps: Tensor, masks: Tensor | None) -> list[Tensor]:
     """[N, C] of each image, of its features [h, w, C] those of the object."""
     if masks is None:
         return list(maps.flatten(1, 2))
     check_shape(name, masks, (len(maps), "H", "W", 1))
     height, width = maps.shape[1:3]
-    shares = F.adaptive_avg_pool2d(masks.float().permute(0, 3, 1, 2), (height, width))[:, 0]
+    shares = _shares(masks, height, width)
     chosen = [each[share > _INSIDE] for each, share in zip(maps, shares, strict=True)]
     empty = [index for index, each in enumerate(chosen) if not len(each)]
     if empty:

@@ -56,7 +56,7 @@ def flow_error(flows: Tensor, true_flows: Tensor) -> float:
 def load_raft(weights: str, device: torch.device | str = "cpu") -> FlowEstimator:
     """RAFT (Teed & Deng 2020) as the official evaluation runs it: torchvision's `raft_large`, 20 iterations.
 
-    The estimator raises ValueError for images whose sides are not multiples of 8 of at least 128 pixels.
+    The estimator raises InputError for images whose sides are not multiples of 8 of at least 128 pixels.
 
     Args:
         weights: the published file, or a folder with it.
@@ -77,15 +77,15 @@ def load_raft(weights: str, device: torch.device | str = "cpu") -> FlowEstimator
 
     @torch.no_grad()
     def estimate(images: Tensor, targets: Tensor) -> Tensor:
-        _check_raft_size(images)
+        check_raft_size(*images.shape[1:3])
         first, second = (2 * i.to(device, torch.float32).permute(0, 3, 1, 2) - 1 for i in (images, targets))
         return network(first, second, num_flow_updates=_RAFT_ITERATIONS)[-1].permute(0, 2, 3, 1).to(images.device)
 
     return estimate
 
 
-def _check_raft_size(images: Tensor) -> None:
-    height, width = images.shape[1:3]
+def check_raft_size(height: int, width: int) -> None:
+    """Raise an InputError for images of a size that RAFT does not take."""
     if min(height, width) < _RAFT_LEAST_SIDE or height % 8 or width % 8:
-        wanted = f"wanted sides that are multiples of 8, at least {_RAFT_LEAST_SIDE} pixels"
-        raise ValueError(f"RAFT: {wanted}, got {height}x{width}")
+        wanted = f"wanted images whose sides are multiples of 8, at least {_RAFT_LEAST_SIDE} pixels"
+        raise InputError(f"RAFT: {wanted}, got {height}x{width}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from liftstudio.images import resize_area
-from liftstudio.metrics.contextual import FeatureMaps, PixelPatches, contextual_distance
+from liftstudio.metrics.contextual import FeatureMaps, PixelPatches, contextual_distance, has_features
 from liftstudio.metrics.diversity import cd_terms
 from liftstudio.metrics.embeddings import Clip
 from liftstudio.metrics.flow import FlowEstimator, flow_error, orbit_flows
@@ -113,15 +113,18 @@ def around(truth: ReferenceViews) -> Tensor:
 
 
 def _contextual(seen: Tensor, masks: Tensor, truth: ReferenceViews, features: FeatureMaps) -> Row:
-    """Means of the contextual distances of the novel views' objects; a view that shows none is compared as it is."""
-    novel, true = novel_views(truth), truth.over(1.0)
-    shown = masks.where((masks > 0.5).flatten(1).any(1)[:, None, None, None], 1.0)
-    seen, shown, true, true_masks = (_reduced(each) for each in (seen, shown, true, truth.masks))
+    """Means of the contextual distances of the novel views' objects; those too thin for a feature are whole views."""
+    novel = novel_views(truth)
+    seen, masks, true, true_masks = (_reduced(each) for each in (seen, masks, truth.over(1.0), truth.masks))
+    shown, true_shown = (
+        each.where(has_features(each, images, features)[:, None, None, None], 1.0)
+        for each, images in ((masks, seen), (true_masks, true))
+    )
     assert truth.prompt is not None
     row: Row = {}
     for name, index in {"view": novel, "picture": torch.full_like(novel, truth.prompt)}.items():
         each = [
-            contextual_distance(seen[[i]], true[[j]], features, shown[[i]], true_masks[[j]])
+            contextual_distance(seen[[i]], true[[j]], features, shown[[i]], true_shown[[j]])
             for i, j in enumerate(index.tolist())
         ]
         row[f"contextual_to_{name}"] = float(torch.cat(each).mean())

@@ -1,4 +1,4 @@
-"""What an object truly is, beside what was made of one picture of it: true views and surface, and how close both come.
+"""The true views and surface of an object, brought to a run's world, and how far a mesh is from them.
 
 A capture's world is brought to the run's: z stays up, the input view is turned to the azimuth of the run's picture, and
 the longest side of the object becomes 2 HALF_SIDE.
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from liftstudio.assets import input_path
-from liftstudio.cameras import Cameras
+from liftstudio.cameras import Cameras, moved
 from liftstudio.errors import InputError
 from liftstudio.evaluation import TruthConfig
 from liftstudio.images import reduce_image
@@ -62,6 +62,8 @@ def load_truth(config: TruthConfig, azimuth_deg: float = 0.0, center: Point = (0
         return Truth(None, _protocol_mesh(read_mesh(input_path(config.mesh))), unit_from_world(azimuth_deg))
     path = input_path(config.views)
     views, own_mesh = _read_capture(path)
+    if len(views) < 2:
+        raise InputError(f"truth.views: {path}: wanted the input view and others to compare with, got 1 view")
     mesh_file = input_path(config.mesh) if config.mesh else own_mesh
     mesh = None if mesh_file is None else read_mesh(mesh_file)
     views = replace(views, prompt=find_view(views.names, config.view))
@@ -89,7 +91,7 @@ def compare_mesh(prediction: Mesh, truth: Truth, *, scale_by_box: bool = False) 
     """
     assert truth.mesh is not None
     placed = moved_mesh(prediction, truth.unit_from_world)
-    if scale_by_box:
+    if scale_by_box and len(placed.vertices):
         low, high = placed.vertices.aminmax(dim=0)
         true_low, true_high = truth.mesh.vertices.aminmax(dim=0)
         factor, middle = (true_high - true_low).max() / (high - low).max().clamp_min(1e-9), (low + high) / 2
@@ -97,8 +99,10 @@ def compare_mesh(prediction: Mesh, truth: Truth, *, scale_by_box: bool = False) 
     return mesh_metrics(placed, truth.mesh)
 
 
-def find_view(names: tuple[str, ...], wanted: str) -> int:
+def find_view(names: tuple[str, ...], wanted: str, option: str = "truth.view") -> int:
     """The index of the view whose file has that name, with its folder or without; the first for no name.
+
+    option: where the user named it, for the message.
 
     Raises:
         InputError: there is none.
@@ -108,7 +112,7 @@ def find_view(names: tuple[str, ...], wanted: str) -> int:
     for index, name in enumerate(names):
         if wanted in (name, Path(name).name):
             return index
-    raise InputError(f"truth.view: no view {wanted}; there are {', '.join(Path(name).name for name in names)}")
+    raise InputError(f"{option}: no view {wanted}; there are {', '.join(Path(name).name for name in names)}")
 
 
 def source_rotation_deg(capture: Path) -> float:
@@ -153,13 +157,6 @@ def turn_about_z(angle_deg: float) -> Tensor:
     turn[0, 0] = turn[1, 1] = math.cos(angle)
     turn[1, 0], turn[0, 1] = math.sin(angle), -math.sin(angle)
     return turn
-
-
-def moved(cameras: Cameras, similarity: Tensor) -> Cameras:
-    """The cameras taken through a similarity [4, 4]; their axes stay of unit length."""
-    c2w = similarity.double() @ cameras.c2w.double()
-    c2w[:, :3, :3] /= similarity[:3, 0].double().norm()
-    return replace(cameras, c2w=c2w.float())
 
 
 def moved_mesh(mesh: Mesh, similarity: Tensor) -> Mesh:

@@ -1,6 +1,7 @@
 """Layers of the bundled priors' networks, whose matrices are kept as Muon wants them."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +63,18 @@ class Attention(nn.Module):
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(tokens).chunk(3, dim=-1))
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         return x + self.out(mixed).mT.reshape(x.shape).to(x.dtype)
+
+
+def through(blocks: Iterable[nn.Module], x: Tensor, embedding: Tensor) -> Tensor:
+    """`x` after all blocks."""
+    for block in blocks:
+        x = block(x, embedding)
+    return x
+
+
+def doubled(x: Tensor) -> Tensor:
+    """Every value of [B, C, ...] twice along each axis."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def level_features(sigma: Tensor, views: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Cameras as projections to [-1, 1]^2, the form in which networks take them."""
+"""Cameras as projections to [-1, 1]^2, the form in which networks take them, and pixels of what lies on their rays."""
 
 import torch
 import torch.nn.functional as F
@@ -31,3 +31,9 @@ def project(projection: Tensor, points: Tensor) -> Tensor:
 def sample_image(image: Tensor, points: Tensor) -> Tensor:
     """[B, C, N] bilinear samples of [B, C, H, W] at [B, N, 2]; the border's value beyond it."""
     return F.grid_sample(image.float(), points[:, :, None].float(), padding_mode="border", align_corners=False)[..., 0]
+
+
+def ray_shares(optical: Tensor) -> Tensor:
+    """[..., S] share of each sample in its ray's pixel, front first; optical: [..., S] density times length."""
+    before = torch.exp(-(optical.cumsum(-1) - optical))
+    return before * (1 - torch.exp(-optical))

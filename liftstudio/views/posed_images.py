@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from liftstudio.assets import input_path
-from liftstudio.cameras import Cameras
+from liftstudio.cameras import Cameras, moved
 from liftstudio.errors import InputError
 from liftstudio.images import load_image, reduce_image, resize_area
 from liftstudio.registry import register
@@ -97,7 +97,7 @@ class PosedImages(ViewSource):
         data_cameras = _cameras(frames, pictures)
         masks = torch.stack([picture.mask for picture in pictures])
         similarity = self._world_from_data(data_cameras, masks)
-        cameras = _moved(data_cameras, torch.stack([frame.c2w for frame in frames]), similarity)
+        cameras = moved(data_cameras, similarity, torch.stack([frame.c2w for frame in frames]))
         views = ReferenceViews(
             images=torch.stack([picture.rgb for picture in pictures]),
             masks=masks,
@@ -115,7 +115,7 @@ class PosedImages(ViewSource):
         if config.up == "cameras":
             similarity = upright_rotation(cameras.c2w)
         if config.normalize == "auto":
-            upright = _moved(cameras, cameras.c2w.double(), similarity)
+            upright = moved(cameras, similarity)
             similarity = object_similarity(upright, masks) @ similarity
         manual = torch.diag(torch.tensor([config.scale, config.scale, config.scale, 1.0], dtype=torch.float64))
         manual[:3, 3] = torch.tensor(config.offset)
@@ -260,14 +260,6 @@ def _cameras(frames: list[Frame], pictures: list[_Picture]) -> Cameras:
     fx, fy, cx, cy = (torch.tensor([getattr(frame, name) for frame in frames]) for name in ("fx", "fy", "cx", "cy"))
     c2w = torch.stack([frame.c2w for frame in frames]).float()
     return Cameras(c2w, fx * scale_x, fy * scale_y, cx * scale_x, cy * scale_y, height, width)
-
-
-def _moved(cameras: Cameras, c2w: Tensor, similarity: Tensor) -> Cameras:
-    """`cameras` with the poses `c2w` (float64) taken through a similarity; the axes stay of unit length."""
-    scale = similarity[:3, 0].norm()
-    moved = similarity @ c2w
-    moved[:, :3, :3] = moved[:, :3, :3] / scale
-    return replace(cameras, c2w=moved.float())
 
 
 def _stack_maps(maps: list[Tensor | None], frames: list[Frame], what: str) -> Tensor | None:

@@ -114,7 +114,7 @@ def test_how_raft_is_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     first, second = 2 * images - 1, 2 * targets - 1
     expected = 20 * (second - first * second) @ weight.T  # the last of 20 iterations
     assert torch.allclose(estimate(images, targets), expected, atol=1e-4)
-    with pytest.raises(ValueError, match=r"multiples of 8, at least 128 pixels, got 120x136"):
+    with pytest.raises(InputError, match=r"multiples of 8, at least 128 pixels, got 120x136"):
         estimate(images[:, :120], targets[:, :120])
     with pytest.raises(InputError, match=r"no such file.*raft_large_C_T_V1"):
         load_raft(str(tmp_path / "none.pth"))

@@ -13,8 +13,8 @@ from PIL import Image
 from liftstudio.cameras import orbit_cameras
 from liftstudio.errors import InputError
 from liftstudio.priors.training.meshes.files import FACES, read_file
-from liftstudio.priors.training.meshes.objects import pose
 from liftstudio.priors.training.meshes.packs import StoredMesh
+from liftstudio.priors.training.meshes.posing import pose
 from liftstudio.priors.training.meshes.rendering import Lighting, render
 
 
@@ -49,6 +49,67 @@ def test_files_look_like_the_meshes_they_were_written_from(
         assert (wanted.alpha - found.alpha).abs().mean() < 0.003
         off = 0.012 if suffix == ".ply" and len(mesh.texels) > 1 else 0.006  # a colour for each vertex tells less
         assert (wanted.rgb - found.rgb).abs().mean() < off
+
+
+@pytest.fixture
+def obj(meshes: list[StoredMesh], tmp_path: Path) -> Path:
+    """A textured OBJ beside material.mtl and material_0.png."""
+    path = tmp_path / "one" / "shape.obj"
+    path.parent.mkdir()
+    as_trimesh(meshes[0], ".obj").export(path)
+    return path
+
+
+def change(path: Path, before: str, after: str) -> None:
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
+def same_mesh(a: StoredMesh, b: StoredMesh) -> bool:
+    return np.array_equal(a.palette[a.texels], b.palette[b.texels]) and np.array_equal(a.vertices, b.vertices)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["material_0.png", "-s 1 1.000 1 -o 0 0.0 -clamp on material_0.png", "a red one.png", "-mm 0 1  a red one.png",
+     "../shared textures/a red one.png"],
+)  # fmt: skip
+def test_textures_as_materials_name_them(obj: Path, setting: str) -> None:
+    wanted = read_file(obj, "shape")
+    assert len(np.unique(wanted.palette[wanted.texels].reshape(-1, 3), axis=0)) > 3
+    if "red" in setting:
+        texture = obj.parent / (setting if ".." in setting else "a red one.png")
+        texture.parent.mkdir(exist_ok=True)
+        (obj.parent / "material_0.png").rename(texture)
+    change(obj.parent / "material.mtl", "map_Kd material_0.png", f"  map_Kd\t{setting} ")
+    assert same_mesh(read_file(obj, "shape"), wanted)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["mtllib other.mtl material.mtl", "mtllib other.mtl\nmtllib the materials.mtl",
+     "mtllib other.mtl the materials.mtl", "mtllib the materials.mtl other.mtl"],
+)  # fmt: skip
+def test_materials_of_several_libraries(obj: Path, line: str) -> None:
+    wanted = read_file(obj, "shape")
+    (obj.parent / "other.mtl").write_text("newmtl other\nKd 1 0 0\n")
+    if "the materials" in line:
+        (obj.parent / "material.mtl").rename(obj.parent / "the materials.mtl")
+    change(obj, "mtllib material.mtl", line)
+    assert same_mesh(read_file(obj, "shape"), wanted)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("-s 1 1 1 lost.png", "it names -s 1 1 1 lost.png, which is not there"),
+     ("-o 0 0 -s 2 2 material_0.png", r"material_0.png is to be scaled or moved \(-o 0 0 -s 2 2\), which is not supp"),
+     ("material.mtl", "its colours cannot be read")],
+)  # fmt: skip
+def test_textures_that_cannot_be_used(obj: Path, setting: str, message: str) -> None:
+    change(obj.parent / "material.mtl", "map_Kd material_0.png", f"map_Kd {setting}")
+    with pytest.raises(InputError, match=rf"^{obj}: {message}"):
+        read_file(obj, "shape")
 
 
 def test_a_large_file_becomes_small(tmp_path: Path) -> None:

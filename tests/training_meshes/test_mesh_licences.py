@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packed_meshes import COLUMNS, open_meshes, write_folder
+from packed_meshes import COLUMNS, open_meshes, variants, write_folder
 
 from liftstudio.errors import InputError
 from liftstudio.priors.training.meshes import attribution
-from liftstudio.priors.training.meshes.catalog import is_allowed
+from liftstudio.priors.training.meshes.catalog import is_allowed, is_attributed
 from liftstudio.priors.training.meshes.packs import StoredMesh, pack_of
 
 
@@ -20,6 +20,18 @@ from liftstudio.priors.training.meshes.packs import StoredMesh, pack_of
 )  # fmt: skip
 def test_permissive_licences(licence: str) -> None:
     assert is_allowed(licence, "permissive")
+
+
+@pytest.mark.parametrize("licence", ["CC0", "cc0-1.0", "public domain", "MIT-0", "0BSD"])
+def test_licences_that_ask_for_nothing(licence: str) -> None:
+    assert not is_attributed(licence)
+
+
+@pytest.mark.parametrize(
+    "licence", ["CC-BY-4.0", "MIT", "mit", "BSD-3-Clause", "Apache-2.0", "ISC", "GPL-3+", "unknown"]
+)
+def test_licences_that_ask_for_attribution(licence: str) -> None:
+    assert is_attributed(licence)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +74,7 @@ def test_attribution_names_who_asks_for_it(meshes: list[StoredMesh], tmp_path: P
     (folder / "catalog.csv").write_text("\n".join([",".join(COLUMNS), *lines]))
     assert attribution.main([str(folder)]) == 0
     shown = capsys.readouterr().out
+    assert shown.startswith("# Training meshes whose licences ask for attribution\n\n")
     assert "## one.org\n\n- Ann, CC-BY-3.0: Chair\n\n## two.org\n\n" in shown
     assert f"- author unknown, CC-BY-4.0: {meshes[3].name}\n" in shown
     assert not any(word in shown for word in ("Bob", "Cid", "Dee"))
@@ -69,3 +82,18 @@ def test_attribution_names_who_asks_for_it(meshes: list[StoredMesh], tmp_path: P
     assert "- Cid, CC-BY-SA-4.0: Rock\n" in (tmp_path / "ATTRIBUTION.md").read_text()
     assert attribution.main([str(tmp_path)]) == 2
     assert "catalog.csv" in capsys.readouterr().err
+
+
+def test_many_objects_are_counted_where_nobody_asks_for_their_titles(meshes: list[StoredMesh], tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "packs", [pack_of("many", variants(meshes[0], 29))])
+    cases = {"Apache-2.0": ("Ann", 13), "MIT": ("Bob", 3), "CC-BY-4.0": ("Cid", 13)}
+    rows = [f"{licence},{author}" for licence, (author, count) in cases.items() for _ in range(count)]
+    names = [f"{meshes[0].name}-{number}" for number in range(29)]
+    lines = [f"{name},many,{row},thing {n:02},here" for n, (name, row) in enumerate(zip(names, rows, strict=True))]
+    (folder / "catalog.csv").write_text("\n".join([",".join(COLUMNS), *lines]))
+    assert attribution.attribution(folder).splitlines()[4:] == [
+        "## here", "",
+        "- Ann, Apache-2.0: 13 objects",
+        "- Bob, MIT: thing 13, thing 14, thing 15",
+        "- Cid, CC-BY-4.0: " + ", ".join(f"thing {n}" for n in range(16, 29)),
+    ]  # fmt: skip

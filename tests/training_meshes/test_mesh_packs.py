@@ -1,6 +1,7 @@
 """Packs of real meshes: what they hold, and those that are broken."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import trimesh
 from packed_meshes import FOLDER, open_meshes, write_folder
 
 from liftstudio.errors import InputError
-from liftstudio.priors.training.meshes.objects import MAX_RADIUS, pose
 from liftstudio.priors.training.meshes.packs import StoredMesh, pack_of, read_pack
+from liftstudio.priors.training.meshes.posing import MAX_RADIUS, pose
 from liftstudio.priors.training.meshes.variation import varied
 from liftstudio.priors.training.objects.draws import Draws
 
@@ -71,6 +72,17 @@ def _empty_last(array: np.ndarray) -> None:
     array[-2] = array[-1]
 
 
+def _falling(array: np.ndarray) -> np.ndarray:
+    array[3] = array[4] + 1
+    return array.astype(np.uint64)
+
+
+def _huge(array: np.ndarray) -> np.ndarray:
+    array = array.astype(np.uint64)
+    array[0, 0] = 2**64 - 1
+    return array
+
+
 BROKEN = {
     "no array v": (lambda arrays: arrays.pop("v"), "it has no array v"),
     "objects": (_set("ids", lambda a: a.astype(object)), "not a readable pack"),
@@ -80,10 +92,12 @@ BROKEN = {
     "wide colours": (_set("pal", lambda a: a.astype(np.uint16)), "pal: wanted uint8"),
     "short uv": (_set("uv", lambda a: a[:-1]), "uv: wanted uint16, a row for each of v"),
     "offsets": (_set("f_off", _put(3, 10**6)), "f_off: wanted 9 offsets that rise from 0 to the end of f"),
+    "unsigned offsets": (_set("f_off", _falling), "f_off: wanted 9 offsets that rise from 0 to the end of f"),
     "missing offset": (_set("v_off", lambda a: a[:-1]), "v_off: wanted 9 offsets"),
     "sizes": (_set("tex_hw", lambda a: a[:-1]), "tex_hw: wanted height and width of 8 textures"),
     "texture size": (_set("tex_hw", _put((2, 1), 77)), "quat_nature_pack_rock_moss_5: its texture has another size"),
     "index": (_set("f", _put((0, 0), 65000)), "kaykit_furniture_armchair: faces of vertices that it does not have"),
+    "huge index": (_set("f", _huge), "kaykit_furniture_armchair: faces of vertices below 0"),
     "not finite": (_set("v", _put((-1, 0), np.nan)), "kaykit_dungeon_torch_gltf: vertices that are not finite"),
     "no faces": (_set("f_off", _empty_last), "kaykit_dungeon_torch_gltf: it has no faces"),
     "no texture": (_set("tex_off", _empty_last), "kaykit_dungeon_torch_gltf: it has no texture"),
@@ -128,6 +142,29 @@ def test_catalogues_that_cannot_be_used(meshes: list[StoredMesh], tmp_path: Path
             open_meshes(folder)
     (folder / "catalog.csv").unlink()
     with pytest.raises(InputError, match=r"catalog\.csv: No such file"):
+        open_meshes(folder)
+
+
+def test_weights_of_packs_that_are_not_there(
+    meshes: list[StoredMesh], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A warning, of misspelt names as well; none for the user's own files, which have no packs."""
+    with caplog.at_level(logging.WARNING, "liftstudio"):
+        open_meshes(weights={"samples": 2, "sample": 3, "kaykit": 1})
+    assert f"data.weights: {FOLDER} has no pack named kaykit or sample" in caplog.messages
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "liftstudio"):
+        open_meshes(weights={"samples": 2})
+        trimesh.creation.box().export(tmp_path / "box.ply")
+        open_meshes(tmp_path, weights={"kaykit": 1})
+    assert not caplog.messages
+
+
+def test_packs_and_files_in_one_folder(meshes: list[StoredMesh], tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "packs", [pack_of("some", meshes[:2])])
+    (folder / "more").mkdir()
+    trimesh.creation.box().export(folder / "more" / "box.ply")
+    with pytest.raises(InputError, match=r"^data\.objects: .*packs: holds both packs and mesh files .*more/box\.ply\)"):
         open_meshes(folder)
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from liftstudio.cameras import Cameras, orbit_cameras
 from liftstudio.priors.training.meshes import reference
-from liftstudio.priors.training.meshes.objects import pose
 from liftstudio.priors.training.meshes.packs import StoredMesh
+from liftstudio.priors.training.meshes.posing import pose
 from liftstudio.priors.training.meshes.rendering import Lighting, draw_lighting, render
 from liftstudio.priors.training.meshes.variation import recoloured, varied
 from liftstudio.priors.training.objects.draws import Draws

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from packed_meshes import SEED, open_meshes, same, turn, variants, write_folder
 
@@ -57,6 +58,16 @@ def test_what_is_measured_is_never_trained_on(meshes: list[StoredMesh], tmp_path
     elevations = torch.cat([source.unseen(n).rig.prompt.elevation_deg for n in range(30)])
     assert -10.001 < elevations.min() < 5 and 30 < elevations.max() < 45.001
     assert max(abs(source.unseen(n).rig.front_deg) for n in range(30)) > 120
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_what_is_measured_is_not_the_picture_again(share: float) -> None:
+    """But by priors that know closed orbits alone, which end at the prompt's camera."""
+    source = open_meshes(resolution=16, rig={"orbit_share": share, "amplitude_deg": 20})
+    for rig in (source.unseen(number).rig for number in range(12)):
+        azimuth, elevation = rig.views.azimuth_deg, rig.views.elevation_deg - rig.prompt.elevation_deg
+        from_prompt = ((azimuth + 180) % 360 - 180).abs() + elevation.abs()
+        assert (from_prompt < 0.01).tolist() == [False] * 5 + [share == 1]
 
 
 def test_a_single_mesh_is_trained_on_and_measured(meshes: list[StoredMesh], tmp_path: Path) -> None:

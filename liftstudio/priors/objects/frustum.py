@@ -21,7 +21,7 @@ STEEPEST = math.radians(40)
 
 
 def frame_of(projection: Tensor) -> Tensor:
-    """The frames of cameras with projections [B, 3, 4], which look about level or down at the world's origin."""
+    """[B, 4, 4] frames of cameras with projections [B, 3, 4] that look at the world's origin."""
     forward = projection[:, 2, :3]
     ahead, _, up = upright_axes(projection).unbind(1)
     elevation = torch.asin(-forward[:, 2:].clamp(-1, 1))
@@ -34,7 +34,8 @@ def frame_of(projection: Tensor) -> Tensor:
 def upright_axes(projection: Tensor) -> Tensor:
     """[B, 3, 3] the world's axes as a camera that stands upright has them: ahead, right, up."""
     level = projection[:, 2, :2]
-    level = torch.where(level.norm(dim=1, keepdim=True) > 1e-4, level, projection[:, 1, :2])  # it looks straight down
+    below = projection[:, 1, :2] * projection[:, 2, 2:3].sign()  # what is ahead where it looks straight up or down
+    level = torch.where(level.norm(dim=1, keepdim=True) > 1e-4, level, below)
     x, y = F.normalize(level, dim=1).unbind(1)
     zero, one = torch.zeros_like(x), torch.ones_like(x)
     return torch.stack([x, y, zero, y, -x, zero, zero, zero, one], dim=1).view(-1, 3, 3)

@@ -26,9 +26,9 @@ def render_rays(
     """
     pixels = torch.empty(len(first), 4)
     columns = density.permute(1, 2, 0)  # neighbours along the frustum's rays lie side by side
-    deepest = columns.amax(2)  # what a whole column may be skipped by
+    densest = columns.amax(2)  # what a whole column may be skipped by
     colors = color.permute(2, 3, 1, 0)
-    tensors = (columns, deepest, colors, frame, first, step, pixels)
+    tensors = (columns, densest, colors, frame, first, step, pixels)
     arrays = [tensor.float().contiguous().numpy() for tensor in tensors]
     parallel_for(lambda begin, end: _march(*arrays, np.float32(reach), samples, begin, end), len(first), grain=GRAIN)
     return pixels
@@ -36,7 +36,7 @@ def render_rays(
 
 @njit(nogil=True, cache=True, fastmath=True)
 def _march(
-    columns: Floats, deepest: Floats, colors: Floats, m: Floats, first: Floats, step: Floats, pixels: Floats,
+    columns: Floats, densest: Floats, colors: Floats, m: Floats, first: Floats, step: Floats, pixels: Floats,
     reach: np.float32, samples: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     size, planes, color_planes = columns.shape[0], columns.shape[2], colors.shape[2]
@@ -60,7 +60,7 @@ def _march(
                 continue
             i, a = _cell(v, size)
             j, b = _cell(u, size)
-            if max(deepest[i, j], deepest[i, j + 1], deepest[i + 1, j], deepest[i + 1, j + 1]) < EMPTY:
+            if max(densest[i, j], densest[i, j + 1], densest[i + 1, j], densest[i + 1, j + 1]) < EMPTY:
                 continue
             d, c = _cell(s, planes)
             value = np.float32(0)
@@ -91,7 +91,7 @@ def _march(
 
 @njit(nogil=True, cache=True, fastmath=True, inline="always")
 def _cell(place: float, count: int) -> tuple[int, np.float32]:
-    """The lower of the two cells of [-1, 1] whose centres a place is between, and its share of the way to the other."""
+    """Index of the lower of the two neighbouring cell centres of [-1, 1], and the weight of the upper one."""
     position = min(max(np.float32(0.5) * ((place + 1) * count - 1), np.float32(0)), np.float32(count - 1))
     lower = min(int(position), count - 2)
     return lower, np.float32(position - lower)

@@ -3,11 +3,12 @@
 What the picture shows lies on the rays of its pixels, so the channels of a U-Net over the picture can be what is along
 these rays: density and colour at planes of depth. Fronts are sharp by construction, the silhouette is the picture's,
 and 2D convolutions are cheap. (Planes in front of one camera are those of Zhou et al. 2018, "Stereo Magnification";
-x0 as a volume rendering is that of Szymanowicz et al. 2023, "Viewset Diffusion".) The noisy views enter as their
-features at the frustum's points. In it, pixels are [-1, 1], channels first, four channels: rgb over white and alpha.
+x0 as a volume rendering is that of Szymanowicz et al. 2023, "Viewset Diffusion".) The noisy views enter as what they
+show at the cells of a coarser frustum, and how far they agree there, and are joined with what the picture says twice:
+at the start, and cell by cell at the end. In it, pixels are [-1, 1], channels first, four channels: rgb over white and
+alpha.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liftstudio.ops.lifting import lift
-from liftstudio.priors.layers import Attention, Block, Conv, level_features
+from liftstudio.priors.layers import Attention, Block, Conv, doubled, level_features, through
 from liftstudio.priors.objects.frustum import (
     REACH,
     cell_centers,
@@ -28,9 +29,13 @@ from liftstudio.priors.objects.frustum import (
     upright_axes,
 )
 from liftstudio.priors.objects.marching import render_rays
+from liftstudio.priors.projections import ray_shares
 
 CHANNELS = 4  # rgb over white, alpha
 SIGMA_DATA = 0.5  # scale of the pixels
+SIGMA_BLIND = 10.0  # noise level far beyond which views show nothing
+POOLED = (2, 8)  # pixels across the means of the noisy views that are looked at: details, and what noise leaves of them
+SEEN = 2 * CHANNELS * len(POOLED)  # features of a cell: mean and variance over the views of each
 CLEAR = 1e-4  # least alpha of a pixel that its ray's logits are lowered by
 SHOWN = 1e-2  # least share of a sample in its pixel for its colour to be looked at, in training
 CAMERA_FEATURES = 6  # of `camera_features`
@@ -43,7 +48,9 @@ class Size:
 
     planes: int = 40  # of density, along each ray
     color_planes: int = 10  # of colour
-    view_planes: int = 16  # of the noisy views' features, at half resolution
+    view_planes: int = 16  # of the coarser frustum, at half resolution
+    deep: int = 8  # what the picture says of a cell of those
+    joint: int = 24  # channels in which that and what the views show are joined
     full: int = 16  # channels at full resolution, from the picture and from below
     head: int = 40  # channels that the planes are read from
     widths: tuple[int, int, int] = (48, 112, 192)  # channels at half, quarter and eighth resolution
@@ -102,7 +109,7 @@ class ObjectsNetwork(nn.Module):
         self.embed = nn.Sequential(nn.Linear(33 + 1 + CAMERA_FEATURES, e), nn.SiLU(), nn.Linear(e, e))
         self.first = Conv(CHANNELS + PLACE_FEATURES, size.full, 2)
         self.shrink = Conv(size.full, w0, 2, kernel=2, stride=2)
-        self.views = Conv(2 * CHANNELS * size.view_planes, w0, 2, kernel=1)
+        self.views = Conv(SEEN * size.view_planes, w0, 2, kernel=1)
         self.down0 = _blocks(size.down[0], w0, e)
         self.shrink0 = Conv(w0, w1, 2, kernel=2, stride=2)
         self.down1 = _blocks(size.down[1], w1, e)
@@ -116,6 +123,9 @@ class ObjectsNetwork(nn.Module):
         self.grow = Conv(w0, 4 * size.full, 2, kernel=1)
         self.joined, self.norm = Conv(2 * size.full, size.head, 2), nn.GroupNorm(8, size.head)
         self.last = Conv(size.head, 2 * size.planes + CHANNELS * size.color_planes, 2, kernel=1)
+        self.deepen = Conv(w0, size.deep * size.view_planes, 2, kernel=1)
+        self.join, self.shift = Conv(size.deep + SEEN, size.joint, 2, kernel=1), nn.Linear(e, size.joint)
+        self.joined_last = Conv(size.joint, 2 + CHANNELS, 2, kernel=1, gain=0.1)
         with torch.no_grad():
             self.last.bias[: 2 * size.planes] = _first_guess(size.planes).repeat(2)
 
@@ -150,40 +160,51 @@ class ObjectsNetwork(nn.Module):
         seen = self._seen(frame, views, projections, sigma, has_views)
         places = place_features(picture.projection, picture.is_posed, image.shape[-1])
         full = self.first(torch.cat([image, places], dim=1).to(dtype))
-        half = through(self.down0, self.shrink(full) + self.views(seen.to(dtype)), embedding)
+        half = through(self.down0, self.shrink(full) + self.views(seen.flatten(1, 2).to(dtype)), embedding)
         quarter = through(self.down1, self.shrink0(half), embedding)
         x = self.shrink1(quarter)
         for i, block in enumerate(self.middle):
             x = block(x, embedding)
             x = self.attention[i](x) if i < len(self.attention) else x
         pose = _pose(self.pose(F.layer_norm(x.float().mean((2, 3)), x.shape[1:2])))
-        x = through(self.up1, quarter + _doubled(self.grow1(x)), embedding)
-        x = through(self.up0, half + _doubled(self.grow0(x)), embedding)
+        x = through(self.up1, quarter + doubled(self.grow1(x)), embedding)
+        x = through(self.up0, half + doubled(self.grow0(x)), embedding)
+        cells = self._join(x, seen, embedding)
         x = self.joined(torch.cat([full, F.pixel_shuffle(self.grow(x), 2)], dim=1))
         filled = self.last(F.silu(self.norm(x))).float()
         planes = self.size.planes
-        occupancy, density, color = filled.split([planes, planes, filled.shape[1] - 2 * planes], dim=1)
-        carved = _carved(image, has_image)
-        return Lifted(occupancy + carved, density + carved, self._colors(color, image), frame, pose)
+        logits, color = filled.split([2 * planes, filled.shape[1] - 2 * planes], dim=1)
+        logits = _added(logits.unflatten(1, (2, -1)), cells[:, :2]) + _carved(image, has_image)[:, None]
+        color = self._colors(_added(color.unflatten(1, (CHANNELS, -1)), cells[:, 2:]), image)
+        return Lifted(logits[:, 0], logits[:, 1], color, frame, pose)
+
+    def _join(self, x: Tensor, seen: Tensor, embedding: Tensor) -> Tensor:
+        """[B, 2 + 4, P, R / 2, R / 2] what cells add to logits and colours, of features at half resolution."""
+        said = self.deepen(x).unflatten(1, (self.size.deep, -1))
+        cells = torch.cat([said, seen.to(x.dtype)], dim=1).flatten(2, 3)
+        shift = self.shift(embedding).to(x.dtype)[:, :, None, None]
+        return self.joined_last(F.silu(self.join(cells) + shift)).float().unflatten(2, seen.shape[2:4])
 
     def _colors(self, raw: Tensor, image: Tensor) -> Tensor:
         """[B, 3, K, R, R] in [-1, 1]: own colours, or the picture's where they are copied along the ray."""
-        own, copied = raw.unflatten(1, (CHANNELS, -1)).split([3, 1], dim=1)
+        own, copied = raw.split([3, 1], dim=1)
         return torch.lerp(torch.tanh(own), straight_colors(image)[:, :, None], torch.sigmoid(copied))
 
     def _seen(self, frame: Tensor, views: Tensor, projections: Tensor, sigma: Tensor, has_views: Tensor) -> Tensor:
-        """[B, 8 P, R / 2, R / 2] mean and variance of the noisy views at planes of the frustum.
+        """[B, SEEN, P, R / 2, R / 2] mean and variance over the noisy views at cells of the frustum.
 
-        Views are scaled as the best linear estimate of x0 is, so that noise alone does not drown what the picture says.
+        Views keep their scale whatever the noise, but fade where it is all that is left of them.
         """
         side = views.shape[-1] // 2
         points = cell_centers(frame, self.size.view_planes, side, side)
-        scale = has_views.float() * SIGMA_DATA**2 / (sigma.square() + SIGMA_DATA**2)
-        small = F.avg_pool2d(views.flatten(0, 1), 2).unflatten(0, views.shape[:2]) * scale.view(-1, 1, 1, 1, 1)
-        features = small.permute(0, 1, 3, 4, 2)
-        rows = zip(features.split(1), projections.split(1), points, strict=True)
-        gathered = torch.cat([lift(feature, place, at.reshape(-1, 3)) for feature, place, at in rows])
-        return gathered.unflatten(1, points.shape[1:4]).permute(0, 1, 4, 2, 3).flatten(1, 2)
+        scale = SIGMA_DATA / (sigma.square() + SIGMA_DATA**2).sqrt() / (1 + (sigma / SIGMA_BLIND).square())
+        scaled = views.flatten(0, 1) * (has_views * scale).repeat_interleave(views.shape[1]).view(-1, 1, 1, 1)
+        gathered = []
+        for pixels in POOLED:
+            features = F.avg_pool2d(scaled, pixels).unflatten(0, views.shape[:2]).permute(0, 1, 3, 4, 2)
+            rows = zip(features.split(1), projections.split(1), points, strict=True)
+            gathered.append(torch.cat([lift(feature, place, at.reshape(-1, 3)) for feature, place, at in rows]))
+        return torch.cat(gathered, dim=-1).unflatten(1, points.shape[1:4]).permute(0, 4, 1, 2, 3)
 
     def render(
         self, lifted: Lifted, origins: Tensor, directions: Tensor, samples: int, jitter: Tensor | None = None
@@ -211,19 +232,20 @@ def _weights(lifted: Lifted, where: Tensor, shape: torch.Size, spacing: float) -
     raw = sample_frustum(lifted.density[:, None], where)[:, 0]
     inside = (where.abs() <= 1).all(-1)
     density = torch.where(inside, F.softplus(raw), 0.0).view(shape) * (lifted.density.shape[1] / (2 * REACH))
-    optical = density * spacing
-    before = torch.exp(-(optical.cumsum(-1) - optical))
-    return before * (1 - torch.exp(-optical))
+    return ray_shares(density * spacing)
 
 
 def _pose(raw: Tensor) -> Pose:
-    """What [B, 4] numbers say; expected errors stay within e^-3 and e, where there is always a way back."""
+    """The pose that [B, 4] numbers mean; log errors are squashed to [-3, 1], where their gradient does not vanish."""
     elevation, elevation_error, lens, lens_error = raw.unbind(1)
     return Pose(elevation, 2 * torch.tanh(elevation_error) - 1, lens, 2 * torch.tanh(lens_error) - 1)
 
 
 def composited(color: Tensor, where: Tensor, weights: Tensor) -> Tensor:
-    """[B, N, 3] colours of volumes [B, 3, K, R, R] at [B, N, S, 3], by weights [B, N, S]; small ones have none."""
+    """[B, N, 3] colours of volumes [B, 3, K, R, R] at [B, N, S, 3], weighted by [B, N, S].
+
+    Samples with a weight below SHOWN are skipped.
+    """
     out = []
     for volume, places, shares in zip(color.split(1), where, weights, strict=True):
         ray, sample = torch.nonzero(shares.detach() > SHOWN, as_tuple=True)
@@ -234,7 +256,10 @@ def composited(color: Tensor, where: Tensor, weights: Tensor) -> Tensor:
 
 
 def camera_features(projection: Tensor, is_posed: Tensor) -> Tensor:
-    """[B, 6] what a network is told of a camera: ln zoom, distance, the world's up in its axes, and whether it is."""
+    """[B, 6] what a network is told of a camera: log zoom, distance, the world's up in its axes, and a flag.
+
+    The flag says whether the camera is known; if not, all are 0.
+    """
     right, down, forward = projection[:, 0, :3], projection[:, 1, :3], projection[:, 2, :3]
     known = torch.cat([zoom(projection)[:, None], 0.25 * projection[:, 2, 3:], _up(right, down, forward)], dim=1)
     told = is_posed.float()[:, None]
@@ -268,14 +293,13 @@ def _carved(image: Tensor, has_image: Tensor) -> Tensor:
 
 def _first_guess(planes: int) -> Tensor:
     """[D] logits before anything is learned: something about the origin's depth."""
-    depth = (2 * torch.arange(planes) + 1) / planes - 1
-    return -0.5 - 6 * depth.square()
+    return -0.5 - 6 * centers(planes).square()
 
 
 def place_features(projection: Tensor, is_posed: Tensor, size: int) -> Tensor:
     """[B, 8, size, size] where each pixel is, in the picture and, where `is_posed`, in the world of an upright camera.
 
-    There it is told by where its ray meets the plane through the origin, and by the ray's direction.
+    The latter are the point where its ray meets the plane s = 0, and the ray's direction.
     """
     axis = centers(size).to(projection)
     flat = torch.stack(torch.meshgrid(axis, axis, indexing="xy")).expand(len(projection), -1, -1, -1)
@@ -289,12 +313,6 @@ def _blocks(count: int, width: int, embedding: int) -> nn.ModuleList:
     return nn.ModuleList(Block(width, width, 2, embedding) for _ in range(count))
 
 
-def through(blocks: Iterable[nn.Module], x: Tensor, embedding: Tensor) -> Tensor:
-    """`x` after all blocks."""
-    for block in blocks:
-        x = block(x, embedding)
-    return x
-
-
-def _doubled(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+def _added(fine: Tensor, coarse: Tensor) -> Tensor:
+    """Volumes [B, C, D, R, R] plus coarser ones, trilinear between their cells."""
+    return fine + F.interpolate(coarse, fine.shape[2:], mode="trilinear")

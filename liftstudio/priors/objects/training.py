@@ -29,7 +29,7 @@ class ObjectsTask(VolumeTask):
         drop_image: float = 0.05  # share of objects without picture
         drop_views: float = 0.1  # share of objects without noisy views
         drop_pose: float = 0.15  # share of objects whose picture's elevation and lens are to be guessed
-        top_share: float = 0.7  # of objects at the highest noise level
+        top_share: float = 0.5  # of objects at the highest noise level
         lambda_occupancy: float = 1.0  # weight of the cross entropy of the frustum's occupancy; captures have none
         lambda_pose: float = 0.01  # weight of the likelihood of the picture's elevation and lens
 
@@ -74,7 +74,8 @@ class ObjectsTask(VolumeTask):
 
 def _check_size(size: Size) -> None:
     """Raise an InputError for a network that cannot be built."""
-    leasts = {"planes": 2, "color_planes": 2, "view_planes": 1, "full": 1, "middle": 1, "embedding": 1}
+    names = ("view_planes", "deep", "joint", "full", "middle", "embedding")
+    leasts = {"planes": 2, "color_planes": 2, **dict.fromkeys(names, 1)}
     for name, least in leasts.items():
         check_range(f"size.{name}", getattr(size, name), least)
     for name in ("down", "up"):

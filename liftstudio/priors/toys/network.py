@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liftstudio.ops.lifting import lift
-from liftstudio.priors.layers import Attention, Block, Conv, level_features
-from liftstudio.priors.projections import project, sample_image
+from liftstudio.priors.layers import Attention, Block, Conv, doubled, level_features, through
+from liftstudio.priors.projections import project, ray_shares, sample_image
 from liftstudio.priors.toys.marching import ray_weights
 
 CHANNELS = 4  # rgb over white, alpha
@@ -79,25 +79,15 @@ class VolumeNet(nn.Module):
         self.norm, self.last = nn.GroupNorm(8, w0), Conv(w0, outside, 3)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        full = _through(self.down0, self.first(x), embedding)
-        half = _through(self.down1, self.shrink0(full), embedding)
+        full = through(self.down0, self.first(x), embedding)
+        half = through(self.down1, self.shrink0(full), embedding)
         x = self.shrink1(half)
         for i, block in enumerate(self.middle):
             x = block(x, embedding)
             x = self.attention[i](x) if i < len(self.attention) else x
-        x = _through(self.up1, half + _doubled(self.grow1(x)), embedding)
-        x = _through(self.up0, full + _doubled(self.grow0(x)), embedding)
+        x = through(self.up1, half + doubled(self.grow1(x)), embedding)
+        x = through(self.up0, full + doubled(self.grow0(x)), embedding)
         return self.last(F.silu(self.norm(x)))
-
-
-def _through(blocks: nn.ModuleList, x: Tensor, embedding: Tensor) -> Tensor:
-    for block in blocks:
-        x = block(x, embedding)
-    return x
-
-
-def _doubled(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 @dataclass(frozen=True)
@@ -243,9 +233,7 @@ class ToysNetwork(nn.Module):
     def weights(self, lifted: Lifted, points: Tensor, step: Tensor) -> Tensor:
         """[B, R, S] share of each sample [B, R, S, 3] in its ray's pixel; steps [B, R, 3]."""
         density = self.density(lifted, points.flatten(1, 2)).view(points.shape[:-1])
-        optical = density * step.norm(dim=-1, keepdim=True)
-        before = torch.exp(-(optical.cumsum(-1) - optical))
-        return before * (1 - torch.exp(-optical))
+        return ray_shares(density * step.norm(dim=-1, keepdim=True))
 
     def density(self, lifted: Lifted, points: Tensor) -> Tensor:
         """[B, N] density per world unit at [B, N, 3]; 0 outside the cube."""

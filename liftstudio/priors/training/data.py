@@ -18,10 +18,6 @@ from liftstudio.priors.training.solids import Solid, procedural_solid
 
 Licences = Literal["permissive", "any"]
 
-WEIGHTS = {  # of scans, and of things as they stand in rooms; 1 of the others, most of them from games
-    "household_scans": 6.0, "aws_robomaker": 6.0, "gazebo_models": 6.0, "cob_simulation": 6.0,
-    "sweethome3d_furniture": 3.0,
-}  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -34,7 +30,7 @@ class DataConfig:
     objects: str = ""  # real meshes: a folder with packs and catalog.csv, or with the user's GLB, OBJ or PLY files
     objects_share: float = 0.85  # share of those, where there are any; the rest are procedural
     licences: Licences = "permissive"  # of a catalogue; permissive: that ask for no more than attribution
-    weights: dict[str, float] = field(default_factory=lambda: dict(WEIGHTS))  # by pack: how often a mesh is drawn
+    weights: dict[str, float] = field(default_factory=dict)  # by pack: how often a mesh is drawn; 1 where none is given
     augment: bool = True  # vary colours, and the prompts' sharpness, where there are real meshes
     toys: float = 1.0  # share of toy figures; the rest are free composites
     patterned: float = 0.0  # share of objects whose every part has a pattern of strong contrast

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from liftstudio.images import grid
 from liftstudio.metrics.images import psnr
+from liftstudio.metrics.novel_views import silhouette_iou
 from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.samplers import euler
 from liftstudio.priors.training.data import Sample
@@ -102,9 +103,7 @@ def _psnr(images: Tensor, sample: Sample, protocol: Protocol) -> float:
 
 
 def _iou(masks: Tensor, sample: Sample, protocol: Protocol) -> float:
-    drawn, true = (protocol.counted(views) > 0.5 for views in (masks.cpu(), sample.images[..., 3:]))
-    both, either = (drawn & true).sum((1, 2, 3)), (drawn | true).sum((1, 2, 3))
-    return float((both / either.clamp_min(1)).mean())
+    return float(silhouette_iou(*(protocol.counted(views) for views in (masks.cpu(), sample.images[..., 3:]))).mean())
 
 
 def _mean(values: list[float]) -> float:

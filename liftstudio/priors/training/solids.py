@@ -45,7 +45,7 @@ def procedural_solid(obj: TexturedObject, front_deg: float) -> Solid:
     half_side = LONGEST_SIDE / 2 * grid / (grid - 1)  # cells' centres are the vertices that `occupancy` asks for
 
     def cells() -> Bits:
-        return pack(occupancy(obj, grid, LONGEST_SIDE / 2, 0.0).numpy().transpose(2, 1, 0))
+        return pack(occupancy(obj, grid, LONGEST_SIDE / 2).numpy().transpose(2, 1, 0))
 
     return Solid(cells, unit_frame(front_deg, np.full(3, half_side)))
 

@@ -24,7 +24,7 @@ from liftstudio.priors.volume_prior import RESOLUTION, SIGMA_MAX, VolumePrior
 from liftstudio.priors.weights import load_module, open_weights
 
 LEVELS = (SIGMA_MAX, 5.0, 1.0)  # noise levels that are measured
-LIFTED = ("views", "projections", "sigma", "has_image", "has_views")  # parts of a batch
+LIFTED = ("views", "projections", "sigma", "has_image", "has_views")  # entries of a batch, in the order of `lift`
 
 
 class VolumeTask(PriorTask):
@@ -106,7 +106,7 @@ class VolumeTask(PriorTask):
 
     @abstractmethod
     def _shape(self, sample: Sample, generator: torch.Generator) -> dict[str, Tensor]:
-        """What else the network is taught about the object: "inside" of bool, where its shape is known, and more."""
+        """Further targets: "inside" (bool) where the shape is known, and what else the network is taught."""
 
     def _rays(self, sample: Sample, images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Rays of the views and of the picture, most of them near the object, with their pixels [N, 4]."""

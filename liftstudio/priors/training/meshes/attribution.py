@@ -11,9 +11,11 @@ from liftstudio.files import atomic_write
 from liftstudio.priors.training.data import Licences
 from liftstudio.priors.training.meshes.catalog import CATALOG, Entry, is_allowed, is_attributed, read_catalog
 
+TITLES = 12  # of an author under one licence; more are counted, unless Creative Commons asks for them
+
 
 def attribution(folder: Path, licences: Licences = "permissive") -> str:
-    """Markdown: the objects of a folder's packs that ask for attribution, by source, then author and licence.
+    """Markdown: the objects of a folder's packs whose licences ask for attribution, by source, then author and licence.
 
     licences: what `data.licences` was.
 
@@ -22,15 +24,21 @@ def attribution(folder: Path, licences: Licences = "permissive") -> str:
     """
     entries = [entry for entry in read_catalog(folder / CATALOG).values() if (folder / f"{entry.pack}.npz").is_file()]
     named = [entry for entry in entries if is_attributed(entry.licence) and is_allowed(entry.licence, licences)]
-    lines = ["# Meshes under Creative Commons Attribution", ""]
+    lines = ["# Training meshes whose licences ask for attribution", ""]
     lines += ["They were scaled, turned, simplified, recoloured and rendered.", ""]
     for source, of_source in groupby(sorted(named, key=_key), key=lambda entry: entry.source):
         lines += [f"## {source or 'Source unknown'}", ""]
         for (author, licence), same in groupby(of_source, key=lambda entry: (entry.author, entry.licence)):
-            titles = ", ".join(sorted({entry.title or entry.id for entry in same}))
-            lines.append(f"- {author or 'author unknown'}, {licence}: {titles}")
+            lines.append(f"- {author or 'author unknown'}, {licence}: {_titles(list(same))}")
         lines.append("")
     return "\n".join(lines)
+
+
+def _titles(entries: list[Entry]) -> str:
+    """What the objects of an author under one licence are called, or how many they are."""
+    if len(entries) > TITLES and not entries[0].licence.upper().startswith("CC"):
+        return f"{len(entries)} objects"
+    return ", ".join(sorted({entry.title or entry.id for entry in entries}))
 
 
 def _key(entry: Entry) -> tuple[str, str, str]:

@@ -12,10 +12,8 @@ from liftstudio.priors.training.data import Licences
 
 CATALOG = "catalog.csv"
 
-_PERMISSIVE = re.compile(
-    r"CC0(-.*)?|public[- ]domain|CC-BY(-\d[\d.]*(-(?!SA|NC|ND)[A-Z]{2,3})?)?|MIT(-0)?|(0?BSD)(-.*)?|Apache(-.*)?",
-    re.IGNORECASE,
-)
+_UNCONDITIONAL = re.compile(r"CC0(-.*)?|public[- ]domain|MIT-0|0BSD", re.IGNORECASE)
+_ATTRIBUTION = re.compile(r"CC-BY(-\d[\d.]*(-(?!SA|NC|ND)[A-Z]{2,3})?)?|MIT|BSD(-.*)?|Apache(-.*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -59,19 +57,19 @@ def read_catalog(path: Path) -> dict[tuple[str, str], Entry]:
 
 
 def is_allowed(licence: str, licences: Licences) -> bool:
-    """Whether it is of those; permissive ones ask for no more than to be named: CC0, CC-BY, MIT, BSD, Apache."""
-    return licences == "any" or _PERMISSIVE.fullmatch(licence.strip()) is not None
+    """Whether it is one of `licences`; permissive ones ask for attribution at most: CC0, CC-BY, MIT, BSD, Apache."""
+    return licences == "any" or not is_attributed(licence) or _ATTRIBUTION.fullmatch(licence) is not None
 
 
 def is_attributed(licence: str) -> bool:
-    """Whether it is a Creative Commons licence that asks for the author's name."""
-    return licence.strip().upper().startswith("CC-BY")
+    """Whether it asks for attribution, as all do but CC0, the public domain, MIT-0 and 0BSD."""
+    return _UNCONDITIONAL.fullmatch(licence) is None
 
 
 def chosen(entries: list[Entry], licences: Licences) -> list[bool]:
     """[N]: which may be trained on; those left out are counted in the log."""
     allowed = [is_allowed(entry.licence, licences) for entry in entries]
-    left_out = Counter(entry.licence for entry, is_allowed in zip(entries, allowed, strict=True) if not is_allowed)
+    left_out = Counter(entry.licence for entry, is_kept in zip(entries, allowed, strict=True) if not is_kept)
     if left_out:
         counts = ", ".join(f"{licence} {count}" for licence, count in left_out.most_common())
         log.info("objects: %d left out for their licences: %s", left_out.total(), counts)

@@ -1,5 +1,7 @@
 """A folder of the user's own mesh files as a pack: few faces, and one small texture for each."""
 
+import io
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,18 +22,21 @@ from liftstudio.export.unwrap import unwrap_mesh
 from liftstudio.logs import WorkProgress
 from liftstudio.mesh import Mesh
 from liftstudio.mesh_io import read_mesh
-from liftstudio.priors.training.meshes.objects import canonical
 from liftstudio.priors.training.meshes.packs import Pack, StoredMesh, pack_of
+from liftstudio.priors.training.meshes.posing import canonical
 from liftstudio.priors.training.objects.assembly import Floats
 
 SUFFIXES = (".glb", ".obj", ".ply")
 FACES = 4000  # of an object at most, after decimation
 TEXTURE = 128  # texels across
-VERSION = 1  # of this way to read a file: another one reads all files anew
+VERSION = 2  # of this way to read a file: another one reads all files anew
 _GUTTER = 2  # texels between charts, half of it
 _SAMPLES = 100_000  # points on the surface that colours are taken at
 _COLORS = 256
 _GREY = 160  # of what has no colour at all
+_MTLLIB = re.compile(r"^[ \t]*mtllib[ \t]+(.*\S)", re.IGNORECASE | re.MULTILINE)
+_MAP_KD = re.compile(r"^[ \t]*map_kd[ \t]+(.*\S)", re.IGNORECASE | re.MULTILINE)
+_IN_PLACE = {"-s": r"1(\.0*)?", "-o": r"-?0(\.0*)?", "-t": r"-?0(\.0*)?"}  # options of a texture that do nothing
 
 
 def find_files(folder: Path) -> list[Path]:
@@ -43,7 +48,8 @@ def read_files(folder: Path) -> Pack:
     """All mesh files of a folder, named by their paths in it; kept in the cache until one of its files changes.
 
     Raises:
-        InputError: naming the file: not readable, without faces, or without the texture it asks for.
+        InputError: naming the file: not readable, without faces, without a material library or a texture that it asks
+            for, or with a texture that is to be scaled or moved.
     """
     found = find_files(folder)
     digests = {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -70,7 +76,6 @@ def read_file(path: Path, name: str) -> StoredMesh:
         InputError: see `read_files`.
     """
     mesh = read_mesh(path)
-    _check_materials(path)
     points, colors = _colored_points(path)
     if path.suffix.lower() == ".glb":  # `read_mesh` makes the front -y
         mesh = Mesh(torch.stack([-mesh.vertices[:, 1], mesh.vertices[:, 0], mesh.vertices[:, 2]], dim=1), mesh.faces)
@@ -94,35 +99,83 @@ def read_file(path: Path, name: str) -> StoredMesh:
     )
 
 
-def _check_materials(path: Path) -> None:
-    """Raise an InputError for a material or a texture that an OBJ names and that is not there: they are easily lost."""
-    if path.suffix.lower() != ".obj":
-        return
-    for library in _named(path, "mtllib"):
-        for file in [library, *(_named(library, "map_kd") if library.is_file() else [])]:
-            if not file.is_file():
-                raise InputError(f"{path}: it names {file.name}, which is not there")
-
-
-def _named(path: Path, key: str) -> list[Path]:
-    """The files that lines starting with `key` name."""
-    lines = (line.split(maxsplit=1) for line in path.read_text(errors="replace").splitlines())
-    return [path.parent / parts[1].strip() for parts in lines if len(parts) == 2 and parts[0].lower() == key]
-
-
 def _colored_points(path: Path) -> tuple[Floats, NDArray[np.uint8]]:
     """Points [N, 3] over the surface, in the file's axes, and their colours [N, 3]."""
     try:
         with warnings.catch_warnings(action="ignore"):
-            scene = trimesh.load_scene(path, process=False)
+            scene = _load_obj(path) if path.suffix.lower() == ".obj" else trimesh.load_scene(path, process=False)
             parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
             area = np.array([part.area for part in parts])
             counts = np.ceil(_SAMPLES * area / max(area.sum(), 1e-30)).astype(int) + 3
             drawn = [_sampled(part, count, path) for part, count in zip(parts, counts, strict=True)]
+    except InputError:
+        raise
     except Exception as error:  # trimesh raises whatever its parsers stumble over
         raise InputError(f"{path}: its colours cannot be read ({type(error).__name__}: {error})") from error
     points, colors = zip(*drawn, strict=True)
     return np.concatenate(points), np.concatenate(colors)
+
+
+def _load_obj(path: Path) -> trimesh.Scene:
+    """An OBJ with its materials; trimesh by itself reads one library, and says nothing of files that it does not find.
+
+    So it is given a single library that holds all of them, with the whole paths of the textures.
+    """
+    text = path.read_text(errors="replace")
+    textures: dict[str, bytes] = {}
+
+    def with_whole_paths(library: Path) -> str:
+        def whole(setting: re.Match[str]) -> str:
+            texture = _texture(setting[1], library, path)
+            textures[str(texture)] = texture.read_bytes()
+            return f"map_Kd {texture}"
+
+        return _MAP_KD.sub(whole, library.read_text(errors="replace"))
+
+    libraries = [library for names in _MTLLIB.findall(text) for library in _split_libraries(names, path)]
+    materials = "\n".join(map(with_whole_paths, libraries)).encode()
+    file = io.BytesIO(f"mtllib all\n{text}".encode())
+    return trimesh.load_scene(file, "obj", resolver={"all": materials, **textures}, process=False)
+
+
+def _split_libraries(names: str, path: Path) -> list[Path]:
+    """The material libraries that a line of an OBJ names."""
+    found = []
+    while names:
+        names, library = _split_last(names, path.parent, path)
+        found.append(library)
+    return found
+
+
+def _texture(setting: str, library: Path, path: Path) -> Path:
+    """The texture that a material has: the last of its setting, after options.
+
+    Raises:
+        InputError: it is not there, or is to be scaled or moved.
+        OSError: it is no picture that can be read.
+    """
+    options, texture = _split_last(setting, library.parent, path)
+    in_place = None
+    for word in options.split():
+        if re.match("-[a-z]", word):
+            in_place = _IN_PLACE.get(word)
+        elif in_place and not re.fullmatch(in_place, word):
+            raise InputError(f"{path}: {texture.name} is to be scaled or moved ({options}), which is not supported")
+    Image.open(texture).close()
+    return texture
+
+
+def _split_last(names: str, folder: Path, path: Path) -> tuple[str, Path]:
+    """What comes before the last file that is named, and that file; names may hold spaces.
+
+    Raises:
+        InputError: there is no such file, which the OBJ `path` wants.
+    """
+    for word in re.finditer(r"\S+", names):
+        file = folder / names[word.start() :]
+        if file.is_file():
+            return names[: word.start()].strip(), file
+    raise InputError(f"{path}: it names {names}, which is not there")
 
 
 def _sampled(part: Any, count: int, path: Path) -> tuple[Floats, NDArray[np.uint8]]:
@@ -165,6 +218,6 @@ def _texels(image: NDArray[np.uint8], uv: Floats) -> NDArray[np.uint8]:
 
 
 def _displayed(color: Any, linear: bool) -> Floats:
-    """Colours in [0, 255] as they are shown, of such or linear ones."""
+    """sRGB colours in [0, 255]; `linear`: of linear ones."""
     values = np.asarray(color, np.float64)
     return 255 * (values / 255) ** (1 / 2.2) if linear else values

@@ -97,6 +97,9 @@ def read_pack(path: Path) -> Pack:
         raise InputError(f"{path}: not a pack of meshes: it has no array {str(error.args[0]).split()[0]}") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a readable pack of meshes: {error}") from None
+    for name in OFFSETS:
+        if arrays[name].dtype.kind in "iu":
+            arrays[name] = arrays[name].astype(np.int64)  # differences of unsigned ones would never be below 0
     ids = arrays.pop("ids")
     if ids.dtype.kind != "U" or ids.ndim != 1 or len(set(ids.tolist())) != len(ids):
         raise InputError(f"{path}: ids: wanted texts, each once")
@@ -132,13 +135,14 @@ def _check_meshes(pack: Pack, path: Path) -> None:
     arrays = pack.arrays
     counts = {target: np.diff(arrays[name]) for name, target in OFFSETS.items()}
     height, width = arrays["tex_hw"].astype(np.int64).T
+    faces = arrays["f"].astype(np.int64)
     problems = {
         "it has no faces": counts["f"] == 0,
         "it has no texture": (counts["tex"] == 0) | (counts["pal"] == 0),
         "its texture has another size than tex_hw says": (height * width != counts["tex"]) | (height < 1),
         "vertices that are not finite": _any((~np.isfinite(arrays["v"])).sum(1) > 0, arrays["v_off"]),
-        "faces of vertices that it does not have": _largest(arrays["f"].max(1), arrays["f_off"]) >= counts["v"],
-        "faces of vertices below 0": _any((arrays["f"] < 0).sum(1) > 0, arrays["f_off"]),
+        "faces of vertices that it does not have": _largest(faces.max(1), arrays["f_off"]) >= counts["v"],
+        "faces of vertices below 0": _any((faces < 0).sum(1) > 0, arrays["f_off"]),
         "texels of colours that it does not have": _largest(arrays["tex"], arrays["tex_off"]) >= counts["pal"],
     }
     for problem, is_wrong in problems.items():

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from liftstudio.cameras import Cameras
 from liftstudio.ops.rasterization import fragments, rasterize
-from liftstudio.priors.training.meshes.objects import MeshObject
+from liftstudio.priors.training.meshes.posing import MeshObject
 from liftstudio.priors.training.meshes.rendering import SAMPLES, Lighting
 from liftstudio.priors.training.objects import reference
 from liftstudio.priors.training.objects.rendering import ObjectRender

@@ -10,16 +10,14 @@ from numpy.typing import NDArray
 
 from liftstudio.cameras import Cameras
 from liftstudio.ops.rasterization import rasterize
-from liftstudio.priors.training.meshes.objects import MeshObject
+from liftstudio.priors.training.meshes.posing import MeshObject
 from liftstudio.priors.training.objects.draws import Draws
-from liftstudio.priors.training.objects.rendering import Floats, ObjectRender, face_planes, plane_distance
+from liftstudio.priors.training.objects.rendering import Floats, ObjectRender, Vector, face_planes, meet, write_pixel
 from liftstudio.priors.training.objects.textures import mix
 
 SAMPLES = 2  # across a pixel, per axis
 _UNLIT = 0.3  # share of objects without light from anywhere
 _FILL = 0.35  # share of the others with a second light
-
-Vector = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -95,8 +93,8 @@ def _shade(
     weight = 1.0 / (samples * samples)
     normal, texel, other = np.empty(3), np.empty(3), np.empty(3)
     for b in range(batch):
-        ox, oy, oz = c2w[b, 0, 3], c2w[b, 1, 3], c2w[b, 2, 3]
-        fx, fy, cx, cy = pinholes[b, 0], pinholes[b, 1], pinholes[b, 2], pinholes[b, 3]
+        origin = c2w[b, 0, 3], c2w[b, 1, 3], c2w[b, 2, 3]
+        pinhole = pinholes[b, 0], pinholes[b, 1], pinholes[b, 2], pinholes[b, 3]
         for i in range(height):
             for j in range(width):
                 red = green = blue = 0.0
@@ -106,14 +104,8 @@ def _shade(
                         face = visible[b, row, column]
                         if face < 0:
                             continue
-                        # The ray's direction is 1 along the camera's axis, so that its parameter is the z-depth.
-                        x, y = (column + 0.5 - cx) / fx, (cy - row - 0.5) / fy
-                        dx = c2w[b, 0, 0] * x + c2w[b, 0, 1] * y - c2w[b, 0, 2]
-                        dy = c2w[b, 1, 0] * x + c2w[b, 1, 1] * y - c2w[b, 1, 2]
-                        dz = c2w[b, 2, 0] * x + c2w[b, 2, 1] * y - c2w[b, 2, 2]
-                        distance = plane_distance(planes, face, ox, oy, oz, dx, dy, dz)
-                        x, y, z = ox + distance * dx, oy + distance * dy, oz + distance * dz
-                        _set_normal(planes, face, x, y, z, dx, dy, dz, normal)
+                        z_depth, (x, y, z), ray = meet(planes, face, c2w, b, origin, pinhole, row, column)
+                        _set_normal(planes, face, x, y, z, ray, normal)
                         u, v = _at(planes, face, 16, x, y, z), _at(planes, face, 20, x, y, z)
                         _look_up(textures[0], u, v, texel)
                         if pattern:
@@ -129,13 +121,8 @@ def _shade(
                         red += min(texel[0] * _radiance(normal, ambient, directions, diffuse, 0), 1.0)
                         green += min(texel[1] * _radiance(normal, ambient, directions, diffuse, 1), 1.0)
                         blue += min(texel[2] * _radiance(normal, ambient, directions, diffuse, 2), 1.0)
-                        nearest, hits = min(nearest, distance), hits + 1
-                white = 1.0 - hits * weight
-                rgb[b, i, j, 0] = red * weight + white
-                rgb[b, i, j, 1] = green * weight + white
-                rgb[b, i, j, 2] = blue * weight + white
-                alpha[b, i, j, 0] = hits * weight
-                depth[b, i, j, 0] = nearest if hits else 0.0
+                        nearest, hits = min(nearest, z_depth), hits + 1
+                write_pixel(rgb, alpha, depth, b, i, j, red, green, blue, hits, nearest, weight)
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -145,13 +132,11 @@ def _at(planes: Floats, f: int, first: int, x: float, y: float, z: float) -> flo
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _set_normal(
-    planes: Floats, f: int, x: float, y: float, z: float, dx: float, dy: float, dz: float, normal: Floats
-) -> None:
-    """The unit normal at a point of face f, on the side of the face that the ray d comes from."""
+def _set_normal(planes: Floats, f: int, x: float, y: float, z: float, ray: Vector, normal: Floats) -> None:
+    """The unit normal at a point of face f, on the side of the face that the ray comes from."""
     nx, ny, nz = _at(planes, f, 4, x, y, z), _at(planes, f, 8, x, y, z), _at(planes, f, 12, x, y, z)
     scale = 1.0 / max(math.sqrt(nx * nx + ny * ny + nz * nz), 1e-12)
-    if planes[f, 0] * dx + planes[f, 1] * dy + planes[f, 2] * dz > 0.0:
+    if planes[f, 0] * ray[0] + planes[f, 1] * ray[1] + planes[f, 2] * ray[2] > 0.0:
         scale = -scale
     normal[0], normal[1], normal[2] = nx * scale, ny * scale, nz * scale
 

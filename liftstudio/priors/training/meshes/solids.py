@@ -13,8 +13,8 @@ from liftstudio.cache import cache_folder, content_key
 from liftstudio.files import atomic_path
 from liftstudio.logs import log
 from liftstudio.ops.rasterization import rasterize
-from liftstudio.priors.training.meshes.objects import MeshObject, canonical
 from liftstudio.priors.training.meshes.packs import StoredMesh
+from liftstudio.priors.training.meshes.posing import MeshObject, canonical
 from liftstudio.priors.training.objects.assembly import Floats
 from liftstudio.priors.training.objects.rendering import face_planes
 from liftstudio.priors.training.solids import Bits, Solid, pack, unit_frame
@@ -33,7 +33,7 @@ class Solids:
     """The insides of stored meshes, each made when it is first asked for and kept, also on the disk."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, Bits] = {}
+        self._kept: dict[str, Bits] = {}  # by geometry: names are unique only within a pack
 
     def of(self, mesh: StoredMesh, obj: MeshObject, front_deg: float) -> Solid:
         """Of the object that a mesh was made into, its front at that azimuth of the rig."""
@@ -41,15 +41,15 @@ class Solids:
         return Solid(lambda: self._cells(mesh), unit_frame(front_deg, half))
 
     def _cells(self, mesh: StoredMesh) -> Bits:
-        if mesh.name not in self._kept:
-            self._kept[mesh.name] = kept_cells(mesh)
-        return self._kept[mesh.name]
+        geometry = _digest(mesh)
+        if geometry not in self._kept:
+            self._kept[geometry] = kept_cells(mesh)
+        return self._kept[geometry]
 
 
 def kept_cells(mesh: StoredMesh) -> Bits:
     """`carve`, from the cache if it is there and whole."""
-    geometry = hashlib.sha256(mesh.vertices.tobytes() + mesh.faces.tobytes()).hexdigest()
-    key = content_key({"version": VERSION, "grid": GRID, "geometry": geometry})
+    key = content_key({"version": VERSION, "grid": GRID, "geometry": _digest(mesh)})
     path = cache_folder() / "solids" / f"{key}.npz"
     if (found := _read(path)) is not None:
         return found
@@ -60,6 +60,10 @@ def kept_cells(mesh: StoredMesh) -> Bits:
     except OSError as error:
         log.warning("%s: not kept for another run (%s)", error.filename or path, error.strerror or error)
     return bits
+
+
+def _digest(mesh: StoredMesh) -> str:
+    return hashlib.sha256(mesh.vertices.tobytes() + mesh.faces.tobytes()).hexdigest()
 
 
 def _read(path: Path) -> Bits | None:

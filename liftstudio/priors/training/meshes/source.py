@@ -14,8 +14,8 @@ from liftstudio.priors.training.data import DataConfig, ProceduralObjects, Sampl
 from liftstudio.priors.training.meshes.augmentation import augmented
 from liftstudio.priors.training.meshes.catalog import CATALOG, chosen, read_catalog
 from liftstudio.priors.training.meshes.files import SUFFIXES, find_files, read_files
-from liftstudio.priors.training.meshes.objects import MeshObject, pose
 from liftstudio.priors.training.meshes.packs import Pack, StoredMesh, read_pack
+from liftstudio.priors.training.meshes.posing import MeshObject, pose
 from liftstudio.priors.training.meshes.rendering import EVEN, Lighting, draw_lighting, render
 from liftstudio.priors.training.meshes.solids import Solids
 from liftstudio.priors.training.meshes.split import group_alike, held_out, place, shape_profile
@@ -89,10 +89,13 @@ def view_mesh(mesh: StoredMesh, obj: MeshObject, lighting: Lighting, rig: Rig, s
 
 
 def unseen_rig(config: RigConfig) -> RigConfig:
-    """Cameras of the meshes that are measured: prompts from all around, upright and through SV3D's lens."""
+    """Cameras of the meshes that are measured: prompts from all around, upright and through SV3D's lens.
+
+    Views are free, as an orbit ends at the prompt; only priors that know nothing but orbits are measured on them.
+    """
     return replace(
         config, prompt_azimuth_deg=180.0, prompt_elevation_deg=(-10.0, 45.0), lens_share=0.0, roll_deg=0.0, shift=0.0,
-        amplitude_deg=min(config.amplitude_deg, 44.0),
+        orbit_share=float(config.orbit_share == 1), amplitude_deg=min(config.amplitude_deg, 44.0),
     )  # fmt: skip
 
 
@@ -100,15 +103,22 @@ def read_folder(folder: Path, config: DataConfig) -> list[Pack]:
     """The meshes that a config's folder holds and its licences allow, none of the packs empty.
 
     Raises:
-        InputError: there is no such folder, or nothing in it; what `read_pack` and `read_catalog` refuse.
+        InputError: there is no such folder, nothing in it, or both packs and mesh files; what `read_pack`,
+            `read_catalog` and `read_files` refuse.
     """
     if not folder.is_dir():
         raise InputError(f"data.objects: {folder}: {'wanted a folder' if folder.exists() else 'no such folder'}")
-    packs = [read_pack(path) for path in sorted(folder.glob("*.npz"))]
-    if not packs and not find_files(folder):
+    paths, files = sorted(folder.glob("*.npz")), find_files(folder)
+    if not paths and not files:
         raise InputError(f"data.objects: {folder}: neither packs (*.npz) nor mesh files ({', '.join(SUFFIXES)})")
-    if not packs:
+    if paths and files:
+        found = f"{paths[0].name} and {files[0].relative_to(folder)}"
+        raise InputError(f"data.objects: {folder}: holds both packs and mesh files ({found}); wanted one kind")
+    if files:
         return [read_files(folder)]  # the user's own: they need no catalogue
+    packs = [read_pack(path) for path in paths]
+    if unknown := sorted(config.weights.keys() - {pack.name for pack in packs}):
+        log.warning("data.weights: %s has no pack named %s", folder, " or ".join(unknown))
     entries = read_catalog(folder / CATALOG)
     for pack in packs:
         for name in pack.ids:

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from liftstudio.priors.training.meshes.objects import MeshObject, Overlay, pose
 from liftstudio.priors.training.meshes.packs import StoredMesh
+from liftstudio.priors.training.meshes.posing import MeshObject, Overlay, pose
 from liftstudio.priors.training.objects.assembly import Floats
 from liftstudio.priors.training.objects.draws import Draws
 from liftstudio.priors.training.objects.palettes import draw_palette

@@ -11,17 +11,13 @@ from liftstudio.priors.training.objects.assembly import TexturedObject
 _SHIFT = 1e-5  # world units; keeps grid lines off edges that a generator placed exactly on them
 
 
-def occupancy(obj: TexturedObject, grid: int, half_side: float, turn_deg: float) -> Tensor:
+def occupancy(obj: TexturedObject, grid: int, half_side: float) -> Tensor:
     """[G, G, G] bool (axes z, y, x): vertices of the cube [-half_side, half_side]^3 inside the object.
 
-    The object is first turned by `turn_deg` about z, counter-clockwise from above. A point is inside where the winding
-    number is positive, so overlapping parts are their union.
+    A point is inside where the winding number is positive, so overlapping parts are their union.
     """
-    angle = np.radians(turn_deg)
-    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
-    vertices = (obj.vertices.astype(np.float64) @ turn.T + np.array([_SHIFT, 2 * _SHIFT, 0]) + half_side) * (
-        (grid - 1) / (2 * half_side)
-    )
+    shifted = obj.vertices.astype(np.float64) + np.array([_SHIFT, 2 * _SHIFT, 0])
+    vertices = (shifted + half_side) * ((grid - 1) / (2 * half_side))
     winding = np.zeros((grid, grid, grid), np.int16)
     _wind(vertices, obj.faces, winding)
     return torch.from_numpy(winding > 0)

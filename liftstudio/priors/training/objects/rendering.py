@@ -16,6 +16,8 @@ from liftstudio.priors.training.objects.assembly import TexturedObject
 from liftstudio.priors.training.objects.textures import mix
 
 Floats = NDArray[np.float64]
+Vector = tuple[float, float, float]
+Pinhole = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ def _shade(
     samples = visible.shape[1] // height
     weight = 1.0 / (samples * samples)
     for b in range(batch):
-        ox, oy, oz = c2w[b, 0, 3], c2w[b, 1, 3], c2w[b, 2, 3]
-        fx, fy, cx, cy = pinholes[b, 0], pinholes[b, 1], pinholes[b, 2], pinholes[b, 3]
+        origin = c2w[b, 0, 3], c2w[b, 1, 3], c2w[b, 2, 3]
+        pinhole = pinholes[b, 0], pinholes[b, 1], pinholes[b, 2], pinholes[b, 3]
         for i in range(height):
             for j in range(width):
                 red = green = blue = 0.0
@@ -80,34 +82,48 @@ def _shade(
                         face = visible[b, row, column]
                         if face < 0:
                             continue
-                        # The ray's direction is 1 along the camera's axis, so that its parameter is the z-depth.
-                        x, y = (column + 0.5 - cx) / fx, (cy - row - 0.5) / fy
-                        dx = c2w[b, 0, 0] * x + c2w[b, 0, 1] * y - c2w[b, 0, 2]
-                        dy = c2w[b, 1, 0] * x + c2w[b, 1, 1] * y - c2w[b, 1, 2]
-                        dz = c2w[b, 2, 0] * x + c2w[b, 2, 1] * y - c2w[b, 2, 2]
-                        distance = plane_distance(planes, face, ox, oy, oz, dx, dy, dz)
-                        x, y, z = ox + distance * dx, oy + distance * dy, oz + distance * dz
+                        z_depth, (x, y, z), _ = meet(planes, face, c2w, b, origin, pinhole, row, column)
                         radiance = _radiance(planes, face, lighting, x, y, z)
                         k = part[face]
                         share = _share(k, patterns, settings, frames, x, y, z)
                         red += min(radiance * (colors[k, 0, 0] + share * (colors[k, 1, 0] - colors[k, 0, 0])), 1.0)
                         green += min(radiance * (colors[k, 0, 1] + share * (colors[k, 1, 1] - colors[k, 0, 1])), 1.0)
                         blue += min(radiance * (colors[k, 0, 2] + share * (colors[k, 1, 2] - colors[k, 0, 2])), 1.0)
-                        nearest, hits = min(nearest, distance), hits + 1
-                white = 1.0 - hits * weight
-                rgb[b, i, j, 0] = red * weight + white
-                rgb[b, i, j, 1] = green * weight + white
-                rgb[b, i, j, 2] = blue * weight + white
-                alpha[b, i, j, 0] = hits * weight
-                depth[b, i, j, 0] = nearest if hits else 0.0
+                        nearest, hits = min(nearest, z_depth), hits + 1
+                write_pixel(rgb, alpha, depth, b, i, j, red, green, blue, hits, nearest, weight)
 
 
 @njit(nogil=True, cache=True, inline="always")
-def plane_distance(planes: Floats, f: int, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> float:
-    """The parameter at which the ray o + t d meets the plane of face f."""
+def meet(
+    planes: Floats, f: int, c2w: Floats, b: int, origin: Vector, pinhole: Pinhole, row: int, column: int
+) -> tuple[float, Vector, Vector]:
+    """Z-depth and point where the ray through a sample of camera b meets the plane of face f, and the ray's direction.
+
+    The direction is 1 along the camera's axis. origin: the camera's centre. pinhole: fx, fy, cx, cy in samples.
+    """
+    x, y = (column + 0.5 - pinhole[2]) / pinhole[0], (pinhole[3] - row - 0.5) / pinhole[1]
+    dx = c2w[b, 0, 0] * x + c2w[b, 0, 1] * y - c2w[b, 0, 2]
+    dy = c2w[b, 1, 0] * x + c2w[b, 1, 1] * y - c2w[b, 1, 2]
+    dz = c2w[b, 2, 0] * x + c2w[b, 2, 1] * y - c2w[b, 2, 2]
     across = planes[f, 0] * dx + planes[f, 1] * dy + planes[f, 2] * dz
-    height = planes[f, 3] - planes[f, 0] * ox - planes[f, 1] * oy - planes[f, 2] * oz
-    return height / across if across != 0.0 else 0.0
+    height = planes[f, 3] - planes[f, 0] * origin[0] - planes[f, 1] * origin[1] - planes[f, 2] * origin[2]
+    z_depth = height / across if across != 0.0 else 0.0
+    point = origin[0] + z_depth * dx, origin[1] + z_depth * dy, origin[2] + z_depth * dz
+    return z_depth, point, (dx, dy, dz)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def write_pixel(
+    rgb: NDArray[np.float32], alpha: NDArray[np.float32], depth: NDArray[np.float32], b: int, i: int, j: int,
+    red: float, green: float, blue: float, hits: int, nearest: float, weight: float,
+) -> None:  # fmt: skip
+    """Writes a pixel over white, from sums over its samples on the object; weight: a sample's share of the pixel."""
+    white = 1.0 - hits * weight
+    rgb[b, i, j, 0] = red * weight + white
+    rgb[b, i, j, 1] = green * weight + white
+    rgb[b, i, j, 2] = blue * weight + white
+    alpha[b, i, j, 0] = hits * weight
+    depth[b, i, j, 0] = nearest if hits else 0.0
 
 
 @njit(nogil=True, cache=True, inline="always")

@@ -1,0 +1,54 @@
+"""Views against true ones where there is little to see."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from liftstudio.assets import ROOT
+from liftstudio.cameras import orbit_cameras
+from liftstudio.errors import InputError
+from liftstudio.evaluation import TruthConfig
+from liftstudio.metrics.flow import check_raft_size
+from liftstudio.metrics.novel_views import Judges, compare_views
+from liftstudio.metrics.truth import load_truth
+from liftstudio.views.base import ReferenceViews
+
+SIZE = 64
+
+
+def line_views(width: int) -> ReferenceViews:
+    """Three views of an upright dark line so many pixels wide; the first is the input."""
+    masks = torch.zeros(3, SIZE, SIZE, 1)
+    masks[:, 10:54, 31 : 31 + width] = 1
+    images = 1 - 0.8 * masks.expand(-1, -1, -1, 3)
+    cameras = orbit_cameras(torch.tensor([0.0, 120, 240]), torch.zeros(3), 3.0, 40.0, SIZE, SIZE)
+    return ReferenceViews(images, masks, cameras, names=("0", "1", "2"), held_out=torch.zeros(3).bool(), prompt=0)
+
+
+@pytest.mark.parametrize("width, true_width", [(1, 10), (10, 1), (1, 1), (0, 1)])
+def test_objects_thinner_than_a_feature_are_compared_as_whole_views(width: int, true_width: int) -> None:
+    made, truth = line_views(width), line_views(true_width)
+    row = compare_views(made.images, made.masks, truth, Judges())
+    assert all(torch.tensor(value).isfinite() for value in row.values())
+    assert (row["psnr"] == 100) == (width == true_width)
+
+
+def test_truth_of_a_single_view_is_refused(tmp_path: Path) -> None:
+    content = json.loads((ROOT / "assets/demo/mario/transforms.json").read_text())
+    content["frames"] = content["frames"][:1]
+    content["mesh"] = str(ROOT / "assets/demo/mario/mesh.obj")
+    (tmp_path / "images").mkdir()
+    name = content["frames"][0]["file_path"]
+    (tmp_path / name).write_bytes((ROOT / "assets/demo/mario" / name).read_bytes())
+    (tmp_path / "transforms.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="wanted the input view and others to compare with, got 1 view"):
+        load_truth(TruthConfig(views=str(tmp_path)))
+
+
+def test_sizes_that_raft_takes() -> None:
+    check_raft_size(128, 256)
+    for height, width in ((100, 256), (256, 250), (64, 64)):
+        with pytest.raises(InputError, match="RAFT: wanted images whose sides are multiples of 8"):
+            check_raft_size(height, width)
