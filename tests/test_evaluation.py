@@ -269,7 +269,7 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("options", "message"),
     [
         (["truth.views=nowhere"], "error: truth.views: nowhere: no such file or folder"),
-        ([f"truth.views={MARIO}", "truth.view=99.png"], "truth.view: no view 99.png; there are 000.png"),
+        ([f"truth.views={MARIO}", "truth.view=99.png"], "view: no view 99.png; there are 000.png"),
         (["truth.mesh=none.obj"], "none.obj: no such file"),
         ([f"truth.views={MARIO}", "truth.mesh=points.ply"], "points.ply: no triangles"),
         ([f"truth.views={MARIO}", "test.clip_weights=nowhere"], "nowhere: no such folder; CLIP"),

@@ -1,27 +1,20 @@
 """Texture coordinates by xatlas."""
 
-from collections.abc import Callable, Iterator
+import io
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-import xatlas
 from numpy.typing import NDArray
 from torch import Tensor
 
 from liftstudio.errors import InputError
 from liftstudio.mesh import Mesh
-
-# xatlas takes more than linear time and says nothing meanwhile, so the surface is given to it in pieces of at most
-# this many faces. That is faster, shows progress, and was not found to make more charts.
-FACES_PER_PIECE = 4096
-# The scale of the charts, 1 if they would cover the texture without any waste, is found by that many halvings between
-# this least one and 1. Where charts are so many that the least does not fit, narrower gutters are better.
-HALVINGS = 5
-LEAST_SCALE = 0.3
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -42,16 +35,6 @@ class UvMesh:
     gutter: int
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Some faces of a mesh, cut into charts."""
-
-    face_list: Ints  # [n] which faces of the whole mesh
-    faces: Ints  # [n, 3] the same faces, into `source` and `uv`
-    source: Ints  # [v] vertex of the whole mesh
-    uv: Floats  # [v, 2] texels
-
-
 def unwrap_mesh(
     mesh: Mesh, texture_size: int, gutter: int, progress: Callable[[float], None] = lambda fraction: None
 ) -> UvMesh:
@@ -63,99 +46,50 @@ def unwrap_mesh(
 
     Raises:
         InputError: when there are too many charts for the texture.
+        RuntimeError: when the process of xatlas crashes or is killed; with what it wrote to standard error.
     """
     texels_per_unit = texture_size / mesh.face_area_vectors().norm(dim=-1).sum().sqrt()
-    texels, faces = (mesh.vertices * texels_per_unit).numpy(), mesh.faces.numpy()
-    face_lists = list(_split(texels[faces].mean(1), np.arange(len(faces))))
-    pieces = []
-    for face_list in face_lists:
-        pieces.append(_cut(texels, faces, face_list))
-        progress(0.9 * len(pieces) / len(face_lists))
-    pieces, charts, gutter = _packed(pieces, texture_size, gutter)
-    progress(1.0)
-    source = torch.from_numpy(np.concatenate([piece.source for piece in pieces]))
-    uv = torch.from_numpy((np.concatenate([piece.uv for piece in pieces]) + gutter) / texture_size).float()
-    return UvMesh(Mesh(mesh.vertices[source], _joined_faces(pieces, len(faces))), source, uv, charts, gutter)
+    texels = mesh.vertices * texels_per_unit
+    arrays = _run_atlas(texels.numpy(), mesh.faces.numpy(), texture_size, gutter, progress)
+    if arrays is None:
+        raise InputError(
+            f"export: the surface is too ragged for a texture of {texture_size} x {texture_size} texels; "
+            "raise export.texture_size or lower export.target_faces"
+        )
+    gutter = int(arrays["gutter"])
+    source, faces = torch.from_numpy(arrays["source"]), torch.from_numpy(arrays["faces"])
+    uv = torch.from_numpy((arrays["uv"] + gutter) / texture_size).float()
+    return UvMesh(Mesh(mesh.vertices[source], faces), source, uv, int(arrays["charts"]), gutter)
 
 
-def _split(centres: Floats, face_list: Ints) -> Iterator[Ints]:
-    """Halve along the longest side until no list has more than FACES_PER_PIECE."""
-    if len(face_list) <= FACES_PER_PIECE:
-        yield face_list
-        return
-    axis = np.ptp(centres[face_list], axis=0).argmax()
-    along = face_list[np.argsort(centres[face_list, axis], kind="stable")]
-    yield from _split(centres, along[: len(along) // 2])
-    yield from _split(centres, along[len(along) // 2 :])
-
-
-def _cut(texels: Floats, faces: Ints, face_list: Ints) -> _Piece:
-    """Charts for some faces of a mesh whose vertices are measured in texels (xatlas ignores areas below 1e-7)."""
-    source, local = np.unique(faces[face_list], return_inverse=True)
-    atlas = xatlas.Atlas()
-    atlas.add_mesh(texels[source].astype(np.float32), local.reshape(-1, 3).astype(np.uint32))
-    atlas.generate(xatlas.ChartOptions(), _pack_options(padding=1, scale=1.0))
-    return _placed(atlas, 0, face_list, source)
-
-
-def _packed(pieces: list[_Piece], texture_size: int, gutter: int) -> tuple[list[_Piece], int, int]:
-    """The charts of all pieces, scaled alike, where they go in a square that is smaller than the texture by a gutter
-    on every side; how many there are; and the gutter, halved until they fit."""
-    while True:
-        atlas = _largest_fit(pieces, texture_size - 2 * gutter, 2 * gutter, LEAST_SCALE if gutter else 0.01)
-        if atlas:
-            placed = [_placed(atlas, i, piece.face_list, piece.source) for i, piece in enumerate(pieces)]
-            return placed, atlas.chart_count, gutter
-        if gutter == 0:
-            raise InputError(
-                f"export: the surface is too ragged for a texture of {texture_size} x {texture_size} texels; "
-                "raise export.texture_size or lower export.target_faces"
-            )
-        gutter //= 2
-
-
-def _largest_fit(pieces: list[_Piece], size: int, gap: int, least_scale: float) -> xatlas.Atlas | None:
-    """A packing into one square of `size` texels at the largest scale found; None if the least does not fit."""
-    fitting, low, high = _packed_once(pieces, size, gap, least_scale), least_scale, 1.0
-    for _ in range(HALVINGS if fitting else 0):
-        middle = (low + high) / 2
-        atlas = _packed_once(pieces, size, gap, middle)
-        if atlas:
-            fitting, low = atlas, middle
-        else:
-            high = middle
-    return fitting
-
-
-def _packed_once(pieces: list[_Piece], size: int, gap: int, scale: float) -> xatlas.Atlas | None:
-    atlas = xatlas.Atlas()
-    for piece in pieces:
-        atlas.add_uv_mesh(piece.uv, piece.faces.astype(np.uint32))
-    atlas.generate(xatlas.ChartOptions(), _pack_options(gap, scale, size))
-    return atlas if atlas.atlas_count <= 1 else None
-
-
-def _pack_options(padding: int, scale: float, size: int = 0) -> xatlas.PackOptions:
-    """padding: texels between charts; scale: texels per unit; size: texels per side, 0 for as many as it takes."""
-    options = xatlas.PackOptions()
-    options.resolution = size
-    options.padding = padding
-    options.texels_per_unit = scale
-    options.bilinear = False  # the gap is meant to be all of it
-    return options
-
-
-def _placed(atlas: xatlas.Atlas, index: int, face_list: Ints, source: Ints) -> _Piece:
-    vertex, faces, uv = atlas[index]
-    # Faces without area are in no chart and get a zero, or a NaN where the atlas is empty.
-    texels = np.nan_to_num(uv * np.array([atlas.width, atlas.height], np.float32))
-    return _Piece(face_list, faces.astype(np.int64), source[vertex], texels)
-
-
-def _joined_faces(pieces: list[_Piece], count: int) -> Tensor:
-    """[count, 3] the faces of all pieces in their original order, into the pieces' vertices one after the other."""
-    faces, offset = np.empty((count, 3), np.int64), 0
-    for piece in pieces:
-        faces[piece.face_list] = piece.faces + offset
-        offset += len(piece.source)
-    return torch.from_numpy(faces)
+def _run_atlas(
+    texels: NDArray[np.float32],
+    faces: NDArray[np.int64],
+    texture_size: int,
+    gutter: int,
+    progress: Callable[[float], None],
+) -> dict[str, NDArray] | None:
+    """What the script `atlas` makes of a mesh whose vertices are measured in texels (see its `main`), None if the
+    charts do not fit. It is run by its path, for a quick start: as a module of the package it would import torch.
+    """
+    script = [sys.executable, "-P", str(Path(__file__).with_name("atlas.py")), str(texture_size), str(gutter)]
+    with tempfile.TemporaryFile() as mesh, tempfile.TemporaryFile() as errors:
+        np.savez(mesh, vertices=texels, faces=faces)
+        mesh.seek(0)
+        # A session of its own, so that Ctrl-C reaches us alone, who may be set to finish the work first.
+        with subprocess.Popen(
+            script, stdin=mesh, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+        ) as process:
+            assert process.stdout is not None
+            try:
+                while line := process.stdout.readline().strip():
+                    progress(float(line))
+                archive = process.stdout.read()
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode != 0:
+            errors.seek(0)
+            message = errors.read().decode(errors="replace").strip()
+            raise RuntimeError(f"xatlas ended with status {process.returncode} in the middle of an unwrap\n{message}")
+    return dict(np.load(io.BytesIO(archive))) if archive else None

@@ -99,10 +99,8 @@ def compare_mesh(prediction: Mesh, truth: Truth, *, scale_by_box: bool = False) 
     return mesh_metrics(placed, truth.mesh)
 
 
-def find_view(names: tuple[str, ...], wanted: str, option: str = "truth.view") -> int:
+def find_view(names: tuple[str, ...], wanted: str) -> int:
     """The index of the view whose file has that name, with its folder or without; the first for no name.
-
-    option: where the user named it, for the message.
 
     Raises:
         InputError: there is none.
@@ -112,7 +110,7 @@ def find_view(names: tuple[str, ...], wanted: str, option: str = "truth.view") -
     for index, name in enumerate(names):
         if wanted in (name, Path(name).name):
             return index
-    raise InputError(f"{option}: no view {wanted}; there are {', '.join(Path(name).name for name in names)}")
+    raise InputError(f"view: no view {wanted}; there are {', '.join(Path(name).name for name in names)}")
 
 
 def source_rotation_deg(capture: Path) -> float:

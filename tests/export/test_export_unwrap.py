@@ -1,15 +1,22 @@
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import trimesh
+import xatlas
 from export_shapes import as_mesh, lopsided, position_color
 from scipy.ndimage import maximum_filter, minimum_filter
 from scipy.spatial import cKDTree
 
 from liftstudio.errors import InputError
+from liftstudio.export.atlas import FACES_PER_PIECE
 from liftstudio.export.bake import Texels, bake_texture, surface_texels
 from liftstudio.export.cleanup import decimate, face_components, vertex_normals
-from liftstudio.export.unwrap import FACES_PER_PIECE, UvMesh, unwrap_mesh
+from liftstudio.export.unwrap import UvMesh, unwrap_mesh
 from liftstudio.mesh import Mesh
 
 SIZE = 256
@@ -67,6 +74,69 @@ def test_cutting_keeps_the_surface() -> None:
     assert seen == sorted(seen)
     assert len(seen) >= 3
     assert seen[-1] == 1.0
+
+
+@pytest.fixture
+def replace_atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Replaces the Atlas of new processes by the one that the given code defines, where `Atlas` is the real one."""
+
+    def replace(code: str) -> None:
+        text = f"import os, pathlib, xatlas\nfrom xatlas import Atlas\n{code}\nxatlas.Atlas = Atlas\n"
+        (tmp_path / "sitecustomize.py").write_text(text)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    return replace
+
+
+def test_no_atlas_is_ever_destroyed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replace_atlas: Callable[[str], None]
+) -> None:
+    made, destroyed = tmp_path / "made", tmp_path / "destroyed"
+    replace_atlas(f"""
+class Atlas(Atlas):
+    def __init__(self):
+        super().__init__()
+        pathlib.Path({str(made)!r}).touch()
+    def __del__(self):
+        pathlib.Path({str(destroyed)!r}).touch()
+""")
+    monkeypatch.delattr(xatlas, "Atlas")  # none is made in this process
+    unwrap_mesh(lopsided(), SIZE, 4)
+    with pytest.raises(InputError, match="too ragged for a texture of 16 x 16 texels"):
+        unwrap_mesh(decimate(lopsided(64, 0.05, 1), 3000), 16, 1)
+    assert made.exists() and not destroyed.exists()
+
+
+@pytest.mark.parametrize(
+    ("crash", "message"),
+    [
+        ("raise ValueError('no charts today')", "status 1 (.|\n)*ValueError: no charts today"),
+        ("os.kill(os.getpid(), 9)", "status -9"),
+        ("os.write(2, b'double free'), os.abort()", "status -6 (.|\n)*double free"),
+    ],
+)
+def test_a_crash_of_xatlas_is_an_error(replace_atlas: Callable[[str], None], crash: str, message: str) -> None:
+    replace_atlas(f"class Atlas:\n    def __init__(self):\n        {crash}")
+    with pytest.raises(RuntimeError, match=message):
+        unwrap_mesh(lopsided(), SIZE, 4)
+
+
+def test_ctrl_c_ends_the_process_of_xatlas(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Watched(subprocess.Popen[bytes]):
+        def __init__(self, *args: object, **options: object) -> None:
+            super().__init__(*args, **options)
+            started.append(self)
+
+    def interrupted(fraction: float) -> None:
+        assert 0 < fraction < 1  # told while it works
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", Watched)
+    with pytest.raises(KeyboardInterrupt):
+        unwrap_mesh(lopsided(64), 512, 4, interrupted)
+    assert [process.wait(10) for process in started] == [-signal.SIGKILL]
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
