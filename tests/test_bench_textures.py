@@ -53,7 +53,8 @@ def test_perfect_views_are_perfect_and_degraded_ones_are_not() -> None:
     views = textures.degraded(truth, torch.Generator().manual_seed(SEED))
     worse = judge.compare(views, truth, picture)
     assert perfect.keys() == worse.keys() == textures.DIGITS.keys()
-    assert perfect["psnr"] == math.inf and perfect["ssim"] == pytest.approx(1, abs=1e-5)
+    # SSIM is a ratio of differences of float32 sums, which cancel where an image is plain.
+    assert perfect["psnr"] == math.inf and perfect["ssim"] == pytest.approx(1, abs=1e-4)
     assert 10 < worse["psnr"] < 30, f"object {NUMBER}, seed {SEED}"
     assert worse["ssim"] < 0.99 and worse["contextual, truth"] > perfect["contextual, truth"]
     assert torch.equal(views.masks, truth.masks)

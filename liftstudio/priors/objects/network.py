@@ -49,8 +49,8 @@ class Size:
     planes: int = 40  # of density, along each ray
     color_planes: int = 10  # of colour
     view_planes: int = 16  # of the coarser frustum, at half resolution
-    deep: int = 8  # what the picture says of a cell of those
-    joint: int = 24  # channels in which that and what the views show are joined
+    cell: int = 8  # features that the picture gives each of its cells
+    cell_hidden: int = 24  # channels in which those and what the views show in a cell are joined
     full: int = 16  # channels at full resolution, from the picture and from below
     head: int = 40  # channels that the planes are read from
     widths: tuple[int, int, int] = (48, 112, 192)  # channels at half, quarter and eighth resolution
@@ -121,11 +121,12 @@ class ObjectsNetwork(nn.Module):
         self.up1 = _blocks(size.up[1], w1, e)
         self.up0 = _blocks(size.up[0], w0, e)
         self.grow = Conv(w0, 4 * size.full, 2, kernel=1)
-        self.joined, self.norm = Conv(2 * size.full, size.head, 2), nn.GroupNorm(8, size.head)
+        self.merge, self.norm = Conv(2 * size.full, size.head, 2), nn.GroupNorm(8, size.head)
         self.last = Conv(size.head, 2 * size.planes + CHANNELS * size.color_planes, 2, kernel=1)
-        self.deepen = Conv(w0, size.deep * size.view_planes, 2, kernel=1)
-        self.join, self.shift = Conv(size.deep + SEEN, size.joint, 2, kernel=1), nn.Linear(e, size.joint)
-        self.joined_last = Conv(size.joint, 2 + CHANNELS, 2, kernel=1, gain=0.1)
+        self.cell_first = Conv(w0, size.cell * size.view_planes, 2, kernel=1)
+        self.cell_hidden = Conv(size.cell + SEEN, size.cell_hidden, 2, kernel=1)
+        self.cell_shift = nn.Linear(e, size.cell_hidden)
+        self.cell_last = Conv(size.cell_hidden, 2 + CHANNELS, 2, kernel=1, gain=0.1)
         with torch.no_grad():
             self.last.bias[: 2 * size.planes] = _first_guess(size.planes).repeat(2)
 
@@ -169,8 +170,8 @@ class ObjectsNetwork(nn.Module):
         pose = _pose(self.pose(F.layer_norm(x.float().mean((2, 3)), x.shape[1:2])))
         x = through(self.up1, quarter + doubled(self.grow1(x)), embedding)
         x = through(self.up0, half + doubled(self.grow0(x)), embedding)
-        cells = self._join(x, seen, embedding)
-        x = self.joined(torch.cat([full, F.pixel_shuffle(self.grow(x), 2)], dim=1))
+        cells = self._join_cells(x, seen, embedding)
+        x = self.merge(torch.cat([full, F.pixel_shuffle(self.grow(x), 2)], dim=1))
         filled = self.last(F.silu(self.norm(x))).float()
         planes = self.size.planes
         logits, color = filled.split([2 * planes, filled.shape[1] - 2 * planes], dim=1)
@@ -178,12 +179,15 @@ class ObjectsNetwork(nn.Module):
         color = self._colors(_added(color.unflatten(1, (CHANNELS, -1)), cells[:, 2:]), image)
         return Lifted(logits[:, 0], logits[:, 1], color, frame, pose)
 
-    def _join(self, x: Tensor, seen: Tensor, embedding: Tensor) -> Tensor:
-        """[B, 2 + 4, P, R / 2, R / 2] what cells add to logits and colours, of features at half resolution."""
-        said = self.deepen(x).unflatten(1, (self.size.deep, -1))
-        cells = torch.cat([said, seen.to(x.dtype)], dim=1).flatten(2, 3)
-        shift = self.shift(embedding).to(x.dtype)[:, :, None, None]
-        return self.joined_last(F.silu(self.join(cells) + shift)).float().unflatten(2, seen.shape[2:4])
+    def _join_cells(self, x: Tensor, seen: Tensor, embedding: Tensor) -> Tensor:
+        """[B, 2 + 4, P, R / 2, R / 2] what each cell adds to the two logits and to the colours.
+
+        x: [B, C, R / 2, R / 2] features of the picture. seen: [B, SEEN, P, R / 2, R / 2] of the views.
+        """
+        of_picture = self.cell_first(x).unflatten(1, (self.size.cell, -1))
+        cells = torch.cat([of_picture, seen.to(x.dtype)], dim=1).flatten(2, 3)
+        shift = self.cell_shift(embedding).to(x.dtype)[:, :, None, None]
+        return self.cell_last(F.silu(self.cell_hidden(cells) + shift)).float().unflatten(2, seen.shape[2:4])
 
     def _colors(self, raw: Tensor, image: Tensor) -> Tensor:
         """[B, 3, K, R, R] in [-1, 1]: own colours, or the picture's where they are copied along the ray."""

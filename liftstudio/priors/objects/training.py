@@ -74,7 +74,7 @@ class ObjectsTask(VolumeTask):
 
 def _check_size(size: Size) -> None:
     """Raise an InputError for a network that cannot be built."""
-    names = ("view_planes", "deep", "joint", "full", "middle", "embedding")
+    names = ("view_planes", "cell", "cell_hidden", "full", "middle", "embedding")
     leasts = {"planes": 2, "color_planes": 2, **dict.fromkeys(names, 1)}
     for name, least in leasts.items():
         check_range(f"size.{name}", getattr(size, name), least)
