@@ -1,3 +1,3 @@
-from liftstudio.cli import main
+from liftstudio.cli.command_line import main
 
 raise SystemExit(main())

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from bench.captures import Subject
 from bench.runs import Pictures, render_colored, texels
-from liftstudio.cameras import Cameras
-from liftstudio.images import resize_area
-from liftstudio.mesh import Mesh
-from liftstudio.metrics.truth import moved_mesh
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.images import resize_area
+from liftstudio.data.mesh import Mesh
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.voxels import occupancy
 from liftstudio.ops.marching_cubes import marching_cubes
-from liftstudio.views.base import ReferenceViews
+from liftstudio.run.truth import moved_mesh
 
 SILHOUETTE = 128  # pixels across the silhouette that is inflated
 GRID = 128  # points along each axis of the cube [-1, 1] in which objects are averaged

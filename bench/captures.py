@@ -5,14 +5,14 @@ from pathlib import Path
 
 import torch
 
-from liftstudio.cache import content_key, file_digest
-from liftstudio.cameras import Cameras, orbit_cameras
-from liftstudio.errors import InputError
-from liftstudio.evaluation import TruthConfig
-from liftstudio.images import save_image
-from liftstudio.metrics.truth import Truth, load_truth, source_rotation_deg
-from liftstudio.priors.training.captures import find_captures as captures_in
-from liftstudio.views.base import ReferenceViews
+from liftstudio.core.cache import content_key, file_digest
+from liftstudio.core.errors import InputError
+from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.data.images import save_image
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.run.config import TruthConfig
+from liftstudio.run.truth import Truth, load_truth, source_rotation_deg
+from liftstudio.training.captures import find_captures as captures_in
 from liftstudio.views.normalization import HALF_SIDE
 from liftstudio.views.posed_images import read_capture
 

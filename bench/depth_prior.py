@@ -20,14 +20,14 @@ from torch import Tensor
 
 from bench.textures import Rows, extension
 from bench.unseen import mean_and_error, with_error
-from liftstudio import assets, registry
-from liftstudio.config import Block
-from liftstudio.files import atomic_write
-from liftstudio.images import grid, save_image
+from liftstudio.core import registry
+from liftstudio.core.config import Block
+from liftstudio.core.files import atomic_write
+from liftstudio.data.images import grid, save_image
 from liftstudio.metrics.images import psnr, ssim
-from liftstudio.priors.training.data import DataConfig, ProceduralObjects, Sample
-from liftstudio.priors.training.objects import Kind
-from liftstudio.priors.training.rigs import RigConfig
+from liftstudio.synthetic import Kind
+from liftstudio.training.data import DataConfig, ProceduralObjects, Sample
+from liftstudio.training.rigs import RigConfig
 
 DIGITS = {"psnr": 2, "ssim": 4, "psnr on the object": 2}
 CEILING, BASELINE = "autoencoder alone", "without depth"
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="the table as a file")
     options = parser.parse_args()
 
-    registry.load_extensions(assets.ROOT / "custom")
+    registry.load_methods()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     block = extension("prior").DepthPrior.Config(weights=options.prior)
     prior: Any = Block("depth-prior", "sd2-depth", block).build(device=device)

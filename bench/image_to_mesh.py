@@ -47,23 +47,24 @@ from bench.runs import (
     with_cost,
 )
 from bench.unseen import canonical, front_deg, prompted
-from liftstudio import assets, cli, registry
-from liftstudio.cache import file_digest
-from liftstudio.cameras import Cameras, orbit_cameras
-from liftstudio.config import Block
-from liftstudio.errors import InputError
-from liftstudio.images import save_image, straight_from_white
-from liftstudio.inputs import Inputs
+from liftstudio.cli import command_line
+from liftstudio.core import registry
+from liftstudio.core.cache import file_digest
+from liftstudio.core.config import Block
+from liftstudio.core.errors import InputError
+from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.data.images import save_image, straight_from_white
+from liftstudio.data.orbits import dynamic
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.novel_views import silhouette_iou
-from liftstudio.metrics.truth import unit_from_world
-from liftstudio.orbits import dynamic
 from liftstudio.priors.opening import block_weights
-from liftstudio.priors.training.objects import TexturedObject, render
-from liftstudio.priors.training.objects.truth import to_mesh
-from liftstudio.run import load_inputs
-from liftstudio.run_config import RunConfig, load_run_config
-from liftstudio.views.base import ReferenceViews
+from liftstudio.run.config import RunConfig, load_run_config
+from liftstudio.run.inputs import Inputs
+from liftstudio.run.run import load_inputs
+from liftstudio.run.truth import unit_from_world
+from liftstudio.synthetic import TexturedObject, render
+from liftstudio.synthetic.truth import to_mesh
 from liftstudio.views.prior_views import PriorViews
 
 ELEVATION_DEG = 10.0  # of the prompt
@@ -126,7 +127,7 @@ class Job:
 def reconstruct(job: Job, folder: Path) -> dict[str, Any]:
     """Run one job in `folder`; returns the columns of its row."""
     begin = time.perf_counter()
-    registry.load_extensions(assets.ROOT / "custom")
+    registry.load_methods()
     folder.mkdir(parents=True, exist_ok=True)
     toy, angles = pose(job)
     picture, truth = folder / f"toy-{job.toy:02d}.png", folder / f"toy-{job.toy:02d}.ply"
@@ -265,11 +266,11 @@ def main(arguments: list[str] | None = None) -> int:
     arguments: of the command line (default: this process's).
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    return cli.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
+    return command_line.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
 
 
 def _dispatch(arguments: list[str]) -> int:
-    parser = cli.Parser(
+    parser = command_line.Parser(
         prog="python -m bench.image_to_mesh",
         usage="python -m bench.image_to_mesh [options] [key=value ...]",
         description=__doc__,
@@ -292,7 +293,7 @@ def _dispatch(arguments: list[str]) -> int:
         for variant in variants
         for toy in options.only or range(options.count)
     ]
-    registry.load_extensions(assets.ROOT / "custom")
+    registry.load_methods()
     keys = [key_of(job) for job in jobs]
     rows = read_rows(options.results)
     with tempfile.TemporaryDirectory() as temporary:
@@ -305,7 +306,7 @@ def _dispatch(arguments: list[str]) -> int:
                 Console(width=260).print(table_of(rows))
             if not options.keep:
                 shutil.rmtree(folder / job.setting, ignore_errors=True)
-    return cli.DONE
+    return command_line.DONE
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 
 from bench.timing import Case
-from liftstudio.cameras import orbit_cameras
+from liftstudio.data.cameras import orbit_cameras
+from liftstudio.data.orbits import sine
 from liftstudio.ops.backends import use_backend
 from liftstudio.ops.lifting import lift
-from liftstudio.orbits import sine
 from liftstudio.priors.projections import projections
 
 BATCH, CHANNELS, SIZE, GRID = 2, 16, 64, 32

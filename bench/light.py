@@ -19,18 +19,18 @@ from rich.table import Table
 from torch import Tensor
 
 from liftstudio.backgrounds.solid_color import SolidColor
-from liftstudio.cameras import orbit_cameras
-from liftstudio.config import parse
+from liftstudio.core.config import parse
+from liftstudio.data.cameras import orbit_cameras
+from liftstudio.data.mesh import Mesh
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.data.render import Render
 from liftstudio.geometry.base import Geometry
 from liftstudio.lights.base import Light
 from liftstudio.materials.diffuse import Diffuse
-from liftstudio.mesh import Mesh
 from liftstudio.ops.spherical_gaussians import irradiance
-from liftstudio.renderers.base import Render
+from liftstudio.renderers.scene import Scene
 from liftstudio.renderers.surface import render_mesh
-from liftstudio.scene import Scene
 from liftstudio.systems.coarse_to_fine import CoarseToFine
-from liftstudio.views.base import ReferenceViews
 
 VIEWS = 16
 LIGHTS = ("uniform", "spherical-gaussians")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from bench.timing import Case
-from liftstudio.mesh import Mesh
+from liftstudio.data.mesh import Mesh
 from liftstudio.ops.marching_tetrahedra import TetGrid, marching_tetrahedra, reference, tet_grid
 
 TARGET_RATIOS = {64: 12.0, 128: None}

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from bench.captures import find_captures, name_of
 from bench.runs import Row
-from liftstudio import cli
+from liftstudio.cli import command_line
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "reconstruct-views.yaml"
 COLUMNS = ("chamfer", "iou", "f_score_0.01", "normal_consistency", "psnr train", "psnr held out", "ssim held out")
@@ -30,8 +30,8 @@ def reconstruct(capture: Path, config: Path, runs_dir: Path, overrides: list[str
     begin = time.perf_counter()
     name = name_of(capture)
     own = [f"data.path={capture}", f"runs_dir={runs_dir}", f"name={config.stem}", f"tag={name}"]
-    code = cli.main(["--config", str(config), "--train", *overrides, *own])
-    if code != cli.DONE:
+    code = command_line.main(["--config", str(config), "--train", *overrides, *own])
+    if code != command_line.DONE:
         raise SystemExit(code)
     newest = max((runs_dir / config.stem).glob(f"{name}*/metrics.json"), key=lambda path: path.stat().st_mtime)
     return {**row_of(json.loads(newest.read_text())), "seconds": time.perf_counter() - begin}
@@ -62,11 +62,11 @@ def table_of(rows: dict[str, Row]) -> Table:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line (default: this process's); returns an exit code with the meaning that `launch.py`'s have."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    return cli.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
+    return command_line.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
 
 
 def _dispatch(arguments: list[str]) -> int:
-    parser = cli.Parser(
+    parser = command_line.Parser(
         prog="python -m bench.objects",
         usage="python -m bench.objects FOLDER [options] [key=value ...]",
         description=__doc__,
@@ -83,7 +83,7 @@ def _dispatch(arguments: list[str]) -> int:
     for capture in find_captures(options.folder, options.only):
         rows[name_of(capture)] = reconstruct(capture, options.config, options.runs_dir, overrides)
         Console(width=140).print(table_of(rows))
-    return cli.DONE
+    return command_line.DONE
 
 
 if __name__ == "__main__":

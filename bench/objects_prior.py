@@ -26,18 +26,18 @@ from torch import Tensor
 
 from bench.runs import Pictures, Row
 from bench.unseen import with_error
-from liftstudio import cli
-from liftstudio.config import Block
-from liftstudio.errors import InputError
-from liftstudio.images import grid, save_image
+from liftstudio.cli import command_line
+from liftstudio.core.config import Block
+from liftstudio.core.errors import InputError
+from liftstudio.data.images import grid, save_image
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.novel_views import silhouette_iou
 from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.objects.prior import ObjectsPrior
 from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
 from liftstudio.priors.samplers import euler
-from liftstudio.priors.training.data import DataConfig, Licences, Sample
-from liftstudio.priors.training.meshes.source import MeshObjects
+from liftstudio.training.data import DataConfig, Licences, Sample
+from liftstudio.training.meshes.source import MeshObjects
 
 CELLS = 48  # along each side of the cube in which volumes are compared
 HALF_SIDE = 0.95  # of that cube, world units
@@ -147,11 +147,11 @@ def main(arguments: list[str] | None = None) -> int:
     arguments: of the command line (default: this process's).
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    return cli.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
+    return command_line.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = cli.Parser(
+    parser = command_line.Parser(
         prog="python -m bench.objects_prior", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", metavar="FOLDER")
@@ -206,7 +206,7 @@ def _dispatch(arguments: list[str]) -> int:
         half = (len(blocks) + 1) // 2
         columns = [[row for block in part for row in block] for part in (blocks[:half], blocks[half:])]
         save_image(options.sheet, grid([left + right for left, right in zip_longest(*columns, fillvalue=[])]))
-    return cli.DONE
+    return command_line.DONE
 
 
 if __name__ == "__main__":

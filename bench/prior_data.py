@@ -10,18 +10,18 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.timing import Case, measure_pair
-from liftstudio.cameras import Cameras, orbit_cameras
-from liftstudio.orbits import sine
-from liftstudio.priors.training import objects
-from liftstudio.priors.training.data import DataConfig
-from liftstudio.priors.training.meshes import reference as mesh_reference
-from liftstudio.priors.training.meshes.rendering import draw_lighting
-from liftstudio.priors.training.meshes.rendering import render as render_mesh
-from liftstudio.priors.training.meshes.source import MeshObjects
-from liftstudio.priors.training.meshes.variation import varied
-from liftstudio.priors.training.objects import reference
-from liftstudio.priors.training.objects.draws import Draws
-from liftstudio.priors.training.rigs import draw_rig
+from liftstudio import synthetic as objects
+from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.data.orbits import sine
+from liftstudio.synthetic import reference
+from liftstudio.synthetic.draws import Draws
+from liftstudio.training.data import DataConfig
+from liftstudio.training.meshes import reference as mesh_reference
+from liftstudio.training.meshes.rendering import draw_lighting
+from liftstudio.training.meshes.rendering import render as render_mesh
+from liftstudio.training.meshes.source import MeshObjects
+from liftstudio.training.meshes.variation import varied
+from liftstudio.training.rigs import draw_rig
 
 THREADS, FRAMES, SIZE, OBJECTS = 2, 21, 64, 16
 VIEWS, POINTS = 8, 64 * 64 * 40  # of a mesh's sample; points whose inside is asked for

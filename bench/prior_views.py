@@ -10,15 +10,15 @@ from torch import Tensor
 from bench.captures import Subject
 from bench.runs import Pictures, Row
 from bench.timing import timed
-from liftstudio.cameras import Cameras
-from liftstudio.config import Block
-from liftstudio.images import resize_area, resize_lanczos
-from liftstudio.logs import WorkProgress
+from liftstudio.core.config import Block
+from liftstudio.core.logs import WorkProgress
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.images import resize_area, resize_lanczos
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.novel_views import PIXELS, Judges, around, closeness, compare_views
-from liftstudio.metrics.truth import resized
 from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.opening import open_prior
-from liftstudio.views.base import ReferenceViews
+from liftstudio.run.truth import resized
 from liftstudio.views.prior_views import PriorViews, silhouette
 
 SMALL_PIXELS = 64  # across the views in which small priors are compared, beside PIXELS

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.timing import Case
-from liftstudio.mesh import Mesh
+from liftstudio.data.mesh import Mesh
 from liftstudio.ops.backends import use_backend
 from liftstudio.ops.interpolation import interpolate
 from liftstudio.ops.rasterization import fragments, rasterize, scatter_image

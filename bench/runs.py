@@ -15,20 +15,20 @@ import trimesh
 from torch import Tensor
 
 from bench.unseen import with_error
-from liftstudio import assets
-from liftstudio.cameras import Cameras
-from liftstudio.errors import InputError
-from liftstudio.files import atomic_write
-from liftstudio.images import resize_area
-from liftstudio.inputs import Inputs
-from liftstudio.mesh import Mesh
+from liftstudio.core import assets
+from liftstudio.core.errors import InputError
+from liftstudio.core.files import atomic_write
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.images import resize_area
+from liftstudio.data.mesh import Mesh
 from liftstudio.ops.interpolation import interpolate
 from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
-from liftstudio.run import Run, make_fabric, make_folder
-from liftstudio.run_config import RunConfig
-from liftstudio.run_folder import RunFolder
+from liftstudio.run.config import RunConfig
+from liftstudio.run.folder import RunFolder
+from liftstudio.run.inputs import Inputs
+from liftstudio.run.run import Run, make_fabric, make_folder
 
-CONFIGS = assets.ROOT / "configs"
+CONFIGS = assets.packaged("configs")
 SUPERSAMPLING = 2
 COST = {"views_s": 0, "test_s": 0, "export_s": 0, "all_s": 0, "memory_gb": 2}  # and of every stage; column -> digits
 

@@ -35,8 +35,9 @@ from bench.published import TABLES
 from bench.runs import Row, append_rows, read_rows
 from bench.single_image_tables import published_tables, save_sheet, tables
 from bench.single_image_tasks import BASELINES, Setting, Task
-from liftstudio import assets, cli, registry
-from liftstudio.errors import InputError
+from liftstudio.cli import command_line
+from liftstudio.core import registry
+from liftstudio.core.errors import InputError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,11 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
     arguments: of the command line (default: this process's).
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    return cli.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
+    return command_line.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = cli.Parser(
+    parser = command_line.Parser(
         prog="python -m bench.single_image",
         usage="python -m bench.single_image FOLDER [options] [key=value ...]",
         description=__doc__,
@@ -105,7 +106,7 @@ def plan(options: argparse.Namespace) -> list[Task]:
 
 def _dispatch(arguments: list[str]) -> int:
     options = _parse(arguments)
-    registry.load_extensions(assets.ROOT / "custom")
+    registry.load_methods()
     tasks, judges = plan(options), options.setting.judges()
     digest = functools.cache(digest_of)
     keys = [task.key(digest) for task in tasks]
@@ -129,7 +130,7 @@ def _dispatch(arguments: list[str]) -> int:
     show(shown, options)
     if failures:
         raise InputError(f"not measured: {'; '.join(failures)}")
-    return cli.DONE
+    return command_line.DONE
 
 
 def show(rows: list[Row], options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from bench.prior_views import fit
 from bench.published import Published
 from bench.runs import Row, cells, mean_cells, with_cost
 from bench.single_image_tasks import CELL, Setting
-from liftstudio.images import grid, load_image, save_image
+from liftstudio.data.images import grid, load_image, save_image
 from liftstudio.metrics.diversity import cd_score
 
 VIEWS = {"psnr": 2, "ssim": 3, "silhouette_iou": 3, "lpips": 3, "clip_to_view": 3, "clip_to_picture": 3}

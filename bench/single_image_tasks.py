@@ -13,21 +13,22 @@ from bench.baselines import inflated, mean_mesh, mean_pictures, repeated
 from bench.captures import Subject, name_of, read_subject, sides
 from bench.prior_views import ask, fit, measure_prior, measured
 from bench.runs import Pictures, Row, config_path, cost_of, in_own_process, render_glb, run_all
-from liftstudio import assets, registry
-from liftstudio.cache import content_key
-from liftstudio.config import to_plain
-from liftstudio.errors import InputError
-from liftstudio.evaluation import load_judges
-from liftstudio.images import grid, save_image
-from liftstudio.mesh import Mesh
-from liftstudio.mesh_io import read_mesh
+from liftstudio.core import registry
+from liftstudio.core.cache import content_key
+from liftstudio.core.config import to_plain
+from liftstudio.core.devices import first_device
+from liftstudio.core.errors import InputError
+from liftstudio.data.images import grid, save_image
+from liftstudio.data.mesh import Mesh
+from liftstudio.data.mesh_io import read_mesh
 from liftstudio.metrics.embeddings import object_prompt
 from liftstudio.metrics.flow import check_raft_size
 from liftstudio.metrics.novel_views import PIXELS, Judges
-from liftstudio.metrics.truth import Truth, compare_mesh
 from liftstudio.priors.opening import weights_key
-from liftstudio.run import load_inputs
-from liftstudio.run_config import RunConfig, first_device, load_run_config
+from liftstudio.run.config import RunConfig, load_run_config
+from liftstudio.run.evaluation import load_judges
+from liftstudio.run.run import load_inputs
+from liftstudio.run.truth import Truth, compare_mesh
 
 BASELINES = ("repeated", "inflate", "mean", "toys")
 CAMERA = ("elevation_deg", "distance", "fov_deg")  # options of views that say what the input view's camera is
@@ -210,7 +211,7 @@ class Task:
 def reconstruct(task: Task, folder: Path, strips: Path) -> list[Row]:
     """Run the task's config from picture to mesh; its row. See `Task.measure`."""
     begin = time.perf_counter()
-    registry.load_extensions(assets.ROOT / "custom")
+    registry.load_methods()
     subject = task.setting.read(task.capture)
     folder.mkdir(parents=True, exist_ok=True)
     config = task.setting.of(

@@ -27,12 +27,13 @@ from torch import Tensor
 from bench.runs import Pictures
 from bench.toys_prior import mean_orbit
 from bench.unseen import prompted, with_error
-from liftstudio import assets, cli, registry
-from liftstudio.cameras import Cameras, orbit_cameras
-from liftstudio.config import Block
-from liftstudio.errors import InputError
-from liftstudio.files import atomic_write
-from liftstudio.images import grid, resize_smooth, save_image
+from liftstudio.cli import command_line
+from liftstudio.core import registry
+from liftstudio.core.config import Block
+from liftstudio.core.errors import InputError
+from liftstudio.core.files import atomic_write
+from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.data.images import grid, resize_smooth, save_image
 from liftstudio.metrics.diversity import cd_score, cd_terms, centroid, instance_diversity
 from liftstudio.metrics.embeddings import Clip, load_encoder, object_prompt
 from liftstudio.metrics.flow import flow_error, load_raft, orbit_flows
@@ -40,7 +41,7 @@ from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.instances import summarize_instances
 from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
-from liftstudio.priors.training.objects import render
+from liftstudio.synthetic import render
 from liftstudio.views.prior_views import silhouette
 
 MEASURES = {"psnr": 2, "ssim": 3, "iou": 3, "e_flow": 3}  # of each instance -> digits
@@ -219,11 +220,11 @@ def main(arguments: list[str] | None = None) -> int:
     arguments: of the command line (default: this process's).
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    return cli.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
+    return command_line.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = cli.Parser(
+    parser = command_line.Parser(
         prog="python -m bench.syncdreamer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--weights", default="asset://priors/toys", help="weight file (default: the bundled prior's)")
@@ -248,7 +249,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _dispatch(arguments: list[str]) -> int:
     options = _parse(arguments)
-    registry.load_extensions(assets.ROOT / "custom")
+    registry.load_methods()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     judge = Judge(options.clip, options.noun or NOUN, options.raft, device)
     prior = open_prior(Block("prior", AUTO, RecognizedPrior.Config(options.weights)), device)
@@ -272,7 +273,7 @@ def _dispatch(arguments: list[str]) -> int:
     if options.json:
         known = {"weights": options.weights, "embeddings": judge.encoder.name, "meaning": meaning}
         atomic_write(options.json, json.dumps({**known, "objects": rows}, indent=1) + "\n")
-    return cli.DONE
+    return command_line.DONE
 
 
 if __name__ == "__main__":

@@ -37,27 +37,27 @@ from bench.textures import (
     table_of,
     textured,
 )
-from liftstudio import assets, registry
-from liftstudio.cache import cached, content_key
-from liftstudio.cameras import Cameras, orbit_cameras
-from liftstudio.checkpoints import seed_everything
-from liftstudio.config import Block, to_plain
-from liftstudio.files import atomic_write
-from liftstudio.images import grid, save_image
-from liftstudio.inputs import Inputs
+from liftstudio.core import assets, registry
+from liftstudio.core.cache import cached, content_key
+from liftstudio.core.checkpoints import seed_everything
+from liftstudio.core.config import Block, to_plain
+from liftstudio.core.files import atomic_write
+from liftstudio.core.schedules import Schedule
+from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.data.images import grid, save_image
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.opening import weights_key
-from liftstudio.priors.training.data import KINDS
-from liftstudio.priors.training.objects import TexturedObject, render
-from liftstudio.run import Run, check_finite, make_fabric, versions
-from liftstudio.run_config import RunConfig, load_run_config
-from liftstudio.schedules import Schedule
+from liftstudio.run.config import RunConfig, load_run_config
+from liftstudio.run.inputs import Inputs
+from liftstudio.run.run import Run, check_finite, make_fabric, versions
+from liftstudio.synthetic import TexturedObject, render
 from liftstudio.systems.base import System
-from liftstudio.views.base import ReferenceViews
+from liftstudio.training.data import KINDS
 from liftstudio.views.prior_views import LEAST_SIZE
 
 Coarse = Literal["config", "degraded"]
 
-CONFIG = assets.ROOT / "configs" / "hifi123-toys.yaml"
+CONFIG = assets.packaged("configs") / "hifi123-toys.yaml"
 UNREFINED, PICTURE_ALONE, SDS, RGSD = "no refine stage", "picture alone", "SDS", "RGSD"
 VIEW_SIZE = 128  # pixels across the views that are compared
 SHOWN_VIEWS = (0, 2)  # on the sheet
@@ -237,7 +237,7 @@ def main() -> None:
     overrides = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
     options = parser.parse_args([word for word in sys.argv[1:] if word not in overrides])
 
-    registry.load_extensions(assets.ROOT / "custom")
+    registry.load_methods()
     config = load_run_config(CONFIG, overrides)
     judge = Judge(options.vgg, options.clip)
     rows: list[Rows] = []

@@ -15,14 +15,14 @@ from rich.table import Table
 from torch import Tensor
 
 from bench.unseen import mean_and_error, prompted, with_error
-from liftstudio.cameras import Cameras, orbit_cameras
-from liftstudio.images import resize_smooth, straight_from_white
+from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.data.images import resize_smooth, straight_from_white
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.contextual import contextual_distance, load_features
 from liftstudio.metrics.embeddings import load_encoder
 from liftstudio.metrics.images import psnr, ssim
-from liftstudio.priors.training.data import KINDS
-from liftstudio.priors.training.objects import ObjectRender, TexturedObject, patterned, split
-from liftstudio.views.base import ReferenceViews
+from liftstudio.synthetic import ObjectRender, TexturedObject, patterned, split
+from liftstudio.training.data import KINDS
 from liftstudio.views.silhouettes import bounding_box
 
 AZIMUTHS_DEG = (45.0, 120.0, 180.0, 240.0, 315.0)  # of the novel views, from the picture: none of RGSD's fixed cameras
@@ -38,7 +38,7 @@ Rows = dict[str, dict[str, float]]  # way -> measure -> value
 
 def extension(module: str) -> Any:
     """A module of custom/hifi123."""
-    return importlib.import_module(f"liftstudio_custom_hifi123.{module}")
+    return importlib.import_module(f"liftstudio.methods.hifi123.{module}")
 
 
 def textured(number: int) -> TexturedObject:

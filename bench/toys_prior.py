@@ -23,18 +23,18 @@ from torch import Tensor
 from bench.runs import Pictures
 from bench.timing import measure, run_seconds
 from bench.unseen import RIG, mean_and_error, prompted, uniform, with_error
-from liftstudio.cameras import Cameras, orbit_cameras
-from liftstudio.config import Block
-from liftstudio.files import atomic_write
-from liftstudio.images import grid, save_image
+from liftstudio.core.config import Block
+from liftstudio.core.files import atomic_write
+from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.data.images import grid, save_image
+from liftstudio.data.orbits import sine
 from liftstudio.metrics.images import psnr, ssim
-from liftstudio.orbits import sine
 from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.classifier_free import triangle
 from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
 from liftstudio.priors.samplers import euler, karras_sigmas
-from liftstudio.priors.training.objects import Kind, render
-from liftstudio.priors.training.rigs import DISTANCE, FOV_DEG
+from liftstudio.synthetic import Kind, render
+from liftstudio.training.rigs import DISTANCE, FOV_DEG
 
 FRAMES = 21
 LEVELS = (5.0, 1.0)  # noise levels of single evaluations, beside the highest

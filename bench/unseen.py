@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from liftstudio.priors.training.objects import Kind, Split, TexturedObject, make_object, split
-from liftstudio.priors.training.rigs import RigConfig
+from liftstudio.synthetic import Kind, Split, TexturedObject, make_object, split
+from liftstudio.training.rigs import RigConfig
 
 RIG = RigConfig()  # the ranges in which priors are trained
 

@@ -36,13 +36,13 @@ from bench.textures import (
     table_of,
     textured,
 )
-from liftstudio import assets, registry
-from liftstudio.cameras import Cameras
-from liftstudio.config import Block, to_plain
-from liftstudio.files import atomic_write
-from liftstudio.images import grid, save_image
-from liftstudio.priors.training.objects import ObjectRender, render
-from liftstudio.priors.training.rigs import DISTANCE, FOV_DEG
+from liftstudio.core import registry
+from liftstudio.core.config import Block, to_plain
+from liftstudio.core.files import atomic_write
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.images import grid, save_image
+from liftstudio.synthetic import ObjectRender, render
+from liftstudio.training.rigs import DISTANCE, FOV_DEG
 
 DEGRADED, CEILING = "degraded", "truth through the autoencoder"
 CODED = "degraded, through the autoencoder"
@@ -146,7 +146,7 @@ def repaint_all(enhancer: Any, number: int) -> tuple[Pictures, Pictures, dict[st
 
 def main() -> None:
     """Measure, and print one table."""
-    registry.load_extensions(assets.ROOT / "custom")
+    registry.load_methods()
     plug_in = extension("enhancer").RGNV
     shipped = plug_in.Config()
     parser = argparse.ArgumentParser(

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_project import make_project
+from helpers.tiny_project import make_project
 
-from liftstudio import registry
+from liftstudio.core import registry
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
@@ -20,7 +20,7 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder with `capture/` and `tiny.yaml`, for `cli.main` in this process."""
-    import tiny_system  # noqa: F401  registers "tiny-sphere"
+    from helpers import tiny_system  # noqa: F401  registers "tiny-sphere"
 
     make_project(tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from liftstudio.files import atomic_write
-from liftstudio.priors.training.objects import TexturedObject
+from liftstudio.core.files import atomic_write
+from liftstudio.synthetic import TexturedObject
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 TOKENS = 77  # of a text, with its start and its end and what fills it up: those of Stable Diffusion

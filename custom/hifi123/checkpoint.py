@@ -4,8 +4,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from liftstudio.assets import SCHEME, input_path
-from liftstudio.errors import InputError
+from liftstudio.core.assets import SCHEME, input_path
+from liftstudio.core.errors import InputError
+from liftstudio.core.weights import check_packaged_folder
 from liftstudio.priors.latent_diffusion import Part, check_all_used
 from liftstudio.priors.network_folders import (
     check_folder,
@@ -15,7 +16,6 @@ from liftstudio.priors.network_folders import (
     open_tokenizer,
     text_tower_part,
 )
-from liftstudio.priors.weights import check_packaged_folder
 
 PUBLISHED = (
     "stable-diffusion-2-depth is Stability AI's, under the CreativeML Open RAIL++-M licence; since its own page was "

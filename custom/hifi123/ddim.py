@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from liftstudio.checks import check_range
+from liftstudio.core.checks import check_range
 
 Predict = Callable[[Tensor, int], Tensor]  # states [B, C, h, w], the timestep the network is told -> the noise in them
 OnStep = Callable[[int, Tensor, Tensor], None]  # the level reached, the states there, the noise that led there

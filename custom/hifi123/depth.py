@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.checks import check_shape
-from liftstudio.errors import InputError
-from liftstudio.images import resize_smooth
+from liftstudio.core.checks import check_shape
+from liftstudio.core.errors import InputError
+from liftstudio.data.images import resize_smooth
 
 Meaning = Literal["disparity", "depth", "distance"]
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liftstudio.checks import check_range
+from liftstudio.core.checks import check_range
 
 from .ddim import Grid, clean_latents
 from .denoising import Prompts

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liftstudio.checks import check_shape
-from liftstudio.errors import InputError
+from liftstudio.core.checks import check_shape
+from liftstudio.core.errors import InputError
 from liftstudio.priors.network_folders import embed_tokens, token_ids
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liftstudio.checks import check_range
+from liftstudio.core.checks import check_range
 
 from .ddim import Grid, OnStep, Predict, invert, sample
 from .denoising import Prompts, inverting, with_cached_reference

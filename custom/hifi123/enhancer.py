@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from liftstudio.checks import check_range
-from liftstudio.config import Block, to_plain
-from liftstudio.errors import InputError
-from liftstudio.images import resize_lanczos
-from liftstudio.logs import WorkProgress
-from liftstudio.registry import register
-from liftstudio.views.base import ReferenceViews
+from liftstudio.core.checks import check_range
+from liftstudio.core.config import Block, to_plain
+from liftstudio.core.errors import InputError
+from liftstudio.core.logs import WorkProgress
+from liftstudio.core.registry import register
+from liftstudio.data.images import resize_lanczos
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.views.enhancement import ViewEnhancer
 
 from .depth import depth_channel, mask_channel

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.assets import input_path
-from liftstudio.cache import file_digest
-from liftstudio.errors import InputError
+from liftstudio.core.assets import input_path
+from liftstudio.core.cache import file_digest
+from liftstudio.core.errors import InputError
 
 from .depth import Meaning
 

@@ -8,20 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.cameras import Cameras, concatenate, orbit_cameras
-from liftstudio.checks import check_range
-from liftstudio.config import Block
-from liftstudio.errors import InputError
+from liftstudio.core.checks import check_range
+from liftstudio.core.config import Block
+from liftstudio.core.errors import InputError
+from liftstudio.core.logs import log
+from liftstudio.core.registry import register
+from liftstudio.core.schedules import ON, Schedule
+from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
+from liftstudio.data.images import resize_smooth
+from liftstudio.data.orbits import MAX_ELEVATION_DEG
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.data.render import Render
 from liftstudio.guidance.base import Guidance
 from liftstudio.guidance.scheduled_distillation import check_pair
 from liftstudio.guidance.score_distillation import image_prompt
-from liftstudio.images import resize_smooth
-from liftstudio.logs import log
-from liftstudio.orbits import MAX_ELEVATION_DEG
-from liftstudio.registry import register
-from liftstudio.renderers.base import Render
-from liftstudio.schedules import ON, Schedule
-from liftstudio.views.base import ReferenceViews
 
 from .denoising import Prompts
 from .depth import NotInSightError, mask_channel

@@ -11,7 +11,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
 
 KeysValues = dict[int, tuple[Tensor, Tensor]]  # number of a layer -> keys and values [1, tokens, D] of the reference
 

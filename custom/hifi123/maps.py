@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.errors import InputError
-from liftstudio.images import resize_smooth
-from liftstudio.registry import register
-from liftstudio.views.base import ReferenceViews
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import register
+from liftstudio.data.images import resize_smooth
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.views.estimation import MapEstimator
 
 from .depth import check_map

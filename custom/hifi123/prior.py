@@ -9,17 +9,17 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from liftstudio.assets import SCHEME, input_path
-from liftstudio.cache import file_digest
-from liftstudio.checks import check_range
-from liftstudio.config import Block
-from liftstudio.errors import InputError
-from liftstudio.logs import log
+from liftstudio.core.assets import SCHEME, input_path
+from liftstudio.core.cache import file_digest
+from liftstudio.core.checks import check_range
+from liftstudio.core.config import Block
+from liftstudio.core.errors import InputError
+from liftstudio.core.logs import log
+from liftstudio.core.registry import Component, register
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.network_folders import check_folder
 from liftstudio.priors.precision import half_on_cuda
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
-from liftstudio.registry import Component, register
-from liftstudio.views.base import ReferenceViews
 
 from .checkpoint import PUBLISHED, open_folder
 from .ddim import Grid

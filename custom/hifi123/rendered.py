@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from liftstudio.logs import log
-from liftstudio.renderers.base import Render
+from liftstudio.core.logs import log
+from liftstudio.data.render import Render
 
 from .depth import FlatDepthError, depth_channel, mask_channel
 

@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.config import Block
+from liftstudio.core.config import Block
+from liftstudio.core.registry import register
+from liftstudio.core.weights import Weights
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.data.render import Render
 from liftstudio.guidance.scheduled_distillation import OrbitDistillation
 from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.parameterization import x0_from_epsilon
 from liftstudio.priors.samplers import nearest_timestep, scaled_linear_levels
-from liftstudio.priors.weights import Weights
-from liftstudio.registry import register
-from liftstudio.renderers.base import Render
-from liftstudio.views.base import ReferenceViews
 
 from .denoising import Prompts, guided_epsilon
 from .depth import NotInSightError

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from liftstudio.checks import check_multiples, check_range
-from liftstudio.errors import InputError
+from liftstudio.core.checks import check_multiples, check_range
+from liftstudio.core.errors import InputError
+from liftstudio.core.weights import load_module
 from liftstudio.priors.latent_diffusion import make_vae
 from liftstudio.priors.latent_prior import LATENT_SCALE
-from liftstudio.priors.training.moments import measure, standardized, unit_moments
-from liftstudio.priors.weights import load_module
+from liftstudio.training.moments import measure, standardized, unit_moments
 
 from .captions import TOKENS, caption_tokens, vocabulary_size, write_tokenizer
 from .checkpoint import open_folder

@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from liftstudio.checks import check_range
-from liftstudio.errors import InputError
-from liftstudio.images import grid
+from liftstudio.core.checks import check_range
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import register
+from liftstudio.data.images import grid
 from liftstudio.metrics.images import masked_psnr, psnr
 from liftstudio.priors.latent_prior import LATENT_SCALE
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
-from liftstudio.priors.training.data import DataConfig, Sample
-from liftstudio.priors.training.task import Evaluation, PriorTask
-from liftstudio.registry import register
+from liftstudio.training.data import DataConfig, Sample
+from liftstudio.training.task import Evaluation, PriorTask
 
 from .captions import caption_tokens, draw_caption
 from .ddim import invert, sample

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.core.weights import Weights
 from liftstudio.priors.latent_diffusion import (
     HALVES,
     Part,
@@ -29,7 +30,6 @@ from liftstudio.priors.latent_diffusion import (
     weight_shape,
 )
 from liftstudio.priors.network_folders import autoencoder_part, image_tower_part
-from liftstudio.priors.weights import Weights
 
 from .folders import WANTED_TOWER, WANTED_VAE
 from .layout import CAMERA, CLIP, IMAGE, UNUSED, VAES, number, takes_image, unet_prefix

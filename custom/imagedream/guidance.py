@@ -7,18 +7,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras, concatenate, orbit_cameras
-from liftstudio.checks import check_range
-from liftstudio.errors import InputError
+from liftstudio.core.checks import check_range
+from liftstudio.core.errors import InputError
+from liftstudio.core.logs import log
+from liftstudio.core.registry import register
+from liftstudio.core.schedules import Schedule
+from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
+from liftstudio.data.orbits import MAX_ELEVATION_DEG
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.data.render import Render
 from liftstudio.guidance.scheduled_distillation import ScheduledDistillation, check_pair
-from liftstudio.logs import log
-from liftstudio.orbits import MAX_ELEVATION_DEG
 from liftstudio.priors.classifier_free import guided, rescaled
 from liftstudio.priors.distillation import reconstruction_loss, sds_loss
-from liftstudio.registry import register
-from liftstudio.renderers.base import Render
-from liftstudio.schedules import Schedule
-from liftstudio.views.base import ReferenceViews
 
 from .conditioning import VIEWS, WORLD_SCALE
 

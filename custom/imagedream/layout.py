@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from liftstudio.errors import InputError
-from liftstudio.logs import log
+from liftstudio.core.errors import InputError
+from liftstudio.core.logs import log
+from liftstudio.core.weights import Weights, pipeline_folder
 from liftstudio.priors.latent_diffusion import metadata_number
-from liftstudio.priors.weights import Weights, pipeline_folder
 
 UNET = "model.diffusion_model."  # of the official files; the public conversion for diffusers has none
 CAMERA = "camera_embed.0.weight"  # only these models have it

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.checks import check_range, check_shape
-from liftstudio.errors import InputError
-from liftstudio.images import straight_from_white
-from liftstudio.logs import log
+from liftstudio.core.checks import check_range, check_shape
+from liftstudio.core.errors import InputError
+from liftstudio.core.logs import log
+from liftstudio.core.registry import register
+from liftstudio.core.weights import UNET_FOLDER, Weights, is_hub_name, open_weights
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.images import straight_from_white
 from liftstudio.priors.base import SAME_DEG, ImagePrompt, Prior
 from liftstudio.priors.classifier_free import guided_estimate
 from liftstudio.priors.latent_prior import LATENT_SCALE, LatentPrior
 from liftstudio.priors.parameterization import x0_from_epsilon
 from liftstudio.priors.precision import half_on_cuda
 from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep, scaled_linear_levels
-from liftstudio.priors.weights import UNET_FOLDER, Weights, is_hub_name, open_weights
-from liftstudio.registry import register
 
 from .conditioning import VIEWS, camera_conditions, clip_pixels, over_grey, vae_pixels
 from .denoising import Branch, Condition, estimate_epsilon, make_condition

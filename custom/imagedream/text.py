@@ -5,7 +5,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from liftstudio.logs import log
+from liftstudio.core.logs import log
 from liftstudio.priors.network_folders import check_folder, embed_tokens, open_tokenizer, text_tower_part, token_ids
 
 from .folders import WANTED_TEXT

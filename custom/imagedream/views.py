@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras, orbit_cameras
-from liftstudio.checks import check_range
-from liftstudio.orbits import Angles
-from liftstudio.registry import register
-from liftstudio.views.base import ReferenceViews
+from liftstudio.core.checks import check_range
+from liftstudio.core.registry import register
+from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.data.orbits import Angles
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.views.input_image import InputImage
 from liftstudio.views.prior_views import GeneratedViews, PriorViews
 

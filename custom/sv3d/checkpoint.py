@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from liftstudio.core.weights import Weights
 from liftstudio.priors import latent_diffusion
 from liftstudio.priors.latent_diffusion import (
     Part,
@@ -14,7 +15,6 @@ from liftstudio.priors.latent_diffusion import (
     unet_sizes,
     vae_part,
 )
-from liftstudio.priors.weights import Weights
 
 from .layout import CLIP, UNET, UNUSED, VAE, number, vector_width
 from .network import SV3DUNet

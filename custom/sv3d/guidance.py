@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio import orbits
-from liftstudio.cameras import Cameras, concatenate, orbit_cameras
-from liftstudio.checks import check_range
+from liftstudio.core.checks import check_range
+from liftstudio.core.registry import register
+from liftstudio.data import orbits
+from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.data.render import Render
 from liftstudio.guidance.score_distillation import ScoreDistillation
 from liftstudio.priors.classifier_free import triangle
-from liftstudio.registry import register
-from liftstudio.renderers.base import Render
-from liftstudio.views.base import ReferenceViews
 
 from .visibility import facing, unseen
 

@@ -2,9 +2,9 @@
 
 import re
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.core.weights import Weights
 from liftstudio.priors.latent_diffusion import metadata_number
-from liftstudio.priors.weights import Weights
 
 from .conditioning import ANGLE_WIDTH, COND_AUG_WIDTH
 

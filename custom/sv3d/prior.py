@@ -5,15 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.checks import check_shape
-from liftstudio.errors import InputError
-from liftstudio.logs import log
+from liftstudio.core.checks import check_shape
+from liftstudio.core.errors import InputError
+from liftstudio.core.logs import log
+from liftstudio.core.registry import register
+from liftstudio.core.weights import Weights, open_weights
+from liftstudio.data.cameras import Cameras
 from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.latent_prior import LatentPrior
 from liftstudio.priors.precision import half_on_cuda
-from liftstudio.priors.weights import Weights, open_weights
-from liftstudio.registry import register
 
 from .conditioning import COND_AUG, clip_pixels, frame_vectors
 from .denoising import Condition, estimate_x0, guided_x0

@@ -10,13 +10,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from liftstudio.checks import check_multiples, check_range
-from liftstudio.errors import InputError
-from liftstudio.files import atomic_path
+from liftstudio.core.checks import check_multiples, check_range
+from liftstudio.core.errors import InputError
+from liftstudio.core.files import atomic_path
+from liftstudio.core.weights import Weights, load_module
 from liftstudio.priors.latent_diffusion import Sources, clip_sources, make_vae, official_state, vae_sources
 from liftstudio.priors.latent_prior import LATENT_SCALE
-from liftstudio.priors.training.moments import mean_and_deviation, measure, standardized, unit_moments
-from liftstudio.priors.weights import Weights, load_module
+from liftstudio.training.moments import mean_and_deviation, measure, standardized, unit_moments
 
 from .checkpoint import unet_sources
 from .conditioning import ANGLE_WIDTH, COND_AUG_WIDTH

@@ -10,20 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from liftstudio.cameras import concatenate
-from liftstudio.checks import check_range
-from liftstudio.errors import InputError
+from liftstudio.core.checks import check_range
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import register
+from liftstudio.core.weights import open_weights
+from liftstudio.data.cameras import concatenate
 from liftstudio.metrics.images import psnr
 from liftstudio.priors.classifier_free import triangle
 from liftstudio.priors.latent_prior import LATENT_SCALE
 from liftstudio.priors.parameterization import v_from_x0, v_scaling
 from liftstudio.priors.samplers import karras_sigmas
-from liftstudio.priors.training.data import DataConfig, Sample
-from liftstudio.priors.training.evaluation import Protocol, evaluate
-from liftstudio.priors.training.rigs import counts
-from liftstudio.priors.training.task import Evaluation, PriorTask
-from liftstudio.priors.weights import open_weights
-from liftstudio.registry import register
+from liftstudio.training.data import DataConfig, Sample
+from liftstudio.training.evaluation import Protocol, evaluate
+from liftstudio.training.rigs import counts
+from liftstudio.training.task import Evaluation, PriorTask
 
 from .conditioning import clip_pixels, frame_vectors
 from .prior import SV3D

@@ -6,11 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from liftstudio import orbits
-from liftstudio.checks import check_range
+from liftstudio.core.checks import check_range
+from liftstudio.core.registry import register
+from liftstudio.data import orbits
 from liftstudio.priors.base import Prior
 from liftstudio.priors.classifier_free import triangle
-from liftstudio.registry import register
 from liftstudio.views.prior_views import PriorViews
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
+from liftstudio.data.cameras import Cameras
 
 FACING = 0.5  # cosine from which a surface counts as seen in full: 60 degrees from facing a camera
 LEAST_COSINE = 0.1  # flatter surfaces get no more tolerance in the depth test; they count as unseen by 0.9 anyway

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.core.weights import Weights
 from liftstudio.priors.latent_diffusion import (
     Part,
     check_all_used,
@@ -18,7 +19,6 @@ from liftstudio.priors.latent_diffusion import (
     weight_shape,
 )
 from liftstudio.priors.parameterization import sigma_from_alpha_bar
-from liftstudio.priors.weights import Weights
 
 from .layout import BUFFERS, CLIP, FIRST, UNET, UNUSED, VAE, VOLUME, is_syncdreamer, number
 from .network import Size, SyncDreamerNetwork

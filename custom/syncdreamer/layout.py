@@ -2,8 +2,8 @@
 
 import re
 
+from liftstudio.core.weights import Weights
 from liftstudio.priors.latent_diffusion import metadata_number
-from liftstudio.priors.weights import Weights
 
 FIRST = "spatial_volume.target_encoder.init_conv.weight"  # only SyncDreamer has it
 UNET = "model.diffusion_model."

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras, turned
-from liftstudio.checks import check_range, check_shape
-from liftstudio.errors import InputError
+from liftstudio.core.checks import check_range, check_shape
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import register
+from liftstudio.core.weights import Weights, open_weights
+from liftstudio.data.cameras import Cameras, turned
 from liftstudio.priors.base import Estimates, ImagePrompt, Prior
 from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.latent_diffusion import weight_shape
@@ -16,8 +18,6 @@ from liftstudio.priors.latent_prior import LATENT_SCALE, LatentPrior, clip_pixel
 from liftstudio.priors.parameterization import x0_from_epsilon
 from liftstudio.priors.precision import half_on_cuda
 from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep
-from liftstudio.priors.weights import Weights, open_weights
-from liftstudio.registry import register
 
 from .denoising import (
     EVERYTHING,

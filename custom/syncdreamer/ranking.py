@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.images import resize_area
-from liftstudio.views.base import ReferenceViews
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.images import resize_area
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.views.prior_views import not_empty
 
 SIZE = 48  # pixels across the silhouettes that are compared

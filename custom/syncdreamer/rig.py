@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.priors.weights import Weights
+from liftstudio.core.weights import Weights
+from liftstudio.data.cameras import Cameras
 
 ELEVATION_DEG = 30.0  # of all of them
 DISTANCE = 1.5  # of the cameras from the object's centre

@@ -9,18 +9,18 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from liftstudio.cache import cache_folder
-from liftstudio.cameras import Cameras
-from liftstudio.checks import check_range
-from liftstudio.errors import InputError
-from liftstudio.images import grid, resize_area, save_image
-from liftstudio.logs import log
-from liftstudio.orbits import Angles
+from liftstudio.core.cache import cache_folder
+from liftstudio.core.checks import check_range
+from liftstudio.core.errors import InputError
+from liftstudio.core.logs import log
+from liftstudio.core.registry import register
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.images import grid, resize_area, save_image
+from liftstudio.data.orbits import Angles
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.classifier_free import decomposed
 from liftstudio.priors.samplers import ancestral
-from liftstudio.registry import register
-from liftstudio.views.base import ReferenceViews
 from liftstudio.views.input_image import InputImage
 from liftstudio.views.normalization import HALF_SIDE
 from liftstudio.views.prior_views import OnStep, PriorViews

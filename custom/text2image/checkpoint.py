@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.core.weights import Weights
 from liftstudio.priors.latent_diffusion import Part, check_all_used
 from liftstudio.priors.network_folders import autoencoder_part, check_folder, diffusers_part, read_scheduler
 from liftstudio.priors.parameterization import sigma_from_alpha_bar
-from liftstudio.priors.weights import Weights
 
 _NOTHING = re.compile(r"(?!)")
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")

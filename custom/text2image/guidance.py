@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras, orbit_cameras
-from liftstudio.checks import check_range
-from liftstudio.errors import InputError
+from liftstudio.core.checks import check_range
+from liftstudio.core.errors import InputError
+from liftstudio.core.logs import log
+from liftstudio.core.registry import register
+from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.data.render import Render
 from liftstudio.guidance.scheduled_distillation import OrbitDistillation
-from liftstudio.logs import log
-from liftstudio.registry import register
-from liftstudio.renderers.base import Render
-from liftstudio.views.base import ReferenceViews
 
 from .prior import TextToImage
 

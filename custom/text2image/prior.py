@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.checks import check_shape
-from liftstudio.errors import InputError
+from liftstudio.core.checks import check_shape
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import register
+from liftstudio.core.weights import Weights
+from liftstudio.data.cameras import Cameras
 from liftstudio.priors.base import Prior
 from liftstudio.priors.classifier_free import guided_estimate
 from liftstudio.priors.latent_prior import LatentPrior
@@ -17,8 +19,6 @@ from liftstudio.priors.network_folders import latent_side
 from liftstudio.priors.parameterization import x0_from_epsilon, x0_from_v
 from liftstudio.priors.precision import half_on_cuda
 from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep
-from liftstudio.priors.weights import Weights
-from liftstudio.registry import register
 
 from .checkpoint import is_latent_unet, is_pixel_unet, read_schedule, unet_part, vae_part
 from .text import embed_texts

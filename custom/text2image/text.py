@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liftstudio.assets import input_path
-from liftstudio.errors import InputError
+from liftstudio.core.assets import input_path
+from liftstudio.core.errors import InputError
+from liftstudio.core.weights import find_file
 from liftstudio.priors.network_folders import embed_tokens, open_tokenizer, text_tower_part, token_ids
-from liftstudio.priors.weights import find_file
 
 T5_TOKENS = 77  # of a text that DeepFloyd IF is shown; shorter ones are padded
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.core.weights import Weights
 from liftstudio.priors.latent_diffusion import Part, check_all_used, same, weight_shape
 from liftstudio.priors.network_folders import (
     check_folder,
@@ -16,7 +17,6 @@ from liftstudio.priors.network_folders import (
     image_tower_part,
     open_folder_weights,
 )
-from liftstudio.priors.weights import Weights
 
 PUBLISHED = (
     "Zero-1-to-3 in diffusers' form (unet/, vae/, image_encoder/, cc_projection/) is at huggingface.co/kxic/zero123-xl "

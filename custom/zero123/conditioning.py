@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
+from liftstudio.data.cameras import Cameras
 
 OBJECT_LENGTH = 1.8  # of an object's longest side in this world; 1 in the networks'
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
+from liftstudio.data.cameras import Cameras
 from liftstudio.priors.base import Prior
 
 

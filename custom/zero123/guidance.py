@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.core.logs import log
+from liftstudio.core.registry import register
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.guidance.scheduled_distillation import OrbitDistillation
-from liftstudio.logs import log
-from liftstudio.registry import register
-from liftstudio.views.base import ReferenceViews
 
 from .denoising import denoise_alone
 

@@ -7,17 +7,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.checks import check_range, check_shape
-from liftstudio.errors import InputError
+from liftstudio.core.checks import check_range, check_shape
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import register
+from liftstudio.core.weights import Weights
+from liftstudio.data.cameras import Cameras
 from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.classifier_free import guided_estimate
 from liftstudio.priors.latent_prior import LatentPrior, clip_pixels
 from liftstudio.priors.parameterization import x0_from_epsilon
 from liftstudio.priors.precision import half_on_cuda
 from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep, scaled_linear_levels
-from liftstudio.priors.weights import Weights
-from liftstudio.registry import register
 
 from .checkpoint import PUBLISHED, is_zero123, open_folder
 from .conditioning import Condition, relative_poses

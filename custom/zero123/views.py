@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.checks import check_range
-from liftstudio.errors import InputError
-from liftstudio.orbits import MAX_ELEVATION_DEG, Angles
+from liftstudio.core.checks import check_range
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import register
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.orbits import MAX_ELEVATION_DEG, Angles
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.base import Prior
-from liftstudio.registry import register
-from liftstudio.views.base import ReferenceViews
 from liftstudio.views.input_image import InputImage
 from liftstudio.views.prior_views import SAME_ANGLE_DEG, PriorViews
 

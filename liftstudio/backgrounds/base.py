@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from liftstudio.registry import Component
+from liftstudio.core.registry import Component
 
 
 class Background(Component, nn.Module):

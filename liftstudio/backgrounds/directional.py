@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from liftstudio.backgrounds.base import Background
-from liftstudio.checks import check_range
-from liftstudio.geometry.hash_field import mlp
-from liftstudio.registry import register
+from liftstudio.core.checks import check_range
+from liftstudio.core.registry import register
+from liftstudio.ops.mlp import mlp
 
 
 @register("directional")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from liftstudio.backgrounds.base import Background
-from liftstudio.checks import check_range
-from liftstudio.registry import register
+from liftstudio.core.checks import check_range
+from liftstudio.core.registry import register
 
 
 @register("solid-color")

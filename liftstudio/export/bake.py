@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
 from liftstudio.export.unwrap import UvMesh
 from liftstudio.ops.interpolation import interpolate
 from liftstudio.ops.rasterization import fragments, rasterize

@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from liftstudio.mesh import Mesh
+from liftstudio.data.mesh import Mesh
 
 Ints = NDArray[np.int64]
 

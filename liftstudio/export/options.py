@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
 
 FORMATS = ("glb", "obj", "ply")
 TEXTURE_SIZES = (16, 16384)

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.core.files import atomic_write
+from liftstudio.data.mesh import Mesh
 from liftstudio.export.bake import Field, bake_texture, colors, surface_texels
 from liftstudio.export.cleanup import Dropped, decimate, drop_floaters, vertex_normals
 from liftstudio.export.options import ExportConfig, check_export
 from liftstudio.export.report import cleanup_report, file_report, mesh_report
 from liftstudio.export.unwrap import unwrap_mesh
 from liftstudio.export.writers import WRITERS, write_ply
-from liftstudio.files import atomic_write
-from liftstudio.mesh import Mesh
 
 Progress = Callable[[str, float], None]
 

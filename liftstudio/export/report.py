@@ -7,9 +7,9 @@ from typing import Any
 
 import trimesh
 
+from liftstudio.data.mesh import Mesh
 from liftstudio.export.cleanup import Dropped, face_components
 from liftstudio.export.writers import UP_AXES
-from liftstudio.mesh import Mesh
 
 
 def mesh_report(mesh: Mesh) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from liftstudio.errors import InputError
-from liftstudio.mesh import Mesh
+from liftstudio.core.errors import InputError
+from liftstudio.data.mesh import Mesh
 
 
 @dataclass(frozen=True)

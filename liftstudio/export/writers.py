@@ -14,10 +14,10 @@ from trimesh.exchange import gltf, obj, ply
 from trimesh.visual import ColorVisuals, TextureVisuals
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
+from liftstudio.core.files import atomic_write
+from liftstudio.data.mesh import Mesh
 from liftstudio.export.bake import Bytes
 from liftstudio.export.unwrap import UvMesh
-from liftstudio.files import atomic_write
-from liftstudio.mesh import Mesh
 
 UP_AXES = {"glb": "y", "obj": "z", "ply": "z"}
 

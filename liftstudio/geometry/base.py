@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from liftstudio.errors import InputError
-from liftstudio.mesh import Mesh
-from liftstudio.registry import Component
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import Component
+from liftstudio.data.mesh import Mesh
 
 if TYPE_CHECKING:
-    from liftstudio.cameras import Cameras
-    from liftstudio.renderers.base import Render
+    from liftstudio.data.cameras import Cameras
+    from liftstudio.data.render import Render
 
 
 class Geometry(Component, nn.Module):

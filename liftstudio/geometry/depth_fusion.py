@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.render import Render
 from liftstudio.ops.least_area import least_area
-from liftstudio.renderers.base import Render
 
 RESOLUTION = 64  # cells per side of the fusion grid
 TRUNCATION_CELLS = 3.0  # depth of the band behind a seen surface that counts as inside

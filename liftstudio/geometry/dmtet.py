@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from liftstudio.cameras import Cameras
-from liftstudio.checks import check_range
+from liftstudio.core.checks import check_range
+from liftstudio.core.registry import register
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.mesh import Mesh
+from liftstudio.data.render import Render
 from liftstudio.geometry.base import Geometry
 from liftstudio.geometry.depth_fusion import fuse_depth
 from liftstudio.geometry.hash_field import HashField, HashFieldConfig
-from liftstudio.mesh import Mesh
 from liftstudio.ops.marching_tetrahedra import marching_tetrahedra, tet_grid
-from liftstudio.registry import register
-from liftstudio.renderers.base import Render
 
 
 @register("dmtet")

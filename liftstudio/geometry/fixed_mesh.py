@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from liftstudio.assets import input_path
-from liftstudio.checks import check_range
-from liftstudio.errors import InputError
+from liftstudio.core.assets import input_path
+from liftstudio.core.checks import check_range
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import register
+from liftstudio.data.mesh import Mesh
+from liftstudio.data.mesh_io import read_mesh
 from liftstudio.geometry.base import Geometry
 from liftstudio.geometry.hash_field import HashField, HashFieldConfig
-from liftstudio.mesh import Mesh
-from liftstudio.mesh_io import read_mesh
-from liftstudio.registry import register
 
 
 @register("mesh")

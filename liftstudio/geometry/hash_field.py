@@ -1,6 +1,5 @@
 """Hash-grid fields: an encoding of points followed by a small network."""
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -9,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from liftstudio.checks import check_range
+from liftstudio.core.checks import check_range
+from liftstudio.core.schedules import Schedule
 from liftstudio.ops.backends import fast_bfloat16
 from liftstudio.ops.hash_grid import HashGridSpec, hash_encode
-from liftstudio.schedules import Schedule
+from liftstudio.ops.mlp import mlp
 
 
 @dataclass
@@ -87,12 +87,3 @@ class HashField(nn.Module):
         low = self.precision == "bfloat16" or (self.precision == "auto" and fast_bfloat16(device_type))
         with torch.autocast(device_type, torch.bfloat16, enabled=low):
             return self.network(encoded).float()
-
-
-def mlp(inputs: int, hidden: int, layers: int, outputs: int) -> nn.Sequential:
-    """A ReLU network with `layers` hidden layers."""
-    sizes = [inputs] + [hidden] * layers
-    blocks: list[nn.Module] = []
-    for size_in, size_out in itertools.pairwise(sizes):
-        blocks += [nn.Linear(size_in, size_out), nn.ReLU(inplace=True)]
-    return nn.Sequential(*blocks, nn.Linear(sizes[-1], outputs))

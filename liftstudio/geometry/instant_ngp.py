@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.checks import check_range
+from liftstudio.core.checks import check_range
+from liftstudio.core.registry import register
+from liftstudio.core.schedules import Schedule
+from liftstudio.data.mesh import Mesh
 from liftstudio.geometry.base import Geometry
 from liftstudio.geometry.gradients import analytic_gradient, difference_gradient
 from liftstudio.geometry.hash_field import HashField, HashFieldConfig, check_levels_used
-from liftstudio.mesh import Mesh
 from liftstudio.ops.marching_tetrahedra import marching_tetrahedra, tet_grid
-from liftstudio.registry import register
-from liftstudio.schedules import Schedule
 
 OPAQUE_DEPTH = 1.0  # optical depth that counts as a surface
 CHUNK = 1 << 18  # points evaluated at a time without gradients

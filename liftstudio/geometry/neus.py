@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from liftstudio.checks import check_range
+from liftstudio.core.checks import check_range
+from liftstudio.core.registry import register
+from liftstudio.core.schedules import Schedule
+from liftstudio.data.mesh import Mesh
 from liftstudio.geometry.base import Geometry
 from liftstudio.geometry.distance_network import DistanceNetwork, DistanceNetworkConfig
 from liftstudio.geometry.gradients import analytic_gradient, difference_gradient
 from liftstudio.geometry.hash_field import HashField, HashFieldConfig, check_levels_used
-from liftstudio.mesh import Mesh
 from liftstudio.ops.marching_cubes import marching_cubes
-from liftstudio.registry import register
-from liftstudio.schedules import Schedule
 
 CHUNK = 1 << 18  # points evaluated at a time without gradients
 SHARPEST = 1e6  # per world unit

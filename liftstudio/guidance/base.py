@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.registry import Component
-from liftstudio.renderers.base import Render
-from liftstudio.schedules import Schedule
+from liftstudio.core.registry import Component
+from liftstudio.core.schedules import Schedule
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.render import Render
 
 
 class Guidance(Component):

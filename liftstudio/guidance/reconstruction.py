@@ -6,17 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio import losses
-from liftstudio.assets import input_path
-from liftstudio.cameras import Cameras
-from liftstudio.checks import check_range
-from liftstudio.errors import InputError
+from liftstudio.core.assets import input_path
+from liftstudio.core.checks import check_range
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import register
+from liftstudio.core.schedules import OFF, ON, Schedule, check_milestones, phase
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.data.render import Render
+from liftstudio.guidance import losses
 from liftstudio.guidance.base import Guidance
 from liftstudio.metrics.lpips import load_lpips
-from liftstudio.registry import register
-from liftstudio.renderers.base import Render
-from liftstudio.schedules import OFF, ON, Schedule, check_milestones, phase
-from liftstudio.views.base import ReferenceViews
 
 FACING = 0.5  # cosine to the user's picture from which it has all of a surface's detail
 

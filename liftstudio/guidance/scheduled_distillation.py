@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras, orbit_cameras
-from liftstudio.checks import check_range
-from liftstudio.errors import InputError
+from liftstudio.core.checks import check_range
+from liftstudio.core.errors import InputError
+from liftstudio.core.schedules import Schedule, check_milestones, phase
+from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.data.orbits import MAX_ELEVATION_DEG
 from liftstudio.guidance.score_distillation import PriorGuidance
-from liftstudio.orbits import MAX_ELEVATION_DEG
 from liftstudio.priors.samplers import scaled_linear_levels
-from liftstudio.schedules import Schedule, check_milestones, phase
 
 
 class ScheduledDistillation(PriorGuidance):

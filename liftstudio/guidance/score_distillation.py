@@ -7,19 +7,19 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.checks import check_range
-from liftstudio.config import Block
-from liftstudio.errors import InputError
+from liftstudio.core.checks import check_range
+from liftstudio.core.config import Block
+from liftstudio.core.errors import InputError
+from liftstudio.core.schedules import ON, Schedule
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.images import resize_smooth
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.data.render import Render
 from liftstudio.guidance.base import Guidance
-from liftstudio.images import resize_smooth
 from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.classifier_free import check_guidance_scale
 from liftstudio.priors.distillation import draw_sigma, encode_in_chunks, sds_loss
 from liftstudio.priors.opening import open_prior
-from liftstudio.renderers.base import Render
-from liftstudio.schedules import ON, Schedule
-from liftstudio.views.base import ReferenceViews
 
 
 class PriorGuidance(Guidance):

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from liftstudio.checks import check_range
+from liftstudio.core.checks import check_range
+from liftstudio.core.registry import register
 from liftstudio.lights.base import Light
 from liftstudio.ops.spherical_gaussians import irradiance
-from liftstudio.registry import register
 
 DIRECTIONS = 512  # among which the best lit one is found
 

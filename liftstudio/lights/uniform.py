@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from liftstudio.core.registry import register
 from liftstudio.lights.base import Light
-from liftstudio.registry import register
 
 
 @register("uniform")

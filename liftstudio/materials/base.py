@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from liftstudio.core.registry import Component
 from liftstudio.lights.base import Light
-from liftstudio.registry import Component
 
 
 @dataclass(frozen=True)

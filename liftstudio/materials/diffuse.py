@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from liftstudio.core.registry import register
 from liftstudio.lights.base import Light
 from liftstudio.materials.base import Material, Place, Shading
-from liftstudio.registry import register
 
 
 @register("diffuse")

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.checks import check_range
-from liftstudio.errors import InputError
+from liftstudio.core.checks import check_range
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import register
+from liftstudio.core.schedules import Schedule
 from liftstudio.lights.base import Light
 from liftstudio.materials.base import Material, Place, Shading
 from liftstudio.materials.diffuse import Diffuse
-from liftstudio.registry import register
-from liftstudio.schedules import Schedule
 
 SHADED = Schedule(((0.0, 0.0), (5000.0, 0.0), (5001.0, 0.75)))  # ImageDream's: from then on three steps of four
 LENGTH = 1.8  # of an object's longest side here, world units; in ImageDream's world it is 1

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from liftstudio.checks import check_range, check_shape
+from liftstudio.core.checks import check_range, check_shape
 from liftstudio.metrics.lpips import load_lpips
 
 BANDWIDTH = 0.5  # of the official release

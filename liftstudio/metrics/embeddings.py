@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.checks import check_shape
-from liftstudio.errors import InputError
-from liftstudio.images import resize_smooth
+from liftstudio.core.checks import check_shape
+from liftstudio.core.errors import InputError
+from liftstudio.data.images import resize_smooth
 
 CLIP_PUBLISHED = (
     "published as openai/clip-vit-large-patch14 at https://huggingface.co (OpenAI's repository: MIT); wanted a folder "

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from liftstudio.checks import check_shape
-from liftstudio.errors import InputError
-from liftstudio.priors.weights import load_module, open_weights
+from liftstudio.core.checks import check_shape
+from liftstudio.core.errors import InputError
+from liftstudio.core.weights import load_module, open_weights
 
 # Images [B, H, W, 3] (sRGB in [0, 1]) from, to -> [B, H, W, 2] float, pixels (right, down): what is at p in the first
 # image is at p + flow(p) in the second.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from liftstudio.checks import check_shape
+from liftstudio.core.checks import check_shape
 
 _WINDOW_RADIUS, _WINDOW_SIGMA = 5, 1.5  # pixels; Wang et al. 2004: an 11x11 Gaussian window
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from liftstudio.checks import check_shape
+from liftstudio.core.checks import check_shape
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from liftstudio.checks import check_shape
-from liftstudio.errors import InputError
+from liftstudio.core.checks import check_shape
+from liftstudio.core.errors import InputError
 
 Network = Literal["vgg16", "alexnet"]
 Layer = tuple[str, int, int, int, int]  # kind, channels, kernel, stride, padding (the last three in pixels)

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from liftstudio.errors import InputError
-from liftstudio.mesh import Mesh
+from liftstudio.core.errors import InputError
+from liftstudio.data.mesh import Mesh
 from liftstudio.metrics.visible_points import visible_points
 from liftstudio.metrics.voxels import volume_iou
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from liftstudio.images import resize_area
+from liftstudio.data.images import resize_area
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.contextual import FeatureMaps, PixelPatches, contextual_distance, has_features
 from liftstudio.metrics.diversity import cd_terms
 from liftstudio.metrics.embeddings import Clip
 from liftstudio.metrics.flow import FlowEstimator, flow_error, orbit_flows
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.lpips import Lpips
-from liftstudio.views.base import ReferenceViews
 
 PIXELS = 256  # across the views that all methods are compared in, as in the papers
 

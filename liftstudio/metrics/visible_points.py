@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from liftstudio.cameras import Cameras, orbit_cameras
-from liftstudio.mesh import Mesh
+from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.data.mesh import Mesh
 from liftstudio.ops.interpolation import interpolate
 from liftstudio.ops.rasterization import fragments, rasterize
 

@@ -4,7 +4,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from liftstudio.mesh import Mesh
+from liftstudio.data.mesh import Mesh
 
 Array = NDArray[np.float64]
 Floats = NDArray[np.float32]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
 
 # op -> the optional CUDA library that is preferred where it is importable
 CUDA_LIBRARIES = {

@@ -10,8 +10,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from liftstudio.checks import check_shape
-from liftstudio.mesh import Mesh
+from liftstudio.core.checks import check_shape
+from liftstudio.data.mesh import Mesh
 
 # Corner k of a cube is at (k & 1, k >> 1 & 1, k >> 2 & 1). An edge is its lower corner and its axis.
 _EDGES = [(corner, axis) for axis in range(3) for corner in range(8) if not corner >> axis & 1]

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from liftstudio.checks import check_shape
+from liftstudio.core.checks import check_shape
 
 # The clamped cosine around a normal as a spherical Gaussian (SV3D, section 4). It integrates to 3.40 instead of pi.
 COSINE_SHARPNESS = 2.133

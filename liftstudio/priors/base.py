@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.checks import check_range
-from liftstudio.errors import InputError
-from liftstudio.logs import log
+from liftstudio.core.checks import check_range
+from liftstudio.core.errors import InputError
+from liftstudio.core.logs import log
+from liftstudio.core.registry import Component
+from liftstudio.core.weights import Weights
+from liftstudio.data.cameras import Cameras
 from liftstudio.priors.samplers import karras_sigmas
-from liftstudio.priors.weights import Weights
-from liftstudio.registry import Component
 
 SAME_DEG = 0.1  # angles closer than this are the same
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
 
 Shown = TypeVar("Shown")  # what a network is shown besides noisy latents
 

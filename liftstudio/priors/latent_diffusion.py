@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from liftstudio.errors import InputError
-from liftstudio.priors.weights import Weights, check_module, load_module
+from liftstudio.core.errors import InputError
+from liftstudio.core.weights import Weights, check_module, load_module
 
 Change = Callable[[Tensor], Tensor]
 Sources = dict[str, tuple[str, Change]]  # module's key -> the file's, and the change of layout

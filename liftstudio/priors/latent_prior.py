@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.checks import check_shape
+from liftstudio.core.checks import check_shape
 from liftstudio.priors.base import Prior
 from liftstudio.priors.latent_diffusion import Part
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from liftstudio.assets import input_path
-from liftstudio.errors import InputError
+from liftstudio.core.assets import input_path
+from liftstudio.core.errors import InputError
+from liftstudio.core.weights import Weights, find_file, is_hub_name
 from liftstudio.priors.latent_diffusion import Part, Sources, replace_parts, same
 from liftstudio.priors.latent_prior import LATENT_SCALE
-from liftstudio.priors.weights import Weights, find_file, is_hub_name
 
 _OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}  # of diffusers before 0.15
 _OLD_STEMS = {"model": "pytorch_model"}

@@ -13,15 +13,15 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from liftstudio import registry
-from liftstudio.assets import input_path
-from liftstudio.cache import file_digest
-from liftstudio.config import Block, to_plain
-from liftstudio.errors import InputError
-from liftstudio.logs import log
+from liftstudio.core import registry
+from liftstudio.core.assets import input_path
+from liftstudio.core.cache import file_digest
+from liftstudio.core.config import Block, to_plain
+from liftstudio.core.errors import InputError
+from liftstudio.core.logs import log
+from liftstudio.core.registry import Component, register
+from liftstudio.core.weights import SUFFIXES, Weights, open_weights, pipeline_folder
 from liftstudio.priors.base import Prior
-from liftstudio.priors.weights import SUFFIXES, Weights, open_weights, pipeline_folder
-from liftstudio.registry import Component, register
 
 KIND = "prior"
 AUTO = "auto"

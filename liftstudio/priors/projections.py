@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
+from liftstudio.data.cameras import Cameras
 
 NEAR = 1e-3  # least depth that is divided by
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from liftstudio.checks import check_range
-from liftstudio.errors import InputError
+from liftstudio.core.checks import check_range
+from liftstudio.core.errors import InputError
 from liftstudio.priors.parameterization import sigma_from_alpha_bar
 
 LEAST_SCHEDULE = 0.85  # share of a schedule's timesteps that DDIM's steps span: below it they start amid the noise

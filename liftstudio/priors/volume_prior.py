@@ -7,14 +7,14 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from liftstudio.cameras import Cameras, turned
-from liftstudio.config import parse
-from liftstudio.errors import InputError
+from liftstudio.core.config import parse
+from liftstudio.core.errors import InputError
+from liftstudio.core.weights import Weights, load_module, open_weights
+from liftstudio.data.cameras import Cameras, turned
 from liftstudio.priors.base import Estimates, ImagePrompt, Prior
 from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.precision import compute_dtype
 from liftstudio.priors.projections import projections
-from liftstudio.priors.weights import Weights, load_module, open_weights
 
 RESOLUTION = 64
 SIGMA_MIN, SIGMA_MAX = 0.05, 80.0

@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.checks import check_range
+from liftstudio.core.checks import check_range
+from liftstudio.core.registry import register
+from liftstudio.core.schedules import Schedule
 from liftstudio.geometry.base import Geometry
 from liftstudio.ops.compositing.reference import sum_before
 from liftstudio.ops.marching import Samples, march
 from liftstudio.ops.marching.occupancy import OccupancyGrid
-from liftstudio.registry import register
+from liftstudio.renderers.scene import Scene
 from liftstudio.renderers.volume import VolumeRenderer
-from liftstudio.scene import Scene
-from liftstudio.schedules import Schedule
 
 # Opacity that is not worth looking for: before a surface, behind it, and at its side.
 NEGLIGIBLE = 1e-3

@@ -7,17 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import register
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.mesh import Mesh
+from liftstudio.data.render import Render, join
 from liftstudio.materials.base import Place
-from liftstudio.mesh import Mesh
 from liftstudio.ops.antialiasing import antialias
 from liftstudio.ops.edges import Edges, edge_adjacency
 from liftstudio.ops.interpolation import interpolate
 from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
-from liftstudio.registry import register
-from liftstudio.renderers.base import Render, Renderer, join
-from liftstudio.scene import Scene
+from liftstudio.renderers.base import Renderer
+from liftstudio.renderers.scene import Scene
 
 PIXELS = 2**16  # rendered together: many small images cost little more than one, and large ones stay one by one
 

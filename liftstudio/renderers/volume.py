@@ -8,15 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.checks import check_range
+from liftstudio.core.checks import check_range
+from liftstudio.core.registry import register
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.render import Render
 from liftstudio.materials.base import Place
 from liftstudio.ops.compositing import Composite, composite
 from liftstudio.ops.marching import Samples, march
 from liftstudio.ops.marching.occupancy import OccupancyGrid
-from liftstudio.registry import register
-from liftstudio.renderers.base import Render, Renderer
-from liftstudio.scene import Scene
+from liftstudio.renderers.base import Renderer
+from liftstudio.renderers.scene import Scene
 
 LEAST_WEIGHT = 1e-3  # share of a sample in its pixel, from which its normal counts
 

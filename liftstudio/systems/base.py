@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.mesh import Mesh
-from liftstudio.registry import Component
-from liftstudio.renderers.base import Render
+from liftstudio.core.registry import Component
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.mesh import Mesh
+from liftstudio.data.render import Render
 
 
 @dataclass(frozen=True)

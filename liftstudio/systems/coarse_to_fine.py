@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras, concatenate, orbit_cameras
-from liftstudio.checks import check_range
-from liftstudio.config import Block
-from liftstudio.errors import InputError
+from liftstudio.core.checks import check_range
+from liftstudio.core.config import Block
+from liftstudio.core.errors import InputError
+from liftstudio.core.memory import check_growth
+from liftstudio.core.registry import find, register
+from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
+from liftstudio.data.mesh import Mesh
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.data.render import Render
 from liftstudio.geometry.base import Geometry
 from liftstudio.guidance.base import Guidance
-from liftstudio.memory import check_growth
-from liftstudio.mesh import Mesh
-from liftstudio.registry import find, register
-from liftstudio.renderers.base import Render, Renderer
-from liftstudio.scene import Scene
+from liftstudio.renderers.base import Renderer
+from liftstudio.renderers.scene import Scene
 from liftstudio.systems import regularizers
 from liftstudio.systems.base import Surface, System
 from liftstudio.systems.optimization import OptimizerConfig, ScheduledAdam
 from liftstudio.systems.regularizers import Regularizers
-from liftstudio.views.base import ReferenceViews
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

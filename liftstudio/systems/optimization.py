@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from liftstudio.checks import check_range
-from liftstudio.errors import InputError
-from liftstudio.schedules import Schedule
+from liftstudio.core.checks import check_range
+from liftstudio.core.errors import InputError
+from liftstudio.core.schedules import Schedule
 
 
 @dataclass

@@ -5,12 +5,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from liftstudio import losses
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.core.schedules import OFF, Schedule
+from liftstudio.data.render import Render
 from liftstudio.geometry.base import Geometry
-from liftstudio.renderers.base import Render
-from liftstudio.scene import Scene
-from liftstudio.schedules import OFF, Schedule
+from liftstudio.guidance import losses
+from liftstudio.renderers.scene import Scene
 
 SURFACE_POINTS = 4096  # per step, of a mesh
 

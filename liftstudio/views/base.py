@@ -1,70 +1,14 @@
-"""Reference views: the pictures that supervise a run."""
+"""The interface of what makes the reference views of a run."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.registry import Component
-
-
-@dataclass(frozen=True)
-class ReferenceViews:
-    """V pictures of one object with their cameras.
-
-    images:   [V, H, W, 3] float32 sRGB in [0, 1], straight (not premultiplied) colour.
-    masks:    [V, H, W, 1] float32 alpha in [0, 1].
-    cameras:  V cameras of that image size.
-    names:    V file names or labels for reports.
-    held_out: [V] bool; these are never trained on, only measured.
-    depths:   [V, H, W, 1] z-depth up to scale and shift, or None.
-    normals:  [V, H, W, 3] unit world-space normals, or None.
-    prompt:   which of them is the picture the user gave, from which a prior made the others; None: all are given.
-    sheet:    [H, W, 3] picture of all sets of views that a prior made, where these are one of several; None: they are
-              the only ones.
-    """
-
-    images: Tensor
-    masks: Tensor
-    cameras: Cameras
-    names: tuple[str, ...]
-    held_out: Tensor
-    depths: Tensor | None = None
-    normals: Tensor | None = None
-    prompt: int | None = None
-    sheet: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def select(self, index: Sequence[int] | Tensor) -> "ReferenceViews":
-        """The views at `index`, in that order."""
-        chosen = torch.as_tensor(index, dtype=torch.long)
-        order = chosen.tolist()
-        return ReferenceViews(
-            self.images[chosen],
-            self.masks[chosen],
-            self.cameras[chosen],
-            tuple(self.names[i] for i in order),
-            self.held_out[chosen],
-            None if self.depths is None else self.depths[chosen],
-            None if self.normals is None else self.normals[chosen],
-            order.index(self.prompt) if self.prompt in order else None,
-            self.sheet,
-        )
-
-    def training(self) -> "ReferenceViews":
-        """The views that may be trained on."""
-        return self.select(torch.nonzero(~self.held_out).flatten())
-
-    def over(self, background: Tensor | float) -> Tensor:
-        """[V, H, W, 3] images composed over a background colour."""
-        return self.images * self.masks + (1 - self.masks) * background
+from liftstudio.core.registry import Component
+from liftstudio.data.reference_views import ReferenceViews
 
 
 class ViewSource(Component):

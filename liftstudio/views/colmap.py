@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
 from liftstudio.views.frames import Capture, Frame, check_intrinsics, check_pose, check_undistorted, find_mask
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from liftstudio.views.base import ReferenceViews
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.views.plug_in import ViewPlugIn
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
 
 ROTATION_TOLERANCE = 1e-3  # of every entry of R^T R
 DISTORTION_TOLERANCE = 1e-4  # a lens coefficient below moves no pixel visibly

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.errors import InputError
-from liftstudio.images import load_image, resize_lanczos
+from liftstudio.core.errors import InputError
+from liftstudio.data.images import load_image, resize_lanczos
 from liftstudio.views import matting
 from liftstudio.views.silhouettes import SPECK, alpha_before, border_color, bounding_box, main_pieces
 

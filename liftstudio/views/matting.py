@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
 
 MODEL = "u2net"  # of rembg: its present default is not free for every use
 INSTALL = "install the matting extra: pip install 'rembg[cpu]'"

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.data.cameras import Cameras
 
 HALF_SIDE = 0.9  # world units; half the longest side of the object's box after `object_similarity`
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from liftstudio.registry import Component
+from liftstudio.core.registry import Component
 
 
 class ViewPlugIn(Component):

@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.assets import input_path
-from liftstudio.cameras import Cameras, moved
-from liftstudio.errors import InputError
-from liftstudio.images import load_image, reduce_image, resize_area
-from liftstudio.registry import register
-from liftstudio.views.base import ReferenceViews, ViewSource
+from liftstudio.core.assets import input_path
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import register
+from liftstudio.data.cameras import Cameras, moved
+from liftstudio.data.images import load_image, reduce_image, resize_area
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.views.base import ViewSource
 from liftstudio.views.colmap import find_model, read_colmap
 from liftstudio.views.frames import Capture, Frame
 from liftstudio.views.normalization import object_similarity, upright_rotation

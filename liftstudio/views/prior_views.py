@@ -10,21 +10,22 @@ import torch
 from torch import Tensor
 
 from liftstudio import __version__
-from liftstudio.assets import SCHEME, input_path
-from liftstudio.cache import cached, content_key
-from liftstudio.cameras import Cameras, concatenate, orbit_cameras
-from liftstudio.checks import check_range
-from liftstudio.config import Block, to_plain
-from liftstudio.errors import InputError
-from liftstudio.images import resize_lanczos, straight_from_white
-from liftstudio.logs import WorkProgress, kept_warnings, log
-from liftstudio.orbits import MAX_ELEVATION_DEG, Angles
+from liftstudio.core.assets import SCHEME, input_path
+from liftstudio.core.cache import cached, content_key
+from liftstudio.core.checks import check_range
+from liftstudio.core.config import Block, to_plain
+from liftstudio.core.errors import InputError
+from liftstudio.core.logs import WorkProgress, kept_warnings, log
+from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
+from liftstudio.data.images import resize_lanczos, straight_from_white
+from liftstudio.data.orbits import MAX_ELEVATION_DEG, Angles
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.base import ImagePrompt, Prior
 from liftstudio.priors.classifier_free import check_guidance_scale
 from liftstudio.priors.opening import check_count, open_prior, recognized, weights_key
 from liftstudio.priors.samplers import euler
 from liftstudio.views import matting
-from liftstudio.views.base import ReferenceViews, ViewSource
+from liftstudio.views.base import ViewSource
 from liftstudio.views.enhancement import ViewEnhancer, with_colors
 from liftstudio.views.estimation import MapEstimator
 from liftstudio.views.input_image import FRAME_RATIO, InputImage, load_input_image

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.files import atomic_write
-from liftstudio.images import grid, resize_lanczos, save_image, save_video
-from liftstudio.views.base import ReferenceViews
+from liftstudio.core.files import atomic_write
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.images import grid, resize_lanczos, save_image, save_video
+from liftstudio.data.reference_views import ReferenceViews
 
 FPS = 7  # an orbit of 21 frames goes round in 3 seconds
 SHEET_CELL = 192  # pixels; the longer side of a picture in the contact sheet

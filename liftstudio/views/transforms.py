@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liftstudio.errors import InputError
-from liftstudio.images import image_size
+from liftstudio.core.errors import InputError
+from liftstudio.data.images import image_size
 from liftstudio.views.frames import Capture, Frame, check_intrinsics, check_pose, check_undistorted, find_mask
 
 Record = dict[str, Any]

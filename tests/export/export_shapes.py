@@ -6,7 +6,7 @@ import torch
 import trimesh
 from torch import Tensor
 
-from liftstudio.mesh import Mesh
+from liftstudio.data.mesh import Mesh
 from liftstudio.ops.marching_tetrahedra import marching_tetrahedra, tet_grid
 
 

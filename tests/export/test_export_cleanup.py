@@ -6,8 +6,8 @@ import torch
 import trimesh
 from export_shapes import as_mesh, as_trimesh, lopsided
 
+from liftstudio.data.mesh import Mesh
 from liftstudio.export.cleanup import decimate, drop_floaters, face_components, mended, vertex_normals
-from liftstudio.mesh import Mesh
 
 SEEDS = [int.from_bytes(os.urandom(4)) for _ in range(2)]
 

@@ -12,14 +12,14 @@ from export_shapes import as_mesh, as_trimesh, lopsided, position_color
 from PIL import Image
 from torch import Tensor
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.data.mesh import Mesh
 from liftstudio.export import ExportConfig, check_export
 from liftstudio.export.bake import bake_texture, surface_texels
 from liftstudio.export.cleanup import vertex_normals
 from liftstudio.export.pipeline import export_mesh
 from liftstudio.export.unwrap import unwrap_mesh
 from liftstudio.export.writers import write_glb, write_obj, write_ply
-from liftstudio.mesh import Mesh
 
 CONFIG = ExportConfig(formats=["glb", "obj", "ply"], texture_size=512, target_faces=2000)
 

@@ -12,12 +12,12 @@ from export_shapes import as_mesh, lopsided, position_color
 from scipy.ndimage import maximum_filter, minimum_filter
 from scipy.spatial import cKDTree
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.data.mesh import Mesh
 from liftstudio.export.atlas import FACES_PER_PIECE
 from liftstudio.export.bake import Texels, bake_texture, surface_texels
 from liftstudio.export.cleanup import decimate, face_components, vertex_normals
 from liftstudio.export.unwrap import UvMesh, unwrap_mesh
-from liftstudio.mesh import Mesh
 
 SIZE = 256
 

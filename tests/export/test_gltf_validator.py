@@ -8,9 +8,9 @@ import torch
 import trimesh
 from export_shapes import as_mesh, lopsided, position_color
 
+from liftstudio.data.mesh import Mesh
 from liftstudio.export import ExportConfig
 from liftstudio.export.pipeline import export_mesh
-from liftstudio.mesh import Mesh
 
 HERE = Path(__file__).parent
 SCRIPT = """

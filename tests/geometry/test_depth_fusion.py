@@ -3,14 +3,14 @@
 import pytest
 import torch
 import trimesh
-from tiny_scenes import Solid, ball, from_trimesh, orbit, scene_of
+from helpers.tiny_scenes import Solid, ball, from_trimesh, orbit, scene_of
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.mesh import Mesh
+from liftstudio.data.render import Render
 from liftstudio.geometry.depth_fusion import FusedShape, fuse_depth
-from liftstudio.mesh import Mesh
-from liftstudio.renderers.base import Render
 from liftstudio.renderers.surface import render_mesh
 
 BOX = torch.tensor([[-1.0] * 3, [1.0] * 3])

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_scenes import TINY_GRID, is_closed, volume_of
+from helpers.tiny_scenes import TINY_GRID, is_closed, volume_of
 from torch import Tensor
 
 from liftstudio.geometry.instant_ngp import InstantNGP

@@ -5,18 +5,18 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_scenes import TINY_GRID, Solid, ball, is_closed, orbit, scene_of, volume_of
+from helpers.tiny_scenes import TINY_GRID, Solid, ball, is_closed, orbit, scene_of, volume_of
 from torch import Tensor
 
-from liftstudio import losses
-from liftstudio.config import parse
-from liftstudio.errors import InputError
+from liftstudio.core.config import parse
+from liftstudio.core.errors import InputError
+from liftstudio.core.schedules import Schedule
 from liftstudio.geometry.distance_network import DistanceNetwork, DistanceNetworkConfig
 from liftstudio.geometry.dmtet import DMTet
 from liftstudio.geometry.instant_ngp import InstantNGP
 from liftstudio.geometry.neus import DistanceGridConfig, NeuS
+from liftstudio.guidance import losses
 from liftstudio.renderers.surface import render_mesh
-from liftstudio.schedules import Schedule
 
 CPU = torch.device("cpu")
 TINY_DISTANCE = DistanceGridConfig(levels=4, log2_table_size=9, base_resolution=4, finest_resolution=16, hidden=16)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 import trimesh
-from tiny_scenes import TINY_GRID, Solid, ball, is_closed, orbit, scene_of, volume_of
+from helpers.tiny_scenes import TINY_GRID, Solid, ball, is_closed, orbit, scene_of, volume_of
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
 from liftstudio.geometry.dmtet import DMTet
 from liftstudio.geometry.fixed_mesh import FixedMesh
 from liftstudio.geometry.instant_ngp import InstantNGP

@@ -16,16 +16,17 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from golden_data import golden_root
+from helpers.golden_data import golden_root
+from helpers.paths import GOLDEN
+from helpers.tiny_hifi123 import hifi123
 from safetensors.torch import load_file
-from tiny_hifi123 import hifi123
 from torch import Tensor
 
+from liftstudio.core.weights import Weights
 from liftstudio.priors.latent_diffusion import Part
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
-from liftstudio.priors.weights import Weights
 
-BUNDLED = Path(__file__).parents[1] / "data" / "golden_hifi123" / "golden.tar.xz"
+BUNDLED = GOLDEN / "hifi123" / "golden.tar.xz"
 CPU = torch.device("cpu")
 SEED = int.from_bytes(os.urandom(4), "little")
 # Absolute tolerances that the data's own description states. Float32 is 3e-6 from float64 in it without guidance and

@@ -19,22 +19,23 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_data import golden_root, unpacked
+from helpers.golden_data import golden_root, unpacked
+from helpers.paths import GOLDEN
+from helpers.tiny_imagedream import imagedream
 from safetensors.torch import load_file, save_file
-from tiny_imagedream import imagedream
 from torch import Tensor, nn
 
-from liftstudio.cameras import Cameras, concatenate, orbit_cameras
-from liftstudio.config import Block
-from liftstudio.errors import InputError
+from liftstudio.core.config import Block
+from liftstudio.core.errors import InputError
+from liftstudio.core.schedules import Schedule
+from liftstudio.core.weights import Weights
+from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.priors.classifier_free import guided, rescaled
 from liftstudio.priors.distillation import reconstruction_loss, sds_loss
 from liftstudio.priors.parameterization import alpha_bar_from_sigma
 from liftstudio.priors.samplers import euler, scaled_linear_levels
-from liftstudio.priors.weights import Weights
-from liftstudio.schedules import Schedule
 
-BUNDLED = Path(__file__).parents[1] / "data" / "golden_imagedream" / "golden.tar.xz"
+BUNDLED = GOLDEN / "imagedream" / "golden.tar.xz"
 CPU = torch.device("cpu")
 PREFIX = "model.diffusion_model."
 # Tolerances that the data's own description states for a port in float32 on a CPU: relative in the 2-norm, absolute.

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.paths import GOLDEN
 from safetensors.torch import load_file
 from torch import Tensor
 
-from liftstudio.mesh import Mesh
+from liftstudio.data.mesh import Mesh
 from liftstudio.metrics.diversity import cd_score, cd_terms
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.meshes import chamfer_distance, mesh_metrics, place_truth
 from liftstudio.metrics.visible_points import visible_points
 
-BUNDLED = Path(__file__).parents[1] / "data" / "golden_metrics"
+BUNDLED = GOLDEN / "metrics"
 
 
 def golden() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -13,18 +13,19 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.paths import GOLDEN
+from helpers.tiny_sv3d import sv3d, tiny_unet
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_sv3d import sv3d, tiny_unet
 from torch import Tensor, nn
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.core.weights import Weights
 from liftstudio.priors.classifier_free import triangle
 from liftstudio.priors.parameterization import v_scaling
 from liftstudio.priors.samplers import euler, karras_sigmas
-from liftstudio.priors.weights import Weights
 
-BUNDLED = Path(__file__).parents[1] / "data" / "golden_sv3d"
+BUNDLED = GOLDEN / "sv3d"
 PREFIX = "model.diffusion_model."
 SEED = int.from_bytes(os.urandom(4), "little")
 ESTIMATE = 5e-6  # absolute, of one evaluation; the official code in float32 is 2e-6 to 3e-6 from itself in float64

@@ -18,19 +18,20 @@ from typing import Any
 
 import pytest
 import torch
-from golden_data import golden_root, unpacked
+from helpers.golden_data import golden_root, unpacked
+from helpers.paths import GOLDEN
+from helpers.tiny_syncdreamer import FOV_DEG, NUMBERS, official_cameras, syncdreamer
 from safetensors.torch import load_file, save_file
-from tiny_syncdreamer import FOV_DEG, NUMBERS, official_cameras, syncdreamer
 from torch import Tensor
 
-from liftstudio.cameras import orbit_cameras
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.core.weights import Weights
+from liftstudio.data.cameras import orbit_cameras
 from liftstudio.priors.classifier_free import decomposed
 from liftstudio.priors.parameterization import sigma_from_alpha_bar
 from liftstudio.priors.samplers import ancestral, ddim_sigmas
-from liftstudio.priors.weights import Weights
 
-BUNDLED = Path(__file__).parents[1] / "data" / "golden_syncdreamer" / "golden.tar.xz"
+BUNDLED = GOLDEN / "syncdreamer" / "golden.tar.xz"
 CPU = torch.device("cpu")
 # Absolute tolerances that the data's own description states for a port in float32 on a CPU. Two convolution backends
 # of one machine are 3e-6 apart in features and noise, 4e-5 in guided noise and loops; guidance multiplies by 3 to 7.

@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_scenes import orbit
+from helpers.tiny_scenes import orbit
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.core.schedules import Schedule
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.data.render import Render
 from liftstudio.guidance.reconstruction import Reconstruction
-from liftstudio.renderers.base import Render
-from liftstudio.schedules import Schedule
-from liftstudio.views.base import ReferenceViews
 
 SEEDS = [int.from_bytes(os.urandom(4), "little") for _ in range(3)]
 CPU = torch.device("cpu")

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from liftstudio.backgrounds.directional import Directional, spherical_harmonics
 from liftstudio.backgrounds.solid_color import SolidColor
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.core.schedules import Schedule
 from liftstudio.lights.spherical_gaussians import SphericalGaussians, fibonacci_sphere
 from liftstudio.lights.uniform import Uniform
 from liftstudio.materials.base import Place
 from liftstudio.materials.diffuse import Diffuse
 from liftstudio.materials.diffuse_point_light import DiffusePointLight
-from liftstudio.schedules import Schedule
 
 
 def normals(count: int = 2000) -> Tensor:

@@ -9,14 +9,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from liftstudio.errors import InputError
-from liftstudio.metrics.contextual import (
-    PixelPatches,
-    Vgg,
-    contextual_distance,
-    contextual_similarity,
-    load_features,
-)
+from liftstudio.core.errors import InputError
+from liftstudio.metrics.contextual import PixelPatches, Vgg, contextual_distance, contextual_similarity, load_features
 from liftstudio.metrics.lpips import Lpips
 
 SEED = int.from_bytes(os.urandom(4), "little")

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
 from liftstudio.metrics.embeddings import Clip, TinyEncoder, clip_pixels, load_encoder, object_prompt
 
 SIZE = 32  # pixels of the small CLIP

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
 from liftstudio.metrics.flow import flow_error, load_raft, orbit_flows
 
 

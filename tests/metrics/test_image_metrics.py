@@ -1,16 +1,14 @@
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.paths import GOLDEN
 from safetensors.torch import load_file
 from torch import Tensor
 
 from liftstudio.metrics.images import masked_psnr, psnr, ssim
-
-GOLDEN = Path(__file__).parents[1] / "data" / "golden_metrics"
 
 
 def fresh_seed() -> int:
@@ -18,7 +16,7 @@ def fresh_seed() -> int:
 
 
 def golden_pair() -> tuple[Tensor, Tensor]:
-    tensors = load_file(GOLDEN / "golden.safetensors")
+    tensors = load_file((GOLDEN / "metrics") / "golden.safetensors")
     rgba, predicted = tensors["nvs_gt_rgba"][None] / 255.0, tensors["nvs_pr_rgb"][None] / 255.0
     alpha = rgba[..., 3:]
     return predicted, rgba[..., :3] * alpha + 1 - alpha
@@ -43,7 +41,7 @@ def slow_ssim(x: np.ndarray, y: np.ndarray) -> float:
 
 def test_golden_values() -> None:
     predicted, target = golden_pair()
-    expected = json.loads((GOLDEN / "golden.json").read_text())["nvs"]
+    expected = json.loads(((GOLDEN / "metrics") / "golden.json").read_text())["nvs"]
     assert psnr(predicted, target).item() == pytest.approx(expected["psnr"], abs=1e-3)
     # The golden value itself carries 6e-5 of float32 rounding: torchmetrics in float64 gives 0.87795.
     assert ssim(predicted, target).item() == pytest.approx(expected["ssim"], abs=1e-4)

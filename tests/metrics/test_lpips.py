@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
 from liftstudio.metrics.lpips import Lpips, Network, load_lpips
 
 # Convolutions of torchvision's `features`: (index, channels out, kernel).

@@ -1,22 +1,21 @@
 import json
 import math
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import trimesh
+from helpers.paths import GOLDEN
 from safetensors.torch import load_file
 from torch import Tensor
 
-from liftstudio.errors import InputError
-from liftstudio.mesh import Mesh
+from liftstudio.core.errors import InputError
+from liftstudio.data.mesh import Mesh
 from liftstudio.metrics.meshes import chamfer_distance, f_score, mesh_metrics, place_truth, sample_surface
 from liftstudio.metrics.visible_points import Depth, visible_points, voxel_means
 from liftstudio.metrics.voxels import occupancy, volume_iou
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden_metrics"
 EMPTY = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64))
 
 
@@ -26,12 +25,12 @@ def fresh_seed() -> int:
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Tensor]:
-    return load_file(GOLDEN / "golden.safetensors")
+    return load_file((GOLDEN / "metrics") / "golden.safetensors")
 
 
 @pytest.fixture(scope="module")
 def results() -> dict:
-    return json.loads((GOLDEN / "golden.json").read_text())["mesh"]
+    return json.loads(((GOLDEN / "metrics") / "golden.json").read_text())["mesh"]
 
 
 def pair(golden: dict[str, Tensor], name: str) -> tuple[Mesh, Mesh]:

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from liftstudio.assets import ROOT
-from liftstudio.cameras import orbit_cameras
-from liftstudio.errors import InputError
-from liftstudio.evaluation import TruthConfig
+from helpers.paths import ROOT
+from liftstudio.core.errors import InputError
+from liftstudio.data.cameras import orbit_cameras
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.flow import check_raft_size
 from liftstudio.metrics.novel_views import Judges, compare_views
-from liftstudio.metrics.truth import load_truth
-from liftstudio.views.base import ReferenceViews
+from liftstudio.run.config import TruthConfig
+from liftstudio.run.truth import load_truth
 
 SIZE = 64
 

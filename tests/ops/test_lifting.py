@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import orbit_cameras
+from liftstudio.data.cameras import orbit_cameras
 from liftstudio.ops.backends import use_backend
 from liftstudio.ops.lifting import lift
 from liftstudio.priors.projections import projections

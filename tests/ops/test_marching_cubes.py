@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny_scenes import is_closed, volume_of
+from helpers.tiny_scenes import is_closed, volume_of
 from torch import Tensor
 
 from liftstudio.ops.marching_cubes import marching_cubes

@@ -7,7 +7,7 @@ import torch
 import trimesh
 from torch import Tensor
 
-from liftstudio.mesh import Mesh
+from liftstudio.data.mesh import Mesh
 from liftstudio.ops.backends import use_backend
 from liftstudio.ops.marching_tetrahedra import TetGrid, marching_tetrahedra, reference, tet_grid
 

@@ -5,18 +5,18 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_scenes import COLOR, Solid, orbit, scene_of, sphere_hits
+from helpers.tiny_scenes import COLOR, Solid, orbit, scene_of, sphere_hits
 from torch import Tensor
 
-from liftstudio.cameras import Cameras
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.core.schedules import Schedule
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.render import Render
 from liftstudio.geometry.instant_ngp import InstantNGP
 from liftstudio.ops.compositing import composite
 from liftstudio.ops.marching import Samples, march
-from liftstudio.renderers.base import Render
 from liftstudio.renderers.neus import NEGLIGIBLE, NeusRenderer, crossing, cut, section_density, section_ends
-from liftstudio.scene import Scene
-from liftstudio.schedules import Schedule
+from liftstudio.renderers.scene import Scene
 
 RADIUS = 0.6
 EXACT = torch.tensor(1.0)

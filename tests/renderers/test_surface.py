@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_scenes import COLOR, Solid, ball, orbit, scene_of, sphere_hits
+from helpers.tiny_scenes import COLOR, Solid, ball, orbit, scene_of, sphere_hits
 
-from liftstudio.cameras import Cameras
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.mesh import Mesh
+from liftstudio.data.render import Render
 from liftstudio.lights.spherical_gaussians import SphericalGaussians
-from liftstudio.mesh import Mesh
-from liftstudio.renderers.base import Render
+from liftstudio.renderers.scene import Scene
 from liftstudio.renderers.surface import SurfaceRenderer
-from liftstudio.scene import Scene
 
 RADIUS, BACKGROUND = 0.6, (0.1, 0.3, 0.9)
 

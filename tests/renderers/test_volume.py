@@ -3,15 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_scenes import COLOR, Solid, orbit, scene_of, sphere_hits
+from helpers.tiny_scenes import COLOR, Solid, orbit, scene_of, sphere_hits
 from torch import Tensor
 
-from liftstudio import losses
-from liftstudio.cameras import Cameras
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.render import Render
+from liftstudio.guidance import losses
 from liftstudio.lights.spherical_gaussians import SphericalGaussians
-from liftstudio.renderers.base import Render
+from liftstudio.renderers.scene import Scene
 from liftstudio.renderers.volume import VolumeRenderer
-from liftstudio.scene import Scene
 
 RADIUS, BACKGROUND = 0.6, (0.1, 0.3, 0.9)
 PASSES = frozenset({"normal", "distortion"})

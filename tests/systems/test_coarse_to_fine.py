@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers.tiny_scenes import is_closed, orbit, sphere_views
 from lightning_fabric import Fabric
-from tiny_scenes import is_closed, orbit, sphere_views
 from torch import Tensor
 
-from liftstudio.config import parse
-from liftstudio.errors import InputError
+from liftstudio.core.config import parse
+from liftstudio.core.errors import InputError
 from liftstudio.systems.coarse_to_fine import CoarseToFine
 
 CPU = torch.device("cpu")

@@ -9,20 +9,20 @@ import pytest
 import torch
 import trimesh
 import yaml
+from helpers.paths import ROOT
+from helpers.tiny_project import write_capture
+from helpers.tiny_scenes import Solid, from_trimesh, is_closed, orbit, scene_of, sphere_views, volume_of
 from lightning_fabric import Fabric
 from test_coarse_to_fine import assert_same_state, run
-from tiny_project import write_capture
-from tiny_scenes import Solid, from_trimesh, is_closed, orbit, scene_of, sphere_views, volume_of
 
-from liftstudio.cli import main as launch
-from liftstudio.config import parse
+from liftstudio.cli.command_line import main as launch
+from liftstudio.core.config import parse
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.export.options import ExportConfig
 from liftstudio.export.pipeline import export_mesh
 from liftstudio.renderers.surface import render_mesh
 from liftstudio.systems.coarse_to_fine import CoarseToFine
-from liftstudio.views.base import ReferenceViews
 
-ROOT = Path(__file__).parent.parent.parent
 TINY = "levels: 4, log2_table_size: 11, base_resolution: 4, finest_resolution: 16, hidden: 16"
 CONFIG = f"""
 stages:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from liftstudio.errors import InputError
-from liftstudio.schedules import Schedule
+from liftstudio.core.errors import InputError
+from liftstudio.core.schedules import Schedule
 from liftstudio.systems.optimization import GroupConfig, OptimizerConfig, ScheduledAdam
 
 

@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from tiny_scenes import TINY_GRID, Solid, ball, orbit, scene_of
+from helpers.tiny_scenes import TINY_GRID, Solid, ball, orbit, scene_of
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.core.schedules import Schedule
 from liftstudio.geometry.dmtet import DMTet
 from liftstudio.geometry.neus import DistanceGridConfig, NeuS
 from liftstudio.renderers.neus import NeusRenderer
+from liftstudio.renderers.scene import Scene
 from liftstudio.renderers.surface import SurfaceRenderer
 from liftstudio.renderers.volume import VolumeRenderer
-from liftstudio.scene import Scene
-from liftstudio.schedules import Schedule
 from liftstudio.systems import regularizers
 from liftstudio.systems.regularizers import Regularizers
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from liftstudio.cameras import Cameras, look_at
-from liftstudio.config import parse
-from liftstudio.views.base import ReferenceViews
+from liftstudio.core.config import parse
+from liftstudio.data.cameras import Cameras, look_at
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.views.posed_images import PosedImages
 
 RADIUS = 0.5

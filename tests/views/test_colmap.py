@@ -7,7 +7,7 @@ import torch
 from captures import Shots, load
 from scipy.spatial.transform import Rotation
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
 
 MODEL_NUMBERS = {"SIMPLE_PINHOLE": 0, "PINHOLE": 1, "SIMPLE_RADIAL": 2, "OPENCV": 4, "OPENCV_FISHEYE": 5}
 

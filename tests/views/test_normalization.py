@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from captures import CENTER, RADIUS, shoot
 
-from liftstudio.cameras import Cameras
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
+from liftstudio.data.cameras import Cameras
 from liftstudio.views.normalization import HALF_SIDE, object_box, object_similarity, upright_rotation
 
 

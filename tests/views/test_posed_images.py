@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from captures import Shots, load, shoot, source
 from PIL import Image
 
-from liftstudio.errors import InputError
-from liftstudio.images import resize_area
+from liftstudio.core.errors import InputError
+from liftstudio.data.images import resize_area
 from liftstudio.views import posed_images
 
 

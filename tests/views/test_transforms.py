@@ -9,7 +9,7 @@ import torch
 from captures import Shots, load, shoot, source
 from PIL import Image
 
-from liftstudio.errors import InputError
+from liftstudio.core.errors import InputError
 
 Change = Callable[[dict[str, Any]], Any]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from liftstudio.checks import check_indices, check_shape
+from liftstudio.core.checks import check_indices, check_shape
 from liftstudio.ops.antialiasing import reference
 from liftstudio.ops.backends import backend_for
 from liftstudio.ops.edges import Edges, edge_adjacency

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from liftstudio.checks import check_shape
+from liftstudio.core.checks import check_shape
 from liftstudio.ops.backends import backend_for
 from liftstudio.ops.marching import Samples
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from liftstudio.checks import check_indices, check_shape
+from liftstudio.core.checks import check_indices, check_shape
 from liftstudio.ops.backends import backend_for
 from liftstudio.ops.edges import reference
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from liftstudio.checks import check_shape
+from liftstudio.core.checks import check_shape
 from liftstudio.ops.backends import backend_for
 from liftstudio.ops.hash_grid import reference
 from liftstudio.ops.hash_grid.autograd import Encode, Kernels

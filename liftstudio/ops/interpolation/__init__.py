@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from liftstudio.checks import check_indices, check_shape
+from liftstudio.core.checks import check_indices, check_shape
 from liftstudio.ops.backends import backend_for
 from liftstudio.ops.interpolation import reference
 from liftstudio.ops.rasterization import Fragments

@@ -9,7 +9,7 @@ import importlib
 
 from torch import Tensor
 
-from liftstudio.checks import check_shape
+from liftstudio.core.checks import check_shape
 from liftstudio.ops.backends import backend_for
 
 _MODULES = {"reference": "reference", "numba": "cpu"}

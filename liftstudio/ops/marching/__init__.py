@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from liftstudio.checks import check_shape
+from liftstudio.core.checks import check_shape
 from liftstudio.ops.backends import backend_for
 
 _MODULES = {"reference": "reference", "numba": "cpu", "warp": "warp_kernels"}

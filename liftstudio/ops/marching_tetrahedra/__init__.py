@@ -10,8 +10,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from liftstudio.checks import check_shape
-from liftstudio.mesh import Mesh
+from liftstudio.core.checks import check_shape
+from liftstudio.data.mesh import Mesh
 from liftstudio.ops.backends import backend_for
 from liftstudio.ops.marching_tetrahedra.grid import TET_EDGES, TetGrid, tet_grid
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from liftstudio.mesh import Mesh
+from liftstudio.data.mesh import Mesh
 from liftstudio.ops.marching_tetrahedra.grid import TET_EDGES, TetGrid
 
 # With a tetrahedron's corners listed inside ones first, as an even permutation: faces as edges (corner pairs),

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from liftstudio.cameras import turned
+from liftstudio.core.registry import register
+from liftstudio.data.cameras import turned
 from liftstudio.priors.base import ImagePrompt
 from liftstudio.priors.objects.frustum import coordinates, sample_frustum
 from liftstudio.priors.objects.network import Lifted, ObjectsNetwork, Size
 from liftstudio.priors.projections import projections
 from liftstudio.priors.volume_prior import SIGMA_MAX, VolumePrior
-from liftstudio.registry import register
 
 OUTSIDE = -20.0  # logit beyond the frustum
 

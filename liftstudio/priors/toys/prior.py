@@ -2,10 +2,10 @@
 
 import torch
 
+from liftstudio.core.registry import register
 from liftstudio.priors.base import Prior
 from liftstudio.priors.toys.network import Size, ToysNetwork
 from liftstudio.priors.volume_prior import VolumePrior
-from liftstudio.registry import register
 
 
 @register("toys")

@@ -1,0 +1,233 @@
+"""The command line. Only light imports at the top: `--help` and a bad config must not wait for torch."""
+
+import argparse
+import difflib
+import shlex
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from liftstudio import __version__
+from liftstudio.core import assets, logs, registry
+from liftstudio.core.assets import find_config
+from liftstudio.core.errors import InputError
+from liftstudio.core.files import atomic_write
+from liftstudio.core.stopping import interrupt_on_sigterm
+
+if TYPE_CHECKING:
+    from liftstudio.run.folder import RunFolder
+
+DONE, BUG, BAD_INPUT, INTERRUPTED, OUT_OF_MEMORY = 0, 1, 2, 3, 4
+MODES = ("train", "views", "resume", "validate", "test", "export")
+NEW_RUN = ("train", "views")  # modes that start from any config; the others need a run
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command line (default: this process's); returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
+
+
+def guard(work: Callable[[], int], *, debug: bool) -> int:
+    """The exit code of `work`, whose errors end as one line on stderr; debug: after their traceback."""
+    try:
+        with interrupt_on_sigterm():
+            return work()
+    except SystemExit as error:  # argparse's --help and --version
+        return int(error.code or 0)
+    except BaseException as error:
+        if debug:
+            traceback.print_exc()
+        code, message = _explain(error)
+        sys.stderr.write(f"{message}\n")
+        return code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    options = _parse(arguments)
+    logs.configure(options.verbose)
+    load_extensions(options.verbose)
+    if options.copy_config is not None:
+        copy_config(options.copy_config)
+    elif options.list is not None:
+        from liftstudio.cli.catalog import catalog
+
+        sys.stdout.write(catalog(options.list))
+    elif options.doctor:
+        from liftstudio.cli.doctor import report
+
+        sys.stdout.write(report())
+    else:
+        _run(options, f"{program()} {shlex.join(arguments)}")
+    return DONE
+
+
+def _run(options: argparse.Namespace, command: str) -> None:
+    from liftstudio.run.config import load_run_config
+
+    folder = None if options.mode in NEW_RUN else _reopened(options.config)
+    config = load_run_config(folder.config if folder else find_config(options.config), options.overrides)
+
+    from liftstudio.run.run import (  # its imports take longer than refusing a bad config may
+        Interrupted,
+        Run,
+        make_views,
+    )
+
+    if options.mode == "views":
+        make_views(config, command, options.gpu)
+        return
+    if folder is None:
+        run = Run.start(config, command, options.gpu)
+    else:
+        run = Run.reopen(config, folder, command, options.gpu, finished=options.mode != "resume")
+    try:
+        _work(run, options.mode)
+    except KeyboardInterrupt as error:
+        where = error.where if isinstance(error, Interrupted) else "at once"
+        resume = f"{program()} --config {run.folder.config} --resume"
+        raise KeyboardInterrupt(f"stopped {where}; go on with: {resume}") from None
+
+
+def _reopened(config: Path) -> "RunFolder":
+    from liftstudio.run.folder import existing_run_folder
+
+    return existing_run_folder(config)
+
+
+def copy_config(name: Path) -> Path:
+    """Write the packaged config of that name into the current folder, and return where.
+
+    Raises:
+        InputError: there is no such config, or a file of that name is there.
+    """
+    source = find_config(Path(name.name))
+    target = Path(source.name)
+    if target.exists():
+        raise InputError(f"{target}: it is there already; move it away to copy the packaged one")
+    atomic_write(target, source.read_text())
+    logs.log.info("config: %s", target)
+    return target
+
+
+def program() -> str:
+    """How a user starts this command: `liftstudio`, `python -m liftstudio` or `python launch.py`."""
+    name = Path(sys.argv[0]).name
+    return {"launch.py": "python launch.py", "__main__.py": "python -m liftstudio"}.get(name, "liftstudio")
+
+
+def _work(run: Any, mode: str) -> None:
+    if mode in ("train", "resume"):
+        run.fit()
+    else:
+        run.restore()
+    if not run.fabric.is_global_zero:
+        return
+    if mode == "validate":
+        run.validate()
+    if mode in ("train", "resume", "test"):
+        run.test()
+    if mode in ("train", "resume", "export"):
+        run.export()
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong arguments are an InputError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see --help")
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog=program(),
+        usage=f"{program()} --config FILE ({' | '.join(f'--{mode}' for mode in MODES)}) [key=value ...]",
+        description="Images to textured 3D meshes. Any option of the config can be set by its dotted key: seed=1",
+        epilog="exit codes: 0 done, 1 a bug, 2 bad input, 3 interrupted (resumable), 4 out of memory",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="a config, a packaged one's name, or a run's config.yaml"
+    )
+    mode = parser.add_mutually_exclusive_group()
+    for name, text in {
+        "train": "optimise all stages, then test and export",
+        "views": "only make the reference views; --resume goes on from there",
+        "resume": "go on exactly where a run stopped, then test and export",
+        "validate": "image grid of a run's newest checkpoint",
+        "test": "turntable video, passes and metrics of a run's newest checkpoint",
+        "export": "mesh files of a run's newest checkpoint",
+    }.items():
+        mode.add_argument(f"--{name}", dest="mode", action="store_const", const=name, help=text)
+    mode.add_argument("--list", nargs="?", const="", metavar="KIND", help="registered components, or those of a kind")
+    mode.add_argument("--copy-config", type=Path, metavar="NAME", help="write a packaged config here, to be edited")
+    mode.add_argument("--doctor", action="store_true", help="what runs on what, and why; versions, memory, extensions")
+    parser.add_argument("--gpu", type=_gpus, metavar="0,1", help="CUDA devices to use (default: as the config says)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--verbose", action="store_true", help="also show debug messages and warnings of libraries")
+    parser.add_argument("--version", action="version", version=f"liftstudio {__version__}")
+    return parser
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    for word in rest:
+        if word.startswith("-"):
+            raise InputError(_unknown_flag(word, list(parser._option_string_actions)))
+        if "=" not in word:
+            raise InputError(f"'{word}': wanted a flag or key=value, for example seed=1")
+    options.overrides = rest
+    if options.mode is None and options.list is None and options.copy_config is None and not options.doctor:
+        modes = ", ".join(f"--{mode}" for mode in MODES)
+        raise InputError(f"nothing to do; give one of {modes}, --list, --copy-config, --doctor")
+    if options.mode is not None and options.config is None:
+        raise InputError(f"--{options.mode} needs --config FILE")
+    return options
+
+
+def _unknown_flag(word: str, known: list[str]) -> str:
+    flag, _, value = word.partition("=")
+    near = difflib.get_close_matches(flag, known, n=1)
+    if near:
+        return f"unknown flag '{flag}'; did you mean '{near[0]}'?"
+    if value:
+        return f"unknown flag '{flag}'; options of the config have no dashes: {flag.lstrip('-')}={value}"
+    return f"unknown flag '{flag}'; see --help"
+
+
+def _gpus(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+        raise argparse.ArgumentTypeError(f"wanted device numbers such as 0 or 0,1, got '{text}'")
+    return [int(part) for part in parts]
+
+
+def load_extensions(verbose: bool) -> None:
+    """Import the user's extensions and declare the methods; warn of extensions that fail."""
+    custom = Path("custom")
+    if not assets.is_checkout() or custom.resolve() != assets.CHECKOUT / "custom":
+        registry.load_extensions(custom)
+    registry.load_methods()
+    for name, trace in registry.extension_failures.items():
+        reason = trace.strip() if verbose else trace.strip().splitlines()[-1]
+        logs.log.warning("extension '%s' failed to load: %s", name, reason)
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """Exit code and one line for an error that ends the program."""
+    if isinstance(error, InputError):
+        return BAD_INPUT, f"error: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, str(error) or "interrupted"
+    if isinstance(error, MemoryError):
+        return OUT_OF_MEMORY, f"error: {error or 'out of memory'}"
+    if isinstance(error, OSError) and error.errno is not None:
+        return BAD_INPUT, f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror}"
+    line = " ".join(str(error).split())
+    return (
+        BUG,
+        f"bug: {type(error).__name__}: {line}; please report it with the output of the same command with --debug",
+    )

@@ -1,0 +1,51 @@
+"""Train a prior: python -m liftstudio.cli.train_prior --config configs/priors/toys.yaml [key=value ...]."""
+
+import sys
+from pathlib import Path
+
+from liftstudio.cli import command_line
+from liftstudio.core import logs
+from liftstudio.core.assets import find_config
+from liftstudio.core.config import parse, read_config
+from liftstudio.core.errors import InputError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command line (default: this process's); returns an exit code with the meaning that `launch.py`'s have."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return command_line.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = command_line.Parser(
+        prog="python -m liftstudio.cli.train_prior",
+        description="Train or fine-tune a prior, or go on where the same command stopped: docs/training-priors.md",
+        epilog="exit codes: 0 done, 1 a bug, 2 bad input, 3 interrupted (resumable), 4 out of memory",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="a config, or a packaged one's name")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="options of the config")
+    options = parser.parse_args(arguments)
+    logs.configure(verbose=False)
+    command_line.load_extensions(verbose=False)
+    _train(options.config, options.overrides)
+    return command_line.DONE
+
+
+def _train(path: Path, overrides: list[str]) -> None:
+    from liftstudio.training.config import TrainingConfig
+
+    config = parse(read_config(find_config(path, "priors"), overrides), TrainingConfig)
+    config.name = config.name or path.stem
+    try:
+        from liftstudio.training.loop import train
+    except ModuleNotFoundError as error:
+        if error.name != "pytorch_lightning":
+            raise
+        raise InputError("training needs a package: pip install pytorch-lightning") from None
+    train(config, Path(config.runs_dir) / config.name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

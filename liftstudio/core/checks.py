@@ -1,0 +1,62 @@
+"""Checks at the public edge: options in range, tensors of the right shape. Inside, both are trusted."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from liftstudio.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def check_range(name: str, value: float, least: float, most: float = math.inf) -> None:
+    """Raise if an option is outside [least, most].
+
+    Raises:
+        InputError: naming the option, the wanted range and the value.
+    """
+    if not least <= value <= most:
+        wanted = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
+        raise InputError(f"{name}: wanted {wanted}, got {value:g}")
+
+
+def check_shape(name: str, tensor: "Tensor", wanted: Sequence[int | str]) -> None:
+    """Raise if `tensor` does not have the `wanted` shape.
+
+    `wanted` holds sizes and names: `("N", 3)`. A name stands for any size, the same one each time it occurs;
+    a leading `"..."` stands for any number of dimensions.
+
+    Raises:
+        ValueError: naming the tensor, the wanted and the actual shape.
+    """
+    shape, sizes = list(tensor.shape), list(wanted)
+    if sizes and sizes[0] == "...":
+        sizes = sizes[1:]
+        shape = shape[max(len(shape) - len(sizes), 0) :]
+    bound: dict[str, int] = {}
+    matches = len(shape) == len(sizes) and all(
+        actual == (bound.setdefault(size, actual) if isinstance(size, str) else size)
+        for actual, size in zip(shape, sizes, strict=True)
+    )
+    if not matches:
+        raise ValueError(f"{name}: wanted shape [{', '.join(map(str, wanted))}], got {list(tensor.shape)}")
+
+
+def check_indices(name: str, indices: "Tensor", size: int, *, least: int = 0) -> None:
+    """Raise if an element of the integer tensor `indices` is outside [least, size): kernels read memory by them.
+
+    Raises:
+        ValueError: naming the tensor, the wanted range and the range found.
+    """
+    if indices.numel() == 0:
+        return
+    low, high = (int(end) for end in indices.aminmax())
+    if low < least or high >= size:
+        raise ValueError(f"{name}: wanted indices from {least} to {size - 1}, got {low} to {high}")
+
+
+def check_multiples(name: str, values: Sequence[int], factor: int) -> None:
+    """Raise an InputError unless there are values, and all are multiples of `factor`, from it on."""
+    if not values or any(value < factor or value % factor for value in values):
+        raise InputError(f"{name}: wanted multiples of {factor}, got {', '.join(map(str, values)) or 'none'}")

@@ -1,0 +1,377 @@
+"""YAML and `key=value` overrides to typed dataclasses; a typo is an error with its path and the right key."""
+
+import contextlib
+import dataclasses
+import difflib
+import math
+import re
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
+
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import find, names
+from liftstudio.core.schedules import Schedule
+
+T = TypeVar("T")
+
+TYPO = 0.8  # keys at least so alike, of 1, are the same one misspelt
+
+RESOLVERS: dict[str, Callable[..., Any]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "idiv": lambda a, b: a // b,
+    "basename": lambda path: Path(path).name,
+    "stem": lambda path: Path(path).stem,
+    "rmspace": lambda text, replacement: text.replace(" ", replacement),
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A component as a config names it: its registered name and its parsed options."""
+
+    kind: str
+    type: str
+    options: Any
+
+    def build(self, *arguments: Any, **named: Any) -> Any:
+        """The component, constructed as `cls(options, *arguments, **named)`."""
+        return find(self.type, self.kind)(self.options, *arguments, **named)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose numbers may be written `1e-3`, which YAML 1.1 reads as text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def read_config(path: Path, overrides: list[str], inputs: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The config file with `dotted.key=value` overrides applied and `${...}` resolved, as plain data.
+
+    Override values are literal text until a field's type says otherwise, so a prompt may hold anything: only in the
+    file does `???` stand for a value that is missing.
+    inputs: dotted keys that only other parts of the config read; an override of one that none reads is an error.
+
+    Raises:
+        InputError: missing or faulty file, malformed override, an interpolation that cannot be resolved, or a value
+            that is missing.
+    """
+    for name, function in RESOLVERS.items():
+        OmegaConf.register_resolver(name, function, replace=True)
+    loaded = _load(path)
+    for override in overrides:
+        _apply_override(loaded, override)
+    for key in inputs:
+        _check_used(loaded, key, [o for o in overrides if o.startswith(f"{key}=")], path)
+    try:
+        return typing.cast(dict[str, Any], OmegaConf.to_container(loaded, resolve=True, throw_on_missing=True))
+    except MissingMandatoryValue as error:
+        raise _missing(error.full_key) from None
+    except InterpolationToMissingValueError as error:
+        raise _missing(str(error).splitlines()[0].rpartition(" ")[2]) from None
+    except (OmegaConfBaseException, RecursionError) as error:
+        raise InputError(f"{path}: {getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from None
+
+
+def write_config(data: dict[str, Any]) -> str:
+    """YAML that `read_config` reads back as `data`, even where a text holds `${` or `???`."""
+    return yaml.safe_dump(_literal(data), sort_keys=False, allow_unicode=True)
+
+
+def _load(path: Path) -> Any:
+    try:
+        loaded = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise InputError(f"config not found: {path}") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not a readable YAML file: {' '.join(str(error).split())}") from None
+    if not OmegaConf.is_dict(loaded):
+        raise InputError(f"{path}: wanted keys and values at the top level")
+    return loaded
+
+
+def _apply_override(loaded: Any, override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key or key.startswith("-"):
+        raise InputError(f"'{override}': wanted key=value, for example seed=1")
+    try:
+        _open_blocks(loaded, key)
+        OmegaConf.update(loaded, key, _literal(value))
+    except (OmegaConfBaseException, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise InputError(f"'{override}': cannot set '{key}': {str(error).splitlines()[0]}") from None
+
+
+def _open_blocks(loaded: Any, key: str) -> None:
+    """Let `light.lobes=8` set an option of a component that stands there by its name alone (`light: uniform`)."""
+    parts = key.split(".")
+    for end in range(1, len(parts)):
+        path = ".".join(parts[:end])
+        node = _yaml_if_text(value) if isinstance(value := OmegaConf.select(loaded, path), str) else None
+        if isinstance(node, str | dict):
+            OmegaConf.update(loaded, path, _literal(node if isinstance(node, dict) else {"type": node}))
+
+
+def _check_used(loaded: Any, key: str, overrides: list[str], path: Path) -> None:
+    reference = re.compile(r"(?<!\\)\$\{[^}]*(?<![\w.])" + re.escape(key) + r"(?![\w.])")
+    if overrides and not reference.search(OmegaConf.to_yaml(loaded)):
+        raise InputError(f"'{overrides[-1]}' has no effect: nothing in {path} refers to ${{{key}}}")
+
+
+def _missing(key: str | None) -> InputError:
+    return InputError(f"{key}: missing; give it as {key}=...")
+
+
+def _literal(value: Any) -> Any:
+    """`value` with its texts escaped, so that `${` in them is no interpolation, and `???` alone no missing value."""
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_literal(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", re.sub(r"^\\*\?\?\?\Z", r"\\\g<0>", value))
+    return value
+
+
+def parse(data: Any, wanted: type[T], path: str = "") -> T:
+    """`data` as an instance of the dataclass `wanted`, checked key by key.
+
+    Raises:
+        InputError: naming the dotted path of the first unknown key, missing key or wrong value.
+    """
+    return typing.cast(T, _convert(data, wanted, path))
+
+
+def _convert(value: Any, wanted: Any, path: str) -> Any:
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin is typing.Annotated and arguments[0] is Block:
+        return _convert_block(value, arguments[1], path)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_optional(value, arguments, path)
+    if origin is typing.Literal:
+        return _convert_choice(value, arguments, path)
+    if origin is dict:
+        return {str(k): _convert(v, arguments[1], _join(path, k)) for k, v in _mapping(value, path).items()}
+    if origin in (list, tuple):
+        return _convert_sequence(value, origin, arguments, path)
+    if dataclasses.is_dataclass(wanted) and wanted is not Schedule:
+        return _convert_dataclass(value, typing.cast(type, wanted), path)
+    return _convert_scalar(value, wanted, path)
+
+
+def _convert_dataclass(value: Any, wanted: type, path: str) -> Any:
+    data = _mapping(value, path)
+    hints = typing.get_type_hints(wanted, include_extras=True)
+    fields = {option_key(field.name): field for field in dataclasses.fields(wanted)}
+    for key in data:
+        if key not in fields:
+            raise InputError(_unknown_key(key, list(fields), path))
+    for name, field in fields.items():
+        if name not in data and field.default is field.default_factory is dataclasses.MISSING:
+            raise InputError(f"{_join(path, name)}: missing; wanted {type_name(hints[field.name])}")
+    names = {key: fields[key].name for key in data}
+    typed = {key: _of_default_type(item, fields[key]) for key, item in data.items()}
+    in_order = sorted(typed, key=lambda key: _holds_block(hints[names[key]]))  # plain mistakes first: see _holds_block
+    values = {names[key]: _convert(typed[key], hints[names[key]], _join(path, key)) for key in in_order}
+    try:
+        return wanted(**values)
+    except InputError as error:  # from the dataclass's own checks, which start with the field's name
+        raise InputError(_join(path, error)) from None
+
+
+def _holds_block(wanted: Any) -> bool:
+    """Whether a value of this type names components, whose modules take seconds to import."""
+    if typing.get_origin(wanted) is typing.Annotated and typing.get_args(wanted)[0] is Block:
+        return True
+    if dataclasses.is_dataclass(wanted) and wanted is not Schedule:
+        hints = typing.get_type_hints(wanted, include_extras=True)
+        return any(_holds_block(hints[field.name]) for field in dataclasses.fields(wanted))
+    return any(map(_holds_block, typing.get_args(wanted)))
+
+
+def _of_default_type(value: Any, field: dataclasses.Field[Any]) -> Any:
+    """Options of a component without its name are those of the one that stands there by default."""
+    default = None if field.default_factory is dataclasses.MISSING else field.default_factory()
+    if isinstance(default, Block) and isinstance(options := _yaml_if_text(value), dict) and "type" not in options:
+        return {"type": default.type, **options}
+    return value
+
+
+def option_key(field_name: str) -> str:
+    """The key of a field; a field named like a Python keyword (`from`) has an underscore behind it."""
+    return field_name.removesuffix("_")
+
+
+def _convert_block(value: Any, kind: str, path: str) -> Block:
+    data = {"type": value} if isinstance(value, str) and not value.lstrip().startswith("{") else _mapping(value, path)
+    if not isinstance(data.get("type"), str):
+        raise InputError(f"{_join(path, 'type')}: missing; wanted the name of a {kind} (see --list {kind})")
+    try:
+        component = find(data["type"], kind)
+    except InputError as error:
+        raise InputError(f"{_join(path, 'type')}: {error}") from None
+    options = {key: item for key, item in data.items() if key != "type"}
+    known = _option_keys(component.Config)
+    for key in options:
+        is_typo = difflib.get_close_matches(key, known, n=1, cutoff=TYPO)  # or it is known
+        if not is_typo and (others := _types_with(key, kind)):
+            wanted = " or ".join(f"{_join(path, 'type')}={other}" for other in others)
+            raise InputError(f"unknown key '{_join(path, key)}'; '{data['type']}' has no such option; add {wanted}")
+    return Block(kind, data["type"], _convert_dataclass(options, component.Config, path))
+
+
+def _option_keys(config: type) -> set[str]:
+    return {option_key(field.name) for field in dataclasses.fields(config)}
+
+
+def _types_with(key: str, kind: str) -> list[str]:
+    """The components of a kind that have an option of that name; it takes seconds to import them all."""
+    found = []
+    for name in names(kind):
+        with contextlib.suppress(InputError):  # one that lacks a package
+            if key in _option_keys(find(name, kind).Config):
+                found.append(name)
+    return found
+
+
+def _convert_optional(value: Any, arguments: tuple[Any, ...], path: str) -> Any:
+    if type(None) in arguments and (value is None or (str not in arguments and value in ("null", "none"))):
+        return None
+    candidates = [argument for argument in arguments if argument is not type(None)]
+    if len(candidates) == 1:
+        return _convert(value, candidates[0], path)
+    for candidate in candidates:
+        try:
+            return _convert(value, candidate, path)
+        except InputError:
+            continue
+    raise InputError(f"{path}: wanted {' or '.join(map(type_name, candidates))}, got {value!r}")
+
+
+def _convert_choice(value: Any, choices: tuple[Any, ...], path: str) -> Any:
+    for choice in choices:
+        if value == choice or str(value) == str(choice):
+            return choice
+    near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    raise InputError(f"{path}: wanted one of {', '.join(map(str, choices))}, got {value!r}{hint}")
+
+
+def _convert_sequence(value: Any, origin: type, arguments: tuple[Any, ...], path: str) -> Any:
+    value = _yaml_if_text(value)
+    if not isinstance(value, list):
+        raise InputError(f"{path}: wanted a list, got {value!r}")
+    fixed = origin is tuple and Ellipsis not in arguments
+    if fixed and len(value) != len(arguments):
+        raise InputError(f"{path}: wanted {len(arguments)} values, got {len(value)}")
+    item_types = arguments if fixed else [arguments[0]] * len(value)
+    return origin(_convert(v, t, f"{path}[{i}]") for i, (v, t) in enumerate(zip(value, item_types, strict=True)))
+
+
+def _convert_scalar(value: Any, wanted: Any, path: str) -> Any:
+    if wanted is Any:
+        return value
+    if wanted is str:
+        return _text(value, path)
+    value = _yaml_if_text(value)
+    if wanted is Schedule:
+        try:
+            return value if isinstance(value, Schedule) else Schedule.parse(value)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+    if wanted is bool and isinstance(value, bool):
+        return value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if wanted is int and is_number and value == int(value if math.isfinite(value) else 0):
+        return int(value)
+    if wanted is float and is_number and math.isfinite(value):
+        return float(value)
+    raise InputError(f"{path}: wanted {type_name(wanted)}, got {value!r}")
+
+
+def _text(value: Any, path: str) -> str:
+    if isinstance(value, dict | list) or value is None:
+        raise InputError(f"{path}: wanted text, got {value!r}")
+    return str(value)
+
+
+def _yaml_if_text(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return yaml.load(value, _Loader)
+    except yaml.YAMLError:
+        return value
+
+
+def _mapping(value: Any, path: str) -> dict[Any, Any]:
+    value = _yaml_if_text(value)
+    if not isinstance(value, dict):
+        raise InputError(f"{path or 'config'}: wanted keys and values, got {value!r}")
+    return value
+
+
+def _unknown_key(key: object, known: list[str], path: str) -> str:
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+    hint = f"did you mean '{_join(path, near[0])}'?" if near else f"known keys: {', '.join(known) or 'none'}"
+    return f"unknown key '{_join(path, key)}'; {hint}"
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def type_name(wanted: Any) -> str:
+    """A field's type in words: in error messages and in `--list`."""
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin is typing.Annotated:
+        return f"a {arguments[1]}" if arguments[0] is Block else type_name(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("none" if argument is type(None) else type_name(argument) for argument in arguments)
+    if origin is typing.Literal:
+        return " | ".join(map(str, arguments))
+    if origin is dict:
+        return f"names with {type_name(arguments[1])} each"
+    if origin is tuple and Ellipsis not in arguments:
+        return f"[{', '.join(map(type_name, arguments))}]"
+    if origin in (list, tuple):
+        return f"a list of {type_name(arguments[0])}"
+    if dataclasses.is_dataclass(wanted) and wanted is not Schedule:
+        return "options"
+    words = {
+        int: "a whole number",
+        float: "a finite number",
+        bool: "true or false",
+        str: "text",
+        Schedule: "a schedule",
+    }
+    return words.get(wanted, "anything")
+
+
+def to_plain(value: Any) -> Any:
+    """A parsed config as plain data that `read_config` and `parse` turn back into an equal one."""
+    if isinstance(value, Block):
+        return {"type": value.type, **to_plain(value.options)}
+    if isinstance(value, Schedule):
+        return value.to_config()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {option_key(field.name): to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return value

@@ -1,0 +1,218 @@
+"""What a run says: messages, the progress line, log.csv, TensorBoard, memory."""
+
+import contextlib
+import csv
+import io
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from liftstudio.core.errors import InputError
+from liftstudio.core.files import atomic_write, blaming
+
+log = logging.getLogger("liftstudio")
+
+PLAIN_SECONDS = 10.0  # between progress lines where there is no terminal
+SMOOTHING = 0.9  # of the seconds per step that the progress line shows
+KEYS = ("total_step", "stage", "step")
+
+
+@dataclass
+class LogConfig:
+    every: int = 10  # steps between rows of log.csv and TensorBoard
+    images_every: int = 200  # steps between image grids in images/<stage>/; 0: none
+    tensorboard: bool = True  # also write TensorBoard events to tb/
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError(f"every: wanted 1 or more steps, got {self.every}")
+        if self.images_every < 0:
+            raise InputError(f"images_every: wanted 0 or more steps, got {self.images_every}")
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            sys.stderr.write(f"{record.levelname.lower()}: {record.getMessage()}\n")
+        else:
+            sys.stdout.write(f"{record.getMessage()}\n")
+            sys.stdout.flush()
+
+
+def configure(verbose: bool) -> None:
+    """Messages of ours to stdout, warnings to stderr; chatter of libraries only if `verbose`."""
+    log.handlers = [_Handler()]
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    if not verbose:
+        warnings.simplefilter("ignore")
+        logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+
+
+class _Keeper(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+@contextlib.contextmanager
+def warnings_only() -> Iterator[None]:
+    """Silence messages below warnings, for example while many captures are read."""
+    level = log.level
+    log.setLevel("WARNING")
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextlib.contextmanager
+def kept_warnings() -> Iterator[list[str]]:
+    """The texts of our warnings inside, which are given as always."""
+    keeper = _Keeper()
+    log.addHandler(keeper)
+    try:
+        yield keeper.texts
+    finally:
+        log.removeHandler(keeper)
+
+
+class CsvLog:
+    """log.csv: a row per logged step and a column for every value there ever was."""
+
+    def __init__(self, path: Path, total_step: int = 0) -> None:
+        """Go on in `path`, if it exists, after step `total_step`: later and torn rows are cut."""
+        self.path = path
+        self.columns = list(KEYS)
+        self._rewrite([row for row in self._read() if int(row["total_step"]) <= total_step])
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append a row; a new name adds a column."""
+        new = [name for name in row if name not in self.columns]
+        if new:
+            rows = self._read()
+            self.columns += new
+            self._rewrite(rows)
+        with blaming(self.path), self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            self.columns = list(reader.fieldnames or KEYS)
+            return [row for row in reader if None not in row and None not in row.values()]
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        atomic_write(self.path, text.getvalue())
+
+
+class RunLog:
+    """log.csv and TensorBoard of one run."""
+
+    def __init__(self, csv_path: Path, tensorboard: Path | None, total_step: int) -> None:
+        self.csv = CsvLog(csv_path, total_step)
+        self.tensorboard: Any = None
+        if tensorboard is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.tensorboard = SummaryWriter(str(tensorboard), purge_step=total_step + 1)
+
+    def write(self, stage: str, step: int, total_step: int, values: dict[str, float]) -> None:
+        """Log the values of the step that was the `step`-th of its stage and the `total_step`-th of all (1-based)."""
+        self.csv.write({"total_step": total_step, "stage": stage, "step": step, **values})
+        if self.tensorboard is not None:
+            for name, value in values.items():
+                self.tensorboard.add_scalar(f"{stage}/{name}", value, total_step)
+
+    def close(self) -> None:
+        """Write out what TensorBoard still holds back."""
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+
+
+class StageProgress:
+    """Stage, step, losses, seconds per step and time left: live on a terminal, else as a line every few seconds.
+
+    total: steps in all; may be changed on the way.
+    """
+
+    def __init__(self, stage: str, done: int, total: int, *, quiet: bool = False, every: float = PLAIN_SECONDS) -> None:
+        """every: seconds between the lines where there is no terminal."""
+        self.stage, self.total, self.quiet, self.every = stage, total, quiet, every
+        self.seconds: float | None = None
+        self.last = time.perf_counter()
+        self.printed = self.last
+        self.live: Progress | None = None
+        if not quiet and sys.stdout.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[line]}", markup=False))
+            self.live = Progress(*columns, console=Console(), transient=False)
+            self.task = self.live.add_task(stage, total=total, completed=done, line="")
+
+    def __enter__(self) -> "StageProgress":
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def update(self, done: int, losses: dict[str, float]) -> None:
+        """Show that `done` steps are done."""
+        now = time.perf_counter()
+        spent, self.last = now - self.last, now
+        self.seconds = spent if self.seconds is None else SMOOTHING * self.seconds + (1 - SMOOTHING) * spent
+        if self.live is not None:
+            self.live.update(self.task, completed=done, total=self.total, line=self._line(done, losses))
+        elif not self.quiet and (now - self.printed >= self.every or done == self.total):
+            self.printed = now
+            log.info("%s %s", self.stage, self._line(done, losses))
+
+    def _line(self, done: int, losses: dict[str, float]) -> str:
+        seconds = self.seconds or 0.0
+        left = time.strftime("%H:%M:%S", time.gmtime(seconds * (self.total - done)))
+        values = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        return f"{done}/{self.total}  {values}  {seconds:.3f} s/step  ETA {left}"
+
+
+class WorkProgress:
+    """The steps of a long job, called as `progress(step, fraction done)`: a bar on a terminal, else a line each."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.step = title, ""
+        self.live: Progress | None = None
+        if sys.stdout.isatty():
+            self.live = Progress(TextColumn("{task.description}"), BarColumn(20), console=Console(), transient=True)
+            self.task = self.live.add_task(title, total=1.0)
+
+    def __enter__(self) -> "WorkProgress":
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def __call__(self, step: str, fraction: float) -> None:
+        if self.live is not None:
+            self.live.update(self.task, description=f"{self.title}: {step}", completed=fraction)
+        elif step != self.step:
+            log.info("%s: %s", self.title, step)
+        self.step = step

@@ -1,0 +1,243 @@
+"""Images on disk and on the screen: reading, reducing, colouring passes, grids, PNGs and videos."""
+
+import contextlib
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import imageio_ffmpeg
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
+
+from liftstudio.core.errors import InputError
+from liftstudio.core.files import atomic_path
+
+MAX_PIXELS = 64 * 1024 * 1024  # larger images are refused before they are decoded
+LABEL_HEIGHT = 16  # pixels above an image of a grid
+EXIF_ORIENTATION = 0x0112
+
+T = TypeVar("T")
+
+
+def load_image(path: Path | str) -> tuple[Tensor, Tensor | None]:
+    """An image file as it is meant to be seen: palette, grey, 16-bit, CMYK and EXIF-rotated files included.
+
+    Returns sRGB [H, W, 3] and alpha [H, W, 1] (None where the file has none), float32 in [0, 1], straight alpha.
+    16-bit grey keeps its precision; Pillow reduces 16-bit colour to 8 bits.
+
+    Raises:
+        InputError: missing, empty, corrupt, truncated, not an image, without pixels, or above MAX_PIXELS.
+    """
+    return _opened(Path(path), lambda image: _decode(ImageOps.exif_transpose(image)))
+
+
+def image_size(path: Path | str) -> tuple[int, int]:
+    """Height and width in pixels of what `load_image` would return, from the file's header.
+
+    Raises:
+        InputError: as `load_image`, for what the header shows.
+    """
+    return _opened(Path(path), _upright_size)
+
+
+def resize_area(image: Tensor, height: int, width: int) -> Tensor:
+    """[H, W, C] image at [height, width, C], every pixel the exact mean of the area it covers; for reducing."""
+    if image.shape[:2] == (height, width):
+        return image
+    rows, columns = (_area_weights(old, new) for old, new in zip(image.shape[:2], (height, width), strict=True))
+    return torch.einsum("ih,hwc,jw->ijc", rows, image, columns)
+
+
+def resize_smooth(images: Tensor, height: int, width: int) -> Tensor:
+    """[B, H, W, C] images at [B, height, width, C], larger or smaller: bilinear, antialiased; differentiable."""
+    if images.shape[1:3] == (height, width):
+        return images
+    channels_first = images.permute(0, 3, 1, 2)
+    resized = F.interpolate(channels_first, (height, width), mode="bilinear", antialias=True)
+    return resized.permute(0, 2, 3, 1)
+
+
+def reduce_image(rgb: Tensor, alpha: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Straight-alpha `rgb` [H, W, 3] and `alpha` [H, W, 1] at a smaller size; hidden colours do not bleed in."""
+    smaller = resize_area(torch.cat([rgb * alpha, alpha], dim=-1), height, width)
+    reduced = smaller[..., 3:].clamp(0, 1)
+    return (smaller[..., :3] / reduced.clamp_min(1e-6)).clamp(0, 1), reduced
+
+
+def resize_lanczos(
+    image: Tensor, height: int, width: int, box: tuple[float, float, float, float] | None = None
+) -> Tensor:
+    """[H, W, C] image at [height, width, C] by Lanczos' filter, wide enough where it reduces; it may overshoot.
+
+    box: the part (left, top, right, bottom in pixels, fractions allowed, inside the image) that is resized; None: all.
+    """
+    channels = image.detach().cpu().float().unbind(-1)
+    resized = [
+        Image.fromarray(channel.numpy()).resize((width, height), Image.Resampling.LANCZOS, box=box)
+        for channel in channels
+    ]
+    return torch.stack([torch.from_numpy(np.array(channel)) for channel in resized], dim=-1)
+
+
+def straight_from_white(image: Tensor, alpha: Tensor) -> Tensor:
+    """Straight colour [..., 3] in [0, 1] of an image over white [..., 3] with alpha [..., 1]; white where it is 0."""
+    return (1 - (1 - image) / alpha.clamp_min(1e-6)).clamp(0, 1).where(alpha > 0, 1.0)
+
+
+def save_image(path: Path | str, image: Tensor) -> None:
+    """Write [H, W, C] float in [0, 1] (C = 1, 3 or 4; values beyond are clamped), atomically.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        Image.fromarray(_bytes(image)).save(temporary)
+
+
+def save_video(path: Path | str, frames: Iterable[Tensor], fps: float) -> None:
+    """Write [H, W, 3] frames in [0, 1] of one size as an H.264 mp4 that plays everywhere (yuv420p), atomically.
+
+    Frames are drawn one by one, so an iterator may render them on demand. An odd size gains a repeated row or column.
+
+    Raises:
+        ValueError: no frames.
+        OSError: the file cannot be written.
+    """
+    encoded = (_bytes(_even(frame)) for frame in frames)
+    first = next(encoded, None)
+    if first is None:
+        raise ValueError("save_video: no frames")
+    height, width = first.shape[:2]
+    with atomic_path(path) as temporary:
+        writer = imageio_ffmpeg.write_frames(
+            str(temporary),
+            (width, height),
+            fps=fps,
+            codec="libx264",
+            quality=None,
+            macro_block_size=2,
+            ffmpeg_log_level="error",
+            output_params=["-crf", "18", "-movflags", "+faststart"],
+        )
+        with contextlib.closing(writer):
+            writer.send(None)  # starts ffmpeg
+            for frame in itertools.chain([first], encoded):
+                writer.send(frame)
+
+
+def grid(rows: Sequence[Sequence[Tensor]], labels: Sequence[Sequence[str]] | None = None) -> Tensor:
+    """One [H, W, 3] picture from rows of images [h, w, 1 or 3] in [0, 1] of any sizes, on white.
+
+    labels: a text above each image, of the shape of `rows`; "" for none.
+    """
+    if labels is not None:
+        rows = [[_labelled(i, t) for i, t in zip(*row, strict=True)] for row in zip(rows, labels, strict=True)]
+    count = max(len(row) for row in rows)
+    heights = [max(image.shape[0] for image in row) for row in rows]
+    widths = [max(row[j].shape[1] for row in rows if j < len(row)) for j in range(count)]
+    canvas = torch.ones(sum(heights), sum(widths), 3)
+    tops, lefts = ([0, *itertools.accumulate(sizes)] for sizes in (heights, widths))
+    for row, top in zip(rows, tops, strict=False):
+        for image, left in zip(row, lefts, strict=False):
+            canvas[top : top + image.shape[0], left : left + image.shape[1]] = image.clamp(0, 1)
+    return canvas
+
+
+def color_depth(depth: Tensor) -> Tensor:
+    """[..., 3] grey picture of z-depth [..., 1]: the nearest is white, the farthest dark, 0 (no surface) black."""
+    seen = depth > 0
+    if not seen.any():
+        return torch.zeros_like(depth).expand(*depth.shape[:-1], 3)
+    near, far = depth[seen].min(), depth[seen].max()
+    grey = 1 - 0.85 * (depth - near) / (far - near).clamp_min(1e-9)
+    return torch.where(seen, grey, 0).expand(*depth.shape[:-1], 3)
+
+
+def color_normal(normal: Tensor) -> Tensor:
+    """[..., 3] the usual picture (n + 1) / 2 of unit normals [..., 3]; zero vectors (no surface) are black."""
+    return torch.where(normal.abs().sum(-1, keepdim=True) > 0, 0.5 * normal + 0.5, 0)
+
+
+def _opened(path: Path, use: Callable[[Image.Image], T]) -> T:
+    """What `use` makes of the opened image, with every fault as an InputError that names the file."""
+    if not path.is_file():
+        raise InputError(f"{path}: {'is not a file' if path.exists() else 'no such image'}")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the image file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's hint at large images; our limit follows
+            with Image.open(path) as image:
+                _check_size(path, *image.size)
+                return use(image)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise a dozen unrelated types for corrupt files
+        raise InputError(f"{path}: not a readable image ({_reason(error, path)})") from error
+
+
+def _reason(error: Exception, path: Path) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "unknown or damaged format"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    if width * height == 0:
+        raise InputError(f"{path}: the image has no pixels ({width}x{height})")
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{path}: {width}x{height} pixels are too many; the limit is {MAX_PIXELS // 2**20} million")
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width)
+
+
+def _decode(image: Image.Image) -> tuple[Tensor, Tensor | None]:
+    if image.mode == "I" or image.mode.startswith("I;16"):  # 16-bit grey
+        return _grey(np.asarray(image, dtype=np.float32) / 65535), None
+    if image.mode == "F":
+        return _grey(np.asarray(image)), None
+    if image.has_transparency_data:
+        rgba = torch.from_numpy(np.array(image.convert("RGBA"))).float() / 255
+        return rgba[..., :3], rgba[..., 3:]
+    return torch.from_numpy(np.array(image.convert("RGB"))).float() / 255, None
+
+
+def _grey(values: np.ndarray) -> Tensor:
+    if not np.isfinite(values).all():
+        raise ValueError("not-a-number or infinite pixels")
+    return torch.from_numpy(values.clip(0, 1)).float()[..., None].expand(-1, -1, 3).contiguous()
+
+
+def _area_weights(old: int, new: int) -> Tensor:
+    """[new, old]: which share of each new pixel every old one fills."""
+    edges = torch.arange(new + 1, dtype=torch.float64) * old / new
+    start = torch.arange(old, dtype=torch.float64)
+    overlap = torch.minimum(edges[1:, None], start + 1) - torch.maximum(edges[:-1, None], start)
+    return (overlap.clamp_min(0) * new / old).float()
+
+
+def _bytes(image: Tensor) -> np.ndarray:
+    array = (image.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    return np.ascontiguousarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def _even(frame: Tensor) -> Tensor:
+    if frame.shape[0] % 2:
+        frame = torch.cat([frame, frame[-1:]])
+    return torch.cat([frame, frame[:, -1:]], dim=1) if frame.shape[1] % 2 else frame
+
+
+def _labelled(image: Tensor, text: str) -> Tensor:
+    strip = Image.new("RGB", (image.shape[1], LABEL_HEIGHT), "white")
+    ImageDraw.Draw(strip).text((3, 2), text, fill="black", font=ImageFont.load_default(11))
+    pixels = torch.from_numpy(np.array(strip)).float() / 255
+    return torch.cat([pixels, image.expand(*image.shape[:2], 3)])

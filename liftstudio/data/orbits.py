@@ -1,0 +1,151 @@
+"""Camera paths as angles: (azimuth_deg [T], elevation_deg [T]), float32.
+
+A closed orbit of T frames goes round once, counter-clockwise seen from above, in ascending azimuths, and its last frame
+is the input view at azimuth 0: azimuth_i = 360 (i + 1) / T mod 360 (the order of SV3D).
+"""
+
+import torch
+from torch import Tensor
+
+from liftstudio.core.errors import InputError
+
+MAX_ELEVATION_DEG = 89.0  # at the poles the image's up is not defined
+HARMONICS = 5  # sinusoids of a dynamic orbit: 1 to 5 periods in a round
+
+Angles = tuple[Tensor, Tensor]
+
+
+def static(frames: int, elevation_deg: float) -> Angles:
+    """A closed orbit at one elevation.
+
+    Raises:
+        InputError: fewer than 1 frame, or an elevation beyond +-89 degrees.
+    """
+    return sine(frames, elevation_deg, 0.0)
+
+
+def sine(frames: int, elevation_deg: float, amplitude_deg: float) -> Angles:
+    """A closed orbit whose elevation swings once: e_i = e_0 + A sin(2 pi (i + 1) / T) (SV3D's "sine-30" has A = 30).
+
+    A negative amplitude begins downwards.
+
+    Raises:
+        InputError: fewer than 1 frame, or elevations beyond +-89 degrees.
+    """
+    _check_frames(frames)
+    _check_elevation("elevation_deg and amplitude_deg", abs(elevation_deg) + abs(amplitude_deg))
+    turn = _turn(frames)
+    return _azimuth(turn), (elevation_deg + amplitude_deg * torch.sin(2 * torch.pi * turn)).float()
+
+
+def random_sine(
+    frames: int,
+    elevation_deg: float,
+    amplitude_deg: float,
+    generator: torch.Generator,
+    azimuth_jitter_deg: float = 0.0,
+) -> Angles:
+    """A `sine` orbit of random amplitude, with irregular azimuth steps.
+
+    Args:
+        amplitude_deg: the amplitude is uniform in [-this, this], or in the part of it that keeps within +-89 degrees.
+        azimuth_jitter_deg: each azimuth but the last moves by a uniform draw from [-this, this]; below half a step.
+    Raises:
+        InputError: fewer than 1 frame, an elevation beyond +-89 degrees, or a jitter of half a step or more.
+    """
+    _check_elevation("elevation_deg", abs(elevation_deg))
+    largest = min(amplitude_deg, MAX_ELEVATION_DEG - abs(elevation_deg))
+    _, elevation = sine(frames, elevation_deg, float(_uniform(1, -largest, largest, generator)))
+    return _azimuth(_jittered(_turn(frames), azimuth_jitter_deg, generator)), elevation
+
+
+def dynamic(
+    frames: int,
+    elevation_deg: float,
+    amplitude_deg: float,
+    generator: torch.Generator,
+    azimuth_jitter_deg: float = 0.0,
+) -> Angles:
+    """A random closed orbit: a sum of sinusoids of 1 to 5 periods in elevation, and irregular azimuth steps.
+
+    It ends at the input view exactly. The largest departure from `elevation_deg` is `amplitude_deg`.
+
+    Args:
+        azimuth_jitter_deg: each azimuth but the last moves by a uniform draw from [-this, this]; below half a step.
+    Raises:
+        InputError: fewer than 1 frame, elevations beyond +-89 degrees, or a jitter of half a step or more.
+    """
+    _check_frames(frames)
+    _check_elevation("elevation_deg and amplitude_deg", abs(elevation_deg) + abs(amplitude_deg))
+    turn = _turn(frames)
+    wave = _closed_wave(turn, generator)
+    elevation = elevation_deg + amplitude_deg * wave / wave.abs().max().clamp_min(1e-9)
+    return _azimuth(_jittered(turn, azimuth_jitter_deg, generator)), elevation.float()
+
+
+def random(
+    count: int,
+    generator: torch.Generator,
+    elevation_range_deg: tuple[float, float] = (-MAX_ELEVATION_DEG, MAX_ELEVATION_DEG),
+    azimuth_range_deg: tuple[float, float] = (0.0, 360.0),
+) -> Angles:
+    """Independent views, uniform over the part of the sphere between the given angles.
+
+    Raises:
+        InputError: a negative count, a range that descends, or elevations beyond +-89 degrees.
+    """
+    if count < 0:
+        raise InputError(f"count: wanted 0 or more, got {count}")
+    for name, (low, high) in (("elevation_range_deg", elevation_range_deg), ("azimuth_range_deg", azimuth_range_deg)):
+        if not -float("inf") < low <= high < float("inf"):
+            raise InputError(f"{name}: wanted two finite angles, the lower first, got {low}, {high}")
+    _check_elevation("elevation_range_deg", max(map(abs, elevation_range_deg)))
+    azimuth = _uniform(count, *azimuth_range_deg, generator)
+    low, high = torch.sin(torch.deg2rad(torch.tensor(elevation_range_deg, dtype=torch.float64))).tolist()
+    elevation = torch.rad2deg(torch.asin(_uniform(count, low, high, generator)))
+    return azimuth.float() % 360, elevation.float()
+
+
+def _turn(frames: int) -> Tensor:
+    """[T] share of the round that is done at each frame, the last 1."""
+    return torch.arange(1, frames + 1, dtype=torch.float64) / frames
+
+
+def _azimuth(turn: Tensor) -> Tensor:
+    return (360 * turn).float() % 360
+
+
+def _jittered(turn: Tensor, azimuth_jitter_deg: float, generator: torch.Generator) -> Tensor:
+    """[T] `turn` with all but the last moved by up to `azimuth_jitter_deg` either way."""
+    if not 0 <= azimuth_jitter_deg < 180 / len(turn):
+        limit = f"0 to below {180 / len(turn):g} degrees (half a step)"
+        raise InputError(f"azimuth_jitter_deg: wanted {limit}, got {azimuth_jitter_deg}")
+    jitter = _uniform(len(turn), -azimuth_jitter_deg, azimuth_jitter_deg, generator)
+    jitter[-1] = 0
+    return turn + jitter / 360
+
+
+def _closed_wave(turn: Tensor, generator: torch.Generator) -> Tensor:
+    """[T] random sum of sinusoids that is 0 at the end of the round."""
+    periods = torch.arange(1, HARMONICS + 1, dtype=torch.float64)[:, None]
+    amplitude = _uniform(HARMONICS, 0.0, 1.0, generator)[:, None] / periods  # slower swings are larger
+    phase = _uniform(HARMONICS, 0.0, 2 * torch.pi, generator)[:, None]
+    wave = amplitude * (torch.sin(2 * torch.pi * periods * turn + phase) - torch.sin(phase))
+    wave[:, -1] = 0  # exactly, not to rounding
+    return wave.sum(0)
+
+
+def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """[count] float64 on the CPU, whatever the generator's device."""
+    draw = torch.rand(count, dtype=torch.float64, generator=generator, device=generator.device).cpu()
+    return low + (high - low) * draw
+
+
+def _check_frames(frames: int) -> None:
+    if frames < 1:
+        raise InputError(f"frames: wanted 1 or more, got {frames}")
+
+
+def _check_elevation(name: str, largest_deg: float) -> None:
+    if not largest_deg <= MAX_ELEVATION_DEG:
+        raise InputError(f"{name}: elevations must stay within +-{MAX_ELEVATION_DEG:g} degrees, got {largest_deg:g}")

@@ -1,0 +1,212 @@
+"""Losses and regularisers: pure, differentiable functions of tensors to scalars.
+
+Images are [B, H, W, C] float, masks [B, H, W, 1] float in [0, 1]. Every function takes the mean over the pixels (or
+points, rays, edges) that count, weighted by the mask where there is one, so its size does not depend on the resolution
+or on how much of the image the object covers; it is 0 where nothing counts. Gradients are finite everywhere.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liftstudio.data.mesh import Mesh
+from liftstudio.metrics.images import ssim
+from liftstudio.ops.edges import edge_adjacency
+
+_TINY = 1e-12
+
+
+def rgb(rgb: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Squared error per channel of [B, H, W, 3] images; over all pixels, or those of `mask`."""
+    return _mean((rgb - target).square(), mask)
+
+
+def one_minus_ssim(rgb: Tensor, target: Tensor) -> Tensor:
+    """1 - SSIM in [0, 2] of [B, H, W, 3] images in [0, 1] (Wang et al. 2004; see `metrics.images.ssim`)."""
+    return 1.0 - ssim(rgb, target).mean()
+
+
+def mask(opacity: Tensor, mask: Tensor) -> Tensor:
+    """Squared error of the rendered opacity [B, H, W, 1] against the true mask."""
+    return _mean((opacity - mask).square())
+
+
+def mono_normal(normal: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """1 - n . n_mono in [0, 2] over the foreground (SV3D, sec. 4, "normal").
+
+    normal, target: [B, H, W, 3] unit normals in the same axes (both world or both camera).
+    """
+    return _mean(1.0 - (normal * target).sum(dim=-1, keepdim=True), mask)
+
+
+def mono_depth(depth: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """1 - Pearson correlation in [0, 2] of each image's foreground depths, the mean over the images with a foreground.
+
+    Blind to the scale (> 0) and shift that a monocular estimate leaves open. Gradients flow to `depth` alone.
+
+    depth: [B, H, W, 1] world units, about 1 in size (deviations below 0.001 count as flat: no correlation).
+    target: [B, H, W, 1] any unit, growing with distance (negate a disparity).
+    """
+    weights = mask / mask.sum(dim=(1, 2, 3), keepdim=True).clamp_min(_TINY)
+    depth, target = _centered(depth, weights), _centered(target.detach(), weights)
+    deviation = _image_sum(weights * depth.square()).add(1e-6).sqrt()
+    target_deviation = _image_sum(weights * target.square()).sqrt().clamp_min(_TINY)
+    correlation = _image_sum(weights * depth * target) / (deviation * target_deviation)
+    return _mean(1.0 - correlation, (mask.amax(dim=(1, 2, 3), keepdim=True) > 0).to(mask))
+
+
+def depth_smoothness(depth: Tensor, mask: Tensor, camera_distance: Tensor | float) -> Tensor:
+    """(d(i,j) - d(i,j+1))^2 + (d(i,j) - d(i+1,j))^2 between foreground neighbours, each term a mean over its pairs.
+
+    RegNeRF (Niemeyer et al. 2022), "depth smoothness", with d the depth over the camera's distance, so it has no unit.
+
+    depth: [B, H, W, 1] world units. camera_distance: [B] or a number, world units, > 0.
+    """
+    relative = depth / torch.as_tensor(camera_distance).to(depth).view(-1, 1, 1, 1)
+    terms = [_mean(relative.diff(dim=dim).square(), _pairs(mask, dim)) for dim in (1, 2)]
+    return terms[0] + terms[1]
+
+
+def bilateral_normal(normal: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+    """exp(-3 |grad I|) (sqrt(1 + |grad n|^2) - 1): flat normals where the image is flat (SV3D, sec. 4, "bilateral").
+
+    Gradients are Sobel differences per pixel; |grad I| is the mean over the channels of each one's length, |grad n|
+    is taken over channels and directions. The paper's sqrt(1 + |grad n|) has no derivative at flat normals; this form
+    is smooth there and 0. Pixels count by the least mask of their 3x3 neighbourhood; the image's border does not.
+
+    normal: [B, H, W, 3] unit. image: [B, H, W, 3] the target in [0, 1]; no gradient flows to it.
+    """
+    contrast = _sobel(image.detach()).square().sum(dim=0).sqrt().mean(dim=-1, keepdim=True)
+    bending = _sobel(normal).square().sum(dim=0).sum(dim=-1, keepdim=True)
+    inside = -F.max_pool2d(-mask.permute(0, 3, 1, 2), kernel_size=3, stride=1).permute(0, 2, 3, 1)
+    return _mean(torch.exp(-3.0 * contrast) * (torch.sqrt(1.0 + bending) - 1.0), inside)
+
+
+def albedo_smoothness(albedo: Tensor, perturbed: Tensor) -> Tensor:
+    """(c(x) - c(x + e))^2 per channel (SV3D, sec. 4, "albedo").
+
+    albedo, perturbed: [N, 3] in [0, 1], the albedo at surface points and near them (e ~ N(0, 0.01^2) world units).
+    """
+    return _mean((albedo - perturbed).square())
+
+
+def normal_smoothness(normal: Tensor, perturbed: Tensor) -> Tensor:
+    """|n(x) - n(x + e)|^2 in [0, 4] of unit normals at surface points and near them, each [N, 3].
+
+    The smoothness term of UNISURF (Oechsle et al. 2021), squared.
+    """
+    return _mean((normal - perturbed).square().sum(dim=-1))
+
+
+def illumination(irradiance: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """|V(I) - L / k|^2 over the foreground, V = max(r, g, b): light explains the brightness (SV3D, sec. 4, "illum").
+
+    k, the factor that fits best, is not in the paper: without it dark objects pull the light down and the albedo up,
+    although images say nothing of the scale of one against the other.
+
+    irradiance: [B, H, W, 1] >= 0. target: [B, H, W, 3] the true image in [0, 1].
+    """
+    brightness = target.amax(dim=-1, keepdim=True)
+    light = torch.where(mask > 0, irradiance, 0.0)
+    fit = (mask * light * brightness).sum() / (mask * light.square()).sum().clamp_min(_TINY)  # 1 / k
+    return _mean((brightness - fit * light).square(), mask)
+
+
+def opaque(opacity: Tensor) -> Tensor:
+    """Binary entropy in nats, in [0, log 2]: pushes every ray's opacity [B, H, W, 1] in [0, 1] to 0 or 1.
+
+    Opacities within 0.001 of either end count as there, with zero gradient.
+    """
+    o = opacity.clamp(1e-3, 1.0 - 1e-3)
+    return _mean(-(o * o.log() + (1.0 - o) * (1.0 - o).log()))
+
+
+def sparsity(opacity: Tensor) -> Tensor:
+    """Mean opacity [B, H, W, 1]: removes density that no image asks for."""
+    return _mean(opacity)
+
+
+def distortion(per_ray: Tensor) -> Tensor:
+    """Mean over the rays of their distortion [R] (Mip-NeRF 360, eq. 15), as `ops.compositing` computes it."""
+    return _mean(per_ray)
+
+
+def orientation(facing_away: Tensor, opacity: Tensor) -> Tensor:
+    """Normals must not face away from who sees them (Ref-NeRF, Verbin et al. 2022, eq. 11), over rays that hit density.
+
+    facing_away: [B, H, W, 1] sum over a ray's samples of w max(0, n . d)^2, with the ray's direction d and the share w
+        of the sample in it, which is held fixed.
+    opacity: [B, H, W, 1].
+    """
+    return _mean(facing_away, (opacity.detach() > 0).to(facing_away))
+
+
+def eikonal(gradient: Tensor) -> Tensor:
+    """(|grad f| - 1)^2 of SDF gradients [N, 3] (Gropp et al. 2020, eq. 2); no gradient where grad f = 0."""
+    return _mean((torch.linalg.vector_norm(gradient, dim=-1) - 1.0).square())
+
+
+def mesh_laplacian(mesh: Mesh) -> Tensor:
+    """Squared distance (world units) of a vertex from the mean of its neighbours: the uniform Laplacian.
+
+    Sorkine et al. 2004. The mean is over the vertices that have an edge.
+    """
+    a, b = edge_adjacency(mesh.faces, len(mesh.vertices)).vertices.unbind(1)
+    ends, others = torch.cat([a, b]), torch.cat([b, a])
+    degree = torch.bincount(ends, minlength=len(mesh.vertices)).to(mesh.vertices)[:, None]
+    total = torch.zeros_like(mesh.vertices).index_add(0, ends, mesh.vertices[others])
+    offset = total / degree.clamp_min(1) - mesh.vertices
+    return _mean(offset.square().sum(dim=-1, keepdim=True), (degree > 0).to(degree))
+
+
+def mesh_normal_consistency(mesh: Mesh) -> Tensor:
+    """1 - cos of the angle between the normals of faces that share an edge, in [0, 2]; boundary edges do not count.
+
+    Slivers (height below 0.001 of the longest side) have no usable normal: edges at them do not count either.
+    """
+    normals, usable = _usable_normals(mesh)
+    a, b = edge_adjacency(mesh.faces, len(mesh.vertices)).faces.unbind(1)
+    weights = (b >= 0) & usable[a] & usable[b]
+    return _mean((1.0 - (normals[a] * normals[b]).sum(dim=-1))[weights])
+
+
+def _usable_normals(mesh: Mesh) -> tuple[Tensor, Tensor]:
+    """[F, 3] unit normals and [F] whether the face is more than a sliver; the normals of slivers are zero."""
+    areas = mesh.face_area_vectors()
+    corners = mesh.corners().detach()
+    longest = (corners - corners.roll(1, dims=1)).square().sum(dim=-1).amax(dim=1)  # squared
+    usable = 2.0 * areas.detach().norm(dim=-1) > 1e-3 * longest
+    return F.normalize(torch.where(usable[:, None], areas, 0.0), dim=-1, eps=1e-30), usable
+
+
+def _mean(values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean of `values`, weighted by `weights` [..., 1] if given; 0 where there are none or they are all 0."""
+    if weights is None:
+        return values.sum() / max(values.numel(), 1)
+    counted = torch.where(weights > 0, values * weights, 0.0)
+    return counted.sum() / (weights.sum() * values.shape[-1]).clamp_min(_TINY)
+
+
+def _image_sum(values: Tensor) -> Tensor:
+    return values.sum(dim=(1, 2, 3), keepdim=True)
+
+
+def _centered(values: Tensor, weights: Tensor) -> Tensor:
+    """`values` minus their weighted mean per image; 0 where the weight is 0, whatever the value."""
+    values = torch.where(weights > 0, values, 0.0)
+    return torch.where(weights > 0, values - _image_sum(values * weights), 0.0)
+
+
+def _pairs(mask: Tensor, dim: int) -> Tensor:
+    """The weights of neighbouring pixels along `dim`: the products of their masks."""
+    size = mask.shape[dim] - 1
+    return mask.narrow(dim, 0, size) * mask.narrow(dim, 1, size)
+
+
+def _sobel(image: Tensor) -> Tensor:
+    """[2, B, H-2, W-2, C] derivatives per pixel along columns and rows, inside the border."""
+    dx = image[:, :, 2:] - image[:, :, :-2]
+    dy = image[:, 2:] - image[:, :-2]
+    along_x = dx[:, :-2] + 2 * dx[:, 1:-1] + dx[:, 2:]
+    along_y = dy[:, :, :-2] + 2 * dy[:, :, 1:-1] + dy[:, :, 2:]
+    return torch.stack([along_x, along_y]) / 8

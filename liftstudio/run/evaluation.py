@@ -1,0 +1,246 @@
+"""The test stage: a turntable, still passes, a contact sheet, and how close renders and mesh are to the truth."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from liftstudio.core.assets import input_path
+from liftstudio.core.config import Block
+from liftstudio.core.errors import InputError
+from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.data.images import color_depth, color_normal, grid, resize_area, save_image, save_video
+from liftstudio.data.orbits import static
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.data.render import Render
+from liftstudio.metrics.images import psnr, ssim
+from liftstudio.metrics.lpips import Lpips, load_lpips
+from liftstudio.run.config import TestConfig, TruthConfig
+from liftstudio.systems.base import System
+
+if TYPE_CHECKING:
+    from liftstudio.metrics.novel_views import Judges
+    from liftstudio.run.truth import Truth
+
+BATCH = 4  # cameras rendered together
+STILL_PASSES = frozenset({"albedo", "normal", "depth"})
+DEFAULT_DISTANCE, DEFAULT_FOV_DEG = 4.0, 35.0  # of the turntable where there are no reference views
+SHEET_PIXELS = 12_000_000  # at most, in a contact sheet
+SHEET_CELL = 256  # pixels; the longest side of an image in a contact sheet, at most
+
+
+def check_test(config: TestConfig) -> None:
+    """Try what the test stage will need from outside, before the long work.
+
+    Raises:
+        InputError: LPIPS weights are asked for, and missing or not those of the network.
+    """
+    _lpips(config)
+
+
+def evaluate(system: System, views: ReferenceViews | None, folder: Path, config: TestConfig) -> dict[str, Any]:
+    """Everything the test stage writes into `folder`: turntable.mp4, stills/, and with views contact_sheet.png.
+
+    Returns the metrics of `image_metrics`, empty without views; images are compared over white.
+
+    Raises:
+        InputError: faulty LPIPS weights.
+        OSError: the folder cannot be written.
+    """
+    orbit = turntable_cameras(None if views is None else views.cameras, config)
+    save_video(folder / "turntable.mp4", _white_frames(system, orbit), config.fps)
+    save_stills(system, orbit, folder / "stills", config.stills)
+    if views is None:
+        return {}
+    renders = torch.cat([render.over(1.0).clamp(0, 1) for render in _renders(system, views.cameras)])
+    metrics = image_metrics(renders, views, _lpips(config))
+    save_image(folder / "contact_sheet.png", contact_sheet(renders, views, metrics))
+    return metrics
+
+
+def turntable_cameras(references: Cameras | None, config: TestConfig) -> Cameras:
+    """A round at one elevation; distance and field of view are the reference cameras' means where there are any."""
+    distance, fov_deg = DEFAULT_DISTANCE, DEFAULT_FOV_DEG
+    if references is not None:
+        distance = float(references.distance.mean())
+        half_x, half_y = 0.5 * references.width / references.fx, 0.5 * references.height / references.fy
+        fov_deg = 2 * math.degrees(math.atan(max(float(half_x.mean()), float(half_y.mean()))))
+    return orbit_cameras(*static(config.frames, config.elevation_deg), distance, fov_deg, config.size, config.size)
+
+
+def save_stills(system: System, orbit: Cameras, folder: Path, count: int) -> None:
+    """Write `<azimuth>_<pass>.png` (rgb, albedo, normal, depth, mask) of `count` cameras evenly on an orbit."""
+    count = min(count, len(orbit))
+    chosen = orbit[[i * len(orbit) // count - 1 for i in range(count)]]  # -1: an orbit's last camera is at azimuth 0
+    azimuths = [f"{round(azimuth) % 360:03d}" for azimuth in chosen.azimuth_deg.tolist()]
+    for start, render in zip(range(0, count, BATCH), _renders(system, chosen, STILL_PASSES), strict=True):
+        for name, images in _pictures(render).items():
+            for azimuth, image in zip(azimuths[start : start + BATCH], images, strict=True):
+                save_image(folder / f"{azimuth}_{name}.png", image)
+
+
+def image_metrics(renders: Tensor, views: ReferenceViews, lpips: Lpips | None = None) -> dict[str, Any]:
+    """PSNR (dB), SSIM and, with weights, LPIPS of renders [V, H, W, 3] over white, in numbers that JSON can hold.
+
+    Returns {"training": means, "held_out": means (only with such views), "views": [per view]}. PSNR is capped at
+    100 dB, as equal images have no finite one; SSIM is None for images below 6 pixels, LPIPS below 32.
+    """
+    rows = [
+        {"name": name, "held_out": held_out, **_compare(renders[i : i + 1], views.select([i]).over(1.0), lpips)}
+        for i, (name, held_out) in enumerate(zip(views.names, views.held_out.tolist(), strict=True))
+    ]
+    groups = {"training": False, "held_out": True}
+    split = {group: [row for row in rows if row["held_out"] == held_out] for group, held_out in groups.items()}
+    return {**{group: _means(chosen) for group, chosen in split.items() if chosen}, "views": rows}
+
+
+def contact_sheet(renders: Tensor, views: ReferenceViews, metrics: dict[str, Any]) -> Tensor:
+    """[H, W, 3]: reference | render | absolute difference over white for each view, in blocks side by side.
+
+    `metrics`: of `image_metrics`, for the labels.
+    """
+    height, width = renders.shape[1:3]
+    cell = min(SHEET_CELL, math.isqrt(SHEET_PIXELS // (3 * len(views))))
+    scale = min(1.0, cell / max(height, width))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    rows, labels = [], []
+    for i, (render, row) in enumerate(zip(renders, metrics["views"], strict=True)):
+        truth = views.select([i]).over(1.0)[0]
+        rows.append([resize_area(image, *size) for image in (truth, render, (render - truth).abs())])
+        title = Path(row["name"]).name + (" (held out)" if row["held_out"] else "")
+        labels.append([title, f"render {row['psnr']:.1f} dB", "difference"])
+    blocks = max(1, round(math.sqrt(len(rows) * size[0] / (3 * size[1]))))
+    per_block = math.ceil(len(rows) / blocks)
+    starts = range(0, len(rows), per_block)
+    return grid([[grid(rows[s : s + per_block], labels[s : s + per_block]) for s in starts]])
+
+
+def load_truth_of(config: TruthConfig, views: Block | None) -> "Truth | None":
+    """What the object of a run from a picture truly is, in the run's world; None if the config does not say.
+
+    views: the config's, which say where the picture's camera is and what its frame has in the middle.
+
+    Raises:
+        InputError: files are missing or faulty, a view is not there, or the run is not from a picture.
+    """
+    if not config.views and not config.mesh:
+        return None
+    from liftstudio.run.truth import load_truth
+    from liftstudio.views.prior_views import PriorViews
+
+    source = None if views is None else views.build(device=torch.device("cpu"))
+    if views is None or not isinstance(source, PriorViews):
+        raise InputError("truth: for runs from one picture; captures have views.mesh and views.held_out")
+    picture = source.picture()
+    height, width = picture.rgb.shape[:2]
+    middle = picture.left + picture.side / 2 - width / 2, picture.top + picture.side / 2 - height / 2
+    x, y = (0.5 + offset / max(height, width) for offset in middle)
+    return load_truth(config, getattr(views.options, "azimuth_deg", 0.0), (x, y))
+
+
+def compare_renders(
+    system: System, truth: ReferenceViews, config: TestConfig, noun: str | None, device: torch.device
+) -> dict[str, Any]:
+    """Measures of the system's renders at the cameras of true views, without the input view: see `compare_views`.
+
+    Larger views are reduced to 256 pixels. The CD score is that of these views, of an object that is called `noun`
+    (None: not known, no score); `contextual_by` names what the contextual distances are of.
+
+    Raises:
+        InputError: as `load_judges`.
+    """
+    from liftstudio.metrics.diversity import cd_score
+    from liftstudio.metrics.novel_views import PIXELS, compare_views
+    from liftstudio.run.truth import resized
+
+    judges, truth = load_judges(config, noun, device), resized(truth, PIXELS)
+    renders = [(render.over(1.0).clamp(0, 1), render.opacity) for render in _renders(system, truth.cameras)]
+    images, masks = (torch.cat(each).cpu() for each in zip(*renders, strict=True))
+    row: dict[str, Any] = dict(compare_views(images, masks, truth, judges))
+    if "cd_variance" in row:
+        row["cd_score"] = cd_score(*(torch.tensor(row[f"cd_{term}"]) for term in ("distance", "variance")))
+    return row | {"contextual_by": judges.features.name}
+
+
+def compare_exported(exported: Path, truth: "Truth") -> dict[str, float | None]:
+    """Distances of an exported mesh file, in the world of the run, to the true mesh (see `mesh_metrics`).
+
+    Raises:
+        InputError: the file is missing or holds no mesh.
+    """
+    from liftstudio.data.mesh_io import read_mesh
+    from liftstudio.run.truth import compare_mesh
+
+    return compare_mesh(read_mesh(exported), truth)
+
+
+def load_judges(config: TestConfig, noun: str | None, device: torch.device) -> "Judges":
+    """The networks that the config names weights of, to compare novel views with the truth by.
+
+    noun: what the object is called, for the CD score.
+
+    Raises:
+        InputError: missing or faulty weights; torchvision is missing, which RAFT needs.
+    """
+    from liftstudio.metrics.contextual import load_features
+    from liftstudio.metrics.embeddings import Clip, object_prompt
+    from liftstudio.metrics.flow import load_raft
+    from liftstudio.metrics.novel_views import Judges
+
+    contextual, clip, raft = (
+        str(input_path(path)) if path else ""
+        for path in (config.contextual_weights, config.clip_weights, config.raft_weights)
+    )
+    return Judges(
+        lpips=_lpips(config),
+        clip=Clip(clip, device) if clip else None,
+        text=object_prompt(noun) if noun else "",
+        features=load_features(contextual),  # on the CPU, where the views are
+        flow=load_raft(raft, device) if raft else None,
+    )
+
+
+def _renders(system: System, cameras: Cameras, passes: frozenset[str] = frozenset()) -> Iterator[Render]:
+    for start in range(0, len(cameras), BATCH):
+        yield system.render(cameras[start : start + BATCH], passes)
+
+
+def _white_frames(system: System, cameras: Cameras) -> Iterator[Tensor]:
+    for render in _renders(system, cameras):
+        yield from render.over(1.0)
+
+
+def _pictures(render: Render) -> dict[str, Tensor]:
+    """[B, H, W, 1 or 3] pictures of a render with STILL_PASSES."""
+    assert render.albedo is not None and render.normal is not None and render.depth is not None
+    return {
+        "rgb": render.over(1.0),
+        "albedo": render.albedo + (1 - render.opacity),
+        "normal": color_normal(render.normal),
+        "depth": color_depth(render.depth),
+        "mask": render.opacity,
+    }
+
+
+def _compare(render: Tensor, truth: Tensor, lpips: Lpips | None) -> dict[str, float | None]:
+    least = min(render.shape[1:3])
+    values: dict[str, float | None] = {
+        "psnr": min(float(psnr(render, truth)), 100.0),
+        "ssim": float(ssim(render, truth)) if least >= 6 else None,
+    }
+    if lpips is not None:
+        with torch.no_grad():
+            values["lpips"] = float(lpips(render, truth)) if least >= 32 else None
+    return values
+
+
+def _means(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    names = [name for name in rows[0] if name not in ("name", "held_out")]
+    return {n: None if rows[0][n] is None else sum(row[n] for row in rows) / len(rows) for n in names}
+
+
+def _lpips(config: TestConfig) -> Lpips | None:
+    return load_lpips(input_path(config.lpips_weights), config.lpips_network) if config.lpips_weights else None

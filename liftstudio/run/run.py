@@ -1,0 +1,391 @@
+"""A run: its config, its stages in order with logs and checkpoints, then its test and export."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from liftstudio import __version__
+from liftstudio.core.assets import input_path
+from liftstudio.core.checkpoints import Checkpoint, check_same_config, random_states, seed_everything, set_random_states
+from liftstudio.core.config import to_plain
+from liftstudio.core.devices import choose_devices, first_device
+from liftstudio.core.errors import InputError
+from liftstudio.core.files import atomic_write, clear_temporaries
+from liftstudio.core.logs import RunLog, StageProgress, WorkProgress, log
+from liftstudio.core.memory import memory_advice, memory_high_water_gb
+from liftstudio.core.stopping import StopRequest
+from liftstudio.export.pipeline import export_mesh
+from liftstudio.run.config import RunConfig, deciding_options
+from liftstudio.run.evaluation import (
+    check_test,
+    compare_exported,
+    compare_renders,
+    evaluate,
+    load_judges,
+    load_truth_of,
+)
+from liftstudio.run.folder import RunFolder, create_run_folder
+from liftstudio.run.inputs import Inputs
+from liftstudio.run.snapshots import save_snapshot
+from liftstudio.systems.base import System
+from liftstudio.views.saving import save_views
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from liftstudio.run.truth import Truth
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run stopped on request, `where` in words; its folder holds what it needs to go on."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"stopped {where}")
+        self.where = where
+
+
+def make_fabric(device: str, gpus: list[int] | None) -> "Fabric":
+    """Lightning Fabric on the wanted devices; with several it starts a process for each."""
+    accelerator, devices = choose_devices(device, gpus)
+    from lightning_fabric import Fabric
+
+    several = isinstance(devices, list) and len(devices) > 1
+    fabric = Fabric(accelerator=accelerator, devices=devices, strategy="ddp" if several else "auto")
+    fabric.launch()
+    return fabric
+
+
+def load_inputs(config: RunConfig, gpus: list[int] | None) -> Inputs:
+    """What the run works from, before any process for another device is started.
+
+    Raises:
+        InputError: as `choose_devices` and `Inputs.load`; or the truth that the config names is faulty, or the weights
+            to compare with it by.
+    """
+    device = first_device(config.device, gpus)
+    check_test(config.test)
+    check_truth(config)
+    with memory_advice(config, "views"):
+        return Inputs.load(config.views, device)
+
+
+def check_truth(config: RunConfig) -> None:
+    """Read once what the result will be compared with, and the networks to compare by.
+
+    Raises:
+        InputError: any of it is missing or faulty.
+    """
+    from liftstudio.metrics.flow import check_raft_size
+    from liftstudio.metrics.novel_views import PIXELS
+
+    truth = load_truth_of(config.truth, config.views)
+    if truth is not None and truth.views is not None:
+        load_judges(config.test, None, torch.device("cpu"))
+        if config.test.raft_weights:
+            side = min(truth.views.cameras.width, PIXELS)
+            check_raft_size(side, side)
+
+
+def noun_of(config: RunConfig) -> str | None:
+    """What the object is called, by the prompt or else by files: the picture's name, or that of the true views' folder.
+
+    None if no name has letters, as that of 000.png.
+    """
+    names = (config.prompt or "", Path(config.image or "").stem, input_path(config.truth.views).name)
+    return next((name for name in names if any(letter.isalpha() for letter in name)), None)
+
+
+def make_folder(config: RunConfig, inputs: Inputs, command: str) -> RunFolder:
+    """A new run folder."""
+    folder = create_run_folder(Path(config.runs_dir), config.name, config.tag, to_plain(config), inputs, command)
+    log.info("run folder: %s", folder.path)
+    return folder
+
+
+def make_views(config: RunConfig, command: str, gpus: list[int] | None) -> RunFolder:
+    """Only the reference views, in a run folder that `--resume` can go on from.
+
+    Raises:
+        InputError: the config has no views, or what it names is missing, faulty or impossible.
+    """
+    if config.views is None:
+        raise InputError("views: missing; --views needs a 'views:' block in the config")
+    inputs = load_inputs(config, gpus)
+    folder = make_folder(config, inputs, command)
+    assert inputs.views is not None
+    save_views(folder.views, inputs.views)
+    log.info("views: %s", folder.views)
+    return folder
+
+
+class Run:
+    """A system with its folder: fits the stages, tests, exports."""
+
+    folder: RunFolder
+
+    def __init__(self, config: RunConfig, inputs: Inputs, fabric: "Fabric") -> None:
+        """Build the system: everything that can be wrong with the input is wrong here, before the long work.
+
+        Raises:
+            InputError: the system or one of its parts refuses its options or the views.
+        """
+        self.config, self.inputs, self.fabric = config, inputs, fabric
+        self.elapsed: dict[str, float] = {}  # stage -> wall seconds
+        self.finishing: dict[str, float] = {}  # test_seconds, export_seconds
+        self.saved: Checkpoint | None = None
+        seed_everything(config.seed)
+        make_deterministic(fabric.device)
+        with memory_advice(config, "system"):
+            self.system: System = config.system.build(
+                views=inputs.views, device=fabric.device, seed=config.seed, fabric=fabric
+            )
+
+    @classmethod
+    def start(cls, config: RunConfig, command: str, gpus: list[int] | None) -> "Run":
+        """A new run. Its folder is made when all inputs have been checked."""
+        run = cls(config, load_inputs(config, gpus), make_fabric(config.device, gpus))
+        made: Any = make_folder(config, run.inputs, command) if run.fabric.is_global_zero else None
+        run.folder = run.fabric.broadcast(made)
+        return run
+
+    @classmethod
+    def reopen(
+        cls, config: RunConfig, folder: RunFolder, command: str, gpus: list[int] | None, *, finished: bool
+    ) -> "Run":
+        """A run that was started before, at its newest good checkpoint; if it has none yet, at its beginning.
+
+        finished: it is to be tested or exported as it is, so it needs a checkpoint.
+
+        Raises:
+            InputError: options that decide the result were changed; or no checkpoint is usable.
+        """
+        choose_devices(config.device, gpus)
+        check_test(config.test)
+        saved, refused = folder.checkpoints.newest()
+        for reason in refused:
+            log.warning("%s; using the one before", reason)
+        if saved is None and finished:
+            raise InputError(f"{folder.path}: the run has no checkpoint yet; go on with --resume")
+        if saved is not None:
+            check_same_config(saved.config, deciding_options(config), folder.path)
+            if saved.versions != versions():
+                log.warning("saved with %s, now %s: results may differ in the last digits", saved.versions, versions())
+        inputs = Inputs.restore(folder.inputs) if folder.inputs.exists() else load_inputs(config, gpus)
+        run = cls(config, inputs, make_fabric(config.device, gpus))
+        run.folder, run.saved, run.elapsed = folder, saved, dict(saved.elapsed) if saved else {}
+        if run.fabric.is_global_zero:
+            if not finished:  # a run that is still going may be looked at
+                clear_temporaries(folder.path)
+            folder.note_command(command)
+        return run
+
+    def fit(self) -> None:
+        """All stages, from the start or from the checkpoint.
+
+        Raises:
+            Interrupted: on SIGINT or SIGTERM, with a checkpoint written.
+            InputError: a loss is not finite any more.
+        """
+        stages = list(self.system.stages)
+        first = stages.index(self.saved.stage) if self.saved else 0
+        before = self.saved.total_step if self.saved else 0
+        tensorboard = self.folder.tensorboard if self.config.log.tensorboard else None
+        self.log = RunLog(self.folder.log_csv, tensorboard, before) if self.fabric.is_global_zero else None
+        if self.fabric.is_global_zero:
+            self._save_generated_views()
+        try:
+            with StopRequest() as stop:
+                for stage in stages[first:]:
+                    with memory_advice(self.config, f"system.stages.{stage}"):
+                        self._fit_stage(stage, stop)
+                if stop.requested:  # while the last checkpoint was written
+                    raise Interrupted("after the last stage")
+        finally:
+            if self.log is not None:
+                self.log.close()
+        self._note_metrics({})
+
+    def _save_generated_views(self) -> None:
+        """Show what a prior made; views that the user gave need no copy."""
+        views = self.inputs.views
+        if views is None or (self.folder.views / "transforms.json").exists():
+            return
+        if views.prompt is not None or bool(views.held_out.all()):
+            save_views(self.folder.views, views)
+
+    def _fit_stage(self, stage: str, stop: StopRequest) -> None:
+        before, entered = self.elapsed.get(stage, 0.0), time.perf_counter()
+        done, total = self._enter(stage), self.system.stages[stage]
+        with StageProgress(stage, done, total, quiet=not self.fabric.is_global_zero) as progress:
+            while done < total:
+                begin = time.perf_counter()
+                losses = self.system.step(done)
+                done += 1
+                now = time.perf_counter()
+                self.elapsed[stage] = before + now - entered
+                check_finite(losses, stage, done)
+                progress.update(done, losses)
+                stopping = self.fabric.broadcast(stop.requested) if self.fabric.world_size > 1 else stop.requested
+                self._record(stage, done, losses, now - begin, save=stopping)
+                if stopping:
+                    raise Interrupted(f"at step {done} of stage {stage}")
+
+    def _enter(self, stage: str) -> int:
+        """Make `stage` the current one; returns how many of its steps are done."""
+        # A stage starts from the same random state whether or not the run was resumed on the way to it.
+        seed_everything(self.config.seed + 1 + list(self.system.stages).index(stage))
+        if self.saved is None or self.saved.stage != stage:
+            self.system.enter(stage)
+            return 0
+        self.system.enter(stage, self.saved.system)
+        set_random_states(self.saved.random)
+        return self.saved.step
+
+    def _record(self, stage: str, done: int, losses: dict[str, float], seconds: float, *, save: bool) -> None:
+        if self.log is None:
+            return
+        options, last = self.config.log, done == self.system.stages[stage]
+        if done % options.every == 0 or last:
+            values = {**losses, "seconds_per_step": round(seconds, 4), **memory_high_water_gb()}
+            self.log.write(stage, done, self._total_step(stage, done), values)
+        if options.images_every and (done % options.images_every == 0 or last):
+            self.snapshot(stage, done)
+        if save or last or done % self.config.checkpoint.every == 0:
+            self.save_checkpoint(stage, done)
+
+    def save_checkpoint(self, stage: str, done: int) -> None:
+        """Write the checkpoint of `done` steps of `stage`."""
+        self.folder.checkpoints.save(
+            Checkpoint(
+                stage=stage,
+                step=done,
+                total_step=self._total_step(stage, done),
+                system=self.system.state(),
+                config=deciding_options(self.config),
+                elapsed=self.elapsed,
+                random=random_states(),
+                versions=versions(),
+            )
+        )
+
+    def snapshot(self, stage: str, done: int) -> None:
+        """An image grid of the scene into images/<stage>/."""
+        save_snapshot(self.folder.images(stage) / f"{done:06d}.png", self.system, self.inputs.views)
+
+    def restore(self) -> None:
+        """Bring the system to the checkpoint, for a test or an export without fitting."""
+        assert self.saved is not None
+        self._enter(self.saved.stage)
+
+    def validate(self) -> None:
+        """An image grid of the checkpoint."""
+        assert self.saved is not None
+        self.snapshot(self.saved.stage, self.saved.step)
+        log.info("validate: %s", self.folder.images(self.saved.stage))
+
+    def test(self) -> None:
+        """Turntable, passes, contact sheet and metrics into test/ and metrics.json."""
+        with self._finish("test"):
+            metrics = evaluate(self.system, self.inputs.views, self.folder.test, self.config.test)
+            truth = self._truth()
+            if truth is not None and truth.views is not None:
+                noun = noun_of(self.config)
+                compared = compare_renders(self.system, truth.views, self.config.test, noun, self.fabric.device)
+                self._note_metrics({"novel_views": compared})
+        self._note_metrics({"test": metrics})
+        log.info("test: %s, %s", self.folder.test, self.folder.metrics)
+
+    def _truth(self) -> "Truth | None":
+        """What the config names; None and a warning if it was there at the start and is gone."""
+        try:
+            return load_truth_of(self.config.truth, self.config.views)
+        except InputError as error:
+            log.warning("truth: %s; the result is not compared", error)
+            return None
+
+    def export(self) -> None:
+        """Mesh files into export/, their report into metrics.json."""
+        with self._finish("export"), WorkProgress("export") as progress:
+            surface = self.system.surface()
+            report = export_mesh(
+                surface.mesh,
+                surface.albedo,
+                self.folder.export,
+                self.config.export,
+                shaded=surface.shaded,
+                progress=progress,
+            )
+        self._note_metrics({"export": report})
+        log.info("export: %s", ", ".join(str(self.folder.export / name) for name in report["files"]))
+        self._measure(self.folder.export / f"mesh.{self.config.export.formats[0]}")
+
+    def _measure(self, exported: Path) -> None:
+        """Compare the exported mesh with the true one, where that is known."""
+        truth, surface = self._truth(), self.inputs.truth_mesh
+        if truth is not None and truth.mesh is not None:
+            self._note_metrics({"mesh": compare_exported(exported, truth)})
+        elif surface is not None and surface.is_file():
+            from liftstudio.data.mesh_io import read_mesh
+            from liftstudio.run.truth import Truth
+
+            truth = Truth(None, read_mesh(surface), self.inputs.data_from_world)
+            self._note_metrics({"mesh": compare_exported(exported, truth)})
+        elif surface is not None:
+            log.warning("%s: the true surface is gone; the mesh is not measured", surface)
+
+    @contextmanager
+    def _finish(self, phase: str) -> Iterator[None]:
+        """Time a phase after the stages, and say what to lower if its memory runs out."""
+        begin = time.perf_counter()
+        with memory_advice(self.config, phase):
+            yield
+        self.finishing[f"{phase}_seconds"] = round(time.perf_counter() - begin, 3)
+
+    def _total_step(self, stage: str, done: int) -> int:
+        names = list(self.system.stages)
+        return sum(self.system.stages[name] for name in names[: names.index(stage)]) + done
+
+    def _summary(self) -> dict[str, Any]:
+        stages = {
+            name: {"steps": steps, "seconds": round(self.elapsed.get(name, 0.0), 3)}
+            for name, steps in self.system.stages.items()
+        }
+        machine = {"device": str(self.fabric.device), "versions": versions(), **memory_high_water_gb()}
+        return {"stages": stages, **self.finishing, **machine}
+
+    def _note_metrics(self, part: dict[str, Any]) -> None:
+        """Put a part into metrics.json, and bring the run's own figures there up to date."""
+        path = self.folder.metrics
+        known = json.loads(path.read_text()) if path.exists() else {}
+        run = {**known.get("run", {}), **self._summary()}
+        atomic_write(path, json.dumps({**known, "run": run, **part}, indent=2) + "\n")
+
+
+def make_deterministic(device: torch.device) -> None:
+    """On the CPU, give up torch's few kernels whose sums depend on the order in which threads arrive."""
+    torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a slow debugging aid
+
+
+def check_finite(losses: dict[str, float], stage: str, step: int) -> None:
+    """Refuse to go on with losses that are not numbers any more.
+
+    Raises:
+        InputError: naming the stage, the step and the losses.
+    """
+    bad = [name for name, value in losses.items() if value - value != 0]  # true for NaN and infinities
+    if bad:
+        raise InputError(
+            f"stage {stage}, step {step}: {', '.join(bad)} not finite; the last good checkpoint is kept. "
+            f"Lower system.stages.{stage}'s learning rates or loss weights"
+        )
+
+
+def versions() -> dict[str, str]:
+    """What wrote a checkpoint or a result."""
+    return {"liftstudio": __version__, "torch": str(torch.__version__), "threads": str(torch.get_num_threads())}

@@ -1,0 +1,40 @@
+"""The picture of the current scene that a run saves on the way."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.data.images import color_normal, grid, resize_area, save_image
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.systems.base import System
+
+VIEWS, PIXELS = 4, 128  # at most so many views, of at most so many pixels a side
+DISTANCE, FOV_DEG, ELEVATION_DEG = 4.0, 35.0, 15.0  # of the cameras where there are no reference views
+
+
+def save_snapshot(path: Path, system: System, views: ReferenceViews | None) -> None:
+    """Write an image with a row per side: reference (where there is one) | rgb | normal | opacity.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    cameras, references = _sides(views)
+    render = system.render(cameras, frozenset({"normal"}))
+    assert render.normal is not None
+    columns = [references, render.rgb, color_normal(render.normal), render.opacity]
+    shown = [column for column in columns if column is not None]
+    save_image(path, grid([[column[i] for column in shown] for i in range(len(cameras))]))
+
+
+def _sides(views: ReferenceViews | None) -> tuple[Cameras, Tensor | None]:
+    """A few cameras, and their reference pictures [B, H, W, 3] over white."""
+    if views is None:
+        azimuth = torch.arange(VIEWS) * 360.0 / VIEWS
+        return orbit_cameras(azimuth, torch.full_like(azimuth, ELEVATION_DEG), DISTANCE, FOV_DEG, PIXELS, PIXELS), None
+    chosen = views.select(torch.linspace(0, len(views) - 1, min(VIEWS, len(views))).long())
+    scale = min(1.0, PIXELS / max(chosen.cameras.height, chosen.cameras.width))
+    height, width = max(1, round(chosen.cameras.height * scale)), max(1, round(chosen.cameras.width * scale))
+    pictures = torch.stack([resize_area(image, height, width) for image in chosen.over(1.0)])
+    return chosen.cameras.resized(height, width), pictures

@@ -1,0 +1,110 @@
+"""What a prior in training makes of unseen objects: figures and a sheet."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from liftstudio.data.images import grid
+from liftstudio.metrics.images import psnr
+from liftstudio.metrics.novel_views import silhouette_iou
+from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.samplers import euler
+from liftstudio.training.data import Sample
+from liftstudio.training.task import Evaluation
+
+SHEET_OBJECTS = 4  # that are sampled from noise
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """levels: noise levels of single evaluations. sigmas: those of the sampler. guidance: its scales of so many views.
+
+    last_is_prompt: whether the last view is the prompt's, and does not count.
+    """
+
+    levels: tuple[float, ...]
+    sigmas: Tensor
+    guidance: Callable[[int], Tensor] | None = None
+    last_is_prompt: bool = False
+
+    def counted(self, views: Tensor) -> Tensor:
+        """Of images or masks [V, ...], those that count."""
+        return views[:-1] if self.last_is_prompt else views
+
+
+def evaluate(prior: Prior, samples: list[Sample], protocol: Protocol, device: torch.device) -> Evaluation:
+    """Mean PSNR of single evaluations of noisy truth ("psnr_5" at noise level 5), and of some samples from noise.
+
+    Also the IoU of their silhouettes ("iou_5") where the prior knows masks. The sheet has, beside the prompt, a sample,
+    one evaluation of noise alone, and the truth.
+    """
+    figures = [_measured_levels(prior, sample, number, protocol, device) for number, sample in enumerate(samples)]
+    rows: list[list[Tensor]] = []
+    for number, sample in enumerate(samples[:SHEET_OBJECTS]):
+        drawn, more = _drawn(prior, sample, number, protocol, device)
+        figures.append(drawn)
+        rows += more
+    names = {name: None for one in figures for name in one}  # in order
+    means = {name: _mean([one[name] for one in figures if name in one]) for name in names}
+    return Evaluation(means, grid(rows))
+
+
+def _prompt(sample: Sample) -> ImagePrompt:
+    return ImagePrompt(sample.prompt[..., :3], sample.prompt[..., 3:], sample.rig.prompt)
+
+
+def _noise(prior: Prior, sample: Sample, number: int, device: torch.device) -> Tensor:
+    """[V, C, h, w] the same for every measurement."""
+    channels, height, width = prior.latent_shape
+    generator = torch.Generator().manual_seed(number)
+    noise = torch.randn(len(sample.images), height, width, channels, generator=generator)
+    return noise.permute(0, 3, 1, 2).to(device)
+
+
+@torch.no_grad()
+def _measured_levels(prior: Prior, sample: Sample, number: int, protocol: Protocol, device: torch.device) -> Figures:
+    """PSNR, and silhouette IoU where the prior knows masks, of one evaluation at each noise level."""
+    condition, noise = prior.condition(_prompt(sample)), _noise(prior, sample, number, device)
+    truth = sample.images.to(device)
+    latents = prior.encode(truth[..., :3], truth[..., 3:])
+    figures = {}
+    for level in protocol.levels:
+        images, masks = prior.decode(prior.denoise(latents + level * noise, level, condition, sample.rig.views))
+        figures[f"psnr_{level:g}"] = _psnr(images, sample, protocol)
+        if masks is not None:
+            figures[f"iou_{level:g}"] = _iou(masks, sample, protocol)
+    return figures
+
+
+def _drawn(
+    prior: Prior, sample: Sample, number: int, protocol: Protocol, device: torch.device
+) -> tuple[Figures, list[list[Tensor]]]:
+    """Figures of a sample drawn from noise; rows of a sheet: the sample, one evaluation from noise, the truth."""
+    condition, noise = prior.condition(_prompt(sample)), _noise(prior, sample, number, device)
+    cameras, highest = sample.rig.views, max(protocol.levels)
+    scale = None if protocol.guidance is None else protocol.guidance(len(cameras)).to(device)
+    drawn = euler(lambda z, sigma: prior.denoise(z, sigma, condition, cameras, scale), noise, protocol.sigmas)
+    (images, masks), once = prior.decode(drawn), prior.denoise(highest * noise, highest, condition, cameras)
+    figures = {"psnr_sampled": _psnr(images, sample, protocol)}
+    if masks is not None:
+        figures["iou_sampled"] = _iou(masks, sample, protocol)
+    prompt = sample.prompt[..., :3]
+    starts = (prompt, torch.ones_like(prompt), torch.ones_like(prompt))
+    shown = (images.cpu(), prior.decode(once)[0].cpu(), sample.images[..., :3])
+    return figures, [[start, *row] for start, row in zip(starts, shown, strict=True)]
+
+
+def _psnr(images: Tensor, sample: Sample, protocol: Protocol) -> float:
+    return float(psnr(protocol.counted(images.cpu()), protocol.counted(sample.images[..., :3])).mean())
+
+
+def _iou(masks: Tensor, sample: Sample, protocol: Protocol) -> float:
+    return float(silhouette_iou(*(protocol.counted(views) for views in (masks.cpu(), sample.images[..., 3:]))).mean())
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

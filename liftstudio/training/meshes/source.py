@@ -1,0 +1,131 @@
+"""Samples of real meshes, mixed with procedural ones."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from liftstudio.core.assets import input_path
+from liftstudio.core.errors import InputError
+from liftstudio.core.logs import log
+from liftstudio.data.cameras import concatenate, turned
+from liftstudio.synthetic.draws import Draws
+from liftstudio.training.data import DataConfig, ProceduralObjects, Sample, SampleSource
+from liftstudio.training.meshes.augmentation import augmented
+from liftstudio.training.meshes.catalog import CATALOG, chosen, read_catalog
+from liftstudio.training.meshes.files import SUFFIXES, find_files, read_files
+from liftstudio.training.meshes.packs import Pack, StoredMesh, read_pack
+from liftstudio.training.meshes.posing import MeshObject, pose
+from liftstudio.training.meshes.rendering import EVEN, Lighting, draw_lighting, render
+from liftstudio.training.meshes.solids import Solids
+from liftstudio.training.meshes.split import group_alike, held_out, place, shape_profile
+from liftstudio.training.meshes.variation import varied
+from liftstudio.training.rigs import Rig, RigConfig, draw_rig, fitted, measured_count
+
+BORDER = 0.02  # of the prompt's image, that stays empty around the object
+
+
+class MeshObjects(SampleSource):
+    """Real meshes from a folder, and procedural objects for the rest of the samples."""
+
+    def __init__(self, config: DataConfig) -> None:
+        """Reads all meshes into memory.
+
+        Raises:
+            InputError: no meshes, faulty ones, one without licence, no weight for any.
+        """
+        self.config = config
+        self.procedural = ProceduralObjects(config)
+        self.solids = Solids()
+        meshes = [(pack, i) for pack in read_folder(input_path(config.objects), config) for i in range(len(pack))]
+        names = [f"{pack.name}/{pack.ids[i]}" for pack, i in meshes]
+        groups = group_alike(np.stack([shape_profile(pack.mesh(i)) for pack, i in meshes]))
+        measured = held_out(names, groups)
+        self.trained = [mesh for mesh, is_measured in zip(meshes, measured, strict=True) if not is_measured]
+        order = sorted(range(len(meshes)), key=lambda n: place(names[n]))
+        self.measured = [meshes[n] for n in order if measured[n]] or meshes
+        weights = [config.weights.get(pack.name, 1.0) for pack, _ in self.trained]
+        if not any(weights):
+            raise InputError("data.weights: 0 for every mesh")
+        self.until = torch.tensor(weights, dtype=torch.float64).cumsum(0)
+        counts = len(self.trained), sum(measured), len(set(groups.tolist()))
+        log.info("objects: %d meshes to train on and %d to measure, of %d shapes", *counts)
+
+    def training(self, number: int, views: int, generator: torch.Generator) -> Sample:
+        """See `SampleSource.training`."""
+        if torch.rand((), generator=generator) < self.config.objects_share:
+            sample = self._draw(views, generator)
+        else:
+            sample = self.procedural.training(number, views, generator)
+        if not self.config.augment:
+            return sample
+        prompt, images = augmented(sample.prompt, sample.images, generator)
+        return replace(sample, prompt=prompt, images=images)
+
+    def _draw(self, views: int, generator: torch.Generator) -> Sample:
+        drawn = torch.rand((), dtype=torch.float64, generator=generator) * self.until[-1]
+        pack, index = self.trained[int(torch.searchsorted(self.until, drawn, right=True))]
+        mesh, draws = pack.mesh(index), Draws(generator)
+        obj, lighting = varied(mesh, draws), draw_lighting(draws)
+        rig = draw_rig(self.config.rig, views, self.config.resolution, generator)
+        return view_mesh(mesh, obj, lighting, rig, self.solids)
+
+    def unseen(self, number: int) -> Sample:
+        """See `SampleSource.unseen`; one mesh alone is trained on all the same."""
+        generator = torch.Generator().manual_seed(number)
+        pack, index = self.measured[number % len(self.measured)]
+        mesh = pack.mesh(index)
+        rig = draw_rig(unseen_rig(self.config.rig), measured_count(self.config.rig), self.config.resolution, generator)
+        return view_mesh(mesh, pose(mesh), EVEN, rig, self.solids)
+
+
+def view_mesh(mesh: StoredMesh, obj: MeshObject, lighting: Lighting, rig: Rig, solids: Solids) -> Sample:
+    """A mesh made into an object, front at the rig's `front_deg`, seen by its cameras; the prompt sees all of it."""
+    rig = fitted(rig, torch.from_numpy(obj.vertices), BORDER)
+    images = render(obj, turned(concatenate([rig.prompt, rig.views]), -rig.front_deg), lighting)
+    rgba = torch.cat([images.rgb, images.alpha], dim=-1)
+    return Sample(rig, rgba[0], rgba[1:], images.depth[1:], None, solids.of(mesh, obj, rig.front_deg))
+
+
+def unseen_rig(config: RigConfig) -> RigConfig:
+    """Cameras of the meshes that are measured: prompts from all around, upright and through SV3D's lens.
+
+    Views are free, as an orbit ends at the prompt; only priors that know nothing but orbits are measured on them.
+    """
+    return replace(
+        config, prompt_azimuth_deg=180.0, prompt_elevation_deg=(-10.0, 45.0), lens_share=0.0, roll_deg=0.0, shift=0.0,
+        orbit_share=float(config.orbit_share == 1), amplitude_deg=min(config.amplitude_deg, 44.0),
+    )  # fmt: skip
+
+
+def read_folder(folder: Path, config: DataConfig) -> list[Pack]:
+    """The meshes that a config's folder holds and its licences allow, none of the packs empty.
+
+    Raises:
+        InputError: there is no such folder, nothing in it, or both packs and mesh files; what `read_pack`,
+            `read_catalog` and `read_files` refuse.
+    """
+    if not folder.is_dir():
+        raise InputError(f"data.objects: {folder}: {'wanted a folder' if folder.exists() else 'no such folder'}")
+    paths, files = sorted(folder.glob("*.npz")), find_files(folder)
+    if not paths and not files:
+        raise InputError(f"data.objects: {folder}: neither packs (*.npz) nor mesh files ({', '.join(SUFFIXES)})")
+    if paths and files:
+        found = f"{paths[0].name} and {files[0].relative_to(folder)}"
+        raise InputError(f"data.objects: {folder}: holds both packs and mesh files ({found}); wanted one kind")
+    if files:
+        return [read_files(folder)]  # the user's own: they need no catalogue
+    packs = [read_pack(path) for path in paths]
+    if unknown := sorted(config.weights.keys() - {pack.name for pack in packs}):
+        log.warning("data.weights: %s has no pack named %s", folder, " or ".join(unknown))
+    entries = read_catalog(folder / CATALOG)
+    for pack in packs:
+        for name in pack.ids:
+            if (pack.name, name) not in entries:
+                raise InputError(f"{folder / CATALOG}: no row for {name} of {pack.name}.npz")
+    allowed = iter(chosen([entries[pack.name, name] for pack in packs for name in pack.ids], config.licences))
+    kept = [pack.only([index for index in range(len(pack)) if next(allowed)]) for pack in packs]
+    if not any(map(len, kept)):
+        raise InputError(f"data.objects: {folder}: data.licences leaves no object")
+    return [pack for pack in kept if len(pack)]

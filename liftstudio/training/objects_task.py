@@ -1,0 +1,113 @@
+"""How the bundled prior of real objects is trained."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liftstudio.core.checks import check_multiples, check_range
+from liftstudio.core.registry import register
+from liftstudio.priors.layers import HEAD_WIDTH
+from liftstudio.priors.objects.frustum import centers, frame_of, pixel_rays
+from liftstudio.priors.objects.network import Lifted, Picture, Pose, Size, zoom
+from liftstudio.priors.objects.prior import ObjectsPrior
+from liftstudio.priors.projections import projections
+from liftstudio.priors.volume_prior import RESOLUTION
+from liftstudio.training.data import Sample
+from liftstudio.training.volume_task import VolumeTask, channels_first
+
+
+@register("objects")
+class ObjectsTask(VolumeTask):
+    """The denoiser that fills the picture's frustum, on rays of its renderings, on its occupancy and on the camera."""
+
+    @dataclass
+    class Config(VolumeTask.Config):
+        size: Size = field(default_factory=Size)  # of the network
+        rays: int = 768  # per object and step
+        drop_image: float = 0.05  # share of objects without picture
+        drop_views: float = 0.1  # share of objects without noisy views
+        drop_pose: float = 0.15  # share of objects whose picture's elevation and lens are to be guessed
+        top_share: float = 0.5  # of objects at the highest noise level
+        lambda_occupancy: float = 1.0  # weight of the cross entropy of the frustum's occupancy; captures have none
+        lambda_pose: float = 0.01  # weight of the likelihood of the picture's elevation and lens
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_range("drop_pose", self.drop_pose, 0, 1)
+            check_range("lambda_pose", self.lambda_pose, 0)
+            _check_size(self.size)
+
+    prior_type = ObjectsPrior
+    extra_views = 2
+    sheet_steps, most_weight = 2, 2.0
+
+    def _shape(self, sample: Sample, generator: torch.Generator) -> dict[str, Tensor]:
+        """The picture's elevation, whether it is told, and which cells of the frustum are inside the object."""
+        elevation = sample.rig.prompt.elevation_deg[0].deg2rad()
+        is_posed = torch.rand((), generator=generator) >= self.config.drop_pose
+        return {"elevation": elevation, "is_posed": is_posed, **self._inside(sample)}
+
+    def _inside(self, sample: Sample) -> dict[str, Tensor]:
+        """[D, R, R] by plane and pixel; none far from the silhouette."""
+        if sample.solid is None:
+            return {}
+        frame, planes = frame_of(projections(sample.rig.prompt)), self.config.size.planes
+        near = _near_object(channels_first(sample.prompt)[None])[0, 0]
+        middle, way = (rays[0, near] for rays in pixel_rays(frame, RESOLUTION, RESOLUTION))
+        cells = middle + centers(planes)[:, None, None] * way
+        inside = torch.zeros(planes, RESOLUTION, RESOLUTION, dtype=torch.bool)
+        inside[:, near] = sample.solid.contains(cells.view(-1, 3)).view(planes, -1)
+        return {"inside": inside}
+
+    def _look(self, batch: dict[str, Tensor]) -> Picture:
+        return self.network.look(batch["prompt"], batch["prompt_projection"], batch["is_posed"])
+
+    def _shape_losses(self, lifted: Lifted, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        losses = {"pose": self.config.lambda_pose * _pose_loss(lifted.pose, batch)}
+        if "inside" in batch:
+            entropy = _occupancy_loss(lifted, batch["inside"], batch["prompt"])
+            losses["occupancy"] = self.config.lambda_occupancy * entropy
+        return losses
+
+
+def _check_size(size: Size) -> None:
+    """Raise an InputError for a network that cannot be built."""
+    names = ("view_planes", "cell", "cell_hidden", "full", "middle", "embedding")
+    leasts = {"planes": 2, "color_planes": 2, **dict.fromkeys(names, 1)}
+    for name, least in leasts.items():
+        check_range(f"size.{name}", getattr(size, name), least)
+    for name in ("down", "up"):
+        check_range(f"size.{name}", min(getattr(size, name)), 0)
+    for name, values, factor in (
+        ("head", [size.head], 8),
+        ("widths", size.widths[:2], 8),
+        ("widths[2]", [size.widths[2]], HEAD_WIDTH),
+    ):
+        check_multiples(f"size.{name}", values, factor)
+
+
+def _occupancy_loss(lifted: Lifted, inside: Tensor, prompt: Tensor) -> Tensor:
+    """Mean cross entropy over the cells on the rays of the object and just beside it."""
+    near = _near_object(prompt)
+    entropy = F.binary_cross_entropy_with_logits(lifted.occupancy, inside.float(), reduction="none")
+    return (entropy.mean(1, keepdim=True) * near).sum() / near.sum().clamp_min(1)
+
+
+def _near_object(images: Tensor) -> Tensor:
+    """[B, 1, R, R] bool: pixels that show the object, and those just beside it, of images [B, 4, R, R]."""
+    return F.max_pool2d(images[:, 3:], 5, stride=1, padding=2) > -1
+
+
+def _pose_loss(pose: Pose, batch: dict[str, Tensor]) -> Tensor:
+    """Negative log-likelihood of elevation and lens, of the pictures where these are to be guessed.
+
+    Errors count as Laplace's distribution has them: one bad guess must not outweigh all else that is learned.
+    """
+    guessed = (~batch["is_posed"] & batch["has_image"]).float()
+    elevation = (pose.elevation - batch["elevation"]).abs()
+    lens = (pose.zoom - zoom(batch["prompt_projection"])).abs()
+    surprise = elevation / pose.elevation_log_error.exp() + pose.elevation_log_error
+    surprise = surprise + lens / pose.zoom_log_error.exp() + pose.zoom_log_error
+    return (surprise * guessed).sum() / guessed.sum().clamp_min(1)

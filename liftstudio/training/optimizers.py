@@ -1,0 +1,56 @@
+"""Muon for matrices, AdamW for the rest; a rate that falls at the end of the budget."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from liftstudio.core.checks import check_range
+from liftstudio.training.muon import Muon
+
+
+@dataclass
+class OptimizerConfig:
+    """Step sizes."""
+
+    muon_lr: float = 2e-3  # of matrices, matched to AdamW's size of updates
+    adamw_lr: float = 1e-3  # of all other parameters
+    weight_decay: float = 0.01
+    warmup: int = 100  # steps over which the rate rises
+    decay: float = 0.3  # last share of the budget over which the rate falls to 2 %
+    clip: float = 1.0  # largest norm of all gradients together
+
+    def __post_init__(self) -> None:
+        for name in ("muon_lr", "adamw_lr", "weight_decay", "warmup"):
+            check_range(name, getattr(self, name), 0)
+        check_range("decay", self.decay, 0, 1)
+        check_range("clip", self.clip, 1e-6)
+
+
+def make_optimizers(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """Muon over the matrices that map features to features, AdamW over the rest (vectors, small matrices, kernels)."""
+    parameters = [parameter for _, parameter in named if parameter.requires_grad]
+    matrices = [p for p in parameters if p.ndim == 2 and min(p.shape) >= 16]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in parameters if id(p) not in chosen]
+    made: list[torch.optim.Optimizer] = []
+    if matrices:
+        made.append(Muon(matrices, config.muon_lr, config.weight_decay))
+    if others:
+        made.append(torch.optim.AdamW(others, config.adamw_lr, betas=(0.9, 0.98), weight_decay=config.weight_decay))
+    return made
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float, config: OptimizerConfig) -> None:
+    """Let the next step of one of `make_optimizers` have `factor` times its full size."""
+    lr = config.muon_lr if isinstance(optimizer, Muon) else config.adamw_lr
+    for group in optimizer.param_groups:
+        group["lr"] = lr * factor
+
+
+def rate(step: int, progress: float, config: OptimizerConfig) -> float:
+    """Factor on the step sizes, at a step and a share `progress` in [0, 1] of the budget."""
+    rising = min(1.0, (step + 1) / max(config.warmup, 1))
+    falling = min(1.0, (1 - progress) / config.decay) if config.decay else 1.0
+    return rising * (0.02 + 0.98 * max(falling, 0.0))

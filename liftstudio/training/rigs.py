@@ -1,0 +1,174 @@
+"""Cameras that a training object is seen by: one for the prompt, some for the views."""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from liftstudio.core.checks import check_range
+from liftstudio.core.errors import InputError
+from liftstudio.data.cameras import Cameras, orbit_cameras, turned
+
+FOV_DEG, DISTANCE = 33.8, 3.6  # SV3D's field of view; objects are 1.8 long and fill the frame from there
+HALF_HEIGHT = DISTANCE * math.tan(math.radians(FOV_DEG / 2))  # world units that half an image shows, at the origin
+UNSEEN_VIEWS = 6  # of an object that is measured, where the rig fixes no number
+
+
+@dataclass
+class RigConfig:
+    """Where prompt and views are seen from; azimuths are relative to the prompt's, elevations absolute."""
+
+    views: tuple[int, int] = (2, 10)  # least and most views of an object
+    azimuths_deg: list[float] = field(default_factory=list)  # of fixed views, instead of `views`; empty: none are fixed
+    prompt_azimuth_deg: float = 46.0  # the prompt is within this of the object's front
+    prompt_elevation_deg: tuple[float, float] = (-10.0, 40.0)  # least and most
+    elevation_deg: tuple[float, float] | None = (-30.0, 60.0)  # least and most of free and fixed views; none: prompt's
+    amplitude_deg: float = 40.0  # largest swing of a closed orbit's elevation
+    orbit_share: float = 0.5  # of objects seen on a closed orbit that ends at the prompt; the others' views are free
+    lens_share: float = 0.3  # of prompts and of view sets taken with another field of view and distance than SV3D's
+    lens_fov_deg: tuple[float, float] = (25.0, 50.0)  # least and most of those
+    lens_margin: tuple[float, float] = (1.0, 1.2)  # least and most that those show at the origin, relative to SV3D's
+    roll_deg: float = 0.0  # the prompt's camera is turned about its axis by at most this
+    shift: float = 0.0  # the prompt's centre is off its camera's axis by at most this share of the image, each way
+
+    def __post_init__(self) -> None:
+        check_range("orbit_share", self.orbit_share, 0, 1)
+        check_range("lens_share", self.lens_share, 0, 1)
+        check_range("prompt_azimuth_deg", self.prompt_azimuth_deg, 0, 180)
+        _check_pair("views", self.views, 1, math.inf)
+        _check_pair("prompt_elevation_deg", self.prompt_elevation_deg, -89, 89)
+        _check_pair("elevation_deg", self.elevation_deg or (0, 0), -89, 89)
+        _check_pair("lens_fov_deg", self.lens_fov_deg, 5, 120)
+        _check_pair("lens_margin", self.lens_margin, 0.5, 10)
+        check_range("roll_deg", self.roll_deg, 0, 180)
+        check_range("shift", self.shift, 0, 0.4)
+        check_range("amplitude_deg", self.amplitude_deg, 0, 89 - max(map(abs, self.prompt_elevation_deg)))
+
+
+@dataclass(frozen=True)
+class Rig:
+    """prompt: one camera at azimuth 0; views: V cameras; front_deg: azimuth of the object's front in that frame.
+
+    Of renders that users bring, `front_deg` is unknown and 0.
+    """
+
+    prompt: Cameras
+    views: Cameras
+    front_deg: float
+
+
+def counts(config: RigConfig) -> tuple[int, int]:
+    """Least and most views of an object."""
+    fixed = len(config.azimuths_deg)
+    return (fixed, fixed) if fixed else config.views
+
+
+def measured_count(config: RigConfig) -> int:
+    """Views of an object that is measured: those of training, where their number is fixed."""
+    least, most = counts(config)
+    return most if least == most else UNSEEN_VIEWS
+
+
+def draw_count(config: RigConfig, generator: torch.Generator) -> int:
+    """How many views the objects of a batch have."""
+    least, most = counts(config)
+    return int(torch.randint(least, most + 1, (), generator=generator))
+
+
+def draw_rig(config: RigConfig, count: int, size: int, generator: torch.Generator) -> Rig:
+    """A random rig of `count` views with square images of `size` pixels.
+
+    Views beyond the fixed ones are free, as are all where there are neither fixed views nor an orbit.
+    """
+    elevation = _uniform(*config.prompt_elevation_deg, generator)
+    front = _uniform(-config.prompt_azimuth_deg, config.prompt_azimuth_deg, generator)
+    angles = _angles(config, count, elevation, generator)
+    lenses = [_lens(config, generator) for _ in range(2)]
+    prompt = orbit_cameras(torch.zeros(1), torch.tensor([elevation]), lenses[0][1], lenses[0][0], size, size)
+    prompt = _askew(prompt, config, generator)
+    return Rig(prompt, orbit_cameras(*angles, lenses[1][1], lenses[1][0], size, size), front)
+
+
+def fitted(rig: Rig, vertices: Tensor, border: float) -> Rig:
+    """The rig with its prompt's camera drawn back along its axis, where needed to see all of an object.
+
+    vertices: [V, 3] world units, of the object in canonical pose. border: share of the image that stays empty around.
+    """
+    camera = turned(rig.prompt, -rig.front_deg)
+    x, y, back = camera.to_camera(vertices)[0].unbind(-1)
+    right, up = camera.fx * x, camera.fy * y
+    width, height = camera.width, camera.height
+    rooms = [width * (1 - border) - camera.cx, camera.cx - width * border]
+    rooms += [camera.cy - height * border, height * (1 - border) - camera.cy]
+    # At z-depth d a vertex is `right` / d pixels from the axis.
+    needed = [side / room for side, room in zip((right, -right, up, -up), rooms, strict=True)]
+    more = float((torch.stack(needed).amax(0) + back).amax())
+    if more <= 0:
+        return rig
+    c2w = rig.prompt.c2w.clone()
+    c2w[:, :3, 3] += more * c2w[:, :3, 2]
+    return replace(rig, prompt=replace(rig.prompt, c2w=c2w))
+
+
+def _askew(prompt: Cameras, config: RigConfig, generator: torch.Generator) -> Cameras:
+    """The camera rolled about its axis, and its principal point moved; draws nothing where a config wants neither."""
+    if config.roll_deg:
+        roll = torch.deg2rad(torch.tensor(_uniform(-config.roll_deg, config.roll_deg, generator)))
+        turn = torch.eye(4)
+        turn[0, 0] = turn[1, 1] = roll.cos()
+        turn[1, 0], turn[0, 1] = roll.sin(), -roll.sin()
+        prompt = replace(prompt, c2w=prompt.c2w @ turn)
+    if config.shift:
+        x, y = (_uniform(-config.shift, config.shift, generator) for _ in range(2))
+        prompt = replace(prompt, cx=prompt.cx + x * prompt.width, cy=prompt.cy + y * prompt.height)
+    return prompt
+
+
+def _angles(config: RigConfig, count: int, elevation: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Azimuths and elevations [count] of the views; elevation: the prompt's."""
+    if config.azimuths_deg:
+        return _fixed(config, count, elevation, generator)
+    if _uniform(0, 1, generator) < config.orbit_share:
+        return _orbit(config, count, elevation, generator)
+    return _free(config, count, elevation, generator)
+
+
+def _fixed(config: RigConfig, count: int, elevation: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The fixed views, all at one elevation, then free ones."""
+    low, high = config.elevation_deg or (elevation, elevation)
+    azimuths = torch.tensor(config.azimuths_deg)[:count]
+    elevations = torch.full_like(azimuths, _uniform(low, high, generator))
+    more = _free(config, count - len(azimuths), elevation, generator)
+    return torch.cat([azimuths, more[0]]), torch.cat([elevations, more[1]])
+
+
+def _orbit(config: RigConfig, count: int, elevation: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    turn = torch.arange(1, count + 1) / count
+    amplitude = _uniform(-config.amplitude_deg, config.amplitude_deg, generator)
+    return 360 * turn, elevation + amplitude * torch.sin(2 * math.pi * turn)
+
+
+def _free(config: RigConfig, count: int, elevation: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    azimuth, height = torch.rand(2, count, generator=generator)
+    low, high = config.elevation_deg or (elevation, elevation)
+    return 360 * azimuth, low + (high - low) * height
+
+
+def _lens(config: RigConfig, generator: torch.Generator) -> tuple[float, float]:
+    """Field of view in degrees and distance."""
+    if _uniform(0, 1, generator) >= config.lens_share:
+        return FOV_DEG, DISTANCE
+    fov_deg, margin = _uniform(*config.lens_fov_deg, generator), _uniform(*config.lens_margin, generator)
+    return fov_deg, margin * HALF_HEIGHT / math.tan(math.radians(fov_deg / 2))
+
+
+def _uniform(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * torch.rand((), generator=generator).item()
+
+
+def _check_pair(name: str, pair: tuple[float, float], least: float, most: float) -> None:
+    check_range(name, pair[0], least, most)
+    check_range(name, pair[1], least, most)
+    if pair[0] > pair[1]:
+        raise InputError(f"{name}: wanted the lower first, got {pair[0]:g}, {pair[1]:g}")

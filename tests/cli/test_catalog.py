@@ -1,0 +1,89 @@
+"""`--list` is made from the code: names, purposes, options with types, defaults and comments."""
+
+from dataclasses import dataclass, field, fields
+from typing import Annotated
+
+import pytest
+
+from liftstudio.cli.catalog import catalog, field_comments, purpose
+from liftstudio.core import registry
+from liftstudio.core.config import Block
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import Component, find, register
+from liftstudio.core.schedules import Schedule
+
+
+@dataclass
+class Base:
+    kept: int = 1  # from the base class
+    changed: float = 0.5  # first meaning, metres
+
+
+@dataclass
+class Group:
+    rate: Schedule = field(default_factory=lambda: Schedule.constant(2))  # per step
+
+
+@register("listed")
+class Listed(Component):
+    """Shows every form of an option.
+
+    This line is not shown.
+    """
+
+    kind = "test-catalog-kind"
+
+    @dataclass
+    class Config(Base):
+        changed: float = 0.25  # second meaning, degrees
+        text: str = "#1"  # has a hash sign
+        groups: dict[str, Group] = field(default_factory=dict)  # by name
+        part: Annotated[Block, "light"] | None = None  # another component
+        sizes: tuple[int, int] = (1, 2)  # rows and columns
+        from_: str = ""  # like a keyword
+
+
+EXPECTED = """\
+listed  Shows every form of an option.
+    kept: a whole number = 1  # from the base class
+    changed: a finite number = 0.25  # second meaning, degrees
+    text: text = #1  # has a hash sign
+    groups: names with options each  # by name
+        rate: a schedule = 2.0  # per step
+    part: a light or none = null  # another component
+    sizes: [a whole number, a whole number] = [1, 2]  # rows and columns
+    from: text = ''  # like a keyword
+"""
+
+
+def test_listing_of_a_kind() -> None:
+    assert catalog("test-catalog-kind") == EXPECTED
+
+
+def test_listing_of_all_kinds() -> None:
+    lines = catalog().splitlines()
+    assert "light: spherical-gaussians, uniform" in lines
+    assert any(line.startswith("geometry: dmtet, instant-ngp") for line in lines)
+
+
+def test_unknown_kind_suggests() -> None:
+    with pytest.raises(InputError, match="did you mean 'geometry'"):
+        catalog("geometri")
+
+
+def test_options_of_the_run() -> None:
+    listing = catalog("run")
+    assert "seed: a whole number = 0  # of every random draw" in listing
+    assert "    every: a whole number = 100  # steps between checkpoints" in listing
+
+
+@pytest.mark.parametrize("kind", list(registry.BUILTIN))
+def test_every_component_and_option_is_explained(kind: str) -> None:
+    listing = catalog(kind)
+    for name in registry.BUILTIN[kind]:
+        component = find(name, kind)
+        assert f"{name}  {purpose(component)}" in listing and len(purpose(component)) > 10
+        comments = field_comments(component.Config)
+        assert all(comments.get(f.name) for f in fields(component.Config)), f"{kind} {name}: an option has no comment"
+    options = [line for line in listing.splitlines() if line.startswith("    ") and line != "    no options"]
+    assert all("  # " in line for line in options), "an option of a nested group has no comment"

@@ -1,0 +1,228 @@
+"""Reading and checking configs: overrides, interpolation, types, and how a fault is said."""
+
+import os
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+
+from liftstudio.core.config import Block, parse, read_config, to_plain, type_name, write_config
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import Component, register
+from liftstudio.core.schedules import Schedule
+
+
+@register("thing-of-test-config")
+class Thing(Component):
+    """A component."""
+
+    kind = "test-config-kind"
+
+    @dataclass
+    class Config:
+        size: int = 3  # of the thing
+
+        def __post_init__(self) -> None:
+            if self.size < 0:
+                raise InputError(f"size: wanted 0 or more, got {self.size}")
+
+
+@dataclass
+class Inner:
+    rate: float = 0.1
+    weight: Schedule = field(default_factory=lambda: Schedule.constant(1))
+
+
+@dataclass
+class Outer:
+    count: int
+    name: str = "x"
+    flag: bool = False
+    mode: Literal["near", "far"] = "near"
+    limit: int | None = None
+    either: Literal["auto"] | float = "auto"
+    sizes: list[int] = field(default_factory=list)
+    pair: tuple[float, float] = (0.0, 1.0)
+    inner: Inner = field(default_factory=Inner)
+    groups: dict[str, Inner] = field(default_factory=dict)
+    thing: Annotated[Block, "test-config-kind"] | None = None
+    from_: str = ""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    return path
+
+
+def read(tmp_path: Path, text: str, *overrides: str) -> Outer:
+    return parse(read_config(written(tmp_path, text), list(overrides)), Outer)
+
+
+FULL = """\
+count: 1
+flag: true
+mode: far
+either: 0.5
+sizes: [1, 2]
+pair: [2, 3.5]
+inner: {rate: 1e-3, weight: [0, 1, 2, 10]}
+groups: {a: {rate: 2}}
+thing: {type: thing-of-test-config, size: 5}
+from: before
+"""
+
+
+def test_all_types(tmp_path: Path) -> None:
+    config = read(tmp_path, FULL)
+    assert (config.sizes, config.pair, config.from_, config.either) == ([1, 2], (2.0, 3.5), "before", 0.5)
+    assert config.inner.rate == 1e-3 and config.inner.weight(5) == 1.5
+    assert config.groups["a"].rate == 2.0
+    assert config.thing is not None and config.thing.options.size == 5
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    config = read(tmp_path, FULL)
+    assert parse(read_config(written(tmp_path, write_config(to_plain(config))), []), Outer) == config
+
+
+def test_any_text_survives_writing(tmp_path: Path) -> None:
+    seed = int.from_bytes(os.urandom(4))
+    draw = random.Random(seed)
+    parts = [*"\\${}:ab#'\"-[ä ,\n", "\\", "???"]
+    texts = ["".join(draw.choices(parts, k=draw.randrange(12))) for _ in range(200)]
+    texts += ["\\" * count + "???" for count in range(4)]
+    path = written(tmp_path, write_config({"texts": texts}))
+    assert read_config(path, [])["texts"] == texts, f"seed {seed}"
+
+
+@pytest.mark.parametrize(
+    "text", ["a cat, 50% off: {x}", "${count}", "\\${x}", "[1, 2]", "1e3", "- a", "'", "#no", "a=b", "???", "\\???"]
+)
+def test_override_of_text_is_literal(tmp_path: Path, text: str) -> None:
+    """Where it stands, and where it is referred to; also if the file says that it must be given."""
+    config = read(tmp_path, "count: 1\nname: ???\nfrom: ${name}", f"name={text}")
+    assert config.name == config.from_ == text
+
+
+def test_an_override_is_never_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"count: wanted a whole number, got '\?\?\?'"):
+        read(tmp_path, "count: ???", "count=???")
+
+
+def test_overrides_at_any_depth(tmp_path: Path) -> None:
+    config = read(
+        tmp_path,
+        FULL,
+        "count=7",
+        "flag=false",
+        "inner.rate=1e-4",
+        "inner.weight=[0, 1e-2, 0, 5]",
+        "groups.b.rate=3",
+        "sizes=[4]",
+        "limit=9",
+        "thing.size=8",
+    )
+    assert (config.count, config.flag, config.inner.rate, config.groups["b"].rate) == (7, False, 1e-4, 3.0)
+    assert (config.sizes, config.limit, config.inner.weight(0)) == ([4], 9, 0.01)
+    assert config.thing is not None and config.thing.options.size == 8
+    thing = read(tmp_path, FULL, "thing=thing-of-test-config", "thing.size=9").thing  # after the short form, too
+    assert thing is not None and thing.options.size == 9
+    assert read(tmp_path, FULL, "thing=null").thing is None
+    assert read(tmp_path, FULL, "thing=thing-of-test-config").thing is not None
+
+
+def test_options_without_a_type_are_of_the_default(tmp_path: Path) -> None:
+    """So that one key is enough; a type that is given, and its options, are as they are."""
+
+    @dataclass
+    class Holder:
+        thing: Annotated[Block, "test-config-kind"] = field(
+            default_factory=lambda: Block("test-config-kind", "thing-of-test-config", Thing.Config(7))
+        )
+
+    for text in ("thing: {size: 5}", "thing: '{size: 5}'", "thing: {type: thing-of-test-config, size: 5}"):
+        assert parse(read_config(written(tmp_path, text), []), Holder).thing.options == Thing.Config(5)
+    assert parse(read_config(written(tmp_path, "{}"), ["thing.size=4"]), Holder).thing.options.size == 4
+    assert parse({}, Holder).thing.options.size == 7
+    assert parse({"thing": {}}, Holder).thing.options.size == 3, "the options are the type's own, not the default's"
+    with pytest.raises(InputError, match=r"did you mean 'thing\.size'"):
+        parse({"thing": {"sise": 1}}, Holder)
+
+
+def test_interpolation_and_resolvers(tmp_path: Path) -> None:
+    text = "count: ${add:${idiv:7,2},1}\nname: ${stem:a/b.png}-${rmspace:a b,_}\ninner: {rate: '${div:1,4}'}"
+    config = read(tmp_path, text)
+    assert (config.count, config.name, config.inner.rate) == (4, "b-a_b", 0.25)
+
+
+FAULTS = {
+    "coun: 1": "unknown key 'coun'; did you mean 'count'?",
+    "count: 1\ninner: {rat: 1}": "unknown key 'inner.rat'; did you mean 'inner.rate'?",
+    "count: 1\ngroups: {a: {rat: 1}}": "unknown key 'groups.a.rat'",
+    "count: 1\nthing: {type: thing-of-test-config, sise: 1}": "did you mean 'thing.size'?",
+    "count: 1\nthing: {type: thing-of-test-confic}": "thing.type: unknown test-config-kind",
+    "count: 1\nthing: {size: 1}": "thing.type: missing",
+    "count: 1\nthing: {type: thing-of-test-config, size: -1}": "thing.size: wanted 0 or more, got -1",
+    "name: a": "count: missing; wanted a whole number",
+    "count: ???": "count: missing; give it as count=...",
+    "count: 1\ninner: {rate: '???'}": "inner.rate: missing; give it as inner.rate=...",
+    "count: 1\nsizes: [1, '???']": "sizes[1]: missing",
+    "count: 1.5": "count: wanted a whole number, got 1.5",
+    "count: true": "count: wanted a whole number",
+    "count: many": "count: wanted a whole number, got 'many'",
+    "count: [1]": "count: wanted a whole number",
+    "count: 1\nflag: 1": "flag: wanted true or false",
+    "count: 1\nname: [a]": "name: wanted text",
+    "count: 1\nname: null": "name: wanted text",
+    "count: 1\nmode: fat": "did you mean 'far'?",
+    "count: 1\neither: x": "either: wanted auto or a finite number, got 'x'",
+    "count: 1\nlimit: x": "limit: wanted a whole number",
+    "count: 1\nsizes: 3": "sizes: wanted a list",
+    "count: 1\nsizes: [1, x]": "sizes[1]: wanted a whole number",
+    "count: 1\npair: [1]": "pair: wanted 2 values, got 1",
+    "count: 1\ninner: 5": "inner: wanted keys and values",
+    "count: 1\ninner: {rate: .nan}": "inner.rate: wanted a finite number",
+    "count: 1\ninner: {weight: [5, 1, 2, 3]}": "inner.weight: a schedule's steps",
+    "count: ${missing}": "count: Interpolation key 'missing' not found",
+    "count: ${nope:1}": "count: Unsupported interpolation",
+    "count: ${name}\nname: ${count}": "Recursive interpolation",
+    "count: ${name}\nname: ???": "name: missing; give it as name=...",
+    "count: 1\ncount: 2": "duplicate key count",
+    "count: [1": "not a readable YAML file",
+    "count: !!python/object/apply:os.getcwd []": "not a readable YAML file",
+    "- count": "wanted keys and values at the top level",
+}
+
+
+@pytest.mark.parametrize("text", FAULTS)
+def test_faults_are_named(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, text)
+    assert FAULTS[text] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["count", "=1", "-x=1", "name.x=1", "sizes.x=1", "a..b=1"])
+def test_malformed_overrides(tmp_path: Path, override: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, "count: 1\nsizes: [1]\nname: a", override)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_input_that_nothing_reads_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "count: 1\nimage: null\nname: ${data.path}\ndata: {path: a}\n")
+    assert read_config(path, ["data.path=b"], ("image", "data.path"))["name"] == "b"
+    with pytest.raises(InputError, match=r"'image=a.png' has no effect: nothing in .* refers to \$\{image\}"):
+        read_config(path, ["image=a.png"], ("image", "data.path"))
+    with pytest.raises(InputError, match="no effect"):  # the override removed the only reader
+        read_config(path, ["data.path=b", "name=${data.path}"], ("image", "data.path"))
+
+
+def test_type_names() -> None:
+    assert type_name(list[int]) == "a list of a whole number"
+    assert type_name(int | None) == "a whole number or none"
+    assert type_name(Literal["a", "b"]) == "a | b"
+    assert type_name(Annotated[Block, "light"]) == "a light"

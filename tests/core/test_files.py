@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import pytest
+
+from liftstudio.core.files import atomic_path, atomic_write
+
+
+def test_text_and_bytes_replace_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "a b.txt"
+    atomic_write(path, "ü\n")
+    assert path.read_bytes() == b"\xc3\xbc\n"
+    atomic_write(path, b"\x00\x01")
+    assert path.read_bytes() == b"\x00\x01"
+    assert [entry.name for entry in path.parent.iterdir()] == ["a b.txt"]
+
+
+@pytest.mark.parametrize("existing", [None, b"old"])
+def test_a_failure_leaves_the_old_file_or_none(tmp_path: Path, existing: bytes | None) -> None:
+    path = tmp_path / "image.png"
+    if existing is not None:
+        path.write_bytes(existing)
+
+    def fail() -> None:
+        with atomic_path(path) as temporary:
+            assert temporary.parent == path.parent
+            assert temporary.suffix == ".png"
+            temporary.write_bytes(b"half")
+            raise RuntimeError("cut short")
+
+    with pytest.raises(RuntimeError, match="cut short"):
+        fail()
+    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == ([] if existing is None else [existing])
+
+
+def test_a_folder_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        atomic_write(tmp_path / "file" / "below.txt", "")

@@ -1,0 +1,349 @@
+"""Score distillation against a prior whose optimum is known, its chunked encoder gradient, its draws, its resume."""
+
+import copy
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import trimesh
+import yaml
+from helpers.tiny_scenes import orbit, sphere_views
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from liftstudio.core.config import Block, parse
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import register
+from liftstudio.core.schedules import Schedule
+from liftstudio.core.weights import Weights
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.data.render import Render
+from liftstudio.guidance.score_distillation import ScoreDistillation, image_prompt
+from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.distillation import draw_sigma, encode_in_chunks, sds_loss, sds_weight
+from liftstudio.run.inputs import Inputs
+from liftstudio.systems.coarse_to_fine import CoarseToFine
+
+SEEDS = [int.from_bytes(os.urandom(4), "little") for _ in range(2)]
+CPU = torch.device("cpu")
+RESOLUTION = 16
+
+
+@register("test-gaussian")
+class GaussianPrior(Prior):
+    """Frames whose latents are N(mean, deviation^2): the best denoiser is known (EDM, app. B.3). Latents are 2x2 means.
+
+    The mean latents are those of the prompt, pulled towards grey by what the guidance scale is above 1.
+    """
+
+    @dataclass
+    class Config(Prior.Config):
+        deviation: float = 0.5  # of the Gaussian that the data are drawn from
+
+    name, resolution, latent_shape, frames = "gaussian", RESOLUTION, (4, RESOLUTION // 2, RESOLUTION // 2), 0
+    sigma_min, sigma_max = 0.01, 80.0
+
+    @classmethod
+    def recognizes(cls, weights: Weights) -> bool:
+        return False
+
+    def __init__(self, config: Config, *, device: torch.device) -> None:
+        self.deviation = config.deviation
+
+    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+        if cameras.width != self.resolution:
+            raise InputError(f"cameras: wanted {self.resolution} pixels, got {cameras.width}")
+
+    def encode(self, images: Tensor, masks: Tensor) -> Tensor:
+        pixels = torch.cat([images, masks], dim=-1).permute(0, 3, 1, 2)
+        return 2 * F.avg_pool2d(pixels, 2) - 1
+
+    def decode(self, latents: Tensor) -> tuple[Tensor, Tensor | None]:
+        pixels = F.interpolate((latents + 1) / 2, scale_factor=2.0).permute(0, 2, 3, 1)
+        return pixels[..., :3], pixels[..., 3:]
+
+    def condition(self, prompt: ImagePrompt) -> Tensor:
+        return self.encode(prompt.image[None], prompt.mask[None])
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        latents: Tensor,
+        sigma: float,
+        condition: Any,
+        cameras: Cameras,
+        guidance_scale: Tensor | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        assert len(cameras) == len(latents)
+        scale = torch.ones(len(latents)) if guidance_scale is None else guidance_scale
+        mean = condition / scale[:, None, None, None]
+        return (self.deviation**2 * latents + sigma**2 * mean) / (self.deviation**2 + sigma**2)
+
+
+class Orbit(ScoreDistillation):
+    """Four views from a random azimuth."""
+
+    def draw_views(self, generator: torch.Generator) -> Cameras:
+        shift = int(torch.randint(4, (), generator=generator))
+        return orbit(16, self.prior.resolution)[shift::4]
+
+
+@register("test-sds")
+class RegisteredOrbit(Orbit):
+    """Four views from a random azimuth."""
+
+
+def input_views(size: int = RESOLUTION) -> ReferenceViews:
+    return replace(sphere_views(3, size), prompt=2)
+
+
+def make(views: ReferenceViews | None = None, deviation: float = 0.5, **options: Any) -> Orbit:
+    prior = Block("prior", "test-gaussian", GaussianPrior.Config("", deviation=deviation))
+    config = Orbit.Config(**{"prior": prior, "guidance_scale": 1.0, **options})
+    return Orbit(config, views=views or input_views(), device=CPU)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def render_of(rgba: Tensor) -> Render:
+    """A render [T, H, W] with given foreground and opacity."""
+    foreground, opacity = rgba.split([3, 1], dim=-1)
+    return Render(rgb=foreground + 1 - opacity, foreground=foreground, opacity=opacity)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_gradient_is_the_papers(seed: int) -> None:
+    g = generator(seed)
+    latents, denoised, noise = (torch.randn(3, 4, 5, 6, dtype=torch.float64, generator=g) for _ in range(3))
+    mask, sigma = torch.rand(3, 1, 5, 6, dtype=torch.float64, generator=g), 0.1 + 5 * torch.rand((), generator=g).item()
+    latents.requires_grad_(), denoised.requires_grad_(), mask.requires_grad_()
+    sds_loss(latents, denoised, sigma, mask).backward()  # type: ignore[no-untyped-call]
+    noisy = latents + sigma * noise
+    predicted = (noisy - denoised) / sigma
+    wanted = sigma**2 / (1 + sigma**2) * mask * (predicted - noise) / latents.numel()  # DreamFusion, eq. 3, with a mask
+    assert latents.grad is not None
+    torch.testing.assert_close(latents.grad, wanted.detach())
+    assert denoised.grad is None and mask.grad is None
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_guidance_has_the_closed_form_for_a_gaussian_prior(seed: int) -> None:
+    deviation, scale = 0.7, 3.0
+    guidance = make(deviation=deviation, guidance_scale=scale, encoder_chunk=3)
+    cameras = guidance.cameras(0, generator(seed))
+    assert len(cameras) == 4 and cameras.width == RESOLUTION
+    rgba = torch.rand(4, RESOLUTION, RESOLUTION, 4, generator=generator(seed + 1)).requires_grad_()
+    loss = guidance.losses(render_of(rgba), 0)["sds"]
+    (gradient,) = torch.autograd.grad(loss, rgba)
+
+    sigma, noise = guidance._sigma, guidance._noise
+    render = render_of(rgba)
+    latents = guidance.prior.encode(render.rgb, render.opacity)
+    mean = guidance.condition / scale
+    wanted = sigma * (latents - mean) - deviation**2 * noise
+    wanted = sds_weight(sigma) * wanted / (deviation**2 + sigma**2) / latents.numel()
+    (pixels,) = torch.autograd.grad(latents, rgba, wanted)
+    torch.testing.assert_close(gradient, pixels, rtol=1e-4, atol=1e-8)  # float32; (z - D) loses digits at small sigma
+
+
+def test_expected_gradient_has_no_noise_in_it() -> None:
+    """Over the noise, the gradient's mean is w sigma (z0 - mean) / (deviation^2 + sigma^2)."""
+    deviation, sigma, count = 0.5, 1.3, 200_000
+    mean, latents = 0.3, torch.full((count, 1, 1, 1), -0.8, dtype=torch.float64).requires_grad_()
+    noise = torch.randn(latents.shape, dtype=torch.float64, generator=generator(SEEDS[0]))
+    noisy = latents.detach() + sigma * noise
+    denoised = (deviation**2 * noisy + sigma**2 * mean) / (deviation**2 + sigma**2)
+    sds_loss(latents, denoised, sigma).backward()  # type: ignore[no-untyped-call]
+    assert latents.grad is not None
+    wanted = sds_weight(sigma) * sigma * (-0.8 - mean) / (deviation**2 + sigma**2)
+    spread = sds_weight(sigma) * deviation**2 / (deviation**2 + sigma**2) / math.sqrt(count)
+    assert abs(latents.grad.sum().item() - wanted) < 5 * spread, SEEDS  # five standard errors
+
+
+@pytest.mark.parametrize("resolution", [0, 32])
+def test_optimisation_ends_at_the_priors_mean(resolution: int) -> None:
+    """Images under Adam become the prompt; at twice the prior's resolution too."""
+    guidance, g = make(resolution=resolution, deviation=0.2), generator(SEEDS[0])
+    size = resolution or RESOLUTION
+    rgba = torch.rand(4, size, size, 4, generator=g).requires_grad_()
+    adam = torch.optim.Adam([rgba], lr=0.05)
+    for step in range(500):
+        adam.param_groups[0]["lr"] = 0.05 * (1 - step / 500)
+        cameras = guidance.cameras(step, g)
+        assert cameras.width == size
+        adam.zero_grad()
+        guidance.losses(render_of(rgba), step)["sds"].backward()  # type: ignore[no-untyped-call]
+        adam.step()
+    with torch.no_grad():
+        latents = guidance._encode(render_of(rgba))
+    error = (latents - guidance.condition).abs().mean().item()
+    assert error < 0.05, SEEDS  # begins at 0.6; what is left is the noise of the gradient
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 50])
+def test_chunked_encoder_gradient_equals_the_whole(chunk: int, seed: int) -> None:
+    g = generator(seed)
+    kernel = torch.randn(5, 4, 3, 3, dtype=torch.float64, generator=g)
+    seen: list[tuple[int, bool]] = []
+
+    def encode(images: Tensor, masks: Tensor) -> Tensor:
+        seen.append((len(images), torch.is_grad_enabled()))
+        return torch.tanh(F.conv2d(torch.cat([images, masks], -1).permute(0, 3, 1, 2), kernel, stride=2))
+
+    images = torch.rand(7, 10, 10, 3, dtype=torch.float64, generator=g).requires_grad_()
+    masks = torch.rand(7, 10, 10, 1, dtype=torch.float64, generator=g).requires_grad_()
+    weights = torch.randn(7, 5, 4, 4, dtype=torch.float64, generator=g)
+    whole = encode(images, masks)
+    wanted = torch.autograd.grad((weights * whole.square()).sum(), (images, masks))
+    seen.clear()
+    latents = encode_in_chunks(encode, images, masks, chunk)
+    gradients = torch.autograd.grad((weights * latents.square()).sum(), (images, masks))
+    # float64; a batch of another size may be summed in another order
+    torch.testing.assert_close(latents, whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradients, wanted, rtol=1e-10, atol=1e-12)
+    assert max(frames for frames, _ in seen) == min(chunk, 7)
+    assert [graph for _, graph in seen] == [False] * (len(seen) // 2) + [True] * (len(seen) // 2)
+
+
+def test_chunked_encoder_that_ignores_masks() -> None:
+    images, masks = torch.rand(3, 4, 4, 3, requires_grad=True), torch.rand(3, 4, 4, 1, requires_grad=True)
+    latents = encode_in_chunks(lambda i, m: 3 * i.permute(0, 3, 1, 2), images, masks, 2)
+    gradients = torch.autograd.grad(latents.sum(), (images, masks))
+    assert (gradients[0] == 3).all() and (gradients[1] == 0).all()
+
+
+@pytest.mark.parametrize("mean, std, bounds", [(0.7, 1.6, (0.05, 20.0)), (-1.0, 0.5, (1.0, 3.0)), (0, 9, (0.1, 2))])
+def test_noise_levels_are_a_cut_log_normal(mean: float, std: float, bounds: tuple[float, float]) -> None:
+    g, count = generator(SEEDS[0]), 4000
+    logs = torch.tensor([draw_sigma(g, mean, std, bounds) for _ in range(count)], dtype=torch.float64).log()
+    low, high = math.log(bounds[0]), math.log(bounds[1])
+    assert low <= logs.min() and logs.max() <= high
+    grid = torch.linspace(low, high, 20001, dtype=torch.float64)  # the density, integrated
+    density = torch.exp(-0.5 * ((grid - mean) / std).square())
+    cumulative = torch.cumsum(density, 0) / density.sum()
+    ranks = torch.arange(1, count + 1, dtype=torch.float64) / count
+    wanted = cumulative[torch.searchsorted(grid, logs.sort().values).clamp_max(20000)]
+    # Kolmogorov-Smirnov distance; P(> 2.2 / sqrt(n)) is 1e-4
+    assert (ranks - wanted).abs().max() < 2.2 / math.sqrt(count), SEEDS
+
+
+def test_weight_is_one_minus_alpha_bar() -> None:
+    for alpha_bar in (0.999, 0.5, 0.01):
+        sigma = math.sqrt((1 - alpha_bar) / alpha_bar)  # noise over signal of the variance-preserving process
+        assert sds_weight(sigma) == pytest.approx(1 - alpha_bar)
+
+
+def test_a_step_follows_from_the_generators_state() -> None:
+    """A fresh guidance with the generator of a checkpoint draws the same views, level and noise."""
+    g = generator(SEEDS[0])
+    rgba = torch.rand(4, RESOLUTION, RESOLUTION, 4, generator=g)
+    first, second = make(), make()
+    for step in range(3):
+        first.cameras(step, g)
+    state = g.get_state()
+    cameras, loss = first.cameras(3, g), first.losses(render_of(rgba), 3)["sds"]
+    restored = torch.Generator()
+    restored.set_state(state)
+    again = second.cameras(3, restored)
+    assert torch.equal(cameras.c2w, again.c2w)
+    assert torch.equal(loss, second.losses(render_of(rgba), 3)["sds"])
+    assert torch.equal(g.get_state(), restored.get_state())  # losses draw nothing
+    other = second.losses(render_of(rgba), 4) if second.cameras(4, restored) else {}
+    assert not torch.equal(loss, other["sds"])
+
+
+def test_a_run_with_two_guidances_resumes_in_the_same_bytes(tmp_path: Path) -> None:
+    trimesh.creation.icosphere(2, 0.5).export(tmp_path / "ball.ply")
+    config = f"""
+    stages:
+      only:
+        steps: 6
+        geometry:
+          type: mesh
+          path: {tmp_path / "ball.ply"}
+          movable: true
+          grid: {{levels: 4, log2_table_size: 9, base_resolution: 4, finest_resolution: 16, hidden: 16}}
+        renderer: surface
+        guidance:
+          views: reconstruction
+          unseen: {{type: test-sds, start: 2, guidance_scale: 1, prior: {{type: test-gaussian, weights: ''}}}}
+    """
+
+    def system() -> CoarseToFine:
+        parsed = parse(yaml.safe_load(config), CoarseToFine.Config)
+        fabric = Fabric(accelerator="cpu", devices=1)
+        return CoarseToFine(parsed, views=input_views(), device=CPU, seed=3, fabric=fabric)
+
+    straight = system()
+    straight.enter("only")
+    log = [straight.step(step) for step in range(4)]
+    assert ["unseen/sds" in line for line in log] == [False, False, True, True]
+    state = copy.deepcopy(straight.state())
+    rest = [straight.step(step) for step in (4, 5)]
+    resumed = system()
+    resumed.enter("only", state)
+    assert [resumed.step(step) for step in (4, 5)] == rest
+    ends = zip(straight.scene.parameters(), resumed.scene.parameters(), strict=True)  # type: ignore[union-attr]
+    assert all(torch.equal(a, b) for a, b in ends)
+
+
+def test_the_prompt_is_the_input_view_over_white() -> None:
+    views = input_views(2 * RESOLUTION)
+    prompt = image_prompt(views, RESOLUTION, CPU)
+    assert prompt.image.shape == (RESOLUTION, RESOLUTION, 3) and prompt.camera.width == RESOLUTION
+    assert torch.equal(prompt.camera.c2w, views.cameras.c2w[2:])
+    corner = prompt.image[0, 0]
+    torch.testing.assert_close(corner, torch.ones(3))
+    middle = views.over(1.0)[2, RESOLUTION - 1 : RESOLUTION + 1, RESOLUTION - 1 : RESOLUTION + 1].mean((0, 1))
+    # the antialiasing kernel reaches one pixel further; the picture is smooth there: 0.02 per pixel
+    torch.testing.assert_close(prompt.image[RESOLUTION // 2 - 1, RESOLUTION // 2 - 1], middle, atol=0.05, rtol=0)
+
+
+def test_the_prompt_follows_its_view(tmp_path: Path) -> None:
+    views = replace(input_views(), held_out=torch.tensor([True, False, False]))
+    assert views.training().prompt == 1 and views.select([0, 1]).prompt is None
+    assert views.select([2, 0, 1]).prompt == 0 and sphere_views(2, 4).prompt is None
+    Inputs(views, None, torch.eye(4)).save(tmp_path / "inputs")
+    restored = Inputs.restore(tmp_path / "inputs").views
+    assert restored is not None and restored.prompt == 2
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"sigma_range": (2.0, 1.0)}, "sigma_range: wanted two rising levels"),
+        ({"sigma_range": (0.0, 1.0)}, "sigma_range: wanted two rising levels"),
+        ({"sigma_range": (0.05, 100.0)}, "sigma_range: the prior 'gaussian' was trained for 0.01 to 80"),
+        ({"sigma_log_std": 0.0}, "sigma_log_std"),
+        ({"encoder_chunk": 0}, "encoder_chunk"),
+        ({"resolution": -1}, "resolution"),
+        ({"views": sphere_views(3, RESOLUTION)}, "needs an input picture"),
+    ],
+)
+def test_what_cannot_work_is_said_at_once(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make(**options)
+
+
+def test_a_picture_that_is_not_square_is_refused() -> None:
+    views = input_views()
+    wide = replace(views, images=views.images[:, :8], masks=views.masks[:, :8], cameras=views.cameras.resized(8, 16))
+    with pytest.raises(InputError, match="16x8 pixels"):
+        make(wide)
+
+
+def test_no_work_where_the_weight_is_zero() -> None:
+    guidance = make(lambda_sds=Schedule.parse([[9, 0], [10, 1]]))
+    guidance.cameras(3, generator())
+    rgba = torch.rand(4, RESOLUTION, RESOLUTION, 4)
+    assert guidance.losses(render_of(rgba), 9) == {} and set(guidance.losses(render_of(rgba), 10)) == {"sds"}

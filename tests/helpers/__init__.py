@@ -1,0 +1,1 @@
+"""What several tests share: tiny networks, scenes and projects."""

@@ -1,0 +1,7 @@
+"""Where the checkout keeps what several tests read."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "data"
+OBJECTS_PACK = ROOT / "tests" / "training" / "meshes" / "objects_pack"

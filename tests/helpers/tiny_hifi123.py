@@ -1,0 +1,141 @@
+"""Stable Diffusion 2's depth model in miniature: a folder in diffusers' form, with random weights."""
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+
+from helpers.tiny_sv3d import randomize
+from liftstudio.core import registry
+
+registry.load_methods()
+
+TOKENS = 8  # of a prompt, with its start and its end
+WIDTH = 16  # of an embedded token
+
+
+def hifi123(module: str) -> ModuleType:
+    """A module of the extension."""
+    return importlib.import_module(f"liftstudio.methods.hifi123.{module}")
+
+
+def tiny_unet(generator: torch.Generator, **options: Any) -> Any:
+    """A random network of Stable Diffusion 2's structure: 7 transformer blocks, latents of up to 8 x 8."""
+    from diffusers import UNet2DConditionModel
+
+    sizes: dict[str, Any] = {
+        "in_channels": 5,
+        "block_out_channels": (16, 32),
+        "attention_head_dim": (2, 4),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+        "cross_attention_dim": WIDTH,
+        "norm_num_groups": 8,
+        "sample_size": 8,
+        "use_linear_projection": True,
+    }
+    return randomize(UNet2DConditionModel(**sizes | options), generator).requires_grad_(False)
+
+
+def tiny_vae(generator: torch.Generator) -> Any:
+    """A random autoencoder that halves images twice."""
+    from diffusers import AutoencoderKL
+
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
+    vae = AutoencoderKL(**blocks, block_out_channels=(16, 16, 32), norm_num_groups=8, latent_channels=4)
+    return randomize(vae, generator).requires_grad_(False)
+
+
+def tiny_text(generator: torch.Generator) -> Any:
+    """A random text tower."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    sizes = {"hidden_size": WIDTH, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CLIPTextConfig(**sizes, **ends, vocab_size=64, max_position_embeddings=TOKENS, hidden_act="gelu")
+    return randomize(CLIPTextModel(config), generator).requires_grad_(False)
+
+
+def write_tokenizer(folder: Path) -> None:
+    """CLIP's tokenizer that knows letters only: every letter is a token."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    names = {"bos_token": words[0], "eos_token": words[1], "unk_token": words[1], "pad_token": words[1]}
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({**names, "tokenizer_class": "CLIPTokenizer", "model_max_length": TOKENS})
+    )
+
+
+def write_tiny_folder(folder: Path, seed: int = 0) -> Path:
+    """The whole folder, as diffusers itself writes it."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, build in (("unet", tiny_unet), ("vae", tiny_vae), ("text_encoder", tiny_text)):
+        build(generator).save_pretrained(folder / name)
+    write_tokenizer(folder / "tokenizer")
+    return folder
+
+
+def write_prediction_type(folder: Path, kind: str) -> None:
+    """The schedule's configuration of a folder, with that kind of prediction."""
+    (folder / "scheduler").mkdir(exist_ok=True)
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"prediction_type": kind}))
+
+
+def write_estimator(folder: Path, seed: int = 0, *, flat: bool = False) -> Path:
+    """A random DPT, with its preprocessing, as transformers writes it."""
+    from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
+
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+    }
+    widths: dict[str, Any] = {
+        "neck_hidden_sizes": [8] * 4,
+        "fusion_hidden_size": 8,
+        "backbone_out_indices": [0, 1, 2, 3],
+    }
+    network = DPTForDepthEstimation(DPTConfig(**sizes, **widths, image_size=32, patch_size=16, is_hybrid=False))
+    last: Any = network.head.head[-2]  # a convolution, before a last ReLU
+    randomize(network, torch.Generator().manual_seed(seed))
+    torch.nn.init.constant_(last.bias, 50.0)
+    if flat:
+        torch.nn.init.zeros_(last.weight)
+    network.save_pretrained(folder)
+    DPTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def write_normals(folder: Path, seed: int = 0, size: int = 32) -> Path:
+    """A random Marigold for normals, as diffusers writes it."""
+    return write_marigold(folder, seed, "normals", size)
+
+
+def write_marigold(folder: Path, seed: int, kind: Literal["depth", "normals"], size: int = 32) -> Path:
+    """A random Marigold of either kind, as diffusers writes it."""
+    from diffusers import DDIMScheduler, MarigoldDepthPipeline, MarigoldNormalsPipeline
+    from transformers import CLIPTokenizer
+
+    generator = torch.Generator().manual_seed(seed)
+    write_tokenizer(folder / "tokenizer")
+    parts: dict[str, Any] = {
+        "unet": tiny_unet(generator, in_channels=8, out_channels=4),
+        "vae": tiny_vae(generator),
+        "scheduler": DDIMScheduler(),
+        "text_encoder": tiny_text(generator),
+        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+    }
+    defaults: dict[str, Any] = {"default_denoising_steps": 2, "default_processing_resolution": size}
+    if kind == "depth":
+        MarigoldDepthPipeline(**parts, **defaults, prediction_type="depth").save_pretrained(folder)
+    else:
+        MarigoldNormalsPipeline(**parts, **defaults).save_pretrained(folder)
+    return folder

@@ -1,0 +1,142 @@
+"""ImageDream and MVDream in miniature: a weight file in the official layout, and a text tower; random weights."""
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from helpers.tiny_hifi123 import write_tokenizer
+from helpers.tiny_sv3d import randomize, tiny_clip, tiny_vae
+from liftstudio.core import registry
+from liftstudio.data.images import save_image
+from liftstudio.priors.latent_diffusion import official_state, unet_sources
+
+registry.load_methods()
+
+PREFIX = "model.diffusion_model."
+# Sizes of the miniature that no shape tells.
+NUMBERS = {
+    "num_head_channels": "16",
+    "adaptor_head_channels": "8",
+    "clip_head_channels": "16",
+    "image_size": "32",
+}
+TEXT_WIDTH, TEXT_LENGTH = 16, 12
+TOWER_WIDTH = 48  # of tiny_sv3d's image tower
+COARSE, FINE, MESH = (f"system.stages.{stage}" for stage in ("coarse", "fine", "mesh"))
+# Options of its configs for runs of seconds.
+SHORT = [
+    "device=cpu",
+    "tag=a",
+    "log.images_every=0",
+    "log.tensorboard=false",
+    "test.frames=1",
+    "test.size=16",
+    "test.stills=1",
+    "export.texture_size=64",
+]
+QUICK = [
+    *SHORT,
+    f"{COARSE}.geometry.surface_resolution=24",
+    f"{COARSE}.geometry.grid.log2_table_size=12",
+    f"{COARSE}.renderer.samples_across=32",
+    f"{COARSE}.renderer.grid_resolution=16",
+]
+
+
+def imagedream(module: str) -> ModuleType:
+    """A module of the extension."""
+    return importlib.import_module(f"liftstudio.methods.imagedream.{module}")
+
+
+def tiny_unet(
+    generator: torch.Generator,
+    *,
+    image_tokens: int = 4,
+    channels: tuple[int, ...] = (32, 64),
+    layers: int = 1,
+    attends: tuple[bool, ...] = (True, True),
+    head_channels: int = 16,
+    context_width: int = TEXT_WIDTH,
+) -> dict[str, Tensor]:
+    """Official weights of a random network; `attends` and `channels` from the finest level to the coarsest."""
+    unet = imagedream("network").MultiViewUNet(
+        image_tokens=image_tokens,
+        image_weight=1.0,
+        block_out_channels=channels,
+        layers_per_block=layers,
+        down_block_types=tuple(f"{'CrossAttn' if a else ''}DownBlock2D" for a in attends),
+        up_block_types=tuple(f"{'CrossAttn' if a else ''}UpBlock2D" for a in attends[::-1]),
+        attention_head_dim=tuple(max(width // head_channels, 1) for width in channels),  # the number of heads
+        use_linear_projection=True,
+        cross_attention_dim=context_width,
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=16,
+    )
+    parts = imagedream("checkpoint").UNET_PARTS
+    names = randomize(unet, generator).state_dict()
+    return official_state(unet, unet_sources(names, layers, attends, PREFIX, parts))
+
+
+def tiny_adaptor(generator: torch.Generator, image_tokens: int = 4, context_width: int = TEXT_WIDTH) -> Any:
+    """Official weights of a random image adaptor."""
+    from diffusers.models.embeddings import IPAdapterPlusImageProjection
+
+    adaptor = IPAdapterPlusImageProjection(TOWER_WIDTH, context_width, 24, 2, 8, 3, image_tokens, 2)
+    names = randomize(adaptor, generator).state_dict()
+    return official_state(adaptor, imagedream("checkpoint").adaptor_sources(names, f"{PREFIX}image_embed."))
+
+
+def tiny_state(*, image: bool = True, seed: int = 0, **sizes: Any) -> dict[str, Tensor]:
+    """All weights of an official file in miniature; of MVDream's if it takes no `image`."""
+    generator = torch.Generator().manual_seed(seed)
+    state = tiny_unet(generator, image_tokens=4 if image else 0, **sizes)
+    if image:
+        state |= tiny_adaptor(generator, context_width=sizes.get("context_width", TEXT_WIDTH))
+        state |= tiny_clip(generator, "clip_model.model.visual.", 20)
+    state |= tiny_vae(generator, "vae_model." if image else "first_stage_model.")
+    state["clip_model.model.logit_scale"] = torch.ones(())  # of the text tower: not used
+    state["betas"] = torch.ones(1000)
+    return {key: value.contiguous() for key, value in state.items()}
+
+
+def write_tiny_imagedream(path: Path, metadata: dict[str, str] | None = None, **options: Any) -> Path:
+    """An official file in miniature; for `options` see `tiny_state`."""
+    save_file(tiny_state(**options), path, metadata=NUMBERS | (metadata or {}))
+    return path
+
+
+def write_tiny_text(folder: Path, seed: int = 0, width: int = TEXT_WIDTH) -> Path:
+    """A folder with a random text tower and a tokenizer of which every letter is a token."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    write_tokenizer(folder / "tokenizer")
+    words = len(json.loads((folder / "tokenizer" / "vocab.json").read_text()))
+    config = CLIPTextConfig(
+        hidden_size=width,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        vocab_size=words,
+        max_position_embeddings=TEXT_LENGTH,
+        hidden_act="gelu",
+    )
+    randomize(CLIPTextModel(config), torch.Generator().manual_seed(seed)).save_pretrained(folder / "text_encoder")
+    return folder
+
+
+def write_ball(path: Path, mode: str = "RGBA") -> Path:
+    """A picture of something round."""
+    column, row = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="xy")
+    alpha = (column**2 + row**2 < 0.6).float()[..., None]
+    rgb = torch.stack([0.5 + 0.4 * column, 0.5 - 0.4 * row, 0.5 + 0 * row], dim=-1)
+    save_image(path, torch.cat([rgb, alpha], dim=-1))
+    if mode != "RGBA":
+        Image.open(path).convert(mode).save(path)
+    return path

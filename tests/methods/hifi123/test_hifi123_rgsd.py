@@ -1,0 +1,329 @@
+"""RGSD: the loss is the distance from enhanced clean latents; modes alternate; texture learns, geometry does not."""
+
+import copy
+import itertools
+import logging
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.tiny_hifi123 import TOKENS, hifi123, tiny_unet, write_tiny_folder
+from helpers.tiny_scenes import sphere_views
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from liftstudio.core import registry
+from liftstudio.core.config import parse
+from liftstudio.core.errors import InputError
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.data.render import Render
+from liftstudio.priors.samplers import scaled_linear_alpha_bars
+from liftstudio.systems.coarse_to_fine import CoarseToFine
+
+SEED = int.from_bytes(os.urandom(4), "little")
+CPU = torch.device("cpu")
+SIZE = 32
+LEVELS = 4
+CLS = registry.find("hifi123-rgsd", "guidance")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_folder(tmp_path_factory.mktemp("hifi123") / "tiny", SEED)
+
+
+@pytest.fixture(autouse=True)
+def _here(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(written.parent)
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+
+
+def options(**others: Any) -> dict[str, Any]:
+    prior = {"type": "sd2-depth", "weights": "tiny"}
+    quick = {"steps": 100, "levels": LEVELS, "last_layers": 2, "timesteps": [0, 100], "guidance_scale": 2.0}
+    return {"prior": prior, **quick, **others}
+
+
+def views(size: int = SIZE) -> ReferenceViews:
+    return replace(sphere_views(3, size), prompt=1)
+
+
+def make(**others: Any) -> Any:
+    return CLS(parse(options(**others), CLS.Config, "texture"), views=views(), device=CPU)
+
+
+def fake_render(generator: torch.Generator, count: int = 1, *, flat: bool = False) -> Render:
+    """A random texture on a tilted square."""
+    opacity = torch.zeros(count, SIZE, SIZE, 1)
+    opacity[:, 8:24, 8:24] = 1
+    foreground = torch.rand(count, SIZE, SIZE, 3, generator=generator) * opacity
+    slope = torch.zeros(SIZE) if flat else torch.linspace(0, 1, SIZE)
+    depth = (3 + slope[:, None, None]).expand_as(opacity) * opacity
+    return Render(foreground + 1 - opacity, foreground.requires_grad_(), opacity, depth=depth)
+
+
+@pytest.mark.parametrize("level", [0, 2, 3, 4])
+def test_identity(level: int) -> None:
+    """alpha || z - sg(x0) ||^2, where x0 follows from the state one level higher; no gradient passes the network."""
+    generator = torch.Generator().manual_seed(SEED)
+    ddim, denoising, enhancement = hifi123("ddim"), hifi123("denoising"), hifi123("enhancement")
+    distillation = hifi123("distillation")
+    unet, grid = tiny_unet(generator), ddim.Grid.of(scaled_linear_alpha_bars(), 20)
+    form = enhancement.Form.symmetric(5, guidance_scale=3.0, last_layers=2)
+    latents, depths = (torch.randn(3, channels, 8, 8, generator=generator) for channels in (4, 1))
+    prompts = denoising.Prompts(*torch.randn(2, 1, TOKENS, 16, generator=generator))
+    reference = enhancement.prepare_reference(unet, latents[:1], depths[:1], prompts.empty, grid, form)
+    z = latents[1:].clone().requires_grad_()
+    arguments = depths[1:], prompts, reference, grid, form
+    target = distillation.enhanced_target(unet, z, *arguments, level)
+    assert not (target.state.requires_grad or target.epsilon.requires_grad)
+    if level == 0:
+        alpha, clean = 1.0, enhancement.enhance(unet, latents[1:], *arguments)
+    else:
+        higher = enhancement.enhance(unet, latents[1:], *arguments, stop=level + 1)
+        predict = denoising.with_cached_reference(unet, depths[1:], prompts, 3.0, reference.keys_values, 2)
+        with torch.no_grad():
+            noise = predict(higher, grid.timesteps[level])
+        beta, alpha = grid.alpha_bars[level + 1], grid.alpha_bars[level]
+        clean = (higher - (1 - beta) ** 0.5 * noise) / beta**0.5
+    mask = torch.rand(2, 1, 8, 8, generator=generator)
+    loss = distillation.state_distance(z, target, mask)
+    difference = z.detach() - clean
+    # Latents are of the order of 1 to 10, in float32.
+    torch.testing.assert_close(loss.detach(), alpha * (mask * difference**2).mean(), rtol=1e-4, atol=1e-6)
+    (gradient,) = torch.autograd.grad(loss, z)
+    torch.testing.assert_close(gradient, 2 * alpha * mask * difference / z.numel(), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(target.clean(), clean, rtol=1e-3, atol=1e-4, msg=f"seed {SEED}")
+    with pytest.raises(InputError, match="level: wanted 0 to 4, got 5"):  # no step of sampling ends there
+        distillation.enhanced_target(unet, z, *arguments, 5)
+
+
+def test_modes_alternate() -> None:
+    """Fixed cameras in turns at even steps, counted from the start; random ones at odd steps, of all levels."""
+    guidance, generator = make(start=7, elevations_deg=[-10, 60]), torch.Generator().manual_seed(SEED)
+    guidance._reference_depth = torch.ones(1, 1, 8, 8)
+    picture = views().cameras[[1]]
+    seen, levels = [], set()
+    for step in range(7, 67):
+        camera = guidance.cameras(step, generator)
+        assert len(camera) == 1 and camera.width == SIZE
+        torch.testing.assert_close(camera.distance, picture.distance)
+        torch.testing.assert_close(camera.fov_deg, picture.fov_deg)
+        turn = (camera.azimuth_deg - picture.azimuth_deg + 180).item() % 360 - 180
+        if (step - 7) % 2 == 0:
+            assert turn == pytest.approx(90 if (step - 7) % 4 == 0 else -90, abs=1e-2)
+            assert camera.elevation_deg.item() == pytest.approx(0, abs=1e-3) and guidance._level == 0
+        else:
+            assert -10.01 <= camera.elevation_deg.item() <= 60.01
+            seen.append(turn)
+            levels.add(guidance._level)
+    assert min(seen) < -90 and max(seen) > 90 and levels == {2, 3}, f"seed {SEED}"
+
+
+def run(guidance: Any, steps: int, generator: torch.Generator) -> list[tuple[Tensor, float]]:
+    """(gradient of the texture, images through the UNet) at each step, on new renders."""
+    found, before = [], 0.0
+    for step in range(steps):
+        render = fake_render(generator, len(guidance.cameras(step, generator)))
+        loss = guidance.losses(render, step)["rgsd"]
+        (gradient,) = torch.autograd.grad(loss, render.foreground)
+        total = guidance.figures()["unet_evaluations"] * (step + 1)
+        found.append((gradient, total - before))
+        before = total
+    return found
+
+
+@pytest.mark.parametrize("prompt", ["", "owl"])
+def test_fixed_targets_are_made_once_or_anew_every_so_often(prompt: str) -> None:
+    """And the UNet's work is counted: inversion once, sampling twice where it is guided."""
+    generator, per_step = torch.Generator().manual_seed(SEED), 2 if prompt else 1
+    guidance = make(refresh_every=8, prompt=prompt)
+    all_the_way = (LEVELS - 1) * (1 + per_step)
+    found = run(guidance, 9, generator)
+    work = [round(evaluations) for _, evaluations in found]
+    assert work[::2] == [all_the_way, all_the_way, 0, 0, all_the_way], "of cameras 0, 1, 0, 1, and 0 after 8 steps"
+    for evaluations in work[1::2]:
+        assert evaluations in [LEVELS - 1 + (LEVELS - level) * per_step for level in (2, 3)]
+    for gradient, _ in found:
+        assert torch.isfinite(gradient).all() and gradient[:, 8:24, 8:24].abs().max() > 0
+    figures = guidance.figures()
+    assert figures["fixed_distance"] > 0 and figures["random_distance"] > 0
+    assert guidance.state()["targets"].keys() == {"0", "1"}
+
+
+def test_a_flat_view_is_told_by_its_outline(caplog: pytest.LogCaptureFixture) -> None:
+    """And the log says so, once."""
+    guidance, generator = make(), torch.Generator().manual_seed(SEED)
+    guidance.cameras(0, generator)
+    tilted, flat = (guidance._depths(fake_render(generator, flat=flat)) for flat in (False, True))
+    guidance._depths(fake_render(generator, flat=True))
+    assert warnings(caplog) == ["RGSD: the depth of a render is flat; such views are told by their outlines"]
+    assert set(flat.unique().tolist()) == {-1.0, 1.0} and len(tilted.unique()) > 4
+    assert torch.equal(flat, make(depth="mask")._depths(fake_render(generator)))
+    with pytest.raises(InputError, match="depth of view 0: flat"):
+        ones = torch.ones(1, SIZE, SIZE, 1)
+        hifi123("depth").depth_channel(ones, ones, (8, 8), "distance")
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """All but that there is no prompt."""
+    return [
+        record.message for record in caplog.records if record.levelname == "WARNING" and "prompt" not in record.message
+    ]
+
+
+@pytest.mark.parametrize("depth", ["render", "mask"])
+@pytest.mark.parametrize("width", [0, 1])
+def test_a_turn_without_the_object_is_skipped(depth: str, width: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Out of sight, or flat and thinner than half a pixel of the latents: no end of the run, and a line in the log."""
+    guidance, generator = make(depth=depth), torch.Generator().manual_seed(SEED)
+
+    def thin(render: Render) -> Render:
+        opacity = render.opacity.clone()
+        opacity[0] = 0
+        opacity[0, 8:24, 8 : 8 + width] = 1
+        return replace(render, opacity=opacity, depth=3 * opacity)
+
+    for step in (0, 1):
+        render = thin(fake_render(generator, len(guidance.cameras(step, generator))))
+        loss = guidance.losses(render, step)["rgsd"]
+        (gradient,) = torch.autograd.grad(loss, render.foreground)
+        assert loss == 0 and not gradient.any()
+    said = [text for text in warnings(caplog) if "skipped" in text]
+    assert said == ["RGSD: a render shows no object, or less than a pixel of the latents; such turns are skipped"]
+    assert guidance.figures() == {"unet_evaluations": 0} and not guidance.state()["targets"]
+    render = fake_render(generator, len(guidance.cameras(2, generator)))
+    assert guidance.losses(render, 2)["rgsd"] > 0
+    if depth == "render":
+        unseen = make()
+        render = fake_render(generator, len(unseen.cameras(0, generator)))
+        render.opacity[1] = 0
+        with pytest.raises(InputError, match="RGSD: the camera of the picture does not see the shape"):
+            unseen.losses(render, 0)
+
+
+def test_without_a_prompt_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    make(prompt="owl")
+    assert "prompt" not in caplog.text
+    make()
+    assert "RGSD: no prompt, so guidance by text is off" in caplog.text
+
+
+def test_the_pictures_depth_is_asked_for_once() -> None:
+    guidance, generator = make(), torch.Generator().manual_seed(SEED)
+    first = guidance.cameras(0, generator)
+    torch.testing.assert_close(first.c2w[1], views().cameras.c2w[1])
+    guidance.losses(fake_render(generator, 2), 0)
+    assert len(guidance.cameras(1, generator)) == 1 and guidance.passes() == {"depth"}
+    by_mask = make(depth="mask")
+    assert len(by_mask.cameras(0, generator)) == 1 and not by_mask.passes()
+
+
+def system(steps: int = 6) -> CoarseToFine:
+    grid = {"levels": 4, "log2_table_size": 10, "base_resolution": 4, "finest_resolution": 16, "hidden": 16}
+    frozen = {"geometry.sdf": {"lr": 0}, "geometry.deformation": {"lr": 0}}
+    stage = {
+        "steps": steps,
+        "geometry": {"type": "dmtet", "resolution": 8, "grid": grid},
+        "renderer": "surface",
+        "guidance": {"texture": {"type": "hifi123-rgsd", **options()}},
+        "optimizer": {"groups": frozen},
+    }
+    return CoarseToFine(
+        parse({"stages": {"refine": stage}}, CoarseToFine.Config),
+        views=views(),
+        device=CPU,
+        seed=SEED % 2**31,
+        fabric=Fabric(accelerator="cpu", devices=1),
+    )
+
+
+def test_geometry_stays_texture_learns_and_a_resumed_stage_goes_on_exactly() -> None:
+    straight = system()
+    straight.enter("refine")
+    assert straight.scene is not None
+    before = copy.deepcopy(straight.scene.state_dict())
+    logged = [straight.step(step) for step in range(3)]
+    state = copy.deepcopy(straight.state())
+    logged += [straight.step(step) for step in range(3, 6)]
+    after = straight.scene.state_dict()
+    for name in ("geometry.sdf", "geometry.deformation"):
+        assert torch.equal(before[name], after[name]), f"{name} has moved"
+    assert not torch.equal(before["geometry.hash_field.table"], after["geometry.hash_field.table"])
+    assert {"texture/rgsd", "texture/unet_evaluations", "texture/random_distance"} <= logged[-1].keys()
+    assert logged[0]["loss"] == pytest.approx(logged[0]["texture/rgsd"]), "figures are no losses"
+    resumed = system()
+    resumed.enter("refine", state)
+    assert resumed.scene is not None
+    assert [resumed.step(step) for step in range(3, 6)] == logged[3:], f"seed {SEED}"
+    assert all(torch.equal(after[name], tensor) for name, tensor in resumed.scene.state_dict().items())
+
+
+def test_texture_moves_towards_a_stored_target() -> None:
+    """Plain gradient descent on a fixed camera's picture lowers its distance from the target."""
+    guidance, generator = make(), torch.Generator().manual_seed(SEED)
+    render = fake_render(generator, len(guidance.cameras(0, generator)))
+    losses = []
+    for step in (0, 4, 8, 12):
+        guidance.cameras(step, generator)
+        loss = guidance.losses(render, step)["rgsd"]
+        (gradient,) = torch.autograd.grad(loss, render.foreground)
+        losses.append(loss.item())
+        pace = 0.02 * loss.item() / gradient.square().sum()  # lowers a linear function by a fiftieth
+        render = replace(render, foreground=(render.foreground - pace * gradient).detach().requires_grad_())
+    assert all(later < earlier for earlier, later in itertools.pairwise(losses)), f"{losses}, seed {SEED}"
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "long prompt": ({"prompt": "a" * TOKENS}, rf"texture\.prompt: {TOKENS} tokens, the text encoder takes at most"),
+    "layers": ({"last_layers": 9}, r"texture\.last_layers: wanted 1 to 7"),
+    "no state": ({"timesteps": [600, 700]}, r"texture\.timesteps: no state of 100 steps .* multiples of 10 up to 20"),
+    "levels": ({"levels": 2}, r"texture\.levels: wanted 3 to 100, got 2"),
+    "no fixed camera": ({"fixed_azimuths_deg": []}, r"texture\.fixed_azimuths_deg: wanted at least one"),
+    "elevation": ({"elevations_deg": [0, 90]}, r"texture\.elevations_deg: wanted -89 to 89, got 90"),
+    "elevations": (
+        {"elevations_deg": [60, -10]},
+        r"texture\.elevations_deg: wanted the lower value first, got 60, -10",
+    ),
+    "timesteps": ({"timesteps": [500, 50]}, r"texture\.timesteps: wanted the lower value first, got 500, 50"),
+    "timestep": ({"timesteps": [0, 1000]}, r"texture\.timesteps: wanted 0 to 999, got 1000"),
+    "no folder": (
+        {"prior": {"type": "sd2-depth", "weights": "nowhere"}},
+        r"texture\.prior\.weights: nowhere: no such folder",
+    ),
+}
+
+
+@pytest.mark.parametrize(("others", "message"), BAD.values(), ids=BAD)
+def test_bad_input(others: dict[str, Any], message: str) -> None:
+    """Told with the options: before views are made, of which guidance is built."""
+    with pytest.raises(InputError, match=message) as error:
+        parse(options(**others), CLS.Config, "texture")
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_is_opened_with_the_options(written: Path, tmp_path: Path) -> None:
+    spoiled = Path(shutil.copytree(written, tmp_path / "spoiled"))
+    (spoiled / "tokenizer" / "merges.txt").unlink()
+    with pytest.raises(InputError, match=r"texture\.prior\.weights: .*merges\.txt: no such file or folder; stable-"):
+        parse(options(prior={"type": "sd2-depth", "weights": str(spoiled)}), CLS.Config, "texture")
+
+
+def test_lost_detail_of_the_picture_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    config = parse(options(), CLS.Config, "texture")
+    for size, count in ((SIZE, 0), (48, 1)):
+        CLS(config, views=views(size), device=CPU)
+        assert len(warnings(caplog)) == count
+    assert warnings(caplog)[0].startswith(
+        "RGSD: views of 48x48 pixels are reduced to the 32x32 that the model works at"
+    )
+
+
+@pytest.mark.parametrize("given", [None, sphere_views(3, SIZE)], ids=["no views", "no picture"])
+def test_without_a_picture(given: ReferenceViews | None) -> None:
+    with pytest.raises(InputError, match="needs an input picture"):
+        CLS(parse(options(), CLS.Config, "texture"), views=given, device=CPU)

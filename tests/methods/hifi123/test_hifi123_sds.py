@@ -1,0 +1,173 @@
+"""Plain score distillation by the depth-conditioned model: its gradient, and that texture learns by it alone."""
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.tiny_hifi123 import TOKENS, hifi123, write_tiny_folder
+from helpers.tiny_scenes import sphere_views
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from liftstudio.core import registry
+from liftstudio.core.config import parse
+from liftstudio.core.errors import InputError
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.data.render import Render
+from liftstudio.priors.samplers import scaled_linear_alpha_bars
+from liftstudio.systems.coarse_to_fine import CoarseToFine
+
+SEED = int.from_bytes(os.urandom(4), "little")
+CPU = torch.device("cpu")
+SIZE = 32
+CLS = registry.find("depth-sds", "guidance")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_folder(tmp_path_factory.mktemp("hifi123") / "tiny", SEED)
+
+
+@pytest.fixture(autouse=True)
+def _here(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(written.parent)
+
+
+def options(**others: Any) -> dict[str, Any]:
+    return {"prior": {"type": "sd2-depth", "weights": "tiny"}, **others}
+
+
+def views() -> ReferenceViews:
+    return replace(sphere_views(3, SIZE), prompt=1)
+
+
+def make(**others: Any) -> Any:
+    return CLS(parse(options(**others), CLS.Config, "texture"), views=views(), device=CPU)
+
+
+def fake_render(generator: torch.Generator, count: int) -> Render:
+    """A random texture on a tilted square."""
+    opacity = torch.zeros(count, SIZE, SIZE, 1)
+    opacity[:, 8:24, 8:24] = 1
+    foreground = torch.rand(count, SIZE, SIZE, 3, generator=generator) * opacity
+    depth = (3 + torch.linspace(0, 1, SIZE)[:, None, None]).expand_as(opacity) * opacity
+    return Render(foreground + 1 - opacity, foreground.requires_grad_(), opacity, depth=depth)
+
+
+@pytest.mark.parametrize("prompt", ["", "owl"])
+def test_gradient_is_that_of_score_distillation(prompt: str) -> None:
+    """(1 - alpha_bar) (eps_hat - eps) on the object's latents, over their number, through the encoder alone.
+
+    Without a prompt nothing is guided, whatever the scale.
+    """
+    generator, count = torch.Generator().manual_seed(SEED), 2
+    guidance = make(prompt=prompt, guidance_scale=5.0, views_per_step=[count], least_noise=0.3, most_noise=0.6)
+    cameras = guidance.cameras(0, generator)
+    assert len(cameras) == count and cameras.width == SIZE
+    torch.testing.assert_close(cameras.distance, views().cameras.distance[:count])
+    render = fake_render(generator, count)
+    loss = guidance.losses(render, 0)["sds"]
+    (found,) = torch.autograd.grad(loss, render.foreground)
+
+    score, prior = guidance.prior, guidance.prior.model
+    latents = prior.encode(render.foreground + 0.5 * (1 - render.opacity))
+    bars = scaled_linear_alpha_bars()
+    alpha_bar = 1 / (1 + guidance._sigma**2)
+    timestep = int((bars - alpha_bar).abs().argmin())
+    assert 299 <= timestep <= 601
+    noisy = alpha_bar**0.5 * latents.detach() + (1 - alpha_bar) ** 0.5 * guidance._noise
+    depths = hifi123("depth").depth_channel(render.depth, render.opacity, (8, 8), "distance")
+    scale = 5.0 if prompt else 1.0
+    with torch.no_grad():
+        epsilon = hifi123("denoising").guided_epsilon(prior.unet, noisy, timestep, depths, prior.prompts(prompt), scale)
+    mask = F.avg_pool2d(render.opacity.permute(0, 3, 1, 2), 4)
+    push = (1 - alpha_bar) * mask * (epsilon - guidance._noise) / latents.numel()
+    (wanted,) = torch.autograd.grad(latents, render.foreground, push)
+    # The estimate of x0 and back, in float32: eps is recovered from values some times larger.
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item(), msg=f"seed {SEED}")
+    assert wanted.abs().max() > 0 and score.guidance_scale == (7.5 if prompt else 1.0)
+
+
+@pytest.mark.parametrize("prompt", ["", "owl"])
+def test_the_networks_work_is_counted(prompt: str) -> None:
+    """Images per step: two of each view if it is guided; a resumed run goes on counting."""
+    generator, guidance = torch.Generator().manual_seed(SEED), make(prompt=prompt, guidance_scale=7.5)
+    assert guidance.figures() == {"unet_evaluations": 0}
+    for step in range(2):
+        guidance.losses(fake_render(generator, len(guidance.cameras(step, generator))), step)
+    assert guidance.figures() == {"unet_evaluations": 2 if prompt else 1}
+    resumed = make(prompt=prompt)
+    resumed.load_state(guidance.state())
+    assert resumed.figures() == guidance.figures()
+
+
+def test_flat_views_and_those_without_object(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The former are told by their outlines, the latter skipped, and the log says each once."""
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+    generator, guidance = torch.Generator().manual_seed(SEED), make()
+    for step in range(2):
+        guidance.cameras(step, generator)
+        render = fake_render(generator, 1)
+        assert guidance.losses(replace(render, depth=3 * render.opacity), step)["sds"] > 0
+        unseen = replace(render, opacity=torch.zeros_like(render.opacity))
+        loss = guidance.losses(unseen, step)["sds"]
+        (gradient,) = torch.autograd.grad(loss, render.foreground)
+        assert loss == 0 and not gradient.any()
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.partition(";")[0] for text in said] == [
+        "SDS: the depth of a render is flat",
+        "SDS: a render shows no object, or less than a pixel of the latents",
+    ]
+
+
+def test_the_prior_codes_pictures() -> None:
+    score, generator = make().prior, torch.Generator().manual_seed(SEED)
+    images = torch.rand(2, SIZE, SIZE, 3, generator=generator)
+    latents = score.encode(images, torch.ones(2, SIZE, SIZE, 1))
+    assert latents.shape == (2, *score.latent_shape)
+    decoded, masks = score.decode(latents)
+    assert decoded.shape == images.shape and masks is None
+    assert not score.recognizes(None)
+
+
+def test_texture_learns_and_geometry_stays() -> None:
+    grid = {"levels": 4, "log2_table_size": 10, "base_resolution": 4, "finest_resolution": 16, "hidden": 16}
+    stage = {
+        "steps": 2,
+        "geometry": {"type": "dmtet", "resolution": 8, "grid": grid},
+        "renderer": "surface",
+        "guidance": {"texture": {"type": "depth-sds", **options()}},
+        "optimizer": {"groups": {"geometry.sdf": {"lr": 0}, "geometry.deformation": {"lr": 0}}},
+    }
+    config = parse({"stages": {"refine": stage}}, CoarseToFine.Config)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    system = CoarseToFine(config, views=views(), device=CPU, seed=SEED % 2**31, fabric=fabric)
+    system.enter("refine")
+    assert system.scene is not None
+    before = {name: tensor.clone() for name, tensor in system.scene.state_dict().items()}
+    logged = [system.step(step) for step in range(2)]
+    after: dict[str, Tensor] = system.scene.state_dict()
+    assert torch.equal(before["geometry.sdf"], after["geometry.sdf"])
+    assert not torch.equal(before["geometry.hash_field.table"], after["geometry.hash_field.table"])
+    assert all(entry["texture/sds"] > 0 for entry in logged)
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "long prompt": ({"prompt": "a" * TOKENS}, rf"texture\.prompt: {TOKENS} tokens, the text encoder takes at most"),
+    "no folder": ({"prior": {"type": "sd2-depth", "weights": "nowhere"}}, r"prior\.weights: nowhere: no such folder"),
+    "noise": ({"least_noise": 0.9, "most_noise": 0.5}, r"texture\.least_noise: wanted at most most_noise"),
+    "another prior": ({"prior": {"type": "toys", "weights": "x"}}, "unknown depth-prior 'toys'"),
+}
+
+
+@pytest.mark.parametrize(("others", "message"), BAD.values(), ids=BAD)
+def test_bad_input(others: dict[str, Any], message: str) -> None:
+    """Told with the options, before views are made."""
+    with pytest.raises(InputError, match=message) as error:
+        parse(options(**others), CLS.Config, "texture")
+    assert "\n" not in str(error.value)

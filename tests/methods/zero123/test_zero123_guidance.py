@@ -1,0 +1,139 @@
+"""Score distillation at relative cameras: its views, noise and losses; Zero-1-to-3's network and the toys."""
+
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.tiny_scenes import sphere_views
+from helpers.tiny_text2image import write_tiny_stable_diffusion
+from helpers.tiny_zero123 import SIZE, write_tiny_zero123
+from torch import Tensor
+
+from liftstudio.core.config import Block
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import find
+from liftstudio.core.schedules import Schedule
+from liftstudio.data.images import resize_smooth
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.data.render import Render
+from liftstudio.priors.distillation import sds_weight
+
+SEED = int.from_bytes(os.urandom(4), "little")
+CPU = torch.device("cpu")
+DEVIATION = 2.2  # Kolmogorov-Smirnov distance times sqrt(n): beyond it with a probability of 1e-4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_zero123(tmp_path_factory.mktemp("zero123") / "tiny", SEED)
+
+
+def tiny(folder: Path) -> Block:
+    return Block("prior", "zero123", find("zero123", "prior").Config(str(folder), resolution=SIZE))
+
+
+def toys() -> Block:
+    return Block("prior", "auto", find("auto", "prior").Config("asset://priors/toys"))
+
+
+def with_picture(size: int = SIZE) -> ReferenceViews:
+    return replace(sphere_views(3, size), prompt=2)
+
+
+def make(prior: Block, size: int = SIZE, **options: Any) -> Any:
+    cls = find("zero123-sds", "guidance")
+    return cls(cls.Config(prior=prior, **options), views=with_picture(size), device=CPU)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(SEED)
+
+
+def render_of(rgba: Tensor) -> Render:
+    rgb, opacity = rgba.split([3, 1], dim=-1)
+    foreground = rgb * opacity
+    return Render(foreground + 1 - opacity, foreground, opacity)
+
+
+def distance_to(values: Tensor, low: float, high: float) -> float:
+    """Kolmogorov-Smirnov distance times sqrt(n) to the uniform distribution."""
+    ranked = (values.double().sort().values - low) / (high - low)
+    ranks = torch.arange(1, len(ranked) + 1, dtype=torch.float64) / len(ranked)
+    return (ranks - ranked).abs().max().item() * math.sqrt(len(ranked))
+
+
+def test_cameras(folder: Path) -> None:
+    """All around at the picture's distance and lens, elevations as asked for, both uniform by angle."""
+    guidance = make(tiny(folder), views_per_step=[600], elevations_deg=(-10.0, 60.0), resolution=[20])
+    cameras, picture = guidance.cameras(0, generator()), with_picture().cameras[2:]
+    assert (cameras.width, cameras.height, len(cameras)) == (20, 20, 600)
+    torch.testing.assert_close(cameras.distance, picture.distance.expand(600))
+    torch.testing.assert_close(cameras.fov_deg, picture.fov_deg.expand(600))
+    assert distance_to(cameras.azimuth_deg, 0, 360) < DEVIATION, SEED
+    assert distance_to(cameras.elevation_deg, -10, 60) < DEVIATION, SEED
+
+
+def test_noise_and_size_follow_the_step(folder: Path) -> None:
+    noise = {"least_noise": Schedule.constant(0.2), "most_noise": Schedule.parse([0, 0.6, 0.3, 100])}
+    guidance = make(tiny(folder), **noise, resolution=[8, 16], resolution_milestones=[50], views_per_step=[1, 3])
+    levels, draw = guidance.prior.levels, generator()
+    for step, most, size, count in ((0, 600, 8, 1), (100, 300, 16, 3)):
+        steps = []
+        for _ in range(300):
+            cameras = guidance.cameras(step, draw)
+            steps.append(int((levels - guidance._sigma).abs().argmin()))
+        assert (cameras.width, len(cameras)) == (size, count)
+        assert min(steps) >= 200 and max(steps) <= most and max(steps) - min(steps) > 0.9 * (most - 200), SEED
+
+
+@pytest.mark.parametrize("name", ["zero123", "toys"])
+def test_losses_by_hand(folder: Path, name: str) -> None:
+    """DreamFusion's gradient; each view is the prior's estimate of it alone, the toys' too."""
+    guidance = make(toys() if name == "toys" else tiny(folder), views_per_step=[2], guidance_scale=5.0)
+    assert len(guidance.cameras(0, generator())) == 2
+    prior, sigma = guidance.prior, guidance._sigma
+    size = prior.resolution
+    rgba = torch.rand(2, size, size, 4, generator=generator(), requires_grad=True)
+    render = render_of(rgba)
+    (gradient,) = torch.autograd.grad(guidance.losses(render, 0)["sds"], rgba, retain_graph=True)
+    latents = prior.encode(resize_smooth(render.over(1.0), size, size), render.opacity)
+    noisy = latents.detach() + sigma * guidance._noise
+    five = torch.full((1,), 5.0)
+    clean = torch.cat(
+        [prior.denoise(noisy[i : i + 1], sigma, guidance.condition, guidance._views[i : i + 1], five) for i in range(2)]
+    )
+    weighted = sds_weight(sigma) * (latents.detach() - clean) / sigma / latents.numel()
+    (wanted,) = torch.autograd.grad(latents, rgba, weighted)
+    tolerance = 1e-3 * wanted.abs().max().item()
+    torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=tolerance, msg=f"seed {SEED}")
+
+
+def test_what_suits_the_prior(folder: Path) -> None:
+    """Zero-1-to-3 is guided by 3 unless asked otherwise."""
+    assert make(tiny(folder)).guidance_scales(1).tolist() == [3.0]
+    assert make(toys()).guidance_scales(1).tolist() == [1.0]
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"views_per_step": [0]}, "views_per_step: wanted 1 or more"),
+    ({"elevations_deg": (60.0, -10.0)}, "elevations_deg: wanted the lower value first, got 60, -10"),
+    ({"elevations_deg": (0.0, 95.0)}, "elevations_deg: wanted -89 to 89"),
+    ({"least_noise": Schedule.constant(0.99)}, "least_noise: wanted at most most_noise"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG)
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        find("zero123-sds", "guidance").Config(prior=toys(), **options)
+
+
+def test_a_prior_of_text_alone_is_refused(tmp_path: Path) -> None:
+    write_tiny_stable_diffusion(tmp_path / "sd", SEED)
+    config = find("stable-diffusion", "prior").Config(str(tmp_path / "sd"), prompt="a cat")
+    with pytest.raises(InputError, match=r"prior: Stable Diffusion \(sd\) does not make a single view of a picture"):
+        make(Block("prior", "stable-diffusion", config))

@@ -1,0 +1,173 @@
+"""Weight files by name, and the prior that recognises them."""
+
+import os
+import re
+from argparse import Namespace
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from liftstudio.cli.catalog import catalog
+from liftstudio.core.config import Block, parse
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import find, load_methods
+from liftstudio.core.weights import Weights, load_module, open_weights
+from liftstudio.priors.opening import open_prior
+
+CPU = torch.device("cpu")
+SEED = int.from_bytes(os.urandom(4), "little")
+
+
+@pytest.fixture
+def state() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(SEED)
+    return {"a.weight": torch.randn(3, 4, generator=generator), "a.bias": torch.randn(3, generator=generator)}
+
+
+def test_files_of_both_kinds(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    save_file(state, tmp_path / "x.safetensors", metadata={"note": "yes"})
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "x.ckpt")
+    torch.save(state, tmp_path / "x.pt")
+    for name in ("x.safetensors", "x.ckpt", "x.pt"):
+        weights = open_weights(str(tmp_path / name))
+        assert weights.path == tmp_path / name
+        assert weights.shapes == {"a.weight": (3, 4), "a.bias": (3,)} and "a.bias" in weights
+        assert all(torch.equal(weights[key], tensor) for key, tensor in state.items())
+    assert Weights(tmp_path / "x.safetensors").metadata == {"note": "yes"}
+
+
+def test_a_folder_stands_for_the_one_file_in_it(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(InputError, match="no weight file there"):
+        open_weights(str(tmp_path))
+    save_file(state, tmp_path / "b.safetensors")
+    (tmp_path / "README.md").write_text("about")
+    assert open_weights(str(tmp_path)).path.name == "b.safetensors"
+    save_file(state, tmp_path / "c.safetensors")
+    with pytest.raises(InputError, match=r"several weight files there; name one, for example .*/b\.safetensors"):
+        open_weights(str(tmp_path))
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("touch was-here",)
+
+
+def test_what_is_no_weight_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.safetensors").write_text("hello")
+    torch.save({"a": Malicious()}, tmp_path / "code.pt")
+    torch.save({"epoch": 1}, tmp_path / "empty.pt")
+    for name, message in (
+        ("text.safetensors", "not a readable weight file"),
+        ("code.pt", r"code\.pt: it holds other Python objects than tensors \(\w+\.system\), which are not loaded"),
+        ("empty.pt", "wanted a table of tensors"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_weights(name)
+    assert not (tmp_path / "was-here").exists()
+
+
+def test_a_checkpoint_with_other_objects_is_read_once_saved_as_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: dict[str, torch.Tensor]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": state, "hyper_parameters": Namespace(lr=1)}, "x.ckpt")
+    with pytest.raises(InputError, match=r"\(argparse\.Namespace\), which are not loaded") as refusal:
+        open_weights("x.ckpt")
+    (script,) = re.findall('python -c "(.*)"', str(refusal.value))
+    exec(script, {})
+    assert open_weights("weights.ckpt").shapes == {"a.weight": (3, 4), "a.bias": (3,)}
+
+
+@pytest.mark.parametrize(
+    "text", ["x.safetensors", "here/x.safetensors", "asset://no/such", "/no/such/file", "here/x/y"]
+)
+def test_a_missing_file_says_where_it_is_published(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"^{text}: no such file or folder; published at nowhere$"):
+        open_weights(text, "published at nowhere")
+
+
+def test_names_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: dict[str, torch.Tensor]) -> None:
+    """Without a network: what was downloaded before is found, and what was not is one line."""
+    from huggingface_hub import constants
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    repository = tmp_path / "cache" / "models--owner--name"
+    for folder in ("refs", "snapshots/0123abcd"):
+        (repository / folder).mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0123abcd")
+    save_file(state, repository / "snapshots" / "0123abcd" / "x.safetensors")
+    assert open_weights("owner/name/x.safetensors").shapes["a.bias"] == (3,)
+    for text in ("owner/name/y.safetensors", "owner/other"):
+        with pytest.raises(InputError, match=rf"^{text}: no such file, and not to be had from the Hugging Face hub \("):
+            open_weights(text)
+
+
+def test_load_module_casts_and_freezes(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    save_file(state, tmp_path / "x.safetensors")
+    weights = open_weights(str(tmp_path / "x.safetensors"))
+    with torch.device("meta"):
+        module = nn.Linear(3, 4)
+    keys = {"weight": ("a.weight", torch.t), "bias": "a.bias"}
+    with pytest.raises(InputError, match=r"'a\.bias' has shape \[3\]; 'bias' of the network has \[4\]"):
+        load_module(module, weights, keys, torch.bfloat16, CPU)
+    with torch.device("meta"):
+        module = nn.Linear(3, 4, bias=False)
+    load_module(module, weights, keys, torch.bfloat16, CPU)
+    assert torch.equal(module.weight, state["a.weight"].T.bfloat16())
+    assert not module.weight.requires_grad and not module.training
+    with torch.device("meta"):
+        module = nn.Linear(4, 3)
+    with pytest.raises(InputError, match="the weight 'weight' is missing"):
+        load_module(module, weights, {"bias": "a.bias"}, torch.float32, CPU)
+
+
+def test_foreign_weights_belong_to_no_prior(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    load_methods()
+    save_file(state, tmp_path / "x.safetensors")
+    block = parse(
+        {"prior": {"type": "auto", "weights": str(tmp_path / "x.safetensors")}}, dict[str, Annotated[Block, "prior"]]
+    )
+    with pytest.raises(InputError, match=r"x\.safetensors: weights of no known prior; known: .*sv3d"):
+        open_prior(block["prior"], CPU)
+
+
+PUBLISHERS = ("stabilityai/sv3d", "liuyuan-pal/SyncDreamer", "Peng-Wang/ImageDream")
+
+
+@pytest.mark.parametrize(
+    ("name", "publishers"),
+    [
+        ("missing.safetensors", PUBLISHERS),
+        ("ckpt", PUBLISHERS),  # a part of a name is not one
+        ("", PUBLISHERS),
+        ("here/sv3d_p.safetensors", PUBLISHERS[:1]),
+        ("syncdreamer-pretrain.ckpt", PUBLISHERS[1:2]),
+        ("/no/such/sd-v2.1-base-4view.pt", PUBLISHERS[2:]),
+    ],
+)
+def test_a_missing_file_of_an_unknown_kind_names_its_source(
+    name: str, publishers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All sources, unless some of them have a file of that name."""
+    load_methods()
+    monkeypatch.chdir(tmp_path)
+    options = find("auto", "prior").Config(weights=name)
+    with pytest.raises(InputError, match=r"(no such file or folder|no weight file there).*; ") as error:
+        open_prior(Block("prior", "auto", options), CPU)
+    assert [publisher for publisher in PUBLISHERS if publisher in str(error.value)] == list(publishers)
+
+
+def test_the_listing_has_the_priors() -> None:
+    load_methods()
+    listing = catalog("prior")
+    assert "sv3d  Stability AI's SV3D" in listing and "auto  The prior that recognises the weight file" in listing
+    assert "guide_in_one_batch: true or false = false  # both halves of guidance at once" in listing

@@ -1,0 +1,155 @@
+"""What the bundled priors with a volume inside have in common: views, what is dropped, and their weight files."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from liftstudio.core.config import Block
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import find
+from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.priors.base import ImagePrompt
+from liftstudio.priors.objects.network import Size as ObjectsSize
+from liftstudio.priors.opening import open_prior
+from liftstudio.priors.projections import projections
+from liftstudio.priors.toys.network import Size as ToysSize
+from liftstudio.priors.volume_prior import RESOLUTION
+from liftstudio.training.data import DataConfig, Sample, draw_sample
+from liftstudio.training.objects_task import ObjectsTask
+from liftstudio.training.toys_task import ToysTask
+from liftstudio.training.volume_task import VolumeTask
+
+TINY = {
+    ToysTask: ToysSize(
+        grid=8, widths=(8, 16, 32), down=(0, 1), middle=2, up=(1, 1), image_widths=(8, 8, 16, 16), view_width=8,
+        color_features=3, embedding=16,
+    ),
+    ObjectsTask: ObjectsSize(
+        planes=12, color_planes=3, view_planes=4, full=8, head=16, widths=(8, 16, 32), down=(1, 1), middle=2,
+        up=(1, 1), embedding=16,
+    ),
+}  # fmt: skip
+SEED = int.from_bytes(os.urandom(4), "little")
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    print(f"seed {SEED}")  # noqa: T201  shown when a test fails
+    return torch.Generator().manual_seed(SEED)
+
+
+def build(task: type[VolumeTask], **options: Any) -> VolumeTask:
+    return task(task.Config(**options), DataConfig(), torch.float32)
+
+
+@pytest.fixture(params=list(TINY), ids=["toys", "objects"])
+def task(request: pytest.FixtureRequest, generator: torch.Generator) -> VolumeTask:
+    """Its network has random weights everywhere, so that nothing is hidden by a zero."""
+    made = build(request.param, size=TINY[request.param])
+    with torch.no_grad():
+        for parameter in made.network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return made
+
+
+def random_cameras(count: int, generator: torch.Generator) -> Cameras:
+    """Pinholes around the origin, with unequal focal lengths and principal points off the centre."""
+    azimuth, elevation, distance = torch.rand(3, count, generator=generator)
+    size = (RESOLUTION, RESOLUTION)
+    cameras = orbit_cameras(360 * azimuth, 160 * elevation - 80, 2.5 + 2 * distance, 40.0, *size)
+    return replace(cameras, fx=cameras.fx * 1.3, cx=cameras.cx + 3.3, cy=cameras.cy - 2.7)
+
+
+def inputs(views: int, generator: torch.Generator) -> list[Tensor]:
+    """Arguments of `volumes` for two objects: picture, its projection, and those of `lift`."""
+    matrices = projections(random_cameras(2 * views + 2, generator))
+    images = torch.rand(2, 4, RESOLUTION, RESOLUTION, generator=generator) * 2 - 1
+    noisy = 3 * torch.randn(2, views, 4, RESOLUTION, RESOLUTION, generator=generator)
+    sigma, yes = torch.tensor([3.0, 20.0]), torch.ones(2, dtype=torch.bool)
+    return [images, matrices[:2], noisy, matrices[2:].unflatten(0, (2, views)), sigma, yes, yes]
+
+
+@torch.no_grad()
+def volumes(task: VolumeTask, given: list[Tensor]) -> Tensor:
+    """Density, occupancy and colour of both objects, [2, N]."""
+    network = task.network
+    made = network.lift(network.look(*given[:2]), *given[2:])
+    color = made.color if isinstance(task, ObjectsTask) else made.color_features
+    return torch.cat([part.flatten(1) for part in (made.density, made.occupancy, color)], dim=1)
+
+
+def test_the_order_of_the_views_does_not_matter_but_each_view_does(
+    task: VolumeTask, generator: torch.Generator
+) -> None:
+    given = inputs(4, generator)
+    first = volumes(task, given)
+    order = torch.tensor([2, 0, 3, 1])
+    reordered = volumes(task, [*given[:2], given[2][:, order], given[3][:, order], *given[4:]])
+    torch.testing.assert_close(reordered, first, atol=1e-4, rtol=1e-4)  # sums in another order
+    swapped = volumes(task, [*given[:2], given[2][:, order], *given[3:]])  # images at each other's cameras
+    assert (swapped - first).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("views", [1, 2, 7])
+def test_any_number_of_views(task: VolumeTask, views: int, generator: torch.Generator) -> None:
+    found = volumes(task, inputs(views, generator))
+    assert len(found) == 2 and torch.isfinite(found).all()
+
+
+def test_what_is_dropped_is_not_looked_at(task: VolumeTask, generator: torch.Generator) -> None:
+    given = inputs(3, generator)
+    no, only_first = torch.zeros(2, dtype=torch.bool), torch.tensor([True, False])
+    for index, flags in ((0, 5), (2, 6)):  # picture, views
+        other = list(given)
+        other[index] = -given[index]
+        assert not torch.allclose(volumes(task, other), volumes(task, given), atol=1e-3)
+        for each in (given, other):
+            each[flags] = no
+        torch.testing.assert_close(volumes(task, other), volumes(task, given), atol=0, rtol=0)
+        for each in (given, other):
+            each[flags] = only_first
+        same = (volumes(task, other) - volumes(task, given)).abs().amax(1) == 0
+        assert same.tolist() == [False, True]
+        given[flags] = ~no
+
+
+def prompt_of(sample: Sample) -> ImagePrompt:
+    return ImagePrompt(sample.prompt[..., :3], sample.prompt[..., 3:], sample.rig.prompt)
+
+
+def test_a_saved_network_is_recognised_and_gives_the_same(
+    task: VolumeTask, generator: torch.Generator, tmp_path: Path
+) -> None:
+    path = tmp_path / "tiny.safetensors"
+    task.save(task.network, path)
+    sample = draw_sample("toy", SEED, DataConfig(), 2, generator)
+    options = find("auto", "prior").Config(weights=str(path), precision="float32")
+    opened: Any = open_prior(Block("prior", "auto", options), torch.device("cpu"))
+    assert isinstance(opened, task.prior_type) and opened.network.size == TINY[type(task)]
+    noisy = opened.encode(sample.images[..., :3], sample.images[..., 3:])
+    noisy = noisy + 2 * torch.randn(noisy.shape, generator=generator)
+    results = [
+        prior.denoise(noisy, 2.0, prior.condition(prompt_of(sample)), sample.rig.views)
+        for prior in (opened, task.prior_type.around(task.network))
+    ]
+    torch.testing.assert_close(*results, atol=0.03, rtol=0)  # weights in half precision: 5e-4 of each, some 20 layers
+    assert results[0].shape == (2, 4, RESOLUTION, RESOLUTION)
+    with pytest.raises(InputError, match=r"another size than task\.size"):
+        build(type(task)).load(str(path))
+    again = build(type(task), size=TINY[type(task)])
+    again.load(str(path))
+    halved = {key: value.half().float() for key, value in task.network.state_dict().items()}
+    assert all(torch.equal(value, halved[key]) for key, value in again.network.state_dict().items())
+    assert all(parameter.requires_grad for parameter in again.network.parameters())
+
+
+def test_another_priors_weights_are_refused(task: VolumeTask, tmp_path: Path) -> None:
+    task.save(task.network, tmp_path / "tiny.safetensors")
+    (other,) = set(TINY) - {type(task)}
+    with pytest.raises(InputError, match=f"not weights of the prior '{other.prior_type.note}'"):
+        build(other).load(str(tmp_path / "tiny.safetensors"))

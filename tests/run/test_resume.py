@@ -1,0 +1,143 @@
+"""A run that is killed or stopped at any moment goes on to the very bytes of one that never stopped."""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers.paths import ROOT
+from helpers.tiny_project import make_project
+
+from liftstudio.core.checkpoints import Checkpoints, read_verified
+
+# Checkpoints of 8 MB at every step: about half of the moments are inside the writing of one.
+OPTIONS = ["data.path=capture", "device=cpu", "checkpoint.every=1", "system.ballast=2000000", "system.steps=20"]
+MEASURED = {"seconds_per_step", "memory_gb"}  # columns of log.csv that differ from run to run
+
+
+def launch(*arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "launch.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def start(tag: str) -> subprocess.Popen[str]:
+    return launch("--config", "tiny.yaml", "--train", *OPTIONS, f"tag={tag}")
+
+
+def resume(tag: str) -> subprocess.Popen[str]:
+    return launch("--config", f"runs/tiny/{tag}/config.yaml", "--resume")
+
+
+def wait_for_steps(folder: Path, process: subprocess.Popen[str], seconds: float) -> None:
+    """Until the run has a checkpoint newer than it had, then `seconds` more."""
+    begin = time.time()
+    known = set(folder.glob("checkpoints/step-*"))
+    while not set(folder.glob("checkpoints/step-*")) - known and process.poll() is None:
+        assert time.time() - begin < 120
+        time.sleep(0.01)
+    time.sleep(seconds)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return errors
+
+
+def result(folder: Path) -> dict[str, object]:
+    """All that must not depend on whether the run was stopped."""
+    last = read_verified(Checkpoints(folder / "checkpoints").paths()[0])
+    with (folder / "log.csv").open() as file:
+        rows = [{k: v for k, v in row.items() if k not in MEASURED} for row in csv.DictReader(file)]
+    exported = {path.name: path.read_bytes() for path in (folder / "export").iterdir()}
+    state = last["system"]
+    tensors = [state["parameters"], state["generator"], last["random"]["torch"]]
+    return {
+        "place": (last["stage"], last["step"]),
+        "tensors": [tensor.numpy().tobytes() for tensor in tensors],
+        "python": last["random"]["python"],
+        "log": rows,
+        "export": exported,
+    }
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """The result of a run that was never stopped."""
+    folder = tmp_path_factory.mktemp("straight")
+    make_project(folder, extension=True)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        finish(start("straight"))
+    finally:
+        os.chdir(before)
+    return result(folder / "runs" / "tiny" / "straight")
+
+
+def test_killed_at_random_moments(project_with_extension: Path, straight: dict[str, object]) -> None:
+    folder = project_with_extension / "runs" / "tiny" / "killed"
+    process = start("killed")
+    for _ in range(3):
+        wait_for_steps(folder, process, random.uniform(0, 0.6))
+        process.kill()
+        process.communicate()
+        (folder / "images" / ".000001.0123456789ab.tmp.png").touch()  # what a kill at the worst moment leaves
+        process = resume("killed")
+    finish(process)
+    assert result(folder) == straight
+    assert not list(folder.rglob("*.tmp*")), "a killed write is left over"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_signal(number: signal.Signals, project_with_extension: Path, straight: dict[str, object]) -> None:
+    folder = project_with_extension / "runs" / "tiny" / "stopped"
+    process = start("stopped")
+    wait_for_steps(folder, process, random.uniform(0, 0.3))
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 3, errors
+    assert f"--config runs/tiny/stopped{os.sep}config.yaml --resume" in errors and len(errors.splitlines()) == 1
+    torn = Checkpoints(folder / "checkpoints").paths()[0]
+    torn.write_bytes(torn.read_bytes()[:-1000])
+    errors = finish(resume("stopped"))
+    assert "torn" in errors and "using the one before" in errors
+    assert result(folder) == straight
+
+
+def test_second_interrupt_stops_at_once(project_with_extension: Path) -> None:
+    folder = project_with_extension / "runs" / "tiny" / "twice"
+    process = launch(
+        "--config", "tiny.yaml", "--train", "data.path=capture", "tag=twice", "system.seconds=90", "checkpoint.every=1"
+    )
+    while not folder.exists():
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    begin = time.time()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)  # the step would take longer, and a busy machine takes some seconds
+    assert process.returncode == 3 and "--resume" in errors and time.time() - begin < 60
+
+
+def test_resume_of_a_finished_run_exports_again(project_with_extension: Path) -> None:
+    finish(launch("--config", "tiny.yaml", "--train", "data.path=capture", "tag=done"))
+    folder = project_with_extension / "runs" / "tiny" / "done"
+    before = result(folder)
+    for path in (folder / "export").iterdir():
+        path.unlink()
+    (project_with_extension / "capture").rename(project_with_extension / "moved")  # the run has its own copy
+    finish(resume("done"))
+    assert result(folder) == before

@@ -1,0 +1,72 @@
+"""The real coarse-to-fine run, killed in both stages and while checkpoints are written: same mesh and texture bytes."""
+
+import os
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers.tiny_project import write_capture
+from helpers.paths import ROOT
+from test_resume import finish, launch, wait_for_steps
+
+NAME = "reconstruct-views"
+# A checkpoint at every step: with the hash table and Adam's state (12 MB) about half the time goes into writing them.
+OPTIONS = [
+    "data.path=capture",
+    "device=cpu",
+    "checkpoint.every=1",
+    "views.held_out=[]",
+    "system.light=spherical-gaussians",
+    "system.stages.coarse.steps=14",
+    "system.stages.coarse.renderer.grid_resolution=16",
+    "system.stages.fine.steps=14",
+    "system.stages.fine.geometry.resolution=16",
+    "test.frames=1",
+    "test.size=16",
+    "test.stills=0",
+    "log.tensorboard=false",
+    "export.formats=[glb,obj]",
+    "export.texture_size=128",
+]
+
+
+def train(tag: str) -> subprocess.Popen[str]:
+    return launch("--config", str(ROOT / "configs" / f"{NAME}.yaml"), "--train", *OPTIONS, f"tag={tag}")
+
+
+def exported(tag: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (Path("runs") / NAME / tag / "export").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a capture, and the result of a run there that was never stopped."""
+    folder = tmp_path_factory.mktemp("resume")
+    write_capture(folder / "capture", views=6, size=32)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        finish(train("straight"))
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.mark.parametrize("stage", ["coarse", "fine"])
+def test_killed_run_ends_in_the_same_bytes(stage: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    tag = f"killed-{stage}"
+    folder = Path("runs") / NAME / tag
+    process = train(tag)
+    for _ in range(2):
+        while not list(folder.glob(f"checkpoints/step-*-{stage}.ckpt")) and process.poll() is None:
+            wait_for_steps(folder, process, 0)
+        wait_for_steps(folder, process, random.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+        process = launch("--config", str(folder / "config.yaml"), "--resume")
+    finish(process)
+    straight = exported("straight")
+    assert {"mesh.glb", "mesh.obj"} <= set(straight)
+    assert exported(tag) == straight

@@ -1,0 +1,175 @@
+"""The user's picture: cut out, centred, resized without fringes; what cannot be used is said in one line."""
+
+import logging
+import random
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.standins import rembg_that_keeps
+from PIL import Image
+from torch import Tensor
+
+from liftstudio.core.errors import InputError
+from liftstudio.views.input_image import load_input_image
+from liftstudio.views.silhouettes import alpha_before, bounding_box, main_pieces
+
+
+@pytest.fixture(autouse=True)
+def without_rembg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rembg", None)
+
+
+def ellipse(height: int, width: int, center: tuple[float, float], radii: tuple[float, float]) -> Tensor:
+    """[H, W, 1] coverage of an ellipse (row, column), from 8x8 samples a pixel."""
+    rows, columns = ((torch.arange(n * 8) + 0.5) / 8 for n in (height, width))
+    inside = ((rows[:, None] - center[0]) / radii[0]) ** 2 + ((columns[None] - center[1]) / radii[1]) ** 2 < 1
+    return inside.float().reshape(height, 8, width, 8).mean((1, 3))[..., None]
+
+
+def save(path: Path, image: Tensor) -> Path:
+    Image.fromarray((image.clamp(0, 1) * 255).round().byte().numpy()).save(path)
+    return path
+
+
+def save_rgba(path: Path, alpha: Tensor, color: Tensor, hidden: float = 0.0) -> Path:
+    """An object of one colour; `hidden` is the colour under alpha 0."""
+    rgb = torch.where(alpha > 0, color, torch.tensor(hidden)).expand(*alpha.shape[:2], 3)
+    return save(path, torch.cat([rgb, alpha], dim=-1))
+
+
+def random_ellipse() -> tuple[Tensor, tuple[float, float]]:
+    radii = random.uniform(20, 45), random.uniform(20, 45)
+    return ellipse(110, 170, (random.uniform(46, 64), random.uniform(46, 124)), radii), radii
+
+
+def extent(mask: Tensor) -> tuple[float, float, float, float]:
+    """Centre (x, y) and size (x, y) of a mask [R, R, 1], as shares of its side; to parts of a pixel by its sums."""
+    at = (torch.arange(len(mask)) + 0.5) / len(mask)
+    x, y = (float((mask.sum(axis)[:, 0] * at).sum() / mask.sum()) for axis in (0, 1))
+    width, height = (float(mask.amax(axis).mean()) for axis in (0, 1))
+    return x, y, width, height
+
+
+@pytest.mark.parametrize("resolution", [48, 96, 301])
+def test_the_object_is_centred_at_the_wanted_size(tmp_path: Path, resolution: int) -> None:
+    alpha, radii = random_ellipse()
+    ratio = random.uniform(0.5, 1)
+    picture = load_input_image(save_rgba(tmp_path / "a.png", alpha, torch.rand(3)), frame_ratio=ratio)
+    image, mask = picture.frame(resolution)
+    assert image.shape == (resolution, resolution, 3) and mask.shape == (resolution, resolution, 1)
+    x, y, width, height = extent(mask)
+    # Within a pixel of the picture (box of whole pixels) and a pixel of the frame (its outline is soft).
+    tolerance = ratio / (2 * max(radii)) + 1 / resolution
+    assert abs(x - 0.5) < tolerance and abs(y - 0.5) < tolerance
+    assert abs(width - ratio * radii[1] / max(radii)) < 2 * tolerance
+    assert abs(height - ratio * radii[0] / max(radii)) < 2 * tolerance
+
+
+@pytest.mark.parametrize("resolution", [40, 200])
+def test_hidden_colours_do_not_bleed_into_the_outline(tmp_path: Path, resolution: int) -> None:
+    alpha, _ = random_ellipse()
+    color = torch.rand(3)
+    frames = []
+    for hidden in (0.0, 1.0):
+        path = save_rgba(tmp_path / "a.png", alpha, color, hidden)
+        image, mask = load_input_image(path).frame(resolution)
+        # 8 bits a channel, and where alpha is nearly 0 the colour does not matter
+        assert ((image - (color * mask + 1 - mask)).abs() < 0.01).all()
+        assert image.min() >= 0 and image.max() <= 1 and mask.min() >= 0 and mask.max() <= 1
+        frames.append(image)
+    assert torch.equal(*frames)
+
+
+def test_without_recentring_the_whole_picture_is_the_frame(tmp_path: Path) -> None:
+    alpha = ellipse(110, 170, (40, 60), (25, 30))
+    _, mask = load_input_image(save_rgba(tmp_path / "a.png", alpha, torch.rand(3)), recenter=False).frame(170)
+    torch.testing.assert_close(mask[30:140], alpha, atol=0.5 / 255 + 1e-5, rtol=0)
+    assert mask[:30].max() == mask[140:].max() == 0
+
+
+@pytest.mark.parametrize("background", ["white", "any"])
+def test_a_plain_background_is_cut_away(tmp_path: Path, background: str) -> None:
+    alpha, _ = random_ellipse()
+    behind = torch.ones(3) if background == "white" else torch.rand(3)
+    color = (behind + 0.5) % 1
+    noise = torch.rand(110, 170, 3).sub(0.5) * 0.03  # as a JPEG file has it
+    path = save(tmp_path / "a.png", alpha * color + (1 - alpha) * behind + noise)
+    picture = load_input_image(path)
+    assert (picture.alpha - alpha).abs().mean() < 0.004 and (picture.alpha - alpha).abs().max() < 0.4
+    premultiplied = picture.rgb * picture.alpha
+    assert (premultiplied - alpha * color)[(picture.alpha > 0.99)[..., 0]].abs().max() < 0.1
+    assert (premultiplied - alpha * color).abs().mean() < 0.02
+
+
+def test_pinholes_are_filled_and_holes_are_not() -> None:
+    alpha = ellipse(120, 120, (60, 60), (50, 50))
+    eye, handle = ellipse(120, 120, (40, 60), (4, 4)), ellipse(120, 120, (75, 60), (18, 18))
+    color, white = torch.tensor([0.2, 0.4, 0.6]), torch.ones(3)
+    solid = alpha * (1 - eye) * (1 - handle)
+    found = alpha_before(solid * color + (1 - solid) * white, white)
+    assert found[40, 60] == 1 and found[75, 60] == 0 and found[0, 0] == 0
+    assert (found - alpha * (1 - handle)).abs().mean() < 0.01
+
+
+def test_an_opaque_photograph_needs_matting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.png", torch.rand(60, 80, 3))
+    with pytest.raises(InputError, match=r"a\.png: the picture is opaque.*RGBA picture.*pip install 'rembg\[cpu\]'"):
+        load_input_image(path)
+    rembg = rembg_that_keeps((20, 10, 60, 50), monkeypatch)
+    assert load_input_image(path).alpha.sum() == 1600
+
+    def fail(name: str) -> None:
+        raise ConnectionError("no network\nat all")
+
+    rembg.new_session = fail  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match=r"a\.png: rembg failed to cut it out \(no network at all\); give an RGBA"):
+        load_input_image(path)
+
+
+def test_specks_are_dropped_and_several_objects_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+    alpha = torch.zeros(100, 200, 1)
+    alpha[20:80, 20:80] = 1
+    whole = bounding_box(alpha)
+    alpha[90:94, 190:194] = 0.8  # 16 of 3600 pixels
+    picture = load_input_image(save_rgba(tmp_path / "a.png", alpha, torch.rand(3)))
+    assert bounding_box(picture.alpha) == whole == (20, 20, 80, 80) and not caplog.records
+    alpha[30:70, 120:160] = 1
+    assert main_pieces(alpha, 0.01)[1] == 2 and main_pieces(alpha, 0.5)[1] == 1
+    picture = load_input_image(save_rgba(tmp_path / "b.png", alpha, torch.rand(3)))
+    assert bounding_box(picture.alpha) == (20, 20, 160, 80)
+    assert "b.png: 2 separate objects" in caplog.text
+
+
+def faulty(name: str, path: Path) -> None:
+    if name == "missing":
+        return
+    if name == "not an image":
+        path.write_bytes(b"hello")
+        return
+    alpha = torch.zeros(100, 100, 1)
+    alpha[10 : 10 + (20 if name == "tiny" else 60), 10:40] = 0 if name == "transparent" else 1
+    if name == "plain":
+        save(path, torch.full((50, 50, 3), 0.3))
+    else:
+        save_rgba(path, alpha, torch.rand(3))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("missing", r"a\.png: no such image"),
+        ("not an image", r"a\.png: not a readable image"),
+        ("transparent", r"a\.png: no foreground; the picture is transparent everywhere"),
+        ("plain", r"a\.png: no foreground; the picture is one plain colour"),
+        ("tiny", r"a\.png: the object is only 30x20 pixels; wanted 32 or more"),
+    ],
+)
+def test_pictures_that_cannot_be_used(fault: str, message: str, tmp_path: Path) -> None:
+    faulty(fault, tmp_path / "a.png")
+    with pytest.raises(InputError, match=message):
+        load_input_image(tmp_path / "a.png")
