@@ -28,18 +28,18 @@ SAME_LENS = 0.01  # shares of the image's width; focal lengths and principal poi
 
 def repeated(views: ReferenceViews) -> Pictures:
     """The input view at all cameras."""
-    assert views.prompt is not None
-    chosen = torch.full((len(views),), views.prompt)
+    assert views.input_view is not None
+    chosen = torch.full((len(views),), views.input_view)
     return views.over(1.0)[chosen], views.masks[chosen]
 
 
 def inflated(subject: Subject) -> tuple[Mesh, Pictures]:
     """The silhouette as a rounded body, and how it looks with the picture projected through it, to its back too."""
     views = subject.views
-    assert views.prompt is not None
-    camera = views.cameras[[views.prompt]]
-    mesh = inflate(views.masks[views.prompt], camera)
-    picture = spread(views.images[views.prompt], views.masks[views.prompt])
+    assert views.input_view is not None
+    camera = views.cameras[[views.input_view]]
+    mesh = inflate(views.masks[views.input_view], camera)
+    picture = spread(views.images[views.input_view], views.masks[views.input_view])
 
     def color(points: Tensor) -> Tensor:
         pixels, _ = camera.project(points)

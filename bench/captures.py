@@ -65,13 +65,13 @@ class Subject:
 
     @property
     def views(self) -> ReferenceViews:
-        """All views; `prompt` is the input view."""
+        """All views; `input_view` is the one given."""
         assert self.truth.views is not None
         return self.truth.views
 
     def save_picture(self, path: Path) -> None:
         """Write the input view as RGBA, as the capture has it."""
-        picture = self.views.select([self.views.prompt or 0])
+        picture = self.views.select([self.views.input_view or 0])
         save_image(path, torch.cat([picture.images, picture.masks], dim=-1)[0])
 
 
@@ -91,21 +91,21 @@ def read_subject(capture: Path, view: str = "", azimuth_deg: float = 0.0) -> Sub
         InputError: faulty files, a view that is not there, or one that no run's camera can stand for.
     """
     truth = load_truth(TruthConfig(views=str(capture), view=view), azimuth_deg)
-    assert truth.views is not None and truth.views.prompt is not None
-    true = truth.views.cameras[[truth.views.prompt]]
+    assert truth.views is not None and truth.views.input_view is not None
+    true = truth.views.cameras[[truth.views.input_view]]
     camera = InputCamera(*(float(value) for value in (true.elevation_deg, true.distance, true.fov_deg)))
-    _check_camera(f"{capture}: {truth.views.names[truth.views.prompt]}", true, camera, azimuth_deg)
+    _check_camera(f"{capture}: {truth.views.names[truth.views.input_view]}", true, camera, azimuth_deg)
     return Subject(name_of(capture), truth, camera)
 
 
 def sides(views: ReferenceViews) -> list[int]:
     """Eight views for a sheet: the input view, and those nearest to each further 45 degrees of azimuth from it."""
     azimuth_deg = views.cameras.azimuth_deg
-    assert views.prompt is not None
-    turn = azimuth_deg - azimuth_deg[views.prompt]
+    assert views.input_view is not None
+    turn = azimuth_deg - azimuth_deg[views.input_view]
     wanted = torch.arange(45, 360, 45)
     off = torch.remainder(turn[None] - wanted[:, None] + 180, 360) - 180
-    return [views.prompt, *off.abs().argmin(dim=1).tolist()]
+    return [views.input_view, *off.abs().argmin(dim=1).tolist()]
 
 
 def _check_camera(where: str, true: Cameras, camera: InputCamera, azimuth_deg: float) -> None:

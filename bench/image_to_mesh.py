@@ -67,7 +67,7 @@ from liftstudio.synthetic import TexturedObject, render
 from liftstudio.synthetic.truth import to_mesh
 from liftstudio.views.prior_views import PriorViews
 
-ELEVATION_DEG = 10.0  # of the prompt
+ELEVATION_DEG = 10.0  # of the input view
 PROMPT_SIZE, VIEW_SIZE = 512, 256  # pixels across the picture and across the views that the mesh is measured in
 UNIT_FROM_WORLD = unit_from_world()
 
@@ -141,7 +141,7 @@ def reconstruct(job: Job, folder: Path) -> dict[str, Any]:
         "export.shaded=true",
     )
     assert config.views is not None
-    save_prompt(toy, picture, config.views.options)
+    save_picture(toy, picture, config.views.options)
     save_unit_mesh(toy, truth)
     inputs = make_inputs(job, toy, config)
     views_seconds = time.perf_counter() - begin
@@ -167,7 +167,7 @@ def pose(job: Job) -> tuple[TexturedObject, dict[str, float]]:
     return canonical("toy", job.toy), {"elevation_deg": ELEVATION_DEG, "azimuth_deg": -front_deg(job.toy)}
 
 
-def save_prompt(toy: TexturedObject, path: Path, lens: Any) -> None:
+def save_picture(toy: TexturedObject, path: Path, lens: Any) -> None:
     """The picture of the toy as RGBA, straight colour; `lens`: options of the views."""
     angles = torch.tensor([getattr(lens, "azimuth_deg", 0.0)]), torch.tensor([ELEVATION_DEG])
     camera = orbit_cameras(*angles, lens.distance, lens.fov_deg, PROMPT_SIZE, PROMPT_SIZE)

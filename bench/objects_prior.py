@@ -1,7 +1,7 @@
 """Quality of a prior on meshes it never saw: `python -m bench.objects_prior FOLDER [--weights FILE ...] [--count 64]`.
 
 FOLDER holds packs with their catalogue, or mesh files (docs/training-priors.md). Measured are the meshes that training
-holds out: evenly lit, a prompt from any azimuth and -10 to 45 degrees above, six views anywhere around; angles and
+holds out: evenly lit, an input view from any azimuth and -10 to 45 degrees above, six views anywhere around; angles and
 noise are fixed by the object's number. Means over views, then mean and standard error over objects. `--licences any`
 measures among the meshes that training leaves out for their licences, too.
 
@@ -32,7 +32,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.data.images import grid, save_image
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.novel_views import silhouette_iou
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.objects.prior import ObjectsPrior
 from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
 from liftstudio.priors.samplers import euler
@@ -50,7 +50,7 @@ ONCE = "one evaluation"
 
 def estimators(prior: Prior, sample: Sample, number: int, steps: list[int]) -> dict[str, Callable[[], Pictures]]:
     """Name in the table -> what makes the prior's pictures of all views, sampled by so many steps among them."""
-    condition, cameras = prior.condition(prompt_of(sample)), sample.rig.views
+    condition, cameras = prior.condition(input_of(sample)), sample.rig.views
     noise = torch.randn(len(cameras), *prior.latent_shape, generator=torch.Generator().manual_seed(number))
 
     def decoded(latents: Tensor) -> Pictures:
@@ -83,20 +83,23 @@ def volumes(prior: ObjectsPrior, sample: Sample) -> Tensor:
     assert sample.solid is not None
     axis = HALF_SIDE * ((2 * torch.arange(CELLS) + 1) / CELLS - 1)
     points = torch.cartesian_prod(axis, axis, axis)
-    inside, logits = sample.solid.contains(points), prior.occupancy(prompt_of(sample), points)
+    inside, logits = sample.solid.contains(points), prior.occupancy(input_of(sample), points)
     guessed = logits[None] > LEVELS[:, None]
     return (guessed & inside).sum(1) / (guessed | inside).sum(1).clamp_min(1)
 
 
 def elevation(prior: ObjectsPrior, sample: Sample) -> Row:
     """How far the guessed elevation is off, and by how much the network expects it to be; degrees."""
-    guess_deg, error_deg = prior.guessed_elevation_deg(prompt_of(sample))
-    return {"elevation error": abs(guess_deg - float(sample.rig.prompt.elevation_deg)), "expected error": error_deg}
+    guess_deg, error_deg = prior.guessed_elevation_deg(input_of(sample))
+    return {
+        "elevation error": abs(guess_deg - float(sample.rig.input_camera.elevation_deg)),
+        "expected error": error_deg,
+    }
 
 
-def prompt_of(sample: Sample) -> ImagePrompt:
+def input_of(sample: Sample) -> PosedImage:
     """The picture as a prior takes it."""
-    return ImagePrompt(sample.prompt[..., :3], sample.prompt[..., 3:], sample.rig.prompt)
+    return PosedImage(sample.input_image[..., :3], sample.input_image[..., 3:], sample.rig.input_camera)
 
 
 def measure(
@@ -127,7 +130,7 @@ def measure(
 
 def repeated(sample: Sample) -> Row:
     """The baseline without a prior: the picture at all cameras."""
-    rgb, alpha = sample.prompt.expand_as(sample.images).split([3, 1], dim=-1)
+    rgb, alpha = sample.input_image.expand_as(sample.images).split([3, 1], dim=-1)
     return compare((rgb, alpha), sample)
 
 
@@ -159,7 +162,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs="*", default=[], help="sample by so many steps, too")
     parser.add_argument("--count", type=int, default=64, help="held-out meshes, if there are as many")
     parser.add_argument("--licences", choices=get_args(Licences), default="permissive")
-    parser.add_argument("--sheet", type=Path, help="PNG: prompt and truth over each prior's estimates")
+    parser.add_argument("--sheet", type=Path, help="PNG: input view and truth over each prior's estimates")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if min(options.count, *options.steps, 1) < 1:
@@ -194,7 +197,7 @@ def _dispatch(arguments: list[str]) -> int:
     samples = [source.unseen(number) for number in range(count)]
     rows = {"input repeated": [repeated(sample) for sample in samples]}
     blocks: list[list[list[Tensor]]] = [
-        [[sample.prompt[..., :3], *sample.images[..., :3]]] for sample in samples[:SHEET_OBJECTS]
+        [[sample.input_image[..., :3], *sample.images[..., :3]]] for sample in samples[:SHEET_OBJECTS]
     ]
     for weights, prior in priors.items():
         found, sheet = measure(prior, samples, prior.name if len(priors) == 1 else weights, options.steps)

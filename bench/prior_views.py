@@ -16,7 +16,7 @@ from liftstudio.data.cameras import Cameras
 from liftstudio.data.images import resize_area, resize_lanczos
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.novel_views import PIXELS, Judges, around, closeness, compare_views
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.opening import open_prior
 from liftstudio.run.truth import resized
 from liftstudio.views.prior_views import PriorViews, silhouette
@@ -34,13 +34,13 @@ class Asked:
 
     source: PriorViews
     prior: Prior
-    prompt: ImagePrompt
+    posed: PosedImage
     order: Tensor
     cameras: Cameras
 
     def estimators(self) -> dict[str, Callable[[], Tensor]]:
         """Name in the table -> what makes latents [V, ...], or of K instances [K V, ...], in the prior's order."""
-        prior, condition = self.prior, self.prior.condition(self.prompt)
+        prior, condition = self.prior, self.prior.condition(self.posed)
 
         def once() -> Tensor:
             noise = torch.randn(len(self.cameras), *prior.latent_shape, generator=self._generator())
@@ -60,7 +60,7 @@ class Asked:
                 progress(text, (step + 1) / steps)
 
             progress(text, 0.0)
-            return self.source.sample(self.prior, self.prompt, self.cameras, sigmas, self._generator(), show)
+            return self.source.sample(self.prior, self.posed, self.cameras, sigmas, self._generator(), show)
 
     def decoded(self, latents: Tensor) -> list[Pictures]:
         """Images and masks of every instance, in the capture's order, on the CPU."""
@@ -86,18 +86,18 @@ def ask(views: Block, subject: Subject, device: torch.device) -> Asked:
     prior = open_prior(source.config.prior, device)
     picture = source.picture()
     assert picture is not None
-    prompt = source.image_prompt(picture, prior.resolution)
+    posed = source.posed_image(picture, prior.resolution)
     order = around(subject.views)
     azimuth_deg, _ = source.angles()
     if float(azimuth_deg[0]) % 360 != 0:
         order = order.roll(-1)
     own = subject.views.cameras.resized(prior.resolution, prior.resolution)
-    assert subject.views.prompt is not None
+    assert subject.views.input_view is not None
     c2w = own.c2w.clone()
-    c2w[subject.views.prompt] = prompt.camera.c2w[0].cpu()  # the same but for rounding, or as it was estimated
+    c2w[subject.views.input_view] = posed.camera.c2w[0].cpu()  # the same but for rounding, or as it was estimated
     cameras = replace(own, c2w=c2w)[order].to(device)
-    prior.check_cameras(prompt.camera, cameras)
-    return Asked(source, prior, prompt, order, cameras)
+    prior.check_cameras(posed.camera, cameras)
+    return Asked(source, prior, posed, order, cameras)
 
 
 @torch.no_grad()

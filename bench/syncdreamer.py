@@ -1,13 +1,13 @@
 """Sixteen synchronised views of objects no prior saw, by both guidances: `python -m bench.syncdreamer [--count 50]`.
 
-Each toy is seen by SyncDreamer's cameras: 16 azimuths, 30 degrees above it; the first view is the prompt, the other 15
-are compared with the truth over white, at the prior's resolution. Prompts and noise are fixed by the object's number:
+Each toy is seen by SyncDreamer's cameras: 16 azimuths, 30 degrees above it; the first is the input view, the other
+15 are compared with the truth over white, at the prior's resolution. Prompts and noise are fixed by the object's number:
 all settings start from the same noise. Means over views, then average, best and variance over the instances of each
 object (HarmonyView, table 6), then mean and standard error over objects. CD score and diversity: `metrics.diversity`.
 With `--clip` the CD score is HarmonyView's, by the text "An image of NOUN"; without, a tiny encoder embeds views, and
 what they should show is the centroid of the true ones. E_flow, with `--raft`: `metrics.flow`, in pixels of all 16 views
 resized to the 256 of the paper. Masks of a prior that knows none are the silhouettes of its views over white.
-Baselines: the prompt repeated, and the mean of training objects before the same cameras.
+Baselines: the input view repeated, and the mean of training objects before the same cameras.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from liftstudio.metrics.embeddings import Clip, load_encoder, object_prompt
 from liftstudio.metrics.flow import flow_error, load_raft, orbit_flows
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.instances import summarize_instances
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
 from liftstudio.synthetic import render
 from liftstudio.views.prior_views import silhouette
@@ -57,7 +57,7 @@ Rows = dict[str, dict[str, Any]]  # setting -> measure -> value
 class Scene:
     """One object: its prompt, the cameras, and what is truly seen."""
 
-    prompt: ImagePrompt
+    posed: PosedImage
     cameras: Cameras
     truth: Pictures
 
@@ -74,7 +74,7 @@ def make_scene(index: int, source: Any, prior: Prior) -> Scene:
     cameras = orbit_cameras(azimuth_deg, elevation_deg, lens.distance, lens.fov_deg, size, size)
     prior.check_cameras(cameras[:1], cameras)
     seen = render(prompted("toy", index), cameras)
-    return Scene(ImagePrompt(seen.rgb[0], seen.alpha[0], cameras[:1]), cameras, (seen.rgb, seen.alpha))
+    return Scene(PosedImage(seen.rgb[0], seen.alpha[0], cameras[:1]), cameras, (seen.rgb, seen.alpha))
 
 
 def make_source(instances: int, options: dict[str, Any], device: torch.device) -> Any:
@@ -100,8 +100,8 @@ def sample(source: Any, prior: Prior, scene: Scene, index: int) -> Pictures:
     """Images [S, T, R, R, 3] and masks [S, T, R, R, 1] of all instances, on the CPU."""
     generator = torch.Generator().manual_seed(2**31 + index)
     sigmas = prior.sigmas(source.config.steps or source.suited_steps(prior))
-    prompt, device = scene.prompt, source.device
-    given = ImagePrompt(prompt.image.to(device), prompt.mask.to(device), prompt.camera.to(device))
+    posed, device = scene.posed, source.device
+    given = PosedImage(posed.image.to(device), posed.mask.to(device), posed.camera.to(device))
     latents = source.sample(prior, given, scene.cameras.to(device), sigmas, generator, lambda step, latents: None)
     images, masks = prior.decode(latents)
     images = images.cpu()

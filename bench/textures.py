@@ -94,7 +94,7 @@ def as_views(pictures: Pictures, cameras: Cameras) -> ReferenceViews:
         cameras=cameras,
         names=tuple(f"{index:03d}.png" for index in range(count)),
         held_out=torch.zeros(count, dtype=torch.bool),
-        prompt=0,
+        input_view=0,
     )
 
 

@@ -1,9 +1,9 @@
 """Quality of a prior on objects it never saw: `python -m bench.toys_prior [--weights FILE] [--sampler 50 80 0.05 2.5]`.
 
-Each object is seen on a closed sine orbit of 21 views that ends at the prompt; angles and noise are fixed by the
+Each object is seen on a closed sine orbit of 21 views that ends at the input view; angles and noise are fixed by the
 object's number. The 20 novel views are compared with the truth over white, at the prior's resolution, all on a side
-or behind (`back`: 90 degrees and more from the prompt). Means over views, then mean and standard error over objects.
-Baselines: the prompt repeated, and the mean of training objects on the same orbit.
+or behind (`back`: 90 degrees and more from the input view). Means over views, then mean and standard error over
+objects. Baselines: the input view repeated, and the mean of training objects on the same orbit.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.images import grid, save_image
 from liftstudio.data.orbits import sine
 from liftstudio.metrics.images import psnr, ssim
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.classifier_free import triangle
 from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
 from liftstudio.priors.samplers import euler, karras_sigmas
@@ -44,7 +44,7 @@ SHEET_OBJECTS = 8
 
 @dataclass(frozen=True)
 class Sampler:
-    """Euler steps from `sigma_max` to `sigma_min`; guidance rises to `peak` opposite the prompt."""
+    """Euler steps from `sigma_max` to `sigma_min`; guidance rises to `peak` opposite the input view."""
 
     steps: int
     sigma_max: float
@@ -59,7 +59,7 @@ class Sampler:
 
     def sample(self, prior: Prior, scene: "Scene") -> Tensor:
         """Latents of all views."""
-        condition, cameras = prior.condition(scene.prompt), scene.cameras
+        condition, cameras = prior.condition(scene.posed), scene.cameras
         scale = None if self.peak == 1 else triangle(len(cameras), most=self.peak).to(cameras.device)
 
         def denoise(latents: Tensor, sigma: float) -> Tensor:
@@ -72,7 +72,7 @@ class Sampler:
 class Scene:
     """One object: its prompt, the orbit that ends there, what is truly seen on it (on the CPU), and unit noise."""
 
-    prompt: ImagePrompt
+    posed: PosedImage
     cameras: Cameras
     truth: Pictures
     noise: Tensor
@@ -80,18 +80,18 @@ class Scene:
 
 def make_scene(kind: Kind, index: int, prior: Prior, device: torch.device) -> Scene:
     """The scene of the index-th unseen object; what the prior is given is on `device`."""
-    generator = torch.Generator().manual_seed(2**31 + index)  # not the prompt's draws
+    generator = torch.Generator().manual_seed(2**31 + index)  # not the input view's draws
     orbit = draw_orbit(prior.resolution, generator)
     seen = render(prompted(kind, index), orbit)
     cameras = orbit.to(device)
-    prompt = ImagePrompt(seen.rgb[-1].to(device), seen.alpha[-1].to(device), cameras[-1:])
+    posed = PosedImage(seen.rgb[-1].to(device), seen.alpha[-1].to(device), cameras[-1:])
     noise = torch.randn(FRAMES, *prior.latent_shape, generator=generator).to(device)
-    return Scene(prompt, cameras, (seen.rgb, seen.alpha), noise)
+    return Scene(posed, cameras, (seen.rgb, seen.alpha), noise)
 
 
 def draw_orbit(size: int, generator: torch.Generator) -> Cameras:
     """A sine orbit in the ranges of training."""
-    elevation_deg = uniform(*RIG.prompt_elevation_deg, generator)
+    elevation_deg = uniform(*RIG.input_elevation_deg, generator)
     amplitude_deg = uniform(-RIG.amplitude_deg, RIG.amplitude_deg, generator)
     return orbit_cameras(*sine(FRAMES, elevation_deg, amplitude_deg), DISTANCE, FOV_DEG, size, size)
 
@@ -107,7 +107,7 @@ def make_baselines(kind: Kind, index: int, scene: Scene, mean_of: int) -> dict[s
 
 
 def mean_orbit(kind: Kind, cameras: Cameras, first: int, count: int) -> Pictures:
-    """The mean of `count` training objects, the first of that number, each with a prompt at azimuth 0."""
+    """The mean of `count` training objects, the first of that number, each with an input view at azimuth 0."""
     total = torch.zeros(len(cameras), cameras.height, cameras.width, 4)
     for index in range(first, first + count):
         seen = render(prompted(kind, index, "train"), cameras)
@@ -118,7 +118,7 @@ def mean_orbit(kind: Kind, cameras: Cameras, first: int, count: int) -> Pictures
 
 def estimators(prior: Prior, scene: Scene, samplers: list[Sampler]) -> dict[str, Callable[[], Pictures]]:
     """Name in the table -> what makes the prior's pictures of all views."""
-    condition = prior.condition(scene.prompt)
+    condition = prior.condition(scene.posed)
     clean = prior.encode(*(pictures.to(scene.noise.device) for pictures in scene.truth))
 
     def decoded(latents: Tensor) -> Pictures:
@@ -193,7 +193,7 @@ def summary(rows: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, tupl
 
 def denoise_seconds(prior: Prior, scene: Scene, views: int) -> float:
     """Best seconds of one evaluation for so many views."""
-    condition, cameras = prior.condition(scene.prompt), scene.cameras[:views]
+    condition, cameras = prior.condition(scene.posed), scene.cameras[:views]
     noisy = prior.sigma_max * scene.noise[:views]
     return measure(lambda: prior.denoise(noisy, prior.sigma_max, condition, cameras), repeats=3, warmups=1)
 

@@ -41,7 +41,7 @@ def canonical(kind: Kind, index: int, part: Split = "unseen") -> TexturedObject:
 
 def front_deg(index: int) -> float:
     """Azimuth of the front of the index-th object as its picture sees it: within 46 degrees of the camera."""
-    return uniform(-RIG.prompt_azimuth_deg, RIG.prompt_azimuth_deg, torch.Generator().manual_seed(index))
+    return uniform(-RIG.input_azimuth_deg, RIG.input_azimuth_deg, torch.Generator().manual_seed(index))
 
 
 def prompted(kind: Kind, index: int, part: Split = "unseen") -> TexturedObject:

@@ -77,7 +77,7 @@ class RGNV(ViewEnhancer):
         Raises:
             InputError: a view without object, or of flat estimated depth; or the model overflows.
         """
-        assert views.prompt is not None
+        assert views.input_view is not None
         config, prior, size = self.config, self.prior, self.size
         prior.announce("enhance")
         warn_of_shrinking("enhance", views, size)
@@ -86,13 +86,13 @@ class RGNV(ViewEnhancer):
         scale = config.guidance_scale if config.prompt else 1.0
         form = Form(config.levels, config.levels - config.start_step, scale, config.last_layers)
         grid, prompts = prior.grid(config.steps), prior.prompts(config.prompt)
-        others = [index for index in range(len(views)) if index != views.prompt]
+        others = [index for index in range(len(views)) if index != views.input_view]
         painted = views.images.clone()
         chunks = [others[begin : begin + prior.config.chunk] for begin in range(0, len(others), prior.config.chunk)]
         stored = config.stored_reference
         with _shown_calls(prior.unet, form.reference_calls(stored=stored) + form.view_calls * len(chunks)):
-            latents = prior.encode(before_grey[[views.prompt]].to(self.device), "reference")
-            depth = depths[[views.prompt]]
+            latents = prior.encode(before_grey[[views.input_view]].to(self.device), "reference")
+            depth = depths[[views.input_view]]
             reference = prepare_reference(prior.unet, latents, depth, prompts.empty, grid, form, stored=stored)
             for chosen in chunks:
                 latents = prior.encode(before_grey[chosen].to(self.device), "view")

@@ -21,7 +21,7 @@ from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance.base import Guidance
 from liftstudio.guidance.scheduled_distillation import check_pair
-from liftstudio.guidance.score_distillation import image_prompt
+from liftstudio.guidance.score_distillation import posed_image
 
 from .denoising import Prompts
 from .depth import NotInSightError, mask_channel
@@ -94,7 +94,7 @@ class StateDistillation(Guidance):
         self.config, self.device = config, device
         self.prior: DepthPrior = config.prior.build(device=device)
         self.prior.check(config.prompt, config.last_layers, self.prior.resolution)
-        self.picture = image_prompt(views, self.prior.resolution, device)
+        self.picture = posed_image(views, self.prior.resolution, device)
         self.prior.announce("RGSD")
         assert views is not None  # there is a picture among them
         warn_of_shrinking("RGSD", views, self.prior.resolution)

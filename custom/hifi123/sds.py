@@ -14,7 +14,7 @@ from liftstudio.data.cameras import Cameras
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance.scheduled_distillation import OrbitDistillation
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.parameterization import x0_from_epsilon
 from liftstudio.priors.samplers import nearest_timestep, scaled_linear_levels
 
@@ -44,7 +44,7 @@ class DepthScore(Prior):
         """It is made of a `DepthPrior`, not of a file."""
         return False
 
-    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+    def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
         """They are not told to the network."""
 
     def encode(self, images: Tensor, masks: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class DepthScore(Prior):
         """See `Prior.decode`; before grey."""
         return self.model.decode(latents), None
 
-    def condition(self, prompt: ImagePrompt) -> None:
+    def condition(self, posed: PosedImage) -> None:
         """Nothing: the picture is not shown to the network."""
 
     @torch.no_grad()

@@ -121,11 +121,11 @@ class MultiViewSDS(ScheduledDistillation):
         ImageDream, sec. 3.3; it is the one value of all views, pixels and channels, as in the released code. The
         picture is encoded when a grey comes for the first time.
         """
-        if self.prompt is None or not self.prior.knows_backgrounds:
+        if self.posed is None or not self.prior.knows_backgrounds:
             return self.condition
         grey = int(255 * self._background(render).mean().clamp(0, 1).item())
         if grey not in self._conditions:
-            self._conditions[grey] = self.prior.condition(replace(self.prompt, grey=grey / 255))
+            self._conditions[grey] = self.prior.condition(replace(self.posed, grey=grey / 255))
         return self._conditions[grey]
 
     def estimate(self, noisy: Tensor, condition: Any, wanted: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from liftstudio.core.registry import register
 from liftstudio.core.weights import UNET_FOLDER, Weights, is_hub_name, open_weights
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.images import straight_from_white
-from liftstudio.priors.base import SAME_DEG, ImagePrompt, Prior
+from liftstudio.priors.base import SAME_DEG, PosedImage, Prior
 from liftstudio.priors.classifier_free import guided_estimate
 from liftstudio.priors.latent_prior import LATENT_SCALE, LatentPrior
 from liftstudio.priors.parameterization import x0_from_epsilon
@@ -99,7 +99,7 @@ class ImageDream(LatentPrior):
     def recognizes(cls, weights: Weights) -> bool:
         return is_imagedream(weights)
 
-    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+    def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
         if len(cameras) == 0 or len(cameras) % self.frames:
             together = f"{self.frames} views together, and so multiples of them"
             raise InputError(f"{self.name} makes {together}, not {len(cameras)}")
@@ -111,7 +111,7 @@ class ImageDream(LatentPrior):
         for (name, angles_deg), trained_deg in zip(asked.items(), ranges, strict=True):
             self.warn_beyond(name, angles_deg, trained_deg)
         if self.takes_picture:
-            self._check_picture(prompt_camera, cameras)
+            self._check_picture(input_camera, cameras)
 
     def _are_around(self, cameras: Cameras) -> bool:
         """Whether the views that belong together are of one elevation and all around, in whatever order."""
@@ -136,16 +136,16 @@ class ImageDream(LatentPrior):
         return ddim_sigmas(self.levels, steps)
 
     @torch.no_grad()
-    def condition(self, prompt: ImagePrompt | None) -> Condition:
+    def condition(self, posed: PosedImage | None) -> Condition:
         """Text and picture, this over its grey; without an image prompt (mode text) the text alone.
 
         Latents are drawn from their distribution, as officially; the draw is always the same.
         """
-        if prompt is None or self.adaptor is None:
+        if posed is None or self.adaptor is None:
             return make_condition(self.text, None, None)
-        check_shape("prompt.image", prompt.image, (self.resolution, self.resolution, 3))
-        rgb = straight_from_white(prompt.image, prompt.mask)
-        image = over_grey(rgb, prompt.mask, prompt.grey).to(self.device)
+        check_shape("posed.image", posed.image, (self.resolution, self.resolution, 3))
+        rgb = straight_from_white(posed.image, posed.mask)
+        image = over_grey(rgb, posed.mask, posed.grey).to(self.device)
         tokens = self._image_tokens(image)
         latent = self._image_latent(image) if self.mode == "pixel" else None
         return make_condition(self.text, self.adaptor(torch.stack([tokens, torch.zeros_like(tokens)])), latent)

@@ -67,7 +67,7 @@ class ImageDreamViews(FourViews, PriorViews):
         """The four views as the prior made them, then the picture."""
         return self.with_picture(super().assemble(images, masks, picture), picture)
 
-    def _prompt_view(self) -> None:
+    def _input_view(self) -> None:
         """None of the four: the picture stands beside what the prior makes of it."""
 
     def _input_camera(self, size: int) -> Cameras:

@@ -58,7 +58,7 @@ class MaskedSDS(ScoreDistillation):
 
     def draw_views(self, generator: torch.Generator) -> Cameras:
         """`frames` cameras of a random sine orbit at the input view's distance and field of view, that view last."""
-        config, start = self.config, self.prompt.camera
+        config, start = self.config, self.posed.camera
         azimuth_deg, elevation_deg = orbits.random_sine(
             self.frames, start.elevation_deg.item(), config.amplitude_deg, generator, config.azimuth_jitter_deg
         )

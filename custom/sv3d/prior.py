@@ -11,7 +11,7 @@ from liftstudio.core.logs import log
 from liftstudio.core.registry import register
 from liftstudio.core.weights import Weights, open_weights
 from liftstudio.data.cameras import Cameras
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.latent_prior import LatentPrior
 from liftstudio.priors.precision import half_on_cuda
 
@@ -56,11 +56,11 @@ class SV3D(LatentPrior):
     def recognizes(cls, weights: Weights) -> bool:
         return is_sv3d(weights)
 
-    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+    def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
         if self.frames != len(cameras):
             log.warning("%s was trained on %d views at once, not %d", self.name, self.frames, len(cameras))
-        off_deg = (cameras.azimuth_deg[-1] - prompt_camera.azimuth_deg[0] + 180) % 360 - 180
-        rise_deg = cameras.elevation_deg[-1] - prompt_camera.elevation_deg[0]
+        off_deg = (cameras.azimuth_deg[-1] - input_camera.azimuth_deg[0] + 180) % 360 - 180
+        rise_deg = cameras.elevation_deg[-1] - input_camera.elevation_deg[0]
         if max(off_deg.abs(), rise_deg.abs()) > SAME_DEG:
             raise InputError(
                 "orbit: it must be closed, with the input view last; its last camera is "
@@ -80,13 +80,13 @@ class SV3D(LatentPrior):
             )
 
     @torch.no_grad()
-    def condition(self, prompt: ImagePrompt) -> Condition:
+    def condition(self, posed: PosedImage) -> Condition:
         """Embedding and latents of the input image.
 
         The CLIP tower is in memory only here. The noise on the image (standard deviation 1e-5) is always the same.
         """
-        image = prompt.image.to(self.device)
-        check_shape("prompt.image", image, (self.resolution, self.resolution, 3))
+        image = posed.image.to(self.device)
+        check_shape("posed.image", image, (self.resolution, self.resolution, 3))
         tower = self._clip.load(torch.float32, self.device)
         embedding = tower(pixel_values=clip_pixels(image, tower.config.image_size)).image_embeds
         noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(self.device)

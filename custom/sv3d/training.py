@@ -37,7 +37,7 @@ TOP_LOG_SIGMA = (2.0, math.log(SV3D.sigma_max))  # ends of the range in which ln
 
 @register("sv3d")
 class SV3DTask(PriorTask):
-    """SV3D's own architecture in miniature, on orbits that end at the prompt."""
+    """SV3D's own architecture in miniature, on orbits that end at the input view."""
 
     @dataclass
     class Config:
@@ -45,7 +45,7 @@ class SV3DTask(PriorTask):
         autoencoder_steps: int = 2000  # at the beginning, for the autoencoder alone; none after `start_from`
         lambda_l1: float = 1.0  # weight of the absolute error of decoded images, beside that of the square
         lambda_kl: float = 1e-4  # weight of the divergence of the latents from unit noise
-        drop_image: float = 0.12  # share of objects without prompt, for guidance
+        drop_image: float = 0.12  # share of objects without input image, for guidance
         top_share: float = 0.15  # of objects at high noise levels, with ln(sigma) uniform up to 700
         log_sigma: tuple[float, float] = (0.7, 1.6)  # mean and deviation of ln(sigma) of the others
 
@@ -63,7 +63,7 @@ class SV3DTask(PriorTask):
         config.size.check_resolution(data.resolution)
         least, self.frames = counts(data.rig)
         if least < 2:
-            raise InputError(f"data.rig.views: wanted 2 or more, a round that ends at the prompt, got {least}")
+            raise InputError(f"data.rig.views: wanted 2 or more, a round that ends at the input view, got {least}")
         self.config, self.dtype = config, dtype
         self.network = TrainableSV3D(config.size, data.resolution)
 
@@ -73,14 +73,14 @@ class SV3DTask(PriorTask):
         self.network.steps.fill_(self.config.autoencoder_steps)
 
     def prepare(self, samples: list[Sample], generator: torch.Generator) -> dict[str, Tensor]:
-        """See `PriorTask.prepare`; the last of the T frames is the prompt."""
+        """See `PriorTask.prepare`; the last of the T frames is the input view."""
         orbits = [closed(sample) for sample in samples]
         cameras = [orbit.rig.views for orbit in orbits]
         images = torch.stack([2 * orbit.images[..., :3] - 1 for orbit in orbits]).permute(0, 1, 4, 2, 3)
         side = images.shape[-1] // self.config.size.shrink
         return {
             "images": images.contiguous(),
-            "prompt": torch.cat([clip_pixels(orbit.prompt[..., :3], images.shape[-1]) for orbit in orbits]),
+            "input_image": torch.cat([clip_pixels(orbit.input_image[..., :3], images.shape[-1]) for orbit in orbits]),
             "vectors": torch.stack([frame_vectors(c.elevation_deg, c.azimuth_deg, VECTOR_WIDTH) for c in cameras]),
             "noise": torch.randn(*images.shape[:2], LATENT_CHANNELS, side, side, generator=generator),
             "sigma": self._draw_sigmas(len(samples), generator),
@@ -125,9 +125,9 @@ class SV3DTask(PriorTask):
         return {"velocity": F.mse_loss(output, v_from_x0(noisy, latents, sigma))}
 
     def velocity(self, noisy: Tensor, batch: dict[str, Tensor], image: Tensor) -> Tensor:
-        """The network's v [B, T, 4, h, w] of noisy latents; `image` [B, 4, h, w]: the prompt's, not scaled."""
+        """The network's v [B, T, 4, h, w] of noisy latents; `image` [B, 4, h, w]: the input view's, not scaled."""
         has_image = batch["has_image"][:, None].float()
-        context = self.network.tower(pixel_values=batch["prompt"]).image_embeds * has_image
+        context = self.network.tower(pixel_values=batch["input_image"]).image_embeds * has_image
         scale = v_scaling(batch["sigma"])
         image = (image * has_image[..., None, None])[:, None].expand_as(noisy)
         sample = torch.cat([scale.c_in[:, None, None, None, None] * noisy, image], dim=2)
@@ -138,7 +138,7 @@ class SV3DTask(PriorTask):
 
         What is measured is the prior that opens the file, with its float16 weights.
         """
-        protocol = Protocol(LEVELS, karras_sigmas(*SHEET_SIGMAS), triangle, last_is_prompt=True)
+        protocol = Protocol(LEVELS, karras_sigmas(*SHEET_SIGMAS), triangle, last_is_input=True)
         device = cast(TrainableSV3D, network).moments.device
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "weights.safetensors"
@@ -155,15 +155,16 @@ class SV3DTask(PriorTask):
 
 
 def closed(sample: Sample) -> Sample:
-    """The sample on an orbit as SV3D sees it: all but its last view by ascending azimuth, then the prompt.
+    """The sample on an orbit as SV3D sees it: all but its last view by ascending azimuth, then the input view.
 
-    On closed orbits the last view is the prompt already; of users' captures, where views are anywhere, it is left out.
+    On closed orbits the last view is the input view already; in users' captures, where views are anywhere, it is left
+    out.
     """
-    views, prompt = sample.rig.views[:-1], sample.rig.prompt
-    order = ((views.azimuth_deg - prompt.azimuth_deg) % 360).argsort()
-    images = torch.cat([sample.images[:-1][order], sample.prompt[None]])
+    views, input_camera = sample.rig.views[:-1], sample.rig.input_camera
+    order = ((views.azimuth_deg - input_camera.azimuth_deg) % 360).argsort()
+    images = torch.cat([sample.images[:-1][order], sample.input_image[None]])
     return replace(
-        sample, rig=replace(sample.rig, views=concatenate([views[order], prompt])), images=images, depths=None
+        sample, rig=replace(sample.rig, views=concatenate([views[order], input_camera])), images=images, depths=None
     )
 
 

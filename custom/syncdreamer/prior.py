@@ -11,7 +11,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.registry import register
 from liftstudio.core.weights import Weights, open_weights
 from liftstudio.data.cameras import Cameras, turned
-from liftstudio.priors.base import Estimates, ImagePrompt, Prior
+from liftstudio.priors.base import Estimates, PosedImage, Prior
 from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.latent_diffusion import weight_shape
 from liftstudio.priors.latent_prior import LATENT_SCALE, LatentPrior, clip_pixels
@@ -81,9 +81,9 @@ class SyncDreamer(LatentPrior):
         if is_syncdreamer(weights):
             _check_count(_name(weights), weight_shape(weights, "poses", 3)[0], count)
 
-    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+    def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
         _check_count(self.name, self.frames, len(cameras))
-        turn_deg = torch.rad2deg(self.rig.azimuth[0]).cpu() - prompt_camera.azimuth_deg[0].cpu()
+        turn_deg = torch.rad2deg(self.rig.azimuth[0]).cpu() - input_camera.azimuth_deg[0].cpu()
         asked = Rig.of(turned(cameras.to("cpu"), float(turn_deg)))
         size = torch.tensor([cameras.width, cameras.height, 1.0])[:, None]
         poses = (asked.poses - self.rig.poses.cpu()).abs().amax((1, 2))
@@ -102,20 +102,20 @@ class SyncDreamer(LatentPrior):
         return ddim_sigmas(self.levels, steps)
 
     @torch.no_grad()
-    def condition(self, prompt: ImagePrompt) -> Condition:
+    def condition(self, posed: PosedImage) -> Condition:
         """Embedding, latents and elevation of the input image.
 
         The CLIP tower is in memory only here. Latents are drawn from their distribution, as officially; the draw is
         always the same.
         """
-        image = prompt.image.to(self.device)
-        check_shape("prompt.image", image, (self.resolution, self.resolution, 3))
+        image = posed.image.to(self.device)
+        check_shape("posed.image", image, (self.resolution, self.resolution, 3))
         tower = self._clip.load(torch.float32, self.device)
         embedding = tower(pixel_values=clip_pixels(image, tower.config.image_size)).image_embeds
         posterior = self.posterior(2 * image[None] - 1)
         noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         latent = LATENT_SCALE * (posterior.mean + posterior.std * noise)[0]
-        return Condition(embedding, latent, prompt.camera.elevation_deg.item())
+        return Condition(embedding, latent, posed.camera.elevation_deg.item())
 
     @torch.no_grad()
     def denoise(

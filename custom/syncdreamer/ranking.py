@@ -35,9 +35,9 @@ class Rank(NamedTuple):
 
 def rank(views: ReferenceViews) -> Rank:
     """The rank of a set of views that includes the picture, whose empty views are left out of what is made of it."""
-    assert views.prompt is not None
+    assert views.input_view is not None
     shown = not_empty(views)
-    shown[views.prompt] = True
+    shown[views.input_view] = True
     used, generated = int(shown.sum()) - 1, len(views) - 1
     agreement = mask_agreement(views.select(shown.nonzero().flatten())) if used else 0.0
     return Rank(agreement * used / generated, used, generated - used)
@@ -53,10 +53,10 @@ def mask_agreement(views: ReferenceViews) -> float:
     result is the mean of the picture's agreement and of the mean agreement of the generated views, so that a set which
     is at one with itself but not with the picture does not win.
     """
-    assert views.prompt is not None
+    assert views.input_view is not None
     shares = _agreements(views)
-    generated = [index for index in range(len(views)) if index != views.prompt]
-    return float((shares[views.prompt] + shares[generated].mean()) / 2)
+    generated = [index for index in range(len(views)) if index != views.input_view]
+    return float((shares[views.input_view] + shares[generated].mean()) / 2)
 
 
 def _agreements(views: ReferenceViews) -> Tensor:

@@ -18,7 +18,7 @@ from liftstudio.data.cameras import Cameras
 from liftstudio.data.images import grid, resize_area, save_image
 from liftstudio.data.orbits import Angles
 from liftstudio.data.reference_views import ReferenceViews
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.classifier_free import decomposed
 from liftstudio.priors.samplers import ancestral
 from liftstudio.views.input_image import InputImage
@@ -78,7 +78,7 @@ class SyncDreamerViews(PriorViews):
         azimuth_deg = 360 / self.config.count * torch.arange(self.config.count)
         return azimuth_deg, torch.full_like(azimuth_deg, rig.ELEVATION_DEG)
 
-    def prompt_image(self, picture: InputImage, resolution: int) -> tuple[Tensor, Tensor]:
+    def conditioning_image(self, picture: InputImage, resolution: int) -> tuple[Tensor, Tensor]:
         """As the official script frames it, by the box of the object as everywhere: what is faint does not count."""
         rgba = torch.cat([picture.rgb, picture.alpha], dim=-1)
         if not self.config.recenter:
@@ -95,14 +95,14 @@ class SyncDreamerViews(PriorViews):
     def sample(
         self,
         prior: Prior,
-        prompt: ImagePrompt,
+        posed: PosedImage,
         cameras: Cameras,
         sigmas: Tensor,
         generator: torch.Generator,
         on_step: OnStep,
     ) -> Tensor:
         """All instances [instances * T, ...], one after the other; none depends on how many there are."""
-        condition = prior.condition(prompt)
+        condition = prior.condition(posed)
         config, device = self.config, cameras.device
         scales = self.guidance_scales(prior, len(cameras)).to(device)
         harmony_scales = config.harmony_scales or prior.decomposed_scales

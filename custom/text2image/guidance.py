@@ -38,11 +38,11 @@ class TextToImageSDS(OrbitDistillation):
     prior: TextToImage
 
     def __init__(self, config: Config, *, views: ReferenceViews | None, device: torch.device) -> None:
-        if views is None or views.prompt is None:
+        if views is None or views.input_view is None:
             zero = torch.zeros(1, device=device)
             self._center = orbit_cameras(zero, zero, config.distance, config.fov_deg, 1, 1)
         else:
-            self._center = views.select([views.prompt]).cameras.to(device)
+            self._center = views.select([views.input_view]).cameras.to(device)
         super().__init__(config, views=views, device=device)
         log.info("guidance: prior %s", self.prior.name)
 

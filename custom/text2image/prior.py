@@ -58,14 +58,14 @@ class TextToImage(Prior):
         self.unet = unet.load(half_on_cuda(config.precision, device), device)
         return side
 
-    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+    def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
         """They are not told to the network."""
 
     def sigmas(self, steps: int) -> Tensor:
         """Those of DDIM: see `samplers.ddim_sigmas`."""
         return ddim_sigmas(self.levels, steps)
 
-    def condition(self, prompt: None) -> Tensor:
+    def condition(self, posed: None) -> Tensor:
         """[2, L, D] of the prompt and of the negative one."""
         return self.text
 

@@ -12,7 +12,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.registry import register
 from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import Cameras
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.classifier_free import guided_estimate
 from liftstudio.priors.latent_prior import LatentPrior, clip_pixels
 from liftstudio.priors.parameterization import x0_from_epsilon
@@ -63,7 +63,7 @@ class Zero123(LatentPrior):
     def recognizes(cls, weights: Weights) -> bool:
         return is_zero123(weights)
 
-    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+    def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
         """Any cameras that look at the object will do."""
 
     def sigmas(self, steps: int) -> Tensor:
@@ -71,13 +71,13 @@ class Zero123(LatentPrior):
         return ddim_sigmas(self.levels, steps)
 
     @torch.no_grad()
-    def condition(self, prompt: ImagePrompt) -> Condition:
+    def condition(self, posed: PosedImage) -> Condition:
         """The picture, over white, as CLIP embeds it and as latents; CLIP is in memory only here."""
-        check_shape("prompt.image", prompt.image, (self.resolution, self.resolution, 3))
-        image = prompt.image.to(self.device)
+        check_shape("posed.image", posed.image, (self.resolution, self.resolution, 3))
+        image = posed.image.to(self.device)
         tower = self.tower.load(torch.float32, self.device)
         embedding = tower(pixel_values=clip_pixels(image, tower.config.image_size)).image_embeds[0]
-        return Condition(embedding, self.posterior(2 * image[None] - 1).mode()[0], prompt.camera.to(self.device))
+        return Condition(embedding, self.posterior(2 * image[None] - 1).mode()[0], posed.camera.to(self.device))
 
     @torch.no_grad()
     def denoise(

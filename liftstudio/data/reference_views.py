@@ -20,7 +20,7 @@ class ReferenceViews:
     held_out: [V] bool; these are never trained on, only measured.
     depths:   [V, H, W, 1] z-depth up to scale and shift, or None.
     normals:  [V, H, W, 3] unit world-space normals, or None.
-    prompt:   which of them is the picture the user gave, from which a prior made the others; None: all are given.
+    input_view: which of them is the picture the user gave, from which a prior made the others; None: all are given.
     sheet:    [H, W, 3] picture of all sets of views that a prior made, where these are one of several; None: they are
               the only ones.
     """
@@ -32,7 +32,7 @@ class ReferenceViews:
     held_out: Tensor
     depths: Tensor | None = None
     normals: Tensor | None = None
-    prompt: int | None = None
+    input_view: int | None = None
     sheet: Tensor | None = None
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class ReferenceViews:
             self.held_out[chosen],
             None if self.depths is None else self.depths[chosen],
             None if self.normals is None else self.normals[chosen],
-            order.index(self.prompt) if self.prompt in order else None,
+            order.index(self.input_view) if self.input_view in order else None,
             self.sheet,
         )
 

@@ -30,8 +30,12 @@ class Reconstruction(Guidance):
     @dataclass
     class Config(Guidance.Config):
         views_per_step: int = 2  # reference views drawn per step, without repetition
-        prompt_weight: float = 1.0  # how often the user's own picture is drawn, in times as often as a generated view
-        prompt_priority: float = 0.0  # how much less a generated view's colour counts where that picture has it, 0 to 1
+        input_view_weight: float = (
+            1.0  # how often the user's own picture is drawn, in times as often as a generated view
+        )
+        input_view_priority: float = (
+            0.0  # how much less a generated view's colour counts where that picture has it, 0 to 1
+        )
         resolution: list[int] = field(default_factory=lambda: [0])  # pixels across a render, one per milestone; 0: all
         resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next resolution begins
         random_background: bool = True  # compose both sides over a new random colour each step, so opacity is learned
@@ -48,8 +52,8 @@ class Reconstruction(Guidance):
 
         def __post_init__(self) -> None:
             check_range("views_per_step", self.views_per_step, 1)
-            check_range("prompt_weight", self.prompt_weight, 1e-3)
-            check_range("prompt_priority", self.prompt_priority, 0, 1)
+            check_range("input_view_weight", self.input_view_weight, 1e-3)
+            check_range("input_view_priority", self.input_view_priority, 0, 1)
             check_range("resolution", min(self.resolution, default=0), 0)
             check_milestones("resolution", self.resolution, self.resolution_milestones)
 
@@ -66,8 +70,8 @@ class Reconstruction(Guidance):
         self.reference_cameras = chosen.cameras.to(device)
         self.images, self.masks = chosen.images.to(device), chosen.masks.to(device)
         self.shares = torch.ones(len(chosen), device=device)  # of the views in the draws, in arbitrary units
-        if chosen.prompt is not None:
-            self.shares[chosen.prompt] = config.prompt_weight
+        if chosen.input_view is not None:
+            self.shares[chosen.input_view] = config.input_view_weight
         self.maps = {
             name: None if maps is None else maps.to(device)
             for name, maps in (("mono_normal", chosen.normals), ("mono_depth", chosen.depths))
@@ -106,8 +110,8 @@ class Reconstruction(Guidance):
         }
         background = torch.rand(count, 1, 1, 3, generator=generator, device=device)
         if self._weighs_colors:
-            assert self.views.prompt is not None
-            self._batch["is_generated"] = chosen.ne(self.views.prompt).view(-1, 1, 1, 1)
+            assert self.views.input_view is not None
+            self._batch["is_generated"] = chosen.ne(self.views.input_view).view(-1, 1, 1, 1)
         self._batch["background"] = background if self.config.random_background else torch.ones_like(background)
         return cameras.lattice(stride, offsets[0], offsets[1], height, width)
 
@@ -120,7 +124,7 @@ class Reconstruction(Guidance):
 
     @property
     def _weighs_colors(self) -> bool:
-        return self.config.prompt_priority > 0 and self.views.prompt is not None
+        return self.config.input_view_priority > 0 and self.views.input_view is not None
 
     def _color_weights(self, render: Render) -> Tensor | None:
         """[B, H, W, 1] in [0, 1]: less in generated views where the surface faces the user's picture.
@@ -129,11 +133,11 @@ class Reconstruction(Guidance):
         """
         if not self._weighs_colors:
             return None
-        center = self.reference_cameras.centers[self.views.prompt]
+        center = self.reference_cameras.centers[self.views.input_view]
         points, normals = (render.require(name).detach() for name in ("points", "normal"))
         cosine = (F.normalize(center - points, dim=-1) * normals).sum(-1, keepdim=True)
         in_picture = (cosine / FACING).clamp(0, 1) * self._batch["is_generated"]
-        return 1 - self.config.prompt_priority * in_picture
+        return 1 - self.config.input_view_priority * in_picture
 
     def losses(self, render: Render, step: int) -> dict[str, Tensor]:
         """The losses whose weight at `step` is not 0, between the render of the last `cameras` and its references."""

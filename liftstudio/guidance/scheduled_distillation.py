@@ -88,7 +88,7 @@ class OrbitDistillation(ScheduledDistillation):
 
     def center(self) -> Cameras:
         """The one camera whose distance and field of view the others share: the picture's."""
-        return self.prompt.camera
+        return self.posed.camera
 
     def _views_at(self, turn_deg: Tensor, elevations_deg: Tensor) -> Cameras:
         start, size = self.center(), self.prior.resolution

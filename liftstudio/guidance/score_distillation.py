@@ -16,7 +16,7 @@ from liftstudio.data.images import resize_smooth
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance.base import Guidance
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.classifier_free import check_guidance_scale
 from liftstudio.priors.distillation import draw_sigma, encode_in_chunks, sds_loss
 from liftstudio.priors.opening import open_prior
@@ -26,7 +26,7 @@ class PriorGuidance(Guidance):
     """The base of all guidance by a diffusion prior.
 
     A method says which views it asks about (`draw_views`) and at which noise level (`draw_sigma`), one for all views
-    of a step. It may also say how strongly each frame follows the prompt (`guidance_scales`), which latents count
+    of a step. It may also say how strongly each frame follows the input view (`guidance_scales`), which latents count
     (`latent_mask`), how large the renders are (`render_size`), over which background they are seen (`shown`) and with
     what the prior is told about that (`condition_for`), what the latents are moved to (`estimate`) and by which loss
     (`distance`). See `priors.distillation` for the mathematics.
@@ -49,11 +49,11 @@ class PriorGuidance(Guidance):
         self.config, self.device, self._step = config, device, 0
         self.prior = self.open_prior()
         self.check_prior()
-        # An ImagePrompt; None for a prior that takes no picture.
-        self.prompt: Any = image_prompt(views, self.prior.resolution, device) if self.prior.takes_picture else None
+        # An PosedImage; None for a prior that takes no picture.
+        self.posed: Any = posed_image(views, self.prior.resolution, device) if self.prior.takes_picture else None
         typical = self.typical_views()
-        self.prior.check_cameras(typical if self.prompt is None else self.prompt.camera, typical)
-        self.condition = self.prior.condition(self.prompt)
+        self.prior.check_cameras(typical if self.posed is None else self.posed.camera, typical)
+        self.condition = self.prior.condition(self.posed)
 
     def open_prior(self) -> Prior:
         """The diffusion model of the options."""
@@ -172,17 +172,17 @@ class ScoreDistillation(PriorGuidance):
         return self.config.resolution or self.prior.resolution
 
 
-def image_prompt(views: ReferenceViews | None, resolution: int, device: torch.device) -> ImagePrompt:
+def posed_image(views: ReferenceViews | None, resolution: int, device: torch.device) -> PosedImage:
     """The picture among the reference views from which the others were made, at `resolution` pixels.
 
     Raises:
         InputError: there are no views, none of them is such a picture, or it is not square.
     """
-    if views is None or views.prompt is None:
+    if views is None or views.input_view is None:
         raise InputError("score distillation needs an input picture; add a 'views:' block that makes views from one")
-    view = views.select([views.prompt])
+    view = views.select([views.input_view])
     height, width = view.cameras.height, view.cameras.width
     if height != width:
         raise InputError(f"the input picture is {width}x{height} pixels; score distillation needs a square one")
     image, mask = (resize_smooth(i, resolution, resolution)[0].to(device) for i in (view.over(1.0), view.masks))
-    return ImagePrompt(image, mask, view.cameras.resized(resolution, resolution).to(device))
+    return PosedImage(image, mask, view.cameras.resized(resolution, resolution).to(device))

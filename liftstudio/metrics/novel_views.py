@@ -52,7 +52,7 @@ def closeness(images: Tensor, masks: Tensor, truth: ReferenceViews) -> Row:
 
     Args:
         images: [V, H, W, 3] over white, at the cameras of `truth`; masks: [V, H, W, 1]; both in [0, 1].
-        truth: V views of that size; the input view, `prompt`, is left out of all means.
+        truth: V views of that size; the view `input_view`, is left out of all means.
     """
     novel = novel_views(truth)
     pairs = images[novel], truth.over(1.0)[novel]
@@ -79,8 +79,8 @@ def compare_views(images: Tensor, masks: Tensor, truth: ReferenceViews, judges: 
     novel = novel_views(truth)
     order = around(truth)
     seen, true = images[novel], truth.over(1.0)[novel]
-    assert truth.prompt is not None
-    picture = truth.over(1.0)[truth.prompt]
+    assert truth.input_view is not None
+    picture = truth.over(1.0)[truth.input_view]
     row = closeness(images, masks, truth)
     if judges.lpips is not None:
         row["lpips"] = float(judges.lpips(seen, true).mean())
@@ -100,15 +100,15 @@ def compare_views(images: Tensor, masks: Tensor, truth: ReferenceViews, judges: 
 
 def novel_views(truth: ReferenceViews) -> Tensor:
     """[V - 1] the indices of all views but the input view."""
-    return torch.tensor([index for index in range(len(truth)) if index != truth.prompt])
+    return torch.tensor([index for index in range(len(truth)) if index != truth.input_view])
 
 
 def around(truth: ReferenceViews) -> Tensor:
     """[V] the indices of all views as their azimuths rise from the input view's, which is the first."""
-    assert truth.prompt is not None
-    turn = truth.cameras.azimuth_deg - truth.cameras.azimuth_deg[truth.prompt]
+    assert truth.input_view is not None
+    turn = truth.cameras.azimuth_deg - truth.cameras.azimuth_deg[truth.input_view]
     turn = torch.remainder(turn + 1e-3, 360)  # rounding must not bring the first to the end
-    turn[truth.prompt] = -1
+    turn[truth.input_view] = -1
     return turn.argsort(stable=True)
 
 
@@ -120,9 +120,9 @@ def _contextual(seen: Tensor, masks: Tensor, truth: ReferenceViews, features: Fe
         each.where(has_features(each, images, features)[:, None, None, None], 1.0)
         for each, images in ((masks, seen), (true_masks, true))
     )
-    assert truth.prompt is not None
+    assert truth.input_view is not None
     row: Row = {}
-    for name, index in {"view": novel, "picture": torch.full_like(novel, truth.prompt)}.items():
+    for name, index in {"view": novel, "picture": torch.full_like(novel, truth.input_view)}.items():
         each = [
             contextual_distance(seen[[i]], true[[j]], features, shown[[i]], true_shown[[j]])
             for i, j in enumerate(index.tolist())

@@ -19,7 +19,7 @@ SAME_DEG = 0.1  # angles closer than this are the same
 
 
 @dataclass(frozen=True)
-class ImagePrompt:
+class PosedImage:
     """The picture a prior is conditioned on.
 
     image:  [R, R, 3] float32 sRGB in [0, 1] over white, R = the prior's resolution.
@@ -98,7 +98,7 @@ class Prior(Component):
         """
 
     @abstractmethod
-    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+    def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
         """Raise an InputError for cameras that this prior cannot be asked about."""
 
     def warn_beyond(self, name: str, angles_deg: Tensor, trained_deg: tuple[float, float]) -> None:
@@ -120,10 +120,10 @@ class Prior(Component):
         """Images [T, R, R, 3] over white in [0, 1] and masks [T, R, R, 1] (None: the prior knows none)."""
 
     @abstractmethod
-    def condition(self, prompt: Any) -> Any:
-        """What `denoise` needs of the `ImagePrompt`: encoded once, used for every step and all cameras.
+    def condition(self, posed: Any) -> Any:
+        """What `denoise` needs of the `PosedImage`: encoded once, used for every step and all cameras.
 
-        prompt: None for a prior that `takes_picture` not.
+        posed: None for a prior that `takes_picture` not.
         """
 
     @abstractmethod

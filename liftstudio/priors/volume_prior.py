@@ -11,7 +11,7 @@ from liftstudio.core.config import parse
 from liftstudio.core.errors import InputError
 from liftstudio.core.weights import Weights, load_module, open_weights
 from liftstudio.data.cameras import Cameras, turned
-from liftstudio.priors.base import Estimates, ImagePrompt, Prior
+from liftstudio.priors.base import Estimates, PosedImage, Prior
 from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.precision import compute_dtype
 from liftstudio.priors.projections import projections
@@ -95,12 +95,12 @@ class VolumePrior(Prior):
         except (KeyError, ValueError, InputError):
             raise InputError(f"{weights.path}: its note 'size' does not describe the network '{cls.note}'") from None
 
-    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+    def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
         """Any cameras will do; warns of lenses, and of places of the picture's camera, that are new to it."""
-        fov_deg = torch.cat([one.fov_deg.cpu() for one in (prompt_camera, cameras)])
+        fov_deg = torch.cat([one.fov_deg.cpu() for one in (input_camera, cameras)])
         self.warn_beyond("field of view", fov_deg, self.trained_fov_deg)
-        self.warn_beyond("elevation of the picture", prompt_camera.elevation_deg, self.trained_elevation_deg)
-        azimuth_deg = torch.remainder(prompt_camera.azimuth_deg + 180, 360) - 180
+        self.warn_beyond("elevation of the picture", input_camera.elevation_deg, self.trained_elevation_deg)
+        azimuth_deg = torch.remainder(input_camera.azimuth_deg + 180, 360) - 180
         self.warn_beyond("azimuth of the picture", azimuth_deg, self.trained_azimuth_deg)
 
     def encode(self, images: Tensor, masks: Tensor) -> Tensor:
@@ -113,10 +113,10 @@ class VolumePrior(Prior):
         return pixels[..., :3], pixels[..., 3:]
 
     @torch.no_grad()
-    def condition(self, prompt: ImagePrompt) -> Condition:
+    def condition(self, posed: PosedImage) -> Condition:
         """See `Prior.condition`."""
-        pixels, azimuth_deg = self.encode(prompt.image[None], prompt.mask[None]), float(prompt.camera.azimuth_deg)
-        camera = turned(prompt.camera.to(self.device), -azimuth_deg)
+        pixels, azimuth_deg = self.encode(posed.image[None], posed.mask[None]), float(posed.camera.azimuth_deg)
+        camera = turned(posed.camera.to(self.device), -azimuth_deg)
         return Condition(self.network.look(pixels.to(self.device), projections(camera)), azimuth_deg)
 
     @torch.no_grad()

@@ -215,7 +215,7 @@ class Run:
         views = self.inputs.views
         if views is None or (self.folder.views / "transforms.json").exists():
             return
-        if views.prompt is not None or bool(views.held_out.all()):
+        if views.input_view is not None or bool(views.held_out.all()):
             save_views(self.folder.views, views)
 
     def _fit_stage(self, stage: str, stop: StopRequest) -> None:

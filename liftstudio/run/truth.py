@@ -36,7 +36,7 @@ Point = tuple[float, float]
 class Truth:
     """What an object truly is.
 
-    views:           V true views, square, with cameras in the run's world; `prompt` is the input view; or None.
+    views:           V true views, square, with cameras in the run's world; `input_view` is the one given; or None.
     mesh:            the true surface, longest side 1, at the origin, input view at azimuth 0; or None.
     unit_from_world: [4, 4] float32, from the run's world to that of the mesh.
     """
@@ -66,7 +66,7 @@ def load_truth(config: TruthConfig, azimuth_deg: float = 0.0, center: Point = (0
         raise InputError(f"truth.views: {path}: wanted the input view and others to compare with, got 1 view")
     mesh_file = input_path(config.mesh) if config.mesh else own_mesh
     mesh = None if mesh_file is None else read_mesh(mesh_file)
-    views = replace(views, prompt=find_view(views.names, config.view))
+    views = replace(views, input_view=find_view(views.names, config.view))
     rotation = turn_about_z(source_rotation_deg(path))
     unit_from_data = _unit_from_data(views, mesh, rotation, center)
     world_from_data = torch.linalg.inv(unit_from_world(azimuth_deg).double()) @ unit_from_data
@@ -181,7 +181,7 @@ def _unit_from_data(views: ReferenceViews, mesh: Mesh | None, rotation: Tensor, 
     else:
         low, high = moved_mesh(Mesh(mesh.vertices.double(), mesh.faces), rotation).vertices.aminmax(dim=0)
     middle = rotation[:3, :3].T @ ((low + high) / 2)
-    start, direction = _ray(views.cameras[[views.prompt or 0]], center)
+    start, direction = _ray(views.cameras[[views.input_view or 0]], center)
     origin = start + direction * (direction @ (middle - start))
     similarity = torch.eye(4, dtype=torch.float64)
     similarity[:3, 3] = -origin

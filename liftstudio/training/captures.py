@@ -31,7 +31,7 @@ class PosedObject:
     depths: Tensor | None
 
     def seen_from(self, order: Tensor) -> Sample:
-        """The first of these views [1 + V] as the prompt, the others as views, turned so that its azimuth is 0."""
+        """The first of these views [1 + V] as the input view, the others as views, turned so that its azimuth is 0."""
         rgba = self.rgba[order].float() / 255
         chosen = self.cameras[order]
         cameras = turned(chosen, -float(chosen.azimuth_deg[0]))
@@ -40,7 +40,7 @@ class PosedObject:
 
 
 class Captures(SampleSource):
-    """Objects that the user brings; a sample is one view of a capture as prompt and others of its views."""
+    """Objects that the user brings; a sample is one view of a capture as the input view and others of its views."""
 
     def __init__(self, config: DataConfig, least_views: int) -> None:
         """Reads all images. least_views: that a capture must have.
@@ -99,7 +99,7 @@ def read_object(folder: Path, config: DataConfig, least_views: int) -> PosedObje
     except InputError as error:
         raise InputError(f"data.captures: {folder}: {error}") from None
     if len(views) < least_views:
-        wanted = f"wanted {least_views} or more, for a prompt and as many others as data.rig asks for"
+        wanted = f"wanted {least_views} or more, for an input view and as many others as data.rig asks for"
         raise InputError(f"data.captures: {folder}: {len(views)} views to train on; {wanted}")
     height, width = views.images.shape[1:3]
     if max(height, width) < config.resolution:

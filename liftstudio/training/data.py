@@ -31,7 +31,7 @@ class DataConfig:
     objects_share: float = 0.85  # share of those, where there are any; the rest are procedural
     licences: Licences = "permissive"  # of a catalogue; permissive: that ask for no more than attribution
     weights: dict[str, float] = field(default_factory=dict)  # by pack: how often a mesh is drawn; 1 where none is given
-    augment: bool = True  # vary colours, and the prompts' sharpness, where there are real meshes
+    augment: bool = True  # vary colours, and the input views' sharpness, where there are real meshes
     toys: float = 1.0  # share of toy figures; the rest are free composites
     patterned: float = 0.0  # share of objects whose every part has a pattern of strong contrast
     resolution: int = 64  # pixels across an image
@@ -51,16 +51,16 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Sample:
-    """One object with a prompt and V views, in the frame where the prompt's azimuth is 0.
+    """One object with an input view and V views, in the frame where the input view's azimuth is 0.
 
-    prompt: [R, R, 4] rgb over white and alpha in [0, 1]. images: [V, R, R, 4] the same of the views.
+    input_image: [R, R, 4] rgb over white and alpha in [0, 1]. images: [V, R, R, 4] the same of the views.
     depths: [V, R, R, 1] z-depth in world units, 0 beside the object; of captures up to scale and shift, or None.
     object: what a procedural one is made of, in canonical pose, to be turned by the rig's `front_deg` about z, or None.
     solid: what is inside it, in the same frame as the cameras; None: its shape is not known.
     """
 
     rig: Rig
-    prompt: Tensor
+    input_image: Tensor
     images: Tensor
     depths: Tensor | None
     object: TexturedObject | None
@@ -111,8 +111,8 @@ def draw_sample(kind: Kind, seed: int, config: DataConfig, views: int, generator
 
 def view_object(obj: TexturedObject, rig: Rig) -> Sample:
     """An object, front at the rig's `front_deg`, seen by its cameras."""
-    prompt, views = (render(obj, turned(cameras, -rig.front_deg)) for cameras in (rig.prompt, rig.views))
-    rgba = [torch.cat([image.rgb, image.alpha], dim=-1) for image in (prompt, views)]
+    input_view, views = (render(obj, turned(cameras, -rig.front_deg)) for cameras in (rig.input_camera, rig.views))
+    rgba = [torch.cat([image.rgb, image.alpha], dim=-1) for image in (input_view, views)]
     return Sample(rig, rgba[0][0], rgba[1], views.depth, obj, procedural_solid(obj, rig.front_deg))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from liftstudio.data.images import grid
 from liftstudio.metrics.images import psnr
 from liftstudio.metrics.novel_views import silhouette_iou
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.samplers import euler
 from liftstudio.training.data import Sample
 from liftstudio.training.task import Evaluation
@@ -23,23 +23,23 @@ Figures = dict[str, float]
 class Protocol:
     """levels: noise levels of single evaluations. sigmas: those of the sampler. guidance: its scales of so many views.
 
-    last_is_prompt: whether the last view is the prompt's, and does not count.
+    last_is_input: whether the last view is the input view's, and does not count.
     """
 
     levels: tuple[float, ...]
     sigmas: Tensor
     guidance: Callable[[int], Tensor] | None = None
-    last_is_prompt: bool = False
+    last_is_input: bool = False
 
     def counted(self, views: Tensor) -> Tensor:
         """Of images or masks [V, ...], those that count."""
-        return views[:-1] if self.last_is_prompt else views
+        return views[:-1] if self.last_is_input else views
 
 
 def evaluate(prior: Prior, samples: list[Sample], protocol: Protocol, device: torch.device) -> Evaluation:
     """Mean PSNR of single evaluations of noisy truth ("psnr_5" at noise level 5), and of some samples from noise.
 
-    Also the IoU of their silhouettes ("iou_5") where the prior knows masks. The sheet has, beside the prompt, a sample,
+    Also the IoU of their silhouettes ("iou_5") where the prior knows masks. The sheet shows the input view, a sample,
     one evaluation of noise alone, and the truth.
     """
     figures = [_measured_levels(prior, sample, number, protocol, device) for number, sample in enumerate(samples)]
@@ -53,8 +53,8 @@ def evaluate(prior: Prior, samples: list[Sample], protocol: Protocol, device: to
     return Evaluation(means, grid(rows))
 
 
-def _prompt(sample: Sample) -> ImagePrompt:
-    return ImagePrompt(sample.prompt[..., :3], sample.prompt[..., 3:], sample.rig.prompt)
+def _input(sample: Sample) -> PosedImage:
+    return PosedImage(sample.input_image[..., :3], sample.input_image[..., 3:], sample.rig.input_camera)
 
 
 def _noise(prior: Prior, sample: Sample, number: int, device: torch.device) -> Tensor:
@@ -68,7 +68,7 @@ def _noise(prior: Prior, sample: Sample, number: int, device: torch.device) -> T
 @torch.no_grad()
 def _measured_levels(prior: Prior, sample: Sample, number: int, protocol: Protocol, device: torch.device) -> Figures:
     """PSNR, and silhouette IoU where the prior knows masks, of one evaluation at each noise level."""
-    condition, noise = prior.condition(_prompt(sample)), _noise(prior, sample, number, device)
+    condition, noise = prior.condition(_input(sample)), _noise(prior, sample, number, device)
     truth = sample.images.to(device)
     latents = prior.encode(truth[..., :3], truth[..., 3:])
     figures = {}
@@ -84,7 +84,7 @@ def _drawn(
     prior: Prior, sample: Sample, number: int, protocol: Protocol, device: torch.device
 ) -> tuple[Figures, list[list[Tensor]]]:
     """Figures of a sample drawn from noise; rows of a sheet: the sample, one evaluation from noise, the truth."""
-    condition, noise = prior.condition(_prompt(sample)), _noise(prior, sample, number, device)
+    condition, noise = prior.condition(_input(sample)), _noise(prior, sample, number, device)
     cameras, highest = sample.rig.views, max(protocol.levels)
     scale = None if protocol.guidance is None else protocol.guidance(len(cameras)).to(device)
     drawn = euler(lambda z, sigma: prior.denoise(z, sigma, condition, cameras, scale), noise, protocol.sigmas)
@@ -92,8 +92,8 @@ def _drawn(
     figures = {"psnr_sampled": _psnr(images, sample, protocol)}
     if masks is not None:
         figures["iou_sampled"] = _iou(masks, sample, protocol)
-    prompt = sample.prompt[..., :3]
-    starts = (prompt, torch.ones_like(prompt), torch.ones_like(prompt))
+    image = sample.input_image[..., :3]
+    starts = (image, torch.ones_like(image), torch.ones_like(image))
     shown = (images.cpu(), prior.decode(once)[0].cpu(), sample.images[..., :3])
     return figures, [[start, *row] for start, row in zip(starts, shown, strict=True)]
 

@@ -45,7 +45,7 @@ class ObjectsTask(VolumeTask):
 
     def _shape(self, sample: Sample, generator: torch.Generator) -> dict[str, Tensor]:
         """The picture's elevation, whether it is told, and which cells of the frustum are inside the object."""
-        elevation = sample.rig.prompt.elevation_deg[0].deg2rad()
+        elevation = sample.rig.input_camera.elevation_deg[0].deg2rad()
         is_posed = torch.rand((), generator=generator) >= self.config.drop_pose
         return {"elevation": elevation, "is_posed": is_posed, **self._inside(sample)}
 
@@ -53,8 +53,8 @@ class ObjectsTask(VolumeTask):
         """[D, R, R] by plane and pixel; none far from the silhouette."""
         if sample.solid is None:
             return {}
-        frame, planes = frame_of(projections(sample.rig.prompt)), self.config.size.planes
-        near = _near_object(channels_first(sample.prompt)[None])[0, 0]
+        frame, planes = frame_of(projections(sample.rig.input_camera)), self.config.size.planes
+        near = _near_object(channels_first(sample.input_image)[None])[0, 0]
         middle, way = (rays[0, near] for rays in pixel_rays(frame, RESOLUTION, RESOLUTION))
         cells = middle + centers(planes)[:, None, None] * way
         inside = torch.zeros(planes, RESOLUTION, RESOLUTION, dtype=torch.bool)
@@ -62,12 +62,12 @@ class ObjectsTask(VolumeTask):
         return {"inside": inside}
 
     def _look(self, batch: dict[str, Tensor]) -> Picture:
-        return self.network.look(batch["prompt"], batch["prompt_projection"], batch["is_posed"])
+        return self.network.look(batch["input_image"], batch["input_projection"], batch["is_posed"])
 
     def _shape_losses(self, lifted: Lifted, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         losses = {"pose": self.config.lambda_pose * _pose_loss(lifted.pose, batch)}
         if "inside" in batch:
-            entropy = _occupancy_loss(lifted, batch["inside"], batch["prompt"])
+            entropy = _occupancy_loss(lifted, batch["inside"], batch["input_image"])
             losses["occupancy"] = self.config.lambda_occupancy * entropy
         return losses
 
@@ -88,9 +88,9 @@ def _check_size(size: Size) -> None:
         check_multiples(f"size.{name}", values, factor)
 
 
-def _occupancy_loss(lifted: Lifted, inside: Tensor, prompt: Tensor) -> Tensor:
+def _occupancy_loss(lifted: Lifted, inside: Tensor, input_image: Tensor) -> Tensor:
     """Mean cross entropy over the cells on the rays of the object and just beside it."""
-    near = _near_object(prompt)
+    near = _near_object(input_image)
     entropy = F.binary_cross_entropy_with_logits(lifted.occupancy, inside.float(), reduction="none")
     return (entropy.mean(1, keepdim=True) * near).sum() / near.sum().clamp_min(1)
 
@@ -107,7 +107,7 @@ def _pose_loss(pose: Pose, batch: dict[str, Tensor]) -> Tensor:
     """
     guessed = (~batch["is_posed"] & batch["has_image"]).float()
     elevation = (pose.elevation - batch["elevation"]).abs()
-    lens = (pose.zoom - zoom(batch["prompt_projection"])).abs()
+    lens = (pose.zoom - zoom(batch["input_projection"])).abs()
     surprise = elevation / pose.elevation_log_error.exp() + pose.elevation_log_error
     surprise = surprise + lens / pose.zoom_log_error.exp() + pose.zoom_log_error
     return (surprise * guessed).sum() / guessed.sum().clamp_min(1)

@@ -1,4 +1,4 @@
-"""Cameras that a training object is seen by: one for the prompt, some for the views."""
+"""Cameras that a training object is seen by: one for the input view, some for the views."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -17,43 +17,48 @@ UNSEEN_VIEWS = 6  # of an object that is measured, where the rig fixes no number
 
 @dataclass
 class RigConfig:
-    """Where prompt and views are seen from; azimuths are relative to the prompt's, elevations absolute."""
+    """Where input view and views are seen from; azimuths are relative to the input view's, elevations absolute."""
 
     views: tuple[int, int] = (2, 10)  # least and most views of an object
     azimuths_deg: list[float] = field(default_factory=list)  # of fixed views, instead of `views`; empty: none are fixed
-    prompt_azimuth_deg: float = 46.0  # the prompt is within this of the object's front
-    prompt_elevation_deg: tuple[float, float] = (-10.0, 40.0)  # least and most
-    elevation_deg: tuple[float, float] | None = (-30.0, 60.0)  # least and most of free and fixed views; none: prompt's
+    input_azimuth_deg: float = 46.0  # the input view is within this of the object's front
+    input_elevation_deg: tuple[float, float] = (-10.0, 40.0)  # least and most
+    elevation_deg: tuple[float, float] | None = (
+        -30.0,
+        60.0,
+    )  # least and most of free and fixed views; none: the input view's
     amplitude_deg: float = 40.0  # largest swing of a closed orbit's elevation
-    orbit_share: float = 0.5  # of objects seen on a closed orbit that ends at the prompt; the others' views are free
-    lens_share: float = 0.3  # of prompts and of view sets taken with another field of view and distance than SV3D's
+    orbit_share: float = (
+        0.5  # of objects seen on a closed orbit that ends at the input view; the others' views are free
+    )
+    lens_share: float = 0.3  # of input views and of view sets taken with another field of view and distance than SV3D's
     lens_fov_deg: tuple[float, float] = (25.0, 50.0)  # least and most of those
     lens_margin: tuple[float, float] = (1.0, 1.2)  # least and most that those show at the origin, relative to SV3D's
-    roll_deg: float = 0.0  # the prompt's camera is turned about its axis by at most this
-    shift: float = 0.0  # the prompt's centre is off its camera's axis by at most this share of the image, each way
+    roll_deg: float = 0.0  # the input view's camera is turned about its axis by at most this
+    shift: float = 0.0  # the input view's centre is off its camera's axis by at most this share of the image, each way
 
     def __post_init__(self) -> None:
         check_range("orbit_share", self.orbit_share, 0, 1)
         check_range("lens_share", self.lens_share, 0, 1)
-        check_range("prompt_azimuth_deg", self.prompt_azimuth_deg, 0, 180)
+        check_range("input_azimuth_deg", self.input_azimuth_deg, 0, 180)
         _check_pair("views", self.views, 1, math.inf)
-        _check_pair("prompt_elevation_deg", self.prompt_elevation_deg, -89, 89)
+        _check_pair("input_elevation_deg", self.input_elevation_deg, -89, 89)
         _check_pair("elevation_deg", self.elevation_deg or (0, 0), -89, 89)
         _check_pair("lens_fov_deg", self.lens_fov_deg, 5, 120)
         _check_pair("lens_margin", self.lens_margin, 0.5, 10)
         check_range("roll_deg", self.roll_deg, 0, 180)
         check_range("shift", self.shift, 0, 0.4)
-        check_range("amplitude_deg", self.amplitude_deg, 0, 89 - max(map(abs, self.prompt_elevation_deg)))
+        check_range("amplitude_deg", self.amplitude_deg, 0, 89 - max(map(abs, self.input_elevation_deg)))
 
 
 @dataclass(frozen=True)
 class Rig:
-    """prompt: one camera at azimuth 0; views: V cameras; front_deg: azimuth of the object's front in that frame.
+    """input_camera: one camera at azimuth 0; views: V cameras; front_deg: azimuth of the object's front in that frame.
 
     Of renders that users bring, `front_deg` is unknown and 0.
     """
 
-    prompt: Cameras
+    input_camera: Cameras
     views: Cameras
     front_deg: float
 
@@ -81,13 +86,13 @@ def draw_rig(config: RigConfig, count: int, size: int, generator: torch.Generato
 
     Views beyond the fixed ones are free, as are all where there are neither fixed views nor an orbit.
     """
-    elevation = _uniform(*config.prompt_elevation_deg, generator)
-    front = _uniform(-config.prompt_azimuth_deg, config.prompt_azimuth_deg, generator)
+    elevation = _uniform(*config.input_elevation_deg, generator)
+    front = _uniform(-config.input_azimuth_deg, config.input_azimuth_deg, generator)
     angles = _angles(config, count, elevation, generator)
     lenses = [_lens(config, generator) for _ in range(2)]
-    prompt = orbit_cameras(torch.zeros(1), torch.tensor([elevation]), lenses[0][1], lenses[0][0], size, size)
-    prompt = _askew(prompt, config, generator)
-    return Rig(prompt, orbit_cameras(*angles, lenses[1][1], lenses[1][0], size, size), front)
+    input_camera = orbit_cameras(torch.zeros(1), torch.tensor([elevation]), lenses[0][1], lenses[0][0], size, size)
+    input_camera = _askew(input_camera, config, generator)
+    return Rig(input_camera, orbit_cameras(*angles, lenses[1][1], lenses[1][0], size, size), front)
 
 
 def fitted(rig: Rig, vertices: Tensor, border: float) -> Rig:
@@ -95,7 +100,7 @@ def fitted(rig: Rig, vertices: Tensor, border: float) -> Rig:
 
     vertices: [V, 3] world units, of the object in canonical pose. border: share of the image that stays empty around.
     """
-    camera = turned(rig.prompt, -rig.front_deg)
+    camera = turned(rig.input_camera, -rig.front_deg)
     x, y, back = camera.to_camera(vertices)[0].unbind(-1)
     right, up = camera.fx * x, camera.fy * y
     width, height = camera.width, camera.height
@@ -106,27 +111,29 @@ def fitted(rig: Rig, vertices: Tensor, border: float) -> Rig:
     more = float((torch.stack(needed).amax(0) + back).amax())
     if more <= 0:
         return rig
-    c2w = rig.prompt.c2w.clone()
+    c2w = rig.input_camera.c2w.clone()
     c2w[:, :3, 3] += more * c2w[:, :3, 2]
-    return replace(rig, prompt=replace(rig.prompt, c2w=c2w))
+    return replace(rig, input_camera=replace(rig.input_camera, c2w=c2w))
 
 
-def _askew(prompt: Cameras, config: RigConfig, generator: torch.Generator) -> Cameras:
+def _askew(input_camera: Cameras, config: RigConfig, generator: torch.Generator) -> Cameras:
     """The camera rolled about its axis, and its principal point moved; draws nothing where a config wants neither."""
     if config.roll_deg:
         roll = torch.deg2rad(torch.tensor(_uniform(-config.roll_deg, config.roll_deg, generator)))
         turn = torch.eye(4)
         turn[0, 0] = turn[1, 1] = roll.cos()
         turn[1, 0], turn[0, 1] = roll.sin(), -roll.sin()
-        prompt = replace(prompt, c2w=prompt.c2w @ turn)
+        input_camera = replace(input_camera, c2w=input_camera.c2w @ turn)
     if config.shift:
         x, y = (_uniform(-config.shift, config.shift, generator) for _ in range(2))
-        prompt = replace(prompt, cx=prompt.cx + x * prompt.width, cy=prompt.cy + y * prompt.height)
-    return prompt
+        input_camera = replace(
+            input_camera, cx=input_camera.cx + x * input_camera.width, cy=input_camera.cy + y * input_camera.height
+        )
+    return input_camera
 
 
 def _angles(config: RigConfig, count: int, elevation: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Azimuths and elevations [count] of the views; elevation: the prompt's."""
+    """Azimuths and elevations [count] of the views; elevation: the input view's."""
     if config.azimuths_deg:
         return _fixed(config, count, elevation, generator)
     if _uniform(0, 1, generator) < config.orbit_share:

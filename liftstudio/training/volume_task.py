@@ -85,8 +85,8 @@ class VolumeTask(PriorTask):
         images = channels_first(sample.images)
         noisy = len(images) - self.extra_views
         return {
-            "prompt": channels_first(sample.prompt),
-            "prompt_projection": projections(sample.rig.prompt)[0],
+            "input_image": channels_first(sample.input_image),
+            "input_projection": projections(sample.rig.input_camera)[0],
             "projections": projections(sample.rig.views[:noisy]),
             **self._noisy(images[:noisy], generator),
             **self._shape(sample, generator),
@@ -110,8 +110,8 @@ class VolumeTask(PriorTask):
 
     def _rays(self, sample: Sample, images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Rays of the views and of the picture, most of them near the object, with their pixels [N, 4]."""
-        cameras = concatenate([sample.rig.views, sample.rig.prompt])
-        pixels = torch.cat([images, channels_first(sample.prompt)[None]])
+        cameras = concatenate([sample.rig.views, sample.rig.input_camera])
+        pixels = torch.cat([images, channels_first(sample.input_image)[None]])
         near = F.max_pool2d(pixels[:, 3:], 7, stride=1, padding=3).flatten() > -1
         share = near.float().mean().clamp(1e-3, 1)
         weights = torch.where(near, self.config.object_share / share, 1 - self.config.object_share)
@@ -133,7 +133,7 @@ class VolumeTask(PriorTask):
 
     def _look(self, batch: dict[str, Tensor]) -> Any:
         """The input picture as `lift` takes it."""
-        return self.network.look(batch["prompt"], batch["prompt_projection"])
+        return self.network.look(batch["input_image"], batch["input_projection"])
 
     @abstractmethod
     def _shape_losses(self, lifted: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:

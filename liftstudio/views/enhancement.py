@@ -17,7 +17,7 @@ class ViewEnhancer(ViewPlugIn):
 
     @abstractmethod
     def repaint(self, views: ReferenceViews) -> Tensor:
-        """Straight colours [V, H, W, 3] in [0, 1], on the CPU, of views that have a `prompt`, the picture.
+        """Straight colours [V, H, W, 3] in [0, 1], on the CPU, of views that have an `input_view`, the picture.
 
         What it returns beside the masks and for the picture is not used.
 
@@ -29,6 +29,6 @@ class ViewEnhancer(ViewPlugIn):
 def with_colors(views: ReferenceViews, colors: Tensor) -> ReferenceViews:
     """The views with other straight colours [V, H, W, 3] inside their masks; the picture among them stays."""
     images = colors.where(views.masks > 0, views.images)
-    if views.prompt is not None:
-        images[views.prompt] = views.images[views.prompt]
+    if views.input_view is not None:
+        images[views.input_view] = views.images[views.input_view]
     return replace(views, images=images)

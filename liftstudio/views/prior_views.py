@@ -20,7 +20,7 @@ from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.data.images import resize_lanczos, straight_from_white
 from liftstudio.data.orbits import MAX_ELEVATION_DEG, Angles
 from liftstudio.data.reference_views import ReferenceViews
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.classifier_free import check_guidance_scale
 from liftstudio.priors.opening import check_count, open_prior, recognized, weights_key
 from liftstudio.priors.samplers import euler
@@ -88,7 +88,7 @@ class GeneratedViews(ViewSource):
     def sample(
         self,
         prior: Prior,
-        prompt: Any,
+        posed: Any,
         cameras: Cameras,
         sigmas: Tensor,
         generator: torch.Generator,
@@ -99,12 +99,12 @@ class GeneratedViews(ViewSource):
         All views together by Euler steps (DDIM without added noise), under `guidance_scales` and `estimate`, unless a
         subclass samples in another way.
 
-        prompt: an `ImagePrompt`; None without a picture.
+        posed: a `PosedImage`; None without a picture.
         sigmas: [steps + 1] descending noise levels, as the prior has them.
         generator: on the CPU, so that all devices draw equal noise.
         on_step: to be told after each step (its number from 0, latents after it), as the samplers do.
         """
-        condition, scales = prior.condition(prompt), self.guidance_scales(prior, len(cameras)).to(cameras.device)
+        condition, scales = prior.condition(posed), self.guidance_scales(prior, len(cameras)).to(cameras.device)
         noise = torch.randn(len(cameras), *prior.latent_shape, generator=generator).to(cameras.device)
 
         def denoise(latents: Tensor, sigma: float) -> Tensor:
@@ -130,7 +130,7 @@ class GeneratedViews(ViewSource):
         """The picture, if there is one."""
         return None
 
-    def image_prompt(self, picture: Any, resolution: int) -> ImagePrompt | None:
+    def posed_image(self, picture: Any, resolution: int) -> PosedImage | None:
         """The picture as the prior sees it, on the source's device."""
         return None
 
@@ -153,9 +153,9 @@ class GeneratedViews(ViewSource):
         if enhancer is not None:
             views = self._enhanced(views, enhancer)
         if self.config.held_out:
-            if views.prompt is None and picture is not None:
+            if views.input_view is None and picture is not None:
                 raise InputError("held_out: the picture is none of the views, and so nothing would be left to train on")
-            views = replace(views, held_out=torch.tensor([index != views.prompt for index in range(len(views))]))
+            views = replace(views, held_out=torch.tensor([index != views.input_view for index in range(len(views))]))
         if estimator is not None:
             views = replace(views, **self._derived("view-maps", estimator, views, lambda: estimator.maps(views)))
         return views
@@ -181,7 +181,7 @@ class GeneratedViews(ViewSource):
 
     def _enhanced(self, views: ReferenceViews, enhancer: ViewEnhancer) -> ReferenceViews:
         """The views with the colours that the enhancer gives them."""
-        if views.prompt is None:
+        if views.input_view is None:
             raise InputError("enhance: the picture is none of the views, and so nothing to enhance the others by")
 
         def make() -> dict[str, Any]:
@@ -197,7 +197,7 @@ class GeneratedViews(ViewSource):
             "version": __version__,
             "plug-in": plug_in.fingerprint(),
             "views": [_digest(tensor) for tensor in (views.images, views.masks, views.cameras.c2w)],
-            "prompt": views.prompt,
+            "input_view": views.input_view,
             "held_out": views.held_out.tolist(),
         }
         return cached(kind, content_key(key), make) if self.config.cache else make()
@@ -230,15 +230,15 @@ class GeneratedViews(ViewSource):
             raise InputError(f"prior: {prior.name} makes views of a picture, and here is none")
         if picture is not None and not prior.takes_picture:
             raise InputError(f"prior: {prior.name} makes views of a text alone, and here is a picture")
-        cameras, prompt = self._cameras(prior.resolution), self.image_prompt(picture, prior.resolution)
-        prior.check_cameras(cameras if prompt is None else prompt.camera, cameras)
+        cameras, posed = self._cameras(prior.resolution), self.posed_image(picture, prior.resolution)
+        prior.check_cameras(cameras if posed is None else posed.camera, cameras)
         generator = torch.Generator().manual_seed(self.config.seed)
         with torch.no_grad(), WorkProgress("views") as progress:
             steps = self.config.steps or self.suited_steps(prior)
             progress(f"{len(cameras)} by {prior.name}, {steps} steps", 0.0)
             sigmas = prior.sigmas(steps)
             on_step = _shown_on(progress, steps)
-            latents = self.sample(prior, prompt, cameras.to(self.device), sigmas, generator, on_step)
+            latents = self.sample(prior, posed, cameras.to(self.device), sigmas, generator, on_step)
             images, masks = prior.decode(latents)
         if masks is None:
             masks = torch.stack([silhouette(image.cpu(), self.config.matting) for image in images])
@@ -255,9 +255,9 @@ class GeneratedViews(ViewSource):
         frames = torch.cat([images, masks], dim=-1)
         if size != images.shape[1]:
             frames = torch.stack([resize_lanczos(frame, size, size).clamp(0, 1) for frame in frames])
-        prompt = self._prompt_view()
-        if prompt is not None:
-            frames[prompt] = torch.cat(picture.frame(size), dim=-1)
+        input_view = self._input_view()
+        if input_view is not None:
+            frames[input_view] = torch.cat(picture.frame(size), dim=-1)
         count = len(frames)
         return ReferenceViews(
             images=straight_from_white(frames[..., :3], frames[..., 3:]),
@@ -265,13 +265,13 @@ class GeneratedViews(ViewSource):
             cameras=self._cameras(size),
             names=tuple(f"{index:03d}.png" for index in range(count)),
             held_out=torch.zeros(count, dtype=torch.bool),
-            prompt=prompt,
+            input_view=input_view,
         )
 
     def _cameras(self, size: int) -> Cameras:
         return orbit_cameras(*self.angles(), self.config.distance, self.config.fov_deg, size, size)
 
-    def _prompt_view(self) -> int | None:
+    def _input_view(self) -> int | None:
         """Which of the views is the picture itself, if any."""
         return None
 
@@ -280,7 +280,7 @@ class PriorViews(GeneratedViews):
     """Views of the object in one picture.
 
     The view at azimuth 0 and the picture's own elevation, if the subclass has one, is the picture itself. A subclass
-    may frame the prompt in its own way.
+    may frame the input image in its own way.
     """
 
     @dataclass(kw_only=True)
@@ -309,19 +309,19 @@ class PriorViews(GeneratedViews):
             input_path(self.config.image), recenter=self.config.recenter, frame_ratio=self.config.frame_ratio
         )
 
-    def prompt_image(self, picture: InputImage, resolution: int) -> tuple[Tensor, Tensor]:
+    def conditioning_image(self, picture: InputImage, resolution: int) -> tuple[Tensor, Tensor]:
         """What the prior sees of the picture: image [R, R, 3] over white and mask [R, R, 1], in [0, 1]."""
         return picture.frame(resolution)
 
-    def image_prompt(self, picture: InputImage, resolution: int) -> ImagePrompt:
-        """The picture as `prompt_image` has it, with its camera."""
-        image, mask = self.prompt_image(picture, resolution)
+    def posed_image(self, picture: InputImage, resolution: int) -> PosedImage:
+        """The picture as `conditioning_image` has it, with its camera."""
+        image, mask = self.conditioning_image(picture, resolution)
         camera = self._input_camera(resolution)
-        return ImagePrompt(image.to(self.device), mask.to(self.device), camera.to(self.device))
+        return PosedImage(image.to(self.device), mask.to(self.device), camera.to(self.device))
 
     def with_picture(self, views: ReferenceViews, picture: InputImage) -> ReferenceViews:
         """The views with the picture as the last, unless it is one of them already."""
-        if views.prompt is not None:
+        if views.input_view is not None:
             return views
         size, count = views.cameras.width, len(views)
         image, mask = (frame[None] for frame in picture.frame(size))
@@ -332,14 +332,14 @@ class PriorViews(GeneratedViews):
             cameras=concatenate([views.cameras, self._input_camera(size)]),
             names=(*views.names, f"{count:03d}.png"),
             held_out=torch.zeros(count + 1, dtype=torch.bool),
-            prompt=count,
+            input_view=count,
         )
 
     def _input_camera(self, size: int) -> Cameras:
         angles = torch.zeros(1), torch.full((1,), self.config.elevation_deg)
         return orbit_cameras(*angles, self.config.distance, self.config.fov_deg, size, size)
 
-    def _prompt_view(self) -> int | None:
+    def _input_view(self) -> int | None:
         """That of the picture's angles."""
         azimuth_deg, elevation_deg = self.angles()
         turn = torch.remainder(azimuth_deg + 180, 360) - 180
@@ -380,7 +380,7 @@ def _without_empty(views: ReferenceViews) -> ReferenceViews:
         InputError: none but the picture does.
     """
     seen = not_empty(views)
-    generated = [index for index in range(len(views)) if index != views.prompt]
+    generated = [index for index in range(len(views)) if index != views.input_view]
     if not seen[generated].any():
         raise InputError("views: all generated views are empty; try another views.seed, or another views.elevation_deg")
     if bool(seen.all()):

@@ -33,7 +33,7 @@ def save_views(folder: Path, views: ReferenceViews) -> None:
     for name, image, mask in zip(files, views.images, views.masks, strict=True):
         save_image(folder / name, torch.cat([image, mask], dim=-1))
     over_white = views.over(1.0)
-    save_video(folder / "orbit.mp4", over_white.roll(-(views.prompt or 0), dims=0), FPS)
+    save_video(folder / "orbit.mp4", over_white.roll(-(views.input_view or 0), dims=0), FPS)
     save_image(folder / "contact_sheet.png", _contact_sheet(over_white, views))
     if views.sheet is not None:
         save_image(folder / "instances.png", views.sheet)
@@ -61,8 +61,8 @@ def _contact_sheet(over_white: Tensor, views: ReferenceViews) -> Tensor:
     cells = [resize_lanczos(image, height, width) for image in over_white]
     angles = zip(views.cameras.azimuth_deg.tolist(), views.cameras.elevation_deg.tolist(), strict=True)
     labels = [f"{index:03d}  az {a:.0f}  el {e:.0f}" for index, (a, e) in enumerate(angles)]
-    if views.prompt is not None:
-        labels[views.prompt] += "  input"
+    if views.input_view is not None:
+        labels[views.input_view] += "  input"
     columns = math.ceil(math.sqrt(len(cells)))
     starts = range(0, len(cells), columns)
     return grid([cells[s : s + columns] for s in starts], [labels[s : s + columns] for s in starts])

@@ -125,17 +125,17 @@ def test_true_views_show_the_true_mesh(folder: Path, config: str, count: int, pi
     options = f"image={folder / 'toy.png'}", "views.elevation_deg=10", "views.recenter=false"
     source = job.load(*options).views
     assert source is not None
-    image_to_mesh.save_prompt(toy, folder / "toy.png", source.options)
+    image_to_mesh.save_picture(toy, folder / "toy.png", source.options)
     views = image_to_mesh.true_views(toy, source, pixels)
-    assert len(views) == count and views.prompt == count - 1
+    assert len(views) == count and views.input_view == count - 1
     mesh = read_mesh(folder / "truth.ply")
     vertices = mesh.vertices / image_to_mesh.UNIT_FROM_WORLD[0, 0]
     seen = rasterize(views.cameras.clip(vertices), mesh.faces, views.cameras.height, views.cameras.width)
     found = overlap(views.masks, (seen >= 0).float()[..., None])
     assert views.images.shape[1] == 256
     assert found.min() > (0.97 if pixels == 256 else 0.9)  # 64 pixels enlarged lose the tips of thin parts
-    assert found[views.prompt] > 0.97
-    assert views.cameras.azimuth_deg[views.prompt] % 360 < 1e-3
+    assert found[views.input_view] > 0.97
+    assert views.cameras.azimuth_deg[views.input_view] % 360 < 1e-3
 
 
 def test_a_picture_where_the_front_is_at_azimuth_0(folder: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_picture_where_the_front_is_at_azimuth_0(folder: Path) -> None:
         toy, where = image_to_mesh.pose(job)
         views = job.load("image=none", *(f"views.{name}={value}" for name, value in where.items())).views
         assert views is not None
-        image_to_mesh.save_prompt(toy, folder / "toy.png", views.options)
+        image_to_mesh.save_picture(toy, folder / "toy.png", views.options)
         rgb, alpha = load_image(folder / "toy.png")
         assert alpha is not None
         pictures.append(rgb * alpha + 1 - alpha)
@@ -233,8 +233,8 @@ def test_scenes_are_the_same_every_time_and_end_at_the_prompt() -> None:
     )
     assert torch.equal(first.truth[0], again.truth[0]) and torch.equal(first.noise, again.noise)
     assert not torch.equal(first.noise, other.noise)
-    assert torch.equal(first.prompt.image, first.truth[0][-1])
-    torch.testing.assert_close(first.prompt.camera.c2w, first.cameras.c2w[-1:])
+    assert torch.equal(first.posed.image, first.truth[0][-1])
+    torch.testing.assert_close(first.posed.camera.c2w, first.cameras.c2w[-1:])
 
 
 def test_the_mean_orbit_is_the_mean() -> None:

@@ -37,7 +37,7 @@ SIZE = 32  # pixels of the small CLIP's pictures
 class BallBefore(TinyBall):
     """The tiny ball's prior, asked about any cameras; it knows no masks."""
 
-    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+    def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
         pass
 
 
@@ -71,7 +71,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("guidance", ["cfg", "harmonyview"])
 def test_the_official_network_is_measured(guidance: str, tmp_path: Path) -> None:
     """It knows no masks and its own cameras alone: in miniature, with random weights."""
-    weights = write_bright_weights(tmp_path / "tiny.safetensors")
+    weights = write_bright_weights(tmp_path / "tiny.safetensors", SEED)
     prior = open_prior(Block("prior", AUTO, RecognizedPrior.Config(str(weights))), CPU)
     source = source_of(2, guidance=guidance, steps=2)
     scene = syncdreamer.make_scene(NUMBER, source, prior)

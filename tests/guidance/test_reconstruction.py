@@ -117,8 +117,8 @@ def test_views_are_drawn_without_repetition_and_all_of_them() -> None:
 
 
 def test_the_prompt_is_drawn_as_often_as_its_weight_says() -> None:
-    views = replace(reference_views(), prompt=3)
-    guidance = make(views, views_per_step=1, resolution=[4], prompt_weight=4)
+    views = replace(reference_views(), input_view=3)
+    guidance = make(views, views_per_step=1, resolution=[4], input_view_weight=4)
     generator = torch.Generator().manual_seed(SEEDS[0])
     drawn = [guidance.cameras(step, generator).c2w[0] for step in range(400)]
     share = sum(torch.equal(c2w, views.cameras.c2w[3]) for c2w in drawn) / len(drawn)
@@ -126,17 +126,19 @@ def test_the_prompt_is_drawn_as_often_as_its_weight_says() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("is_prompt", [True, False])
-def test_generated_colours_count_less_where_the_picture_looks(seed: int, is_prompt: bool) -> None:
+@pytest.mark.parametrize("is_input", [True, False])
+def test_generated_colours_count_less_where_the_picture_looks(seed: int, is_input: bool) -> None:
     priority = 0.1 + 0.8 * torch.rand((), generator=generator(seed)).item()
-    views = replace(reference_views(count=1), prompt=0) if is_prompt else replace(reference_views(count=2), prompt=1)
-    guidance = make(views, views_per_step=1, prompt_weight=1e3 if is_prompt else 1e-3, prompt_priority=priority)
+    views = (
+        replace(reference_views(count=1), input_view=0) if is_input else replace(reference_views(count=2), input_view=1)
+    )
+    guidance = make(views, views_per_step=1, input_view_weight=1e3 if is_input else 1e-3, input_view_priority=priority)
     assert guidance.passes() == {"normal", "points"}
     cameras = guidance.cameras(0, generator(seed))
     assert torch.equal(cameras.c2w[0], views.cameras.c2w[0])
     exact = perfect(cameras)
     points = torch.rand((*exact.opacity.shape[:3], 3), generator=generator(seed)) - 0.5
-    to_picture = F.normalize(views.cameras.centers[views.prompt] - points, dim=-1)
+    to_picture = F.normalize(views.cameras.centers[views.input_view] - points, dim=-1)
     left = torch.arange(cameras.width)[:, None] < cameras.width // 2  # [W, 1]: faces the picture, the rest looks away
     normal = torch.where(left, to_picture, -to_picture)
 
@@ -144,7 +146,7 @@ def test_generated_colours_count_less_where_the_picture_looks(seed: int, is_prom
         foreground = exact.foreground + 0.2 * wrong
         return guidance.losses(replace(exact, foreground=foreground, normal=normal, points=points), 0)["rgb"].item()
 
-    wanted = 1.0 if is_prompt else 1 - priority
+    wanted = 1.0 if is_input else 1 - priority
     assert cost(left.float()) / cost(1 - left.float()) == pytest.approx(wanted, rel=1e-4)
 
 

@@ -24,8 +24,8 @@ from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
-from liftstudio.guidance.score_distillation import ScoreDistillation, image_prompt
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.guidance.score_distillation import ScoreDistillation, posed_image
+from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.distillation import draw_sigma, encode_in_chunks, sds_loss, sds_weight
 from liftstudio.run.inputs import Inputs
 from liftstudio.systems.coarse_to_fine import CoarseToFine
@@ -39,7 +39,7 @@ RESOLUTION = 16
 class GaussianPrior(Prior):
     """Frames whose latents are N(mean, deviation^2): the best denoiser is known (EDM, app. B.3). Latents are 2x2 means.
 
-    The mean latents are those of the prompt, pulled towards grey by what the guidance scale is above 1.
+    The mean latents are those of the posed, pulled towards grey by what the guidance scale is above 1.
     """
 
     @dataclass
@@ -56,7 +56,7 @@ class GaussianPrior(Prior):
     def __init__(self, config: Config, *, device: torch.device) -> None:
         self.deviation = config.deviation
 
-    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
+    def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
         if cameras.width != self.resolution:
             raise InputError(f"cameras: wanted {self.resolution} pixels, got {cameras.width}")
 
@@ -68,8 +68,8 @@ class GaussianPrior(Prior):
         pixels = F.interpolate((latents + 1) / 2, scale_factor=2.0).permute(0, 2, 3, 1)
         return pixels[..., :3], pixels[..., 3:]
 
-    def condition(self, prompt: ImagePrompt) -> Tensor:
-        return self.encode(prompt.image[None], prompt.mask[None])
+    def condition(self, posed: PosedImage) -> Tensor:
+        return self.encode(posed.image[None], posed.mask[None])
 
     @torch.no_grad()
     def denoise(
@@ -101,7 +101,7 @@ class RegisteredOrbit(Orbit):
 
 
 def input_views(size: int = RESOLUTION) -> ReferenceViews:
-    return replace(sphere_views(3, size), prompt=2)
+    return replace(sphere_views(3, size), input_view=2)
 
 
 def make(views: ReferenceViews | None = None, deviation: float = 0.5, **options: Any) -> Orbit:
@@ -299,23 +299,23 @@ def test_a_run_with_two_guidances_resumes_in_the_same_bytes(tmp_path: Path) -> N
 
 def test_the_prompt_is_the_input_view_over_white() -> None:
     views = input_views(2 * RESOLUTION)
-    prompt = image_prompt(views, RESOLUTION, CPU)
-    assert prompt.image.shape == (RESOLUTION, RESOLUTION, 3) and prompt.camera.width == RESOLUTION
-    assert torch.equal(prompt.camera.c2w, views.cameras.c2w[2:])
-    corner = prompt.image[0, 0]
+    posed = posed_image(views, RESOLUTION, CPU)
+    assert posed.image.shape == (RESOLUTION, RESOLUTION, 3) and posed.camera.width == RESOLUTION
+    assert torch.equal(posed.camera.c2w, views.cameras.c2w[2:])
+    corner = posed.image[0, 0]
     torch.testing.assert_close(corner, torch.ones(3))
     middle = views.over(1.0)[2, RESOLUTION - 1 : RESOLUTION + 1, RESOLUTION - 1 : RESOLUTION + 1].mean((0, 1))
     # the antialiasing kernel reaches one pixel further; the picture is smooth there: 0.02 per pixel
-    torch.testing.assert_close(prompt.image[RESOLUTION // 2 - 1, RESOLUTION // 2 - 1], middle, atol=0.05, rtol=0)
+    torch.testing.assert_close(posed.image[RESOLUTION // 2 - 1, RESOLUTION // 2 - 1], middle, atol=0.05, rtol=0)
 
 
 def test_the_prompt_follows_its_view(tmp_path: Path) -> None:
     views = replace(input_views(), held_out=torch.tensor([True, False, False]))
-    assert views.training().prompt == 1 and views.select([0, 1]).prompt is None
-    assert views.select([2, 0, 1]).prompt == 0 and sphere_views(2, 4).prompt is None
+    assert views.training().input_view == 1 and views.select([0, 1]).input_view is None
+    assert views.select([2, 0, 1]).input_view == 0 and sphere_views(2, 4).input_view is None
     Inputs(views, None, torch.eye(4)).save(tmp_path / "inputs")
     restored = Inputs.restore(tmp_path / "inputs").views
-    assert restored is not None and restored.prompt == 2
+    assert restored is not None and restored.input_view == 2
 
 
 @pytest.mark.parametrize(

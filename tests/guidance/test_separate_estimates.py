@@ -9,7 +9,7 @@ from torch import Tensor
 from liftstudio.core.config import Block
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.orbits import static
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
 from liftstudio.synthetic import make_object, split
 from liftstudio.training.data import Sample, view_object
@@ -40,13 +40,13 @@ def toy(index: int) -> Sample:
     )
 
 
-def prompt_of(sample: Sample) -> ImagePrompt:
-    return ImagePrompt(sample.prompt[..., :3], sample.prompt[..., 3:], sample.rig.prompt)
+def input_of(sample: Sample) -> PosedImage:
+    return PosedImage(sample.input_image[..., :3], sample.input_image[..., 3:], sample.rig.input_camera)
 
 
 def test_what_each_estimate_depends_on(prior: Prior, generator: torch.Generator) -> None:
     one, other = (toy(index) for index in (0, 1))
-    conditions = [prior.condition(prompt_of(sample)) for sample in (one, other)]
+    conditions = [prior.condition(input_of(sample)) for sample in (one, other)]
     clean = prior.encode(one.images[..., :3], one.images[..., 3:])
     noise = torch.randn(clean.shape, generator=generator)
     views, sigma = one.rig.views, 2.0
@@ -64,14 +64,14 @@ def test_each_of_them_knows_the_object(prior: Prior, generator: torch.Generator)
     one, other = (toy(index) for index in (2, 3))
     clean, wrong = (prior.encode(sample.images[..., :3], sample.images[..., 3:]) for sample in (one, other))
     noisy = clean + 0.3 * torch.randn(clean.shape, generator=generator)
-    for estimate in prior.denoise_separately(noisy, 0.3, prior.condition(prompt_of(one)), one.rig.views):
+    for estimate in prior.denoise_separately(noisy, 0.3, prior.condition(input_of(one)), one.rig.views):
         assert (estimate - clean).square().mean() < 0.5 * (estimate - wrong).square().mean()
 
 
 @pytest.mark.parametrize("share", [0.1, 0.0])
 def test_only_what_is_wanted_is_rendered(prior: Prior, generator: torch.Generator, share: float) -> None:
     sample = toy(2)
-    condition, views = prior.condition(prompt_of(sample)), sample.rig.views
+    condition, views = prior.condition(input_of(sample)), sample.rig.views
     noisy = torch.randn(len(views), *prior.latent_shape, generator=generator)
     wanted = torch.rand(len(views), 64, 64, generator=generator) < share
     whole = prior.denoise(noisy, 1.0, condition, views)

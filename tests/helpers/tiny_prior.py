@@ -14,7 +14,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.registry import register
 from liftstudio.core.weights import Weights, open_weights
 from liftstudio.data.cameras import Cameras, orbit_cameras
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import PosedImage, Prior
 
 SPREAD = 0.02  # standard deviation of the pictures around the ball's, latent units (pixels have a range of 2)
 RADIUS = 0.7  # world units
@@ -79,7 +79,7 @@ class TinyBall(Prior):
         empty_view: int = -1  # a view that shows nothing; -1: none
 
     published: ClassVar[str] = "the tiny ball is at https://example.org/ball, for tests only"
-    prompts: ClassVar[list[ImagePrompt]] = []  # all there ever were
+    prompts: ClassVar[list[PosedImage]] = []  # all there ever were
 
     @classmethod
     def recognizes(cls, weights: Weights) -> bool:
@@ -91,8 +91,8 @@ class TinyBall(Prior):
         self.resolution, self.latent_shape = 32, (4, 32, 32)
         self.sigma_min, self.sigma_max, self.frames = 0.002, 80.0, 0
 
-    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
-        if not torch.allclose(cameras.c2w[-1], prompt_camera.c2w[0], atol=1e-4):
+    def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
+        if not torch.allclose(cameras.c2w[-1], input_camera.c2w[0], atol=1e-4):
             raise InputError("orbit: the last view must be the picture's own")
 
     def encode(self, images: Tensor, masks: Tensor) -> Tensor:
@@ -102,9 +102,9 @@ class TinyBall(Prior):
         pixels = (latents.permute(0, 2, 3, 1) + 1) / 2
         return pixels[..., :3].clamp(0, 1), pixels[..., 3:].clamp(0, 1) if self.config.knows_masks else None
 
-    def condition(self, prompt: ImagePrompt) -> Any:
-        self.prompts.append(prompt)
-        return prompt
+    def condition(self, posed: PosedImage) -> Any:
+        self.prompts.append(posed)
+        return posed
 
     def denoise(
         self,

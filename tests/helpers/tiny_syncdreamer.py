@@ -75,9 +75,9 @@ def write_tiny_syncdreamer(path: Path, **options: Any) -> Path:
     return path
 
 
-def write_bright_weights(path: Path) -> Path:
+def write_bright_weights(path: Path, seed: int) -> Path:
     """An official file in miniature whose random pictures are bright: parts of them are white, as a background is."""
-    state = tiny_state(views=16, image_size=32, seed=SEED)
+    state = tiny_state(views=16, image_size=32, seed=seed)
     state["first_stage_model.decoder.conv_out.weight"] *= 0.5
     state["first_stage_model.decoder.conv_out.bias"].fill_(0.9)  # of -1 to 1
     save_file(state, path, metadata=NUMBERS)

@@ -8,7 +8,7 @@ from liftstudio.core import assets
 from liftstudio.core.config import Block
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.novel_views import closeness
-from liftstudio.priors.base import ImagePrompt
+from liftstudio.priors.base import PosedImage
 from liftstudio.priors.objects.prior import ObjectsPrior
 from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
 from liftstudio.run.config import TruthConfig
@@ -31,14 +31,14 @@ def prior() -> ObjectsPrior:
     return opened
 
 
-def prompt_of(views: ReferenceViews) -> ImagePrompt:
-    return ImagePrompt(views.over(1.0)[0], views.masks[0], views.cameras[:1])
+def input_of(views: ReferenceViews) -> PosedImage:
+    return PosedImage(views.over(1.0)[0], views.masks[0], views.cameras[:1])
 
 
 def estimate(prior: ObjectsPrior, views: ReferenceViews, start: Tensor | None, sigma: float) -> tuple[Tensor, Tensor]:
     noise = torch.randn(len(views), *prior.latent_shape, generator=torch.Generator().manual_seed(0))
     noisy = sigma * noise if start is None else start + sigma * noise
-    return prior.decode(prior.denoise(noisy, sigma, prior.condition(prompt_of(views)), views.cameras))
+    return prior.decode(prior.denoise(noisy, sigma, prior.condition(input_of(views)), views.cameras))
 
 
 def test_views_of_one_picture_are_far_above_repeating_it(prior: ObjectsPrior, mario: ReferenceViews) -> None:
@@ -59,7 +59,7 @@ def test_noisy_views_are_made_use_of(prior: ObjectsPrior, mario: ReferenceViews)
 def test_what_is_inside_is_in_all_silhouettes(prior: ObjectsPrior, mario: ReferenceViews) -> None:
     axis = torch.linspace(-1, 1, 40)
     points = torch.cartesian_prod(axis, axis, axis)
-    inside = points[prior.occupancy(prompt_of(mario), points) > -1]
+    inside = points[prior.occupancy(input_of(mario), points) > -1]
     assert 500 < len(inside) < 20_000
     pixels, _ = mario.cameras.project(inside)
     column, row = pixels.long().clamp(0, 63).unbind(-1)
@@ -69,5 +69,5 @@ def test_what_is_inside_is_in_all_silhouettes(prior: ObjectsPrior, mario: Refere
 
 
 def test_the_elevation_is_guessed(prior: ObjectsPrior, mario: ReferenceViews) -> None:
-    guess_deg, error_deg = prior.guessed_elevation_deg(prompt_of(mario))
+    guess_deg, error_deg = prior.guessed_elevation_deg(input_of(mario))
     assert abs(guess_deg - float(mario.cameras.elevation_deg[0])) < 25 and 1 < error_deg < 40

@@ -13,7 +13,7 @@ from liftstudio.data.cameras import Cameras, orbit_cameras, turned
 from liftstudio.data.images import save_image, straight_from_white
 from liftstudio.data.orbits import sine
 from liftstudio.metrics.images import psnr
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
 from liftstudio.synthetic import make_object, split
 from liftstudio.training.data import Sample, view_object
@@ -34,33 +34,33 @@ def cameras(azimuth_deg: Tensor, elevation_deg: Tensor, size: int = 64) -> Camer
 
 def sample(index: int, views: Cameras, front_deg: float, size: int = 64) -> Sample:
     """An unseen toy, its front `front_deg` beside the prompt's view."""
-    prompt = cameras(torch.zeros(1), torch.tensor([ELEVATION_DEG]), size)
-    return view_object(make_object("toy", split(index, "toy", "unseen")), Rig(prompt, views, front_deg))
+    input_camera = cameras(torch.zeros(1), torch.tensor([ELEVATION_DEG]), size)
+    return view_object(make_object("toy", split(index, "toy", "unseen")), Rig(input_camera, views, front_deg))
 
 
 def estimate(prior: Prior, toy: Sample, sigma: float) -> tuple[Tensor, Tensor]:
-    prompt = ImagePrompt(toy.prompt[..., :3], toy.prompt[..., 3:], toy.rig.prompt)
+    posed = PosedImage(toy.input_image[..., :3], toy.input_image[..., 3:], toy.rig.input_camera)
     shape = (len(toy.images), *prior.latent_shape)
     noisy = sigma * torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    images, masks = prior.decode(prior.denoise(noisy, sigma, prior.condition(prompt), toy.rig.views))
+    images, masks = prior.decode(prior.denoise(noisy, sigma, prior.condition(posed), toy.rig.views))
     assert masks is not None
     return images, masks
 
 
 def test_one_evaluation_is_far_above_the_baselines(prior: Prior) -> None:
-    """Repeating the prompt gives about 15 dB on unseen toys, this prior about 21.5."""
+    """Repeating the posed gives about 15 dB on unseen toys, this prior about 21.5."""
     orbit = cameras(*sine(8, ELEVATION_DEG, 20.0))[:7]
     toys = [sample(index, orbit, front_deg) for index, front_deg in enumerate((-30.0, -10.0, 10.0, 30.0))]
     found = [psnr(estimate(prior, toy, prior.sigma_max)[0], toy.images[..., :3]).mean() for toy in toys]
-    repeated = [psnr(toy.prompt[None, ..., :3].expand(7, -1, -1, -1), toy.images[..., :3]).mean() for toy in toys]
+    repeated = [psnr(toy.input_image[None, ..., :3].expand(7, -1, -1, -1), toy.images[..., :3]).mean() for toy in toys]
     assert torch.stack(found).mean() > torch.stack(repeated).mean() + 4
 
 
 def test_the_prompt_is_reproduced_in_its_own_view(prior: Prior) -> None:
     toy = sample(5, cameras(torch.tensor([0.0, 90.0]), torch.tensor([ELEVATION_DEG] * 2)), 20.0)
     images, masks = estimate(prior, toy, prior.sigma_max)
-    assert psnr(images[:1], toy.prompt[None, ..., :3]) > 25
-    assert ((masks[0] > 0.5) == (toy.prompt[..., 3:] > 0.5)).float().mean() > 0.98
+    assert psnr(images[:1], toy.input_image[None, ..., :3]) > 25
+    assert ((masks[0] > 0.5) == (toy.input_image[..., 3:] > 0.5)).float().mean() > 0.98
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.0, 2.0])
@@ -70,9 +70,9 @@ def test_the_world_may_be_turned(prior: Prior, scale: float) -> None:
     noisy = 2 * torch.randn(2, *prior.latent_shape, generator=torch.Generator().manual_seed(3))
     found = []
     for angle_deg in (0.0, 133.0):
-        prompt = ImagePrompt(toy.prompt[..., :3], toy.prompt[..., 3:], turned(toy.rig.prompt, angle_deg))
+        posed = PosedImage(toy.input_image[..., :3], toy.input_image[..., 3:], turned(toy.rig.input_camera, angle_deg))
         views, scales = turned(toy.rig.views, angle_deg), torch.full((2,), scale)
-        found.append(prior.denoise(noisy, 2.0, prior.condition(prompt), views, scales))
+        found.append(prior.denoise(noisy, 2.0, prior.condition(posed), views, scales))
     assert found[0].std() > 0.1
     assert (found[1] - found[0]).abs().mean() < 0.02  # 0.12 if the network sees the turned cameras
 
@@ -85,8 +85,8 @@ def test_views_turn_counter_clockwise(front_deg: float, tmp_path: Path, monkeypa
     drawn, truth, mirrored = [], [], []
     for index in range(3):
         picture = sample(index, cameras(*sine(6, ELEVATION_DEG, 15.0), 128), front_deg, 128)
-        rgb = straight_from_white(picture.prompt[..., :3], picture.prompt[..., 3:])
-        save_image(tmp_path / f"{index}.png", torch.cat([rgb, picture.prompt[..., 3:]], dim=-1))
+        rgb = straight_from_white(picture.input_image[..., :3], picture.input_image[..., 3:])
+        save_image(tmp_path / f"{index}.png", torch.cat([rgb, picture.input_image[..., 3:]], dim=-1))
         data: dict[str, Any] = {
             "image": str(tmp_path / f"{index}.png"), "prior": {"type": "auto", "weights": WEIGHTS}, "recenter": False,
             "orbit": {"frames": 6, "amplitude_deg": 15.0}, "steps": 6, "resolution": 64,

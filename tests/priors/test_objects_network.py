@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from liftstudio.data.cameras import Cameras, orbit_cameras
-from liftstudio.priors.base import ImagePrompt
+from liftstudio.priors.base import PosedImage
 from liftstudio.priors.objects import network as module
 from liftstudio.priors.objects.frustum import (
     REACH,
@@ -253,7 +253,7 @@ def test_occupancy_turns_with_the_world(
     image, mask = torch.rand(RESOLUTION, RESOLUTION, 4, generator=generator).split([3, 1], dim=-1)
     points = 2 * torch.rand(200, 3, generator=generator) - 1
     first, turned = (
-        ImagePrompt(image, mask, orbit_cameras(torch.tensor([angle]), torch.tensor([25.0]), 3.0, 40.0, 64, 64))
+        PosedImage(image, mask, orbit_cameras(torch.tensor([angle]), torch.tensor([25.0]), 3.0, 40.0, 64, 64))
         for angle in (0.0, azimuth_deg)
     )
     angle = math.radians(azimuth_deg)
@@ -281,7 +281,7 @@ def test_what_is_inside_fills_the_pictures_silhouette(generator: torch.Generator
     task = ObjectsTask(ObjectsTask.Config(size=TINY), DataConfig(), torch.float32)
     samples = [draw_sample("toy", SEED + k, DataConfig(), 4, generator) for k in range(3)]
     batch = task.prepare(samples, generator)
-    inside, shown = batch["inside"].any(1), batch["prompt"][:, 3] > 0
+    inside, shown = batch["inside"].any(1), batch["input_image"][:, 3] > 0
     iou = (inside & shown).sum((1, 2)) / (inside | shown).sum((1, 2))
     assert iou.mean() > 0.7 and iou.min() > 0.4  # planes of the tiny frustum are 0.2 apart; thin parts slip through
     losses = task.losses(batch)

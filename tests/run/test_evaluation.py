@@ -210,7 +210,7 @@ def test_lpips_is_measured_with_weights(views: ReferenceViews, tmp_path: Path) -
 def test_renders_are_compared_with_true_views() -> None:
     """The true mesh in the world of a run from one of the pictures: its silhouettes are the true ones."""
     truth = load_truth(TruthConfig(views=str(MARIO), view="005.png"), azimuth_deg=20.0)
-    assert truth.views is not None and truth.mesh is not None and truth.views.prompt == 5
+    assert truth.views is not None and truth.mesh is not None and truth.views.input_view == 5
     mesh = moved_mesh(truth.mesh, torch.linalg.inv(truth.unit_from_world))
     row = evaluation.compare_renders(FinishedMesh(mesh), truth.views, CONFIG, "mario", torch.device("cpu"))
     assert row["silhouette_iou"] > 0.99 and 10 < row["psnr"] < 100  # its colours are made up

@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers.tiny_project import write_capture
 from helpers.paths import ROOT
+from helpers.tiny_project import write_capture
 from test_resume import finish, launch, wait_for_steps
 
 NAME = "reconstruct-views"

@@ -75,7 +75,7 @@ def test_the_written_views_are_read_back(ball_project: Path) -> None:
     assert main(VIEWS) == 0
     run = Path("runs/ball/a")
     made = Inputs.restore(run / "checkpoints" / "inputs.ckpt").views
-    assert made is not None and made.prompt == 5
+    assert made is not None and made.input_view == 5
     views = read_back(run / "views", normalize="as-given")
     assert views.names == made.names
     torch.testing.assert_close(views.masks, made.masks, atol=0.5 / 255 + 1e-6, rtol=0)

@@ -68,16 +68,16 @@ def test_meshes_teach_occupancy_and_batches_are_the_same_on_every_machine(folder
 
     first, again, other = batch(3), batch(3), batch(4)
     assert all(torch.equal(first[key], again[key]) for key in first)
-    assert not torch.equal(first["prompt"], other["prompt"])
-    shown, inside = first["prompt"][:, 3] > 0, first["inside"].any(1)
+    assert not torch.equal(first["input_image"], other["input_image"])
+    shown, inside = first["input_image"][:, 3] > 0, first["inside"].any(1)
     assert inside.any() and (inside & ~torch.nn.functional.max_pool2d(shown.float(), 5, 1, 2).bool()).sum() == 0
 
 
 def test_what_the_prior_says_that_it_was_trained_for_is_what_its_config_says() -> None:
     rig = parse(read_config(CONFIG, options()), TrainingConfig).data.rig
-    assert rig.prompt_elevation_deg == ObjectsPrior.trained_elevation_deg
+    assert rig.input_elevation_deg == ObjectsPrior.trained_elevation_deg
     assert rig.lens_fov_deg == ObjectsPrior.trained_fov_deg
-    assert (-rig.prompt_azimuth_deg, rig.prompt_azimuth_deg) == ObjectsPrior.trained_azimuth_deg
+    assert (-rig.input_azimuth_deg, rig.input_azimuth_deg) == ObjectsPrior.trained_azimuth_deg
 
 
 WRONG = {

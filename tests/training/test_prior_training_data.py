@@ -47,10 +47,10 @@ def test_a_sample_of_a_capture_keeps_pictures_and_cameras_together(tmp_path: Pat
     sample = source.training(0, 3, generator)
     order = torch.randperm(5, generator=_after_one_choice()).tolist()[:4]
     assert sample.object is None and sample.depths is None and sample.images.shape == (3, 64, 64, 4)
-    prompt = sample.rig.prompt
+    prompt = sample.rig.input_camera
     azimuth = (float(prompt.azimuth_deg[0]) + 180) % 360 - 180
     assert abs(azimuth) < 1e-3 and (prompt.height, prompt.width) == (64, 64)
-    for view, rgba in zip(order, [sample.prompt, *sample.images], strict=True):
+    for view, rgba in zip(order, [sample.input_image, *sample.images], strict=True):
         original = load_image(tmp_path / "one" / f"{view}.png")[1]
         assert original is not None
         alpha = original.view(48, 2, 64, 2).mean((1, 3))  # half the size, and 8 empty rows above and below
@@ -59,7 +59,7 @@ def test_a_sample_of_a_capture_keeps_pictures_and_cameras_together(tmp_path: Pat
     places = []
     for point in (torch.zeros(3), torch.tensor([0.5, -0.2, 0.3]), torch.tensor([-0.4, 0.3, -0.5])):
         pixels = written[order].project(point[None])[0][:, 0] / 2 + torch.tensor([0.0, 8.0])
-        views = [rays_at(sample.rig.prompt, 0, *pixels[0].tolist())]
+        views = [rays_at(sample.rig.input_camera, 0, *pixels[0].tolist())]
         views += [rays_at(sample.rig.views, i, *pixels[i + 1].tolist()) for i in range(3)]
         place, error = nearest_point(views)
         assert error < 1e-4  # float32 poses at distance 4
@@ -87,7 +87,7 @@ def test_the_last_captures_are_only_measured(tmp_path: Path) -> None:
     assert len(source.objects) == 4 and source.measured == 1
 
     def capture_of(sample: Sample) -> int:
-        pixels = (255 * sample.prompt).round().byte()
+        pixels = (255 * sample.input_image).round().byte()
         return next(i for i, item in enumerate(source.objects) if (item.rgba == pixels).flatten(1).all(1).any())
 
     generator = torch.Generator().manual_seed(SEED)
@@ -130,7 +130,7 @@ NOTED = {
 def test_rigs_are_the_same_as_ever(seed: int) -> None:
     """A training that was begun before goes on with the same data: numbers noted when its rigs were fixed."""
     rig = draw_rig(RigConfig(), 4, 64, torch.Generator().manual_seed(seed))
-    angles = torch.cat([rig.prompt.elevation_deg, rig.views.elevation_deg])
+    angles = torch.cat([rig.input_camera.elevation_deg, rig.views.elevation_deg])
     found = [rig.front_deg, *angles.tolist(), float(rig.views.fx[0])]
     torch.testing.assert_close(found, NOTED[seed], atol=1e-3, rtol=0)  # degrees, pixels
 
@@ -142,7 +142,7 @@ def test_fixed_views_at_the_prompts_elevation(tmp_path: Path) -> None:
     azimuth = rig.views.azimuth_deg
     torch.testing.assert_close(azimuth[:4], torch.tensor([0.0, 90, 180, 270]), atol=1e-3, rtol=0)
     torch.testing.assert_close(
-        rig.views.elevation_deg, rig.prompt.elevation_deg.expand(5), atol=1e-3, rtol=0
+        rig.views.elevation_deg, rig.input_camera.elevation_deg.expand(5), atol=1e-3, rtol=0
     )  # degrees, float32
     torch.testing.assert_close(rig.views.distance, torch.full((5,), DISTANCE), atol=1e-5, rtol=0)
 

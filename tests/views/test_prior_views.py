@@ -19,7 +19,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import orbit_cameras
 from liftstudio.data.orbits import sine
 from liftstudio.data.reference_views import ReferenceViews
-from liftstudio.priors.base import ImagePrompt
+from liftstudio.priors.base import PosedImage
 from liftstudio.views.input_image import load_input_image
 
 registry.load_methods()
@@ -58,7 +58,7 @@ def overlap(a: Tensor, b: Tensor) -> Tensor:
 def test_the_views_are_those_of_their_cameras(kind: str) -> None:
     """A ball coloured by its normals looks different from everywhere: a wrong sign, order or start shows."""
     views = make(orbit={"type": kind, "frames": random.randint(5, 12)}, elevation_deg=random.uniform(-30, 30))
-    assert views.prompt == len(views) - 1 and not views.held_out.any()
+    assert views.input_view == len(views) - 1 and not views.held_out.any()
     assert views.cameras.azimuth_deg[-1] % 360 < 1e-3
     generated = views.select(range(len(views) - 1))
     truth, masks = ball(generated.cameras)
@@ -76,11 +76,11 @@ def test_the_orbit_is_the_one_asked_for() -> None:
 
 def test_the_prior_is_given_the_picture_and_its_camera() -> None:
     make(elevation_deg=20.0, frame_ratio=0.8)
-    (prompt,) = TinyBall.prompts
-    assert isinstance(prompt, ImagePrompt)
+    (posed,) = TinyBall.prompts
+    assert isinstance(posed, PosedImage)
     image, mask = load_input_image(Path("ball.png"), frame_ratio=0.8).frame(32)
-    assert torch.equal(prompt.image, image) and torch.equal(prompt.mask, mask)
-    assert prompt.camera.elevation_deg.item() == pytest.approx(20) and prompt.camera.azimuth_deg.item() % 360 < 1e-4
+    assert torch.equal(posed.image, image) and torch.equal(posed.mask, mask)
+    assert posed.camera.elevation_deg.item() == pytest.approx(20) and posed.camera.azimuth_deg.item() % 360 < 1e-4
 
 
 def test_views_are_large_enough_for_the_picture_if_no_size_is_asked_for() -> None:
@@ -178,7 +178,7 @@ def test_a_cache_that_cannot_be_written_is_only_warned_of(
 
 def test_an_empty_view_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     views = make(prior={"empty_view": 3})
-    assert len(views) == 8 and "003.png" not in views.names and views.names[views.prompt or 0] == "008.png"
+    assert len(views) == 8 and "003.png" not in views.names and views.names[views.input_view or 0] == "008.png"
     assert "left out, since they are empty: 003.png" in caplog.text
     with pytest.raises(InputError, match="all generated views are empty"):
         make(orbit={"frames": 2}, prior={"empty_view": 0})
@@ -243,8 +243,8 @@ def test_a_source_without_the_pictures_own_view(monkeypatch: pytest.MonkeyPatch)
     source = registry.find("sv3d-views", "views")
     monkeypatch.setattr(TinyBall, "check_cameras", lambda *_: None)
     monkeypatch.setattr(source, "angles", lambda self: (torch.tensor([90.0, 0.0, 360.0]), torch.full((3,), 30.0)))
-    assert make().prompt is None
-    assert make(elevation_deg=30.0).prompt == 2
+    assert make().input_view is None
+    assert make(elevation_deg=30.0).input_view == 2
 
 
 def test_the_field_of_view_and_distance_are_those_of_the_prior_by_default() -> None:

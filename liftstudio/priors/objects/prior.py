@@ -5,7 +5,7 @@ from torch import Tensor
 
 from liftstudio.core.registry import register
 from liftstudio.data.cameras import turned
-from liftstudio.priors.base import ImagePrompt
+from liftstudio.priors.base import PosedImage
 from liftstudio.priors.objects.frustum import coordinates, sample_frustum
 from liftstudio.priors.objects.network import Lifted, ObjectsNetwork, Size
 from liftstudio.priors.projections import projections
@@ -26,28 +26,28 @@ class ObjectsPrior(VolumePrior):
     decomposed_scales = (0.1, 0.1)  # all guidance costs it accuracy
 
     @torch.no_grad()
-    def occupancy(self, prompt: ImagePrompt, points: Tensor) -> Tensor:
+    def occupancy(self, posed: PosedImage, points: Tensor) -> Tensor:
         """[N] logits of being inside the object, of world points [N, 3] in a run's world; from the picture alone.
 
         Where depth is uncertain they stay below 0 throughout: surfaces are at a level that is found by measurement.
         """
-        lifted = self._lift_alone(prompt, is_posed=True)
-        axes = turned(prompt.camera, -float(prompt.camera.azimuth_deg)).c2w[0, :3, :3]
-        turn = (axes @ prompt.camera.c2w[0, :3, :3].mT).to(self.device)
+        lifted = self._lift_alone(posed, is_posed=True)
+        axes = turned(posed.camera, -float(posed.camera.azimuth_deg)).c2w[0, :3, :3]
+        turn = (axes @ posed.camera.c2w[0, :3, :3].mT).to(self.device)
         where = coordinates(lifted.frame, (points.to(self.device) @ turn.mT)[None])
         logits = sample_frustum(lifted.occupancy[:, None], where)[0, 0]
         return logits.where((where[0].abs() <= 1).all(-1), OUTSIDE)
 
     @torch.no_grad()
-    def guessed_elevation_deg(self, prompt: ImagePrompt) -> tuple[float, float]:
+    def guessed_elevation_deg(self, posed: PosedImage) -> tuple[float, float]:
         """The picture's elevation as the network guesses it without being told, and the error that it expects."""
-        pose = self._lift_alone(prompt, is_posed=False).pose
+        pose = self._lift_alone(posed, is_posed=False).pose
         return float(pose.elevation.rad2deg()), float(pose.elevation_log_error.exp().rad2deg())
 
-    def _lift_alone(self, prompt: ImagePrompt, *, is_posed: bool) -> Lifted:
+    def _lift_alone(self, posed: PosedImage, *, is_posed: bool) -> Lifted:
         """What the network makes of the picture without any view."""
-        camera = turned(prompt.camera.to(self.device), -float(prompt.camera.azimuth_deg))
-        image = self.encode(prompt.image[None], prompt.mask[None]).to(self.device)
+        camera = turned(posed.camera.to(self.device), -float(posed.camera.azimuth_deg))
+        image = self.encode(posed.image[None], posed.mask[None]).to(self.device)
         yes = torch.ones(1, dtype=torch.bool, device=self.device)
         projection = projections(camera)
         picture = self.network.look(image, projection, yes & is_posed)

@@ -1,4 +1,4 @@
-"""Pictures as they come: other colours, the same in prompt and views; the prompt a little blurred and noisy."""
+"""Pictures as people take them: colours vary alike in input image and views; the input is a little blurred and noisy."""
 
 import torch
 from kornia.enhance import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
@@ -11,13 +11,13 @@ from liftstudio.synthetic.draws import Draws
 _RECOLORED, _NOISY, _BLURRED = 0.4, 0.3, 0.3  # shares of objects
 
 
-def augmented(prompt: Tensor, views: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A prompt [R, R, 4] and views [V, R, R, 4] (rgb over white, and alpha, in [0, 1]) of one object, varied.
+def augmented(input_image: Tensor, views: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """An input image [R, R, 4] and views [V, R, R, 4] (rgb over white, and alpha, in [0, 1]) of one object, varied.
 
-    Colours change alike in all, so that the prompt still tells those of the views; blur and noise are the prompt's.
+    Colours change alike in all, so that the input image still tells the views' colours; it alone is blurred and noisy.
     """
     draws = Draws(generator)
-    over, alpha = torch.cat([prompt[None], views]).split([3, 1], dim=-1)
+    over, alpha = torch.cat([input_image[None], views]).split([3, 1], dim=-1)
     color, alpha = (image.permute(0, 3, 1, 2) for image in (straight_from_white(over, alpha), alpha))
     if draws.chance(_RECOLORED):
         color = _recolored(color, draws)

@@ -23,7 +23,7 @@ from liftstudio.training.meshes.split import group_alike, held_out, place, shape
 from liftstudio.training.meshes.variation import varied
 from liftstudio.training.rigs import Rig, RigConfig, draw_rig, fitted, measured_count
 
-BORDER = 0.02  # of the prompt's image, that stays empty around the object
+BORDER = 0.02  # of the input image, that stays empty around the object
 
 
 class MeshObjects(SampleSource):
@@ -60,8 +60,8 @@ class MeshObjects(SampleSource):
             sample = self.procedural.training(number, views, generator)
         if not self.config.augment:
             return sample
-        prompt, images = augmented(sample.prompt, sample.images, generator)
-        return replace(sample, prompt=prompt, images=images)
+        input_image, images = augmented(sample.input_image, sample.images, generator)
+        return replace(sample, input_image=input_image, images=images)
 
     def _draw(self, views: int, generator: torch.Generator) -> Sample:
         drawn = torch.rand((), dtype=torch.float64, generator=generator) * self.until[-1]
@@ -81,20 +81,20 @@ class MeshObjects(SampleSource):
 
 
 def view_mesh(mesh: StoredMesh, obj: MeshObject, lighting: Lighting, rig: Rig, solids: Solids) -> Sample:
-    """A mesh made into an object, front at the rig's `front_deg`, seen by its cameras; the prompt sees all of it."""
+    """A mesh with its front at the rig's `front_deg`, seen by the rig's cameras; the input camera sees all of it."""
     rig = fitted(rig, torch.from_numpy(obj.vertices), BORDER)
-    images = render(obj, turned(concatenate([rig.prompt, rig.views]), -rig.front_deg), lighting)
+    images = render(obj, turned(concatenate([rig.input_camera, rig.views]), -rig.front_deg), lighting)
     rgba = torch.cat([images.rgb, images.alpha], dim=-1)
     return Sample(rig, rgba[0], rgba[1:], images.depth[1:], None, solids.of(mesh, obj, rig.front_deg))
 
 
 def unseen_rig(config: RigConfig) -> RigConfig:
-    """Cameras of the meshes that are measured: prompts from all around, upright and through SV3D's lens.
+    """Cameras of the meshes that are measured: input views from all around, upright and through SV3D's lens.
 
-    Views are free, as an orbit ends at the prompt; only priors that know nothing but orbits are measured on them.
+    Views are free, as an orbit ends at the input view; only priors that know nothing but orbits are measured on them.
     """
     return replace(
-        config, prompt_azimuth_deg=180.0, prompt_elevation_deg=(-10.0, 45.0), lens_share=0.0, roll_deg=0.0, shift=0.0,
+        config, input_azimuth_deg=180.0, input_elevation_deg=(-10.0, 45.0), lens_share=0.0, roll_deg=0.0, shift=0.0,
         orbit_share=float(config.orbit_share == 1), amplitude_deg=min(config.amplitude_deg, 44.0),
     )  # fmt: skip
 

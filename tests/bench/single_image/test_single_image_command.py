@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from ball_captures import PRIOR, chosen, measure, setting_of, write_capture
-from helpers.tiny_prior import TinyBall, write_weights
-from helpers.tiny_prior import QUICK
+from helpers.tiny_prior import QUICK, TinyBall, write_weights
 
 from bench import runs, single_image, single_image_tables
 from bench.single_image_tasks import Setting, Task, reconstruct

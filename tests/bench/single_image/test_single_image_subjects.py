@@ -50,7 +50,7 @@ def test_a_silhouette_that_the_border_cuts_is_a_closed_body(sides: tuple[slice, 
 def test_an_inflated_body_is_where_the_picture_shows_it() -> None:
     subject = captures.read_subject(MARIO)
     _, (images, masks) = baselines.inflated(subject)
-    prompt = [subject.views.prompt]
+    prompt = [subject.views.input_view]
     assert silhouette_iou(masks[prompt], subject.views.masks[prompt]) > 0.92
     picture = subject.views.over(1.0)[prompt]
     assert (images[prompt] - picture).abs().mean() < 0.03
@@ -123,16 +123,16 @@ def test_the_protocols_world_is_kept_to_the_bit() -> None:
 def test_cameras_mesh_and_pictures_agree(view: str, azimuth_deg: float) -> None:
     subject = captures.read_subject(MARIO, view, azimuth_deg)
     truth, views = subject.truth, subject.views
-    assert truth.mesh is not None and views.prompt == (3 if "003" in view else 0)
-    turn = float(views.cameras.azimuth_deg[views.prompt]) - azimuth_deg
+    assert truth.mesh is not None and views.input_view == (3 if "003" in view else 0)
+    turn = float(views.cameras.azimuth_deg[views.input_view]) - azimuth_deg
     assert abs((turn + 180) % 360 - 180) < 1e-3
     mesh = moved_mesh(truth.mesh, torch.linalg.inv(truth.unit_from_world))
     clip = views.cameras.clip(mesh.vertices)
     seen = (rasterize(clip, mesh.faces, 256, 256) >= 0).float()[..., None]
     assert silhouette_iou(seen, views.masks).min() > 0.99
     order = around(views).tolist()
-    assert order[0] == views.prompt and sorted(order) == list(range(16))
-    assert order[1] == (views.prompt + 1) % 16 and len(novel_views(views)) == 15
+    assert order[0] == views.input_view and sorted(order) == list(range(16))
+    assert order[1] == (views.input_view + 1) % 16 and len(novel_views(views)) == 15
 
 
 def test_scale_and_middle_of_any_world() -> None:
@@ -215,7 +215,7 @@ def test_a_camera_that_lies_on_its_side_is_refused() -> None:
     Path("objects/red_ball/transforms.json").write_text(json.dumps(data))
     with pytest.raises(InputError, match="wanted an upright camera"):
         captures.read_subject(Path("objects/red_ball"))
-    assert captures.read_subject(Path("objects/red_ball"), "001.png").views.prompt == 1
+    assert captures.read_subject(Path("objects/red_ball"), "001.png").views.input_view == 1
 
 
 def test_captures_are_called_as_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:

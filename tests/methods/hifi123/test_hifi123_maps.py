@@ -50,7 +50,7 @@ def test_maps_of_the_networks(folder: Path) -> None:
     write_estimator(folder / "dpt", SEED)
     write_normals(folder / "marigold", SEED, SIZE)
     views = make({"depth": "dpt", "normals": "marigold"}, held_out=False)
-    assert views.prompt == 3 and not views.held_out.any()
+    assert views.input_view == 3 and not views.held_out.any()
     assert views.depths is not None and views.normals is not None
     plain, estimator = make(None), hifi123("estimator")
     assert plain.depths is None and torch.equal(plain.images, views.images)

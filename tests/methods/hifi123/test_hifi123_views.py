@@ -69,7 +69,7 @@ def no_camera_check(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def generated(views: ReferenceViews) -> Tensor:
-    return torch.tensor([index != views.prompt for index in range(len(views))])
+    return torch.tensor([index != views.input_view for index in range(len(views))])
 
 
 @pytest.mark.usefixtures("no_camera_check")

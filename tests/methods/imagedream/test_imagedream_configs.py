@@ -222,6 +222,6 @@ def test_views_the_bundled_prior_does_not_know(message: str, caplog: pytest.LogC
 def test_what_the_bundled_prior_was_trained_for() -> None:
     rig = RigConfig()
     assert rig.lens_fov_deg == ToysPrior.trained_fov_deg
-    assert rig.prompt_elevation_deg == ToysPrior.trained_elevation_deg
-    assert (-rig.prompt_azimuth_deg, rig.prompt_azimuth_deg) == ToysPrior.trained_azimuth_deg
+    assert rig.input_elevation_deg == ToysPrior.trained_elevation_deg
+    assert (-rig.input_azimuth_deg, rig.input_azimuth_deg) == ToysPrior.trained_azimuth_deg
     assert "rig" not in read_config(assets.packaged("configs") / "priors" / "toys.yaml", [])["data"]

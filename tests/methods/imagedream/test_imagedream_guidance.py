@@ -55,7 +55,7 @@ def with_picture(size: int = SIZE) -> ReferenceViews:
     """From the front, at 5 degrees."""
     views = sphere_views(3, size)
     front = orbit_cameras(torch.zeros(1), torch.full((1,), 5.0), 3.0, 48.0, size, size)
-    return replace(views, cameras=concatenate([views.cameras[:2], front]), prompt=2)
+    return replace(views, cameras=concatenate([views.cameras[:2], front]), input_view=2)
 
 
 def make(prior: Block, kind: str = "imagedream-sds", views: ReferenceViews | None = None, **options: Any) -> Any:
@@ -153,7 +153,7 @@ def test_losses_by_hand(folder: Path, name: str, loss: str) -> None:
 
     prior, sigma, noise, cameras = guidance.prior, guidance._sigma, guidance._noise, guidance._views
     latents = prior.encode(resize_smooth(render.rgb, SIZE, SIZE), torch.empty(0))
-    condition = prior.condition(replace(guidance.prompt, grey=grey))
+    condition = prior.condition(replace(guidance.posed, grey=grey))
     ones = torch.ones(8)
 
     def denoise(scale: float) -> Tensor:
@@ -194,7 +194,7 @@ def test_the_picture_is_encoded_when_the_grey_is_new(folder: Path) -> None:
         losses.append(guidance.losses(render_of(rgba, grey / 255), step))
         assert len(looked) == wanted, (grey, wanted)
     assert not decoded
-    direct = guidance.prior.condition(replace(guidance.prompt, grey=101 / 255))
+    direct = guidance.prior.condition(replace(guidance.posed, grey=101 / 255))
     kept = guidance._conditions[101].conditional
     assert torch.equal(kept.context, direct.conditional.context) and torch.equal(kept.latent, direct.conditional.latent)
 
@@ -255,7 +255,7 @@ def test_stages_share_their_networks(folder: Path) -> None:
 
 def test_mvdream_needs_no_picture(folder: Path) -> None:
     guidance = make(prior_of(folder, "tiny-4view"), "mvdream-sds")
-    assert guidance.config.guidance_scale == 50 and guidance.prompt is None
+    assert guidance.config.guidance_scale == 50 and guidance.posed is None
     cameras = guidance.cameras(0, generator())
     rgba = pixels()
     guidance.losses(render_of(rgba, 0.3), 0)["sds"].backward()

@@ -82,7 +82,7 @@ def test_of_a_text_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert {"mv/sds", "mv/orientation"} <= set((run / "log.csv").read_text().splitlines()[0].split(","))
     assert len(read_mesh(run / "export" / "mesh.glb").faces) and (run / "views" / "contact_sheet.png").is_file()
     kept = Inputs.restore(run / "checkpoints" / "inputs.ckpt").views
-    assert kept is not None and kept.held_out.tolist() == [True] * 4 and kept.prompt is None
+    assert kept is not None and kept.held_out.tolist() == [True] * 4 and kept.input_view is None
 
 
 WRONG = {

@@ -28,7 +28,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import Cameras, orbit_cameras
-from liftstudio.priors.base import ImagePrompt
+from liftstudio.priors.base import PosedImage
 from liftstudio.priors.latent_diffusion import vae_part
 from liftstudio.priors.opening import open_prior, weights_key
 
@@ -74,11 +74,11 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(SEED)
 
 
-def prompt_of(generator: torch.Generator) -> ImagePrompt:
+def input_of(generator: torch.Generator) -> PosedImage:
     mask = torch.zeros(SIZE, SIZE, 1)
     mask[8:24, 8:24] = 1
     image = torch.rand(SIZE, SIZE, 3, generator=generator) * mask + 1 - mask
-    return ImagePrompt(image, mask, cameras(1))
+    return PosedImage(image, mask, cameras(1))
 
 
 def cameras(count: int = FRAMES, elevation_deg: float = 5.0, fov_deg: float = 48.0, turn_deg: float = 0.0) -> Cameras:
@@ -165,11 +165,11 @@ def test_text_only_weights_take_no_picture(folder: Path) -> None:
 
 
 def test_what_each_mode_depends_on(pixel: Any, local: Any, text_only: Any, generator: torch.Generator) -> None:
-    prompts = prompt_of(generator), prompt_of(generator)
+    prompts = input_of(generator), input_of(generator)
     latents = latents_of(pixel, generator)
     branches = {}
     for prior in (pixel, local, text_only):
-        shown = [prior.condition(prompt) for prompt in prompts]
+        shown = [prior.condition(posed) for posed in prompts]
         estimates = [prior.denoise(latents, 2.0, condition, cameras()) for condition in shown]
         unconditional = [prior.denoise(latents, 2.0, one, cameras(), torch.zeros(FRAMES)) for one in shown]
         assert torch.equal(*unconditional), "it has no picture"
@@ -207,7 +207,7 @@ def test_without_image_tokens_it_is_the_text_only_network(folder: Path, generato
 
 def test_calls_leave_nothing_behind(pixel: Any, generator: torch.Generator) -> None:
     """The number of frames goes with the call, and what is given stays as it was."""
-    condition, poses = pixel.condition(prompt_of(generator)), cameras()
+    condition, poses = pixel.condition(input_of(generator)), cameras()
     latents, before = latents_of(pixel, generator), poses.c2w.clone()
     kept = latents.clone()
     first = pixel.denoise(latents, 1.0, condition, poses)
@@ -220,7 +220,7 @@ def test_calls_leave_nothing_behind(pixel: Any, generator: torch.Generator) -> N
 def test_objects_side_by_side(pixel: Any, local: Any, generator: torch.Generator) -> None:
     """Two fours of views are two objects: nothing passes between them; within one, views see one another."""
     for prior in (pixel, local):
-        condition, latents = prior.condition(prompt_of(generator)), latents_of(prior, generator, 2 * FRAMES)
+        condition, latents = prior.condition(input_of(generator)), latents_of(prior, generator, 2 * FRAMES)
         poses, scale = cameras(2 * FRAMES, turn_deg=20.0), torch.full((2 * FRAMES,), 5.0)
         together = prior.denoise(latents, 1.0, condition, poses, scale)
         for four in (slice(0, FRAMES), slice(FRAMES, None)):
@@ -233,7 +233,7 @@ def test_objects_side_by_side(pixel: Any, local: Any, generator: torch.Generator
 
 
 def test_guidance_and_schedule(pixel: Any, generator: torch.Generator) -> None:
-    latents, condition = latents_of(pixel, generator), pixel.condition(prompt_of(generator))
+    latents, condition = latents_of(pixel, generator), pixel.condition(input_of(generator))
 
     def at(scale: float) -> Tensor:
         return pixel.denoise(latents, 1.0, condition, cameras(), torch.full((FRAMES,), scale))
@@ -253,7 +253,7 @@ def test_guidance_and_schedule(pixel: Any, generator: torch.Generator) -> None:
 
 def test_cameras_matter_by_direction_only(pixel: Any, generator: torch.Generator) -> None:
     """The network is told no distance and no field of view; another azimuth or elevation is another condition."""
-    latents, condition = latents_of(pixel, generator), pixel.condition(prompt_of(generator))
+    latents, condition = latents_of(pixel, generator), pixel.condition(input_of(generator))
     one = pixel.denoise(latents, 1.0, condition, cameras())
     far = orbit_cameras(90.0 * torch.arange(FRAMES), torch.full((FRAMES,), 5.0), 7.0, 20.0, SIZE, SIZE)
     torch.testing.assert_close(pixel.denoise(latents, 1.0, condition, far), one, rtol=1e-4, atol=1e-4)
@@ -262,16 +262,16 @@ def test_cameras_matter_by_direction_only(pixel: Any, generator: torch.Generator
 
 
 def test_the_picture_over_a_grey(pixel: Any, generator: torch.Generator) -> None:
-    prompt = prompt_of(generator)
-    white, again, grey = pixel.condition(prompt), pixel.condition(prompt), pixel.condition(replace(prompt, grey=0.3))
+    posed = input_of(generator)
+    white, again, grey = pixel.condition(posed), pixel.condition(posed), pixel.condition(replace(posed, grey=0.3))
     assert torch.equal(white.conditional.context, again.conditional.context)
     assert torch.equal(white.conditional.latent, again.conditional.latent), "the same draw"
     assert (grey.conditional.context - white.conditional.context).abs().max() > 1e-3
     assert (grey.conditional.latent - white.conditional.latent).abs().max() > 1e-3
     assert torch.equal(grey.conditional.context[:TEXT_LENGTH], white.conditional.context[:TEXT_LENGTH])
-    mode = pixel.encode(prompt.image[None], prompt.mask[None])[0]
+    mode = pixel.encode(posed.image[None], posed.mask[None])[0]
     assert white.conditional.latent.shape == mode.shape and not torch.equal(white.conditional.latent, mode)
-    opaque = ImagePrompt(prompt.image, torch.ones_like(prompt.mask), prompt.camera)
+    opaque = PosedImage(posed.image, torch.ones_like(posed.mask), posed.camera)
     conditions = pixel.condition(replace(opaque, grey=0.0)), pixel.condition(opaque)
     assert torch.equal(*(one.conditional.context for one in conditions)), "nothing to see through"
 
@@ -353,9 +353,9 @@ def test_warnings_about_the_picture(
 def test_text_decides(folder: Path, text_only: Any, generator: torch.Generator) -> None:
     path, text = folder / "tiny-4view.safetensors", folder / "text"
     latents = latents_of(text_only, generator)
-    one, other = (open_imagedream(path, text, prompt=prompt) for prompt in ("dog", "a: 'cat' \"${x}\""))
-    prompt = prompt_of(generator)
-    estimates = [p.denoise(latents, 1.0, p.condition(prompt), cameras()) for p in (text_only, one, other)]
+    one, other = (open_imagedream(path, text, prompt=text_prompt) for text_prompt in ("dog", "a: 'cat' \"${x}\""))
+    posed = input_of(generator)
+    estimates = [p.denoise(latents, 1.0, p.condition(posed), cameras()) for p in (text_only, one, other)]
     assert (estimates[0] - estimates[1]).abs().max() > 1e-3 and (estimates[1] - estimates[2]).abs().max() > 1e-3
     assert torch.equal(text_only.text[1], one.text[1]) and not torch.equal(text_only.text[0], one.text[0])
     other = open_imagedream(path, text, negative_prompt="bad")
@@ -452,12 +452,12 @@ def test_the_public_conversion(
     write_pipeline(pipeline, load_file(folder / "tiny-ipmv.safetensors"), old_names)
     write_tiny_text(pipeline, seed=SEED)
     file = pipeline / "unet" / "diffusion_pytorch_model.safetensors"
-    latents, prompt = latents_of(pixel, generator), prompt_of(generator)
-    expected = pixel.denoise(latents, 1.0, pixel.condition(prompt), cameras())
+    latents, posed = latents_of(pixel, generator), input_of(generator)
+    expected = pixel.denoise(latents, 1.0, pixel.condition(posed), cameras())
     for weights in (pipeline, file) if old_names else (pipeline,):
         prior = open_imagedream(weights, Path(), text_encoder="")
         assert prior.mode == "pixel"
-        found = prior.denoise(latents, 1.0, prior.condition(prompt), cameras())
+        found = prior.denoise(latents, 1.0, prior.condition(posed), cameras())
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
         assert torch.equal(prior.decode(latents)[0], pixel.decode(latents)[0])
 
@@ -502,10 +502,10 @@ def test_what_a_file_lacks_comes_from_folders(
     bare = {key: value for key, value in state.items() if key.startswith(PREFIX)}
     save_file(bare, tmp_path / "bare-ipmv.safetensors", NUMBERS)
     elsewhere = {"vae": str(tmp_path / "parts-ipmv/vae"), "image_encoder": str(tmp_path / "parts-ipmv/image_encoder")}
-    prompt, latents = prompt_of(generator), latents_of(pixel, generator)
+    posed, latents = input_of(generator), latents_of(pixel, generator)
     for path in (tmp_path / "bare-ipmv.safetensors", folder / "tiny-ipmv.safetensors"):
         prior = open_imagedream(path, folder / "text", **elsewhere)
-        found, expected = (p.denoise(latents, 1.0, p.condition(prompt), cameras()) for p in (prior, pixel))
+        found, expected = (p.denoise(latents, 1.0, p.condition(posed), cameras()) for p in (prior, pixel))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -645,7 +645,7 @@ def test_other_sizes(
     save_file(state, tmp_path / "other.safetensors", NUMBERS | heads | {"mode": "local"})
     prior = open_imagedream(tmp_path / "other.safetensors", folder / "text")
     latents = latents_of(prior, generator)
-    estimate = prior.denoise(latents, 1.0, prior.condition(prompt_of(generator)), cameras())
+    estimate = prior.denoise(latents, 1.0, prior.condition(input_of(generator)), cameras())
     assert estimate.shape == latents.shape and torch.isfinite(estimate).all()
 
 
@@ -660,10 +660,10 @@ def test_any_prior_of_these_weights_is_found(folder: Path) -> None:
 
 def test_half_precision_is_close(folder: Path, pixel: Any, generator: torch.Generator) -> None:
     half = open_imagedream(folder / "tiny-ipmv.safetensors", folder / "text", precision="bfloat16")
-    latents, prompt = latents_of(pixel, generator), prompt_of(generator)
+    latents, posed = latents_of(pixel, generator), input_of(generator)
     assert [next(module.parameters()).dtype for module in (half.unet, half.tower)] == [torch.bfloat16] * 2
     assert half.vae.dtype == torch.float32
-    estimates = [p.denoise(latents, 1.0, p.condition(prompt), cameras()) for p in (pixel, half)]
+    estimates = [p.denoise(latents, 1.0, p.condition(posed), cameras()) for p in (pixel, half)]
     assert estimates[1].dtype == torch.float32
     # 8 bits of mantissa through some 40 layers
     assert (estimates[0] - estimates[1]).abs().mean() < 0.05 * estimates[0].abs().mean()

@@ -96,7 +96,7 @@ def test_front_by_sampler_guidance_and_export(here: Path, capsys: pytest.Capture
     assert config["prompt"].replace("\\", "") == "a toy: 'left' is \"left\", ${not} a key"
 
     views = Inputs.restore(run / "checkpoints" / "inputs.ckpt").views
-    assert views is not None and views.prompt == 4 and views.held_out.tolist() == [True] * 4 + [False]
+    assert views is not None and views.input_view == 4 and views.held_out.tolist() == [True] * 4 + [False]
     torch.testing.assert_close(
         views.cameras.azimuth_deg, torch.tensor([0.0, 90, 180, 270, TURN_DEG]), atol=1e-3, rtol=0
     )

@@ -17,7 +17,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.orbits import Angles, sine, static
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.classifier_free import triangle
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.samplers import euler, karras_sigmas
@@ -56,10 +56,10 @@ def cameras_of(angles: Angles, turn_deg: float = 0.0) -> Cameras:
     return orbit_cameras(angles[0] + turn_deg, angles[1], 3.6, 33.8, SIZE, SIZE)
 
 
-def prompt_of(generator: torch.Generator, elevation_deg: float = 10.0, azimuth_deg: float = 0.0) -> ImagePrompt:
+def input_of(generator: torch.Generator, elevation_deg: float = 10.0, azimuth_deg: float = 0.0) -> PosedImage:
     image = torch.rand(SIZE, SIZE, 3, generator=generator)
     camera = cameras_of((torch.tensor([azimuth_deg]), torch.tensor([elevation_deg])))
-    return ImagePrompt(image, torch.ones(SIZE, SIZE, 1), camera)
+    return PosedImage(image, torch.ones(SIZE, SIZE, 1), camera)
 
 
 @pytest.mark.parametrize("variant", ["p", "u"])
@@ -73,12 +73,12 @@ def test_the_file_says_which_model_it_is(files: dict[str, Path], variant: str) -
 
 def test_sampling_is_the_same_in_one_and_two_passes(files: dict[str, Path], generator: torch.Generator) -> None:
     noise = torch.randn(FRAMES, 4, 8, 8, generator=generator)
-    prompt = prompt_of(generator)
+    posed = input_of(generator)
     results = []
     for in_one_batch in (False, True):
         prior = open_sv3d(files["p"], guide_in_one_batch=in_one_batch)
-        condition, cameras = prior.condition(prompt), cameras_of(sine(FRAMES, 10.0, 30.0))
-        prior.check_cameras(prompt.camera, cameras)
+        condition, cameras = prior.condition(posed), cameras_of(sine(FRAMES, 10.0, 30.0))
+        prior.check_cameras(posed.camera, cameras)
         scale = triangle(FRAMES)
         sigmas = karras_sigmas(4, prior.sigma_min, prior.sigma_max)
         latents = euler(lambda z, s: prior.denoise(z, s, condition, cameras, scale), noise, sigmas)  # noqa: B023
@@ -90,8 +90,8 @@ def test_sampling_is_the_same_in_one_and_two_passes(files: dict[str, Path], gene
 
 
 def test_guidance_needs_both_branches(prior: Prior, generator: torch.Generator) -> None:
-    latents, prompt = torch.randn(FRAMES, 4, 8, 8, generator=generator), prompt_of(generator)
-    condition, cameras = prior.condition(prompt), cameras_of(static(FRAMES, 10.0))
+    latents, posed = torch.randn(FRAMES, 4, 8, 8, generator=generator), input_of(generator)
+    condition, cameras = prior.condition(posed), cameras_of(static(FRAMES, 10.0))
     alone = prior.denoise(latents, 2.0, condition, cameras)
     at_one = prior.denoise(latents, 2.0, condition, cameras, torch.ones(FRAMES))
     torch.testing.assert_close(alone, at_one, rtol=0, atol=1e-5)
@@ -102,8 +102,8 @@ def test_guidance_needs_both_branches(prior: Prior, generator: torch.Generator) 
 
 
 def test_cameras_are_relative_in_azimuth_and_absolute_in_elevation(prior: Prior, generator: torch.Generator) -> None:
-    latents, prompt = torch.randn(FRAMES, 4, 8, 8, generator=generator), prompt_of(generator)
-    condition, orbit = prior.condition(prompt), sine(FRAMES, 10.0, 20.0)
+    latents, posed = torch.randn(FRAMES, 4, 8, 8, generator=generator), input_of(generator)
+    condition, orbit = prior.condition(posed), sine(FRAMES, 10.0, 20.0)
     reference = prior.denoise(latents, 2.0, condition, cameras_of(orbit))
     turned = prior.denoise(latents, 2.0, condition, cameras_of(orbit, turn_deg=77.0))
     torch.testing.assert_close(turned, reference, rtol=0, atol=1e-4)  # angles from float32 matrices
@@ -123,11 +123,11 @@ def test_frames_are_coded_one_by_one(files: dict[str, Path], generator: torch.Ge
 
 
 def test_the_input_image_is_encoded_unscaled_and_always_alike(prior: Prior, generator: torch.Generator) -> None:
-    prompt = prompt_of(generator)
-    condition = prior.condition(prompt)
-    again = prior.condition(prompt)
+    posed = input_of(generator)
+    condition = prior.condition(posed)
+    again = prior.condition(posed)
     assert torch.equal(condition.latent, again.latent) and torch.equal(condition.embedding, again.embedding)
-    scaled = prior.encode(prompt.image[None], prompt.mask[None])[0]
+    scaled = prior.encode(posed.image[None], posed.mask[None])[0]
     torch.testing.assert_close(condition.latent * 0.18215, scaled, rtol=1e-3, atol=1e-3)  # but for the noise of 1e-5
     assert not torch.equal(condition.latent * 0.18215, scaled)
     assert condition.embedding.shape == (1, 32)
@@ -223,10 +223,10 @@ def test_autoencoder_is_the_official_one(files: dict[str, Path], prior: Prior, g
 
 @torch.no_grad()
 def test_image_tower_is_the_official_one(files: dict[str, Path], prior: Prior, generator: torch.Generator) -> None:
-    prompt = prompt_of(generator)
-    pixels = sv3d("conditioning").clip_pixels(prompt.image, 28)
+    posed = input_of(generator)
+    pixels = sv3d("conditioning").clip_pixels(posed.image, 28)
     expected = official_tower(load_file(files["p"]), pixels, heads=3)
-    torch.testing.assert_close(prior.condition(prompt).embedding, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(prior.condition(posed).embedding, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_clip_pixels() -> None:
@@ -256,20 +256,20 @@ BACKWARDS = (torch.tensor([288.0, 216, 144, 72, 0]), STATIC[1])
     ],
 )
 def test_impossible_orbits(files: dict[str, Path], variant: str, angles: Angles, message: str) -> None:
-    prompt = prompt_of(torch.Generator())
+    posed = input_of(torch.Generator())
     with pytest.raises(InputError, match=message):
-        open_sv3d(files[variant]).check_cameras(prompt.camera, cameras_of(angles))
+        open_sv3d(files[variant]).check_cameras(posed.camera, cameras_of(angles))
 
 
 @pytest.mark.parametrize(("variant", "angles"), [("u", STATIC), ("p", STATIC), ("p", SWINGING)])
 def test_possible_orbits(files: dict[str, Path], variant: str, angles: Angles) -> None:
-    prompt = prompt_of(torch.Generator(), azimuth_deg=33.0)
-    open_sv3d(files[variant]).check_cameras(prompt.camera, cameras_of(angles, turn_deg=33.0))
+    posed = input_of(torch.Generator(), azimuth_deg=33.0)
+    open_sv3d(files[variant]).check_cameras(posed.camera, cameras_of(angles, turn_deg=33.0))
 
 
 def test_another_number_of_frames_is_a_warning(prior: Prior, caplog: pytest.LogCaptureFixture) -> None:
-    prompt = prompt_of(torch.Generator())
-    prior.check_cameras(prompt.camera, cameras_of(static(7, 10.0)))
+    posed = input_of(torch.Generator())
+    prior.check_cameras(posed.camera, cameras_of(static(7, 10.0)))
     assert "trained on 5 views at once, not 7" in caplog.text
 
 
@@ -312,9 +312,9 @@ def test_sizes_that_no_shape_tells(files: dict[str, Path], tmp_path: Path) -> No
 
 def test_half_precision_is_close(files: dict[str, Path], prior: Prior, generator: torch.Generator) -> None:
     half = open_sv3d(files["p"], precision="bfloat16")
-    latents, prompt = torch.randn(FRAMES, 4, 8, 8, generator=generator), prompt_of(generator)
+    latents, posed = torch.randn(FRAMES, 4, 8, 8, generator=generator), input_of(generator)
     cameras = cameras_of(SWINGING)
-    estimates = [p.denoise(latents, 1.0, p.condition(prompt), cameras) for p in (prior, half)]
+    estimates = [p.denoise(latents, 1.0, p.condition(posed), cameras) for p in (prior, half)]
     assert half.unet.dtype == torch.bfloat16 and half.vae.dtype == torch.float32
     assert estimates[1].dtype == torch.float32
     # 8 bits of mantissa through some 40 layers

@@ -19,7 +19,7 @@ from liftstudio.core import assets
 from liftstudio.core.config import Block
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.parameterization import x0_from_v
 from liftstudio.training.config import TrainingConfig
@@ -68,10 +68,12 @@ def test_frames_are_an_orbit_that_ends_at_the_prompt() -> None:
     samples = samples_of(2)
     batch = tiny_task().prepare(samples, torch.Generator().manual_seed(SEED))
     elevations = [sample.rig.views.elevation_deg for sample in samples]
-    assert all(abs(e[-1] - s.rig.prompt.elevation_deg[0]) < 1e-3 for e, s in zip(elevations, samples, strict=True))
+    assert all(
+        abs(e[-1] - s.rig.input_camera.elevation_deg[0]) < 1e-3 for e, s in zip(elevations, samples, strict=True)
+    )
     azimuth = 2 * math.pi * torch.arange(1, FRAMES + 1) / FRAMES
     for image, vectors, sample, elevation in zip(batch["images"], batch["vectors"], samples, elevations, strict=True):
-        torch.testing.assert_close(image[-1].permute(1, 2, 0), 2 * sample.prompt[..., :3] - 1)
+        torch.testing.assert_close(image[-1].permute(1, 2, 0), 2 * sample.input_image[..., :3] - 1)
         # 256 numbers of the noise on the image, 512 of the polar angle, 512 of the azimuth: cosines, then sines;
         # the first of each is of the angle itself. Tolerance: angles come from float32 matrices.
         polar = torch.deg2rad(90 - elevation)
@@ -87,7 +89,7 @@ def test_views_from_anywhere_become_an_orbit() -> None:
     sorted_, straight = (sv3d("training").closed(each) for each in (mixed, sample))
     assert torch.equal(sorted_.images, straight.images)
     assert torch.equal(sorted_.rig.views.c2w, straight.rig.views.c2w)
-    torch.testing.assert_close(straight.images, sample.images, rtol=0, atol=2e-2)  # the prompt is rendered by itself
+    torch.testing.assert_close(straight.images, sample.images, rtol=0, atol=2e-2)  # the posed is rendered by itself
 
 
 def test_noise_levels() -> None:
@@ -157,8 +159,8 @@ def test_the_file_is_the_network_as_a_prior(tmp_path: Path) -> None:
     decoded = network.autoencoder.decode(mean[:, None, None] + deviation[:, None, None] * latents).sample
     close(prior.decode(latents)[0], (decoded.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1))
 
-    prompt = ImagePrompt(sample.prompt[..., :3], sample.prompt[..., 3:], sample.rig.prompt)
-    condition, sigma = prior.condition(prompt), 3.0
+    posed = PosedImage(sample.input_image[..., :3], sample.input_image[..., 3:], sample.rig.input_camera)
+    condition, sigma = prior.condition(posed), 3.0
     noisy = latents + sigma * batch["noise"][0]
     for has_image, told in ((True, condition), (False, condition.unconditional())):
         more = {"sigma": torch.tensor([sigma]), "has_image": torch.tensor([has_image])}
@@ -197,7 +199,7 @@ WRONG = {
     "task.size.tower_width=40": "task.size.tower_width: wanted multiples of 16, got 40",
     "task.size.patch=5": "data.resolution: wanted a multiple of 5 for this task.size, got 32",
     "task.autoencoder_steps=0": "task.autoencoder_steps: wanted 1 or more, got 0",
-    "data.rig.views=[1,4]": "data.rig.views: wanted 2 or more, a round that ends at the prompt, got 1",
+    "data.rig.views=[1,4]": "data.rig.views: wanted 2 or more, a round that ends at the posed, got 1",
 }
 
 

@@ -20,7 +20,7 @@ from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.renderers.surface import SurfaceRenderer
 
 visibility = sv3d("visibility")
@@ -48,8 +48,8 @@ class CopyingPrior(Prior):
     def __init__(self, config: Prior.Config, *, device: torch.device) -> None:
         self.scales: list[Tensor] = []
 
-    def check_cameras(self, prompt_camera: Cameras, cameras: Cameras) -> None:
-        assert cameras.width == prompt_camera.width == RESOLUTION
+    def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
+        assert cameras.width == input_camera.width == RESOLUTION
 
     def encode(self, images: Tensor, masks: Tensor) -> Tensor:
         return F.avg_pool2d(images.permute(0, 3, 1, 2), 4)
@@ -57,7 +57,7 @@ class CopyingPrior(Prior):
     def decode(self, latents: Tensor) -> tuple[Tensor, Tensor | None]:
         return F.interpolate(latents, scale_factor=4.0).permute(0, 2, 3, 1), None
 
-    def condition(self, prompt: ImagePrompt) -> None:
+    def condition(self, posed: PosedImage) -> None:
         return None
 
     def denoise(
@@ -196,7 +196,7 @@ def reference_views(elevation_deg: float = 15.0, count: int = 3, size: int = RES
     image = torch.full((count, size, size, 3), 0.5)
     mask = (see(cameras, [((0.0, 0.0, 0.0), 0.6)]).depth > 0).float()
     none = torch.zeros(count, dtype=torch.bool)
-    return ReferenceViews(image, mask, cameras, tuple("abcdefgh"[:count]), none, prompt=count - 1)
+    return ReferenceViews(image, mask, cameras, tuple("abcdefgh"[:count]), none, input_view=count - 1)
 
 
 def make(views: ReferenceViews | None = None, **options: Any) -> Any:

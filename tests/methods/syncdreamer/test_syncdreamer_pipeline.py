@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 import trimesh
-from helpers.tiny_syncdreamer import FOV_DEG, NUMBERS, official_cameras, tiny_state
-from safetensors.torch import save_file
+from helpers.tiny_syncdreamer import FOV_DEG, official_cameras, write_bright_weights
 
 from liftstudio.cli import command_line
 from liftstudio.cli.command_line import main
@@ -86,7 +85,7 @@ def test_from_a_picture_to_a_mesh(
     """By HarmonyView's guidance and Instant-NGP, and by classifier-free guidance and NeuS; then by DMTet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    weights = write_bright_weights(tmp_path / "tiny.safetensors")
+    weights = write_bright_weights(tmp_path / "tiny.safetensors", SEED)
     options = (f"views.prior.weights={weights}", f"views.elevation_deg={elevation_deg}", *coarse, *QUICK)
     path = assets.packaged("configs") / f"{config}.yaml"
     assert main(["--config", str(path), "--train", *options]) == command_line.DONE, f"seed {SEED}"

@@ -22,7 +22,7 @@ from liftstudio.core.config import Block
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.data.cameras import Cameras, orbit_cameras
-from liftstudio.priors.base import ImagePrompt, Prior
+from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.classifier_free import decomposed
 from liftstudio.priors.latent_prior import clip_pixels
 from liftstudio.priors.opening import open_prior
@@ -55,10 +55,10 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(SEED)
 
 
-def prompt_of(generator: torch.Generator, elevation_deg: float = 10.0, azimuth_deg: float = 0.0) -> ImagePrompt:
+def input_of(generator: torch.Generator, elevation_deg: float = 10.0, azimuth_deg: float = 0.0) -> PosedImage:
     image = torch.rand(SIZE, SIZE, 3, generator=generator)
     angles = torch.tensor([azimuth_deg]), torch.tensor([elevation_deg])
-    return ImagePrompt(image, torch.ones(SIZE, SIZE, 1), orbit_cameras(*angles, 2.7, 40.0, SIZE, SIZE))
+    return PosedImage(image, torch.ones(SIZE, SIZE, 1), orbit_cameras(*angles, 2.7, 40.0, SIZE, SIZE))
 
 
 def cameras() -> Cameras:
@@ -96,9 +96,9 @@ def find_weights(path: Path) -> Any:
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_views_in_chunks(file: Path, prior: Prior, generator: torch.Generator, chunk: int) -> None:
     """Estimates, images and latents do not depend on how many views are computed at once."""
-    small, prompt = open_syncdreamer(file, chunk=chunk), prompt_of(generator)
+    small, posed = open_syncdreamer(file, chunk=chunk), input_of(generator)
     latents, images = torch.randn(SHAPE, generator=generator), torch.rand(VIEWS, SIZE, SIZE, 3, generator=generator)
-    condition, scale = prior.condition(prompt), torch.full((VIEWS,), 2.0)
+    condition, scale = prior.condition(posed), torch.full((VIEWS,), 2.0)
     for sigma in (0.05, 1.0, 14.0):
         guided = [p.denoise(latents, sigma, condition, cameras(), scale) for p in (prior, small)]
         # the tolerance of guided noise in the golden data, over the noise level; guidance of 2 triples rounding
@@ -115,7 +115,7 @@ def test_what_each_estimate_depends_on(prior: Prior, generator: torch.Generator)
     sigma, latents = 2.0, torch.randn(SHAPE, generator=generator)
     other_view = latents.clone()
     other_view[2] += 1
-    one, other = (prior.condition(prompt_of(generator)) for _ in range(2))
+    one, other = (prior.condition(input_of(generator)) for _ in range(2))
     first = prior.denoise_separately(latents, sigma, one, cameras())
     second = prior.denoise_separately(latents, sigma, other, cameras())
     third = prior.denoise_separately(other_view, sigma, one, cameras())
@@ -131,7 +131,7 @@ def test_what_each_estimate_depends_on(prior: Prior, generator: torch.Generator)
 
 
 def test_guidance(file: Path, prior: Prior, generator: torch.Generator) -> None:
-    latents, condition = torch.randn(SHAPE, generator=generator), prior.condition(prompt_of(generator))
+    latents, condition = torch.randn(SHAPE, generator=generator), prior.condition(input_of(generator))
 
     def at(scale: float) -> Tensor:
         return prior.denoise(latents, 1.0, condition, cameras(), torch.full((VIEWS,), scale))
@@ -148,7 +148,7 @@ def test_guidance(file: Path, prior: Prior, generator: torch.Generator) -> None:
 
 def test_the_noise_is_that_of_the_schedule(prior: Prior, generator: torch.Generator) -> None:
     """x0 = z - sigma eps, where the network sees z / sqrt(1 + sigma^2) and the timestep of sigma."""
-    latents, condition = torch.randn(SHAPE, generator=generator), prior.condition(prompt_of(generator))
+    latents, condition = torch.randn(SHAPE, generator=generator), prior.condition(input_of(generator))
     for timestep in (0, 1, 333, 999):
         sigma = prior.levels[timestep].item()
         denoising, x = syncdreamer("denoising"), latents / (1 + sigma**2) ** 0.5
@@ -159,19 +159,19 @@ def test_the_noise_is_that_of_the_schedule(prior: Prior, generator: torch.Genera
 
 
 def test_the_input_image_is_drawn_always_alike(prior: Prior, generator: torch.Generator) -> None:
-    prompt = prompt_of(generator, elevation_deg=-7.0)
-    one, again = prior.condition(prompt), prior.condition(prompt)
+    posed = input_of(generator, elevation_deg=-7.0)
+    one, again = prior.condition(posed), prior.condition(posed)
     assert torch.equal(one.latent, again.latent) and torch.equal(one.embedding, again.embedding)
     assert one.elevation_deg == pytest.approx(-7.0, abs=1e-4) and one.embedding.shape == (1, 20)
-    mode = prior.encode(prompt.image[None], prompt.mask[None])[0]
+    mode = prior.encode(posed.image[None], posed.mask[None])[0]
     assert one.latent.shape == mode.shape and not torch.equal(one.latent, mode)  # a draw, not the most likely
 
 
 @torch.no_grad()
 def test_image_tower_is_the_official_one(file: Path, prior: Prior, generator: torch.Generator) -> None:
     """OpenAI's CLIP, written down from its layout."""
-    prompt, heads = prompt_of(generator), 3
-    pixels = clip_pixels(prompt.image, 28)
+    posed, heads = input_of(generator), 3
+    pixels = clip_pixels(posed.image, 28)
     s = {k.partition(".visual.")[2]: v for k, v in load_file(file).items() if ".visual." in k}
 
     def norm(name: str, x: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ def test_image_tower_is_the_official_one(file: Path, prior: Prior, generator: to
         hidden = linear(f"{block}.mlp.c_fc", norm(f"{block}.ln_2", x))
         x = x + linear(f"{block}.mlp.c_proj", hidden * torch.sigmoid(1.702 * hidden))
     expected = norm("ln_post", x[:, 0]) @ s["proj"]
-    torch.testing.assert_close(prior.condition(prompt).embedding, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(prior.condition(posed).embedding, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_clip_pixels() -> None:
@@ -211,9 +211,9 @@ def turned(cameras: Cameras, turn_deg: float) -> Cameras:
 
 @pytest.mark.parametrize("turn_deg", [0.0, 77.0])
 def test_its_own_cameras_at_any_scale_and_azimuth(prior: Prior, turn_deg: float) -> None:
-    prompt = prompt_of(torch.Generator(), azimuth_deg=turn_deg)
-    prior.check_cameras(prompt.camera, turned(cameras(), turn_deg))
-    prior.check_cameras(prompt.camera, turned(cameras(), turn_deg).resized(64, 64))
+    posed = input_of(torch.Generator(), azimuth_deg=turn_deg)
+    prior.check_cameras(posed.camera, turned(cameras(), turn_deg))
+    prior.check_cameras(posed.camera, turned(cameras(), turn_deg).resized(64, 64))
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_its_own_cameras_at_any_scale_and_azimuth(prior: Prior, turn_deg: float)
 )
 def test_other_cameras_are_refused(prior: Prior, wrong: Cameras, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        prior.check_cameras(prompt_of(torch.Generator()).camera, wrong)
+        prior.check_cameras(input_of(torch.Generator()).camera, wrong)
 
 
 def test_missing_weights_say_where_they_are_published(tmp_path: Path) -> None:
@@ -337,9 +337,9 @@ def test_the_network_is_half_as_wide_on_cuda() -> None:
 
 def test_half_precision_is_close(file: Path, prior: Prior, generator: torch.Generator) -> None:
     half = open_syncdreamer(file, precision="bfloat16")
-    latents, prompt = torch.randn(SHAPE, generator=generator), prompt_of(generator)
+    latents, posed = torch.randn(SHAPE, generator=generator), input_of(generator)
     assert half.network.dtype == torch.bfloat16 and half.vae.dtype == torch.float32
-    estimates = [p.denoise(latents, 1.0, p.condition(prompt), cameras()) for p in (prior, half)]
+    estimates = [p.denoise(latents, 1.0, p.condition(posed), cameras()) for p in (prior, half)]
     assert estimates[1].dtype == torch.float32
     # 8 bits of mantissa through some 60 layers
     assert (estimates[0] - estimates[1]).abs().mean() < 0.05 * estimates[0].abs().mean()

@@ -53,7 +53,7 @@ def make(**options: Any) -> ReferenceViews:
 
 def test_sixteen_views_and_the_picture() -> None:
     views = make()
-    assert len(views) == 17 and views.prompt == 16 and not views.held_out.any()
+    assert len(views) == 17 and views.input_view == 16 and not views.held_out.any()
     wanted = official_cameras(16, 32, distance=2.7)
     torch.testing.assert_close(views.cameras.c2w[:16], wanted.c2w, rtol=0, atol=1e-5)
     torch.testing.assert_close(views.cameras.fx[:16], wanted.fx)
@@ -69,19 +69,19 @@ def test_sixteen_views_and_the_picture() -> None:
 
 def test_a_picture_from_30_degrees_takes_the_place_of_the_first_view() -> None:
     views = make(elevation_deg=30)
-    assert len(views) == 16 and views.prompt == 0
+    assert len(views) == 16 and views.input_view == 0
     torch.testing.assert_close(views.cameras.c2w, official_cameras(16, 32, distance=2.7).c2w, rtol=0, atol=1e-5)
 
 
 def test_the_prior_is_shown_the_picture_in_the_official_frame() -> None:
     make(frame_ratio=0.75)
-    (prompt,) = TinyBall.prompts
+    (posed,) = TinyBall.prompts
     rgb, alpha = load_image(Path("ball.png"))
     assert alpha is not None
     image, mask = syncdreamer("preparation").framed(torch.cat([rgb, alpha], dim=-1), 32, 24)
-    assert torch.equal(prompt.image, image) and torch.equal(prompt.mask, mask)
-    columns = (prompt.mask[..., 0] > 0.5).any(0).sum()
-    assert 22 <= columns <= 24 and prompt.camera.elevation_deg.item() == pytest.approx(10)
+    assert torch.equal(posed.image, image) and torch.equal(posed.mask, mask)
+    columns = (posed.mask[..., 0] > 0.5).any(0).sum()
+    assert 22 <= columns <= 24 and posed.camera.elevation_deg.item() == pytest.approx(10)
     make(recenter=False)
     whole = TinyBall.prompts[-1]
     assert (whole.mask[..., 0] > 0.5).any(0).sum() > 10 and not torch.equal(whole.image, image)
@@ -160,7 +160,7 @@ def posed_ball(
     images, masks = ball(cameras, radius)
     for view, other in (radii or {}).items():
         images[view], masks[view] = (frames[0] for frames in ball(cameras[[view]], other))
-    return ReferenceViews(images, masks, cameras, ("",) * 17, torch.zeros(17, dtype=torch.bool), prompt=16)
+    return ReferenceViews(images, masks, cameras, ("",) * 17, torch.zeros(17, dtype=torch.bool), input_view=16)
 
 
 def score(views: ReferenceViews) -> float:
@@ -223,7 +223,7 @@ def test_an_instance_with_an_empty_view_is_better_than_a_useless_one(
     with caplog.at_level(logging.INFO, "liftstudio"):
         views = make(recenter=False, distance=2.7)
     assert "instance 1 of 2 is used" in caplog.text and "(1 empty)" in caplog.text
-    assert len(views) == 16 and "004.png" not in views.names and views.prompt == 15
+    assert len(views) == 16 and "004.png" not in views.names and views.input_view == 15
 
 
 def test_an_empty_instance_is_refused_with_a_picture_of_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +367,7 @@ def test_a_picture_without_alpha_before_a_motley_background(folder: Path, monkey
 
 def test_an_empty_view_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     views = make(prior={"empty_view": 3})
-    assert len(views) == 16 and "003.png" not in views.names and views.names[views.prompt or 0] == "016.png"
+    assert len(views) == 16 and "003.png" not in views.names and views.names[views.input_view or 0] == "016.png"
     assert "left out, since they are empty: 003.png" in caplog.text
 
 

@@ -41,7 +41,7 @@ def toys() -> Block:
 
 
 def with_picture(size: int = SIZE) -> ReferenceViews:
-    return replace(sphere_views(3, size), prompt=2)
+    return replace(sphere_views(3, size), input_view=2)
 
 
 def make(prior: Block, size: int = SIZE, **options: Any) -> Any:

@@ -21,7 +21,7 @@ from liftstudio.core.config import Block, parse
 from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.reference_views import ReferenceViews
-from liftstudio.priors.base import ImagePrompt
+from liftstudio.priors.base import PosedImage
 from liftstudio.priors.opening import block_weights, open_prior
 
 SEED = int.from_bytes(os.urandom(4), "little")
@@ -53,10 +53,10 @@ def cameras(*angles_deg: tuple[float, float], distance: float = 3.6) -> Cameras:
     return orbit_cameras(azimuths_deg, elevations_deg, distance, 33.8, SIZE, SIZE)
 
 
-def prompt() -> ImagePrompt:
+def posed() -> PosedImage:
     draw = generator()
     mask = torch.rand(SIZE, SIZE, 1, generator=draw)
-    return ImagePrompt(torch.rand(SIZE, SIZE, 3, generator=draw) * mask + 1 - mask, mask, cameras((20.0, 10.0)))
+    return PosedImage(torch.rand(SIZE, SIZE, 3, generator=draw) * mask + 1 - mask, mask, cameras((20.0, 10.0)))
 
 
 def opened(folder: Path | str, kind: str = "zero123") -> Any:
@@ -109,7 +109,7 @@ def test_relative_poses() -> None:
 
 @pytest.mark.parametrize("scale", [None, 1.0, 0.0, 3.0])
 def test_estimates_are_those_of_the_networks(folder: Path, scale: float | None) -> None:
-    prior, shown = opened(folder), prompt()
+    prior, shown = opened(folder), posed()
     views, sigma = cameras((110.0, -20.0), (350.0, 60.0)), prior.levels[400].item()
     latents = torch.randn(2, *prior.latent_shape, generator=generator()) * (1 + sigma**2) ** 0.5
     scales = None if scale is None else torch.full((2,), scale)
@@ -136,7 +136,7 @@ def test_views_are_those_of_diffusers_sampler(folder: Path) -> None:
     from diffusers import DDIMScheduler
 
     views = source(azimuths_deg=[90.0, 200.0], elevations_deg=[-20.0, 60.0], guidance_scale=2.0, seed=7)
-    prior, shown = opened(folder), prompt()
+    prior, shown = opened(folder), posed()
     sampled: list[Tensor] = []
     angles = torch.tensor([[110.0, 220.0], [-20.0, 60.0]])
     where = orbit_cameras(angles[0], angles[1], 3.6, 33.8, SIZE, SIZE)
@@ -163,17 +163,17 @@ def test_views_are_those_of_diffusers_sampler(folder: Path) -> None:
 
 def test_the_picture_is_the_last_view(folder: Path) -> None:
     views: ReferenceViews = source(held_out=True).load()
-    assert views.prompt == 3 and views.held_out.tolist() == [True] * 3 + [False]
+    assert views.input_view == 3 and views.held_out.tolist() == [True] * 3 + [False]
     torch.testing.assert_close(views.cameras.azimuth_deg % 360, torch.tensor([90.0, 180, 270, 0]), rtol=0, atol=1e-3)
     torch.testing.assert_close(views.cameras.elevation_deg, torch.full((4,), 10.0), rtol=0, atol=1e-3)
     free: ReferenceViews = source(azimuths_deg=[30.0, 0.0], elevations_deg=[40.0, 10.0]).load()
-    assert len(free) == 2 and free.prompt == 1 and not free.held_out.any()  # the second is the picture's own
+    assert len(free) == 2 and free.input_view == 1 and not free.held_out.any()  # the second is the picture's own
 
 
 def test_a_view_knows_nothing_of_the_others(folder: Path) -> None:
     """With a prior that makes several agree, too: it is asked about one at a time."""
     toys = open_prior(Block("prior", "auto", registry.find("auto", "prior").Config("asset://priors/toys")), CPU)
-    shown = ImagePrompt(torch.rand(64, 64, 3, generator=generator()), torch.ones(64, 64, 1), cameras((0.0, 10.0)))
+    shown = PosedImage(torch.rand(64, 64, 3, generator=generator()), torch.ones(64, 64, 1), cameras((0.0, 10.0)))
     latents = torch.randn(2, *toys.latent_shape, generator=generator())
     alone = zero123("denoising").denoise_alone
     both = cameras((90.0, 10.0), (180.0, 10.0))
@@ -187,7 +187,7 @@ def test_a_view_knows_nothing_of_the_others(folder: Path) -> None:
 
 def test_folders_of_other_ages(folder: Path, tmp_path: Path) -> None:
     """The other conversion's names, and weights as older packages wrote them; recognised by what is in them."""
-    shown, views = prompt(), cameras((110.0, -20.0))
+    shown, views = posed(), cameras((110.0, -20.0))
     latents = torch.randn(1, 4, 8, 8, generator=generator())
     wanted = opened(folder).denoise(latents, 1.0, opened(folder).condition(shown), views)
     path = folder / "cc_projection" / "diffusion_pytorch_model.safetensors"

@@ -19,7 +19,7 @@ SEED = int.from_bytes(os.urandom(3), "little")
 FOLDER = OBJECTS_PACK
 COLUMNS = ("id", "pack", "licence", "author", "title", "source")
 WIDE_RIG = {
-    "prompt_azimuth_deg": 180, "prompt_elevation_deg": [-20, 60], "amplitude_deg": 20, "lens_share": 1,
+    "input_azimuth_deg": 180, "input_elevation_deg": [-20, 60], "amplitude_deg": 20, "lens_share": 1,
     "lens_fov_deg": [25, 60], "roll_deg": 15, "shift": 0.1,
 }  # fmt: skip
 
@@ -51,7 +51,7 @@ def turn(angle_deg: float) -> np.ndarray:
 
 
 def same(a: Sample, b: Sample) -> bool:
-    pairs = [(a.prompt, b.prompt), (a.images, b.images), (a.rig.prompt.c2w, b.rig.prompt.c2w)]
+    pairs = [(a.input_image, b.input_image), (a.images, b.images), (a.rig.input_camera.c2w, b.rig.input_camera.c2w)]
     return all(torch.equal(*pair) for pair in pairs)
 
 

@@ -130,10 +130,10 @@ def test_insides_are_in_the_frame_of_the_cameras() -> None:
         assert sample.solid is not None
         points = 2.6 * torch.rand(60_000, 3, generator=torch.Generator().manual_seed(SEED)) - 1.3
         inside = points[sample.solid.contains(points)]
-        pixels = sample.rig.prompt.project(inside)[0][0].long().clamp(0, 31)
+        pixels = sample.rig.input_camera.project(inside)[0][0].long().clamp(0, 31)
         hit = torch.zeros(32, 32)
         hit[pixels[:, 1], pixels[:, 0]] = 1
-        alpha = sample.prompt[..., 3]
+        alpha = sample.input_image[..., 3]
         near = torch.nn.functional.max_pool2d(alpha[None], 3, 1, 1)[0]
         assert (near[hit > 0] > 0).all()
         wide = torch.nn.functional.max_pool2d(hit[None], 3, 1, 1)[0]

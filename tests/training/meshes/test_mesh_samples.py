@@ -60,17 +60,17 @@ def test_prompts_show_the_whole_mesh(meshes: list[StoredMesh], draws: Draws) -> 
     for number in range(40):
         obj, rig = varied(meshes[number % 8], draws), draw_rig(config, 2, 48, generator)
         sample = view_mesh(meshes[number % 8], obj, draw_lighting(draws), rig, Solids())
-        prompt = turned(sample.rig.prompt, -sample.rig.front_deg)
+        prompt = turned(sample.rig.input_camera, -sample.rig.front_deg)
         pixels, depth = prompt.project(torch.from_numpy(obj.vertices))
         assert depth.min() > 0 and pixels.min() > 48 * BORDER - 1e-3 and pixels.max() < 48 * (1 - BORDER) + 1e-3
-        rgba = sample.prompt
+        rgba = sample.input_image
         edge = torch.cat([rgba[0], rgba[-1], rgba[:, 0], rgba[:, -1]])
         assert (edge[:, 3] < 1).all()
-        moved = float((sample.rig.prompt.centers - rig.prompt.centers).norm())
+        moved = float((sample.rig.input_camera.centers - rig.input_camera.centers).norm())
         drawn_back += moved > 0
         tight = min(float(pixels.min()), 48 - float(pixels.max())) - 48 * BORDER
         assert moved == 0 or abs(tight) < 1e-2  # no farther than needed
-        torch.testing.assert_close(sample.rig.prompt.c2w[:, :3, :3], rig.prompt.c2w[:, :3, :3])
+        torch.testing.assert_close(sample.rig.input_camera.c2w[:, :3, :3], rig.input_camera.c2w[:, :3, :3])
     assert 0 < drawn_back < 40
 
 
@@ -80,11 +80,11 @@ def test_rolled_and_shifted_prompts() -> None:
     plain = draw_rig(RigConfig(lens_share=0), 3, 64, generators[0])
     askew = draw_rig(RigConfig(lens_share=0, roll_deg=20, shift=0.1), 3, 64, generators[1])
     assert torch.equal(plain.views.c2w, askew.views.c2w) and plain.front_deg == askew.front_deg
-    torch.testing.assert_close(plain.prompt.forward, askew.prompt.forward)
-    torch.testing.assert_close(plain.prompt.centers, askew.prompt.centers)
-    cosine = float((plain.prompt.c2w[0, :3, 0] * askew.prompt.c2w[0, :3, 0]).sum())
+    torch.testing.assert_close(plain.input_camera.forward, askew.input_camera.forward)
+    torch.testing.assert_close(plain.input_camera.centers, askew.input_camera.centers)
+    cosine = float((plain.input_camera.c2w[0, :3, 0] * askew.input_camera.c2w[0, :3, 0]).sum())
     assert np.cos(np.radians(20)) - 1e-6 <= cosine < 1
-    shift = torch.cat([askew.prompt.cx, askew.prompt.cy]) / 64 - 0.5
+    shift = torch.cat([askew.input_camera.cx, askew.input_camera.cy]) / 64 - 0.5
     assert 0 < shift.abs().max() <= 0.1
 
 
@@ -94,18 +94,20 @@ def test_augmentation_leaves_shape_and_cameras() -> None:
     recolored = sharp = 0
     for number in range(40):
         a, b = (s.training(number, 2, torch.Generator().manual_seed(SEED + number)) for s in (plain, changed))
-        assert torch.equal(a.rig.prompt.c2w, b.rig.prompt.c2w) and torch.equal(a.rig.views.c2w, b.rig.views.c2w)
+        assert torch.equal(a.rig.input_camera.c2w, b.rig.input_camera.c2w) and torch.equal(
+            a.rig.views.c2w, b.rig.views.c2w
+        )
         assert a.depths is not None and b.depths is not None and torch.equal(a.depths, b.depths)
         torch.testing.assert_close(a.images[..., 3], b.images[..., 3], atol=1e-6, rtol=0)
         recolored += (a.images - b.images).abs().max() > 0.01
-        sharp += (a.prompt - b.prompt).abs().max() < 1e-5
+        sharp += (a.input_image - b.input_image).abs().max() < 1e-5
     assert 5 < recolored < 30 and 3 < sharp < 25
     assert all(same(plain.unseen(number), changed.unseen(number)) for number in range(3))
 
 
 def test_augmented_prompts_stay_pictures() -> None:
     generator = torch.Generator().manual_seed(SEED)
-    prompt = open_meshes(objects_share=1, augment=False).training(0, 1, generator).prompt
+    prompt = open_meshes(objects_share=1, augment=False).training(0, 1, generator).input_image
     prompts, views = (torch.stack(one) for one in zip(*[augmented(prompt, prompt[None], generator) for _ in range(60)],
                                                       strict=True))  # fmt: skip
     assert prompts.shape == (60, 32, 32, 4) and views.shape == (60, 1, 32, 32, 4)

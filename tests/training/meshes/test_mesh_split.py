@@ -55,7 +55,7 @@ def test_what_is_measured_is_never_trained_on(meshes: list[StoredMesh], tmp_path
     assert len(source.trained) + len(source.measured) == 40
     assert [same(source.unseen(0), source.unseen(n)) for n in (0, 1)] == [True, False]
     assert all(source.unseen(n).solid is not None and source.unseen(n).object is None for n in range(3))
-    elevations = torch.cat([source.unseen(n).rig.prompt.elevation_deg for n in range(30)])
+    elevations = torch.cat([source.unseen(n).rig.input_camera.elevation_deg for n in range(30)])
     assert -10.001 < elevations.min() < 5 and 30 < elevations.max() < 45.001
     assert max(abs(source.unseen(n).rig.front_deg) for n in range(30)) > 120
 
@@ -65,7 +65,7 @@ def test_what_is_measured_is_not_the_picture_again(share: float) -> None:
     """But by priors that know closed orbits alone, which end at the prompt's camera."""
     source = open_meshes(resolution=16, rig={"orbit_share": share, "amplitude_deg": 20})
     for rig in (source.unseen(number).rig for number in range(12)):
-        azimuth, elevation = rig.views.azimuth_deg, rig.views.elevation_deg - rig.prompt.elevation_deg
+        azimuth, elevation = rig.views.azimuth_deg, rig.views.elevation_deg - rig.input_camera.elevation_deg
         from_prompt = ((azimuth + 180) % 360 - 180).abs() + elevation.abs()
         assert (from_prompt < 0.01).tolist() == [False] * 5 + [share == 1]
 
@@ -73,4 +73,4 @@ def test_what_is_measured_is_not_the_picture_again(share: float) -> None:
 def test_a_single_mesh_is_trained_on_and_measured(meshes: list[StoredMesh], tmp_path: Path) -> None:
     source = open_meshes(write_folder(tmp_path / "packs", [pack_of("one", meshes[:1])]), objects_share=1)
     sample = source.training(0, 2, torch.Generator().manual_seed(SEED))
-    assert sample.prompt[..., 3].sum() > 20 and source.unseen(0).prompt[..., 3].sum() > 20
+    assert sample.input_image[..., 3].sum() > 20 and source.unseen(0).input_image[..., 3].sum() > 20
