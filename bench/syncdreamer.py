@@ -1,7 +1,7 @@
 """Sixteen synchronised views of objects no prior saw, by both guidances: `python -m bench.syncdreamer [--count 50]`.
 
-Each toy is seen by SyncDreamer's cameras: 16 azimuths, 30 degrees above it; the first is the input view, the other
-15 are compared with the truth over white, at the prior's resolution. Prompts and noise are fixed by the object's number:
+Each toy is seen by SyncDreamer's cameras: 16 azimuths, 30 degrees above it; the first is the input view, the others
+are compared with the truth over white, at the prior's resolution. Input and noise are fixed by the object's number:
 all settings start from the same noise. Means over views, then average, best and variance over the instances of each
 object (HarmonyView, table 6), then mean and standard error over objects. CD score and diversity: `metrics.diversity`.
 With `--clip` the CD score is HarmonyView's, by the text "An image of NOUN"; without, a tiny encoder embeds views, and

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.tiny_hifi123 import TOKENS, write_tokenizer
 from helpers.tiny_prior import TinyBall, ball
-from helpers.tiny_prior import write_bright_weights as write_ball_weights
+from helpers.tiny_prior import write_weights as write_ball_weights
 from helpers.tiny_syncdreamer import write_bright_weights
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel

@@ -26,7 +26,7 @@ def extension(folder: Path, name: str, code: str) -> None:
 
 GOOD = """
 from dataclasses import dataclass
-from liftstudio.registry import Component, register
+from liftstudio.core.registry import Component, register
 
 @register("{name}")
 class Extra(Component):

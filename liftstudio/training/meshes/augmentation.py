@@ -1,4 +1,4 @@
-"""Pictures as people take them: colours vary alike in input image and views; the input is a little blurred and noisy."""
+"""Pictures as people take them: colours vary alike in input and views; the input is a little blurred and noisy."""
 
 import torch
 from kornia.enhance import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
