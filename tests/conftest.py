@@ -11,6 +11,8 @@ from helpers.tiny_project import make_project
 
 from liftstudio.core import registry
 
+registry.load_methods()  # every test knows their components by name
+
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Random seeds are not part of a test's name, which is the same in all processes that share the tests."""

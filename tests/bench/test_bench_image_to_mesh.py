@@ -16,7 +16,6 @@ from helpers.tiny_prior import QUICK, TinyBall, ball, write_weights
 from bench import image_to_mesh, runs, toys_prior
 from bench.unseen import front_deg, prompted, turned
 from liftstudio.cli import command_line
-from liftstudio.core import registry
 from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import orbit_cameras
 from liftstudio.data.images import load_image
@@ -32,8 +31,6 @@ from liftstudio.synthetic import TexturedObject, make_object, render
 from liftstudio.synthetic.truth import to_mesh
 from liftstudio.training.data import view_object
 from liftstudio.training.rigs import RigConfig, draw_rig
-
-registry.load_methods()
 
 # Small and quick, yet enough that a surface comes of it.
 

@@ -1,25 +1,15 @@
 """Stable Diffusion 2's depth model in miniature: a folder in diffusers' form, with random weights."""
 
-import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
 
 from helpers.tiny_sv3d import randomize
-from liftstudio.core import registry
-
-registry.load_methods()
 
 TOKENS = 8  # of a prompt, with its start and its end
 WIDTH = 16  # of an embedded token
-
-
-def hifi123(module: str) -> ModuleType:
-    """A module of the extension."""
-    return importlib.import_module(f"liftstudio.methods.hifi123.{module}")
 
 
 def tiny_unet(generator: torch.Generator, **options: Any) -> Any:

@@ -1,9 +1,7 @@
 """ImageDream and MVDream in miniature: a weight file in the official layout, and a text tower; random weights."""
 
-import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,11 +11,10 @@ from torch import Tensor
 
 from helpers.tiny_hifi123 import write_tokenizer
 from helpers.tiny_sv3d import randomize, tiny_clip, tiny_vae
-from liftstudio.core import registry
 from liftstudio.data.images import save_image
+from liftstudio.methods.imagedream import checkpoint
+from liftstudio.methods.imagedream.network import MultiViewUNet
 from liftstudio.priors.latent_diffusion import official_state, unet_sources
-
-registry.load_methods()
 
 PREFIX = "model.diffusion_model."
 # Sizes of the miniature that no shape tells.
@@ -50,11 +47,6 @@ QUICK = [
 ]
 
 
-def imagedream(module: str) -> ModuleType:
-    """A module of the extension."""
-    return importlib.import_module(f"liftstudio.methods.imagedream.{module}")
-
-
 def tiny_unet(
     generator: torch.Generator,
     *,
@@ -66,7 +58,7 @@ def tiny_unet(
     context_width: int = TEXT_WIDTH,
 ) -> dict[str, Tensor]:
     """Official weights of a random network; `attends` and `channels` from the finest level to the coarsest."""
-    unet = imagedream("network").MultiViewUNet(
+    unet = MultiViewUNet(
         image_tokens=image_tokens,
         image_weight=1.0,
         block_out_channels=channels,
@@ -79,7 +71,7 @@ def tiny_unet(
         class_embed_type="projection",
         projection_class_embeddings_input_dim=16,
     )
-    parts = imagedream("checkpoint").UNET_PARTS
+    parts = checkpoint.UNET_PARTS
     names = randomize(unet, generator).state_dict()
     return official_state(unet, unet_sources(names, layers, attends, PREFIX, parts))
 
@@ -90,7 +82,7 @@ def tiny_adaptor(generator: torch.Generator, image_tokens: int = 4, context_widt
 
     adaptor = IPAdapterPlusImageProjection(TOWER_WIDTH, context_width, 24, 2, 8, 3, image_tokens, 2)
     names = randomize(adaptor, generator).state_dict()
-    return official_state(adaptor, imagedream("checkpoint").adaptor_sources(names, f"{PREFIX}image_embed."))
+    return official_state(adaptor, checkpoint.adaptor_sources(names, f"{PREFIX}image_embed."))
 
 
 def tiny_state(*, image: bool = True, seed: int = 0, **sizes: Any) -> dict[str, Tensor]:

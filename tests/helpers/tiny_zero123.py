@@ -1,9 +1,7 @@
 """Zero-1-to-3 in miniature: a folder in diffusers' form, with random weights."""
 
-import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,11 +13,6 @@ from helpers.tiny_sv3d import randomize
 
 SIZE = 32  # pixels across its pictures; latents a quarter
 PROJECTIONS = {"cc_projection": "projection", "clip_camera_projection": "proj"}  # folder -> name in it
-
-
-def zero123(module: str) -> ModuleType:
-    """A module of the extension."""
-    return importlib.import_module(f"liftstudio.methods.zero123.{module}")
 
 
 def tiny_tower(generator: torch.Generator) -> Any:

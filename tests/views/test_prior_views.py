@@ -22,8 +22,6 @@ from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.base import PosedImage
 from liftstudio.views.input_image import load_input_image
 
-registry.load_methods()
-
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_hifi123 import hifi123
 from helpers.tiny_sv3d import randomize
 from helpers.tiny_training import config_of, draw_samples, task_of
 from torch import Tensor
@@ -21,6 +20,8 @@ from liftstudio.cli.train_prior import main
 from liftstudio.core import assets
 from liftstudio.core.errors import InputError
 from liftstudio.core.weights import check_packaged_folder
+from liftstudio.methods.hifi123 import captions, checkpoint, model
+from liftstudio.methods.hifi123.prior import DepthPrior
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 from liftstudio.synthetic import make_object, patterned, split
 from liftstudio.synthetic.textures import Pattern
@@ -99,7 +100,6 @@ def test_the_share_of_patterned_objects() -> None:
 def test_captions_are_what_the_tokenizer_reads(tmp_path: Path) -> None:
     from transformers import CLIPTokenizer
 
-    captions = hifi123("captions")
     captions.write_tokenizer(tmp_path)
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
     generator = torch.Generator().manual_seed(SEED)
@@ -124,7 +124,7 @@ NAMES = {
 
 @pytest.mark.parametrize("color", NAMES)
 def test_color_names(color: tuple[float, float, float]) -> None:
-    assert hifi123("captions").color_name(*color) == NAMES[color]
+    assert captions.color_name(*color) == NAMES[color]
 
 
 def test_pictures_are_before_grey_with_their_depth() -> None:
@@ -165,7 +165,7 @@ def test_shares_of_greys_depths_texts_and_noise() -> None:
     corners = (0.5 + 0.5 * batch["images"])[:, 0, 0, 0]
     has_none = (batch["depths"] == 0).all(1).all(1).all(1)
     is_mask = (batch["depths"].abs() == 1).all(1).all(1).all(1)
-    is_empty = (batch["tokens"] == hifi123("captions").caption_tokens("")).all(1)
+    is_empty = (batch["tokens"] == captions.caption_tokens("")).all(1)
     shares = {0.6: (corners - 0.5).abs() < 1e-6, 0.1: has_none, 0.25: is_mask, 0.10001: is_empty}
     for share, holds in shares.items():
         assert abs(float(holds.float().mean()) - share) < 3.5 * (share * (1 - share) / 300) ** 0.5
@@ -210,8 +210,7 @@ def learning_parts(task: Any) -> set[str]:
 
 def opened(task: Any, folder: Path) -> Any:
     task.save(task.network, folder / "model")
-    prior = hifi123("prior").DepthPrior
-    return prior(prior.Config(weights=str(folder / "model")), device=torch.device("cpu"))
+    return DepthPrior(DepthPrior.Config(weights=str(folder / "model")), device=torch.device("cpu"))
 
 
 def test_the_unet_learns_with_the_text_tower(tmp_path: Path) -> None:
@@ -255,7 +254,7 @@ def test_the_folder_is_the_network_as_a_prior(tmp_path: Path) -> None:
     close(prior.decode(latents), (network.vae.decode(own).sample.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1))
 
     text, timestep = "a red and blue striped toy figure", 301
-    tokens = hifi123("captions").caption_tokens(text).expand(len(images), -1)
+    tokens = captions.caption_tokens(text).expand(len(images), -1)
     bar = scaled_linear_alpha_bars()[timestep]
     noisy = bar.sqrt() * latents + (1 - bar).sqrt() * batch["noise"]
     torch.testing.assert_close(task.noised(latents, batch["noise"], torch.full((len(images),), timestep)), noisy)
@@ -263,7 +262,7 @@ def test_the_folder_is_the_network_as_a_prior(tmp_path: Path) -> None:
     wanted = network.unet(states, timestep, network.text_encoder(tokens).last_hidden_state).sample
     prompts = prior.prompts(text)
     target = prompts.target.expand(len(images), -1, -1)
-    found = hifi123("denoising").estimate_epsilon(prior.unet, noisy, timestep, batch["depths"], target)
+    found = model.estimate_epsilon(prior.unet, noisy, timestep, batch["depths"], target)
     close(found, wanted)
 
     back = tiny_task("task.part=unet")
@@ -296,7 +295,7 @@ def test_packaged_folders_are_checked(tmp_path: Path) -> None:
         check_packaged_folder(place)
     assert package.main([str(tmp_path / "model"), str(place)]) == command_line.DONE
     check_packaged_folder(place)
-    assert hifi123("checkpoint").open_folder(str(place))
+    assert checkpoint.open_folder(str(place))
     vocabulary = place / "tokenizer" / "vocab.json"
     vocabulary.write_text(vocabulary.read_text() + " ")
     with pytest.raises(InputError, match=r"vocab\.json: damaged, its SHA-256 is not that in .*SHA256SUMS"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_imagedream import imagedream, write_tiny_imagedream, write_tiny_text
+from helpers.tiny_imagedream import write_tiny_imagedream, write_tiny_text
 from helpers.tiny_scenes import sphere_views
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.data.images import resize_smooth
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
+from liftstudio.methods.imagedream import conditioning
 from liftstudio.priors.classifier_free import guided, rescaled
 from liftstudio.priors.distillation import sds_weight
 from liftstudio.priors.opening import open_prior
@@ -345,4 +346,4 @@ def test_a_perspective_the_prior_does_not_know(folder: Path, caplog: pytest.LogC
 def test_the_prior_is_opened_once_and_for_all_that_ask(folder: Path) -> None:
     first = open_prior(prior_of(folder, "tiny-ipmv-local"), CPU)
     assert open_prior(prior_of(folder, "tiny-ipmv-local"), CPU) is first
-    assert first.frames == imagedream("conditioning").VIEWS == FRAMES
+    assert first.frames == conditioning.VIEWS == FRAMES

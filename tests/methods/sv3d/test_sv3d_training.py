@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_sv3d import randomize, sv3d
+from helpers.tiny_sv3d import randomize
 from helpers.tiny_training import config_of, draw_samples, task_of
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from liftstudio.core import assets
 from liftstudio.core.config import Block
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
+from liftstudio.methods.sv3d import training
 from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.parameterization import x0_from_v
@@ -86,7 +87,7 @@ def test_views_from_anywhere_become_an_orbit() -> None:
     (sample,) = samples_of(1)
     order = torch.cat([torch.randperm(FRAMES - 1), torch.tensor([FRAMES - 1])])
     mixed = replace(sample, images=sample.images[order], rig=replace(sample.rig, views=sample.rig.views[order]))
-    sorted_, straight = (sv3d("training").closed(each) for each in (mixed, sample))
+    sorted_, straight = (training.closed(each) for each in (mixed, sample))
     assert torch.equal(sorted_.images, straight.images)
     assert torch.equal(sorted_.rig.views.c2w, straight.rig.views.c2w)
     torch.testing.assert_close(straight.images, sample.images, rtol=0, atol=2e-2)  # the posed is rendered by itself

@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers.standins import rembg_that_keeps
 from helpers.tiny_prior import SPREAD, TinyBall, ball, write_ball, write_weights
-from helpers.tiny_syncdreamer import NUMBERS, official_cameras, syncdreamer, tiny_state, write_tiny_syncdreamer
+from helpers.tiny_syncdreamer import NUMBERS, official_cameras, tiny_state, write_tiny_syncdreamer
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,6 +24,8 @@ from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.data.images import load_image
 from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.methods.syncdreamer.preparation import framed
+from liftstudio.methods.syncdreamer.ranking import rank
 from liftstudio.priors.base import Estimates, Prior
 from liftstudio.views.saving import save_views
 
@@ -78,7 +80,7 @@ def test_the_prior_is_shown_the_picture_in_the_official_frame() -> None:
     (posed,) = TinyBall.prompts
     rgb, alpha = load_image(Path("ball.png"))
     assert alpha is not None
-    image, mask = syncdreamer("preparation").framed(torch.cat([rgb, alpha], dim=-1), 32, 24)
+    image, mask = framed(torch.cat([rgb, alpha], dim=-1), 32, 24)
     assert torch.equal(posed.image, image) and torch.equal(posed.mask, mask)
     columns = (posed.mask[..., 0] > 0.5).any(0).sum()
     assert 22 <= columns <= 24 and posed.camera.elevation_deg.item() == pytest.approx(10)
@@ -164,7 +166,7 @@ def posed_ball(
 
 
 def score(views: ReferenceViews) -> float:
-    return syncdreamer("ranking").rank(views).score
+    return rank(views).score
 
 
 def emptied(views: ReferenceViews, numbers: Sequence[int]) -> ReferenceViews:
@@ -187,7 +189,7 @@ def test_agreement_of_silhouettes() -> None:
 
 def test_empty_views_count_by_their_share() -> None:
     """They are left out of what is used, and so of the hull."""
-    rank, good = syncdreamer("ranking").rank, posed_ball()
+    good = posed_ball()
     one, all_but_one = (rank(emptied(good, numbers)) for numbers in ([5], range(1, 16)))
     assert one.score == pytest.approx(15 / 16 * score(good), abs=0.01)
     assert all_but_one.score == pytest.approx(score(posed_ball().select([0, 16])) / 16)
