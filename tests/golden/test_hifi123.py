@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from helpers.golden_data import golden_root
+from helpers.golden_data import close, files_of, golden_root, parameters
 from helpers.paths import GOLDEN
 from safetensors.torch import load_file
 from torch import Tensor
@@ -52,8 +52,7 @@ def case_folders() -> list[Path]:
 
 
 def cases(pattern: str) -> list[Any]:
-    found = [path for folder in case_folders() for path in sorted(folder.glob(pattern))]
-    return [pytest.param(path, id=f"{path.parent.name}/{path.stem}") for path in found]
+    return parameters(files_of(case_folders(), pattern))
 
 
 @functools.cache
@@ -94,14 +93,6 @@ def predictor(folder: Path, *, guided: bool, scale: float, injected: int) -> Any
     below = grid.timesteps[injected - 1] + 1 if injected else 0
     prompts = prompts_of(folder, guided=guided)
     return model.beside_reference(unet_of(folder), depths, prompts, scale, below, LAST_LAYERS)
-
-
-def close(a: Tensor, b: Tensor, tolerance: float, name: str = "") -> None:
-    assert a.shape == b.shape, (name, a.shape, b.shape)
-    assert torch.isfinite(a).all()
-    difference = (a - b).abs().max().item()
-    print(f"{name}: {difference:.1e}")  # noqa: T201  for pytest -rP
-    assert difference <= tolerance, (name, difference)
 
 
 class Recorded:

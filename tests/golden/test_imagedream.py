@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.golden_data import golden_root, unpacked
+from helpers.golden_data import Listed, files_of, golden_root, parameters, unpacked
 from helpers.paths import GOLDEN
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -66,8 +66,7 @@ def case_folders() -> list[Path]:
 
 
 def cases(pattern: str) -> list[Any]:
-    found = [path for folder in case_folders() for path in sorted(folder.glob(pattern))]
-    return [pytest.param(path, id=f"{path.parent.name}/{path.stem}") for path in found]
+    return parameters(files_of(case_folders(), pattern))
 
 
 def named(case: Case, prefix: str) -> Case:
@@ -145,7 +144,8 @@ def close(a: Tensor, b: Tensor, relative: float, absolute: float = math.inf, nam
 
 
 def test_there_is_a_case() -> None:
-    assert any(map(cases, ("unet_*_io.safetensors", "sds*.safetensors"))), "no case of ImageDream"
+    patterns = "unet_*_io.safetensors", "sds*.safetensors"
+    assert any(map(cases, patterns)), f"no case of ImageDream in {golden_root(BUNDLED)}"
 
 
 def blocks(unet: Any, sizes: dict[str, Any]) -> dict[str, nn.Module]:
@@ -330,10 +330,9 @@ def cameras_of(c2w: Tensor) -> Cameras:
 
 
 def sds_cases() -> list[Any]:
-    found = [path for folder in case_folders() for path in sorted(folder.glob("sds*.safetensors"))]
     return [
         pytest.param(path, name, id=f"{path.parent.name}/{path.stem}/{name}")
-        for path in found
+        for path in files_of(case_folders(), "sds*.safetensors")
         for name in config_of(path.with_suffix(".json"))["cases"]
     ]
 
@@ -470,14 +469,6 @@ def test_preparation(path: Path) -> None:
         if match := re.fullmatch(r"clip_input_(\d+)_every_2nd_pixel", key):
             found = conditioning.clip_pixels(images[1], int(match[1]))[0, :, ::2, ::2]
             close(found, wanted, math.inf, 2 * CAMERA, key)  # of sizes up to 2.6
-
-
-class Listed(Weights):
-    """A weight file of which only the list of keys is at hand."""
-
-    def __init__(self, shapes: dict[str, list[int]], name: str = "sd-v2.1-base-4view-ipmv.pt") -> None:
-        self.path, self.metadata = Path(name), {}
-        self.shapes = {key: tuple(shape) for key, shape in shapes.items()}
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.golden_data import Listed, files_of, golden_root, parameters
 from helpers.paths import GOLDEN
 from helpers.tiny_sv3d import tiny_unet
 from safetensors import safe_open
@@ -43,13 +44,11 @@ def is_case_folder(folder: Path) -> bool:
 
 
 def case_folders() -> list[Path]:
-    root = Path(os.environ.get("LIFTSTUDIO_GOLDEN", BUNDLED))
-    return [path.parent for path in sorted(root.rglob("config.json")) if is_case_folder(path.parent)]
+    return [path.parent for path in sorted(golden_root(BUNDLED).rglob("config.json")) if is_case_folder(path.parent)]
 
 
 def cases(pattern: str) -> list[Any]:
-    found = [path for folder in case_folders() for path in sorted(folder.glob(pattern)) if not is_state(path)]
-    return [pytest.param(path, id=f"{path.parent.name}/{path.stem}") for path in found]
+    return parameters(path for path in files_of(case_folders(), pattern) if not is_state(path))
 
 
 def is_state(path: Path) -> bool:
@@ -97,7 +96,8 @@ def largest_difference(a: Tensor, b: Tensor) -> float:
 
 
 def test_there_is_a_case() -> None:
-    assert any(map(cases, ("unet_*.safetensors", "denoiser_*.safetensors", "sampling_*.safetensors")))
+    patterns = "unet_*.safetensors", "denoiser_*.safetensors", "sampling_*.safetensors"
+    assert any(map(cases, patterns)), f"no case of SV3D in {golden_root(BUNDLED)}"
 
 
 @pytest.mark.parametrize("path", cases("conditioning*.safetensors"))
@@ -186,17 +186,8 @@ def test_sampling(path: Path, scratch: Path) -> None:
     assert largest_difference(final, case["final_latents"]) <= 3e-5  # the official code's own noise is 1.1e-5
 
 
-class Listed(Weights):
-    """A weight file of which only the list of keys is at hand."""
-
-    def __init__(self, shapes: dict[str, list[int]]) -> None:
-        self.path, self.metadata = Path("listed.safetensors"), {}
-        self.shapes = {key: tuple(shape) for key, shape in shapes.items()}
-
-
 def manifests() -> list[Path]:
-    found = [path for folder in case_folders() for path in sorted(folder.glob("manifest_*.json"))]
-    return found or sorted(BUNDLED.glob("manifest_*.json"))
+    return files_of(case_folders(), "manifest_*.json") or files_of([BUNDLED], "manifest_*.json")
 
 
 @pytest.mark.parametrize("width", [1280, 256], ids=["p", "u"])

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.golden_data import golden_root, unpacked
+from helpers.golden_data import Listed, close, files_of, golden_root, parameters, unpacked
 from helpers.paths import GOLDEN
 from helpers.tiny_syncdreamer import FOV_DEG, NUMBERS, official_cameras
 from safetensors.torch import load_file, save_file
@@ -77,8 +77,7 @@ def case_folders() -> list[Path]:
 
 
 def cases(*patterns: str) -> list[Any]:
-    found = [path for folder in case_folders() for pattern in patterns for path in sorted(folder.glob(pattern))]
-    return [pytest.param(path, id=f"{path.parent.name}/{path.stem}") for path in found]
+    return parameters(files_of(case_folders(), *patterns))
 
 
 def state_of(folder: Path, name: str) -> Case:
@@ -152,14 +151,6 @@ def condition_of(case: Case, sample: int) -> Any:
     return denoising.Condition(case["clip_embed"][sample], case["x_input"][sample], elevation_deg)
 
 
-def close(a: Tensor, b: Tensor, tolerance: float, name: str = "") -> None:
-    assert a.shape == b.shape, (name, a.shape, b.shape)
-    assert torch.isfinite(a).all()
-    difference = (a - b).abs().max().item()
-    print(f"{name}: {difference:.1e}")  # noqa: T201  for pytest -rP
-    assert difference <= tolerance, (name, difference)
-
-
 def pyramid(case: Case, prefix: str) -> list[Tensor]:
     """The tensors `prefix`_<width>, from the widest."""
     widths = sorted((int(m[1]) for key in case if (m := re.fullmatch(rf"{prefix}_(\d+)", key))), reverse=True)
@@ -167,7 +158,7 @@ def pyramid(case: Case, prefix: str) -> list[Tensor]:
 
 
 def test_there_is_a_case() -> None:
-    assert any(map(cases, ("[a-f]_*.safetensors", "h_*.safetensors"))), "no case of SyncDreamer"
+    assert cases("[a-f]_*.safetensors", "h_*.safetensors"), f"no case of SyncDreamer in {golden_root(BUNDLED)}"
 
 
 def pretend(folder: Path, sizes: dict[str, Any], *files: str) -> None:
@@ -485,18 +476,10 @@ def test_preparation(path: Path) -> None:
         assert mask.shape == (*image.shape[:2], 1) and 0 < mask.mean() < 1
 
 
-class Listed(Weights):
-    """A weight file of which only the list of keys is at hand."""
-
-    def __init__(self, shapes: dict[str, list[int]]) -> None:
-        self.path, self.metadata = Path("listed.ckpt"), {}
-        self.shapes = {key: tuple(shape) for key, shape in shapes.items()}
-
-
 @functools.cache
 def manifest() -> dict[str, list[int]]:
     """Key -> shape of the full-size file."""
-    found = [path for folder in case_folders() for path in sorted(folder.glob("manifest_full.json"))]
+    found = files_of(case_folders(), "manifest_full.json")
     return json.loads((found or [unpacked(BUNDLED) / "manifest_full.json"])[0].read_text())
 
 
