@@ -45,7 +45,7 @@ def options(**others: Any) -> dict[str, Any]:
 
 
 def views() -> ReferenceViews:
-    return replace(sphere_views(3, SIZE), prompt=1)
+    return replace(sphere_views(3, SIZE), input_view=1)
 
 
 def make(**others: Any) -> Any:

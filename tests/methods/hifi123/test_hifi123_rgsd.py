@@ -51,7 +51,7 @@ def options(**others: Any) -> dict[str, Any]:
 
 
 def views(size: int = SIZE) -> ReferenceViews:
-    return replace(sphere_views(3, size), prompt=1)
+    return replace(sphere_views(3, size), input_view=1)
 
 
 def make(**others: Any) -> Any:

@@ -79,9 +79,9 @@ def generated(views: ReferenceViews) -> Tensor:
 @pytest.mark.parametrize("resolution", [SIZE, 48])
 def test_views_change_inside_their_masks_and_the_picture_stays(name: str, resolution: int) -> None:
     plain, enhanced = make(name, resolution=resolution), make(name, {}, resolution=resolution)
-    assert plain.prompt is not None and enhanced.prompt == plain.prompt and enhanced.names == plain.names
+    assert plain.input_view is not None and enhanced.input_view == plain.input_view and enhanced.names == plain.names
     assert torch.equal(enhanced.masks, plain.masks) and torch.equal(enhanced.cameras.c2w, plain.cameras.c2w)
-    assert torch.equal(enhanced.images[plain.prompt], plain.images[plain.prompt])
+    assert torch.equal(enhanced.images[plain.input_view], plain.images[plain.input_view])
     change, solid = (enhanced.images - plain.images).abs(), plain.masks == 1
     assert (change * (plain.masks == 0)).max() == 0, f"beside the object, seed {SEED}"
     for index in generated(plain).nonzero().flatten():
