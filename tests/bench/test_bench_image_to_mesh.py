@@ -36,11 +36,9 @@ from liftstudio.training.rigs import RigConfig, draw_rig
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    write_weights(tmp_path / "ball.safetensors")
-    return tmp_path
+def folder(here: Path) -> Path:
+    write_weights(here / "ball.safetensors")
+    return here
 
 
 def a_toy() -> tuple[int, TexturedObject]:

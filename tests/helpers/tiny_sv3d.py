@@ -1,6 +1,7 @@
 """SV3D in miniature: a weight file in the official layout, with random weights."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -52,13 +53,18 @@ def tiny_vae(generator: torch.Generator, prefix: str) -> dict[str, Tensor]:
     return official_state(randomize(vae, generator), vae_sources(vae.state_dict(), 3, prefix))
 
 
-def tiny_clip(generator: torch.Generator, prefix: str, embedding: int) -> dict[str, Tensor]:
-    """Official weights of an image tower for 28 x 28 pixels, under `prefix`."""
+def tiny_tower(generator: torch.Generator, embedding: int) -> Any:
+    """A random image tower of CLIP for 28 x 28 pixels, with its projection."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 3}
     config = CLIPVisionConfig(**sizes, patch_size=14, image_size=28, projection_dim=embedding)
-    tower = randomize(CLIPVisionModelWithProjection(config), generator)
+    return randomize(CLIPVisionModelWithProjection(config), generator)
+
+
+def tiny_clip(generator: torch.Generator, prefix: str, embedding: int) -> dict[str, Tensor]:
+    """Official weights of such a tower, under `prefix`."""
+    tower = tiny_tower(generator, embedding)
     return official_state(tower, clip_sources(tower.state_dict(), prefix))
 
 

@@ -1,6 +1,5 @@
 """Training the depth-conditioned prior: what it is fed, what it learns first, and that its folder is the prior's."""
 
-import csv
 import hashlib
 import math
 import os
@@ -11,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.tiny_sv3d import randomize
-from helpers.tiny_training import config_of, draw_samples, task_of
-from torch import Tensor
+from helpers.tiny_training import close, config_of, draw_samples, read_log, task_of, trained_parts
 
 from liftstudio.cli import command_line
 from liftstudio.cli import package_prior as package
@@ -53,16 +51,6 @@ def tiny_task(*overrides: str) -> Any:
 
 def samples_of(count: int) -> list[Sample]:
     return draw_samples(tiny_config(), count, 2, SEED)
-
-
-def close(found: Tensor, wanted: Tensor) -> None:
-    """As close as float16 weights are: 11 bits, through some 40 layers."""
-    assert (found - wanted).abs().mean() < 0.01 * wanted.abs().mean()
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("kind", ["toy", "composite"])
@@ -200,10 +188,6 @@ def seeded(number: int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
-def trained_parts(task: Any) -> set[str]:
-    return {name.partition(".")[0] for name, p in task.network.named_parameters() if p.grad is not None}
-
-
 def learning_parts(task: Any) -> set[str]:
     return {name.partition(".")[0] for name, p in task.network.named_parameters() if p.requires_grad}
 
@@ -277,12 +261,12 @@ def test_the_commands_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (
         main(["--config", str(CONFIG), *TINY, "name=model", "start_from=runs/priors/coder/model"]) == command_line.DONE
     )
-    figures = [rows(Path(f"runs/priors/{name}/log.csv"))[-1] for name in ("coder", "model")]
+    figures = [read_log(Path(f"runs/priors/{name}/log.csv"))[-1] for name in ("coder", "model")]
     assert 3 < float(figures[0]["psnr_coded"]) < 60 and "psnr_inverted" not in figures[0]
     assert all(float(figures[1][name]) > 0 for name in ("psnr_coded", "psnr_inverted", "noise_100", "noise_600"))
     vaes = [Path(f"runs/priors/{name}/model/vae/diffusion_pytorch_model.safetensors") for name in ("coder", "model")]
     assert len({hashlib.sha256(path.read_bytes()).hexdigest() for path in vaes}) == 1
-    steps = [float(row["noise"]) for row in rows(Path("runs/priors/model/log.csv")) if row["stage"] == "train"]
+    steps = [float(row["noise"]) for row in read_log(Path("runs/priors/model/log.csv")) if row["stage"] == "train"]
     assert len(steps) == 3 and all(0 < value < 3 for value in steps)
     assert not [path for path in Path("runs/priors/model").iterdir() if path.name.endswith(".tmp")]
 

@@ -1,6 +1,5 @@
 """Estimated depth and normals of the views of a picture, up to the losses that compare with them."""
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.tiny_hifi123 import write_estimator, write_normals
-from helpers.tiny_prior import TinyBall, write_ball, write_weights
+from helpers.tiny_prior import TinyBall
 from safetensors.torch import load_file, save_file
 
 from liftstudio.core import registry
@@ -27,15 +26,9 @@ SIZE = 32
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+def folder(ball_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(TinyBall, "check_cameras", lambda *_: None)
-    write_ball(tmp_path / "ball.png")
-    write_weights(tmp_path / "ball.safetensors")
-    TinyBall.prompts.clear()
-    return tmp_path
+    return ball_folder
 
 
 def make(maps: dict[str, Any] | None, **options: Any) -> ReferenceViews:

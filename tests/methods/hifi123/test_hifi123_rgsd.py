@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_hifi123 import TOKENS, tiny_unet, write_tiny_folder
+from helpers.tiny_hifi123 import SIZE, TOKENS, fake_render, tiny_unet, write_tiny_folder
 from helpers.tiny_scenes import sphere_views
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -28,7 +28,6 @@ from liftstudio.systems.coarse_to_fine import CoarseToFine
 
 SEED = int.from_bytes(os.urandom(4), "little")
 CPU = torch.device("cpu")
-SIZE = 32
 LEVELS = 4
 CLS = registry.find("hifi123-rgsd", "guidance")
 
@@ -56,16 +55,6 @@ def views(size: int = SIZE) -> ReferenceViews:
 
 def make(**others: Any) -> Any:
     return CLS(parse(options(**others), CLS.Config, "texture"), views=views(), device=CPU)
-
-
-def fake_render(generator: torch.Generator, count: int = 1, *, flat: bool = False) -> Render:
-    """A random texture on a tilted square."""
-    opacity = torch.zeros(count, SIZE, SIZE, 1)
-    opacity[:, 8:24, 8:24] = 1
-    foreground = torch.rand(count, SIZE, SIZE, 3, generator=generator) * opacity
-    slope = torch.zeros(SIZE) if flat else torch.linspace(0, 1, SIZE)
-    depth = (3 + slope[:, None, None]).expand_as(opacity) * opacity
-    return Render(foreground + 1 - opacity, foreground.requires_grad_(), opacity, depth=depth)
 
 
 @pytest.mark.parametrize("level", [0, 2, 3, 4])

@@ -50,12 +50,10 @@ SV3D = [  # of its views and its fields with a tiny network
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    write_ball(tmp_path / "ball.png")
-    write_tiny_folder(tmp_path / "depth", SEED)
-    return tmp_path
+def here(here: Path) -> Path:
+    write_ball(here / "ball.png")
+    write_tiny_folder(here / "depth", SEED)
+    return here
 
 
 def losses(run: Path, name: str) -> list[float]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.tiny_hifi123 import TOKENS, tiny_unet, write_estimator, write_marigold, write_tiny_folder
-from helpers.tiny_prior import TinyBall, write_ball, write_weights
+from helpers.tiny_prior import TinyBall, write_ball
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -37,15 +37,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def folder(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(written: Path, ball_folder: Path) -> Path:
     """A picture, the prior's weights, and a copy of the model to spoil."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
-    write_ball(tmp_path / "ball.png")
-    write_weights(tmp_path / "ball.safetensors")
-    TinyBall.prompts.clear()
-    return Path(shutil.copytree(written, tmp_path / "tiny"))
+    return Path(shutil.copytree(written, ball_folder / "tiny"))
 
 
 def source(name: str = "sv3d-views", enhance: dict[str, Any] | None = None, **options: Any) -> Any:

@@ -32,13 +32,6 @@ SMALL = [
 ]
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    return tmp_path
-
-
 @pytest.mark.parametrize("name", ["tiny-ipmv", "tiny-ipmv-local"])
 def test_official_networks_from_start_to_file(here: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The official config with other weights, through all of its resolutions, and with a prompt too long."""

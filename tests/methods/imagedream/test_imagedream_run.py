@@ -38,13 +38,6 @@ ANGLES = (0, 90, 180, 270)
 STILLS = ["test.frames=4", "test.size=64", "test.stills=4", f"test.elevation_deg={ELEVATION_DEG}"]
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    return tmp_path
-
-
 def toy() -> TexturedObject:
     """An unseen one, whose front and back are unlike each other."""
     return make_object("toy", split(47, "toy", "unseen"))

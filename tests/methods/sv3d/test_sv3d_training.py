@@ -1,6 +1,5 @@
 """Training SV3D in miniature: what it is fed, what it learns first, and that its file is the prior's."""
 
-import csv
 import math
 import os
 from dataclasses import replace
@@ -10,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.tiny_sv3d import randomize
-from helpers.tiny_training import config_of, draw_samples, task_of
-from torch import Tensor
+from helpers.tiny_training import close, config_of, draw_samples, read_log, task_of, trained_parts
 
 from liftstudio.cli import command_line
 from liftstudio.cli.train_prior import main
@@ -58,11 +56,6 @@ def samples_of(count: int) -> list[Sample]:
 
 def open_auto(path: Path) -> Prior:
     return open_prior(Block("prior", "auto", find("auto", "prior").Config(weights=str(path))), torch.device("cpu"))
-
-
-def close(found: Tensor, wanted: Tensor) -> None:
-    """As close as float16 weights are: 11 bits, through some 40 layers."""
-    assert (found - wanted).abs().mean() < 0.01 * wanted.abs().mean()
 
 
 def test_frames_are_an_orbit_that_ends_at_the_prompt() -> None:
@@ -124,10 +117,6 @@ def test_autoencoder_learns_first_and_alone() -> None:
     assert trained_parts(task) == {"unet", "tower"}
 
 
-def trained_parts(task: Any) -> set[str]:
-    return {name.partition(".")[0] for name, p in task.network.named_parameters() if p.grad is not None}
-
-
 def test_latents_are_of_unit_scale() -> None:
     """By the moments that are measured while the autoencoder is trained; here it stands still."""
     task = tiny_task()
@@ -169,15 +158,10 @@ def test_the_file_is_the_network_as_a_prior(tmp_path: Path) -> None:
         close(prior.denoise(noisy, sigma, told, sample.rig.views), x0_from_v(noisy, velocity, sigma))
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
 def test_the_command_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["--config", str(CONFIG), *TINY, "name=first"]) == command_line.DONE
-    first = rows(Path("runs/priors/first/log.csv"))
+    first = read_log(Path("runs/priors/first/log.csv"))
     steps = [row for row in first if row["stage"] == "train"]
     assert [bool(row["coding"]) for row in steps] == [True] * 3 + [False] * 2
     assert all(float(row["velocity"]) > 0 for row in steps[3:])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.standins import rembg_that_keeps
-from helpers.tiny_prior import SPREAD, TinyBall, ball, write_ball, write_weights
+from helpers.tiny_prior import SPREAD, TinyBall, ball
 from helpers.tiny_syncdreamer import NUMBERS, official_cameras, tiny_state, write_tiny_syncdreamer
 from safetensors.torch import save_file
 from torch import Tensor
@@ -34,15 +34,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+def folder(ball_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(TinyBall, "check_cameras", lambda *_: None)  # it wants orbits that end at the picture
-    write_ball(tmp_path / "ball.png")
-    write_weights(tmp_path / "ball.safetensors")
-    TinyBall.prompts.clear()
-    return tmp_path
+    return ball_folder
 
 
 def make(**options: Any) -> ReferenceViews:

@@ -38,12 +38,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(written: Path, here: Path) -> Path:
     """A copy to spoil, a picture beside it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    write_ball(tmp_path / "ball.png")
-    return Path(shutil.copytree(written, tmp_path / "tiny"))
+    write_ball(here / "ball.png")
+    return Path(shutil.copytree(written, here / "tiny"))
 
 
 def generator() -> torch.Generator:
