@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 from helpers.tiny_hifi123 import write_tokenizer
 from helpers.tiny_sv3d import randomize, tiny_clip, tiny_vae
-from liftstudio.data.images import save_image
 from liftstudio.methods.imagedream import checkpoint
 from liftstudio.methods.imagedream.network import MultiViewUNet
 from liftstudio.priors.latent_diffusion import official_state, unet_sources
@@ -121,14 +119,3 @@ def write_tiny_text(folder: Path, seed: int = 0, width: int = TEXT_WIDTH) -> Pat
     )
     randomize(CLIPTextModel(config), torch.Generator().manual_seed(seed)).save_pretrained(folder / "text_encoder")
     return folder
-
-
-def write_ball(path: Path, mode: str = "RGBA") -> Path:
-    """A picture of something round."""
-    column, row = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="xy")
-    alpha = (column**2 + row**2 < 0.6).float()[..., None]
-    rgb = torch.stack([0.5 + 0.4 * column, 0.5 - 0.4 * row, 0.5 + 0 * row], dim=-1)
-    save_image(path, torch.cat([rgb, alpha], dim=-1))
-    if mode != "RGBA":
-        Image.open(path).convert(mode).save(path)
-    return path

@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 from helpers.tiny_hifi123 import write_estimator, write_normals, write_tiny_folder
-from helpers.tiny_imagedream import QUICK, write_ball
+from helpers.tiny_imagedream import QUICK
+from helpers.tiny_prior import write_ball
 from helpers.tiny_sv3d import write_tiny_sv3d
 from helpers.tiny_text2image import write_tiny_if
 from helpers.tiny_zero123 import SIZE, write_tiny_zero123

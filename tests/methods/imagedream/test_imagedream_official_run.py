@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny_imagedream import COARSE, FINE, QUICK, write_ball, write_tiny_imagedream, write_tiny_text
+from helpers.tiny_imagedream import COARSE, FINE, QUICK, write_tiny_imagedream, write_tiny_text
+from helpers.tiny_prior import write_ball
 
 from liftstudio.cli.command_line import main
 from liftstudio.core import assets

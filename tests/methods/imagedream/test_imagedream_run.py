@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 import trimesh
 import yaml
-from helpers.tiny_imagedream import COARSE, FINE, MESH, QUICK, SHORT, write_ball, write_tiny_imagedream, write_tiny_text
+from helpers.tiny_imagedream import COARSE, FINE, MESH, QUICK, SHORT, write_tiny_imagedream, write_tiny_text
+from helpers.tiny_prior import write_ball
 from PIL import Image
 from torch import Tensor
 
