@@ -11,7 +11,7 @@ from liftstudio.core.registry import register
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.guidance.scheduled_distillation import OrbitDistillation
 
-from .denoising import denoise_alone
+from .views import denoise_alone
 
 
 @register("zero123-sds")

@@ -17,7 +17,7 @@ def fresh_seed() -> int:
 
 
 def golden_pair() -> tuple[Tensor, Tensor]:
-    tensors = load_file((GOLDEN / "metrics") / "golden.safetensors")
+    tensors = load_file((GOLDEN / "metrics") / "g_metrics.safetensors")
     rgba, predicted = tensors["nvs_gt_rgba"][None] / 255.0, tensors["nvs_pr_rgb"][None] / 255.0
     alpha = rgba[..., 3:]
     return predicted, rgba[..., :3] * alpha + 1 - alpha
@@ -42,7 +42,7 @@ def slow_ssim(x: np.ndarray, y: np.ndarray) -> float:
 
 def test_golden_values() -> None:
     predicted, target = golden_pair()
-    expected = json.loads(((GOLDEN / "metrics") / "golden.json").read_text())["nvs"]
+    expected = json.loads(((GOLDEN / "metrics") / "g_metrics.json").read_text())["nvs"]
     assert psnr(predicted, target).item() == pytest.approx(expected["psnr"], abs=1e-3)
     # The golden value itself carries 6e-5 of float32 rounding: torchmetrics in float64 gives 0.87795.
     assert ssim(predicted, target).item() == pytest.approx(expected["ssim"], abs=1e-4)
