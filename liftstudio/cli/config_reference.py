@@ -19,8 +19,8 @@ COMMAND = "python -m liftstudio.cli.config_reference"
 HEAD = f"""\
 # Config reference
 
-Every component and every option, with its type, its default and its meaning. The page is generated from the code by
-`{COMMAND}`; `liftstudio --list KIND` prints the same for what is installed, your own extensions included.
+Every component and every option, with its type, its default and its meaning. `{COMMAND}`
+generates this page from the code; `liftstudio --list KIND` prints the same, your own extensions included.
 
 A component is named by `type:` in the config, with its options beside it; a component without options may be written as
 its bare name. Every option can be set on the command line by its dotted key, for example
