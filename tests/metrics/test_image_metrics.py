@@ -1,6 +1,7 @@
 import json
 import os
 
+import kornia
 import numpy as np
 import pytest
 import torch
@@ -105,3 +106,16 @@ def test_masked_psnr() -> None:
     torch.testing.assert_close(masked_psnr(image, target, torch.ones_like(mask)), psnr(image, target))
     with pytest.raises(ValueError, match="mask"):
         masked_psnr(image, target, mask[:2])
+
+
+@pytest.mark.parametrize("size", [(16, 16), (40, 53)])
+def test_ssim_is_kornias(size: tuple[int, int]) -> None:
+    """Values and gradients; kornia is slower at the sizes of training steps, so ours stays."""
+    image, target = torch.rand(2, 2, *size, 3, dtype=torch.float64)
+    image = image.requires_grad_()
+    planes = (each.permute(0, 3, 1, 2) for each in (image, target))
+    expected = kornia.metrics.ssim(*planes, window_size=11, padding="same").mean(dim=(1, 2, 3))
+    ours = ssim(image, target)
+    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
+    gradients = [torch.autograd.grad(value.sum(), image, retain_graph=True)[0] for value in (ours, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=0)
