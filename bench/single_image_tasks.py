@@ -36,7 +36,7 @@ OWN = {  # options that only the benchmark sets
     *("image", "views.image", "views.recenter", *(f"views.{name}" for name in CAMERA)),
     *("runs_dir", "tag", "export.formats", "export.shaded"),
 }
-BUNDLED = {"views.prior.type": "auto", "views.prior.weights": "asset://priors/toys"}
+BUNDLED = {"prior.type": "auto", "prior.weights": "asset://priors/toys"}
 CELL = 128  # pixels across a view in the strips that sheets are made of
 
 

@@ -22,7 +22,7 @@ DISTANCE, FOV_DEG = 3.6, 33.8
 
 # Options of sv3d-masked-sds for a rough run of seconds.
 QUICK = (
-    "views.prior.type=tiny-ball",
+    "prior.type=tiny-ball",
     "views.resolution=64",
     "views.orbit.frames=9",
     "views.steps=3",
