@@ -34,7 +34,7 @@ from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.novel_views import silhouette_iou
 from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.objects.prior import ObjectsPrior
-from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
+from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
 from liftstudio.priors.samplers import euler
 from liftstudio.training.data import DataConfig, Licences, Sample
 from liftstudio.training.meshes.source import MeshObjects
@@ -176,7 +176,7 @@ def open_suited(weights: str, resolution: int) -> Prior:
     Raises:
         InputError: missing or unknown weights; a prior of another resolution, or one that makes no masks.
     """
-    prior = open_prior(Block("prior", AUTO, RecognizedPrior.Config(weights)), torch.device("cpu"))
+    prior = open_prior(Block("prior", AUTO, AutoPrior.Config(weights)), torch.device("cpu"))
     if prior.resolution != resolution:
         wanted = f"only priors of {resolution} pixels are measured"
         raise InputError(f"--weights {weights}: {prior.name} makes views of {prior.resolution} pixels; {wanted}")

@@ -31,7 +31,7 @@ from liftstudio.data.orbits import sine
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.classifier_free import triangle
-from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
+from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
 from liftstudio.priors.samplers import euler, karras_sigmas
 from liftstudio.synthetic import Kind, render
 from liftstudio.training.rigs import DISTANCE, FOV_DEG
@@ -213,7 +213,7 @@ def main() -> None:
     options = parser.parse_args()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    prior = open_prior(Block("prior", AUTO, RecognizedPrior.Config(options.weights)), device)
+    prior = open_prior(Block("prior", AUTO, AutoPrior.Config(options.weights)), device)
     given = options.sampler or [(prior.steps, prior.sigma_max, prior.sigma_min, prior.guidance_scale)]
     samplers = [Sampler(int(given_steps), *map(float, others)) for given_steps, *others in given]
     measured = []

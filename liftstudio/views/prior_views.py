@@ -22,7 +22,7 @@ from liftstudio.data.orbits import MAX_ELEVATION_DEG, Angles
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.classifier_free import check_guidance_scale
-from liftstudio.priors.opening import check_count, open_prior, recognized, weights_key
+from liftstudio.priors.opening import ResolvedPrior, resolve
 from liftstudio.priors.samplers import euler
 from liftstudio.views import matting
 from liftstudio.views.base import ViewSource
@@ -146,7 +146,7 @@ class GeneratedViews(ViewSource):
         enhancer: ViewEnhancer | None = self._plug_in(self.config.enhance)
         estimator: MapEstimator | None = self._plug_in(self.config.maps)
         self._say_which_prior()
-        prior = recognized(self.config.prior)
+        prior = resolve(self.config.prior)
         frames = self._cached(prior, picture) if self.config.cache else self._make(prior, picture)
         images, masks = (frames[name].float() / 255 for name in ("images", "masks"))
         views = _without_empty(self.assemble(images, masks, picture))
@@ -160,7 +160,7 @@ class GeneratedViews(ViewSource):
             views = replace(views, **self._derived("view-maps", estimator, views, lambda: estimator.maps(views)))
         return views
 
-    def _cached(self, prior: Block, picture: InputImage | None) -> dict[str, Any]:
+    def _cached(self, prior: ResolvedPrior, picture: InputImage | None) -> dict[str, Any]:
         """What `_make` makes, or the cache has; what was warned of when it was made is warned of again."""
         now: list[str] = []
 
@@ -208,7 +208,7 @@ class GeneratedViews(ViewSource):
         if weights.startswith(SCHEME):
             log.info("views: that is the small bundled prior; it stands in for the official network of the method")
 
-    def _key(self, prior: Block, picture: InputImage | None) -> str:
+    def _key(self, prior: ResolvedPrior, picture: InputImage | None) -> str:
         """A name for all that decides what the prior makes."""
         options = {k: v for k, v in to_plain(self.config).items() if k not in self.not_deciding}
         return content_key(
@@ -216,16 +216,16 @@ class GeneratedViews(ViewSource):
                 "version": __version__,
                 "source": type(self).__qualname__,
                 "options": options,
-                "prior": {k: v for k, v in to_plain(prior).items() if k not in ("weights", "chunk")},
-                "weights": weights_key(prior),
+                "prior": {k: v for k, v in to_plain(prior.block).items() if k not in ("weights", "chunk")},
+                "weights": prior.fingerprint(),
                 "picture": picture and [_digest(tensor) for tensor in (picture.rgb, picture.alpha)],
             }
         )
 
-    def _make(self, known: Block, picture: InputImage | None) -> dict[str, Any]:
+    def _make(self, resolved: ResolvedPrior, picture: InputImage | None) -> dict[str, Any]:
         """Images [K T, R, R, 3] over white and masks [K T, R, R, 1] of the prior's resolution, uint8."""
-        check_count(known, len(self.angles()[0]))
-        prior = open_prior(known, self.device)
+        resolved.check_count(len(self.angles()[0]))
+        prior = resolved.load(self.device)
         if prior.takes_picture and picture is None:
             raise InputError(f"prior: {prior.name} makes views of a picture, and here is none")
         if picture is not None and not prior.takes_picture:

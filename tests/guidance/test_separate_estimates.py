@@ -10,7 +10,7 @@ from liftstudio.core.config import Block
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.orbits import static
 from liftstudio.priors.base import PosedImage, Prior
-from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
+from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
 from liftstudio.synthetic import make_object, split
 from liftstudio.training.data import Sample, view_object
 from liftstudio.training.rigs import DISTANCE, FOV_DEG, Rig
@@ -21,7 +21,7 @@ VIEWS = 4
 
 @pytest.fixture(scope="module")
 def prior() -> Prior:
-    return open_prior(Block("prior", AUTO, RecognizedPrior.Config("asset://priors/toys")), torch.device("cpu"))
+    return open_prior(Block("prior", AUTO, AutoPrior.Config("asset://priors/toys")), torch.device("cpu"))
 
 
 @pytest.fixture

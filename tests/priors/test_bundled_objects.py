@@ -10,7 +10,7 @@ from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.novel_views import closeness
 from liftstudio.priors.base import PosedImage
 from liftstudio.priors.objects.prior import ObjectsPrior
-from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
+from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
 from liftstudio.run.config import TruthConfig
 from liftstudio.run.truth import load_truth, resized
 
@@ -26,7 +26,7 @@ def mario() -> ReferenceViews:
 
 @pytest.fixture(scope="module")
 def prior() -> ObjectsPrior:
-    opened = open_prior(Block("prior", AUTO, RecognizedPrior.Config("asset://priors/objects")), CPU)
+    opened = open_prior(Block("prior", AUTO, AutoPrior.Config("asset://priors/objects")), CPU)
     assert isinstance(opened, ObjectsPrior)
     return opened
 

@@ -14,7 +14,7 @@ from liftstudio.data.images import save_image, straight_from_white
 from liftstudio.data.orbits import sine
 from liftstudio.metrics.images import psnr
 from liftstudio.priors.base import PosedImage, Prior
-from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
+from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
 from liftstudio.synthetic import make_object, split
 from liftstudio.training.data import Sample, view_object
 from liftstudio.training.rigs import DISTANCE, FOV_DEG, Rig
@@ -25,7 +25,7 @@ ELEVATION_DEG = 10.0
 
 @pytest.fixture(scope="module")
 def prior() -> Prior:
-    return open_prior(Block("prior", AUTO, RecognizedPrior.Config(WEIGHTS)), torch.device("cpu"))
+    return open_prior(Block("prior", AUTO, AutoPrior.Config(WEIGHTS)), torch.device("cpu"))
 
 
 def cameras(azimuth_deg: Tensor, elevation_deg: Tensor, size: int = 64) -> Cameras:

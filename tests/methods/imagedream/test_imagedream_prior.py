@@ -30,7 +30,7 @@ from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.priors.base import PosedImage
 from liftstudio.priors.latent_diffusion import vae_part
-from liftstudio.priors.opening import open_prior, weights_key
+from liftstudio.priors.opening import open_prior, resolve
 
 SEED = int.from_bytes(os.urandom(4), "little")
 SIZE, FRAMES = 32, 4
@@ -527,14 +527,14 @@ def test_other_networks_have_another_key(
     Path("tiny-ipmv/unet/config.json").write_text("{}")
     config = find("imagedream", "prior").Config("tiny-ipmv", text_encoder="text", prompt="long " * 100)
     block = Block("prior", "imagedream", config)
-    key = weights_key(block)
-    assert weights_key(block) == key and set(key["folders"]) == {"weights", "text_encoder"}
+    key = resolve(block).fingerprint()
+    assert resolve(block).fingerprint() == key and set(key["folders"]) == {"weights", "text_encoder"}
     Path("text/notes.md").write_text("no part of a network")
-    assert weights_key(block) == key
+    assert resolve(block).fingerprint() == key
     Path(changed).write_bytes(Path(changed).read_bytes())  # another time is enough
-    assert weights_key(block) != key
+    assert resolve(block).fingerprint() != key
     alone = Block("prior", "imagedream", replace(config, weights=str(folder / "tiny-ipmv.safetensors")))
-    assert set(weights_key(alone)["folders"]) == {"text_encoder"}
+    assert set(resolve(alone).fingerprint()["folders"]) == {"text_encoder"}
 
 
 def remove(path: Path) -> None:

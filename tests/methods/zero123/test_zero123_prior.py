@@ -22,7 +22,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.base import PosedImage
-from liftstudio.priors.opening import block_weights, open_prior
+from liftstudio.priors.opening import open_prior, resolve
 
 SEED = int.from_bytes(os.urandom(4), "little")
 CPU = torch.device("cpu")
@@ -202,7 +202,7 @@ def test_folders_of_other_ages(folder: Path, tmp_path: Path) -> None:
         file.unlink()
     found = Path(shutil.copytree(folder, tmp_path / "old"))
     config = registry.find("auto", "prior").Config(str(found))
-    assert registry.find("zero123", "prior").recognizes(block_weights(Block("prior", "auto", config)))
+    assert resolve(Block("prior", "auto", config)).block.type == "zero123"
     prior = opened(found)
     assert torch.equal(prior.denoise(latents, 1.0, prior.condition(shown), views), wanted)
 
