@@ -32,7 +32,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.data.images import grid, save_image
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.novel_views import silhouette_iou
-from liftstudio.priors.base import PosedImage, Prior
+from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.objects.prior import ObjectsPrior
 from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
 from liftstudio.priors.samplers import euler
@@ -59,11 +59,11 @@ def estimators(prior: Prior, sample: Sample, number: int, steps: list[int]) -> d
         return images, masks
 
     def once() -> Pictures:
-        return decoded(prior.denoise(prior.sigma_max * noise, prior.sigma_max, condition, cameras))
+        return decoded(prior.denoise(NoisyViews(prior.sigma_max * noise, prior.sigma_max, condition, cameras)))
 
     def sampled(count: int) -> Pictures:
         sigmas = prior.sigmas(count)
-        return decoded(euler(lambda z, sigma: prior.denoise(z, sigma, condition, cameras), noise, sigmas))
+        return decoded(euler(lambda z, sigma: prior.denoise(NoisyViews(z, sigma, condition, cameras)), noise, sigmas))
 
     return {ONCE: once} | {f"sampled, {count} steps": partial(sampled, count) for count in steps}
 

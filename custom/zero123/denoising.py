@@ -5,15 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liftstudio.data.cameras import Cameras
-from liftstudio.priors.base import Prior
+from liftstudio.priors.base import NoisyViews, Prior
 
 
-def denoise_alone(
-    prior: Prior, latents: Tensor, sigma: float, condition: Any, cameras: Cameras, guidance_scale: Tensor
-) -> Tensor:
+def denoise_alone(prior: Prior, noisy: NoisyViews[Any]) -> Tensor:
     """See `Prior.denoise`; no view knows of the others, whatever the prior makes of several."""
-    views = (slice(index, index + 1) for index in range(len(latents)))
-    return torch.cat(
-        [prior.denoise(latents[view], sigma, condition, cameras[view], guidance_scale[view]) for view in views]
-    )
+    return torch.cat([prior.denoise(noisy[view : view + 1]) for view in range(len(noisy))])

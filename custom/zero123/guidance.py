@@ -10,6 +10,7 @@ from liftstudio.core.logs import log
 from liftstudio.core.registry import register
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.guidance.scheduled_distillation import OrbitDistillation
+from liftstudio.priors.base import NoisyViews
 
 from .denoising import denoise_alone
 
@@ -33,4 +34,5 @@ class Zero123SDS(OrbitDistillation):
 
     def estimate(self, noisy: Tensor, condition: Any, wanted: Tensor) -> Tensor:
         """See `PriorGuidance.estimate`."""
-        return denoise_alone(self.prior, noisy, self._sigma, condition, self._views, self.guidance_scales(len(noisy)))
+        scales = self.guidance_scales(len(noisy))
+        return denoise_alone(self.prior, NoisyViews(noisy, self._sigma, condition, self._views, scales))

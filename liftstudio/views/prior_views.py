@@ -20,7 +20,7 @@ from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.data.images import resize_lanczos, straight_from_white
 from liftstudio.data.orbits import MAX_ELEVATION_DEG, Angles
 from liftstudio.data.reference_views import ReferenceViews
-from liftstudio.priors.base import PosedImage, Prior
+from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import check_guidance_scale
 from liftstudio.priors.opening import ResolvedPrior, resolve
 from liftstudio.priors.samplers import euler
@@ -108,7 +108,7 @@ class GeneratedViews(ViewSource):
         noise = torch.randn(len(cameras), *prior.latent_shape, generator=generator).to(cameras.device)
 
         def denoise(latents: Tensor, sigma: float) -> Tensor:
-            return self.estimate(prior, latents, sigma, condition, cameras, scales)
+            return self.estimate(prior, NoisyViews(latents, sigma, condition, cameras, scales))
 
         return euler(denoise, noise, sigmas, on_step)
 
@@ -116,11 +116,9 @@ class GeneratedViews(ViewSource):
         """[count] classifier-free guidance of each view: the same for all."""
         return torch.full((count,), self.config.guidance_scale or prior.guidance_scale)
 
-    def estimate(
-        self, prior: Prior, latents: Tensor, sigma: float, condition: Any, cameras: Cameras, scales: Tensor
-    ) -> Tensor:
+    def estimate(self, prior: Prior, noisy: NoisyViews[Any]) -> Tensor:
         """The prior's estimate of clean latents [T, ...], as `Prior.denoise` says: of all views together."""
-        return prior.denoise(latents, sigma, condition, cameras, scales)
+        return prior.denoise(noisy)
 
     def suited_steps(self, prior: Prior) -> int:
         """How many denoising steps suit the prior under this source's sampler."""
