@@ -196,7 +196,7 @@ def true_views(toy: TexturedObject, views: Block, pixels: int) -> ReferenceViews
     lens = views.options
     cameras = orbit_cameras(*source.angles(), lens.distance, lens.fov_deg, pixels, pixels)
     seen = render(toy, cameras, supersampling=SUPERSAMPLING)
-    return source.assemble(seen.rgb, seen.alpha, source.picture())
+    return source.assemble(seen.rgb, seen.alpha, source.input_image())
 
 
 def novel_cameras() -> Cameras:

@@ -84,7 +84,7 @@ def ask(views: Block, subject: Subject, device: torch.device) -> Asked:
     """
     source: PriorViews = views.build(device=device)
     prior = open_prior(source.config.prior, device)
-    picture = source.picture()
+    picture = source.input_image()
     assert picture is not None
     posed = source.posed_image(picture, prior.resolution)
     order = around(subject.views)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from liftstudio.core.checks import check_range
 
-from .ddim import Grid, clean_latents
+from .ddim import TimestepGrid, clean_latents
 from .denoising import Prompts
 from .enhancement import Form, Reference, enhance
 
@@ -47,7 +47,7 @@ def enhanced_target(
     depths: Tensor,
     prompts: Prompts,
     reference: Reference,
-    grid: Grid,
+    grid: TimestepGrid,
     form: Form,
     level: int,
 ) -> Target:

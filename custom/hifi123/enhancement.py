@@ -9,7 +9,7 @@ from torch import Tensor
 
 from liftstudio.core.checks import check_range
 
-from .ddim import Grid, OnStep, Predict, invert, sample
+from .ddim import OnStep, Predict, TimestepGrid, invert, sample
 from .denoising import Prompts, inverting, with_cached_reference
 from .injection import LAST_QUARTER, KeysValues, injection
 
@@ -69,7 +69,7 @@ class Reference:
 
 
 def prepare_reference(
-    unet: Any, latents: Tensor, depth: Tensor, empty: Tensor, grid: Grid, form: Form, *, stored: bool = True
+    unet: Any, latents: Tensor, depth: Tensor, empty: Tensor, grid: TimestepGrid, form: Form, *, stored: bool = True
 ) -> Reference:
     """Inversion of a reference, and its keys and values at all steps where views look at it.
 
@@ -109,7 +109,7 @@ def enhance(
     depths: Tensor,
     prompts: Prompts,
     reference: Reference,
-    grid: Grid,
+    grid: TimestepGrid,
     form: Form,
     on_step: OnStep | None = None,
     stop: int = 0,
@@ -135,7 +135,7 @@ def sample_with_exchange(
     reference: Tensor,
     novel: Tensor,
     mask: Tensor,
-    grid: Grid,
+    grid: TimestepGrid,
     level: int,
     on_step: OnStep | None = None,
 ) -> Tensor:

@@ -157,7 +157,7 @@ class ImageDreamSDS(MultiViewSDS):
 
     def check_prior(self) -> None:
         """It must take a picture."""
-        if not self.prior.takes_picture:
+        if not self.prior.takes_image:
             raise InputError(f"prior: {self.prior.name} takes no picture; use it with the guidance 'mvdream-sds'")
 
 
@@ -177,7 +177,7 @@ class MVDreamSDS(MultiViewSDS):
 
     def check_prior(self) -> None:
         """It must be one of text alone."""
-        if self.prior.takes_picture:
+        if self.prior.takes_image:
             raise InputError(f"prior: {self.prior.name} wants a picture; use it with the guidance 'imagedream-sds'")
 
 

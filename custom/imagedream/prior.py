@@ -84,7 +84,7 @@ class ImageDream(LatentPrior):
         self.name = f"{'MVDream' if self.mode == 'text' else 'ImageDream'} ({self.mode}, {weights.path.name})"
         self.levels = scaled_linear_levels()  # of each timestep
         self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
-        self.takes_picture = self.mode != "text"
+        self.takes_image = self.mode != "text"
         self.guidance_scale = 7.5 if self.mode == "text" else 5.0  # as the public conversion's examples have them
         if not config.prompt:
             log.warning("%s: no prompt; a few words that say what the picture shows help it", self.name)
@@ -110,7 +110,7 @@ class ImageDream(LatentPrior):
         asked = {"elevation": cameras.elevation_deg, "field of view": cameras.fov_deg}
         for (name, angles_deg), trained_deg in zip(asked.items(), ranges, strict=True):
             self.warn_beyond(name, angles_deg, trained_deg)
-        if self.takes_picture:
+        if self.takes_image:
             self._check_picture(input_camera, cameras)
 
     def _are_around(self, cameras: Cameras) -> bool:

@@ -130,7 +130,7 @@ class SyncDreamerViews(PriorViews):
         """
         sets = zip(images.split(self.config.count), masks.split(self.config.count), strict=True)
         assemble = super().assemble
-        instances = [self.with_picture(assemble(*one, picture), picture) for one in sets]
+        instances = [self.with_input_image(assemble(*one, picture), picture) for one in sets]
         if len(instances) == 1:
             return instances[0]
         ranks = [rank(views) for views in instances]

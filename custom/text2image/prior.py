@@ -33,7 +33,7 @@ class TextToImage(Prior):
         negative_prompt: str = ""  # what it is not
 
     config: Config
-    takes_picture = False
+    takes_image = False
     knows_backgrounds = True
     frames = 0
     channels: tuple[int, int]  # of the network, in and out

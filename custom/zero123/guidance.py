@@ -29,7 +29,7 @@ class Zero123SDS(OrbitDistillation):
 
     def check_prior(self) -> None:
         """It must take a picture, and any number of views."""
-        if not self.prior.takes_picture or self.prior.frames:
+        if not self.prior.takes_image or self.prior.frames:
             raise InputError(f"prior: {self.prior.name} does not make a single view of a picture")
 
     def estimate(self, noisy: Tensor, condition: Any, wanted: Tensor) -> Tensor:

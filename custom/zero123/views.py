@@ -59,4 +59,4 @@ class Zero123Views(PriorViews):
 
     def assemble(self, images: Tensor, masks: Tensor, picture: InputImage) -> ReferenceViews:
         """The views as the prior made them, then the picture."""
-        return self.with_picture(super().assemble(images, masks, picture), picture)
+        return self.with_input_image(super().assemble(images, masks, picture), picture)

@@ -50,7 +50,7 @@ class PriorGuidance(Guidance):
         self.prior = self.open_prior()
         self.check_prior()
         # An PosedImage; None for a prior that takes no picture.
-        self.posed: Any = posed_image(views, self.prior.resolution, device) if self.prior.takes_picture else None
+        self.posed: Any = posed_image(views, self.prior.resolution, device) if self.prior.takes_image else None
         typical = self.typical_views()
         self.prior.check_cameras(typical if self.posed is None else self.posed.camera, typical)
         self.condition = self.prior.condition(self.posed)

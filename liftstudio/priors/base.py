@@ -109,7 +109,7 @@ class Prior(Component):
     ancestral_steps: int | None = None  # the same where every step brings new noise; none: as many
     guidance_scale: float = 1.0  # classifier-free guidance that suits it
     decomposed_scales: tuple[float, float] = (2.0, 1.0)  # of decomposed guidance that suit it
-    takes_picture: bool = True  # else it makes objects of text alone, and its image prompt is None
+    takes_image: bool = True  # else it makes objects of text alone, and its image prompt is None
     knows_backgrounds: bool = False  # whether pictures and views may be over any grey; else they are over white
 
     @classmethod
@@ -155,7 +155,7 @@ class Prior(Component):
     def condition(self, posed: Any) -> Any:
         """What `denoise` needs of the `PosedImage`: encoded once, used for every step and all cameras.
 
-        posed: None for a prior that `takes_picture` not.
+        posed: None for a prior that `takes_image` not.
         """
 
     @abstractmethod

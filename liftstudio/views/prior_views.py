@@ -124,7 +124,7 @@ class GeneratedViews(ViewSource):
         """How many denoising steps suit the prior under this source's sampler."""
         return prior.steps
 
-    def picture(self) -> InputImage | None:
+    def input_image(self) -> InputImage | None:
         """The picture, if there is one."""
         return None
 
@@ -138,7 +138,7 @@ class GeneratedViews(ViewSource):
         Raises:
             InputError: the picture, the weights, the cameras or a plug-in are refused; before the sampling.
         """
-        picture = self.picture()
+        picture = self.input_image()
         if self.config.enhance is not None and picture is None:
             raise InputError("enhance: there is no picture, and so nothing to enhance the views by")
         enhancer: ViewEnhancer | None = self._plug_in(self.config.enhance)
@@ -224,9 +224,9 @@ class GeneratedViews(ViewSource):
         """Images [K T, R, R, 3] over white and masks [K T, R, R, 1] of the prior's resolution, uint8."""
         resolved.check_count(len(self.angles()[0]))
         prior = resolved.load(self.device)
-        if prior.takes_picture and picture is None:
+        if prior.takes_image and picture is None:
             raise InputError(f"prior: {prior.name} makes views of a picture, and here is none")
-        if picture is not None and not prior.takes_picture:
+        if picture is not None and not prior.takes_image:
             raise InputError(f"prior: {prior.name} makes views of a text alone, and here is a picture")
         cameras, posed = self._cameras(prior.resolution), self.posed_image(picture, prior.resolution)
         prior.check_cameras(cameras if posed is None else posed.camera, cameras)
@@ -301,7 +301,7 @@ class PriorViews(GeneratedViews):
         log.info("views: the picture is taken to be from an elevation of %s (views.elevation_deg)", elevation)
         return super().load()
 
-    def picture(self) -> InputImage:
+    def input_image(self) -> InputImage:
         """As the options frame it."""
         return load_input_image(
             input_path(self.config.image), recenter=self.config.recenter, frame_ratio=self.config.frame_ratio
@@ -317,7 +317,7 @@ class PriorViews(GeneratedViews):
         camera = self._input_camera(resolution)
         return PosedImage(image.to(self.device), mask.to(self.device), camera.to(self.device))
 
-    def with_picture(self, views: ReferenceViews, picture: InputImage) -> ReferenceViews:
+    def with_input_image(self, views: ReferenceViews, picture: InputImage) -> ReferenceViews:
         """The views with the picture as the last, unless it is one of them already."""
         if views.input_view is not None:
             return views

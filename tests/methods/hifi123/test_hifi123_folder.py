@@ -301,7 +301,7 @@ def test_from_pictures_to_pictures(written: Path) -> None:
     unet, vae, tower = (part.load(torch.float32, CPU) for part in (model.unet, model.vae, model.text))
     ddim, encoding, enhancement = hifi123("ddim"), hifi123("encoding"), hifi123("enhancement")
     empty = encoding.embed_text(model.tokenizer, tower, "")
-    grid = ddim.Grid.of(scaled_linear_alpha_bars(), 100)
+    grid = ddim.TimestepGrid.of(scaled_linear_alpha_bars(), 100)
     form = enhancement.Form.symmetric(4, guidance_scale=1.0, last_layers=2)
     images, masks = torch.rand(2, 32, 32, 3, generator=generator), torch.ones(2, 32, 32, 1)
     depths = hifi123("depth").depth_channel(1 + images[..., :1], masks, (8, 8), "distance")

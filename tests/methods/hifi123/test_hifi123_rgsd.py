@@ -72,7 +72,7 @@ def test_identity(level: int) -> None:
     generator = torch.Generator().manual_seed(SEED)
     ddim, denoising, enhancement = hifi123("ddim"), hifi123("denoising"), hifi123("enhancement")
     distillation = hifi123("distillation")
-    unet, grid = tiny_unet(generator), ddim.Grid.of(scaled_linear_alpha_bars(), 20)
+    unet, grid = tiny_unet(generator), ddim.TimestepGrid.of(scaled_linear_alpha_bars(), 20)
     form = enhancement.Form.symmetric(5, guidance_scale=3.0, last_layers=2)
     latents, depths = (torch.randn(3, channels, 8, 8, generator=generator) for channels in (4, 1))
     prompts = denoising.Prompts(*torch.randn(2, 1, TOKENS, 16, generator=generator))

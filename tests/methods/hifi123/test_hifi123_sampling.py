@@ -21,7 +21,7 @@ def generator() -> torch.Generator:
 
 
 def grid(steps: int) -> Any:
-    return hifi123("ddim").Grid.of(scaled_linear_alpha_bars(), steps)
+    return hifi123("ddim").TimestepGrid.of(scaled_linear_alpha_bars(), steps)
 
 
 def randn(*shape: int, draws: torch.Generator) -> Tensor:
