@@ -155,7 +155,7 @@ class Prior(Component):
     def condition(self, posed: Any) -> Any:
         """What `denoise` needs of the `PosedImage`: encoded once, used for every step and all cameras.
 
-        posed: None for a prior that `takes_image` not.
+        posed: None for a prior without `takes_image`.
         """
 
     @abstractmethod

@@ -210,10 +210,7 @@ def test_the_grey_is_the_mean_of_views_pixels_and_channels(folder: Path) -> None
 
 def test_random_backgrounds(folder: Path) -> None:
     """One colour for all views of a step, in the wanted share of the steps; it stands behind renders and picture."""
-    guidance, draw = (
-        make(prior_of(folder, "tiny-ipmv-local"), views=with_picture(), random_background=0.3),
-        generator(),
-    )
+    guidance, draw = make(prior_of(folder, "tiny-ipmv-local"), views=with_picture(), random_background=0.3), generator()
     render = render_of(pixels().detach(), 0.25)
     colors = []
     for step in range(400):
