@@ -11,15 +11,13 @@ from liftstudio.core.logs import log
 from liftstudio.core.registry import register
 from liftstudio.core.weights import Weights, open_weights
 from liftstudio.data.cameras import Cameras
-from liftstudio.priors.base import NoisyViews, PosedImage, Prior
+from liftstudio.priors.base import SAME_DEG, NoisyViews, PosedImage, Prior
 from liftstudio.priors.latent_prior import LatentPrior
 from liftstudio.priors.precision import half_on_cuda
 
 from .conditioning import COND_AUG, clip_pixels, frame_vectors
 from .denoising import Condition, estimate_x0, guided_x0
 from .layout import VARIANTS, is_sv3d, number, vector_width
-
-SAME_DEG = 0.1  # angles closer than this are the same
 
 
 @register("sv3d")
