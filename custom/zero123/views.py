@@ -15,8 +15,6 @@ from liftstudio.priors.base import NoisyViews, Prior
 from liftstudio.views.input_image import InputImage
 from liftstudio.views.prior_views import SAME_ANGLE_DEG, PriorViews
 
-from .denoising import denoise_alone
-
 
 @register("zero123-views")
 class Zero123Views(PriorViews):
@@ -60,3 +58,8 @@ class Zero123Views(PriorViews):
     def assemble(self, images: Tensor, masks: Tensor, picture: InputImage) -> ReferenceViews:
         """The views as the prior made them, then the picture."""
         return self.with_input_image(super().assemble(images, masks, picture), picture)
+
+
+def denoise_alone(prior: Prior, noisy: NoisyViews[Any]) -> Tensor:
+    """See `Prior.denoise`; no view knows of the others, whatever the prior makes of several."""
+    return torch.cat([prior.denoise(noisy[view : view + 1]) for view in range(len(noisy))])

@@ -7,7 +7,6 @@ import pytest
 
 from liftstudio.core import assets
 from liftstudio.core.config import to_plain, write_config
-from liftstudio.core.registry import load_methods
 from liftstudio.run.config import deciding_options, load_run_config
 
 WITH_PRIOR = sorted(
@@ -16,7 +15,6 @@ WITH_PRIOR = sorted(
 
 
 def decided(path: Path, *overrides: str) -> dict[str, Any]:
-    load_methods()
     return deciding_options(load_run_config(path, [*overrides, "tag=a"]))
 
 
@@ -39,7 +37,6 @@ def test_one_key_chooses_the_prior_everywhere(name: str) -> None:
 def test_a_saved_config_decides_as_the_one_it_was_made_of(tmp_path: Path) -> None:
     """Where the prior is used; the copy of it that nothing refers to any more decides nothing."""
     path, saved = assets.packaged("configs") / "sv3d-masked-sds.yaml", tmp_path / "config.yaml"
-    load_methods()
     plain = to_plain(load_run_config(path, ["prior.chunk=3"]))
     saved.write_text(write_config(plain))
     assert decided(saved) == decided(path, "prior.chunk=3") != decided(path)
