@@ -58,7 +58,7 @@ from liftstudio.data.orbits import dynamic
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.novel_views import silhouette_iou
-from liftstudio.priors.opening import block_weights
+from liftstudio.priors.opening import resolve
 from liftstudio.run.config import RunConfig, load_run_config
 from liftstudio.run.inputs import Inputs
 from liftstudio.run.run import load_inputs
@@ -196,7 +196,7 @@ def true_views(toy: TexturedObject, views: Block, pixels: int) -> ReferenceViews
     lens = views.options
     cameras = orbit_cameras(*source.angles(), lens.distance, lens.fov_deg, pixels, pixels)
     seen = render(toy, cameras, supersampling=SUPERSAMPLING)
-    return source.assemble(seen.rgb, seen.alpha, source.picture())
+    return source.assemble(seen.rgb, seen.alpha, source.input_image())
 
 
 def novel_cameras() -> Cameras:
@@ -257,7 +257,7 @@ def key_of(job: Job) -> dict[str, Any]:
     views = config.views.options
     if job.views == "true" and views.held_out:
         raise InputError(f"--views true: {job.config} does not learn from views (views.held_out is true)")
-    return {**json.loads(json.dumps(asdict(job))), "weights": file_digest(block_weights(views.prior).path)}
+    return {**json.loads(json.dumps(asdict(job))), "weights": file_digest(resolve(views.prior).weights.path)}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -32,9 +32,9 @@ from liftstudio.core.errors import InputError
 from liftstudio.data.images import grid, save_image
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.novel_views import silhouette_iou
-from liftstudio.priors.base import PosedImage, Prior
+from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.objects.prior import ObjectsPrior
-from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
+from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
 from liftstudio.priors.samplers import euler
 from liftstudio.training.data import DataConfig, Licences, Sample
 from liftstudio.training.meshes.source import MeshObjects
@@ -59,11 +59,11 @@ def estimators(prior: Prior, sample: Sample, number: int, steps: list[int]) -> d
         return images, masks
 
     def once() -> Pictures:
-        return decoded(prior.denoise(prior.sigma_max * noise, prior.sigma_max, condition, cameras))
+        return decoded(prior.denoise(NoisyViews(prior.sigma_max * noise, prior.sigma_max, condition, cameras)))
 
     def sampled(count: int) -> Pictures:
         sigmas = prior.sigmas(count)
-        return decoded(euler(lambda z, sigma: prior.denoise(z, sigma, condition, cameras), noise, sigmas))
+        return decoded(euler(lambda z, sigma: prior.denoise(NoisyViews(z, sigma, condition, cameras)), noise, sigmas))
 
     return {ONCE: once} | {f"sampled, {count} steps": partial(sampled, count) for count in steps}
 
@@ -176,7 +176,7 @@ def open_suited(weights: str, resolution: int) -> Prior:
     Raises:
         InputError: missing or unknown weights; a prior of another resolution, or one that makes no masks.
     """
-    prior = open_prior(Block("prior", AUTO, RecognizedPrior.Config(weights)), torch.device("cpu"))
+    prior = open_prior(Block("prior", AUTO, AutoPrior.Config(weights)), torch.device("cpu"))
     if prior.resolution != resolution:
         wanted = f"only priors of {resolution} pixels are measured"
         raise InputError(f"--weights {weights}: {prior.name} makes views of {prior.resolution} pixels; {wanted}")

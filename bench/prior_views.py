@@ -16,7 +16,7 @@ from liftstudio.data.cameras import Cameras
 from liftstudio.data.images import resize_area, resize_lanczos
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.novel_views import PIXELS, Judges, around, closeness, compare_views
-from liftstudio.priors.base import PosedImage, Prior
+from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.opening import open_prior
 from liftstudio.run.truth import resized
 from liftstudio.views.prior_views import PriorViews, silhouette
@@ -45,7 +45,7 @@ class Asked:
         def once() -> Tensor:
             noise = torch.randn(len(self.cameras), *prior.latent_shape, generator=self._generator())
             noisy = prior.sigma_max * noise.to(self.source.device)
-            return prior.denoise(noisy, prior.sigma_max, condition, self.cameras)
+            return prior.denoise(NoisyViews(noisy, prior.sigma_max, condition, self.cameras))
 
         return {"one evaluation": once, "sampled": self.sample}
 
@@ -84,7 +84,7 @@ def ask(views: Block, subject: Subject, device: torch.device) -> Asked:
     """
     source: PriorViews = views.build(device=device)
     prior = open_prior(source.config.prior, device)
-    picture = source.picture()
+    picture = source.input_image()
     assert picture is not None
     posed = source.posed_image(picture, prior.resolution)
     order = around(subject.views)

@@ -24,7 +24,7 @@ from liftstudio.data.mesh_io import read_mesh
 from liftstudio.metrics.embeddings import object_prompt
 from liftstudio.metrics.flow import check_raft_size
 from liftstudio.metrics.novel_views import PIXELS, Judges
-from liftstudio.priors.opening import weights_key
+from liftstudio.priors.opening import resolve
 from liftstudio.run.config import RunConfig, load_run_config
 from liftstudio.run.evaluation import load_judges
 from liftstudio.run.run import load_inputs
@@ -36,7 +36,7 @@ OWN = {  # options that only the benchmark sets
     *("image", "views.image", "views.recenter", *(f"views.{name}" for name in CAMERA)),
     *("runs_dir", "tag", "export.formats", "export.shaded"),
 }
-BUNDLED = {"views.prior.type": "auto", "views.prior.weights": "asset://priors/toys"}
+BUNDLED = {"prior.type": "auto", "prior.weights": "asset://priors/toys"}
 CELL = 128  # pixels across a view in the strips that sheets are made of
 
 
@@ -113,7 +113,7 @@ class Setting:
     @cached_property
     def weights(self) -> dict[str, Any]:
         """What tells the prior's weights from others."""
-        return weights_key(self._views.prior)
+        return resolve(self._views.prior).fingerprint()
 
     def judges(self) -> Judges:
         """What the config measures views by, of any object.

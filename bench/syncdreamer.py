@@ -40,7 +40,7 @@ from liftstudio.metrics.flow import flow_error, load_raft, orbit_flows
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.instances import summarize_instances
 from liftstudio.priors.base import PosedImage, Prior
-from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
+from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
 from liftstudio.synthetic import render
 from liftstudio.views.prior_views import silhouette
 
@@ -80,7 +80,7 @@ def make_scene(index: int, source: Any, prior: Prior) -> Scene:
 def make_source(instances: int, options: dict[str, Any], device: torch.device) -> Any:
     """The source of views with these options."""
     found = registry.find("syncdreamer-views", "views")
-    block = Block("prior", AUTO, RecognizedPrior.Config("asset://priors/toys"))
+    block = Block("prior", AUTO, AutoPrior.Config("asset://priors/toys"))
     config = found.Config(image="", prior=block, instances=instances, **options)
     return found(config, device=device)
 
@@ -252,7 +252,7 @@ def _dispatch(arguments: list[str]) -> int:
     registry.load_methods()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     judge = Judge(options.clip, options.noun or NOUN, options.raft, device)
-    prior = open_prior(Block("prior", AUTO, RecognizedPrior.Config(options.weights)), device)
+    prior = open_prior(Block("prior", AUTO, AutoPrior.Config(options.weights)), device)
     scales = [prior.guidance_scale] if options.cfg is None else options.cfg
     settings = settings_of(scales, options.harmony or [list(prior.decomposed_scales)])
     sources = {name: make_source(options.instances, given, device) for name, given in settings.items()}

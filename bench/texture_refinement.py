@@ -36,7 +36,7 @@ from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.images import grid, save_image
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.methods.hifi123.captions import caption
-from liftstudio.priors.opening import weights_key
+from liftstudio.priors.opening import resolve
 from liftstudio.run.config import RunConfig, load_run_config
 from liftstudio.run.inputs import Inputs
 from liftstudio.run.run import Run, check_finite, make_fabric, versions
@@ -162,7 +162,7 @@ def coarse_key(config: RunConfig, number: int) -> str:
         last.pop(name)
     *before, _ = config.system.options.stages.values()
     guidance = [block.options for stage in before for block in stage.guidance.values()]
-    weights = [weights_key(options.prior) for options in guidance if hasattr(options, "prior")]
+    weights = [resolve(options.prior).fingerprint() for options in guidance if hasattr(options, "prior")]
     decides = {name: plain[name] for name in ("seed", "views", "system")}
     return content_key({"object": number, "weights": weights, **decides, **versions()})
 

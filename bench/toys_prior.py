@@ -29,9 +29,9 @@ from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.images import grid, save_image
 from liftstudio.data.orbits import sine
 from liftstudio.metrics.images import psnr, ssim
-from liftstudio.priors.base import PosedImage, Prior
+from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import triangle
-from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
+from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
 from liftstudio.priors.samplers import euler, karras_sigmas
 from liftstudio.synthetic import Kind, render
 from liftstudio.training.rigs import DISTANCE, FOV_DEG
@@ -63,7 +63,7 @@ class Sampler:
         scale = None if self.peak == 1 else triangle(len(cameras), most=self.peak).to(cameras.device)
 
         def denoise(latents: Tensor, sigma: float) -> Tensor:
-            return prior.denoise(latents, sigma, condition, cameras, scale)
+            return prior.denoise(NoisyViews(latents, sigma, condition, cameras, scale))
 
         return euler(denoise, scene.noise, karras_sigmas(self.steps, self.sigma_min, self.sigma_max))
 
@@ -127,7 +127,7 @@ def estimators(prior: Prior, scene: Scene, samplers: list[Sampler]) -> dict[str,
         return images.cpu(), masks.cpu()
 
     def at(sigma: float, start: Tensor) -> Callable[[], Pictures]:
-        return lambda: decoded(prior.denoise(start + sigma * scene.noise, sigma, condition, scene.cameras))
+        return lambda: decoded(prior.denoise(NoisyViews(start + sigma * scene.noise, sigma, condition, scene.cameras)))
 
     # The highest level is met as in sampling, from noise alone: even 80 leaves a trace of the truth in 4096 pixels.
     evaluations = {f"one evaluation, sigma {prior.sigma_max:g}": at(prior.sigma_max, torch.zeros_like(clean))}
@@ -195,7 +195,7 @@ def denoise_seconds(prior: Prior, scene: Scene, views: int) -> float:
     """Best seconds of one evaluation for so many views."""
     condition, cameras = prior.condition(scene.posed), scene.cameras[:views]
     noisy = prior.sigma_max * scene.noise[:views]
-    return measure(lambda: prior.denoise(noisy, prior.sigma_max, condition, cameras), repeats=3, warmups=1)
+    return measure(lambda: prior.denoise(NoisyViews(noisy, prior.sigma_max, condition, cameras)), repeats=3, warmups=1)
 
 
 def main() -> None:
@@ -213,7 +213,7 @@ def main() -> None:
     options = parser.parse_args()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    prior = open_prior(Block("prior", AUTO, RecognizedPrior.Config(options.weights)), device)
+    prior = open_prior(Block("prior", AUTO, AutoPrior.Config(options.weights)), device)
     given = options.sampler or [(prior.steps, prior.sigma_max, prior.sigma_min, prior.guidance_scale)]
     samplers = [Sampler(int(given_steps), *map(float, others)) for given_steps, *others in given]
     measured = []

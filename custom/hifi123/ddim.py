@@ -19,7 +19,7 @@ _FIRST = 1  # step 0 joins levels of equal noise: it changes nothing, and the ne
 
 
 @dataclass(frozen=True)
-class Grid:
+class TimestepGrid:
     """N steps between N + 1 levels of noise; both directions use the same steps, and tell the network the same.
 
     timesteps:  [N] ascending: step i joins the levels i and i + 1, and the network is told timesteps[i].
@@ -31,7 +31,7 @@ class Grid:
     alpha_bars: tuple[float, ...]
 
     @classmethod
-    def of(cls, alpha_bars: Tensor, steps: int) -> "Grid":
+    def of(cls, alpha_bars: Tensor, steps: int) -> "TimestepGrid":
         """The grid of the official release: timesteps 0, r, 2 r, ... with r = T // steps, never the last one.
 
         Args:
@@ -55,13 +55,13 @@ def clean_latents(state: Tensor, epsilon: Tensor, alpha_bar: float) -> Tensor:
     return (state - (1 - alpha_bar) ** 0.5 * epsilon) / alpha_bar**0.5
 
 
-def move(state: Tensor, epsilon: Tensor, alpha_bar: float, following: float) -> Tensor:
-    """The state at the level `following` of one at the level `alpha_bar`, with the noise in it; in either direction."""
-    return following**0.5 * clean_latents(state, epsilon, alpha_bar) + (1 - following) ** 0.5 * epsilon
+def move(state: Tensor, epsilon: Tensor, alpha_bar: float, alpha_bar_next: float) -> Tensor:
+    """The state at `alpha_bar_next` of one at `alpha_bar`, with the noise in it; in either direction."""
+    return alpha_bar_next**0.5 * clean_latents(state, epsilon, alpha_bar) + (1 - alpha_bar_next) ** 0.5 * epsilon
 
 
 @torch.no_grad()
-def invert(predict: Predict, latents: Tensor, grid: Grid, levels: int, on_step: OnStep | None = None) -> Tensor:
+def invert(predict: Predict, latents: Tensor, grid: TimestepGrid, levels: int, on_step: OnStep | None = None) -> Tensor:
     """The states [levels + 1, *latents.shape] at the levels 0 to `levels` that DDIM would sample `latents` from.
 
     As in the release, the noise in a state at level i is asked for with the timestep of level i + 1; no gradient.
@@ -85,7 +85,7 @@ def invert(predict: Predict, latents: Tensor, grid: Grid, levels: int, on_step: 
 
 @torch.no_grad()
 def sample(
-    predict: Predict, state: Tensor, grid: Grid, start: int, stop: int = 0, on_step: OnStep | None = None
+    predict: Predict, state: Tensor, grid: TimestepGrid, start: int, stop: int = 0, on_step: OnStep | None = None
 ) -> Tensor:
     """The state at the level `stop` of one at the level `start`; level 0 is that of clean latents; no gradient.
 

@@ -14,7 +14,7 @@ from liftstudio.data.cameras import Cameras
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance.scheduled_distillation import OrbitDistillation
-from liftstudio.priors.base import PosedImage, Prior
+from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.parameterization import x0_from_epsilon
 from liftstudio.priors.samplers import nearest_timestep, scaled_linear_levels
 
@@ -58,19 +58,12 @@ class DepthScore(Prior):
         """Nothing: the picture is not shown to the network."""
 
     @torch.no_grad()
-    def denoise(
-        self,
-        latents: Tensor,
-        sigma: float,
-        condition: Tensor,
-        cameras: Cameras,
-        guidance_scale: Tensor | None = None,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
+    def denoise(self, noisy: NoisyViews[Tensor]) -> Tensor:
         """See `Prior.denoise`; the condition is the depth channel [T, 1, h, w], and all views have the same scale."""
-        scale = 1.0 if guidance_scale is None else guidance_scale[0].item()
-        noisy, timestep = latents / (1 + sigma**2) ** 0.5, nearest_timestep(self.levels, sigma)
-        epsilon = guided_epsilon(self.model.unet, noisy, timestep, condition, self.prompts, scale)
+        latents, sigma = noisy.latents, noisy.sigma
+        scale = 1.0 if noisy.guidance_scale is None else noisy.guidance_scale[0].item()
+        scaled, timestep = latents / (1 + sigma**2) ** 0.5, nearest_timestep(self.levels, sigma)
+        epsilon = guided_epsilon(self.model.unet, scaled, timestep, noisy.condition, self.prompts, scale)
         return x0_from_epsilon(latents, epsilon, sigma)
 
 

@@ -22,7 +22,7 @@ from liftstudio.priors.precision import half_on_cuda
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 
 from .checkpoint import PUBLISHED, open_folder
-from .ddim import Grid
+from .ddim import TimestepGrid
 from .injection import injection
 from .model import Prompts, check_image_size, check_prompt, decode, embed_text, encode, resolution, shrinkage
 
@@ -135,9 +135,9 @@ class DepthPrior(Component):
         return Prompts(empty, target)
 
     @staticmethod
-    def grid(steps: int) -> Grid:
+    def grid(steps: int) -> TimestepGrid:
         """The grid of `steps` timesteps, on the noise levels of Stable Diffusion."""
-        return Grid.of(scaled_linear_alpha_bars(), steps)
+        return TimestepGrid.of(scaled_linear_alpha_bars(), steps)
 
 
 @dataclass

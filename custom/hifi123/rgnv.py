@@ -20,7 +20,7 @@ from liftstudio.data.images import resize_lanczos
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.views.enhancement import ViewEnhancer
 
-from .ddim import Grid, OnStep, Predict, invert, sample
+from .ddim import OnStep, Predict, TimestepGrid, invert, sample
 from .depth import depth_channel, mask_channel
 from .injection import LAST_QUARTER, KeysValues, injection
 from .model import Prompts, inverting, with_cached_reference
@@ -83,7 +83,7 @@ class Reference:
 
 
 def prepare_reference(
-    unet: Any, latents: Tensor, depth: Tensor, empty: Tensor, grid: Grid, form: Form, *, stored: bool = True
+    unet: Any, latents: Tensor, depth: Tensor, empty: Tensor, grid: TimestepGrid, form: Form, *, stored: bool = True
 ) -> Reference:
     """Inversion of a reference, and its keys and values at all steps where views look at it.
 
@@ -123,7 +123,7 @@ def enhance(
     depths: Tensor,
     prompts: Prompts,
     reference: Reference,
-    grid: Grid,
+    grid: TimestepGrid,
     form: Form,
     on_step: OnStep | None = None,
     stop: int = 0,
@@ -149,7 +149,7 @@ def sample_with_exchange(
     reference: Tensor,
     novel: Tensor,
     mask: Tensor,
-    grid: Grid,
+    grid: TimestepGrid,
     level: int,
     on_step: OnStep | None = None,
 ) -> Tensor:

@@ -33,7 +33,7 @@ from liftstudio.guidance.base import Guidance
 from liftstudio.guidance.scheduled_distillation import check_pair
 from liftstudio.guidance.score_distillation import posed_image
 
-from .ddim import Grid, clean_latents
+from .ddim import TimestepGrid, clean_latents
 from .depth import NotInSightError, RenderedDepth, mask_channel
 from .injection import LAST_QUARTER
 from .model import Prompts
@@ -67,7 +67,7 @@ def enhanced_target(
     depths: Tensor,
     prompts: Prompts,
     reference: Reference,
-    grid: Grid,
+    grid: TimestepGrid,
     form: Form,
     level: int,
 ) -> Target:

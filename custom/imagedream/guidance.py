@@ -17,6 +17,7 @@ from liftstudio.data.orbits import MAX_ELEVATION_DEG
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance.scheduled_distillation import ScheduledDistillation, check_pair
+from liftstudio.priors.base import NoisyViews
 from liftstudio.priors.classifier_free import guided, rescaled
 from liftstudio.priors.distillation import reconstruction_loss, sds_loss
 
@@ -138,7 +139,7 @@ class MultiViewSDS(ScheduledDistillation):
             return super().estimate(noisy, condition, wanted)
 
         def denoise(scale: Tensor | None) -> Tensor:
-            return self.prior.denoise(noisy, self._sigma, condition, self._views, scale, wanted)
+            return self.prior.denoise(NoisyViews(noisy, self._sigma, condition, self._views, scale, wanted))
 
         conditional, unconditional = denoise(None), denoise(torch.zeros_like(scales))
         return rescaled(guided(conditional, unconditional, scales), conditional, share, self.prior.frames or VIEWS)
@@ -156,7 +157,7 @@ class ImageDreamSDS(MultiViewSDS):
 
     def check_prior(self) -> None:
         """It must take a picture."""
-        if not self.prior.takes_picture:
+        if not self.prior.takes_image:
             raise InputError(f"prior: {self.prior.name} takes no picture; use it with the guidance 'mvdream-sds'")
 
 
@@ -176,7 +177,7 @@ class MVDreamSDS(MultiViewSDS):
 
     def check_prior(self) -> None:
         """It must be one of text alone."""
-        if self.prior.takes_picture:
+        if self.prior.takes_image:
             raise InputError(f"prior: {self.prior.name} wants a picture; use it with the guidance 'imagedream-sds'")
 
 

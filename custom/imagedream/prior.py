@@ -15,7 +15,7 @@ from liftstudio.core.registry import register
 from liftstudio.core.weights import UNET_FOLDER, Weights, is_hub_name, open_weights
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.images import straight_from_white
-from liftstudio.priors.base import SAME_DEG, PosedImage, Prior
+from liftstudio.priors.base import SAME_DEG, NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import guided_estimate
 from liftstudio.priors.latent_prior import LATENT_SCALE, LatentPrior
 from liftstudio.priors.parameterization import x0_from_epsilon
@@ -83,7 +83,7 @@ class ImageDream(LatentPrior):
         self.name = f"{'MVDream' if self.mode == 'text' else 'ImageDream'} ({self.mode}, {weights.path.name})"
         self.levels = scaled_linear_levels()  # of each timestep
         self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
-        self.takes_picture = self.mode != "text"
+        self.takes_image = self.mode != "text"
         self.guidance_scale = 7.5 if self.mode == "text" else 5.0  # as the public conversion's examples have them
         if not config.prompt:
             log.warning("%s: no prompt; a few words that say what the picture shows help it", self.name)
@@ -109,7 +109,7 @@ class ImageDream(LatentPrior):
         asked = {"elevation": cameras.elevation_deg, "field of view": cameras.fov_deg}
         for (name, angles_deg), trained_deg in zip(asked.items(), ranges, strict=True):
             self.warn_beyond(name, angles_deg, trained_deg)
-        if self.takes_picture:
+        if self.takes_image:
             self._check_picture(input_camera, cameras)
 
     def _are_around(self, cameras: Cameras) -> bool:
@@ -150,28 +150,21 @@ class ImageDream(LatentPrior):
         return make_condition(self.text, self.adaptor(torch.stack([tokens, torch.zeros_like(tokens)])), latent)
 
     @torch.no_grad()
-    def denoise(
-        self,
-        latents: Tensor,
-        sigma: float,
-        condition: Condition,
-        cameras: Cameras,
-        guidance_scale: Tensor | None = None,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
+    def denoise(self, noisy: NoisyViews[Condition]) -> Tensor:
         """See `Prior.denoise`; a scale of 0 everywhere is the unconditional estimate alone.
 
         The views are as many fours, one after the other, as there are; the network is told the nearest timestep.
         """
-        noisy = (latents / (1 + sigma**2) ** 0.5).unflatten(0, (-1, self.frames))
-        poses = camera_conditions(cameras.c2w).unflatten(0, (-1, self.frames))
+        sigma, condition = noisy.sigma, noisy.condition
+        scaled = (noisy.latents / (1 + sigma**2) ** 0.5).unflatten(0, (-1, self.frames))
+        poses = camera_conditions(noisy.cameras.c2w).unflatten(0, (-1, self.frames))
         timestep = nearest_timestep(self.levels, sigma)
 
         def estimate(branches: Sequence[Branch]) -> Tensor:
-            epsilon = estimate_epsilon(self.unet, noisy, timestep, poses, branches).flatten(1, 2)
-            return x0_from_epsilon(latents, epsilon, sigma)
+            epsilon = estimate_epsilon(self.unet, scaled, timestep, poses, branches).flatten(1, 2)
+            return x0_from_epsilon(noisy.latents, epsilon, sigma)
 
-        return guided_estimate(estimate, condition.conditional, condition.unconditional, guidance_scale)
+        return guided_estimate(estimate, condition.conditional, condition.unconditional, noisy.guidance_scale)
 
     def _image_tokens(self, image: Tensor) -> Tensor:
         """[N, D] float32: what leaves the image tower's last block but one."""

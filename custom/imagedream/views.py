@@ -65,7 +65,7 @@ class ImageDreamViews(FourViews, PriorViews):
 
     def assemble(self, images: Tensor, masks: Tensor, picture: InputImage) -> ReferenceViews:
         """The four views as the prior made them, then the picture."""
-        return self.with_picture(super().assemble(images, masks, picture), picture)
+        return self.with_input_image(super().assemble(images, masks, picture), picture)
 
     def _input_view(self) -> None:
         """None of the four: the picture stands beside what the prior makes of it."""

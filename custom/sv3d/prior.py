@@ -11,15 +11,13 @@ from liftstudio.core.logs import log
 from liftstudio.core.registry import register
 from liftstudio.core.weights import Weights, open_weights
 from liftstudio.data.cameras import Cameras
-from liftstudio.priors.base import PosedImage, Prior
+from liftstudio.priors.base import SAME_DEG, NoisyViews, PosedImage, Prior
 from liftstudio.priors.latent_prior import LatentPrior
 from liftstudio.priors.precision import half_on_cuda
 
 from .conditioning import COND_AUG, clip_pixels, frame_vectors
 from .denoising import Condition, estimate_x0, guided_x0
 from .layout import VARIANTS, is_sv3d, number, vector_width
-
-SAME_DEG = 0.1  # angles closer than this are the same
 
 
 @register("sv3d")
@@ -94,17 +92,11 @@ class SV3D(LatentPrior):
         return Condition(embedding, self.posterior(noisy[None]).mode()[0])
 
     @torch.no_grad()
-    def denoise(
-        self,
-        latents: Tensor,
-        sigma: float,
-        condition: Condition,
-        cameras: Cameras,
-        guidance_scale: Tensor | None = None,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
-        vectors = frame_vectors(cameras.elevation_deg, cameras.azimuth_deg, self.vector_width).to(self.device)
-        if guidance_scale is None:
+    def denoise(self, noisy: NoisyViews[Condition]) -> Tensor:
+        latents, sigma, condition, scale = noisy.latents, noisy.sigma, noisy.condition, noisy.guidance_scale
+        elevation_deg, azimuth_deg = noisy.cameras.elevation_deg, noisy.cameras.azimuth_deg
+        vectors = frame_vectors(elevation_deg, azimuth_deg, self.vector_width).to(self.device)
+        if scale is None:
             return estimate_x0(self.unet, latents, sigma, [condition], vectors)[0]
         in_one_batch = self.config.guide_in_one_batch
-        return guided_x0(self.unet, latents, sigma, condition, vectors, guidance_scale, in_one_batch=in_one_batch)
+        return guided_x0(self.unet, latents, sigma, condition, vectors, scale, in_one_batch=in_one_batch)

@@ -11,7 +11,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.registry import register
 from liftstudio.core.weights import Weights, open_weights
 from liftstudio.data.cameras import Cameras, turned
-from liftstudio.priors.base import Estimates, PosedImage, Prior
+from liftstudio.priors.base import Estimates, NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.latent_diffusion import weight_shape
 from liftstudio.priors.latent_prior import LATENT_SCALE, LatentPrior, clip_pixels
@@ -118,32 +118,25 @@ class SyncDreamer(LatentPrior):
         return Condition(embedding, latent, posed.camera.elevation_deg.item())
 
     @torch.no_grad()
-    def denoise(
-        self,
-        latents: Tensor,
-        sigma: float,
-        condition: Condition,
-        cameras: Cameras,
-        guidance_scale: Tensor | None = None,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
+    def denoise(self, noisy: NoisyViews[Condition]) -> Tensor:
         """See `Prior.denoise`; the cameras are those that `check_cameras` lets pass, whatever is given."""
-        if guidance_scale is None or bool((guidance_scale == 1).all()):
-            return self._estimates(latents, sigma, condition, [EVERYTHING])[0]
-        conditional, unconditional = self._estimates(latents, sigma, condition, [EVERYTHING, NOTHING])
-        return guided(conditional, unconditional, guidance_scale)
+        scale = noisy.guidance_scale
+        if scale is None or bool((scale == 1).all()):
+            return self._estimates(noisy, [EVERYTHING])[0]
+        conditional, unconditional = self._estimates(noisy, [EVERYTHING, NOTHING])
+        return guided(conditional, unconditional, scale)
 
     @torch.no_grad()
-    def denoise_separately(self, latents: Tensor, sigma: float, condition: Condition, cameras: Cameras) -> Estimates:
+    def denoise_separately(self, noisy: NoisyViews[Condition]) -> Estimates:
         branches = [EVERYTHING, VIEWS_ONLY, reference_only(self.config.reference_gain)]
-        return Estimates(*self._estimates(latents, sigma, condition, branches))
+        return Estimates(*self._estimates(noisy, branches))
 
-    def _estimates(self, latents: Tensor, sigma: float, condition: Condition, branches: Sequence[Branch]) -> Tensor:
+    def _estimates(self, noisy: NoisyViews[Condition], branches: Sequence[Branch]) -> Tensor:
         """Estimates of x0 [branches, T, 4, h, w]; the network is told the nearest timestep of its schedule."""
-        timestep = nearest_timestep(self.levels, sigma)
-        noisy = latents / (1 + sigma**2) ** 0.5
-        epsilon = estimate_epsilon(self.network, self.rig, noisy, timestep, condition, branches, self.chunk)
-        return x0_from_epsilon(latents, epsilon, sigma)
+        sigma, timestep = noisy.sigma, nearest_timestep(self.levels, noisy.sigma)
+        scaled = noisy.latents / (1 + sigma**2) ** 0.5
+        epsilon = estimate_epsilon(self.network, self.rig, scaled, timestep, noisy.condition, branches, self.chunk)
+        return x0_from_epsilon(noisy.latents, epsilon, sigma)
 
 
 def _name(weights: Weights) -> str:

@@ -18,7 +18,7 @@ from liftstudio.data.cameras import Cameras
 from liftstudio.data.images import grid, resize_area, save_image
 from liftstudio.data.orbits import Angles
 from liftstudio.data.reference_views import ReferenceViews
-from liftstudio.priors.base import PosedImage, Prior
+from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import decomposed
 from liftstudio.priors.samplers import ancestral
 from liftstudio.views.input_image import InputImage
@@ -109,8 +109,8 @@ class SyncDreamerViews(PriorViews):
 
         def denoise_one(latents: Tensor, sigma: float) -> Tensor:
             if config.guidance == "cfg":
-                return prior.denoise(latents, sigma, condition, cameras, scales)
-            estimates = prior.denoise_separately(latents, sigma, condition, cameras)
+                return prior.denoise(NoisyViews(latents, sigma, condition, cameras, scales))
+            estimates = prior.denoise_separately(NoisyViews(latents, sigma, condition, cameras))
             return decomposed(*estimates, harmony_scales)
 
         def denoise(latents: Tensor, sigma: float) -> Tensor:
@@ -130,7 +130,7 @@ class SyncDreamerViews(PriorViews):
         """
         sets = zip(images.split(self.config.count), masks.split(self.config.count), strict=True)
         assemble = super().assemble
-        instances = [self.with_picture(assemble(*one, picture), picture) for one in sets]
+        instances = [self.with_input_image(assemble(*one, picture), picture) for one in sets]
         if len(instances) == 1:
             return instances[0]
         ranks = [rank(views) for views in instances]

@@ -12,7 +12,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.registry import register
 from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import Cameras
-from liftstudio.priors.base import Prior
+from liftstudio.priors.base import NoisyViews, Prior
 from liftstudio.priors.classifier_free import guided_estimate
 from liftstudio.priors.latent_prior import LatentPrior
 from liftstudio.priors.network_folders import latent_side
@@ -33,7 +33,7 @@ class TextToImage(Prior):
         negative_prompt: str = ""  # what it is not
 
     config: Config
-    takes_picture = False
+    takes_image = False
     knows_backgrounds = True
     frames = 0
     channels: tuple[int, int]  # of the network, in and out
@@ -70,27 +70,19 @@ class TextToImage(Prior):
         return self.text
 
     @torch.no_grad()
-    def denoise(
-        self,
-        latents: Tensor,
-        sigma: float,
-        condition: Tensor,
-        cameras: Cameras,
-        guidance_scale: Tensor | None = None,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
+    def denoise(self, noisy: NoisyViews[Tensor]) -> Tensor:
         """See `Prior.denoise`; where the network estimates a variance as well, that is left out."""
-        noisy, timestep = latents / (1 + sigma**2) ** 0.5, nearest_timestep(self.levels, sigma)
-        dtype = self.unet.dtype
+        sigma, timestep = noisy.sigma, nearest_timestep(self.levels, noisy.sigma)
+        scaled, dtype = noisy.latents / (1 + sigma**2) ** 0.5, self.unet.dtype
 
         def estimate(texts: Sequence[Tensor]) -> Tensor:
-            context = torch.stack(list(texts)).repeat_interleave(len(noisy), dim=0).to(dtype)
-            shown = noisy.repeat(len(texts), 1, 1, 1).to(dtype)
-            found = self.unet(shown, timestep, context).sample[:, : noisy.shape[1]].float()
+            context = torch.stack(list(texts)).repeat_interleave(len(scaled), dim=0).to(dtype)
+            shown = scaled.repeat(len(texts), 1, 1, 1).to(dtype)
+            found = self.unet(shown, timestep, context).sample[:, : scaled.shape[1]].float()
             to_x0 = x0_from_v if self.prediction == "v_prediction" else x0_from_epsilon
-            return to_x0(latents, found.unflatten(0, (len(texts), -1)), sigma)
+            return to_x0(noisy.latents, found.unflatten(0, (len(texts), -1)), sigma)
 
-        return guided_estimate(estimate, condition[0], condition[1], guidance_scale)
+        return guided_estimate(estimate, noisy.condition[0], noisy.condition[1], noisy.guidance_scale)
 
 
 @register("deepfloyd-if")

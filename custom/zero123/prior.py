@@ -12,7 +12,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.registry import register
 from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import Cameras
-from liftstudio.priors.base import PosedImage, Prior
+from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import guided_estimate
 from liftstudio.priors.latent_prior import LatentPrior, clip_pixels
 from liftstudio.priors.parameterization import x0_from_epsilon
@@ -80,28 +80,21 @@ class Zero123(LatentPrior):
         return Condition(embedding, self.posterior(2 * image[None] - 1).mode()[0], posed.camera.to(self.device))
 
     @torch.no_grad()
-    def denoise(
-        self,
-        latents: Tensor,
-        sigma: float,
-        condition: Condition,
-        cameras: Cameras,
-        guidance_scale: Tensor | None = None,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
+    def denoise(self, noisy: NoisyViews[Condition]) -> Tensor:
         """See `Prior.denoise`; without the picture there are zeros for its latents and for the token of it."""
-        token, latent = self._tokens(condition, cameras), condition.latent.expand_as(latents)
-        noisy, timestep = latents / (1 + sigma**2) ** 0.5, nearest_timestep(self.levels, sigma)
+        latents, sigma = noisy.latents, noisy.sigma
+        token, latent = self._tokens(noisy.condition, noisy.cameras), noisy.condition.latent.expand_as(latents)
+        scaled, timestep = latents / (1 + sigma**2) ** 0.5, nearest_timestep(self.levels, sigma)
 
         def estimate(branches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
             context = torch.cat([token for token, _ in branches])
-            shown = torch.cat([torch.cat([noisy, latent], dim=1) for _, latent in branches])
+            shown = torch.cat([torch.cat([scaled, latent], dim=1) for _, latent in branches])
             dtype = self.unet.dtype
             epsilon = self.unet(shown.to(dtype), timestep, context.to(dtype)).sample.float()
             return x0_from_epsilon(latents, epsilon.unflatten(0, (len(branches), -1)), sigma)
 
         nothing = torch.zeros_like(token), torch.zeros_like(latent)
-        return guided_estimate(estimate, (token, latent), nothing, guidance_scale)
+        return guided_estimate(estimate, (token, latent), nothing, noisy.guidance_scale)
 
     def _tokens(self, condition: Condition, cameras: Cameras) -> Tensor:
         """[T, 1, D] what the network attends to: the picture, as seen from where the cameras are."""

@@ -9,10 +9,9 @@ from torch import Tensor
 from liftstudio.core.checks import check_range
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import register
-from liftstudio.data.cameras import Cameras
 from liftstudio.data.orbits import MAX_ELEVATION_DEG, Angles
 from liftstudio.data.reference_views import ReferenceViews
-from liftstudio.priors.base import Prior
+from liftstudio.priors.base import NoisyViews, Prior
 from liftstudio.views.input_image import InputImage
 from liftstudio.views.prior_views import SAME_ANGLE_DEG, PriorViews
 
@@ -52,22 +51,15 @@ class Zero123Views(PriorViews):
         elevations_deg = config.elevations_deg or [config.elevation_deg] * len(config.azimuths_deg)
         return torch.tensor(config.azimuths_deg), torch.tensor(elevations_deg)
 
-    def estimate(
-        self, prior: Prior, latents: Tensor, sigma: float, condition: Any, cameras: Cameras, scales: Tensor
-    ) -> Tensor:
+    def estimate(self, prior: Prior, noisy: NoisyViews[Any]) -> Tensor:
         """Each view by itself."""
-        return denoise_alone(prior, latents, sigma, condition, cameras, scales)
+        return denoise_alone(prior, noisy)
 
     def assemble(self, images: Tensor, masks: Tensor, picture: InputImage) -> ReferenceViews:
         """The views as the prior made them, then the picture."""
-        return self.with_picture(super().assemble(images, masks, picture), picture)
+        return self.with_input_image(super().assemble(images, masks, picture), picture)
 
 
-def denoise_alone(
-    prior: Prior, latents: Tensor, sigma: float, condition: Any, cameras: Cameras, guidance_scale: Tensor
-) -> Tensor:
+def denoise_alone(prior: Prior, noisy: NoisyViews[Any]) -> Tensor:
     """See `Prior.denoise`; no view knows of the others, whatever the prior makes of several."""
-    views = (slice(index, index + 1) for index in range(len(latents)))
-    return torch.cat(
-        [prior.denoise(latents[view], sigma, condition, cameras[view], guidance_scale[view]) for view in views]
-    )
+    return torch.cat([prior.denoise(noisy[view : view + 1]) for view in range(len(noisy))])

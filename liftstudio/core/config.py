@@ -63,7 +63,8 @@ def read_config(path: Path, overrides: list[str], inputs: tuple[str, ...] = ()) 
 
     Override values are literal text until a field's type says otherwise, so a prompt may hold anything: only in the
     file does `???` stand for a value that is missing.
-    inputs: dotted keys that only other parts of the config read; an override of one that none reads is an error.
+    inputs: dotted keys that only other parts of the config read; an override of one that none reads, or of an option
+        below it, is an error.
 
     Raises:
         InputError: missing or faulty file, malformed override, an interpolation that cannot be resolved, or a value
@@ -75,7 +76,7 @@ def read_config(path: Path, overrides: list[str], inputs: tuple[str, ...] = ()) 
     for override in overrides:
         _apply_override(loaded, override)
     for key in inputs:
-        _check_used(loaded, key, [o for o in overrides if o.startswith(f"{key}=")], path)
+        _check_used(loaded, key, [o for o in overrides if o.startswith((f"{key}=", f"{key}."))], path)
     try:
         return typing.cast(dict[str, Any], OmegaConf.to_container(loaded, resolve=True, throw_on_missing=True))
     except MissingMandatoryValue as error:
@@ -127,7 +128,7 @@ def _open_blocks(loaded: Any, key: str) -> None:
 
 
 def _check_used(loaded: Any, key: str, overrides: list[str], path: Path) -> None:
-    reference = re.compile(r"(?<!\\)\$\{[^}]*(?<![\w.])" + re.escape(key) + r"(?![\w.])")
+    reference = re.compile(r"(?<!\\)\$\{[^}]*(?<![\w.])" + re.escape(key) + r"(?!\w)")
     if overrides and not reference.search(OmegaConf.to_yaml(loaded)):
         raise InputError(f"'{overrides[-1]}' has no effect: nothing in {path} refers to ${{{key}}}")
 

@@ -16,7 +16,7 @@ from liftstudio.data.images import resize_smooth
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance.base import Guidance
-from liftstudio.priors.base import PosedImage, Prior
+from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import check_guidance_scale
 from liftstudio.priors.distillation import draw_sigma, encode_in_chunks, sds_loss
 from liftstudio.priors.opening import open_prior
@@ -50,7 +50,7 @@ class PriorGuidance(Guidance):
         self.prior = self.open_prior()
         self.check_prior()
         # An PosedImage; None for a prior that takes no picture.
-        self.posed: Any = posed_image(views, self.prior.resolution, device) if self.prior.takes_picture else None
+        self.posed: Any = posed_image(views, self.prior.resolution, device) if self.prior.takes_image else None
         typical = self.typical_views()
         self.prior.check_cameras(typical if self.posed is None else self.posed.camera, typical)
         self.condition = self.prior.condition(self.posed)
@@ -104,7 +104,7 @@ class PriorGuidance(Guidance):
     def estimate(self, noisy: Tensor, condition: Any, wanted: Tensor) -> Tensor:
         """The clean latents [T, C, h, w] that the prior sees in noisy ones; used where `wanted` [T, h, w] is true."""
         scales = self.guidance_scales(len(noisy))
-        return self.prior.denoise(noisy, self._sigma, condition, self._views, scales, wanted)
+        return self.prior.denoise(NoisyViews(noisy, self._sigma, condition, self._views, scales, wanted))
 
     def distance(self, latents: Tensor, target: Tensor, mask: Tensor | float) -> Tensor:
         """The loss between latents and what they are moved to."""

@@ -1,8 +1,8 @@
 """The interface of all diffusion priors."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from liftstudio.data.cameras import Cameras
 from liftstudio.priors.samplers import karras_sigmas
 
 SAME_DEG = 0.1  # angles closer than this are the same
+
+Condition = TypeVar("Condition")  # what a prior makes of the image it is conditioned on
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,36 @@ class PosedImage:
     grey: float = 1.0
 
 
+@dataclass(frozen=True)
+class NoisyViews(Generic[Condition]):
+    """T noisy views of one object, and what a prior is told to denoise them by.
+
+    latents:        [T, *latent_shape] float32, x0 + sigma * eps.
+    sigma:          the noise level of all of them, above 0.
+    condition:      what `Prior.condition` returned.
+    cameras:        of the T views.
+    guidance_scale: [T] classifier-free guidance g of each view, u + g (c - u); None: the conditional estimate c alone;
+                    0 everywhere: the unconditional estimate u alone.
+    wanted:         [T, h, w] bool, where the estimate is used: a prior that gains by it leaves out the rest; None: all.
+    """
+
+    latents: Tensor
+    sigma: float
+    condition: Condition
+    cameras: Cameras
+    guidance_scale: Tensor | None = None
+    wanted: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitem__(self, views: slice) -> Self:
+        """Some of the views."""
+        scale, wanted = (None if each is None else each[views] for each in (self.guidance_scale, self.wanted))
+        latents, cameras = self.latents[views], self.cameras[views]
+        return replace(self, latents=latents, cameras=cameras, guidance_scale=scale, wanted=wanted)
+
+
 class Estimates(NamedTuple):
     """Estimates of x0 [T, *latent_shape] by what the network is shown; see `classifier_free.decomposed`.
 
@@ -48,7 +80,7 @@ class Estimates(NamedTuple):
 
 
 class Prior(Component):
-    """A diffusion model of the views of one object: x0 = denoise(x0 + sigma * noise, sigma, ...).
+    """A diffusion model of the views of one object: it estimates x0 from x0 + sigma * eps.
 
     All priors speak of noise in one way: latents z = x0 + sigma * eps, eps ~ N(0, 1), sigma > 0 ("variance
     exploding"). A model trained with other scalings converts inside (`priors.parameterization`).
@@ -77,7 +109,7 @@ class Prior(Component):
     ancestral_steps: int | None = None  # the same where every step brings new noise; none: as many
     guidance_scale: float = 1.0  # classifier-free guidance that suits it
     decomposed_scales: tuple[float, float] = (2.0, 1.0)  # of decomposed guidance that suit it
-    takes_picture: bool = True  # else it makes objects of text alone, and its image prompt is None
+    takes_image: bool = True  # else it makes objects of text alone, and its image prompt is None
     knows_backgrounds: bool = False  # whether pictures and views may be over any grey; else they are over white
 
     @classmethod
@@ -123,28 +155,17 @@ class Prior(Component):
     def condition(self, posed: Any) -> Any:
         """What `denoise` needs of the `PosedImage`: encoded once, used for every step and all cameras.
 
-        posed: None for a prior that `takes_picture` not.
+        posed: None for a prior without `takes_image`.
         """
 
     @abstractmethod
-    def denoise(
-        self,
-        latents: Tensor,
-        sigma: float,
-        condition: Any,
-        cameras: Cameras,
-        guidance_scale: Tensor | None = None,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
-        """The estimate of x0 [T, *latent_shape] from noisy latents [T, *latent_shape] of T views; no gradient.
+    def denoise(self, noisy: NoisyViews[Any]) -> Tensor:
+        """The estimate of x0 [T, *latent_shape]; no gradient."""
 
-        guidance_scale: [T] classifier-free guidance per frame, u + g (c - u); None: the conditional estimate alone; 0
-            everywhere: the unconditional one alone.
-        wanted: [T, h, w] bool, where the estimate is used: a prior that gains by it leaves out the rest; None: all.
-        """
-
-    def denoise_separately(self, latents: Tensor, sigma: float, condition: Any, cameras: Cameras) -> Estimates:
+    def denoise_separately(self, noisy: NoisyViews[Any]) -> Estimates:
         """Estimates as those of `denoise`, with and without the picture and the other views; no gradient.
+
+        The guidance scale is not used.
 
         Raises:
             InputError: this prior has not learned to do without either of them.

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
@@ -29,7 +30,7 @@ _NETWORK_SUFFIXES = (".json", ".txt", *SUFFIXES)  # options, words, weights
 
 
 @register(AUTO)
-class RecognizedPrior(Component):
+class AutoPrior(Component):
     """The prior that recognises the weight file, with its own defaults for the options not given here."""
 
     kind: ClassVar[str] = KIND
@@ -42,55 +43,95 @@ class RecognizedPrior(Component):
 _open: WeakValueDictionary[str, Prior] = WeakValueDictionary()  # those in use, by all that decides them
 
 
-def open_prior(block: Block, device: torch.device) -> Prior:
+@dataclass(frozen=True)
+class ResolvedPrior:
+    """A prior that a config names, before its networks are loaded; `resolve` makes it.
+
+    block:  of the prior itself, never `type: auto`: its name and its options.
+    opened: its weight file, if that is open already.
+    """
+
+    block: Block
+    opened: Weights | None = None
+
+    @property
+    def cls(self) -> type[Prior]:
+        """The prior's class."""
+        return registry.find(self.block.type, KIND)
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The weight file, opened once; no tensor is read.
+
+        Raises:
+            InputError: missing or unreadable weights; says where those of this prior are published.
+        """
+        return self.opened or _open_weights(self.block.options.weights, [self.cls])
+
+    def check_count(self, count: int) -> None:
+        """Raise an InputError where the weights tell how many views they make, and it is not `count`."""
+        self.cls.check_count(self.weights, count)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Plain data that differ where the networks differ.
+
+        The digest of the weights, and their name, which may tell how the network is called; of the pipeline that these
+        are a part of, and of other folders that options name, the files' names, sizes and times. What is on the hub
+        goes by its name, which is among the options.
+
+        Raises:
+            InputError: as `weights`.
+        """
+        path = self.weights.path
+        pipeline = pipeline_folder(path)
+        options = dataclasses.asdict(self.block.options) | {"weights": str(pipeline or "")}
+        places = {name: input_path(value) for name, value in options.items() if isinstance(value, str) and value}
+        # Among them are texts, some too long for `Path.is_dir`.
+        folders = {name: _listing(place) for name, place in places.items() if os.path.isdir(place)}  # noqa: PTH112
+        names = [path.name, pipeline.name if pipeline else ""]
+        return {"weights": file_digest(path), "names": names, "folders": folders}
+
+    def load(self, device: torch.device) -> Prior:
+        """The prior with its networks; who loads the same while it is in use gets the same one.
+
+        So the stages of a run share their networks.
+
+        Raises:
+            InputError: missing, damaged or foreign weights.
+        """
+        key = json.dumps([to_plain(self.block), str(device)])
+        prior = _open.get(key)
+        if prior is None:
+            prior = _open[key] = self.block.build(device=device)
+        return prior
+
+
+def resolve(block: Block) -> ResolvedPrior:
     """The prior that a block of kind "prior" names, or, for `type: auto`, the one that its weights belong to.
 
-    Who asks for the same at the same time gets the same one: stages of a run share their networks.
+    Says so if that prior does not read the text that the block has for it.
 
     Raises:
-        InputError: missing, damaged or foreign weights.
+        InputError: for `type: auto`, missing or unreadable weights, or weights of no known prior.
     """
-    known = recognized(block)
-    key = json.dumps([to_plain(known), str(device)])
-    prior = _open.get(key)
-    if prior is None:
-        prior = _open[key] = known.build(device=device)
-    return prior
+    if block.type != AUTO:
+        return ResolvedPrior(block)
+    known = dict(_known_priors())
+    weights = _open_weights(block.options.weights, known.values())
+    for name, prior in known.items():
+        if prior.recognizes(weights):
+            options = _known_options(name, prior, dataclasses.asdict(block.options))
+            return ResolvedPrior(Block(KIND, name, prior.Config(**options)), weights)
+    raise InputError(f"{weights.path}: weights of no known prior; known: {', '.join(known)}")
 
 
-def check_count(block: Block, count: int) -> None:
-    """Raise an InputError, without loading weights, where their number of views is known and another one."""
-    registry.find(_known_type(block), KIND).check_count(block_weights(block), count)
+def open_prior(block: Block, device: torch.device) -> Prior:
+    """The prior that a block of kind "prior" names, with its networks: see `resolve` and `ResolvedPrior.load`."""
+    return resolve(block).load(device)
 
 
-def block_weights(block: Block) -> Weights:
-    """The opened weight file of a block of kind "prior"; quick, as nothing is read.
-
-    Raises:
-        InputError: missing or unreadable weights; says where those of its type are published, or of that name.
-    """
-    priors = dict(_known_priors()) if block.type == AUTO else {block.type: registry.find(block.type, KIND)}
-    return open_weights(block.options.weights, _published(priors.values(), block.options.weights))
-
-
-def weights_key(block: Block) -> dict[str, Any]:
-    """Plain data that differ where the networks differ that a block of kind "prior" opens.
-
-    The digest of its weights, and their name, which may tell how the network is called; of the pipeline that these are
-    a part of, and of other folders that options name, the files' names, sizes and times. What is on the hub goes by its
-    name, which is among the options.
-
-    Raises:
-        InputError: as `block_weights`.
-    """
-    path = block_weights(block).path
-    pipeline = pipeline_folder(path)
-    options = dataclasses.asdict(block.options) | {"weights": str(pipeline or "")}
-    places = {name: input_path(value) for name, value in options.items() if isinstance(value, str) and value}
-    # Among them are texts, some too long for `Path.is_dir`.
-    folders = {name: _listing(place) for name, place in places.items() if os.path.isdir(place)}  # noqa: PTH112
-    names = [path.name, pipeline.name if pipeline else ""]
-    return {"weights": file_digest(path), "names": names, "folders": folders}
+def _open_weights(text: str, priors: Iterable[type[Prior]]) -> Weights:
+    return open_weights(text, _published(priors, text))
 
 
 def _listing(folder: Path) -> list[list[Any]]:
@@ -105,29 +146,6 @@ def _published(priors: Iterable[type[Prior]], weights: str) -> str:
     texts = [prior.published for prior in priors if prior.published]
     whole_name = re.compile(rf"(?<![\w.-]){re.escape(Path(weights).name)}(?![\w-])")
     return "; ".join([text for text in texts if whole_name.search(text)] or texts)
-
-
-def recognized(block: Block) -> Block:
-    """The block of the prior itself, if it is `type: auto`; says so if that prior does not read the text.
-
-    Raises:
-        InputError: missing or unreadable weights, or weights of no known prior.
-    """
-    if block.type != AUTO:
-        return block
-    name = _known_type(block)
-    prior = registry.find(name, KIND)
-    return Block(KIND, name, prior.Config(**_known_options(name, prior, dataclasses.asdict(block.options))))
-
-
-def _known_type(block: Block) -> str:
-    if block.type != AUTO:
-        return block.type
-    known, weights = dict(_known_priors()), block_weights(block)
-    for name, prior in known.items():
-        if prior.recognizes(weights):
-            return name
-    raise InputError(f"{weights.path}: weights of no known prior; known: {', '.join(known)}")
 
 
 def _known_options(name: str, prior: type[Prior], options: dict[str, Any]) -> dict[str, Any]:

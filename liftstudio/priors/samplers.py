@@ -84,9 +84,9 @@ def euler(
     """
     levels = sigmas.tolist()
     latents = noise * (1 + levels[0] ** 2) ** 0.5
-    for step, (sigma, following) in enumerate(pairwise(levels)):
+    for step, (sigma, sigma_next) in enumerate(pairwise(levels)):
         slope = (latents - denoise(latents, sigma)) / sigma
-        latents = latents + (following - sigma) * slope
+        latents = latents + (sigma_next - sigma) * slope
         if on_step is not None:
             on_step(step, latents)
     return latents / (1 + levels[-1] ** 2) ** 0.5
@@ -111,11 +111,11 @@ def ancestral(
     levels = sigmas.tolist()
     latents = next(noises) * (1 + levels[0] ** 2) ** 0.5
     last = len(levels) - 2
-    for step, (sigma, following) in enumerate(pairwise(levels)):
+    for step, (sigma, sigma_next) in enumerate(pairwise(levels)):
         clean = denoise(latents, sigma)
-        latents = clean + (following / sigma) ** 2 * (latents - clean)
+        latents = clean + (sigma_next / sigma) ** 2 * (latents - clean)
         if step < last:
-            latents = latents + following * (1 - (following / sigma) ** 2) ** 0.5 * next(noises)
+            latents = latents + sigma_next * (1 - (sigma_next / sigma) ** 2) ** 0.5 * next(noises)
         if on_step is not None:
             on_step(step, latents)
     return latents / (1 + levels[-1] ** 2) ** 0.5

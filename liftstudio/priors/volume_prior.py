@@ -11,7 +11,7 @@ from liftstudio.core.config import parse
 from liftstudio.core.errors import InputError
 from liftstudio.core.weights import Weights, load_module, open_weights
 from liftstudio.data.cameras import Cameras, turned
-from liftstudio.priors.base import Estimates, PosedImage, Prior
+from liftstudio.priors.base import Estimates, NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.precision import compute_dtype
 from liftstudio.priors.projections import projections
@@ -120,55 +120,39 @@ class VolumePrior(Prior):
         return Condition(self.network.look(pixels.to(self.device), projections(camera)), azimuth_deg)
 
     @torch.no_grad()
-    def denoise(
-        self,
-        latents: Tensor,
-        sigma: float,
-        condition: Condition,
-        cameras: Cameras,
-        guidance_scale: Tensor | None = None,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
+    def denoise(self, noisy: NoisyViews[Condition]) -> Tensor:
         """See `Prior.denoise`; the result is a rendering, so its views agree."""
-        if guidance_scale is None or bool((guidance_scale == 1).all()):
-            return self._estimate(latents, sigma, condition, cameras, wanted)
-        unconditional = self._estimate(latents, sigma, condition, cameras, wanted, has_image=False)
-        if bool((guidance_scale == 0).all()):
+        scale = noisy.guidance_scale
+        if scale is None or bool((scale == 1).all()):
+            return self._estimate(noisy)
+        unconditional = self._estimate(noisy, has_image=False)
+        if bool((scale == 0).all()):
             return unconditional
-        return guided(self._estimate(latents, sigma, condition, cameras, wanted), unconditional, guidance_scale)
+        return guided(self._estimate(noisy), unconditional, scale)
 
     @torch.no_grad()
-    def denoise_separately(self, latents: Tensor, sigma: float, condition: Condition, cameras: Cameras) -> Estimates:
+    def denoise_separately(self, noisy: NoisyViews[Condition]) -> Estimates:
         """See `Prior.denoise_separately`; from the picture alone, the estimate is the same at all noise levels."""
         return Estimates(
-            self._estimate(latents, sigma, condition, cameras),
-            self._estimate(latents, sigma, condition, cameras, has_image=False),
-            self._estimate(latents, SIGMA_MAX, condition, cameras, has_views=False),  # as it was trained
+            self._estimate(noisy),
+            self._estimate(noisy, has_image=False),
+            self._estimate(dataclasses.replace(noisy, sigma=SIGMA_MAX), has_views=False),  # as it was trained
         )
 
-    def _estimate(
-        self,
-        latents: Tensor,
-        sigma: float,
-        condition: Condition,
-        cameras: Cameras,
-        wanted: Tensor | None = None,
-        *,
-        has_image: bool = True,
-        has_views: bool = True,
-    ) -> Tensor:
-        cameras = turned(cameras.to(self.device), -condition.azimuth_deg).resized(self.resolution, self.resolution)
+    def _estimate(self, noisy: NoisyViews[Condition], *, has_image: bool = True, has_views: bool = True) -> Tensor:
+        cameras = turned(noisy.cameras.to(self.device), -noisy.condition.azimuth_deg)
+        cameras = cameras.resized(self.resolution, self.resolution)
         yes = torch.ones(1, dtype=torch.bool, device=self.device)
-        level = torch.full((1,), sigma, device=self.device)
+        level = torch.full((1,), noisy.sigma, device=self.device)
         lifted = self.network.lift(
-            condition.picture,
-            latents[None],
+            noisy.condition.picture,
+            noisy.latents[None],
             projections(cameras)[None],
             level,
             yes & has_image,
             yes & has_views,
         )
-        return self._render(lifted, cameras, wanted)
+        return self._render(lifted, cameras, noisy.wanted)
 
     def _render(self, lifted: Any, cameras: Cameras, wanted: Tensor | None) -> Tensor:
         """[T, 4, R, R] pixels in [-1, 1] of the network's volume; 0 at those that are not `wanted` [T, R, R]."""

@@ -11,7 +11,7 @@ from liftstudio.core.logs import LogConfig
 from liftstudio.export import ExportConfig, check_export
 from liftstudio.run.names import default_tag
 
-INPUTS = ("image", "prompt", "data.path")
+INPUTS = ("image", "prompt", "data.path", "prior")
 
 
 @dataclass
@@ -67,6 +67,7 @@ class RunConfig:
     """Everything a config file may say."""
 
     system: Annotated[Block, "system"]  # what is optimised, and how
+    prior: Annotated[Block, "prior"] | None = None  # the diffusion model; components read it as ${prior}
     views: Annotated[Block, "views"] | None = None  # where the reference pictures come from
     image: str | None = None  # the user's picture; components read it as ${image}
     prompt: str | None = None  # the user's text, taken literally; components read it as ${prompt}
@@ -101,6 +102,9 @@ def load_run_config(path: Path, overrides: list[str]) -> RunConfig:
 
 
 def deciding_options(config: RunConfig) -> dict[str, Any]:
-    """The options that decide the result of the stages: a run cannot go on with others."""
+    """The options that decide the result of the stages: a run cannot go on with others.
+
+    What the rest of the config only refers to, as ${prior}, counts where it is used.
+    """
     plain = to_plain(config)
     return json.loads(json.dumps({key: plain[key] for key in ("seed", "views", "system")}))

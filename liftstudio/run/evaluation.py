@@ -134,7 +134,7 @@ def load_truth_of(config: TruthConfig, views: Block | None) -> "Truth | None":
     source = None if views is None else views.build(device=torch.device("cpu"))
     if views is None or not isinstance(source, PriorViews):
         raise InputError("truth: for runs from one picture; captures have views.mesh and views.held_out")
-    picture = source.picture()
+    picture = source.input_image()
     height, width = picture.rgb.shape[:2]
     middle = picture.left + picture.side / 2 - width / 2, picture.top + picture.side / 2 - height / 2
     x, y = (0.5 + offset / max(height, width) for offset in middle)

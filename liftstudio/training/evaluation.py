@@ -9,7 +9,7 @@ from torch import Tensor
 from liftstudio.data.images import grid
 from liftstudio.metrics.images import psnr
 from liftstudio.metrics.novel_views import silhouette_iou
-from liftstudio.priors.base import PosedImage, Prior
+from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.samplers import euler
 from liftstudio.training.data import Sample
 from liftstudio.training.task import Evaluation
@@ -73,7 +73,9 @@ def _measured_levels(prior: Prior, sample: Sample, number: int, protocol: Protoc
     latents = prior.encode(truth[..., :3], truth[..., 3:])
     figures = {}
     for level in protocol.levels:
-        images, masks = prior.decode(prior.denoise(latents + level * noise, level, condition, sample.rig.views))
+        images, masks = prior.decode(
+            prior.denoise(NoisyViews(latents + level * noise, level, condition, sample.rig.views))
+        )
         figures[f"psnr_{level:g}"] = _psnr(images, sample, protocol)
         if masks is not None:
             figures[f"iou_{level:g}"] = _iou(masks, sample, protocol)
@@ -87,8 +89,10 @@ def _drawn(
     condition, noise = prior.condition(_input(sample)), _noise(prior, sample, number, device)
     cameras, highest = sample.rig.views, max(protocol.levels)
     scale = None if protocol.guidance is None else protocol.guidance(len(cameras)).to(device)
-    drawn = euler(lambda z, sigma: prior.denoise(z, sigma, condition, cameras, scale), noise, protocol.sigmas)
-    (images, masks), once = prior.decode(drawn), prior.denoise(highest * noise, highest, condition, cameras)
+    drawn = euler(
+        lambda z, sigma: prior.denoise(NoisyViews(z, sigma, condition, cameras, scale)), noise, protocol.sigmas
+    )
+    (images, masks), once = prior.decode(drawn), prior.denoise(NoisyViews(highest * noise, highest, condition, cameras))
     figures = {"psnr_sampled": _psnr(images, sample, protocol)}
     if masks is not None:
         figures["iou_sampled"] = _iou(masks, sample, protocol)

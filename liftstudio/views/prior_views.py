@@ -20,9 +20,9 @@ from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.data.images import resize_lanczos, straight_from_white
 from liftstudio.data.orbits import MAX_ELEVATION_DEG, Angles
 from liftstudio.data.reference_views import ReferenceViews
-from liftstudio.priors.base import PosedImage, Prior
+from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import check_guidance_scale
-from liftstudio.priors.opening import check_count, open_prior, recognized, weights_key
+from liftstudio.priors.opening import ResolvedPrior, resolve
 from liftstudio.priors.samplers import euler
 from liftstudio.views import matting
 from liftstudio.views.base import ViewSource
@@ -108,7 +108,7 @@ class GeneratedViews(ViewSource):
         noise = torch.randn(len(cameras), *prior.latent_shape, generator=generator).to(cameras.device)
 
         def denoise(latents: Tensor, sigma: float) -> Tensor:
-            return self.estimate(prior, latents, sigma, condition, cameras, scales)
+            return self.estimate(prior, NoisyViews(latents, sigma, condition, cameras, scales))
 
         return euler(denoise, noise, sigmas, on_step)
 
@@ -116,17 +116,15 @@ class GeneratedViews(ViewSource):
         """[count] classifier-free guidance of each view: the same for all."""
         return torch.full((count,), self.config.guidance_scale or prior.guidance_scale)
 
-    def estimate(
-        self, prior: Prior, latents: Tensor, sigma: float, condition: Any, cameras: Cameras, scales: Tensor
-    ) -> Tensor:
+    def estimate(self, prior: Prior, noisy: NoisyViews[Any]) -> Tensor:
         """The prior's estimate of clean latents [T, ...], as `Prior.denoise` says: of all views together."""
-        return prior.denoise(latents, sigma, condition, cameras, scales)
+        return prior.denoise(noisy)
 
     def suited_steps(self, prior: Prior) -> int:
         """How many denoising steps suit the prior under this source's sampler."""
         return prior.steps
 
-    def picture(self) -> InputImage | None:
+    def input_image(self) -> InputImage | None:
         """The picture, if there is one."""
         return None
 
@@ -140,13 +138,13 @@ class GeneratedViews(ViewSource):
         Raises:
             InputError: the picture, the weights, the cameras or a plug-in are refused; before the sampling.
         """
-        picture = self.picture()
+        picture = self.input_image()
         if self.config.enhance is not None and picture is None:
             raise InputError("enhance: there is no picture, and so nothing to enhance the views by")
         enhancer: ViewEnhancer | None = self._plug_in(self.config.enhance)
         estimator: MapEstimator | None = self._plug_in(self.config.maps)
         self._say_which_prior()
-        prior = recognized(self.config.prior)
+        prior = resolve(self.config.prior)
         frames = self._cached(prior, picture) if self.config.cache else self._make(prior, picture)
         images, masks = (frames[name].float() / 255 for name in ("images", "masks"))
         views = _without_empty(self.assemble(images, masks, picture))
@@ -160,7 +158,7 @@ class GeneratedViews(ViewSource):
             views = replace(views, **self._derived("view-maps", estimator, views, lambda: estimator.maps(views)))
         return views
 
-    def _cached(self, prior: Block, picture: InputImage | None) -> dict[str, Any]:
+    def _cached(self, prior: ResolvedPrior, picture: InputImage | None) -> dict[str, Any]:
         """What `_make` makes, or the cache has; what was warned of when it was made is warned of again."""
         now: list[str] = []
 
@@ -208,7 +206,7 @@ class GeneratedViews(ViewSource):
         if weights.startswith(SCHEME):
             log.info("views: that is the small bundled prior; it stands in for the official network of the method")
 
-    def _key(self, prior: Block, picture: InputImage | None) -> str:
+    def _key(self, prior: ResolvedPrior, picture: InputImage | None) -> str:
         """A name for all that decides what the prior makes."""
         options = {k: v for k, v in to_plain(self.config).items() if k not in self.not_deciding}
         return content_key(
@@ -216,19 +214,19 @@ class GeneratedViews(ViewSource):
                 "version": __version__,
                 "source": type(self).__qualname__,
                 "options": options,
-                "prior": {k: v for k, v in to_plain(prior).items() if k not in ("weights", "chunk")},
-                "weights": weights_key(prior),
+                "prior": {k: v for k, v in to_plain(prior.block).items() if k not in ("weights", "chunk")},
+                "weights": prior.fingerprint(),
                 "picture": picture and [_digest(tensor) for tensor in (picture.rgb, picture.alpha)],
             }
         )
 
-    def _make(self, known: Block, picture: InputImage | None) -> dict[str, Any]:
+    def _make(self, resolved: ResolvedPrior, picture: InputImage | None) -> dict[str, Any]:
         """Images [K T, R, R, 3] over white and masks [K T, R, R, 1] of the prior's resolution, uint8."""
-        check_count(known, len(self.angles()[0]))
-        prior = open_prior(known, self.device)
-        if prior.takes_picture and picture is None:
+        resolved.check_count(len(self.angles()[0]))
+        prior = resolved.load(self.device)
+        if prior.takes_image and picture is None:
             raise InputError(f"prior: {prior.name} makes views of a picture, and here is none")
-        if picture is not None and not prior.takes_picture:
+        if picture is not None and not prior.takes_image:
             raise InputError(f"prior: {prior.name} makes views of a text alone, and here is a picture")
         cameras, posed = self._cameras(prior.resolution), self.posed_image(picture, prior.resolution)
         prior.check_cameras(cameras if posed is None else posed.camera, cameras)
@@ -303,7 +301,7 @@ class PriorViews(GeneratedViews):
         log.info("views: the picture is taken to be from an elevation of %s (views.elevation_deg)", elevation)
         return super().load()
 
-    def picture(self) -> InputImage:
+    def input_image(self) -> InputImage:
         """As the options frame it."""
         return load_input_image(
             input_path(self.config.image), recenter=self.config.recenter, frame_ratio=self.config.frame_ratio
@@ -319,7 +317,7 @@ class PriorViews(GeneratedViews):
         camera = self._input_camera(resolution)
         return PosedImage(image.to(self.device), mask.to(self.device), camera.to(self.device))
 
-    def with_picture(self, views: ReferenceViews, picture: InputImage) -> ReferenceViews:
+    def with_input_image(self, views: ReferenceViews, picture: InputImage) -> ReferenceViews:
         """The views with the picture as the last, unless it is one of them already."""
         if views.input_view is not None:
             return views

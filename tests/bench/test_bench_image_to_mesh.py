@@ -155,7 +155,7 @@ def test_a_picture_where_the_front_is_at_azimuth_0(folder: Path) -> None:
 @pytest.mark.parametrize(("whose", "variant"), [("prior", "uniform-light"), ("true", "default")])
 def test_a_run_from_picture_to_row(folder: Path, whose: Literal["prior", "true"], variant: str) -> None:
     index, _ = a_toy()
-    job = image_to_mesh.Job(index, variant, whose, 64, (*QUICK, f"views.prior.weights={folder / 'ball.safetensors'}"))
+    job = image_to_mesh.Job(index, variant, whose, 64, (*QUICK, f"prior.weights={folder / 'ball.safetensors'}"))
     row = image_to_mesh.reconstruct(job, folder / "runs")
     columns = image_to_mesh.GEOMETRY | image_to_mesh.APPEARANCE | runs.COST
     assert all(math.isfinite(row[name]) for name in [*columns, "coarse_s", "fine_s"])

@@ -23,7 +23,7 @@ from liftstudio.core.config import Block
 from liftstudio.data.cameras import Cameras
 from liftstudio.metrics.diversity import cd_score, cd_terms
 from liftstudio.priors.base import Prior
-from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
+from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
 
 SEED = int.from_bytes(os.urandom(3), "little")
 NUMBER = SEED % 50  # of the toy
@@ -69,7 +69,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_official_network_is_measured(guidance: str, tmp_path: Path) -> None:
     """It knows no masks and its own cameras alone: in miniature, with random weights."""
     weights = write_bright_weights(tmp_path / "tiny.safetensors", SEED)
-    prior = open_prior(Block("prior", AUTO, RecognizedPrior.Config(str(weights))), CPU)
+    prior = open_prior(Block("prior", AUTO, AutoPrior.Config(str(weights))), CPU)
     source = source_of(2, guidance=guidance, steps=2)
     scene = syncdreamer.make_scene(NUMBER, source, prior)
     images, masks = syncdreamer.sample(source, prior, scene, NUMBER)

@@ -210,7 +210,7 @@ def test_the_priors_weights_decide_the_coarse_result(written: Path) -> None:
     """Under the same name."""
     toys = input_path("asset://priors/toys")
     path = Path(shutil.copy(next(toys.glob("*.safetensors")), written / "toys.safetensors"))
-    config = config_of("views.prior.weights=toys.safetensors")
+    config = config_of("prior.weights=toys.safetensors")
     key = texture_refinement.coarse_key(config, NUMBER)
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

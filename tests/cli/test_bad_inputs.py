@@ -48,6 +48,10 @@ COMMANDS = {
     "input not given": (TRAIN, "data.path: missing; give it as data.path=..."),
     "input not read": ([*TRAIN, DATA, "image=a.png"], "'image=a.png' has no effect"),
     "prompt not read": ([*TRAIN, DATA, "prompt=a cat"], "'prompt=a cat' has no effect"),
+    "prior not read": (
+        [*TRAIN, DATA, "prior.weights=x.safetensors"],
+        "'prior.weights=x.safetensors' has no effect: nothing in",
+    ),
 }
 
 OPTIONS = {

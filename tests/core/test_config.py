@@ -221,6 +221,16 @@ def test_an_input_that_nothing_reads_is_refused(tmp_path: Path) -> None:
         read_config(path, ["data.path=b", "name=${data.path}"], ("image", "data.path"))
 
 
+def test_an_option_of_a_block_that_nothing_reads_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "prior: {weights: a}\nviews: {prior: {weights: b}}\nname: ${views.prior.weights}\n")
+    for override in ("prior.weights=c", "prior={weights: c}"):
+        with pytest.raises(InputError, match=r"' has no effect: nothing in .* refers to \$\{prior\}"):
+            read_config(path, [override], ("prior",))
+    for reference in ('views: {prior: "${prior}"}', "name: ${prior.weights}"):
+        path = written(tmp_path, "prior: {weights: a}\n" + reference)
+        assert "c" in str(read_config(path, ["prior.weights=c"], ("prior",)))
+
+
 def test_type_names() -> None:
     assert type_name(list[int]) == "a list of a whole number"
     assert type_name(int | None) == "a whole number or none"

@@ -67,7 +67,7 @@ def unet_of(folder: Path) -> Any:
 def grid_of(folder: Path) -> Any:
     """By our own table of alphas."""
     steps = len(load_file(folder / "schedule.safetensors")["timesteps"])
-    return ddim.Grid.of(scaled_linear_alpha_bars(), steps)
+    return ddim.TimestepGrid.of(scaled_linear_alpha_bars(), steps)
 
 
 @functools.cache
@@ -127,7 +127,7 @@ def test_schedule(path: Path) -> None:
     case = load_file(path)
     alpha_bars = scaled_linear_alpha_bars()
     close(alpha_bars, case["alphas_cumprod"], ROUNDING, "alphas")
-    grid = ddim.Grid.of(alpha_bars, len(case["timesteps"]))
+    grid = ddim.TimestepGrid.of(alpha_bars, len(case["timesteps"]))
     assert list(grid.timesteps) == case["timesteps"].flip(0).tolist()
     wanted = torch.cat([case["final_alpha_cumprod"], case["alphas_cumprod"][list(grid.timesteps)]])
     close(torch.tensor(grid.alpha_bars), wanted, ROUNDING, "levels")

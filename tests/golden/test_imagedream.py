@@ -32,6 +32,7 @@ from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.methods.imagedream import checkpoint, conditioning, denoising, layout
 from liftstudio.methods.imagedream.guidance import ImageDreamSDS
 from liftstudio.methods.imagedream.prior import ImageDream
+from liftstudio.priors.base import NoisyViews
 from liftstudio.priors.classifier_free import guided, rescaled
 from liftstudio.priors.distillation import reconstruction_loss, sds_loss
 from liftstudio.priors.parameterization import alpha_bar_from_sigma
@@ -320,7 +321,9 @@ def test_sampling(path: Path) -> None:
     condition = model.condition(case, as_frame=len(case["x_T"]) > views)
     cameras = cameras_of(case["camera"][:views].view(-1, 4, 4))
     scale = torch.full((views,), GUIDANCE_SCALE)
-    final = euler(lambda z, sigma: prior.denoise(z, sigma, condition, cameras, scale), case["x_T"][:views], sigmas)
+    final = euler(
+        lambda z, sigma: prior.denoise(NoisyViews(z, sigma, condition, cameras, scale)), case["x_T"][:views], sigmas
+    )
     close(final, case["output"][:views], LOOP, name="output")
 
 
@@ -351,7 +354,7 @@ def test_score_distillation(path: Path, name: str) -> None:
     def denoise(scale: float | None) -> Tensor:
         scales = None if scale is None else torch.full((len(latents),), scale)
         noisy = latents.detach() + sigma * case["noise"]
-        return prior.denoise(noisy, sigma, condition, cameras_of(case["c2w"]), scales)
+        return prior.denoise(NoisyViews(noisy, sigma, condition, cameras_of(case["c2w"]), scales))
 
     conditional, unconditional, scale = denoise(None), denoise(0.0), options["guidance_scale"]
     estimate = guided(conditional, unconditional, torch.full((len(latents),), scale))
@@ -412,7 +415,7 @@ def test_what_the_network_is_shown(path: Path, name: str) -> None:
     noisy, scale = case["latents"] + sigma * case["noise"], torch.full((len(case["latents"]),), 2.0)
     handle = model.unet.register_forward_hook(lambda module, inputs, output: shown.extend([*inputs, output]))
     condition = model.condition(case, as_frame=options["ip_mode"] == "pixel")
-    prior.denoise(noisy, sigma, condition, cameras_of(case["c2w"]), scale)
+    prior.denoise(NoisyViews(noisy, sigma, condition, cameras_of(case["c2w"]), scale))
     handle.remove()
     sample, timestep, context, cameras, output = shown
     frames = sample.shape[1]

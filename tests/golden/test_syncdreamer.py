@@ -32,6 +32,7 @@ from liftstudio.methods.syncdreamer.preparation import framed
 from liftstudio.methods.syncdreamer.prior import SyncDreamer
 from liftstudio.methods.syncdreamer.rig import Rig, vertices
 from liftstudio.methods.syncdreamer.unet import DepthTransformer
+from liftstudio.priors.base import NoisyViews
 from liftstudio.priors.classifier_free import decomposed
 from liftstudio.priors.parameterization import sigma_from_alpha_bar
 from liftstudio.priors.samplers import ancestral, ddim_sigmas
@@ -432,9 +433,9 @@ def sampled(case: Case, sample: int, prior: Any, method: str, scales: tuple[floa
 
     def denoise(z: Tensor, sigma: float) -> Tensor:
         if method == "cfg":
-            x0 = prior.denoise(z, sigma, condition, None, torch.full((len(z),), scales[0]))
+            x0 = prior.denoise(NoisyViews(z, sigma, condition, None, torch.full((len(z),), scales[0])))
         else:
-            x0 = decomposed(*prior.denoise_separately(z, sigma, condition, None), scales)
+            x0 = decomposed(*prior.denoise_separately(NoisyViews(z, sigma, condition, None)), scales)
         epsilons.append((z - x0) / sigma)
         return x0
 

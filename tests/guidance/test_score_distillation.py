@@ -25,7 +25,7 @@ from liftstudio.data.cameras import Cameras
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance.score_distillation import ScoreDistillation, posed_image
-from liftstudio.priors.base import PosedImage, Prior
+from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.distillation import draw_sigma, encode_in_chunks, sds_loss, sds_weight
 from liftstudio.run.inputs import Inputs
 from liftstudio.systems.coarse_to_fine import CoarseToFine
@@ -72,19 +72,11 @@ class GaussianPrior(Prior):
         return self.encode(posed.image[None], posed.mask[None])
 
     @torch.no_grad()
-    def denoise(
-        self,
-        latents: Tensor,
-        sigma: float,
-        condition: Any,
-        cameras: Cameras,
-        guidance_scale: Tensor | None = None,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
-        assert len(cameras) == len(latents)
-        scale = torch.ones(len(latents)) if guidance_scale is None else guidance_scale
-        mean = condition / scale[:, None, None, None]
-        return (self.deviation**2 * latents + sigma**2 * mean) / (self.deviation**2 + sigma**2)
+    def denoise(self, noisy: NoisyViews[Any]) -> Tensor:
+        assert len(noisy.cameras) == len(noisy)
+        scale = torch.ones(len(noisy)) if noisy.guidance_scale is None else noisy.guidance_scale
+        mean = noisy.condition / scale[:, None, None, None]
+        return (self.deviation**2 * noisy.latents + noisy.sigma**2 * mean) / (self.deviation**2 + noisy.sigma**2)
 
 
 class Orbit(ScoreDistillation):

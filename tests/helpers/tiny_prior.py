@@ -14,7 +14,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.registry import register
 from liftstudio.core.weights import Weights, open_weights
 from liftstudio.data.cameras import Cameras, orbit_cameras
-from liftstudio.priors.base import PosedImage, Prior
+from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 
 SPREAD = 0.02  # standard deviation of the pictures around the ball's, latent units (pixels have a range of 2)
 RADIUS = 0.7  # world units
@@ -22,7 +22,7 @@ DISTANCE, FOV_DEG = 3.6, 33.8
 
 # Options of sv3d-masked-sds for a rough run of seconds.
 QUICK = (
-    "views.prior.type=tiny-ball",
+    "prior.type=tiny-ball",
     "views.resolution=64",
     "views.orbit.frames=9",
     "views.steps=3",
@@ -106,18 +106,10 @@ class TinyBall(Prior):
         self.prompts.append(posed)
         return posed
 
-    def denoise(
-        self,
-        latents: Tensor,
-        sigma: float,
-        condition: Any,
-        cameras: Cameras,
-        guidance_scale: Tensor | None = None,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
+    def denoise(self, noisy: NoisyViews[Any]) -> Tensor:
         """E[x0 | z] of a normal distribution around the ball's pictures."""
-        images, masks = ball(cameras, self.radius)
+        images, masks = ball(noisy.cameras, self.radius)
         if self.config.empty_view >= 0:
             images[self.config.empty_view], masks[self.config.empty_view] = 1, 0
         mean = self.encode(images, masks)
-        return mean + (latents - mean) * SPREAD**2 / (SPREAD**2 + sigma**2)
+        return mean + (noisy.latents - mean) * SPREAD**2 / (SPREAD**2 + noisy.sigma**2)

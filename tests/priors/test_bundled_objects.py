@@ -8,9 +8,9 @@ from liftstudio.core import assets
 from liftstudio.core.config import Block
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.novel_views import closeness
-from liftstudio.priors.base import PosedImage
+from liftstudio.priors.base import NoisyViews, PosedImage
 from liftstudio.priors.objects.prior import ObjectsPrior
-from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
+from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
 from liftstudio.run.config import TruthConfig
 from liftstudio.run.truth import load_truth, resized
 
@@ -26,7 +26,7 @@ def mario() -> ReferenceViews:
 
 @pytest.fixture(scope="module")
 def prior() -> ObjectsPrior:
-    opened = open_prior(Block("prior", AUTO, RecognizedPrior.Config("asset://priors/objects")), CPU)
+    opened = open_prior(Block("prior", AUTO, AutoPrior.Config("asset://priors/objects")), CPU)
     assert isinstance(opened, ObjectsPrior)
     return opened
 
@@ -38,7 +38,7 @@ def input_of(views: ReferenceViews) -> PosedImage:
 def estimate(prior: ObjectsPrior, views: ReferenceViews, start: Tensor | None, sigma: float) -> tuple[Tensor, Tensor]:
     noise = torch.randn(len(views), *prior.latent_shape, generator=torch.Generator().manual_seed(0))
     noisy = sigma * noise if start is None else start + sigma * noise
-    return prior.decode(prior.denoise(noisy, sigma, prior.condition(input_of(views)), views.cameras))
+    return prior.decode(prior.denoise(NoisyViews(noisy, sigma, prior.condition(input_of(views)), views.cameras)))
 
 
 def test_views_of_one_picture_are_far_above_repeating_it(prior: ObjectsPrior, mario: ReferenceViews) -> None:

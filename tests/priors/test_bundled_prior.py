@@ -13,8 +13,8 @@ from liftstudio.data.cameras import Cameras, orbit_cameras, turned
 from liftstudio.data.images import save_image, straight_from_white
 from liftstudio.data.orbits import sine
 from liftstudio.metrics.images import psnr
-from liftstudio.priors.base import PosedImage, Prior
-from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
+from liftstudio.priors.base import NoisyViews, PosedImage, Prior
+from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
 from liftstudio.synthetic import make_object, split
 from liftstudio.training.data import Sample, view_object
 from liftstudio.training.rigs import DISTANCE, FOV_DEG, Rig
@@ -25,7 +25,7 @@ ELEVATION_DEG = 10.0
 
 @pytest.fixture(scope="module")
 def prior() -> Prior:
-    return open_prior(Block("prior", AUTO, RecognizedPrior.Config(WEIGHTS)), torch.device("cpu"))
+    return open_prior(Block("prior", AUTO, AutoPrior.Config(WEIGHTS)), torch.device("cpu"))
 
 
 def cameras(azimuth_deg: Tensor, elevation_deg: Tensor, size: int = 64) -> Cameras:
@@ -42,7 +42,7 @@ def estimate(prior: Prior, toy: Sample, sigma: float) -> tuple[Tensor, Tensor]:
     posed = PosedImage(toy.input_image[..., :3], toy.input_image[..., 3:], toy.rig.input_camera)
     shape = (len(toy.images), *prior.latent_shape)
     noisy = sigma * torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    images, masks = prior.decode(prior.denoise(noisy, sigma, prior.condition(posed), toy.rig.views))
+    images, masks = prior.decode(prior.denoise(NoisyViews(noisy, sigma, prior.condition(posed), toy.rig.views)))
     assert masks is not None
     return images, masks
 
@@ -72,7 +72,7 @@ def test_the_world_may_be_turned(prior: Prior, scale: float) -> None:
     for angle_deg in (0.0, 133.0):
         posed = PosedImage(toy.input_image[..., :3], toy.input_image[..., 3:], turned(toy.rig.input_camera, angle_deg))
         views, scales = turned(toy.rig.views, angle_deg), torch.full((2,), scale)
-        found.append(prior.denoise(noisy, 2.0, prior.condition(posed), views, scales))
+        found.append(prior.denoise(NoisyViews(noisy, 2.0, prior.condition(posed), views, scales)))
     assert found[0].std() > 0.1
     assert (found[1] - found[0]).abs().mean() < 0.02  # 0.12 if the network sees the turned cameras
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import pytest
 import torch
+from helpers.tiny_prior import TinyBall, write_weights
 from safetensors.torch import save_file
 from torch import nn
 
@@ -16,7 +17,8 @@ from liftstudio.core.config import Block, parse
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.core.weights import Weights, load_module, open_weights
-from liftstudio.priors.opening import open_prior
+from liftstudio.priors import opening
+from liftstudio.priors.opening import open_prior, resolve
 
 CPU = torch.device("cpu")
 SEED = int.from_bytes(os.urandom(4), "little")
@@ -137,6 +139,33 @@ def test_foreign_weights_belong_to_no_prior(tmp_path: Path, state: dict[str, tor
     )
     with pytest.raises(InputError, match=r"x\.safetensors: weights of no known prior; known: .*sv3d"):
         open_prior(block["prior"], CPU)
+
+
+def test_a_recognized_prior_is_resolved_by_opening_its_weights_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = list[str]()
+
+    def counted(text: str, published: str) -> Weights:
+        opened.append(text)
+        return open_weights(text, published)
+
+    monkeypatch.setattr(opening, "open_weights", counted)
+    path = str(write_weights(tmp_path / "ball.safetensors"))
+    block = Block("prior", "auto", find("auto", "prior").Config(path, chunk=3))
+    prior = resolve(block)
+    assert prior.block == Block("prior", "tiny-ball", TinyBall.Config(path, chunk=3)) and prior.cls is TinyBall
+    prior.check_count(7)
+    assert prior.fingerprint()["names"] == ["ball.safetensors", ""] and opened == [path]
+    assert prior.load(CPU) is open_prior(block, CPU)
+
+
+def test_a_named_prior_is_resolved_without_its_weights() -> None:
+    block = Block("prior", "sv3d", find("sv3d", "prior").Config("no.safetensors"))
+    prior = resolve(block)
+    assert prior.block is block
+    with pytest.raises(InputError, match=r"^no\.safetensors: no such file or folder; .*stabilityai/sv3d"):
+        prior.fingerprint()
 
 
 PUBLISHERS = ("stabilityai/sv3d", "liuyuan-pal/SyncDreamer", "Peng-Wang/ImageDream")

@@ -12,7 +12,7 @@ from torch import Tensor
 from liftstudio.core.config import Block
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
-from liftstudio.priors.base import PosedImage
+from liftstudio.priors.base import NoisyViews, PosedImage
 from liftstudio.priors.objects.network import Size as ObjectsSize
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.toys.network import Size as ToysSize
@@ -113,7 +113,7 @@ def test_a_saved_network_is_recognised_and_gives_the_same(
     noisy = opened.encode(sample.images[..., :3], sample.images[..., 3:])
     noisy = noisy + 2 * torch.randn(noisy.shape, generator=generator)
     results = [
-        prior.denoise(noisy, 2.0, prior.condition(input_of(sample)), sample.rig.views)
+        prior.denoise(NoisyViews(noisy, 2.0, prior.condition(input_of(sample)), sample.rig.views))
         for prior in (opened, task.prior_type.around(task.network))
     ]
     torch.testing.assert_close(*results, atol=0.03, rtol=0)  # weights in half precision: 5e-4 of each, some 20 layers

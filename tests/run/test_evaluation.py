@@ -288,7 +288,7 @@ def test_bad_truth_is_said_before_the_views_are_made(
     monkeypatch.chdir(tmp_path)
     write_weights(Path("ball.safetensors"))
     trimesh.PointCloud(np.eye(3)).export("points.ply")
-    prior = ["views.prior.type=tiny-ball", "views.prior.weights=ball.safetensors", "views.cache=false"]
+    prior = ["prior.type=tiny-ball", "prior.weights=ball.safetensors", "views.cache=false"]
     asked = len(TinyBall.prompts)
     assert (
         command_line.main(["--config", str(ROOT / "configs" / "sv3d-masked-sds.yaml"), "--train", *prior, *options])

@@ -16,7 +16,7 @@ from liftstudio.data.cameras import orbit_cameras
 from liftstudio.data.images import save_image
 
 MARIO = assets.packaged("assets") / "demo" / "mario"
-PRIOR = ("views.prior.type=tiny-ball", "views.prior.weights=ball.safetensors", "views.steps=3")
+PRIOR = ("prior.type=tiny-ball", "prior.weights=ball.safetensors", "views.steps=3")
 FOV_DEG = 2 * math.degrees(math.atan(128 / 280))
 
 

@@ -70,7 +70,7 @@ def test_captures_without_a_mesh_have_no_shape() -> None:
 
 def test_a_run_from_capture_to_row() -> None:
     """One run, measured by the benchmark and, as it names its truth, by itself."""
-    options = [*QUICK, "views.prior.weights=ball.safetensors", "truth.views=objects/blue_ball1"]
+    options = [*QUICK, "prior.weights=ball.safetensors", "truth.views=objects/blue_ball1"]
     task = Task("mesh", Setting("sv3d-masked-sds", tuple(options)), Path("objects/blue_ball1"))
     (row,) = reconstruct(task, Path("work"), Path("strips"))
     columns = single_image_tables.SHAPE | {"psnr": 2, "ssim": 3, "silhouette_iou": 3, "contextual_to_view": 3}
@@ -106,9 +106,9 @@ def test_the_bundled_prior_is_a_baseline() -> None:
     ]
     alone = single_image.plan(single_image._parse([*words, "--views-only"]))
     assert [task.setting for task in alone] == [setting_of(())]  # it is the config's own
-    others = ("views.prior.precision=float32", "system.stages.fine.guidance.unseen.prior.weights=x.safetensors")
+    others = ("prior.precision=float32", "system.stages.fine.guidance.unseen.prior.weights=x.safetensors")
     kept = setting_of((*PRIOR, *others)).bundled().overrides
-    assert kept == ("views.steps=3", *others, "views.prior.type=auto", "views.prior.weights=asset://priors/toys")
+    assert kept == ("views.steps=3", *others, "prior.type=auto", "prior.weights=asset://priors/toys")
 
 
 def test_an_object_that_fails_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,7 +135,7 @@ def test_an_object_that_fails_does_not_stop_the_others(capsys: pytest.CaptureFix
         (["objects", "--config", "mvdream"], "mvdream"),
         (["objects", "--estimate-elevation"], "--estimate-elevation: sv3d-masked-sds estimates no elevation"),
         (["objects", "--view", "9.png", "--views-only"], "no view 9.png; there are 000.png"),
-        (["objects", "views.prior.weights=none.safetensors"], "none.safetensors"),
+        (["objects", "prior.weights=none.safetensors"], "none.safetensors"),
         (
             ["objects/red_ball", "--baselines", "mean", "--views-only"],
             "has no other capture with a mesh",

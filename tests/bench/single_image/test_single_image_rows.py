@@ -95,7 +95,7 @@ def test_an_interrupted_benchmark_goes_on() -> None:
 
 def test_configs_and_weights_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each setting, not of each task; and of each task the config for its picture."""
-    calls: dict[str, list] = {"weights_key": [], "load_run_config": [], "load_judges": []}
+    calls: dict[str, list] = {"resolve": [], "load_run_config": [], "load_judges": []}
     for name, made in calls.items():
         plain = getattr(single_image_tasks, name)
 
@@ -106,7 +106,7 @@ def test_configs_and_weights_are_read_once(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(single_image_tasks, name, counted)
     measure("--views-only", "--baselines", "repeated", *PRIOR)
     assert {name: len(made) for name, made in calls.items()} == {
-        "weights_key": 1,
+        "resolve": 1,
         "load_run_config": 3,  # without a picture, and with each of the two
         "load_judges": 1,
     }

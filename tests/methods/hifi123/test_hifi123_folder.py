@@ -302,7 +302,7 @@ def test_from_pictures_to_pictures(written: Path) -> None:
     parts, generator = opened(written), torch.Generator().manual_seed(SEED)
     unet, vae, tower = (part.load(torch.float32, CPU) for part in (parts.unet, parts.vae, parts.text))
     empty = model.embed_text(parts.tokenizer, tower, "")
-    grid = ddim.Grid.of(scaled_linear_alpha_bars(), 100)
+    grid = ddim.TimestepGrid.of(scaled_linear_alpha_bars(), 100)
     form = rgnv.Form.symmetric(4, guidance_scale=1.0, last_layers=2)
     images, masks = torch.rand(2, 32, 32, 3, generator=generator), torch.ones(2, 32, 32, 1)
     depths = depth_channel(1 + images[..., :1], masks, (8, 8), "distance")

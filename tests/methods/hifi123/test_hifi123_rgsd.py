@@ -61,7 +61,7 @@ def make(**others: Any) -> Any:
 def test_identity(level: int) -> None:
     """alpha || z - sg(x0) ||^2, where x0 follows from the state one level higher; no gradient passes the network."""
     generator = torch.Generator().manual_seed(SEED)
-    unet, grid = tiny_unet(generator), ddim.Grid.of(scaled_linear_alpha_bars(), 20)
+    unet, grid = tiny_unet(generator), ddim.TimestepGrid.of(scaled_linear_alpha_bars(), 20)
     form = rgnv.Form.symmetric(5, guidance_scale=3.0, last_layers=2)
     latents, depths = (torch.randn(3, channels, 8, 8, generator=generator) for channels in (4, 1))
     prompts = model.Prompts(*torch.randn(2, 1, TOKENS, 16, generator=generator))

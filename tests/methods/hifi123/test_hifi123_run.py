@@ -41,7 +41,7 @@ TINY_REFINEMENT = [  # of the state distillation with a tiny model
 
 SV3D = [  # of its views and its fields with a tiny network
     "image=ball.png",
-    "views.prior.weights=tiny.safetensors",
+    "prior.weights=tiny.safetensors",
     "views.orbit.frames=5",
     "views.steps=2",
     "views.resolution=64",
@@ -81,9 +81,9 @@ def test_hybrid_from_start_to_file(here: Path, capsys: pytest.CaptureFixture[str
     text = f"{COARSE}.guidance.text"
     options = [
         "image=ball.png",
-        "views.prior.type=zero123",
-        "views.prior.weights=zero123",
-        f"views.prior.resolution={SIZE}",
+        "prior.type=zero123",
+        "prior.weights=zero123",
+        f"prior.resolution={SIZE}",
         "views.steps=2",
         "views.resolution=64",
         f"{COARSE}.steps=4",

@@ -22,7 +22,7 @@ def generator() -> torch.Generator:
 
 
 def grid(steps: int) -> Any:
-    return ddim.Grid.of(scaled_linear_alpha_bars(), steps)
+    return ddim.TimestepGrid.of(scaled_linear_alpha_bars(), steps)
 
 
 def randn(*shape: int, draws: torch.Generator) -> Tensor:

@@ -91,7 +91,7 @@ def test_the_result_is_that_of_the_functions(start_step: int) -> None:
     parts = checkpoint.open_folder("tiny")
     unet, vae, tower = (part.load(torch.float32, CPU) for part in (parts.unet, parts.vae, parts.text))
     prompts = model.Prompts(*(model.embed_text(parts.tokenizer, tower, t) for t in ("", "owl")))
-    grid = ddim.Grid.of(scaled_linear_alpha_bars(), 100)
+    grid = ddim.TimestepGrid.of(scaled_linear_alpha_bars(), 100)
     form = rgnv.Form(4, 4 - start_step, 3.0, 2)
     latents = model.encode(unet, vae, plain.over(0.5))
     depths = torch.stack([resize_lanczos(mask, SIZE, SIZE) for mask in plain.masks])
@@ -290,7 +290,7 @@ def test_without_the_picture_there_is_no_reference(monkeypatch: pytest.MonkeyPat
 
 
 def test_views_of_a_text_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TinyBall, "takes_picture", False)
+    monkeypatch.setattr(TinyBall, "takes_image", False)
     cls = registry.find("mvdream-views", "views")
     data = {"prior": {"type": "tiny-ball", "weights": "ball.safetensors"}, "enhance": "rgnv"}
     with pytest.raises(InputError, match="enhance: there is no picture, and so nothing to enhance the views by"):

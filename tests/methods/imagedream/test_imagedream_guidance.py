@@ -22,6 +22,7 @@ from liftstudio.data.images import resize_smooth
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.methods.imagedream import conditioning
+from liftstudio.priors.base import NoisyViews
 from liftstudio.priors.classifier_free import guided, rescaled
 from liftstudio.priors.distillation import sds_weight
 from liftstudio.priors.opening import open_prior
@@ -151,7 +152,7 @@ def test_losses_by_hand(folder: Path, name: str, loss: str) -> None:
     ones = torch.ones(8)
 
     def denoise(scale: float) -> Tensor:
-        return prior.denoise(latents.detach() + sigma * noise, sigma, condition, cameras, scale * ones)
+        return prior.denoise(NoisyViews(latents.detach() + sigma * noise, sigma, condition, cameras, scale * ones))
 
     target = denoise(scale)
     if loss == "reconstruction":
@@ -272,7 +273,8 @@ def test_toys_stand_in_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
     noisy = latents + guidance._sigma * guidance._noise
     scales = [None, torch.zeros(FRAMES), torch.full((FRAMES,), 2.0)]
     conditional, unconditional, both = (
-        guidance.prior.denoise(noisy, guidance._sigma, guidance.condition, guidance._views, scale) for scale in scales
+        guidance.prior.denoise(NoisyViews(noisy, guidance._sigma, guidance.condition, guidance._views, scale))
+        for scale in scales
     )
     torch.testing.assert_close(guided(conditional, unconditional, torch.full((FRAMES,), 2.0)), both)
     assert (conditional - unconditional).abs().mean() > 0.01

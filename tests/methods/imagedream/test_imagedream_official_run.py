@@ -24,7 +24,7 @@ SMALL = [
     f"{COARSE}.steps=3",
     f"{COARSE}.geometry.grid.finest_resolution=64",
     f"{COARSE}.regularizers.lambda_orientation=0.01",
-    f"{MV}.prior.text_encoder=text",
+    "prior.text_encoder=text",
     "system.material.shaded=1",
     f"{FINE}.steps=2",
     f"{FINE}.geometry.resolution=12",
@@ -42,8 +42,8 @@ def test_official_networks_from_start_to_file(here: Path, name: str, capsys: pyt
     options = [
         "image=ball.png",
         "prompt=a red ball",
-        f"{MV}.prior.weights={name}.safetensors",
-        f"{MV}.prior.type=imagedream",
+        f"prior.weights={name}.safetensors",
+        "prior.type=imagedream",
         f"{MV}.resolution=[8,12,16]",
         f"{MV}.resolution_milestones=[1,2]",
         f"{COARSE}.guidance.picture={{type: reconstruction, resolution: [16]}}",
@@ -63,7 +63,7 @@ def test_of_a_text_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     """MVDream's four views, and a mesh, without a picture."""
     write_tiny_imagedream(here / "tiny-4view.safetensors", seed=SEED, image=False)
     write_tiny_text(here / "text", seed=SEED)
-    options = ["prompt=a: 'b' \"c\"", f"{MV}.prior.weights=tiny-4view.safetensors", *QUICK, *SMALL]
+    options = ["prompt=a: 'b' \"c\"", "prior.weights=tiny-4view.safetensors", *QUICK, *SMALL]
     assert main(["--config", TEXT_ONLY, "--views", *options, "tag=views"]) == 0
     (views,) = (here / "runs").glob("*/views/views")
     pictures = [load_image(path)[0] for path in sorted(views.glob("0*.png"))]
@@ -83,11 +83,11 @@ WRONG = {
     "no file": ([], "sd-v2.1-base-4view.pt: no such file or folder; .*huggingface.co/MVDream/MVDream.*licences"),
     "picture": (["image=ball.png"], "'image=ball.png' has no effect"),
     "toys": (
-        [f"{MV}.prior={{type: auto, weights: asset://priors/toys}}"],
+        ["prior={type: auto, weights: asset://priors/toys}"],
         "makes views of a picture, and here is none",
     ),
     "compared": (
-        [f"{MV}.prior.weights=tiny-4view.safetensors", f"{COARSE}.guidance.picture=reconstruction"],
+        ["prior.weights=tiny-4view.safetensors", f"{COARSE}.guidance.picture=reconstruction"],
         "'reconstruction' needs reference views, but all of them are held out",
     ),
 }
@@ -110,9 +110,9 @@ def test_a_picture_where_a_text_is_needed(here: Path, capsys: pytest.CaptureFixt
     write_tiny_text(here / "text", seed=SEED)
     write_ball(here / "ball.png")
     prior = [
-        f"{MV}.prior.type=imagedream",
-        f"{MV}.prior.weights=tiny-4view.safetensors",
-        f"{MV}.prior.text_encoder=text",
+        "prior.type=imagedream",
+        "prior.weights=tiny-4view.safetensors",
+        "prior.text_encoder=text",
     ]
     assert main(["--config", OFFICIAL, "--views", "image=ball.png", "prompt=a ball", "views.steps=1", *prior]) == 2
     assert "makes views of a text alone, and here is a picture" in capsys.readouterr().err
@@ -124,7 +124,7 @@ def picture_options(here: Path, name: str, mode: str) -> list[str]:
     write_tiny_text(here / "text", seed=SEED)
     write_ball(here / "ball.png")
     prior = {"type": "imagedream", "mode": mode, "weights": f"{name}.safetensors", "text_encoder": "text"}
-    return ["image=ball.png", "views.steps=1", "device=cpu", *(f"{MV}.prior.{key}={prior[key]}" for key in prior)]
+    return ["image=ball.png", "views.steps=1", "device=cpu", *(f"prior.{key}={prior[key]}" for key in prior)]
 
 
 def test_a_mode_that_is_not_the_files(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

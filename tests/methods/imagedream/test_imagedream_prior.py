@@ -22,9 +22,9 @@ from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.methods.imagedream import checkpoint, conditioning, denoising, layout
 from liftstudio.methods.imagedream.text import TextEncoder
-from liftstudio.priors.base import PosedImage
+from liftstudio.priors.base import NoisyViews, PosedImage
 from liftstudio.priors.latent_diffusion import vae_part
-from liftstudio.priors.opening import open_prior, weights_key
+from liftstudio.priors.opening import open_prior, resolve
 
 SEED = int.from_bytes(os.urandom(4), "little")
 SIZE, FRAMES = 32, 4
@@ -163,8 +163,8 @@ def test_what_each_mode_depends_on(pixel: Any, local: Any, text_only: Any, gener
     branches = {}
     for prior in (pixel, local, text_only):
         shown = [prior.condition(posed) for posed in prompts]
-        estimates = [prior.denoise(latents, 2.0, condition, cameras()) for condition in shown]
-        unconditional = [prior.denoise(latents, 2.0, one, cameras(), torch.zeros(FRAMES)) for one in shown]
+        estimates = [prior.denoise(NoisyViews(latents, 2.0, condition, cameras())) for condition in shown]
+        unconditional = [prior.denoise(NoisyViews(latents, 2.0, one, cameras(), torch.zeros(FRAMES))) for one in shown]
         assert torch.equal(*unconditional), "it has no picture"
         assert (estimates[0] - unconditional[0]).abs().max() > 1e-3
         assert torch.equal(*estimates) == (prior is text_only)
@@ -203,10 +203,10 @@ def test_calls_leave_nothing_behind(pixel: Any, generator: torch.Generator) -> N
     condition, poses = pixel.condition(input_of(generator)), cameras()
     latents, before = latents_of(pixel, generator), poses.c2w.clone()
     kept = latents.clone()
-    first = pixel.denoise(latents, 1.0, condition, poses)
+    first = pixel.denoise(NoisyViews(latents, 1.0, condition, poses))
     with torch.no_grad():
         pixel.unet(latents[:1, None], 10, condition.conditional.context[None], None)  # a single image
-    assert torch.equal(pixel.denoise(latents, 1.0, condition, poses), first)
+    assert torch.equal(pixel.denoise(NoisyViews(latents, 1.0, condition, poses)), first)
     assert torch.equal(latents, kept) and torch.equal(poses.c2w, before)
 
 
@@ -215,13 +215,16 @@ def test_objects_side_by_side(pixel: Any, local: Any, generator: torch.Generator
     for prior in (pixel, local):
         condition, latents = prior.condition(input_of(generator)), latents_of(prior, generator, 2 * FRAMES)
         poses, scale = cameras(2 * FRAMES, turn_deg=20.0), torch.full((2 * FRAMES,), 5.0)
-        together = prior.denoise(latents, 1.0, condition, poses, scale)
+        together = prior.denoise(NoisyViews(latents, 1.0, condition, poses, scale))
         for four in (slice(0, FRAMES), slice(FRAMES, None)):
-            alone = prior.denoise(latents[four], 1.0, condition, poses[four], scale[four])
+            alone = prior.denoise(NoisyViews(latents[four], 1.0, condition, poses[four], scale[four]))
             torch.testing.assert_close(together[four], alone, rtol=1e-4, atol=1e-4)  # guidance multiplies by 10
         other = latents.clone()
         other[1] += 1
-        changed = (prior.denoise(other, 1.0, condition, poses) - prior.denoise(latents, 1.0, condition, poses)).abs()
+        changed = (
+            prior.denoise(NoisyViews(other, 1.0, condition, poses))
+            - prior.denoise(NoisyViews(latents, 1.0, condition, poses))
+        ).abs()
         assert changed[0].max() > 1e-3 and changed[FRAMES:].max() < 1e-4
 
 
@@ -229,9 +232,9 @@ def test_guidance_and_schedule(pixel: Any, generator: torch.Generator) -> None:
     latents, condition = latents_of(pixel, generator), pixel.condition(input_of(generator))
 
     def at(scale: float) -> Tensor:
-        return pixel.denoise(latents, 1.0, condition, cameras(), torch.full((FRAMES,), scale))
+        return pixel.denoise(NoisyViews(latents, 1.0, condition, cameras(), torch.full((FRAMES,), scale)))
 
-    assert torch.equal(at(1.0), pixel.denoise(latents, 1.0, condition, cameras()))
+    assert torch.equal(at(1.0), pixel.denoise(NoisyViews(latents, 1.0, condition, cameras())))
     torch.testing.assert_close(at(3.0) - at(0.0), 3 * (at(1.0) - at(0.0)), rtol=1e-3, atol=1e-3)
     poses = conditioning.camera_conditions(cameras().c2w)[None]
     for timestep in (0, 1, 333, 999):
@@ -239,18 +242,18 @@ def test_guidance_and_schedule(pixel: Any, generator: torch.Generator) -> None:
         noisy = (latents / (1 + sigma**2) ** 0.5)[None]
         with torch.no_grad():
             noise = denoising.estimate_epsilon(pixel.unet, noisy, timestep, poses, [condition.conditional])[0, 0]
-        x0 = pixel.denoise(latents, sigma, condition, cameras())
+        x0 = pixel.denoise(NoisyViews(latents, sigma, condition, cameras()))
         torch.testing.assert_close(x0, latents - sigma * noise, rtol=1e-4, atol=1e-4 * max(1, sigma))
 
 
 def test_cameras_matter_by_direction_only(pixel: Any, generator: torch.Generator) -> None:
     """The network is told no distance and no field of view; another azimuth or elevation is another condition."""
     latents, condition = latents_of(pixel, generator), pixel.condition(input_of(generator))
-    one = pixel.denoise(latents, 1.0, condition, cameras())
+    one = pixel.denoise(NoisyViews(latents, 1.0, condition, cameras()))
     far = orbit_cameras(90.0 * torch.arange(FRAMES), torch.full((FRAMES,), 5.0), 7.0, 20.0, SIZE, SIZE)
-    torch.testing.assert_close(pixel.denoise(latents, 1.0, condition, far), one, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pixel.denoise(NoisyViews(latents, 1.0, condition, far)), one, rtol=1e-4, atol=1e-4)
     for other in (cameras(turn_deg=30.0), cameras(elevation_deg=25.0)):
-        assert (pixel.denoise(latents, 1.0, condition, other) - one).abs().max() > 1e-3
+        assert (pixel.denoise(NoisyViews(latents, 1.0, condition, other)) - one).abs().max() > 1e-3
 
 
 def test_the_picture_over_a_grey(pixel: Any, generator: torch.Generator) -> None:
@@ -347,7 +350,7 @@ def test_text_decides(folder: Path, text_only: Any, generator: torch.Generator) 
     latents = latents_of(text_only, generator)
     one, other = (open_imagedream(path, text, prompt=text_prompt) for text_prompt in ("dog", "a: 'cat' \"${x}\""))
     posed = input_of(generator)
-    estimates = [p.denoise(latents, 1.0, p.condition(posed), cameras()) for p in (text_only, one, other)]
+    estimates = [p.denoise(NoisyViews(latents, 1.0, p.condition(posed), cameras())) for p in (text_only, one, other)]
     assert (estimates[0] - estimates[1]).abs().max() > 1e-3 and (estimates[1] - estimates[2]).abs().max() > 1e-3
     assert torch.equal(text_only.text[1], one.text[1]) and not torch.equal(text_only.text[0], one.text[0])
     other = open_imagedream(path, text, negative_prompt="bad")
@@ -444,11 +447,11 @@ def test_the_public_conversion(
     write_tiny_text(pipeline, seed=SEED)
     file = pipeline / "unet" / "diffusion_pytorch_model.safetensors"
     latents, posed = latents_of(pixel, generator), input_of(generator)
-    expected = pixel.denoise(latents, 1.0, pixel.condition(posed), cameras())
+    expected = pixel.denoise(NoisyViews(latents, 1.0, pixel.condition(posed), cameras()))
     for weights in (pipeline, file) if old_names else (pipeline,):
         prior = open_imagedream(weights, Path(), text_encoder="")
         assert prior.mode == "pixel"
-        found = prior.denoise(latents, 1.0, prior.condition(posed), cameras())
+        found = prior.denoise(NoisyViews(latents, 1.0, prior.condition(posed), cameras()))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
         assert torch.equal(prior.decode(latents)[0], pixel.decode(latents)[0])
 
@@ -496,7 +499,7 @@ def test_what_a_file_lacks_comes_from_folders(
     posed, latents = input_of(generator), latents_of(pixel, generator)
     for path in (tmp_path / "bare-ipmv.safetensors", folder / "tiny-ipmv.safetensors"):
         prior = open_imagedream(path, folder / "text", **elsewhere)
-        found, expected = (p.denoise(latents, 1.0, p.condition(posed), cameras()) for p in (prior, pixel))
+        found, expected = (p.denoise(NoisyViews(latents, 1.0, p.condition(posed), cameras())) for p in (prior, pixel))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -518,14 +521,14 @@ def test_other_networks_have_another_key(
     Path("tiny-ipmv/unet/config.json").write_text("{}")
     config = find("imagedream", "prior").Config("tiny-ipmv", text_encoder="text", prompt="long " * 100)
     block = Block("prior", "imagedream", config)
-    key = weights_key(block)
-    assert weights_key(block) == key and set(key["folders"]) == {"weights", "text_encoder"}
+    key = resolve(block).fingerprint()
+    assert resolve(block).fingerprint() == key and set(key["folders"]) == {"weights", "text_encoder"}
     Path("text/notes.md").write_text("no part of a network")
-    assert weights_key(block) == key
+    assert resolve(block).fingerprint() == key
     Path(changed).write_bytes(Path(changed).read_bytes())  # another time is enough
-    assert weights_key(block) != key
+    assert resolve(block).fingerprint() != key
     alone = Block("prior", "imagedream", replace(config, weights=str(folder / "tiny-ipmv.safetensors")))
-    assert set(weights_key(alone)["folders"]) == {"text_encoder"}
+    assert set(resolve(alone).fingerprint()["folders"]) == {"text_encoder"}
 
 
 def remove(path: Path) -> None:
@@ -636,7 +639,7 @@ def test_other_sizes(
     save_file(state, tmp_path / "other.safetensors", NUMBERS | heads | {"mode": "local"})
     prior = open_imagedream(tmp_path / "other.safetensors", folder / "text")
     latents = latents_of(prior, generator)
-    estimate = prior.denoise(latents, 1.0, prior.condition(input_of(generator)), cameras())
+    estimate = prior.denoise(NoisyViews(latents, 1.0, prior.condition(input_of(generator)), cameras()))
     assert estimate.shape == latents.shape and torch.isfinite(estimate).all()
 
 
@@ -654,7 +657,7 @@ def test_half_precision_is_close(folder: Path, pixel: Any, generator: torch.Gene
     latents, posed = latents_of(pixel, generator), input_of(generator)
     assert [next(module.parameters()).dtype for module in (half.unet, half.tower)] == [torch.bfloat16] * 2
     assert half.vae.dtype == torch.float32
-    estimates = [p.denoise(latents, 1.0, p.condition(posed), cameras()) for p in (pixel, half)]
+    estimates = [p.denoise(NoisyViews(latents, 1.0, p.condition(posed), cameras())) for p in (pixel, half)]
     assert estimates[1].dtype == torch.float32
     # 8 bits of mantissa through some 40 layers
     assert (estimates[0] - estimates[1]).abs().mean() < 0.05 * estimates[0].abs().mean()

@@ -162,7 +162,7 @@ def test_a_torn_run_goes_on_to_the_same_bytes(here: Path) -> None:
         f"{MESH}.geometry.resolution=12",
         f"{MESH}.geometry.grid.log2_table_size=9",
         f"{MESH}.guidance.mv.resolution=[16]",
-        f"{MESH}.guidance.mv.prior={{type: imagedream, weights: tiny-ipmv.safetensors, text_encoder: text}}",
+        "prior={type: imagedream, weights: tiny-ipmv.safetensors, text_encoder: text}",
     ]
     assert main(["--config", FROM_SPHERE, "--train", *SHORT, *options]) == 0
     (run,) = (here / "runs").glob("*/a")
@@ -241,9 +241,8 @@ FAULTS = {
     "system.material.shaded=2": "system.material.shaded: wanted 0 to 1, got 2",
     "system.material.distance=[2,1]": "system.material.distance: wanted the lower value first, got [2.0, 1.0]",
     "views.azimuth_deg=999": "views.azimuth_deg: wanted -180 to 360, got 999",
-    f"{COARSE}.guidance.mv.prior.weights=no.pt": "no.pt: no such file or folder",
-    f"{COARSE}.guidance.mv.prior.mode=local": "'auto' has no such option; add views.prior.type=imagedream",
-    "views.prior.mode=local": "'auto' has no such option; add views.prior.type=imagedream",
+    "prior.weights=no.pt": "no.pt: no such file or folder",
+    "prior.mode=local": "'auto' has no such option; add prior.type=imagedream",
 }
 
 

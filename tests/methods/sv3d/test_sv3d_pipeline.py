@@ -47,7 +47,7 @@ def test_from_a_picture_to_a_mesh(variant: str, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
     weights = write_tiny_sv3d(tmp_path / "tiny.safetensors", variant=variant, seed=SEED)
-    options = (f"views.prior.weights={weights}", *QUICK, *OF_VARIANT[variant])
+    options = (f"prior.weights={weights}", *QUICK, *OF_VARIANT[variant])
     assert main(["--config", CONFIG, "--train", *options]) == command_line.DONE, f"seed {SEED}"
     folder = tmp_path / "runs" / "sv3d-masked-sds" / "tiny"
     assert len(list((folder / "views").glob("0*.png"))) == 5

@@ -18,7 +18,7 @@ from liftstudio.core.registry import find
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.orbits import Angles, sine, static
 from liftstudio.methods.sv3d.conditioning import clip_pixels
-from liftstudio.priors.base import PosedImage, Prior
+from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import triangle
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.samplers import euler, karras_sigmas
@@ -82,7 +82,7 @@ def test_sampling_is_the_same_in_one_and_two_passes(files: dict[str, Path], gene
         prior.check_cameras(posed.camera, cameras)
         scale = triangle(FRAMES)
         sigmas = karras_sigmas(4, prior.sigma_min, prior.sigma_max)
-        latents = euler(lambda z, s: prior.denoise(z, s, condition, cameras, scale), noise, sigmas)  # noqa: B023
+        latents = euler(lambda z, s: prior.denoise(NoisyViews(z, s, condition, cameras, scale)), noise, sigmas)  # noqa: B023
         results.append(latents)
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)  # rounding, over 4 guided steps
     images, masks = prior.decode(results[0])
@@ -93,22 +93,22 @@ def test_sampling_is_the_same_in_one_and_two_passes(files: dict[str, Path], gene
 def test_guidance_needs_both_branches(prior: Prior, generator: torch.Generator) -> None:
     latents, posed = torch.randn(FRAMES, 4, 8, 8, generator=generator), input_of(generator)
     condition, cameras = prior.condition(posed), cameras_of(static(FRAMES, 10.0))
-    alone = prior.denoise(latents, 2.0, condition, cameras)
-    at_one = prior.denoise(latents, 2.0, condition, cameras, torch.ones(FRAMES))
+    alone = prior.denoise(NoisyViews(latents, 2.0, condition, cameras))
+    at_one = prior.denoise(NoisyViews(latents, 2.0, condition, cameras, torch.ones(FRAMES)))
     torch.testing.assert_close(alone, at_one, rtol=0, atol=1e-5)
-    assert (alone - prior.denoise(latents, 2.0, condition.unconditional(), cameras)).abs().max() > 1e-3
-    zero = prior.denoise(latents, 2.0, condition, cameras, torch.zeros(FRAMES))
-    unconditional = prior.denoise(latents, 2.0, condition.unconditional(), cameras)
+    assert (alone - prior.denoise(NoisyViews(latents, 2.0, condition.unconditional(), cameras))).abs().max() > 1e-3
+    zero = prior.denoise(NoisyViews(latents, 2.0, condition, cameras, torch.zeros(FRAMES)))
+    unconditional = prior.denoise(NoisyViews(latents, 2.0, condition.unconditional(), cameras))
     torch.testing.assert_close(zero, unconditional, rtol=0, atol=1e-5)
 
 
 def test_cameras_are_relative_in_azimuth_and_absolute_in_elevation(prior: Prior, generator: torch.Generator) -> None:
     latents, posed = torch.randn(FRAMES, 4, 8, 8, generator=generator), input_of(generator)
     condition, orbit = prior.condition(posed), sine(FRAMES, 10.0, 20.0)
-    reference = prior.denoise(latents, 2.0, condition, cameras_of(orbit))
-    turned = prior.denoise(latents, 2.0, condition, cameras_of(orbit, turn_deg=77.0))
+    reference = prior.denoise(NoisyViews(latents, 2.0, condition, cameras_of(orbit)))
+    turned = prior.denoise(NoisyViews(latents, 2.0, condition, cameras_of(orbit, turn_deg=77.0)))
     torch.testing.assert_close(turned, reference, rtol=0, atol=1e-4)  # angles from float32 matrices
-    raised = prior.denoise(latents, 2.0, condition, cameras_of(sine(FRAMES, 15.0, 20.0)))
+    raised = prior.denoise(NoisyViews(latents, 2.0, condition, cameras_of(sine(FRAMES, 15.0, 20.0))))
     assert (raised - reference).abs().max() > 1e-3
 
 
@@ -314,7 +314,7 @@ def test_half_precision_is_close(files: dict[str, Path], prior: Prior, generator
     half = open_sv3d(files["p"], precision="bfloat16")
     latents, posed = torch.randn(FRAMES, 4, 8, 8, generator=generator), input_of(generator)
     cameras = cameras_of(SWINGING)
-    estimates = [p.denoise(latents, 1.0, p.condition(posed), cameras) for p in (prior, half)]
+    estimates = [p.denoise(NoisyViews(latents, 1.0, p.condition(posed), cameras)) for p in (prior, half)]
     assert half.unet.dtype == torch.bfloat16 and half.vae.dtype == torch.float32
     assert estimates[1].dtype == torch.float32
     # 8 bits of mantissa through some 40 layers

@@ -18,7 +18,7 @@ from liftstudio.core.config import Block
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.methods.sv3d import training
-from liftstudio.priors.base import PosedImage, Prior
+from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.parameterization import x0_from_v
 from liftstudio.training.config import TrainingConfig
@@ -155,7 +155,7 @@ def test_the_file_is_the_network_as_a_prior(tmp_path: Path) -> None:
     for has_image, told in ((True, condition), (False, condition.unconditional())):
         more = {"sigma": torch.tensor([sigma]), "has_image": torch.tensor([has_image])}
         velocity = task.velocity(noisy[None], {**batch, **more}, latents[None, -1] / 0.18215)[0]
-        close(prior.denoise(noisy, sigma, told, sample.rig.views), x0_from_v(noisy, velocity, sigma))
+        close(prior.denoise(NoisyViews(noisy, sigma, told, sample.rig.views)), x0_from_v(noisy, velocity, sigma))
 
 
 def test_the_command_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from liftstudio.data.render import Render
 from liftstudio.methods.sv3d import visibility
 from liftstudio.methods.sv3d.guidance import MaskedSDS
 from liftstudio.methods.sv3d.prior import SV3D
-from liftstudio.priors.base import PosedImage, Prior
+from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.renderers.surface import SurfaceRenderer
 
 SEEDS = [int.from_bytes(os.urandom(4), "little") for _ in range(3)]
@@ -60,18 +60,10 @@ class CopyingPrior(Prior):
     def condition(self, posed: PosedImage) -> None:
         return None
 
-    def denoise(
-        self,
-        latents: Tensor,
-        sigma: float,
-        condition: Any,
-        cameras: Cameras,
-        guidance_scale: Tensor | None = None,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
-        assert guidance_scale is not None
-        self.scales.append(guidance_scale)
-        return torch.ones_like(latents)
+    def denoise(self, noisy: NoisyViews[Any]) -> Tensor:
+        assert noisy.guidance_scale is not None
+        self.scales.append(noisy.guidance_scale)
+        return torch.ones_like(noisy.latents)
 
 
 @dataclass(frozen=True)
@@ -360,7 +352,7 @@ def test_with_the_real_network(tmp_path: Path, variant: str, amplitude_deg: floa
         latents = guidance.prior.encode(render.over(1.0), render.opacity)
         sigma, scales = guidance._sigma, torch.tensor([1.0, 1.75, 2.5, 1.75, 1.0])
         noisy = latents + sigma * guidance._noise
-        denoised = guidance.prior.denoise(noisy, sigma, guidance.condition, guidance._views, scales)
+        denoised = guidance.prior.denoise(NoisyViews(noisy, sigma, guidance.condition, guidance._views, scales))
         squares = guidance.latent_mask(render) * (latents - denoised).square()
     torch.testing.assert_close(loss.detach(), 0.5 * sigma / (1 + sigma**2) * squares.mean())
     # float32 convolutions over batches of another size

@@ -86,7 +86,7 @@ def test_from_a_picture_to_a_mesh(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
     weights = write_bright_weights(tmp_path / "tiny.safetensors", SEED)
-    options = (f"views.prior.weights={weights}", f"views.elevation_deg={elevation_deg}", *coarse, *QUICK)
+    options = (f"prior.weights={weights}", f"views.elevation_deg={elevation_deg}", *coarse, *QUICK)
     path = assets.packaged("configs") / f"{config}.yaml"
     assert main(["--config", str(path), "--train", *options]) == command_line.DONE, f"seed {SEED}"
     folder = tmp_path / "runs" / config / "tiny"

@@ -17,7 +17,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.methods.syncdreamer import checkpoint, denoising
-from liftstudio.priors.base import PosedImage, Prior
+from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import decomposed
 from liftstudio.priors.latent_prior import clip_pixels
 from liftstudio.priors.opening import open_prior
@@ -95,10 +95,10 @@ def test_views_in_chunks(file: Path, prior: Prior, generator: torch.Generator, c
     latents, images = torch.randn(SHAPE, generator=generator), torch.rand(VIEWS, SIZE, SIZE, 3, generator=generator)
     condition, scale = prior.condition(posed), torch.full((VIEWS,), 2.0)
     for sigma in (0.05, 1.0, 14.0):
-        guided = [p.denoise(latents, sigma, condition, cameras(), scale) for p in (prior, small)]
+        guided = [p.denoise(NoisyViews(latents, sigma, condition, cameras(), scale)) for p in (prior, small)]
         # the tolerance of guided noise in the golden data, over the noise level; guidance of 2 triples rounding
         torch.testing.assert_close(*guided, rtol=1e-4, atol=5e-4 * max(1, sigma))
-        parts = [p.denoise_separately(latents, sigma, condition, cameras()) for p in (prior, small)]
+        parts = [p.denoise_separately(NoisyViews(latents, sigma, condition, cameras())) for p in (prior, small)]
         for one, other in zip(*parts, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1.7e-4 * max(1, sigma))
     torch.testing.assert_close(prior.decode(latents)[0], small.decode(latents)[0], rtol=0, atol=1e-5)
@@ -111,9 +111,9 @@ def test_what_each_estimate_depends_on(prior: Prior, generator: torch.Generator)
     other_view = latents.clone()
     other_view[2] += 1
     one, other = (prior.condition(input_of(generator)) for _ in range(2))
-    first = prior.denoise_separately(latents, sigma, one, cameras())
-    second = prior.denoise_separately(latents, sigma, other, cameras())
-    third = prior.denoise_separately(other_view, sigma, one, cameras())
+    first = prior.denoise_separately(NoisyViews(latents, sigma, one, cameras()))
+    second = prior.denoise_separately(NoisyViews(latents, sigma, other, cameras()))
+    third = prior.denoise_separately(NoisyViews(other_view, sigma, one, cameras()))
     assert torch.equal(first.views, second.views), "no picture"
     assert torch.equal(first.reference[0], third.reference[0]), "no other views"
     for a, b in (
@@ -122,21 +122,23 @@ def test_what_each_estimate_depends_on(prior: Prior, generator: torch.Generator)
         (first.everything, second.everything),
     ):
         assert (a - b)[0].abs().max() > 1e-3
-    assert torch.equal(first.everything, prior.denoise(latents, sigma, one, cameras()))
+    assert torch.equal(first.everything, prior.denoise(NoisyViews(latents, sigma, one, cameras())))
 
 
 def test_guidance(file: Path, prior: Prior, generator: torch.Generator) -> None:
     latents, condition = torch.randn(SHAPE, generator=generator), prior.condition(input_of(generator))
 
     def at(scale: float) -> Tensor:
-        return prior.denoise(latents, 1.0, condition, cameras(), torch.full((VIEWS,), scale))
+        return prior.denoise(NoisyViews(latents, 1.0, condition, cameras(), torch.full((VIEWS,), scale)))
 
-    assert torch.equal(at(1.0), prior.denoise(latents, 1.0, condition, cameras()))
+    assert torch.equal(at(1.0), prior.denoise(NoisyViews(latents, 1.0, condition, cameras())))
     torch.testing.assert_close(at(3.0) - at(1.0), at(2.0) - at(0.0), rtol=1e-3, atol=1e-4)  # linear in the scale
     assert (at(2.0) - at(1.0)).abs().max() > 1e-3
-    estimates = prior.denoise_separately(latents, 1.0, condition, cameras())
+    estimates = prior.denoise_separately(NoisyViews(latents, 1.0, condition, cameras()))
     assert torch.equal(decomposed(*estimates, (0.0, 0.0)), estimates.everything)
-    plain = open_syncdreamer(file, reference_gain=1.0).denoise_separately(latents, 1.0, condition, cameras())
+    plain = open_syncdreamer(file, reference_gain=1.0).denoise_separately(
+        NoisyViews(latents, 1.0, condition, cameras())
+    )
     assert torch.equal(plain.views, estimates.views)
     assert (plain.reference - estimates.reference).abs().max() > 1e-3, "the release has the latents four times"
 
@@ -149,7 +151,7 @@ def test_the_noise_is_that_of_the_schedule(prior: Prior, generator: torch.Genera
         x = latents / (1 + sigma**2) ** 0.5
         branches = [denoising.EVERYTHING]
         (noise,) = denoising.estimate_epsilon(prior.network, prior.rig, x, timestep, condition, branches, 2)
-        x0 = prior.denoise(latents, sigma, condition, cameras())
+        x0 = prior.denoise(NoisyViews(latents, sigma, condition, cameras()))
         torch.testing.assert_close(x0, latents - sigma * noise, rtol=1e-4, atol=1e-4 * max(1, sigma))
 
 
@@ -314,7 +316,7 @@ def test_other_sizes(options: dict[str, Any], tmp_path: Path, generator: torch.G
     assert (prior.frames, prior.resolution) == (views, size)
     latents = torch.randn(views, *prior.latent_shape, generator=generator)
     condition = denoising.Condition(torch.randn(1, 20, generator=generator), latents[0], 10.0)
-    estimates = prior.denoise_separately(latents, 1.0, condition, official_cameras(views, size))
+    estimates = prior.denoise_separately(NoisyViews(latents, 1.0, condition, official_cameras(views, size)))
     assert all(e.shape == latents.shape and torch.isfinite(e).all() for e in estimates)
     assert (estimates.everything - estimates.views).abs().max() > 1e-3
 
@@ -333,7 +335,7 @@ def test_half_precision_is_close(file: Path, prior: Prior, generator: torch.Gene
     half = open_syncdreamer(file, precision="bfloat16")
     latents, posed = torch.randn(SHAPE, generator=generator), input_of(generator)
     assert half.network.dtype == torch.bfloat16 and half.vae.dtype == torch.float32
-    estimates = [p.denoise(latents, 1.0, p.condition(posed), cameras()) for p in (prior, half)]
+    estimates = [p.denoise(NoisyViews(latents, 1.0, p.condition(posed), cameras())) for p in (prior, half)]
     assert estimates[1].dtype == torch.float32
     # 8 bits of mantissa through some 60 layers
     assert (estimates[0] - estimates[1]).abs().mean() < 0.05 * estimates[0].abs().mean()

@@ -26,7 +26,7 @@ from liftstudio.data.images import load_image
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.methods.syncdreamer.preparation import framed
 from liftstudio.methods.syncdreamer.ranking import rank
-from liftstudio.priors.base import Estimates, Prior
+from liftstudio.priors.base import Estimates, NoisyViews, Prior
 from liftstudio.views.saving import save_views
 
 SEED = int.from_bytes(os.urandom(4), "little")
@@ -240,10 +240,10 @@ class Instances:
     def __init__(self, radii: tuple[tuple[float, ...], ...]) -> None:
         self.radii, self.asked = radii, 0
 
-    def denoise(self, latents: Tensor, sigma: float, condition: Any, cameras: Cameras, scale: Any = None) -> Tensor:
+    def denoise(self, noisy: NoisyViews[Any]) -> Tensor:
         radii = self.radii[self.asked % len(self.radii)]
         self.asked += 1
-        frames = [torch.cat(ball(cameras[[view]], radius), dim=-1)[0] for view, radius in enumerate(radii)]
+        frames = [torch.cat(ball(noisy.cameras[[view]], radius), dim=-1)[0] for view, radius in enumerate(radii)]
         return torch.stack(frames).permute(0, 3, 1, 2) * 2 - 1
 
 
@@ -258,9 +258,9 @@ def test_harmonyview_combines_the_three_estimates(monkeypatch: pytest.MonkeyPatc
     """In a prior whose estimates are constants, the result is their combination."""
     asked: list[float] = []
 
-    def separate(self: Prior, latents: Tensor, sigma: float, condition: Any, cameras: Cameras) -> Estimates:
-        asked.append(sigma)
-        return Estimates(*(torch.full_like(latents, value) for value in (0.1, 0.3, 0.2)))
+    def separate(self: Prior, noisy: NoisyViews[Any]) -> Estimates:
+        asked.append(noisy.sigma)
+        return Estimates(*(torch.full_like(noisy.latents, value) for value in (0.1, 0.3, 0.2)))
 
     monkeypatch.setattr(TinyBall, "denoise_separately", separate, raising=False)
     for options, s1, s2 in (({}, 2.0, 1.0), ({"harmony_scales": [0.5, 1.5]}, 0.5, 1.5)):
@@ -276,12 +276,12 @@ def test_a_prior_without_separate_estimates() -> None:
 
 
 def test_the_scale_of_cfg(monkeypatch: pytest.MonkeyPatch) -> None:
-    scales: list[Tensor] = []
+    scales: list[Any] = []
     denoise = TinyBall.denoise
 
-    def noted(self: TinyBall, z: Tensor, sigma: float, condition: Any, cameras: Cameras, scale: Tensor) -> Tensor:
-        scales.append(scale)
-        return denoise(self, z, sigma, condition, cameras, scale)
+    def noted(self: TinyBall, noisy: NoisyViews[Any]) -> Tensor:
+        scales.append(noisy.guidance_scale)
+        return denoise(self, noisy)
 
     monkeypatch.setattr(TinyBall, "denoise", noted)
     monkeypatch.setattr(TinyBall, "guidance_scale", 1.5)

@@ -23,6 +23,7 @@ from liftstudio.data.cameras import orbit_cameras
 from liftstudio.data.images import resize_smooth
 from liftstudio.data.render import Render
 from liftstudio.methods.text2image.guidance import TextToImageSDS
+from liftstudio.priors.base import NoisyViews
 from liftstudio.priors.opening import open_prior
 
 SEED = int.from_bytes(os.urandom(4), "little")
@@ -92,7 +93,9 @@ def test_estimates_are_those_of_diffusers(written: Path, name: str, scale: float
     sigma = float(((1 - alpha_bar) / alpha_bar).sqrt())
     x = torch.randn(2, *prior.latent_shape, generator=generator())
     views = orbit_cameras(torch.zeros(2), torch.zeros(2), 3.8, 20.0, 8, 8)
-    found = prior.denoise(x / alpha_bar.sqrt(), sigma, prior.condition(None), views, torch.full((2,), scale))
+    found = prior.denoise(
+        NoisyViews(x / alpha_bar.sqrt(), sigma, prior.condition(None), views, torch.full((2,), scale))
+    )
     unet: Any = UNet2DConditionModel.from_pretrained(written / name / "unet")
     channels = prior.latent_shape[0]
     with_text, without = (
@@ -148,7 +151,7 @@ def test_distillation_by_hand(written: Path) -> None:
     latents = 2 * resize_smooth(render.rgb, PIXELS, PIXELS).permute(0, 3, 1, 2) - 1
     noise, noisy = guidance._noise, latents.detach() + sigma * guidance._noise
     views, scales = guidance._views, torch.full((2,), 20.0)
-    epsilon = (noisy - prior.denoise(noisy, sigma, prior.condition(None), views, scales)) / sigma
+    epsilon = (noisy - prior.denoise(NoisyViews(noisy, sigma, prior.condition(None), views, scales))) / sigma
     weighted = sigma**2 / (1 + sigma**2) * (epsilon - noise) / latents.numel()
     (wanted,) = torch.autograd.grad(latents, foreground, weighted)
     tolerance = 1e-3 * wanted.abs().max().item()

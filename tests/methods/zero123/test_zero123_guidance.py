@@ -20,6 +20,7 @@ from liftstudio.core.schedules import Schedule
 from liftstudio.data.images import resize_smooth
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
+from liftstudio.priors.base import NoisyViews
 from liftstudio.priors.distillation import sds_weight
 
 SEED = int.from_bytes(os.urandom(4), "little")
@@ -96,7 +97,10 @@ def test_losses_by_hand(folder: Path, name: str) -> None:
     noisy = latents.detach() + sigma * guidance._noise
     five = torch.full((1,), 5.0)
     clean = torch.cat(
-        [prior.denoise(noisy[i : i + 1], sigma, guidance.condition, guidance._views[i : i + 1], five) for i in range(2)]
+        [
+            prior.denoise(NoisyViews(noisy[i : i + 1], sigma, guidance.condition, guidance._views[i : i + 1], five))
+            for i in range(2)
+        ]
     )
     weighted = sds_weight(sigma) * (latents.detach() - clean) / sigma / latents.numel()
     (wanted,) = torch.autograd.grad(latents, rgba, weighted)

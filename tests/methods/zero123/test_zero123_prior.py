@@ -23,8 +23,8 @@ from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.methods.zero123.conditioning import relative_poses
 from liftstudio.methods.zero123.views import denoise_alone
-from liftstudio.priors.base import PosedImage
-from liftstudio.priors.opening import block_weights, open_prior
+from liftstudio.priors.base import NoisyViews, PosedImage
+from liftstudio.priors.opening import open_prior, resolve
 
 SEED = int.from_bytes(os.urandom(4), "little")
 CPU = torch.device("cpu")
@@ -112,7 +112,7 @@ def test_estimates_are_those_of_the_networks(folder: Path, scale: float | None) 
     views, sigma = cameras((110.0, -20.0), (350.0, 60.0)), prior.levels[400].item()
     latents = torch.randn(2, *prior.latent_shape, generator=generator()) * (1 + sigma**2) ** 0.5
     scales = None if scale is None else torch.full((2,), scale)
-    found = prior.denoise(latents, sigma, prior.condition(shown), views, scales)
+    found = prior.denoise(NoisyViews(latents, sigma, prior.condition(shown), views, scales))
     by_hand = ByHand(folder, shown.image)
     poses = (pose_by_hand(30, 90), pose_by_hand(-50, -30))
     noisy = latents / (1 + sigma**2) ** 0.5
@@ -176,10 +176,10 @@ def test_a_view_knows_nothing_of_the_others(folder: Path) -> None:
     latents = torch.randn(2, *toys.latent_shape, generator=generator())
     both = cameras((90.0, 10.0), (180.0, 10.0))
     condition, ones = toys.condition(shown), torch.ones(2)
-    together = denoise_alone(toys, latents, 1.0, condition, both, ones)
-    one = denoise_alone(toys, latents[1:], 1.0, condition, both[1:], ones[1:])
+    together = denoise_alone(toys, NoisyViews(latents, 1.0, condition, both, ones))
+    one = denoise_alone(toys, NoisyViews(latents[1:], 1.0, condition, both[1:], ones[1:]))
     assert torch.equal(together[1:], one), f"seed {SEED}"
-    joint = toys.denoise(latents, 1.0, condition, both, ones)
+    joint = toys.denoise(NoisyViews(latents, 1.0, condition, both, ones))
     assert (joint[1:] - one).abs().max() > 1e-3, f"seed {SEED}"
 
 
@@ -187,7 +187,7 @@ def test_folders_of_other_ages(folder: Path, tmp_path: Path) -> None:
     """The other conversion's names, and weights as older packages wrote them; recognised by what is in them."""
     shown, views = posed(), cameras((110.0, -20.0))
     latents = torch.randn(1, 4, 8, 8, generator=generator())
-    wanted = opened(folder).denoise(latents, 1.0, opened(folder).condition(shown), views)
+    wanted = opened(folder).denoise(NoisyViews(latents, 1.0, opened(folder).condition(shown), views))
     path = folder / "cc_projection" / "diffusion_pytorch_model.safetensors"
     state = {key.replace("projection.", "proj."): value for key, value in load_file(path).items()}
     (folder / "cc_projection").rename(folder / "clip_camera_projection")
@@ -200,9 +200,9 @@ def test_folders_of_other_ages(folder: Path, tmp_path: Path) -> None:
         file.unlink()
     found = Path(shutil.copytree(folder, tmp_path / "old"))
     config = registry.find("auto", "prior").Config(str(found))
-    assert registry.find("zero123", "prior").recognizes(block_weights(Block("prior", "auto", config)))
+    assert resolve(Block("prior", "auto", config)).block.type == "zero123"
     prior = opened(found)
-    assert torch.equal(prior.denoise(latents, 1.0, prior.condition(shown), views), wanted)
+    assert torch.equal(prior.denoise(NoisyViews(latents, 1.0, prior.condition(shown), views)), wanted)
 
 
 def no_projection(folder: Path) -> None:
