@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from liftstudio.core.errors import InputError
 from liftstudio.core.weights import Weights
-from liftstudio.priors.classifier_free import triangle
 from liftstudio.priors.parameterization import v_scaling
 from liftstudio.priors.samplers import euler, karras_sigmas
+
+triangle = sv3d("denoising").triangle
 
 BUNDLED = GOLDEN / "sv3d"
 PREFIX = "model.diffusion_model."

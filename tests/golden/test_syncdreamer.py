@@ -27,9 +27,10 @@ from torch import Tensor
 from liftstudio.core.errors import InputError
 from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import orbit_cameras
-from liftstudio.priors.classifier_free import decomposed
 from liftstudio.priors.parameterization import sigma_from_alpha_bar
 from liftstudio.priors.samplers import ancestral, ddim_sigmas
+
+decomposed = syncdreamer("denoising").decomposed
 
 BUNDLED = GOLDEN / "syncdreamer" / "golden.tar.xz"
 CPU = torch.device("cpu")
