@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: .venv/installed  ## one picture to a textured mesh, in runs/
 	$(VENV)/python launch.py --config configs/sv3d-masked-sds.yaml --train
@@ -13,12 +13,16 @@ lint: .venv/installed-dev
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
+	$(VENV)/python -m liftstudio.cli.config_reference --check
+
+docs: .venv/installed-dev  ## the documentation as a site, in site/
+	$(VENV)/mkdocs build --strict
 
 bench: .venv/installed-dev  ## kernels against their references
 	$(VENV)/python -m bench.ops
 
 clean:
-	rm -rf .venv tests/export/node_modules
+	rm -rf .venv site tests/export/node_modules
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv

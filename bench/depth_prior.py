@@ -18,12 +18,15 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from bench.textures import Rows, extension
+from bench.textures import Rows
 from bench.unseen import mean_and_error, with_error
 from liftstudio.core import registry
 from liftstudio.core.config import Block
 from liftstudio.core.files import atomic_write
 from liftstudio.data.images import grid, save_image
+from liftstudio.methods.hifi123 import training
+from liftstudio.methods.hifi123.depth import mask_channel
+from liftstudio.methods.hifi123.prior import GREY, DepthPrior
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.synthetic import Kind
 from liftstudio.training.data import DataConfig, ProceduralObjects, Sample
@@ -44,17 +47,17 @@ def unseen(kind: Kind, index: int, resolution: int) -> Sample:
 
 def depth_channels(sample: Sample, side: int) -> dict[str, Tensor]:
     """The channels [V, 1, side, side] of each way to invert."""
-    known = extension("training").view_depths(sample, side)
-    masks = extension("depth").mask_channel(sample.images[..., 3:], (side, side))
-    nothing = torch.full_like(known, extension("training").NO_DEPTH)
+    known = training.view_depths(sample, side)
+    masks = mask_channel(sample.images[..., 3:], (side, side))
+    nothing = torch.full_like(known, training.NO_DEPTH)
     return {"depth": known, "mask alone": masks, BASELINE: nothing}
 
 
 @torch.no_grad()
 def measure_object(prior: Any, sample: Sample, steps: int, levels: int) -> tuple[Rows, dict[str, Tensor]]:
     """The rows of one object, and its pictures of each way."""
-    training, masks = extension("training"), sample.images[..., 3:]
-    images = training.before(extension("prior").GREY, sample.images)
+    masks = sample.images[..., 3:]
+    images = training.before(GREY, sample.images)
     latents = prior.encode(images.to(prior.device))
     found = {CEILING: latents}
     for name, depths in depth_channels(sample, latents.shape[-1]).items():
@@ -101,7 +104,7 @@ def main() -> None:
 
     registry.load_methods()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    block = extension("prior").DepthPrior.Config(weights=options.prior)
+    block = DepthPrior.Config(weights=options.prior)
     prior: Any = Block("depth-prior", "sd2-depth", block).build(device=device)
     levels = options.levels or options.steps
     rows: dict[str, list[Rows]] = {}

@@ -25,18 +25,7 @@ from typing import Any, Literal, get_args
 import torch
 from rich.console import Console
 
-from bench.textures import (
-    Judge,
-    Pictures,
-    Rows,
-    as_views,
-    degraded,
-    extension,
-    scene_cameras,
-    summary,
-    table_of,
-    textured,
-)
+from bench.textures import Judge, Pictures, Rows, as_views, degraded, scene_cameras, summary, table_of, textured
 from liftstudio.core import assets, registry
 from liftstudio.core.cache import cached, content_key
 from liftstudio.core.checkpoints import seed_everything
@@ -46,6 +35,7 @@ from liftstudio.core.schedules import Schedule
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.images import grid, save_image
 from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.methods.hifi123.captions import caption
 from liftstudio.priors.opening import weights_key
 from liftstudio.run.config import RunConfig, load_run_config
 from liftstudio.run.inputs import Inputs
@@ -82,7 +72,7 @@ def captioned(config: RunConfig, number: int) -> RunConfig:
     """The config whose RGSD has a caption of the object as its prompt, in the words that `depth-tiny` knows."""
     guidance, name = last_guidance(config)
     noun = "toy" if KINDS[number % len(KINDS)] == "toy" else "object"
-    options = replace(guidance[name].options, prompt=extension("captions").caption(textured(number), noun))
+    options = replace(guidance[name].options, prompt=caption(textured(number), noun))
     return with_guidance(config, {**guidance, name: replace(guidance[name], options=options)})
 
 

@@ -3,10 +3,8 @@
 What the benchmarks of HiFi-123's parts share.
 """
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,11 +32,6 @@ DIGITS = {"psnr": 2, "ssim": 3, "contextual": 3, "contextual, truth": 3, "simila
 CHANGES = ("psnr", "ssim", "contextual")  # measures that are also shown as differences from the baseline
 
 Rows = dict[str, dict[str, float]]  # way -> measure -> value
-
-
-def extension(module: str) -> Any:
-    """A module of custom/hifi123."""
-    return importlib.import_module(f"liftstudio.methods.hifi123.{module}")
 
 
 def textured(number: int) -> TexturedObject:

@@ -7,7 +7,6 @@ objects. Baselines: the input view repeated, and the mean of training objects on
 """
 
 import argparse
-import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,13 +29,12 @@ from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.images import grid, save_image
 from liftstudio.data.orbits import sine
 from liftstudio.metrics.images import psnr, ssim
+from liftstudio.methods.sv3d.denoising import triangle
 from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
 from liftstudio.priors.samplers import euler, karras_sigmas
 from liftstudio.synthetic import Kind, render
 from liftstudio.training.rigs import DISTANCE, FOV_DEG
-
-triangle = importlib.import_module("liftstudio.methods.sv3d.denoising").triangle
 
 FRAMES = 21
 LEVELS = (5.0, 1.0)  # noise levels of single evaluations, beside the highest

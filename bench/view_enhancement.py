@@ -24,23 +24,16 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from bench.textures import (
-    Judge,
-    Pictures,
-    Rows,
-    as_views,
-    degraded,
-    extension,
-    scene_cameras,
-    summary,
-    table_of,
-    textured,
-)
+from bench.textures import Judge, Pictures, Rows, as_views, degraded, scene_cameras, summary, table_of, textured
 from liftstudio.core import registry
 from liftstudio.core.config import Block, to_plain
 from liftstudio.core.files import atomic_write
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.images import grid, save_image
+from liftstudio.methods.hifi123 import ddim, model, rgnv, training
+from liftstudio.methods.hifi123.depth import depth_channel, mask_channel
+from liftstudio.methods.hifi123.prior import GREY, DepthPrior
+from liftstudio.methods.hifi123.rgnv import RGNV
 from liftstudio.synthetic import ObjectRender, render
 from liftstudio.training.rigs import DISTANCE, FOV_DEG
 
@@ -78,10 +71,10 @@ WAYS = {
 
 def depth_channels(seen: ObjectRender, side: int) -> dict[str, Tensor]:
     """The channels [1 + V, 1, side, side] of picture and views, of each kind of depth."""
-    depth, size = extension("depth"), (side, side)
-    known = depth.depth_channel(seen.depth, seen.alpha, size, "distance", flat_by_mask=True)
-    nothing = torch.full_like(known, extension("training").NO_DEPTH)
-    return {"known": known, "mask": depth.mask_channel(seen.alpha, size), "none": nothing}
+    size = (side, side)
+    known = depth_channel(seen.depth, seen.alpha, size, "distance", flat_by_mask=True)
+    nothing = torch.full_like(known, training.NO_DEPTH)
+    return {"known": known, "mask": mask_channel(seen.alpha, size), "none": nothing}
 
 
 @torch.no_grad()
@@ -92,19 +85,19 @@ def repaint(prior: Any, latents: Tensor, depths: Tensor, way: Way, settings: Any
         settings: options of `rgnv`.
         latents, depths: [1 + V, 4 and 1, h, w] of the picture and the views.
     """
-    enhancement, levels, unet = extension("enhancement"), settings.levels, prior.unet
+    levels, unet = settings.levels, prior.unet
     grid_of, prompts = prior.grid(settings.steps), prior.prompts(settings.prompt)
     scale = settings.guidance_scale if settings.prompt else 1.0
     injected = levels - settings.start_step if way.attends else 0
-    form = enhancement.Form(levels, injected, scale, settings.last_layers)
+    form = rgnv.Form(levels, injected, scale, settings.last_layers)
     if not way.inverts:
         alpha_bar = grid_of.alpha_bars[levels]
         noise = torch.randn(latents[1:].shape, generator=generator).to(latents)
         noisy = alpha_bar**0.5 * latents[1:] + (1 - alpha_bar) ** 0.5 * noise
-        predict = extension("denoising").with_cached_reference(unet, depths[1:], prompts, scale, {})
-        return extension("ddim").sample(predict, noisy, grid_of, levels)
-    reference = enhancement.prepare_reference(unet, latents[:1], depths[:1], prompts.empty, grid_of, form)
-    return enhancement.enhance(unet, latents[1:], depths[1:], prompts, reference, grid_of, form)
+        predict = model.with_cached_reference(unet, depths[1:], prompts, scale, {})
+        return ddim.sample(predict, noisy, grid_of, levels)
+    reference = rgnv.prepare_reference(unet, latents[:1], depths[:1], prompts.empty, grid_of, form)
+    return rgnv.enhance(unet, latents[1:], depths[1:], prompts, reference, grid_of, form)
 
 
 def repaint_by_plug_in(enhancer: Any, picture: Pictures, views: Pictures, cameras: Cameras) -> Pictures:
@@ -126,14 +119,13 @@ def repaint_all(enhancer: Any, number: int) -> tuple[Pictures, Pictures, dict[st
     picture, truth = Pictures.of(seen)
     generator = torch.Generator().manual_seed(number)
     views = degraded(truth, generator)
-    grey = extension("prior").GREY
 
     def encode(*pictures: Pictures) -> Tensor:
-        images = torch.cat([each.images - (1 - each.masks) * (1 - grey) for each in pictures])
+        images = torch.cat([each.images - (1 - each.masks) * (1 - GREY) for each in pictures])
         return prior.encode(images.to(prior.device))
 
     def decode(latents: Tensor) -> Pictures:
-        images = prior.decode(latents).cpu() + (1 - truth.masks) * (1 - grey)
+        images = prior.decode(latents).cpu() + (1 - truth.masks) * (1 - GREY)
         return Pictures(images.clamp(0, 1).where(truth.masks > 0, 1.0), truth.masks)
 
     latents = encode(picture, views)
@@ -147,8 +139,7 @@ def repaint_all(enhancer: Any, number: int) -> tuple[Pictures, Pictures, dict[st
 def main() -> None:
     """Measure, and print one table."""
     registry.load_methods()
-    plug_in = extension("enhancer").RGNV
-    shipped = plug_in.Config()
+    shipped = RGNV.Config()
     parser = argparse.ArgumentParser(
         prog="python -m bench.view_enhancement",
         description=__doc__,
@@ -167,10 +158,10 @@ def main() -> None:
     options = parser.parse_args()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    block = extension("prior").DepthPrior.Config(weights=options.prior)
+    block = DepthPrior.Config(weights=options.prior)
     given = {name: getattr(options, name) for name in OPTIONS}
     settings = replace(shipped, prior=Block("depth-prior", "sd2-depth", block), **given)
-    enhancer: Any = plug_in(settings, device=device)
+    enhancer: Any = RGNV(settings, device=device)
     judge = Judge(options.vgg, options.clip)
     rows: list[Rows] = []
     sheet = []

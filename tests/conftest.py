@@ -1,8 +1,9 @@
-"""The tiny project as fixtures."""
+"""Folders to run in as fixtures: empty ones, the tiny ball's, the tiny project."""
 
 # First, because it sets how OpenMP's threads wait, before torch starts them: training steps are ten times slower else.
 import liftstudio  # isort: skip  # noqa: F401
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,32 @@ from helpers.tiny_project import make_project
 
 from liftstudio.core import registry
 
+registry.load_methods()  # every test knows their components by name
+
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Random seeds are not part of a test's name, which is the same in all processes that share the tests."""
     return argname if argname == "seed" else None
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, empty, with a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.fixture
+def ball_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same with the picture and the weights of the tiny ball's prior; what is logged reaches `caplog`."""
+    from helpers.tiny_prior import TinyBall, write_ball, write_weights
+
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+    write_ball(here / "ball.png")
+    write_weights(here / "ball.safetensors")
+    TinyBall.prompts.clear()
+    return here
 
 
 @pytest.fixture

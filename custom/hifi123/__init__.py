@@ -2,8 +2,8 @@
 
 COMPONENTS = {
     "depth-prior": {"sd2-depth": "prior"},
-    "view-enhancer": {"rgnv": "enhancer"},
-    "map-estimator": {"monocular": "maps"},
-    "guidance": {"hifi123-rgsd": "guidance", "depth-sds": "sds"},
+    "view-enhancer": {"rgnv": "rgnv"},
+    "map-estimator": {"monocular": "monocular"},
+    "guidance": {"hifi123-rgsd": "rgsd", "depth-sds": "depth_sds"},
     "prior-task": {"depth-diffusion": "training"},
 }

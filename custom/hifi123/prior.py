@@ -23,9 +23,8 @@ from liftstudio.priors.samplers import scaled_linear_alpha_bars
 
 from .checkpoint import PUBLISHED, open_folder
 from .ddim import Grid
-from .denoising import Prompts
-from .encoding import check_image_size, check_prompt, decode, embed_text, encode, resolution, shrinkage
 from .injection import injection
+from .model import Prompts, check_image_size, check_prompt, decode, embed_text, encode, resolution, shrinkage
 
 KIND = "depth-prior"
 NAME = "sd2-depth"

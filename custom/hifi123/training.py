@@ -21,10 +21,10 @@ from liftstudio.training.task import Evaluation, PriorTask
 
 from .captions import caption_tokens, draw_caption
 from .ddim import invert, sample
-from .denoising import inverting
 from .depth import depth_channel, mask_channel
+from .miniature import LATENT_CHANNELS, Size, TrainableDepth
+from .model import inverting
 from .prior import GREY, DepthPrior
-from .trainable import LATENT_CHANNELS, Size, TrainableDepth
 
 LEVELS = (100, 300, 600)  # timesteps whose noise estimates are measured
 INVERSION = (20, 12)  # steps of the grid, and how many of them are inverted, for the figures

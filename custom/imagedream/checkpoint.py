@@ -31,8 +31,7 @@ from liftstudio.priors.latent_diffusion import (
 )
 from liftstudio.priors.network_folders import autoencoder_part, image_tower_part
 
-from .folders import WANTED_TOWER, WANTED_VAE
-from .layout import CAMERA, CLIP, IMAGE, UNUSED, VAES, number, takes_image, unet_prefix
+from .layout import CAMERA, CLIP, IMAGE, UNUSED, VAES, WANTED_TOWER, WANTED_VAE, number, takes_image, unet_prefix
 
 # What this network has besides that of other latent diffusion models.
 UNET_PARTS = {

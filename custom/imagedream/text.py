@@ -8,7 +8,7 @@ from torch import Tensor
 from liftstudio.core.logs import log
 from liftstudio.priors.network_folders import check_folder, embed_tokens, open_tokenizer, text_tower_part, token_ids
 
-from .folders import WANTED_TEXT
+from .layout import WANTED_TEXT
 
 
 class TextEncoder:

@@ -26,8 +26,8 @@ from liftstudio.training.task import Evaluation, PriorTask
 
 from .conditioning import clip_pixels, frame_vectors
 from .denoising import triangle
+from .miniature import LATENT_CHANNELS, VECTOR_WIDTH, Size, TrainableSV3D
 from .prior import SV3D
-from .trainable import LATENT_CHANNELS, VECTOR_WIDTH, Size, TrainableSV3D
 
 LEVELS = (SV3D.sigma_max, 5.0, 1.0)  # noise levels that are measured
 SHEET_SIGMAS = (16, 0.02, SV3D.sigma_max)  # steps, least and highest noise level of the sampler, for the sheets

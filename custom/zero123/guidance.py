@@ -12,7 +12,7 @@ from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.guidance.scheduled_distillation import OrbitDistillation
 from liftstudio.guidance.score_distillation import DistillationRequest
 
-from .denoising import denoise_alone
+from .views import denoise_alone
 
 
 @register("zero123-sds")

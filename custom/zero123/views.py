@@ -16,8 +16,6 @@ from liftstudio.priors.base import Prior
 from liftstudio.views.input_image import InputImage
 from liftstudio.views.prior_views import SAME_ANGLE_DEG, PriorViews
 
-from .denoising import denoise_alone
-
 
 @register("zero123-views")
 class Zero123Views(PriorViews):
@@ -63,3 +61,13 @@ class Zero123Views(PriorViews):
     def assemble(self, images: Tensor, masks: Tensor, picture: InputImage) -> ReferenceViews:
         """The views as the prior made them, then the picture."""
         return self.with_picture(super().assemble(images, masks, picture), picture)
+
+
+def denoise_alone(
+    prior: Prior, latents: Tensor, sigma: float, condition: Any, cameras: Cameras, guidance_scale: Tensor
+) -> Tensor:
+    """See `Prior.denoise`; no view knows of the others, whatever the prior makes of several."""
+    views = (slice(index, index + 1) for index in range(len(latents)))
+    return torch.cat(
+        [prior.denoise(latents[view], sigma, condition, cameras[view], guidance_scale[view]) for view in views]
+    )

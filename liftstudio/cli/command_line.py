@@ -1,4 +1,4 @@
-"""The command line. Only light imports at the top: `--help` and a bad config must not wait for torch."""
+"""The command line. `--help` and a mistake in what is no component's option do not wait for torch to be imported."""
 
 import argparse
 import difflib

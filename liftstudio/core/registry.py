@@ -192,9 +192,10 @@ def _declare(package: str) -> None:
     """Note the extension's `COMPONENTS`, kind -> name -> its module, imported when the name is first asked for."""
     for kind, modules in getattr(sys.modules[package], "COMPONENTS", {}).items():
         for name, module in modules.items():
-            if name in names(kind):
+            place, registered = f"{package}.{module}", _registered.get(kind, {}).get(name)
+            if name in names(kind) and (registered is None or registered.__module__ != place):
                 raise ValueError(f"{kind} '{name}' is already registered")
-            _declared.setdefault(kind, {})[name] = f"{package}.{module}"
+            _declared.setdefault(kind, {})[name] = place
 
 
 def _forget(package: str) -> None:

@@ -16,7 +16,6 @@ from helpers.tiny_prior import QUICK, TinyBall, ball, write_weights
 from bench import image_to_mesh, runs, toys_prior
 from bench.unseen import front_deg, prompted, turned
 from liftstudio.cli import command_line
-from liftstudio.core import registry
 from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import orbit_cameras
 from liftstudio.data.images import load_image
@@ -33,17 +32,13 @@ from liftstudio.synthetic.truth import to_mesh
 from liftstudio.training.data import view_object
 from liftstudio.training.rigs import RigConfig, draw_rig
 
-registry.load_methods()
-
 # Small and quick, yet enough that a surface comes of it.
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    write_weights(tmp_path / "ball.safetensors")
-    return tmp_path
+def folder(here: Path) -> Path:
+    write_weights(here / "ball.safetensors")
+    return here
 
 
 def a_toy() -> tuple[int, TexturedObject]:

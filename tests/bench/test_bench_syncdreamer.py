@@ -19,14 +19,11 @@ from transformers import CLIPConfig, CLIPModel
 from bench import syncdreamer
 from bench.syncdreamer import Judge, Scene
 from liftstudio.cli import command_line
-from liftstudio.core import registry
 from liftstudio.core.config import Block
 from liftstudio.data.cameras import Cameras
 from liftstudio.metrics.diversity import cd_score, cd_terms
 from liftstudio.priors.base import Prior
 from liftstudio.priors.opening import AUTO, RecognizedPrior, open_prior
-
-registry.load_methods()
 
 SEED = int.from_bytes(os.urandom(3), "little")
 NUMBER = SEED % 50  # of the toy

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_hifi123 import hifi123, write_tiny_folder
+from helpers.tiny_hifi123 import write_tiny_folder
 
 from bench import depth_prior, texture_refinement, textures, view_enhancement
 from bench.textures import Judge, Pictures
@@ -18,6 +18,9 @@ from bench.unseen import canonical
 from liftstudio.core.assets import input_path
 from liftstudio.core.config import Block
 from liftstudio.core.schedules import Schedule
+from liftstudio.methods.hifi123 import captions
+from liftstudio.methods.hifi123.prior import DepthPrior
+from liftstudio.methods.hifi123.rgnv import RGNV
 from liftstudio.run.config import RunConfig, load_run_config
 from liftstudio.synthetic import render
 from liftstudio.training.rigs import DISTANCE, FOV_DEG
@@ -99,9 +102,9 @@ def test_tables_have_means_and_paired_changes() -> None:
 
 def enhancer(**options: Any) -> Any:
     """The plug-in."""
-    cls, prior = hifi123("enhancer").RGNV, hifi123("prior").DepthPrior.Config("depth")
+    prior = DepthPrior.Config("depth")
     settings = {"prior": Block("depth-prior", "sd2-depth", prior), "steps": 10, "levels": 4, "prompt": "owl", **options}
-    return cls(cls.Config(**settings), device=torch.device("cpu"))
+    return RGNV(RGNV.Config(**settings), device=torch.device("cpu"))
 
 
 def test_views_are_repainted_in_every_way() -> None:
@@ -130,7 +133,7 @@ def test_view_enhancement_from_its_command_line(written: Path, monkeypatch: pyte
     options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     monkeypatch.setattr("sys.argv", ["bench", "--prior", "depth", "--count", "1", "--json", "out.json", *options])
     view_enhancement.main()
-    found, shipped = json.loads((written / "out.json").read_text()), hifi123("enhancer").RGNV.Config()
+    found, shipped = json.loads((written / "out.json").read_text()), RGNV.Config()
     assert given.keys() | {"steps"} == view_enhancement.OPTIONS.keys()
     for name in view_enhancement.OPTIONS:
         assert found["settings"][name] == given.get(name, getattr(shipped, name)), name
@@ -225,7 +228,7 @@ def test_captions_are_of_the_object() -> None:
         "picture",
         "texture",
     ]
-    captions, obj = hifi123("captions"), textures.textured(NUMBER)
+    obj = textures.textured(NUMBER)
     assert prompt.split()[-1] == ("object" if NUMBER % 2 else "toy")
     assert captions.color_name(*obj.colors[0, 0]) in prompt.split() and len(captions.caption_tokens(prompt)) == 77
     assert texture_refinement.coarse_key(config, NUMBER) == texture_refinement.coarse_key(bare, NUMBER)

@@ -1,11 +1,13 @@
 """The registry and extensions: lazy, exact, and honest about what failed."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
 from liftstudio.core import registry
 from liftstudio.core.errors import InputError
@@ -88,6 +90,18 @@ def test_loading_twice_and_two_of_one_name(tmp_path: Path) -> None:
     assert not registry.extension_failures
     load_extensions(tmp_path / "two")
     assert "an extension of that name is loaded from" in registry.extension_failures["d-same"]
+
+
+def test_a_method_may_be_imported_before_all_are_declared() -> None:
+    """Its component is one class, by name and by module."""
+    code = (
+        "from liftstudio.methods.zero123.guidance import Zero123SDS\n"
+        "from liftstudio.core import registry\n"
+        "registry.load_methods()\n"
+        "assert registry.find('zero123-sds', 'guidance') is Zero123SDS\n"
+        "assert 'zero123' in registry.names('prior')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_missing_folder_is_no_extension(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import functools
 
 import torch
-import trimesh
 from torch import Tensor
 
 from liftstudio.data.mesh import Mesh
@@ -25,11 +24,3 @@ def lopsided(resolution: int = 24, noise: float = 0.0, seed: int = 0) -> Mesh:
 def position_color(points: Tensor) -> Tensor:
     """Red, green and blue are x, y and z, each from -1 to 1."""
     return 0.5 + 0.5 * points
-
-
-def as_mesh(mesh: trimesh.Trimesh) -> Mesh:
-    return Mesh(torch.tensor(mesh.vertices).float(), torch.tensor(mesh.faces).long())
-
-
-def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:
-    return trimesh.Trimesh(mesh.vertices.detach().double().numpy(), mesh.faces.numpy(), process=False)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from export_shapes import as_mesh, as_trimesh, lopsided
+from export_shapes import lopsided
+from helpers.tiny_scenes import as_trimesh, from_trimesh
 
 from liftstudio.data.mesh import Mesh
 from liftstudio.export.cleanup import decimate, drop_floaters, face_components, mended, vertex_normals
@@ -17,7 +18,7 @@ def test_floaters_go_and_large_pieces_stay() -> None:
     specks = [trimesh.creation.icosphere(1, radius=0.05) for _ in range(3)]
     for shift, part in enumerate((middle, *specks), start=1):
         part.apply_translation([2.0 * shift, 0, 0])
-    mesh = as_mesh(trimesh.util.concatenate([*specks[:1], big, *specks[1:], middle]))
+    mesh = from_trimesh(trimesh.util.concatenate([*specks[:1], big, *specks[1:], middle]))
     kept, dropped = drop_floaters(mesh, 0.02)
     assert face_components(kept)[0] == 2
     assert len(kept.faces) == len(big.faces) + len(middle.faces)
@@ -29,7 +30,7 @@ def test_floaters_go_and_large_pieces_stay() -> None:
 
 def test_the_largest_piece_stays_whatever_its_share() -> None:
     parts = [trimesh.creation.icosphere(1, radius=1 + 0.01 * i).apply_translation([3 * i, 0, 0]) for i in range(5)]
-    kept, dropped = drop_floaters(as_mesh(trimesh.util.concatenate(parts)), 0.9)
+    kept, dropped = drop_floaters(from_trimesh(trimesh.util.concatenate(parts)), 0.9)
     assert as_trimesh(kept).bounds[0, 0] > 10
     assert dropped.components == 4
 
@@ -49,7 +50,7 @@ def test_decimation_meets_the_target_and_stays_closed(noise: float, seed: int) -
 
 
 def test_a_small_mesh_is_left_alone() -> None:
-    mesh = as_mesh(trimesh.creation.icosphere(2))
+    mesh = from_trimesh(trimesh.creation.icosphere(2))
     same = decimate(mesh, 10**6)
     assert torch.equal(same.corners().sum((0, 1)), mesh.corners().sum((0, 1)))
     assert (len(same.vertices), len(same.faces)) == (len(mesh.vertices), len(mesh.faces))
@@ -60,7 +61,7 @@ def test_surfaces_that_touch_in_edges_and_points_are_parted() -> None:
     touching = trimesh.util.concatenate(boxes)
     touching.merge_vertices()
     assert not touching.is_watertight
-    mesh = mended(as_mesh(touching))
+    mesh = mended(from_trimesh(touching))
     parted = as_trimesh(mesh)
     assert parted.is_watertight
     assert parted.is_winding_consistent
@@ -78,7 +79,7 @@ def test_folds_and_degenerate_faces_go() -> None:
 
 
 def test_an_open_mesh_keeps_its_border() -> None:
-    box = as_mesh(trimesh.creation.box())
+    box = from_trimesh(trimesh.creation.box())
     mesh = mended(Mesh(box.vertices, box.faces[1:]))
     assert (len(mesh.vertices), len(mesh.faces)) == (8, 11)
 

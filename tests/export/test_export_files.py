@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from export_shapes import as_mesh, as_trimesh, lopsided, position_color
+from export_shapes import lopsided, position_color
+from helpers.tiny_scenes import as_trimesh, from_trimesh
 from PIL import Image
 from torch import Tensor
 
@@ -153,7 +154,7 @@ def test_files_read_again_equal_what_was_written(tmp_path: Path) -> None:
 def test_the_report_tells_what_is_there(tmp_path: Path) -> None:
     steps: list[tuple[str, float]] = []
     speck = trimesh.creation.icosphere(1, radius=0.02).apply_translation([0, 0, 0.9])
-    mesh = as_mesh(trimesh.util.concatenate([as_trimesh(lopsided(40)), speck]))
+    mesh = from_trimesh(trimesh.util.concatenate([as_trimesh(lopsided(40)), speck]))
     report = export(tmp_path, mesh, progress=lambda name, fraction: steps.append((name, fraction)))
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert report["faces"] == pytest.approx(CONFIG.target_faces, rel=0.02)
@@ -248,5 +249,5 @@ def test_a_surface_that_is_no_surface_is_named(tmp_path: Path, mesh: Mesh, messa
 @pytest.mark.parametrize("target", [4, 50])
 def test_the_smallest_meshes_export(tmp_path: Path, target: int) -> None:
     tetrahedron = trimesh.creation.icosphere(0)
-    report = export(tmp_path, as_mesh(tetrahedron), ExportConfig(texture_size=16, gutter=1, target_faces=target))
+    report = export(tmp_path, from_trimesh(tetrahedron), ExportConfig(texture_size=16, gutter=1, target_faces=target))
     assert 4 <= report["faces"] <= 20

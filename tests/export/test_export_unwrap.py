@@ -8,7 +8,8 @@ import pytest
 import torch
 import trimesh
 import xatlas
-from export_shapes import as_mesh, lopsided, position_color
+from export_shapes import lopsided, position_color
+from helpers.tiny_scenes import from_trimesh
 from scipy.ndimage import maximum_filter, minimum_filter
 from scipy.spatial import cKDTree
 
@@ -161,7 +162,7 @@ def test_every_texel_within_the_gutter_has_the_colour_of_the_nearest_one_of_the_
 
 
 def test_texels_know_their_point_and_normal() -> None:
-    sphere = as_mesh(trimesh.creation.icosphere(5))
+    sphere = from_trimesh(trimesh.creation.icosphere(5))
     texels = texels_of(sphere, unwrap_mesh(sphere, SIZE, 2))
     assert (texels.points.norm(dim=-1) - 1).abs().max() < 1e-3  # the sagitta of the faces
     assert (texels.points - texels.normals).norm(dim=-1).max() < 5e-3

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 import trimesh
-from export_shapes import as_mesh, lopsided, position_color
+from export_shapes import lopsided, position_color
+from helpers.tiny_scenes import from_trimesh
 
 from liftstudio.data.mesh import Mesh
 from liftstudio.export import ExportConfig
@@ -40,7 +41,7 @@ def tent() -> Mesh:
 def test_glb_files_are_valid(tmp_path: Path, shape: str) -> None:
     shapes = {
         "lopsided": lopsided,
-        "box": lambda: as_mesh(trimesh.creation.box()),
+        "box": lambda: from_trimesh(trimesh.creation.box()),
         "tent": tent,
         "noisy": lambda: lopsided(64, 0.03),
     }

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from helpers.golden_data import golden_root
+from helpers.golden_data import close, files_of, golden_root, parameters
 from helpers.paths import GOLDEN
-from helpers.tiny_hifi123 import hifi123
 from safetensors.torch import load_file
 from torch import Tensor
 
 from liftstudio.core.weights import Weights
+from liftstudio.methods.hifi123 import ddim, injection, model, rgnv
 from liftstudio.priors.latent_diffusion import Part
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 
@@ -52,8 +52,7 @@ def case_folders() -> list[Path]:
 
 
 def cases(pattern: str) -> list[Any]:
-    found = [path for folder in case_folders() for path in sorted(folder.glob(pattern))]
-    return [pytest.param(path, id=f"{path.parent.name}/{path.stem}") for path in found]
+    return parameters(files_of(case_folders(), pattern))
 
 
 @functools.cache
@@ -68,7 +67,7 @@ def unet_of(folder: Path) -> Any:
 def grid_of(folder: Path) -> Any:
     """By our own table of alphas."""
     steps = len(load_file(folder / "schedule.safetensors")["timesteps"])
-    return hifi123("ddim").Grid.of(scaled_linear_alpha_bars(), steps)
+    return ddim.Grid.of(scaled_linear_alpha_bars(), steps)
 
 
 @functools.cache
@@ -78,7 +77,7 @@ def inputs_of(folder: Path) -> Case:
 
 def prompts_of(folder: Path, *, guided: bool) -> Any:
     inputs = inputs_of(folder)
-    return hifi123("denoising").Prompts(inputs["emb_uncond"], inputs["emb_target" if guided else "emb_uncond"])
+    return model.Prompts(inputs["emb_uncond"], inputs["emb_target" if guided else "emb_uncond"])
 
 
 def inverted(folder: Path, level: int) -> Tensor:
@@ -93,15 +92,7 @@ def predictor(folder: Path, *, guided: bool, scale: float, injected: int) -> Any
     depths = torch.cat([inputs["depth_ref"], inputs["depth_novel"]])
     below = grid.timesteps[injected - 1] + 1 if injected else 0
     prompts = prompts_of(folder, guided=guided)
-    return hifi123("denoising").beside_reference(unet_of(folder), depths, prompts, scale, below, LAST_LAYERS)
-
-
-def close(a: Tensor, b: Tensor, tolerance: float, name: str = "") -> None:
-    assert a.shape == b.shape, (name, a.shape, b.shape)
-    assert torch.isfinite(a).all()
-    difference = (a - b).abs().max().item()
-    print(f"{name}: {difference:.1e}")  # noqa: T201  for pytest -rP
-    assert difference <= tolerance, (name, difference)
+    return model.beside_reference(unet_of(folder), depths, prompts, scale, below, LAST_LAYERS)
 
 
 class Recorded:
@@ -133,7 +124,7 @@ def test_there_is_a_case() -> None:
 
 @pytest.mark.parametrize("path", cases("schedule*.safetensors"))
 def test_schedule(path: Path) -> None:
-    case, ddim = load_file(path), hifi123("ddim")
+    case = load_file(path)
     alpha_bars = scaled_linear_alpha_bars()
     close(alpha_bars, case["alphas_cumprod"], ROUNDING, "alphas")
     grid = ddim.Grid.of(alpha_bars, len(case["timesteps"]))
@@ -151,7 +142,7 @@ def test_steps_of_diffusers(path: Path) -> None:
     generator = torch.Generator().manual_seed(SEED)
     state, epsilon = torch.randn(2, 1, 4, 8, 8, generator=generator)
     for step, timestep in enumerate(grid.timesteps):
-        found = hifi123("ddim").sample(lambda *_: epsilon, state, grid, step + 1, step)
+        found = ddim.sample(lambda *_: epsilon, state, grid, step + 1, step)
         close(found, scheduler.step(epsilon, timestep, state).prev_sample, PLAIN, f"timestep {timestep}, seed {SEED}")
     assert len(case["timesteps"]) == len(scheduler.timesteps)
 
@@ -160,18 +151,18 @@ def test_steps_of_diffusers(path: Path) -> None:
 @torch.no_grad()
 def test_inversion(path: Path) -> None:
     case, folder, guided = load_file(path), path.parent, "_cfg" in path.stem
-    inputs, grid, denoising = inputs_of(folder), grid_of(folder), hifi123("denoising")
+    inputs, grid = inputs_of(folder), grid_of(folder)
     assert case["unet_timesteps"].tolist() == list(grid.timesteps)
     branches = [key.removesuffix("_states") for key in case if key.endswith("_states")]
     assert branches
     for branch in branches:
         latents, depth = inputs[f"z_{branch}"], inputs[f"depth_{branch}"]
-        predict = denoising.inverting(unet_of(folder), depth, inputs["emb_uncond"])
+        predict = model.inverting(unet_of(folder), depth, inputs["emb_uncond"])
         if guided:
             prompts = prompts_of(folder, guided=True)
-            predict = lambda x, t: denoising.guided_epsilon(unet_of(folder), x, t, depth, prompts, SCALE)  # noqa: B023, E731
+            predict = lambda x, t: model.guided_epsilon(unet_of(folder), x, t, depth, prompts, SCALE)  # noqa: B023, E731
         recorded, tolerance = Recorded(), GUIDED if guided else PLAIN
-        states = hifi123("ddim").invert(predict, latents, grid, grid.steps, recorded)
+        states = ddim.invert(predict, latents, grid, grid.steps, recorded)
         close(states[:, 0], case[f"{branch}_states"], tolerance, f"{branch} states")
         epsilons = [predict(latents, grid.timesteps[0]), *recorded.epsilons.values()]
         close(torch.cat(epsilons), case[f"{branch}_eps"], tolerance, f"{branch} noise")
@@ -187,13 +178,13 @@ def test_paired_sampling(path: Path) -> None:
     """sample_[sym_]<cfg or nocfg>_<inject or plain>: all steps of the grid, or the last ones with injection in all."""
     case, folder, grid = load_file(path), path.parent, grid_of(path.parent)
     steps, guided = len(case["unet_timesteps"]), "_cfg" in path.stem
-    form = hifi123("enhancement").Form
+    form = rgnv.Form
     form = form.symmetric(steps) if "_sym" in path.stem else form.full_range(steps, START_STEP)
     assert list(grid.timesteps[steps - 1 :: -1]) == case["unet_timesteps"].tolist()
     injected = form.injected if "inject" in path.stem else 0
     predict = predictor(folder, guided=guided, scale=SCALE if guided else 1.0, injected=injected)
     recorded = Recorded()
-    final = hifi123("ddim").sample(predict, inverted(folder, steps), grid, form.levels, on_step=recorded)
+    final = ddim.sample(predict, inverted(folder, steps), grid, form.levels, on_step=recorded)
     recorded.check_samples(case, final, predict, GUIDED if guided else PLAIN)
 
 
@@ -207,7 +198,7 @@ def test_stored_reference_beside(path: Path) -> None:
     recorded, novel = Recorded(), inverted(folder, grid.steps)[1:]
     for level in reversed(range(grid.steps)):
         both = torch.cat([inverted(folder, level + 1)[:1], novel])
-        both = hifi123("ddim").sample(predict, both, grid, level + 1, level, recorded)
+        both = ddim.sample(predict, both, grid, level + 1, level, recorded)
         novel = both[1:]
     recorded.check_samples(case, both, predict, GUIDED if guided else PLAIN)
 
@@ -217,18 +208,18 @@ def test_stored_reference_beside(path: Path) -> None:
 def test_enhancement_with_cached_reference(path: Path) -> None:
     """From the clean latents to the end by the public functions: the reference is evaluated once, apart."""
     case, folder, grid = load_file(path), path.parent, grid_of(path.parent)
-    steps, guided, enhancement = len(case["unet_timesteps"]), "_cfg" in path.stem, hifi123("enhancement")
-    scale, form = SCALE if guided else 1.0, enhancement.Form
+    steps, guided = len(case["unet_timesteps"]), "_cfg" in path.stem
+    scale, form = SCALE if guided else 1.0, rgnv.Form
     form = form.symmetric if "_sym" in path.stem else functools.partial(form.full_range, start_step=START_STEP)
     form = form(steps, guidance_scale=scale, last_layers=LAST_LAYERS)
     inputs, prompts = inputs_of(folder), prompts_of(folder, guided=guided)
     stored = "refstored" in path.stem
-    reference = enhancement.prepare_reference(
+    reference = rgnv.prepare_reference(
         unet_of(folder), inputs["z_ref"], inputs["depth_ref"], inputs["emb_uncond"], grid, form, stored=stored
     )
     recorded = Recorded()
     arguments = unet_of(folder), inputs["z_novel"], inputs["depth_novel"], prompts, reference, grid, form, recorded
-    final = enhancement.enhance(*arguments)
+    final = rgnv.enhance(*arguments)
     for level, state in {**recorded.states, 0: final}.items():
         close(state[0], case["states"][steps - level, 1], GUIDED if guided else PLAIN, f"level {level}")
 
@@ -239,13 +230,13 @@ def test_exchange_of_the_release(path: Path) -> None:
     """Both begin as the reference; the view, of a level that is two steps too high, is put in on the way."""
     case, folder, grid = load_file(path), path.parent, grid_of(path.parent)
     inputs = inputs_of(folder)
-    inverting = hifi123("denoising").inverting(unet_of(folder), inputs["depth_novel"], inputs["emb_uncond"])
-    novel = hifi123("ddim").invert(inverting, inputs["z_novel"], grid, EXCHANGE_STOP + 1)[-1]
+    inverting = model.inverting(unet_of(folder), inputs["depth_novel"], inputs["emb_uncond"])
+    novel = ddim.invert(inverting, inputs["z_novel"], grid, EXCHANGE_STOP + 1)[-1]
     close(novel, case["xt"], PLAIN, "xt")
     predict = predictor(folder, guided=True, scale=EXCHANGE_SCALE, injected=grid.steps - EXCHANGE_START_STEP)
     recorded, level = Recorded(), EXCHANGE_STOP - 1
     reference, mask = inverted(folder, grid.steps)[:1], inputs["mask_novel"]
-    final = hifi123("enhancement").sample_with_exchange(predict, reference, novel, mask, grid, level, recorded)
+    final = rgnv.sample_with_exchange(predict, reference, novel, mask, grid, level, recorded)
     before = recorded.states[level]
     recorded.states[level] = torch.cat([before[:1], mask * novel + (1 - mask) * before[1:]])  # the file has those after
     recorded.check_samples(case, final, predict, GUIDED)
@@ -255,7 +246,7 @@ def attention_inputs(unet: Any, call: Callable[[], Any], numbers: list[int]) -> 
     """What `call` returns, and the input and output of the self-attentions of those numbers."""
     into: dict[int, Tensor] = {}
     out: dict[int, Tensor] = {}
-    layers = [attention for _, attention in hifi123("injection").self_attentions(unet)]
+    layers = [attention for _, attention in injection.self_attentions(unet)]
 
     def keep(number: int) -> Any:
         def hook(module: Any, arguments: tuple[Tensor, ...], keywords: dict[str, Any], output: Tensor) -> None:
@@ -276,14 +267,14 @@ def attention_inputs(unet: Any, call: Callable[[], Any], numbers: list[int]) -> 
 def test_attention(path: Path) -> None:
     """One call of the network, and single layers in it, with and without the reference's keys and values."""
     case, folder = load_file(path), path.parent
-    unet, inputs, injection = unet_of(folder), inputs_of(folder), hifi123("injection")
+    unet, inputs = unet_of(folder), inputs_of(folder)
     texts = torch.cat([inputs["emb_uncond"]] * 3 + [inputs["emb_target"]])
     numbers = sorted({int(match[1]) for key in case if (match := re.match(r"layer(\d+)_", key))})
     assert numbers and min(numbers) == len(injection.self_attentions(unet)) - LAST_LAYERS
 
     def call() -> Tensor:
         states, depths = case["unet_in"].split([4, 1], dim=1)
-        return hifi123("denoising").estimate_epsilon(unet, states, int(case["unet_timestep"]), depths, texts)
+        return model.estimate_epsilon(unet, states, int(case["unet_timestep"]), depths, texts)
 
     plain, _, plain_out = attention_inputs(unet, call, numbers)
     with injection.injection(unet, LAST_LAYERS):

@@ -19,9 +19,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.golden_data import golden_root, unpacked
+from helpers.golden_data import Listed, files_of, golden_root, parameters, unpacked
 from helpers.paths import GOLDEN
-from helpers.tiny_imagedream import imagedream
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -31,12 +30,14 @@ from liftstudio.core.schedules import Schedule
 from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.guidance.score_distillation import DistillationRequest
+from liftstudio.methods.imagedream import checkpoint, conditioning, denoising, layout
+from liftstudio.methods.imagedream.denoising import rescaled
+from liftstudio.methods.imagedream.guidance import ImageDreamSDS
+from liftstudio.methods.imagedream.prior import ImageDream
 from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.distillation import reconstruction_loss, sds_loss
 from liftstudio.priors.parameterization import alpha_bar_from_sigma
 from liftstudio.priors.samplers import euler, scaled_linear_levels
-
-rescaled = imagedream("denoising").rescaled
 
 BUNDLED = GOLDEN / "imagedream" / "golden.tar.xz"
 CPU = torch.device("cpu")
@@ -67,8 +68,7 @@ def case_folders() -> list[Path]:
 
 
 def cases(pattern: str) -> list[Any]:
-    found = [path for folder in case_folders() for path in sorted(folder.glob(pattern))]
-    return [pytest.param(path, id=f"{path.parent.name}/{path.stem}") for path in found]
+    return parameters(files_of(case_folders(), pattern))
 
 
 def named(case: Case, prefix: str) -> Case:
@@ -94,8 +94,7 @@ class Model:
 
     def prior(self, views: int) -> Any:
         """The prior of this network for so many views together, without autoencoder, image tower and text."""
-        prior_class = imagedream("prior").ImageDream
-        prior = prior_class.__new__(prior_class)
+        prior = ImageDream.__new__(ImageDream)
         prior.unet, prior.levels, prior.frames = self.unet, scaled_linear_levels(), views
         return prior
 
@@ -103,7 +102,7 @@ class Model:
         """Of a case's given tensors; the picture may be a frame."""
         text = torch.cat([case["text_cond"], case["text_uncond"]])
         image = self.adaptor(torch.cat([case["image_tokens"], torch.zeros_like(case["image_tokens"])]))
-        return imagedream("denoising").make_condition(text, image, case["image_latent"][0] if as_frame else None)
+        return denoising.make_condition(text, image, case["image_latent"][0] if as_frame else None)
 
 
 def attends(block: Any) -> bool:
@@ -112,7 +111,7 @@ def attends(block: Any) -> bool:
 
 @functools.cache
 def model_of(folder: Path, name: str) -> Model:
-    sizes, checkpoint = networks(folder)[name], imagedream("checkpoint")
+    sizes = networks(folder)[name]
     state = load_file(folder / f"unet_{name}_state.safetensors")
     weights = opened(state, {"num_head_channels": str(sizes["num_head_channels"])})
     part = checkpoint.unet_part(weights, sizes.get("ip_weight", 1.0))
@@ -147,7 +146,8 @@ def close(a: Tensor, b: Tensor, relative: float, absolute: float = math.inf, nam
 
 
 def test_there_is_a_case() -> None:
-    assert any(map(cases, ("unet_*_io.safetensors", "sds*.safetensors"))), "no case of ImageDream"
+    patterns = "unet_*_io.safetensors", "sds*.safetensors"
+    assert any(map(cases, patterns)), f"no case of ImageDream in {golden_root(BUNDLED)}"
 
 
 def blocks(unet: Any, sizes: dict[str, Any]) -> dict[str, nn.Module]:
@@ -188,9 +188,8 @@ def network_inputs(model: Model, case: Case, frames: int) -> tuple[Tensor, Tenso
     if "ip" in case:
         context = torch.cat([context, model.adaptor(objects["ip"][:, 0])], dim=1)
     if "ip_img" in case:
-        put = imagedream("denoising").with_image_frame
         pairs = zip(sample[:, None, :-1], case["ip_img"], strict=True)
-        sample = torch.cat([put(views, latent) for views, latent in pairs])
+        sample = torch.cat([denoising.with_image_frame(views, latent) for views, latent in pairs])
     return sample, objects["timesteps"][:, 0], context, objects.get("camera")
 
 
@@ -234,7 +233,7 @@ def test_image_adaptor(path: Path) -> None:
     case, stem = load_file(path), path.stem.removesuffix("_io")
     sizes = config_of(path.with_name(f"{stem}_config.json"))["config"]
     state = load_file(path.with_name(f"{stem}_state.safetensors"))
-    part = imagedream("checkpoint").adaptor_part(opened(state, {"adaptor_head_channels": str(sizes["dim_head"])}), "")
+    part = checkpoint.adaptor_part(opened(state, {"adaptor_head_channels": str(sizes["dim_head"])}), "")
     assert {key for key, _ in part.sources.values()} == set(state)
     adaptor = part.load(torch.float32, CPU)
     assert len(adaptor.layers) == sizes["depth"] and adaptor.layers[0].attn.heads == sizes["heads"]
@@ -249,9 +248,7 @@ def test_image_tower(path: Path) -> None:
     case, stem = load_file(path), path.stem.removesuffix("_io")
     sizes = config_of(path.with_name(f"{stem}_config.json"))
     state = load_file(path.with_name(f"{stem}_state.safetensors"))
-    part = imagedream("checkpoint").file_clip_part(
-        opened(state, {"clip_head_channels": str(sizes["width"] // sizes["heads"])})
-    )
+    part = checkpoint.file_clip_part(opened(state, {"clip_head_channels": str(sizes["width"] // sizes["heads"])}))
     assert {key for key, _ in part.sources.values()} == set(state)
     tower = part.load(torch.float32, CPU)
     hidden = tower(pixel_values=case["pixel_values"], output_hidden_states=True).hidden_states[-2]
@@ -259,7 +256,7 @@ def test_image_tower(path: Path) -> None:
 
 
 def conditions(cameras: Cameras) -> Tensor:
-    return imagedream("conditioning").camera_conditions(cameras.c2w)
+    return conditioning.camera_conditions(cameras.c2w)
 
 
 @pytest.mark.parametrize("path", cases("camera*.safetensors"))
@@ -301,7 +298,7 @@ def test_cameras_of_the_renderer(path: Path) -> None:
     close(clip, wanted, math.inf, 1e-5, "clip coordinates")  # of sizes up to 5
     close(conditions(cameras), case["camera_cond"], math.inf, CAMERA, "condition")
     before = case["c2w"].clone()
-    imagedream("conditioning").camera_conditions(case["c2w"])
+    conditioning.camera_conditions(case["c2w"])
     assert torch.equal(before, case["c2w"])
     case, sizes = named(everything, "equiv"), config["equiv"]
     azimuth_deg = torch.tensor(sizes["azimuth_deg"], dtype=torch.float32)
@@ -335,10 +332,9 @@ def cameras_of(c2w: Tensor) -> Cameras:
 
 
 def sds_cases() -> list[Any]:
-    found = [path for folder in case_folders() for path in sorted(folder.glob("sds*.safetensors"))]
     return [
         pytest.param(path, name, id=f"{path.parent.name}/{path.stem}/{name}")
-        for path in found
+        for path in files_of(case_folders(), "sds*.safetensors")
         for name in config_of(path.with_suffix(".json"))["cases"]
     ]
 
@@ -384,9 +380,8 @@ def test_score_distillation_by_the_guidance(path: Path, name: str) -> None:
     everything, options = load_file(path), config_of(path.with_suffix(".json"))["cases"][name]
     case = named(everything, options.get("inputs_from", name)) | named(everything, name)
     model, views = model_for(path.parent, case["text_cond"]), len(case["latents"]) // options["objects"]
-    kind = imagedream("guidance").ImageDreamSDS
-    guidance = kind.__new__(kind)
-    guidance.config = kind.Config(
+    guidance = ImageDreamSDS.__new__(ImageDreamSDS)
+    guidance.config = ImageDreamSDS.Config(
         prior=Block("prior", "imagedream", None),
         guidance_scale=options["guidance_scale"],
         rescale=options["recon_std_rescale"],
@@ -440,7 +435,6 @@ def test_what_the_network_is_shown(path: Path, name: str) -> None:
 def test_background_alignment(path: Path) -> None:
     everything = load_file(path)
     found = [named(everything, key.removesuffix(".rgba")) for key in everything if key.endswith(".rgba")]
-    conditioning = imagedream("conditioning")
     for case in found:
         rgba = case["rgba"].float() / 255
         image = conditioning.over_grey(rgba[..., :3], rgba[..., 3:], case["bg"].mean().item())
@@ -467,7 +461,7 @@ def test_schedules(path: Path) -> None:
 
 @pytest.mark.parametrize("path", cases("preprocess*.safetensors"))
 def test_preparation(path: Path) -> None:
-    case, conditioning = load_file(path), imagedream("conditioning")
+    case = load_file(path)
     rgba = case["rgba"].float() / 255
     images = [conditioning.over_grey(rgba[..., :3], rgba[..., 3:], grey / 255) for grey in case["bg_values"].tolist()]
     for image, wanted in zip(images, case["composited"], strict=True):
@@ -479,14 +473,6 @@ def test_preparation(path: Path) -> None:
         if match := re.fullmatch(r"clip_input_(\d+)_every_2nd_pixel", key):
             found = conditioning.clip_pixels(images[1], int(match[1]))[0, :, ::2, ::2]
             close(found, wanted, math.inf, 2 * CAMERA, key)  # of sizes up to 2.6
-
-
-class Listed(Weights):
-    """A weight file of which only the list of keys is at hand."""
-
-    def __init__(self, shapes: dict[str, list[int]], name: str = "sd-v2.1-base-4view-ipmv.pt") -> None:
-        self.path, self.metadata = Path(name), {}
-        self.shapes = {key: tuple(shape) for key, shape in shapes.items()}
 
 
 @functools.cache
@@ -503,13 +489,12 @@ def full_shapes() -> dict[str, list[int]]:
 
 
 def open_parts(weights: Weights) -> Any:
-    checkpoint = imagedream("checkpoint")
     return checkpoint.open_parts(weights, 1.0, checkpoint.Elsewhere("", ""))
 
 
 def test_full_size_keys() -> None:
     """Every weight of the networks has its key in the official file, of equal shape, and vice versa."""
-    shapes, layout = full_shapes(), imagedream("layout")
+    shapes = full_shapes()
     unet, rest = manifest()
     parts = open_parts(Listed(shapes))
     used = {
@@ -531,7 +516,7 @@ def test_full_size_keys() -> None:
 
 def test_full_size_keys_of_other_layouts() -> None:
     """The conversion for diffusers has no prefix; MVDream's has no image prompt."""
-    unet, checkpoint = manifest()[0], imagedream("checkpoint")
+    unet = manifest()[0]
     weights = Listed({key.removeprefix(PREFIX): shape for key, shape in unet.items()})
     parts = checkpoint.unet_part(weights), checkpoint.adaptor_part(weights, "image_embed.")
     for part in parts:
@@ -541,13 +526,13 @@ def test_full_size_keys_of_other_layouts() -> None:
     part = checkpoint.unet_part(text)
     part.check()
     assert {key for key, _ in part.sources.values()} == set(text.shapes)
-    assert imagedream("layout").mode_of(text, "auto") == "text"
+    assert layout.mode_of(text, "auto") == "text"
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_other_files_are_refused(seed: int) -> None:
     """Without a key, with one more, or with one of another shape: the first such key is named."""
-    shapes, layout = full_shapes(), imagedream("layout")
+    shapes = full_shapes()
     needed = [key for key in shapes if not layout.UNUSED.match(key)]
     key = needed[int(torch.randint(len(needed), (), generator=torch.Generator().manual_seed(seed)))]
     for changed, message in (

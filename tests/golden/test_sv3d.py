@@ -13,18 +13,20 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.golden_data import Listed, files_of, golden_root, parameters
 from helpers.paths import GOLDEN
-from helpers.tiny_sv3d import sv3d, tiny_unet
+from helpers.tiny_sv3d import tiny_unet
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from liftstudio.core.errors import InputError
 from liftstudio.core.weights import Weights
+from liftstudio.methods.sv3d import checkpoint, conditioning, denoising
+from liftstudio.methods.sv3d.denoising import triangle
+from liftstudio.methods.sv3d.prior import SV3D
 from liftstudio.priors.parameterization import v_scaling
 from liftstudio.priors.samplers import euler, karras_sigmas
-
-triangle = sv3d("denoising").triangle
 
 BUNDLED = GOLDEN / "sv3d"
 PREFIX = "model.diffusion_model."
@@ -42,13 +44,11 @@ def is_case_folder(folder: Path) -> bool:
 
 
 def case_folders() -> list[Path]:
-    root = Path(os.environ.get("LIFTSTUDIO_GOLDEN", BUNDLED))
-    return [path.parent for path in sorted(root.rglob("config.json")) if is_case_folder(path.parent)]
+    return [path.parent for path in sorted(golden_root(BUNDLED).rglob("config.json")) if is_case_folder(path.parent)]
 
 
 def cases(pattern: str) -> list[Any]:
-    found = [path for folder in case_folders() for path in sorted(folder.glob(pattern)) if not is_state(path)]
-    return [pytest.param(path, id=f"{path.parent.name}/{path.stem}") for path in found]
+    return parameters(path for path in files_of(case_folders(), pattern) if not is_state(path))
 
 
 def is_state(path: Path) -> bool:
@@ -74,7 +74,7 @@ def network(folder: Path, variant: str, scratch: Path) -> nn.Module:
     sizes = config_of(folder)[f"unet_{variant}"]
     path = scratch / f"{folder.name}_{variant}.safetensors"
     save_file(state, path, metadata={"num_head_channels": str(sizes["num_head_channels"])})
-    unet = sv3d("checkpoint").unet_part(Weights(path)).load(torch.float32, torch.device("cpu"))
+    unet = checkpoint.unet_part(Weights(path)).load(torch.float32, torch.device("cpu"))
     assert unet.config.layers_per_block == sizes["num_res_blocks"]
     assert list(unet.config.block_out_channels) == [m * sizes["model_channels"] for m in sizes["channel_mult"]]
     assert unet.config.projection_class_embeddings_input_dim == sizes["adm_in_channels"]
@@ -87,7 +87,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def condition_of(case: dict[str, Tensor]) -> Any:
-    return sv3d("denoising").Condition(case["clip_embedding"][0], case["concat_latent"][0])
+    return denoising.Condition(case["clip_embedding"][0], case["concat_latent"][0])
 
 
 def largest_difference(a: Tensor, b: Tensor) -> float:
@@ -96,7 +96,8 @@ def largest_difference(a: Tensor, b: Tensor) -> float:
 
 
 def test_there_is_a_case() -> None:
-    assert any(map(cases, ("unet_*.safetensors", "denoiser_*.safetensors", "sampling_*.safetensors")))
+    patterns = "unet_*.safetensors", "denoiser_*.safetensors", "sampling_*.safetensors"
+    assert any(map(cases, patterns)), f"no case of SV3D in {golden_root(BUNDLED)}"
 
 
 @pytest.mark.parametrize("path", cases("conditioning*.safetensors"))
@@ -107,7 +108,7 @@ def test_conditioning(path: Path) -> None:
     for key in vectors:
         orbit = key.rpartition(".")[0]
         angles = case[f"{orbit}.elevations_deg"], case[f"{orbit}.azimuths_deg"]
-        vector = sv3d("conditioning").frame_vectors(*angles, case[key].shape[1], case[f"{orbit}.cond_aug"])
+        vector = conditioning.frame_vectors(*angles, case[key].shape[1], case[f"{orbit}.cond_aug"])
         assert largest_difference(vector, case[key]) <= 1e-6, key  # float32 angles up to 2 pi; values within 1
 
 
@@ -121,11 +122,10 @@ def test_scaling(path: Path) -> None:
 
 @pytest.mark.parametrize("path", cases("sigmas*.safetensors"))
 def test_noise_levels(path: Path) -> None:
-    prior = sv3d("prior").SV3D
     largest = config_of(path.parent)["sampler"]["params"]["discretization_config"]["params"]["sigma_max"]
-    assert largest == prior.sigma_max
+    assert largest == SV3D.sigma_max
     for key, expected in load_file(path).items():
-        sigmas = karras_sigmas(int(key.removeprefix("steps_")), prior.sigma_min, prior.sigma_max)
+        sigmas = karras_sigmas(int(key.removeprefix("steps_")), SV3D.sigma_min, SV3D.sigma_max)
         torch.testing.assert_close(sigmas, expected, rtol=1e-6, atol=0)
 
 
@@ -152,7 +152,7 @@ def test_network(path: Path, scratch: Path) -> None:
 @pytest.mark.parametrize("path", cases("denoiser_*.safetensors"))
 @torch.no_grad()
 def test_denoiser(path: Path, scratch: Path, in_one_batch: bool) -> None:
-    case, denoising = load_file(path), sv3d("denoising")
+    case = load_file(path)
     unet, condition, vectors = network(path.parent, variant_of(path), scratch), condition_of(case), case["vector"]
     scale = case.get("guidance_scale", triangle(len(vectors)))
     branches = {"denoised_cond": condition, "denoised_uncond": condition.unconditional()}
@@ -175,7 +175,7 @@ def test_sampling(path: Path, scratch: Path) -> None:
     vectors, scale = case["vector"], case["guidance_scale"]
     after: list[Tensor] = []
     final = euler(
-        lambda z, sigma: sv3d("denoising").guided_x0(unet, z, sigma, condition, vectors, scale, in_one_batch=False),
+        lambda z, sigma: denoising.guided_x0(unet, z, sigma, condition, vectors, scale, in_one_batch=False),
         case["noise"],
         case["sigmas"],
         lambda step, latents: after.append(latents),
@@ -186,17 +186,8 @@ def test_sampling(path: Path, scratch: Path) -> None:
     assert largest_difference(final, case["final_latents"]) <= 3e-5  # the official code's own noise is 1.1e-5
 
 
-class Listed(Weights):
-    """A weight file of which only the list of keys is at hand."""
-
-    def __init__(self, shapes: dict[str, list[int]]) -> None:
-        self.path, self.metadata = Path("listed.safetensors"), {}
-        self.shapes = {key: tuple(shape) for key, shape in shapes.items()}
-
-
 def manifests() -> list[Path]:
-    found = [path for folder in case_folders() for path in sorted(folder.glob("manifest_*.json"))]
-    return found or sorted(BUNDLED.glob("manifest_*.json"))
+    return files_of(case_folders(), "manifest_*.json") or files_of([BUNDLED], "manifest_*.json")
 
 
 @pytest.mark.parametrize("width", [1280, 256], ids=["p", "u"])
@@ -206,7 +197,7 @@ def test_full_size_keys(manifest: Path, width: int) -> None:
     vector = f"{PREFIX}label_emb.0.0.weight"
     shapes = json.loads(manifest.read_text())
     shapes[vector] = [shapes[vector][0], width]
-    parts = sv3d("checkpoint").open_parts(Listed(shapes))
+    parts = checkpoint.open_parts(Listed(shapes))
     keys = [{key for key, _ in part.sources.values()} for part in parts]
     prefixes = (PREFIX, "conditioner.embedders.1.", "conditioner.embedders.0.open_clip.model.visual.")
     assert [len(part.module.state_dict()) for part in parts[:2]] == [len(used) for used in keys[:2]]
@@ -217,14 +208,14 @@ def test_full_size_keys(manifest: Path, width: int) -> None:
 
     last = max(keys[0])
     with pytest.raises(InputError, match=f"the weight '{re.escape(last)}' is missing"):
-        sv3d("checkpoint").open_parts(Listed({key: shape for key, shape in shapes.items() if key != last}))
+        checkpoint.open_parts(Listed({key: shape for key, shape in shapes.items() if key != last}))
     with pytest.raises(InputError, match=r"unexpected weight 'model_ema\.decay'"):
-        sv3d("checkpoint").open_parts(Listed({**shapes, "model_ema.decay": []}))
+        checkpoint.open_parts(Listed({**shapes, "model_ema.decay": []}))
     other = {**shapes, last: [*shapes[last], 7]}
     with pytest.raises(InputError, match=f"'{re.escape(last)}' has shape {re.escape(str(other[last]))}"):
-        sv3d("checkpoint").open_parts(Listed(other))
+        checkpoint.open_parts(Listed(other))
     with pytest.raises(InputError, match=r"label_emb\.0\.0\.weight' has shape \[\d+, 768\], its width must be 1280"):
-        sv3d("checkpoint").open_parts(Listed({**shapes, vector: [shapes[vector][0], 768]}))
+        checkpoint.open_parts(Listed({**shapes, vector: [shapes[vector][0], 768]}))
 
 
 DEPTHS = {
@@ -244,7 +235,7 @@ def test_other_depths(options: dict[str, Any], tmp_path: Path) -> None:
     unet, state = tiny_unet(generator, **options)
     path = tmp_path / "other.safetensors"
     save_file(state, path, metadata={"num_head_channels": str(options.get("head_channels", 16))})
-    part = sv3d("checkpoint").unet_part(Weights(path))
+    part = checkpoint.unet_part(Weights(path))
     assert {key for key, _ in part.sources.values()} == set(state)
     sample, context = torch.randn(1, 3, 8, 8, 8, generator=generator), torch.randn(1, 1, 32, generator=generator)
     vectors = torch.randn(1, 3, options.get("vector_width", 1280), generator=generator)

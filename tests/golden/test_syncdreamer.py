@@ -18,19 +18,23 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.golden_data import golden_root, unpacked
+from helpers.golden_data import Listed, close, files_of, golden_root, parameters, unpacked
 from helpers.paths import GOLDEN
-from helpers.tiny_syncdreamer import FOV_DEG, NUMBERS, official_cameras, syncdreamer
+from helpers.tiny_syncdreamer import FOV_DEG, NUMBERS, official_cameras
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import orbit_cameras
+from liftstudio.methods.syncdreamer import checkpoint, denoising, layout
+from liftstudio.methods.syncdreamer.denoising import decomposed
+from liftstudio.methods.syncdreamer.preparation import framed
+from liftstudio.methods.syncdreamer.prior import SyncDreamer
+from liftstudio.methods.syncdreamer.rig import Rig, vertices
+from liftstudio.methods.syncdreamer.unet import DepthTransformer
 from liftstudio.priors.parameterization import sigma_from_alpha_bar
 from liftstudio.priors.samplers import ancestral, ddim_sigmas
-
-decomposed = syncdreamer("denoising").decomposed
 
 BUNDLED = GOLDEN / "syncdreamer" / "golden.tar.xz"
 CPU = torch.device("cpu")
@@ -73,8 +77,7 @@ def case_folders() -> list[Path]:
 
 
 def cases(*patterns: str) -> list[Any]:
-    found = [path for folder in case_folders() for pattern in patterns for path in sorted(folder.glob(pattern))]
-    return [pytest.param(path, id=f"{path.parent.name}/{path.stem}") for path in found]
+    return parameters(files_of(case_folders(), *patterns))
 
 
 def state_of(folder: Path, name: str) -> Case:
@@ -108,13 +111,12 @@ class Model:
 
     def prior(self, **options: Any) -> Any:
         """The prior of this network, without autoencoder and CLIP."""
-        cls = syncdreamer("prior").SyncDreamer
-        prior = cls.__new__(cls)
+        prior = SyncDreamer.__new__(SyncDreamer)
         prior.network, prior.rig, prior.levels, prior.config = (
             self.network,
             self.rig,
             self.levels,
-            cls.Config("", **options),
+            SyncDreamer.Config("", **options),
         )
         return prior
 
@@ -132,8 +134,8 @@ def named_model(folder: Path, name: str) -> Model:
         path = Path(scratch) / "weights.safetensors"
         save_file(state_of(folder, name), path, {**NUMBERS, **volumes, "num_heads": str(sizes["unet"]["num_heads"])})
         weights = Weights(path)
-        network = syncdreamer("checkpoint").network_part(weights).load(torch.float32, CPU)
-        rig = syncdreamer("rig").Rig.read(weights, CPU)
+        network = checkpoint.network_part(weights).load(torch.float32, CPU)
+        rig = Rig.read(weights, CPU)
         levels = sigma_from_alpha_bar(weights["alphas_cumprod"].double())
     unet, volume = network.model["diffusion_model"].size, network.spatial_volume.size
     assert list(unet.channels) == [m * sizes["unet"]["model_channels"] for m in sizes["unet"]["channel_mult"]]
@@ -146,15 +148,7 @@ def named_model(folder: Path, name: str) -> Model:
 
 def condition_of(case: Case, sample: int) -> Any:
     elevation_deg = math.degrees(case["elevation"][sample])
-    return syncdreamer("denoising").Condition(case["clip_embed"][sample], case["x_input"][sample], elevation_deg)
-
-
-def close(a: Tensor, b: Tensor, tolerance: float, name: str = "") -> None:
-    assert a.shape == b.shape, (name, a.shape, b.shape)
-    assert torch.isfinite(a).all()
-    difference = (a - b).abs().max().item()
-    print(f"{name}: {difference:.1e}")  # noqa: T201  for pytest -rP
-    assert difference <= tolerance, (name, difference)
+    return denoising.Condition(case["clip_embed"][sample], case["x_input"][sample], elevation_deg)
 
 
 def pyramid(case: Case, prefix: str) -> list[Tensor]:
@@ -164,7 +158,7 @@ def pyramid(case: Case, prefix: str) -> list[Tensor]:
 
 
 def test_there_is_a_case() -> None:
-    assert any(map(cases, ("[a-f]_*.safetensors", "h_*.safetensors"))), "no case of SyncDreamer"
+    assert cases("[a-f]_*.safetensors", "h_*.safetensors"), f"no case of SyncDreamer in {golden_root(BUNDLED)}"
 
 
 def pretend(folder: Path, sizes: dict[str, Any], *files: str) -> None:
@@ -211,7 +205,7 @@ def test_generated_cameras(path: Path) -> None:
     generated = [orbit_cameras(*angles, 1.5, FOV_DEG, size, size)]
     if views == 16:
         generated.append(official_cameras(views, size))
-    for rig in map(syncdreamer("rig").Rig.of, generated):
+    for rig in map(Rig.of, generated):
         close(rig.poses, case["poses"], GEOMETRY, "poses")
         close(rig.intrinsics, case["Ks"], 1e-6 * case["Ks"].max().item(), "Ks")
         turn = (rig.azimuth - case["azimuth"] + math.pi) % (2 * math.pi) - math.pi
@@ -230,11 +224,11 @@ def test_target_encoder(path: Path) -> None:
 @pytest.mark.parametrize("path", cases("b_spatial_volume_n*.safetensors"))
 @torch.no_grad()
 def test_spatial_volume(path: Path) -> None:
-    case, rig_module = load_file(path), syncdreamer("rig")
+    case = load_file(path)
     model = model_of(path, case["x_noisy"].shape[1])
-    rig, network = rig_module.Rig(case["poses"], case["Ks"], model.rig.azimuth), model.network.spatial_volume
+    rig, network = Rig(case["poses"], case["Ks"], model.rig.azimuth), model.network.spatial_volume
     count, size = network.size.vertices, case["x_noisy"].shape[-1]
-    points = rig_module.vertices(count, CPU)
+    points = vertices(count, CPU)
     close(points.T.unflatten(1, (count,) * 3), case["verts"][0], GEOMETRY, "verts")
     for sample, noisy in enumerate(case["x_noisy"]):
         elevation_deg = math.degrees(case["elevation"][sample])
@@ -291,7 +285,7 @@ def test_unet(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         close(block(case["dt_x"], zeros[level]), case["dt_out_zero_volume"], FEATURES, "dt_out_zero_volume")
         close(block.depth_attn(case["da_x"], sources[level]), case["da_out"], FEATURES, "da_out")
     if "out_no_depth_attention" in case:
-        monkeypatch.setattr(syncdreamer("unet").DepthTransformer, "forward", lambda self, x, volume: x)
+        monkeypatch.setattr(DepthTransformer, "forward", lambda self, x, volume: x)
         close(unet(*arguments, sources), case["out_no_depth_attention"], FEATURES, "out_no_depth_attention")
 
 
@@ -299,7 +293,7 @@ def test_unet(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("path", cases("e_denoise*.safetensors"))
 @torch.no_grad()
 def test_denoising(path: Path, chunk: int) -> None:
-    case, denoising = load_file(path), syncdreamer("denoising")
+    case = load_file(path)
     views = case["x_noisy"].shape[1]
     model = model_of(path, views)
     network, rig, size = model.network, model.rig, case["x_noisy"].shape[-1]
@@ -350,7 +344,7 @@ def test_inputs_are_found_by_what_was_made_of_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", cases("f_decomposed_guidance*.safetensors"))
 @torch.no_grad()
 def test_decomposed_guidance(path: Path) -> None:
-    case, denoising = load_file(path), syncdreamer("denoising")
+    case = load_file(path)
     views = case["eps_cond"].shape[1]
     source, inputs = inputs_of(path)
     model = model_of(source, views)
@@ -477,31 +471,23 @@ def test_preparation(path: Path) -> None:
     for crop in crops:
         expected = case[f"image_crop{crop}"]
         rgba = case["rgba"].float() / 255
-        image, mask = syncdreamer("preparation").framed(rgba, expected.shape[0], max(int(crop), 0))
+        image, mask = framed(rgba, expected.shape[0], max(int(crop), 0))
         close(2 * image - 1, expected, 1e-6, f"crop {crop}")
         assert mask.shape == (*image.shape[:2], 1) and 0 < mask.mean() < 1
-
-
-class Listed(Weights):
-    """A weight file of which only the list of keys is at hand."""
-
-    def __init__(self, shapes: dict[str, list[int]]) -> None:
-        self.path, self.metadata = Path("listed.ckpt"), {}
-        self.shapes = {key: tuple(shape) for key, shape in shapes.items()}
 
 
 @functools.cache
 def manifest() -> dict[str, list[int]]:
     """Key -> shape of the full-size file."""
-    found = [path for folder in case_folders() for path in sorted(folder.glob("manifest_full.json"))]
+    found = files_of(case_folders(), "manifest_full.json")
     return json.loads((found or [unpacked(BUNDLED) / "manifest_full.json"])[0].read_text())
 
 
 def test_full_size_keys() -> None:
     """Every weight of the three networks has its key in the official file, of equal shape, and vice versa."""
-    shapes, layout = manifest(), syncdreamer("layout")
+    shapes = manifest()
     assert len(shapes) == 1618
-    parts = syncdreamer("checkpoint").open_parts(Listed(shapes))
+    parts = checkpoint.open_parts(Listed(shapes))
     used = [{key for key, _ in part.sources.values()} for part in (parts.network, parts.vae, parts.clip)]
     assert [len(keys) for keys in used] == [856 + 196 + 4 + 2, 248, 296]
     unused = {key for key in shapes if layout.UNUSED.match(key)}
@@ -517,8 +503,8 @@ def test_full_size_keys() -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_other_files_are_refused(seed: int) -> None:
     """Without a key, with one more, or with one of another shape: the first such key is named."""
-    shapes, checkpoint = manifest(), syncdreamer("checkpoint")
-    needed = [key for key in shapes if not syncdreamer("layout").UNUSED.match(key)]
+    shapes = manifest()
+    needed = [key for key in shapes if not layout.UNUSED.match(key)]
     key = needed[int(torch.randint(len(needed), (), generator=torch.Generator().manual_seed(seed)))]
     for changed, message in (
         ({k: s for k, s in shapes.items() if k != key}, f"'{re.escape(key)}' is missing"),

@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
 
+import kornia
 import numpy as np
 import pytest
 import torch
@@ -246,3 +247,9 @@ def test_degenerate_meshes(loss: Callable[[Mesh], Tensor]) -> None:
         assert value.isfinite() and vertices.grad is not None and vertices.grad.abs().max() < 1e4
     empty = torch.zeros(0, 3, requires_grad=True)
     assert loss(Mesh(empty, torch.zeros(0, 3, dtype=torch.int64))) == 0
+
+
+def test_sobel_differences_are_kornias() -> None:
+    images = torch.rand(2, 7, 9, 3, dtype=torch.float64)
+    gradient = kornia.filters.spatial_gradient(images.permute(0, 3, 1, 2))  # [B, C, 2, H, W], along x and y
+    torch.testing.assert_close(losses._sobel(images), gradient.permute(2, 0, 3, 4, 1)[:, :, 1:-1, 1:-1])

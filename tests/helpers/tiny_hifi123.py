@@ -1,25 +1,17 @@
 """Stable Diffusion 2's depth model in miniature: a folder in diffusers' form, with random weights."""
 
-import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
 
 from helpers.tiny_sv3d import randomize
-from liftstudio.core import registry
-
-registry.load_methods()
+from liftstudio.data.render import Render
 
 TOKENS = 8  # of a prompt, with its start and its end
 WIDTH = 16  # of an embedded token
-
-
-def hifi123(module: str) -> ModuleType:
-    """A module of the extension."""
-    return importlib.import_module(f"liftstudio.methods.hifi123.{module}")
+SIZE = 32  # pixels across its images
 
 
 def tiny_unet(generator: torch.Generator, **options: Any) -> Any:
@@ -86,6 +78,16 @@ def write_prediction_type(folder: Path, kind: str) -> None:
     """The schedule's configuration of a folder, with that kind of prediction."""
     (folder / "scheduler").mkdir(exist_ok=True)
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"prediction_type": kind}))
+
+
+def fake_render(generator: torch.Generator, count: int = 1, *, flat: bool = False) -> Render:
+    """A random texture on a tilted square, or on one that is not tilted."""
+    opacity = torch.zeros(count, SIZE, SIZE, 1)
+    opacity[:, 8:24, 8:24] = 1
+    foreground = torch.rand(count, SIZE, SIZE, 3, generator=generator) * opacity
+    slope = torch.zeros(SIZE) if flat else torch.linspace(0, 1, SIZE)
+    depth = (3 + slope[:, None, None]).expand_as(opacity) * opacity
+    return Render(foreground + 1 - opacity, foreground.requires_grad_(), opacity, depth=depth)
 
 
 def write_estimator(folder: Path, seed: int = 0, *, flat: bool = False) -> Path:

@@ -1,23 +1,18 @@
 """ImageDream and MVDream in miniature: a weight file in the official layout, and a text tower; random weights."""
 
-import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 from helpers.tiny_hifi123 import write_tokenizer
 from helpers.tiny_sv3d import randomize, tiny_clip, tiny_vae
-from liftstudio.core import registry
-from liftstudio.data.images import save_image
+from liftstudio.methods.imagedream import checkpoint
+from liftstudio.methods.imagedream.network import MultiViewUNet
 from liftstudio.priors.latent_diffusion import official_state, unet_sources
-
-registry.load_methods()
 
 PREFIX = "model.diffusion_model."
 # Sizes of the miniature that no shape tells.
@@ -50,11 +45,6 @@ QUICK = [
 ]
 
 
-def imagedream(module: str) -> ModuleType:
-    """A module of the extension."""
-    return importlib.import_module(f"liftstudio.methods.imagedream.{module}")
-
-
 def tiny_unet(
     generator: torch.Generator,
     *,
@@ -66,7 +56,7 @@ def tiny_unet(
     context_width: int = TEXT_WIDTH,
 ) -> dict[str, Tensor]:
     """Official weights of a random network; `attends` and `channels` from the finest level to the coarsest."""
-    unet = imagedream("network").MultiViewUNet(
+    unet = MultiViewUNet(
         image_tokens=image_tokens,
         image_weight=1.0,
         block_out_channels=channels,
@@ -79,7 +69,7 @@ def tiny_unet(
         class_embed_type="projection",
         projection_class_embeddings_input_dim=16,
     )
-    parts = imagedream("checkpoint").UNET_PARTS
+    parts = checkpoint.UNET_PARTS
     names = randomize(unet, generator).state_dict()
     return official_state(unet, unet_sources(names, layers, attends, PREFIX, parts))
 
@@ -90,7 +80,7 @@ def tiny_adaptor(generator: torch.Generator, image_tokens: int = 4, context_widt
 
     adaptor = IPAdapterPlusImageProjection(TOWER_WIDTH, context_width, 24, 2, 8, 3, image_tokens, 2)
     names = randomize(adaptor, generator).state_dict()
-    return official_state(adaptor, imagedream("checkpoint").adaptor_sources(names, f"{PREFIX}image_embed."))
+    return official_state(adaptor, checkpoint.adaptor_sources(names, f"{PREFIX}image_embed."))
 
 
 def tiny_state(*, image: bool = True, seed: int = 0, **sizes: Any) -> dict[str, Tensor]:
@@ -129,14 +119,3 @@ def write_tiny_text(folder: Path, seed: int = 0, width: int = TEXT_WIDTH) -> Pat
     )
     randomize(CLIPTextModel(config), torch.Generator().manual_seed(seed)).save_pretrained(folder / "text_encoder")
     return folder
-
-
-def write_ball(path: Path, mode: str = "RGBA") -> Path:
-    """A picture of something round."""
-    column, row = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="xy")
-    alpha = (column**2 + row**2 < 0.6).float()[..., None]
-    rgb = torch.stack([0.5 + 0.4 * column, 0.5 - 0.4 * row, 0.5 + 0 * row], dim=-1)
-    save_image(path, torch.cat([rgb, alpha], dim=-1))
-    if mode != "RGBA":
-        Image.open(path).convert(mode).save(path)
-    return path

@@ -62,6 +62,10 @@ def from_trimesh(shape: trimesh.Trimesh) -> Mesh:
     return Mesh(torch.from_numpy(shape.vertices).float(), torch.from_numpy(shape.faces).long())
 
 
+def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:
+    return trimesh.Trimesh(mesh.vertices.detach().double().numpy(), mesh.faces.numpy(), process=False)
+
+
 def ball(radius: float = 0.5, subdivisions: int = 3) -> Mesh:
     return from_trimesh(trimesh.creation.icosphere(subdivisions, radius))
 

@@ -1,25 +1,18 @@
 """SV3D in miniature: a weight file in the official layout, with random weights."""
 
-import importlib
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from liftstudio.core import registry
+from liftstudio.methods.sv3d import checkpoint
+from liftstudio.methods.sv3d.network import SV3DUNet
 from liftstudio.priors.latent_diffusion import clip_sources, make_vae, official_state, vae_sources
-
-registry.load_methods()
 
 # Sizes of the miniature that no shape tells.
 NUMBERS = {"num_head_channels": "16", "clip_head_channels": "16", "image_size": "32", "num_frames": "5"}
-
-
-def sv3d(module: str) -> ModuleType:
-    """A module of the extension."""
-    return importlib.import_module(f"liftstudio.methods.sv3d.{module}")
 
 
 def randomize(module: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -41,7 +34,7 @@ def tiny_unet(
     head_channels: int = 16,
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """A random network and its official weights; `attends` and `channels` from the finest level to the coarsest."""
-    unet = sv3d("network").SV3DUNet(
+    unet = SV3DUNet(
         block_out_channels=channels,
         layers_per_block=layers,
         down_block_types=tuple(f"{'CrossAttn' if a else ''}DownBlockSpatioTemporal" for a in attends),
@@ -51,7 +44,7 @@ def tiny_unet(
         projection_class_embeddings_input_dim=vector_width,
     )
     randomize(unet, generator)
-    return unet, official_state(unet, sv3d("checkpoint").unet_sources(unet.state_dict(), layers, list(attends)))
+    return unet, official_state(unet, checkpoint.unet_sources(unet.state_dict(), layers, list(attends)))
 
 
 def tiny_vae(generator: torch.Generator, prefix: str) -> dict[str, Tensor]:
@@ -60,13 +53,18 @@ def tiny_vae(generator: torch.Generator, prefix: str) -> dict[str, Tensor]:
     return official_state(randomize(vae, generator), vae_sources(vae.state_dict(), 3, prefix))
 
 
-def tiny_clip(generator: torch.Generator, prefix: str, embedding: int) -> dict[str, Tensor]:
-    """Official weights of an image tower for 28 x 28 pixels, under `prefix`."""
+def tiny_tower(generator: torch.Generator, embedding: int) -> Any:
+    """A random image tower of CLIP for 28 x 28 pixels, with its projection."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 3}
     config = CLIPVisionConfig(**sizes, patch_size=14, image_size=28, projection_dim=embedding)
-    tower = randomize(CLIPVisionModelWithProjection(config), generator)
+    return randomize(CLIPVisionModelWithProjection(config), generator)
+
+
+def tiny_clip(generator: torch.Generator, prefix: str, embedding: int) -> dict[str, Tensor]:
+    """Official weights of such a tower, under `prefix`."""
+    tower = tiny_tower(generator, embedding)
     return official_state(tower, clip_sources(tower.state_dict(), prefix))
 
 

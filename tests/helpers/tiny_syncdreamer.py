@@ -1,9 +1,7 @@
 """SyncDreamer in miniature: a weight file in the official layout, with random weights."""
 
-import importlib
 import math
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,19 +9,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from helpers.tiny_sv3d import randomize, tiny_clip, tiny_vae
-from liftstudio.core import registry
 from liftstudio.data.cameras import Cameras, orbit_cameras
-
-registry.load_methods()
+from liftstudio.methods.syncdreamer.network import Size, SyncDreamerNetwork
+from liftstudio.methods.syncdreamer.rig import Rig
+from liftstudio.methods.syncdreamer.unet import UNetSize
+from liftstudio.methods.syncdreamer.volumes import VolumeSize
 
 # Sizes of the miniature that no shape tells.
 NUMBERS = {"num_heads": "4", "clip_head_channels": "16", "spatial_volume_size": "8", "frustum_volume_depth": "8"}
 FOV_DEG = 2 * math.degrees(math.atan(128 / 280))  # of the official lens
-
-
-def syncdreamer(module: str) -> ModuleType:
-    """A module of the extension."""
-    return importlib.import_module(f"liftstudio.methods.syncdreamer.{module}")
 
 
 def official_cameras(views: int, size: int, distance: float = 1.5) -> Cameras:
@@ -42,16 +36,14 @@ def tiny_network(
     heads: int = 4,
 ) -> Any:
     """A random network; its names are the official ones."""
-    unet = syncdreamer("unet").UNetSize(8, 4, channels, 2, attends, 1, heads, 24, volume)
-    volumes = syncdreamer("volumes").VolumeSize(views, 16, volume, 8, 8)
-    return randomize(
-        syncdreamer("network").SyncDreamerNetwork(syncdreamer("network").Size(unet, volumes, 20)), generator
-    )
+    unet = UNetSize(8, 4, channels, 2, attends, 1, heads, 24, volume)
+    volumes = VolumeSize(views, 16, volume, 8, 8)
+    return randomize(SyncDreamerNetwork(Size(unet, volumes, 20)), generator)
 
 
 def tiny_buffers(views: int, size: int) -> dict[str, Tensor]:
     """Cameras and noise schedule, as the official file has them."""
-    rig = syncdreamer("rig").Rig.of(official_cameras(views, size))
+    rig = Rig.of(official_cameras(views, size))
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     schedule = {"betas": betas, "alphas_cumprod": (1 - betas).cumprod(0)}
     return {"poses": rig.poses, "Ks": rig.intrinsics, "azimuth": rig.azimuth} | {

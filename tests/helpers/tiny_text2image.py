@@ -1,8 +1,6 @@
 """Stable Diffusion and DeepFloyd IF in miniature: folders in diffusers' form, with random weights."""
 
-import importlib
 from pathlib import Path
-from types import ModuleType
 
 import torch
 
@@ -12,11 +10,6 @@ from helpers.tiny_sv3d import randomize
 PIXELS = 16  # across the tiny IF's pictures
 SIZE = 32  # across the tiny Stable Diffusion's
 T5_WIDTH = 24
-
-
-def text2image(module: str) -> ModuleType:
-    """A module of the extension."""
-    return importlib.import_module(f"liftstudio.methods.text2image.{module}")
 
 
 def write_tiny_stable_diffusion(folder: Path, seed: int = 0, prediction: str = "epsilon") -> Path:

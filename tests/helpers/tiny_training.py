@@ -1,10 +1,12 @@
 """Training tasks in miniature: the config of a prior that is trained, with overrides that make it tiny."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from liftstudio.core.config import parse, read_config
 from liftstudio.training.config import TrainingConfig
@@ -24,3 +26,19 @@ def draw_samples(config: TrainingConfig, count: int, views: int, seed: int) -> l
     generator = torch.Generator().manual_seed(seed)
     objects = ProceduralObjects(config.data)
     return [objects.training(seed + number, views, generator) for number in range(count)]
+
+
+def trained_parts(task: Any) -> set[str]:
+    """The parts of the network that a loss has a gradient to."""
+    return {name.partition(".")[0] for name, p in task.network.named_parameters() if p.grad is not None}
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """The rows of a `log.csv`."""
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def close(found: Tensor, wanted: Tensor) -> None:
+    """As close as float16 weights are: 11 bits, through some 40 layers."""
+    assert (found - wanted).abs().mean() < 0.01 * wanted.abs().mean()

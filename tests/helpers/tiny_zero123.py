@@ -1,34 +1,17 @@
 """Zero-1-to-3 in miniature: a folder in diffusers' form, with random weights."""
 
-import importlib
 import json
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from helpers.tiny_hifi123 import WIDTH, tiny_unet, tiny_vae
-from helpers.tiny_sv3d import randomize
+from helpers.tiny_sv3d import randomize, tiny_tower
 
 SIZE = 32  # pixels across its pictures; latents a quarter
 PROJECTIONS = {"cc_projection": "projection", "clip_camera_projection": "proj"}  # folder -> name in it
-
-
-def zero123(module: str) -> ModuleType:
-    """A module of the extension."""
-    return importlib.import_module(f"liftstudio.methods.zero123.{module}")
-
-
-def tiny_tower(generator: torch.Generator) -> Any:
-    """A random image tower for 28 x 28 pixels, with its projection."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = CLIPVisionConfig(**sizes, patch_size=14, image_size=28, projection_dim=WIDTH)
-    return randomize(CLIPVisionModelWithProjection(config), generator)
 
 
 def write_tiny_zero123(folder: Path, seed: int = 0, projection: str = "cc_projection") -> Path:
@@ -36,7 +19,7 @@ def write_tiny_zero123(folder: Path, seed: int = 0, projection: str = "cc_projec
     generator = torch.Generator().manual_seed(seed)
     tiny_unet(generator, in_channels=8, out_channels=4).save_pretrained(folder / "unet")
     tiny_vae(generator).save_pretrained(folder / "vae")
-    tiny_tower(generator).save_pretrained(folder / "image_encoder")
+    tiny_tower(generator, WIDTH).save_pretrained(folder / "image_encoder")
     (folder / projection).mkdir()
     linear = randomize(nn.Linear(WIDTH + 4, WIDTH), generator)
     state = {f"{PROJECTIONS[projection]}.{key}": value for key, value in linear.state_dict().items()}

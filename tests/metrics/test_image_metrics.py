@@ -1,6 +1,7 @@
 import json
 import os
 
+import kornia
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,7 @@ def fresh_seed() -> int:
 
 
 def golden_pair() -> tuple[Tensor, Tensor]:
-    tensors = load_file((GOLDEN / "metrics") / "golden.safetensors")
+    tensors = load_file((GOLDEN / "metrics") / "g_metrics.safetensors")
     rgba, predicted = tensors["nvs_gt_rgba"][None] / 255.0, tensors["nvs_pr_rgb"][None] / 255.0
     alpha = rgba[..., 3:]
     return predicted, rgba[..., :3] * alpha + 1 - alpha
@@ -41,7 +42,7 @@ def slow_ssim(x: np.ndarray, y: np.ndarray) -> float:
 
 def test_golden_values() -> None:
     predicted, target = golden_pair()
-    expected = json.loads(((GOLDEN / "metrics") / "golden.json").read_text())["nvs"]
+    expected = json.loads(((GOLDEN / "metrics") / "g_metrics.json").read_text())["nvs"]
     assert psnr(predicted, target).item() == pytest.approx(expected["psnr"], abs=1e-3)
     # The golden value itself carries 6e-5 of float32 rounding: torchmetrics in float64 gives 0.87795.
     assert ssim(predicted, target).item() == pytest.approx(expected["ssim"], abs=1e-4)
@@ -105,3 +106,16 @@ def test_masked_psnr() -> None:
     torch.testing.assert_close(masked_psnr(image, target, torch.ones_like(mask)), psnr(image, target))
     with pytest.raises(ValueError, match="mask"):
         masked_psnr(image, target, mask[:2])
+
+
+@pytest.mark.parametrize("size", [(16, 16), (40, 53)])
+def test_ssim_is_kornias(size: tuple[int, int]) -> None:
+    """Values and gradients; kornia is slower at the sizes of training steps, so ours stays."""
+    image, target = torch.rand(2, 2, *size, 3, dtype=torch.float64)
+    image = image.requires_grad_()
+    planes = (each.permute(0, 3, 1, 2) for each in (image, target))
+    expected = kornia.metrics.ssim(*planes, window_size=11, padding="same").mean(dim=(1, 2, 3))
+    ours = ssim(image, target)
+    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
+    gradients = [torch.autograd.grad(value.sum(), image, retain_graph=True)[0] for value in (ours, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=0)

@@ -25,12 +25,12 @@ def fresh_seed() -> int:
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Tensor]:
-    return load_file((GOLDEN / "metrics") / "golden.safetensors")
+    return load_file((GOLDEN / "metrics") / "g_metrics.safetensors")
 
 
 @pytest.fixture(scope="module")
 def results() -> dict:
-    return json.loads(((GOLDEN / "metrics") / "golden.json").read_text())["mesh"]
+    return json.loads(((GOLDEN / "metrics") / "g_metrics.json").read_text())["mesh"]
 
 
 def pair(golden: dict[str, Tensor], name: str) -> tuple[Mesh, Mesh]:

@@ -4,18 +4,13 @@ import numpy as np
 import pytest
 import scipy.spatial
 import torch
-import trimesh
+from helpers.tiny_scenes import as_trimesh
 from torch import Tensor
 
-from liftstudio.data.mesh import Mesh
 from liftstudio.ops.backends import use_backend
 from liftstudio.ops.marching_tetrahedra import TetGrid, marching_tetrahedra, reference, tet_grid
 
 SEEDS = [int.from_bytes(os.urandom(4)) for _ in range(3)]
-
-
-def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:
-    return trimesh.Trimesh(mesh.vertices.detach().double().numpy(), mesh.faces.numpy(), process=False)
 
 
 def bumpy_sphere(vertices: Tensor, generator: torch.Generator) -> Tensor:

@@ -81,7 +81,6 @@ def test_the_world_may_be_turned(prior: Prior, scale: float) -> None:
 def test_views_turn_counter_clockwise(front_deg: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture file of a toy that faces to one side, through `sv3d-views`: its front is on that side of the orbit."""
     monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path))
-    registry.load_methods()
     drawn, truth, mirrored = [], [], []
     for index in range(3):
         picture = sample(index, cameras(*sine(6, ELEVATION_DEG, 15.0), 128), front_deg, 128)

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
+from helpers.volume_inputs import perturb, random_cameras, random_rays, random_views
 from torch import Tensor
 
-from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.data.cameras import orbit_cameras
 from liftstudio.priors.base import PosedImage
 from liftstudio.priors.objects import network as module
 from liftstudio.priors.objects.frustum import (
@@ -56,21 +56,12 @@ def generator() -> torch.Generator:
 def network(generator: torch.Generator) -> ObjectsNetwork:
     """With random weights everywhere, so that nothing is hidden by a zero."""
     made = ObjectsNetwork(TINY)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    perturb(made, generator)
     return made
 
 
-def random_cameras(count: int, generator: torch.Generator, size: int = RESOLUTION) -> Cameras:
-    """Pinholes around the origin, with unequal focal lengths and principal points off the centre."""
-    azimuth, elevation, distance = torch.rand(3, count, generator=generator)
-    cameras = orbit_cameras(360 * azimuth, 160 * elevation - 80, 2.5 + 2 * distance, 40.0, size, size)
-    return replace(cameras, fx=cameras.fx * 1.2, cx=cameras.cx + 3.3, cy=cameras.cy - 2.7)
-
-
 def test_cells_lie_on_the_rays_of_their_pixels_at_equal_steps(generator: torch.Generator) -> None:
-    cameras = random_cameras(3, generator, 24)
+    cameras = random_cameras(3, generator, 24, 24)
     planes = 7
     centers = cell_centers(frame_of(projections(cameras)), planes, 24, 24)
     origins, directions = cameras.rays()
@@ -106,7 +97,7 @@ def test_a_camera_at_the_pole_has_the_axes_of_one_that_is_nearly_there(sign: flo
 
 
 def test_coordinates_are_those_of_the_cells(generator: torch.Generator) -> None:
-    frame = frame_of(projections(random_cameras(2, generator)))
+    frame = frame_of(projections(random_cameras(2, generator, RESOLUTION, RESOLUTION)))
     shape = (5, 8, 6)
     centers = cell_centers(frame, *shape)
     where = coordinates(frame, centers.flatten(1, 3))
@@ -123,18 +114,11 @@ def lifted_volume(density: Tensor, color: Tensor, frame: Tensor) -> Lifted:
     return Lifted(torch.zeros_like(density), density, color, frame, any_pose())
 
 
-def random_rays(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rays [1, N, 3] from a sphere of radius 3 to places in and beside the frustum's middle."""
-    origins = 3 * F.normalize(torch.randn(1, count, 3, generator=generator), dim=-1)
-    targets = 2.4 * torch.rand(1, count, 3, generator=generator) - 1.2
-    return origins, F.normalize(targets - origins, dim=-1)
-
-
 @pytest.mark.parametrize("gradients", [True, False], ids=["torch", "numba"])
 def test_opacity_is_one_minus_the_exponential_of_density_times_chord(
     network: ObjectsNetwork, generator: torch.Generator, gradients: bool
 ) -> None:
-    frame = frame_of(projections(random_cameras(1, generator)))
+    frame = frame_of(projections(random_cameras(1, generator, RESOLUTION, RESOLUTION)))
     origins, directions = random_rays(300, generator)
     middle = -(origins * directions).sum(-1, keepdim=True)
     count = 4000
@@ -159,7 +143,7 @@ def test_opacity_is_one_minus_the_exponential_of_density_times_chord(
 def test_the_kernel_composites_as_torch_does(
     network: ObjectsNetwork, generator: torch.Generator, size: int, planes: int, color_planes: int
 ) -> None:
-    frame = frame_of(projections(random_cameras(2, generator)))
+    frame = frame_of(projections(random_cameras(2, generator, RESOLUTION, RESOLUTION)))
     density = 6 * torch.randn(2, planes, size, size, generator=generator) - 3
     volume = lifted_volume(density, 2 * torch.rand(2, 3, color_planes, size, size, generator=generator) - 1, frame)
     origins, directions = (rays.expand(2, -1, -1) for rays in random_rays(200, generator))
@@ -207,16 +191,6 @@ def test_a_camera_is_told_by_its_lens_its_distance_and_where_up_is() -> None:
         assert (camera_features(matrices, torch.zeros(3, dtype=torch.bool)) == 0).all()
 
 
-def inputs(views: int, generator: torch.Generator) -> list[Tensor]:
-    """Arguments of `lifted` for two objects."""
-    cameras = random_cameras(2 * views + 2, generator)
-    matrices = projections(cameras)
-    images = torch.rand(2, 4, RESOLUTION, RESOLUTION, generator=generator) * 2 - 1
-    noisy = 3 * torch.randn(2, views, 4, RESOLUTION, RESOLUTION, generator=generator)
-    sigma, yes = torch.tensor([3.0, 20.0]), torch.ones(2, dtype=torch.bool)
-    return [images, matrices[:2], noisy, matrices[2:].unflatten(0, (2, views)), sigma, yes, yes]
-
-
 def lifted(network: ObjectsNetwork, *given: Tensor) -> Lifted:
     return network.lift(network.look(*given[:2]), *given[2:])
 
@@ -228,7 +202,7 @@ def planes(lifted: Lifted) -> Tensor:
 @torch.no_grad()
 def test_an_elevation_that_is_not_told_is_not_made_use_of(network: ObjectsNetwork, generator: torch.Generator) -> None:
     """Two cameras that see the same, in worlds of another up; noisy views are looked at on upright planes."""
-    given = inputs(1, generator)
+    given = random_views(1, RESOLUTION, generator)
     no = torch.zeros(2, dtype=torch.bool)
     given[6] = no
     tilt = torch.linalg.qr(torch.randn(3, 3, generator=generator))[0]
@@ -265,7 +239,7 @@ def test_occupancy_turns_with_the_world(
 
 
 def test_rays_on_which_the_picture_shows_nothing_are_empty(network: ObjectsNetwork, generator: torch.Generator) -> None:
-    given = inputs(2, generator)
+    given = random_views(2, RESOLUTION, generator)
     given[0][:, 3] = -1.0
     given[0][:, 3, 20:40, 20:40] = 1.0
     with torch.no_grad():

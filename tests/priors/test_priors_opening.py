@@ -14,7 +14,7 @@ from torch import nn
 from liftstudio.cli.catalog import catalog
 from liftstudio.core.config import Block, parse
 from liftstudio.core.errors import InputError
-from liftstudio.core.registry import find, load_methods
+from liftstudio.core.registry import find
 from liftstudio.core.weights import Weights, load_module, open_weights
 from liftstudio.priors.opening import open_prior
 
@@ -131,7 +131,6 @@ def test_load_module_casts_and_freezes(tmp_path: Path, state: dict[str, torch.Te
 
 
 def test_foreign_weights_belong_to_no_prior(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
-    load_methods()
     save_file(state, tmp_path / "x.safetensors")
     block = parse(
         {"prior": {"type": "auto", "weights": str(tmp_path / "x.safetensors")}}, dict[str, Annotated[Block, "prior"]]
@@ -158,7 +157,6 @@ def test_a_missing_file_of_an_unknown_kind_names_its_source(
     name: str, publishers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All sources, unless some of them have a file of that name."""
-    load_methods()
     monkeypatch.chdir(tmp_path)
     options = find("auto", "prior").Config(weights=name)
     with pytest.raises(InputError, match=r"(no such file or folder|no weight file there).*; ") as error:
@@ -167,7 +165,6 @@ def test_a_missing_file_of_an_unknown_kind_names_its_source(
 
 
 def test_the_listing_has_the_priors() -> None:
-    load_methods()
     listing = catalog("prior")
     assert "sv3d  Stability AI's SV3D" in listing and "auto  The prior that recognises the weight file" in listing
     assert "guide_in_one_batch: true or false = false  # both halves of guidance at once" in listing

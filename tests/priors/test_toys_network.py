@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 import trimesh
+from helpers.volume_inputs import perturb, random_cameras, random_rays
 from torch import Tensor, nn
 
-from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.priors.layers import Conv
 from liftstudio.priors.projections import project, projections, sample_image
 from liftstudio.priors.toys.network import Lifted, Size, ToysNetwork
@@ -45,9 +45,7 @@ def generator() -> torch.Generator:
 def network(generator: torch.Generator) -> ToysNetwork:
     """With random weights everywhere, so that nothing is hidden by a zero."""
     made = ToysNetwork(TINY)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    perturb(made, generator)
     return made
 
 
@@ -66,13 +64,6 @@ def test_volume_convolutions(batch: int, kernel: int, stride: int, generator: to
     # Sums of up to 432 products of order 1 in float32, in another order
     torch.testing.assert_close(out, wanted, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found, true, atol=1e-4, rtol=1e-4)
-
-
-def random_cameras(count: int, generator: torch.Generator, height: int = 24, width: int = 32) -> Cameras:
-    """Pinholes around the origin, with unequal focal lengths and principal points off the centre."""
-    azimuth, elevation, distance = torch.rand(3, count, generator=generator)
-    cameras = orbit_cameras(360 * azimuth, 160 * elevation - 80, 2.5 + 2 * distance, 40.0, height, width)
-    return replace(cameras, fx=cameras.fx * 1.3, cx=cameras.cx + 3.3, cy=cameras.cy - 2.7)
 
 
 def test_a_point_on_a_pixels_ray_projects_to_that_pixel(generator: torch.Generator) -> None:
@@ -110,13 +101,6 @@ class FirstThree(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return features[:, :3]
-
-
-def random_rays(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rays [1, N, 3] from a sphere of radius 3 to places in and beside the cube."""
-    origins = 3 * F.normalize(torch.randn(1, count, 3, generator=generator), dim=-1)
-    targets = 2.4 * torch.rand(1, count, 3, generator=generator) - 1.2
-    return origins, F.normalize(targets - origins, dim=-1)
 
 
 def chord(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:

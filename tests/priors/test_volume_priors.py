@@ -1,22 +1,20 @@
 """What the bundled priors with a volume inside have in common: views, what is dropped, and their weight files."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.volume_inputs import perturb, random_views
 from torch import Tensor
 
 from liftstudio.core.config import Block
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
-from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.priors.base import PosedImage
 from liftstudio.priors.objects.network import Size as ObjectsSize
 from liftstudio.priors.opening import open_prior
-from liftstudio.priors.projections import projections
 from liftstudio.priors.toys.network import Size as ToysSize
 from liftstudio.priors.volume_prior import RESOLUTION
 from liftstudio.training.data import DataConfig, Sample, draw_sample
@@ -51,27 +49,8 @@ def build(task: type[VolumeTask], **options: Any) -> VolumeTask:
 def task(request: pytest.FixtureRequest, generator: torch.Generator) -> VolumeTask:
     """Its network has random weights everywhere, so that nothing is hidden by a zero."""
     made = build(request.param, size=TINY[request.param])
-    with torch.no_grad():
-        for parameter in made.network.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    perturb(made.network, generator)
     return made
-
-
-def random_cameras(count: int, generator: torch.Generator) -> Cameras:
-    """Pinholes around the origin, with unequal focal lengths and principal points off the centre."""
-    azimuth, elevation, distance = torch.rand(3, count, generator=generator)
-    size = (RESOLUTION, RESOLUTION)
-    cameras = orbit_cameras(360 * azimuth, 160 * elevation - 80, 2.5 + 2 * distance, 40.0, *size)
-    return replace(cameras, fx=cameras.fx * 1.3, cx=cameras.cx + 3.3, cy=cameras.cy - 2.7)
-
-
-def inputs(views: int, generator: torch.Generator) -> list[Tensor]:
-    """Arguments of `volumes` for two objects: picture, its projection, and those of `lift`."""
-    matrices = projections(random_cameras(2 * views + 2, generator))
-    images = torch.rand(2, 4, RESOLUTION, RESOLUTION, generator=generator) * 2 - 1
-    noisy = 3 * torch.randn(2, views, 4, RESOLUTION, RESOLUTION, generator=generator)
-    sigma, yes = torch.tensor([3.0, 20.0]), torch.ones(2, dtype=torch.bool)
-    return [images, matrices[:2], noisy, matrices[2:].unflatten(0, (2, views)), sigma, yes, yes]
 
 
 @torch.no_grad()
@@ -86,7 +65,7 @@ def volumes(task: VolumeTask, given: list[Tensor]) -> Tensor:
 def test_the_order_of_the_views_does_not_matter_but_each_view_does(
     task: VolumeTask, generator: torch.Generator
 ) -> None:
-    given = inputs(4, generator)
+    given = random_views(4, RESOLUTION, generator)
     first = volumes(task, given)
     order = torch.tensor([2, 0, 3, 1])
     reordered = volumes(task, [*given[:2], given[2][:, order], given[3][:, order], *given[4:]])
@@ -97,12 +76,12 @@ def test_the_order_of_the_views_does_not_matter_but_each_view_does(
 
 @pytest.mark.parametrize("views", [1, 2, 7])
 def test_any_number_of_views(task: VolumeTask, views: int, generator: torch.Generator) -> None:
-    found = volumes(task, inputs(views, generator))
+    found = volumes(task, random_views(views, RESOLUTION, generator))
     assert len(found) == 2 and torch.isfinite(found).all()
 
 
 def test_what_is_dropped_is_not_looked_at(task: VolumeTask, generator: torch.Generator) -> None:
-    given = inputs(3, generator)
+    given = random_views(3, RESOLUTION, generator)
     no, only_first = torch.zeros(2, dtype=torch.bool), torch.tensor([True, False])
     for index, flags in ((0, 5), (2, 6)):  # picture, views
         other = list(given)

@@ -36,14 +36,7 @@ def train(*overrides: str) -> int:
     return main(["--config", str(CONFIG), *options(*overrides)])
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    return tmp_path
-
-
-def test_training_leaves_weights_that_the_prior_opens_and_goes_on_with_a_larger_budget(folder: Path) -> None:
+def test_training_leaves_weights_that_the_prior_opens_and_goes_on_with_a_larger_budget(here: Path) -> None:
     weights = "runs/priors/tiny/weights.safetensors"
     assert train("steps=2") == command_line.DONE
     first = open_weights(weights)
@@ -51,14 +44,14 @@ def test_training_leaves_weights_that_the_prior_opens_and_goes_on_with_a_larger_
     second = open_weights(weights)
     assert all(torch.isfinite(second[key]).all() for key in second.shapes)
     assert any(not torch.equal(first[key], second[key]) for key in second.shapes)
-    assert [path.name for path in sorted((folder / "runs/priors/tiny/sheets").iterdir())] == [
+    assert [path.name for path in sorted((here / "runs/priors/tiny/sheets").iterdir())] == [
         "0000002.png", "0000003.png",
     ]  # fmt: skip
     opened = open_prior(Block("prior", "auto", find("auto", "prior").Config(weights=weights)), torch.device("cpu"))
     assert isinstance(opened, ObjectsPrior) and opened.network.size.planes == 8
 
 
-def test_meshes_teach_occupancy_and_batches_are_the_same_on_every_machine(folder: Path) -> None:
+def test_meshes_teach_occupancy_and_batches_are_the_same_on_every_machine(here: Path) -> None:
     config = parse(read_config(CONFIG, options("data.objects_share=1")), TrainingConfig)
     task = config.task.build(config.data, torch.float32)
 
@@ -92,7 +85,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("override", WRONG)
-def test_wrong_options_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str], override: str) -> None:
+def test_wrong_options_are_one_line(here: Path, capsys: pytest.CaptureFixture[str], override: str) -> None:
     assert train(override) == command_line.BAD_INPUT
     spoken = capsys.readouterr().err
     assert spoken.startswith("error: ") and WRONG[override] in spoken and spoken.count("\n") == 1

@@ -1,6 +1,5 @@
 """Training a prior: stopped and resumed to the bytes, every kind of wrong input refused; packaging the result."""
 
-import csv
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ import torch
 import yaml
 from helpers.paths import ROOT
 from helpers.posed_toys import write_capture
+from helpers.tiny_training import read_log
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -106,9 +106,7 @@ def train(*overrides: str) -> int:
 
 
 def rows(name: str) -> list[dict[str, str]]:
-    """Of the log."""
-    with Path(f"runs/priors/{name}/log.csv").open() as file:
-        return list(csv.DictReader(file))
+    return read_log(Path(f"runs/priors/{name}/log.csv"))
 
 
 def test_stopped_training_goes_on_to_the_same_bytes(

@@ -22,18 +22,10 @@ from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.base import PosedImage
 from liftstudio.views.input_image import load_input_image
 
-registry.load_methods()
-
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
-    write_ball(tmp_path / "ball.png")
-    write_weights(tmp_path / "ball.safetensors")
-    TinyBall.prompts.clear()
-    return tmp_path
+def folder(ball_folder: Path) -> Path:
+    return ball_folder
 
 
 def make(**options: Any) -> ReferenceViews:

@@ -11,11 +11,9 @@ from helpers.tiny_prior import ball
 from bench import runs, single_image
 from bench.single_image_tasks import Setting
 from liftstudio.cli import command_line
-from liftstudio.core import assets, registry
+from liftstudio.core import assets
 from liftstudio.data.cameras import orbit_cameras
 from liftstudio.data.images import save_image
-
-registry.load_methods()
 
 MARIO = assets.packaged("assets") / "demo" / "mario"
 PRIOR = ("views.prior.type=tiny-ball", "views.prior.weights=ball.safetensors", "views.steps=3")

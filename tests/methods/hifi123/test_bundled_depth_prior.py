@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_hifi123 import hifi123
 from torch import Tensor
 
 from liftstudio.core import assets
+from liftstudio.methods.hifi123 import rgnv, training
+from liftstudio.methods.hifi123.prior import GREY, DepthPrior
 from liftstudio.metrics.images import masked_psnr
 from liftstudio.training.data import DataConfig, ProceduralObjects, Sample
 from liftstudio.training.rigs import RigConfig
@@ -18,8 +19,7 @@ LEVELS = 12  # of a grid of 20
 
 @pytest.fixture(scope="module")
 def prior() -> Any:
-    kind = hifi123("prior").DepthPrior
-    return kind(kind.Config(), device=torch.device("cpu"))
+    return DepthPrior(DepthPrior.Config(), device=torch.device("cpu"))
 
 
 def unseen(index: int, views: int = 1) -> Sample:
@@ -30,7 +30,7 @@ def unseen(index: int, views: int = 1) -> Sample:
 
 def before_grey(sample: Sample) -> tuple[Tensor, Tensor]:
     """Pictures and masks."""
-    return hifi123("training").before(hifi123("prior").GREY, sample.images), sample.images[..., 3:]
+    return training.before(GREY, sample.images), sample.images[..., 3:]
 
 
 def test_it_is_small_and_says_what_it_is(prior: Any) -> None:
@@ -45,9 +45,9 @@ def test_unseen_pictures_come_back_from_their_noise(prior: Any) -> None:
     """Inverted and sampled back they are hardly worse than by the autoencoder alone, which keeps them to some 25 dB."""
     samples = [unseen(index) for index in range(4)]
     images, masks = (torch.cat(maps) for maps in zip(*map(before_grey, samples), strict=True))
-    depths = torch.cat([hifi123("training").view_depths(sample, prior.side) for sample in samples])
+    depths = torch.cat([training.view_depths(sample, prior.side) for sample in samples])
     latents = prior.encode(images)
-    back = hifi123("training").reconstructed(prior, latents, depths, 20, LEVELS)
+    back = training.reconstructed(prior, latents, depths, 20, LEVELS)
     coded, found = (masked_psnr(prior.decode(each), images, masks).mean() for each in (latents, back))
     assert coded > 22 and found > coded - 1.5
 
@@ -55,16 +55,16 @@ def test_unseen_pictures_come_back_from_their_noise(prior: Any) -> None:
 @torch.no_grad()
 def test_a_view_takes_on_the_colours_of_the_picture(prior: Any) -> None:
     """A view whose colours are dimmed and shifted comes nearer to the true one."""
-    enhancement, gains = hifi123("enhancement"), []
-    form, grid, prompts = enhancement.Form.symmetric(LEVELS, guidance_scale=1.0), prior.grid(20), prior.prompts("")
+    gains = []
+    form, grid, prompts = rgnv.Form.symmetric(LEVELS, guidance_scale=1.0), prior.grid(20), prior.prompts("")
     for index in range(4):
         sample = unseen(index, views=2)
         images, masks = before_grey(sample)
-        depths = hifi123("training").view_depths(sample, prior.side)
+        depths = training.view_depths(sample, prior.side)
         wrong = images[1:] * (1 - masks[1:]) + (0.75 * images[1:] + torch.tensor([0.1, 0.0, 0.2])) * masks[1:]
         latents = prior.encode(torch.cat([images[:1], wrong.clamp(0, 1)]))
-        reference = enhancement.prepare_reference(prior.unet, latents[:1], depths[:1], prompts.empty, grid, form)
-        enhanced = enhancement.enhance(prior.unet, latents[1:], depths[1:], prompts, reference, grid, form)
+        reference = rgnv.prepare_reference(prior.unet, latents[:1], depths[:1], prompts.empty, grid, form)
+        enhanced = rgnv.enhance(prior.unet, latents[1:], depths[1:], prompts, reference, grid, form)
         before, after = (masked_psnr(prior.decode(each), images[1:], masks[1:]) for each in (latents[1:], enhanced))
         gains.append((after - before).item())
     assert torch.tensor(gains).mean() > 0.5

@@ -1,6 +1,5 @@
 """Training the depth-conditioned prior: what it is fed, what it learns first, and that its folder is the prior's."""
 
-import csv
 import hashlib
 import math
 import os
@@ -10,10 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_hifi123 import hifi123
 from helpers.tiny_sv3d import randomize
-from helpers.tiny_training import config_of, draw_samples, task_of
-from torch import Tensor
+from helpers.tiny_training import close, config_of, draw_samples, read_log, task_of, trained_parts
 
 from liftstudio.cli import command_line
 from liftstudio.cli import package_prior as package
@@ -21,6 +18,8 @@ from liftstudio.cli.train_prior import main
 from liftstudio.core import assets
 from liftstudio.core.errors import InputError
 from liftstudio.core.weights import check_packaged_folder
+from liftstudio.methods.hifi123 import captions, checkpoint, model
+from liftstudio.methods.hifi123.prior import DepthPrior
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 from liftstudio.synthetic import make_object, patterned, split
 from liftstudio.synthetic.textures import Pattern
@@ -52,16 +51,6 @@ def tiny_task(*overrides: str) -> Any:
 
 def samples_of(count: int) -> list[Sample]:
     return draw_samples(tiny_config(), count, 2, SEED)
-
-
-def close(found: Tensor, wanted: Tensor) -> None:
-    """As close as float16 weights are: 11 bits, through some 40 layers."""
-    assert (found - wanted).abs().mean() < 0.01 * wanted.abs().mean()
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("kind", ["toy", "composite"])
@@ -99,7 +88,6 @@ def test_the_share_of_patterned_objects() -> None:
 def test_captions_are_what_the_tokenizer_reads(tmp_path: Path) -> None:
     from transformers import CLIPTokenizer
 
-    captions = hifi123("captions")
     captions.write_tokenizer(tmp_path)
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
     generator = torch.Generator().manual_seed(SEED)
@@ -124,7 +112,7 @@ NAMES = {
 
 @pytest.mark.parametrize("color", NAMES)
 def test_color_names(color: tuple[float, float, float]) -> None:
-    assert hifi123("captions").color_name(*color) == NAMES[color]
+    assert captions.color_name(*color) == NAMES[color]
 
 
 def test_pictures_are_before_grey_with_their_depth() -> None:
@@ -165,7 +153,7 @@ def test_shares_of_greys_depths_texts_and_noise() -> None:
     corners = (0.5 + 0.5 * batch["images"])[:, 0, 0, 0]
     has_none = (batch["depths"] == 0).all(1).all(1).all(1)
     is_mask = (batch["depths"].abs() == 1).all(1).all(1).all(1)
-    is_empty = (batch["tokens"] == hifi123("captions").caption_tokens("")).all(1)
+    is_empty = (batch["tokens"] == captions.caption_tokens("")).all(1)
     shares = {0.6: (corners - 0.5).abs() < 1e-6, 0.1: has_none, 0.25: is_mask, 0.10001: is_empty}
     for share, holds in shares.items():
         assert abs(float(holds.float().mean()) - share) < 3.5 * (share * (1 - share) / 300) ** 0.5
@@ -200,18 +188,13 @@ def seeded(number: int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
-def trained_parts(task: Any) -> set[str]:
-    return {name.partition(".")[0] for name, p in task.network.named_parameters() if p.grad is not None}
-
-
 def learning_parts(task: Any) -> set[str]:
     return {name.partition(".")[0] for name, p in task.network.named_parameters() if p.requires_grad}
 
 
 def opened(task: Any, folder: Path) -> Any:
     task.save(task.network, folder / "model")
-    prior = hifi123("prior").DepthPrior
-    return prior(prior.Config(weights=str(folder / "model")), device=torch.device("cpu"))
+    return DepthPrior(DepthPrior.Config(weights=str(folder / "model")), device=torch.device("cpu"))
 
 
 def test_the_unet_learns_with_the_text_tower(tmp_path: Path) -> None:
@@ -255,7 +238,7 @@ def test_the_folder_is_the_network_as_a_prior(tmp_path: Path) -> None:
     close(prior.decode(latents), (network.vae.decode(own).sample.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1))
 
     text, timestep = "a red and blue striped toy figure", 301
-    tokens = hifi123("captions").caption_tokens(text).expand(len(images), -1)
+    tokens = captions.caption_tokens(text).expand(len(images), -1)
     bar = scaled_linear_alpha_bars()[timestep]
     noisy = bar.sqrt() * latents + (1 - bar).sqrt() * batch["noise"]
     torch.testing.assert_close(task.noised(latents, batch["noise"], torch.full((len(images),), timestep)), noisy)
@@ -263,7 +246,7 @@ def test_the_folder_is_the_network_as_a_prior(tmp_path: Path) -> None:
     wanted = network.unet(states, timestep, network.text_encoder(tokens).last_hidden_state).sample
     prompts = prior.prompts(text)
     target = prompts.target.expand(len(images), -1, -1)
-    found = hifi123("denoising").estimate_epsilon(prior.unet, noisy, timestep, batch["depths"], target)
+    found = model.estimate_epsilon(prior.unet, noisy, timestep, batch["depths"], target)
     close(found, wanted)
 
     back = tiny_task("task.part=unet")
@@ -278,12 +261,12 @@ def test_the_commands_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (
         main(["--config", str(CONFIG), *TINY, "name=model", "start_from=runs/priors/coder/model"]) == command_line.DONE
     )
-    figures = [rows(Path(f"runs/priors/{name}/log.csv"))[-1] for name in ("coder", "model")]
+    figures = [read_log(Path(f"runs/priors/{name}/log.csv"))[-1] for name in ("coder", "model")]
     assert 3 < float(figures[0]["psnr_coded"]) < 60 and "psnr_inverted" not in figures[0]
     assert all(float(figures[1][name]) > 0 for name in ("psnr_coded", "psnr_inverted", "noise_100", "noise_600"))
     vaes = [Path(f"runs/priors/{name}/model/vae/diffusion_pytorch_model.safetensors") for name in ("coder", "model")]
     assert len({hashlib.sha256(path.read_bytes()).hexdigest() for path in vaes}) == 1
-    steps = [float(row["noise"]) for row in rows(Path("runs/priors/model/log.csv")) if row["stage"] == "train"]
+    steps = [float(row["noise"]) for row in read_log(Path("runs/priors/model/log.csv")) if row["stage"] == "train"]
     assert len(steps) == 3 and all(0 < value < 3 for value in steps)
     assert not [path for path in Path("runs/priors/model").iterdir() if path.name.endswith(".tmp")]
 
@@ -296,7 +279,7 @@ def test_packaged_folders_are_checked(tmp_path: Path) -> None:
         check_packaged_folder(place)
     assert package.main([str(tmp_path / "model"), str(place)]) == command_line.DONE
     check_packaged_folder(place)
-    assert hifi123("checkpoint").open_folder(str(place))
+    assert checkpoint.open_folder(str(place))
     vocabulary = place / "tokenizer" / "vocab.json"
     vocabulary.write_text(vocabulary.read_text() + " ")
     with pytest.raises(InputError, match=r"vocab\.json: damaged, its SHA-256 is not that in .*SHA256SUMS"):

@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.tiny_hifi123 import hifi123
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
+from liftstudio.methods.hifi123.depth import FlatDepthError, NotInSightError, depth_channel, mask_channel
 
 SEED = int.from_bytes(os.urandom(4), "little")
 SIZE = (16, 16)
 
 
 def channel(values: Tensor, masks: Tensor, size: tuple[int, int] = SIZE, meaning: Any = "distance") -> Tensor:
-    return hifi123("depth").depth_channel(values, masks, size, meaning)
+    return depth_channel(values, masks, size, meaning)
 
 
 def ball(views: int = 2, pixels: int = 64, far: float = 5.0) -> tuple[Tensor, Tensor]:
@@ -93,7 +93,7 @@ def test_views_are_independent() -> None:
 
 def test_mask_alone() -> None:
     _, mask = ball()
-    found = hifi123("depth").mask_channel(mask, SIZE)
+    found = mask_channel(mask, SIZE)
     assert found.shape == (2, 1, *SIZE) and found.dtype == torch.float32
     assert found[0, 0, 8, 8] == 1 and found[0, 0, 0, 0] == -1 and set(found.unique().tolist()) == {-1.0, 1.0}
     share = (found > 0).float().mean() - mask.mean()
@@ -140,24 +140,23 @@ def test_faults(kind: str, message: str) -> None:
 
 def test_a_flat_view_by_its_mask() -> None:
     """The others keep their depth, however thin they are; a flat one that is too thin is not in sight."""
-    depth = hifi123("depth")
     distance, mask = ball(3)
     mask[0], mask[0, 20:40, 33] = 0, 1  # a line: less than half a pixel of the latents across
     distance[0] = distance[0] * mask[0]
     distance[1] = 4.0
-    found = depth.depth_channel(distance, mask, SIZE, "distance", flat_by_mask=True)
+    found = depth_channel(distance, mask, SIZE, "distance", flat_by_mask=True)
     assert set(found[1].unique().tolist()) == {-1.0, 1.0}
-    torch.testing.assert_close(found[1:2], depth.mask_channel(mask[1:2], SIZE), rtol=0, atol=0)
+    torch.testing.assert_close(found[1:2], mask_channel(mask[1:2], SIZE), rtol=0, atol=0)
     torch.testing.assert_close(found[::2], channel(distance[::2], mask[::2]), rtol=0, atol=0)
     distance[0] = 4.0
-    with pytest.raises(depth.NotInSightError, match="depth of view 0: no object in sight"):
-        depth.depth_channel(distance, mask, SIZE, "distance", flat_by_mask=True)
-    with pytest.raises(depth.FlatDepthError, match="depth of view 0: flat"):
-        depth.depth_channel(distance, mask, SIZE, "distance")
+    with pytest.raises(NotInSightError, match="depth of view 0: no object in sight"):
+        depth_channel(distance, mask, SIZE, "distance", flat_by_mask=True)
+    with pytest.raises(FlatDepthError, match="depth of view 0: flat"):
+        depth_channel(distance, mask, SIZE, "distance")
 
 
 def test_empty_masks_alone() -> None:
     with pytest.raises(InputError, match="depth of view 0: no object in sight; check its mask"):
-        hifi123("depth").mask_channel(torch.zeros(1, 32, 32, 1), SIZE)
+        mask_channel(torch.zeros(1, 32, 32, 1), SIZE)
     with pytest.raises(ValueError, match="masks: wanted shape"):
-        hifi123("depth").mask_channel(torch.zeros(32, 32, 1), SIZE)
+        mask_channel(torch.zeros(32, 32, 1), SIZE)

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_hifi123 import TOKENS, WIDTH, hifi123, tiny_unet, tiny_vae, write_prediction_type, write_tiny_folder
+from helpers.tiny_hifi123 import TOKENS, WIDTH, tiny_unet, tiny_vae, write_prediction_type, write_tiny_folder
 from safetensors.torch import load_file, save_file
 
 from liftstudio.core.errors import InputError
+from liftstudio.methods.hifi123 import checkpoint, ddim, model, rgnv
+from liftstudio.methods.hifi123.depth import depth_channel
+from liftstudio.methods.hifi123.prior import DepthPrior
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 
 SEED = int.from_bytes(os.urandom(4), "little")
@@ -33,7 +36,7 @@ def folder(written: Path, tmp_path: Path) -> Path:
 
 
 def opened(folder: Path) -> Any:
-    return hifi123("checkpoint").open_folder(str(folder))
+    return checkpoint.open_folder(str(folder))
 
 
 def loaded(folder: Path, name: str) -> Any:
@@ -239,41 +242,40 @@ def test_a_schedule_of_noise_predictions_is_taken(folder: Path) -> None:
 
 def test_pictures() -> None:
     """The mean of the autoencoder's distribution, scaled; gradients reach the picture; decoding ends in [0, 1]."""
-    generator, encoding = torch.Generator().manual_seed(SEED), hifi123("encoding")
+    generator = torch.Generator().manual_seed(SEED)
     unet, vae = tiny_unet(generator), tiny_vae(generator)
     images = torch.rand(2, 32, 24, 3, generator=generator, requires_grad=True)
-    latents = encoding.encode(unet, vae, images)
+    latents = model.encode(unet, vae, images)
     expected = 0.18215 * vae.encode(2 * images.permute(0, 3, 1, 2) - 1).latent_dist.mean
     torch.testing.assert_close(latents, expected, rtol=0, atol=1e-6, msg=f"seed {SEED}")
-    assert latents.shape == (2, 4, 8, 6) and encoding.encode(unet, vae, images).equal(latents)
+    assert latents.shape == (2, 4, 8, 6) and model.encode(unet, vae, images).equal(latents)
     (gradient,) = torch.autograd.grad(latents.square().sum(), images)
     assert torch.isfinite(gradient).all() and (gradient.abs().amax((1, 2, 3)) > 0).all()
-    decoded = encoding.decode(vae, latents)
+    decoded = model.decode(vae, latents)
     assert decoded.shape == (2, 32, 24, 3) and decoded.min() >= 0 and decoded.max() <= 1 and not decoded.requires_grad
 
 
 def test_sizes_of_pictures() -> None:
     generator = torch.Generator().manual_seed(SEED)
-    unet, vae, encoding = tiny_unet(generator), tiny_vae(generator), hifi123("encoding")
-    assert encoding.shrinkage(vae) == 4 and encoding.resolution(unet, vae) == 32
-    encoding.check_image_size("reference", 32, 28, unet, vae)
+    unet, vae = tiny_unet(generator), tiny_vae(generator)
+    assert model.shrinkage(vae) == 4 and model.resolution(unet, vae) == 32
+    model.check_image_size("reference", 32, 28, unet, vae)
     with pytest.raises(InputError, match="reference: 36x32 pixels; the encoder takes at most 32x32: reduce the image"):
-        encoding.check_image_size("reference", 32, 36, unet, vae)
+        model.check_image_size("reference", 32, 36, unet, vae)
     with pytest.raises(InputError, match="view 3: 30x32 pixels; the encoder takes multiples of 4 only: resize"):
-        encoding.check_image_size("view 3", 32, 30, unet, vae)
+        model.check_image_size("view 3", 32, 30, unet, vae)
     with pytest.raises(InputError, match="reference: 64x64 pixels; the encoder takes at most 32x32: reduce the image"):
-        encoding.encode(unet, vae, torch.zeros(1, 64, 64, 3), "reference")
+        model.encode(unet, vae, torch.zeros(1, 64, 64, 3), "reference")
 
 
 def test_two_equal_sizes_are_one(folder: Path) -> None:
     reconfigure(folder / "unet", sample_size=[8, 8])
     parts = opened(folder)
-    assert hifi123("encoding").resolution(parts.unet.module, parts.vae.module) == 32
+    assert model.resolution(parts.unet.module, parts.vae.module) == 32
 
 
 def test_a_component_takes_no_larger_pictures(written: Path) -> None:
-    cls = hifi123("prior").DepthPrior
-    prior = cls(cls.Config(str(written)), device=CPU)
+    prior = DepthPrior(DepthPrior.Config(str(written)), device=CPU)
     assert prior.side == 8
     with pytest.raises(InputError, match="reference: 36x32 pixels; the encoder takes at most 32x32"):
         prior.encode(torch.zeros(1, 32, 36, 3), "reference")
@@ -281,37 +283,36 @@ def test_a_component_takes_no_larger_pictures(written: Path) -> None:
 
 @torch.no_grad()
 def test_texts(written: Path) -> None:
-    parts, embed_text = opened(written), hifi123("encoding").embed_text
+    parts = opened(written)
     tower = parts.text.load(torch.float32, CPU)
-    empty, target = embed_text(parts.tokenizer, tower, ""), embed_text(parts.tokenizer, tower, "abc")
+    empty, target = model.embed_text(parts.tokenizer, tower, ""), model.embed_text(parts.tokenizer, tower, "abc")
     assert empty.shape == target.shape == (1, TOKENS, WIDTH)
     letters = [parts.tokenizer.get_vocab()[token] for token in ("a", "b", "c</w>")]
     tokens = torch.tensor([[0, *letters, *[1] * (TOKENS - 4)]])
     torch.testing.assert_close(target, tower(tokens).last_hidden_state, rtol=0, atol=1e-6)
     assert (empty - target).abs().max() > 1e-3
-    embed_text(parts.tokenizer, tower, "a" * (TOKENS - 2))
+    model.embed_text(parts.tokenizer, tower, "a" * (TOKENS - 2))
     with pytest.raises(InputError, match=f"prompt: {TOKENS - 1} tokens, the text encoder takes at most {TOKENS - 2}:"):
-        embed_text(parts.tokenizer, tower, "a" * (TOKENS - 1))
+        model.embed_text(parts.tokenizer, tower, "a" * (TOKENS - 1))
 
 
 @torch.no_grad()
 def test_from_pictures_to_pictures(written: Path) -> None:
     """All modules in a row, as the extension's page shows it; a reference that looks at itself is sampled plainly."""
-    model, generator = opened(written), torch.Generator().manual_seed(SEED)
-    unet, vae, tower = (part.load(torch.float32, CPU) for part in (model.unet, model.vae, model.text))
-    ddim, encoding, enhancement = hifi123("ddim"), hifi123("encoding"), hifi123("enhancement")
-    empty = encoding.embed_text(model.tokenizer, tower, "")
+    parts, generator = opened(written), torch.Generator().manual_seed(SEED)
+    unet, vae, tower = (part.load(torch.float32, CPU) for part in (parts.unet, parts.vae, parts.text))
+    empty = model.embed_text(parts.tokenizer, tower, "")
     grid = ddim.Grid.of(scaled_linear_alpha_bars(), 100)
-    form = enhancement.Form.symmetric(4, guidance_scale=1.0, last_layers=2)
+    form = rgnv.Form.symmetric(4, guidance_scale=1.0, last_layers=2)
     images, masks = torch.rand(2, 32, 32, 3, generator=generator), torch.ones(2, 32, 32, 1)
-    depths = hifi123("depth").depth_channel(1 + images[..., :1], masks, (8, 8), "distance")
-    latents = encoding.encode(unet, vae, images)
+    depths = depth_channel(1 + images[..., :1], masks, (8, 8), "distance")
+    latents = model.encode(unet, vae, images)
     first = latents[:1], depths[:1]
-    reference = enhancement.prepare_reference(unet, *first, empty, grid, form, stored=False)
-    prompts = hifi123("denoising").Prompts(empty, empty)
-    enhanced = enhancement.enhance(unet, latents, depths, prompts, reference, grid, form)
-    inverting = hifi123("denoising").inverting(unet, depths, empty)
+    reference = rgnv.prepare_reference(unet, *first, empty, grid, form, stored=False)
+    prompts = model.Prompts(empty, empty)
+    enhanced = rgnv.enhance(unet, latents, depths, prompts, reference, grid, form)
+    inverting = model.inverting(unet, depths, empty)
     plain = ddim.sample(inverting, ddim.invert(inverting, latents, grid, 4)[-1], grid, 4)
     torch.testing.assert_close(enhanced[0], plain[0], rtol=0, atol=1e-4, msg=f"seed {SEED}")
     assert (enhanced[1] - plain[1]).abs().max() > 1e-3, f"the reference has no effect, seed {SEED}"
-    assert encoding.decode(vae, enhanced).shape == images.shape
+    assert model.decode(vae, enhanced).shape == images.shape

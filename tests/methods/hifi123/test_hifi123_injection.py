@@ -5,17 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_hifi123 import WIDTH, hifi123, tiny_unet
+from helpers.tiny_hifi123 import WIDTH, tiny_unet
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
+from liftstudio.methods.hifi123.injection import injection, self_attentions
 
 SEED = int.from_bytes(os.urandom(4), "little")
 EXACT = {"rtol": 1e-9, "atol": 1e-9}  # of float64 in one evaluation
-
-
-def injection(*arguments: Any) -> Any:
-    return hifi123("injection").injection(*arguments)
 
 
 def setting() -> tuple[Any, Tensor, Tensor]:
@@ -45,7 +42,7 @@ def test_values_and_gradients(count: int) -> None:
     weight = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(SEED + 1)).double()
     results = []
     for plain in (True, False):
-        layers = hifi123("injection").self_attentions(unet)[-count:]
+        layers = self_attentions(unet)[-count:]
         before = [attention.processor for _, attention in layers]
         if plain:
             for _, attention in layers:
@@ -115,7 +112,7 @@ def test_nothing_is_left_behind() -> None:
 @torch.no_grad()
 def test_layers_are_in_the_order_of_a_call() -> None:
     unet, sample, texts = setting()
-    layers, passed = hifi123("injection").self_attentions(unet), list[str]()
+    layers, passed = self_attentions(unet), list[str]()
     hooks = [attention.register_forward_hook(lambda *_, n=name: passed.append(n)) for name, attention in layers]
     unet(sample, 400, texts)
     assert passed == [name for name, _ in layers] and len(passed) == 7
@@ -130,7 +127,7 @@ def test_layers_of_the_full_model() -> None:
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(in_channels=5, cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20))
-    names = [name for name, _ in hifi123("injection").self_attentions(unet)]
+    names = [name for name, _ in self_attentions(unet)]
     assert len(names) == 16
     with injection(unet):
         changed = [n for n, p in unet.attn_processors.items() if type(p).__name__ == "_ReferenceAttention"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_hifi123 import TOKENS, hifi123, tiny_unet, write_tiny_folder
+from helpers.tiny_hifi123 import SIZE, TOKENS, fake_render, tiny_unet, write_tiny_folder
 from helpers.tiny_scenes import sphere_views
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -21,12 +21,13 @@ from liftstudio.core.config import parse
 from liftstudio.core.errors import InputError
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
+from liftstudio.methods.hifi123 import ddim, model, rgnv, rgsd
+from liftstudio.methods.hifi123.depth import depth_channel
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 from liftstudio.systems.coarse_to_fine import CoarseToFine
 
 SEED = int.from_bytes(os.urandom(4), "little")
 CPU = torch.device("cpu")
-SIZE = 32
 LEVELS = 4
 CLS = registry.find("hifi123-rgsd", "guidance")
 
@@ -56,42 +57,30 @@ def make(**others: Any) -> Any:
     return CLS(parse(options(**others), CLS.Config, "texture"), views=views(), device=CPU)
 
 
-def fake_render(generator: torch.Generator, count: int = 1, *, flat: bool = False) -> Render:
-    """A random texture on a tilted square."""
-    opacity = torch.zeros(count, SIZE, SIZE, 1)
-    opacity[:, 8:24, 8:24] = 1
-    foreground = torch.rand(count, SIZE, SIZE, 3, generator=generator) * opacity
-    slope = torch.zeros(SIZE) if flat else torch.linspace(0, 1, SIZE)
-    depth = (3 + slope[:, None, None]).expand_as(opacity) * opacity
-    return Render(foreground + 1 - opacity, foreground.requires_grad_(), opacity, depth=depth)
-
-
 @pytest.mark.parametrize("level", [0, 2, 3, 4])
 def test_identity(level: int) -> None:
     """alpha || z - sg(x0) ||^2, where x0 follows from the state one level higher; no gradient passes the network."""
     generator = torch.Generator().manual_seed(SEED)
-    ddim, denoising, enhancement = hifi123("ddim"), hifi123("denoising"), hifi123("enhancement")
-    distillation = hifi123("distillation")
     unet, grid = tiny_unet(generator), ddim.Grid.of(scaled_linear_alpha_bars(), 20)
-    form = enhancement.Form.symmetric(5, guidance_scale=3.0, last_layers=2)
+    form = rgnv.Form.symmetric(5, guidance_scale=3.0, last_layers=2)
     latents, depths = (torch.randn(3, channels, 8, 8, generator=generator) for channels in (4, 1))
-    prompts = denoising.Prompts(*torch.randn(2, 1, TOKENS, 16, generator=generator))
-    reference = enhancement.prepare_reference(unet, latents[:1], depths[:1], prompts.empty, grid, form)
+    prompts = model.Prompts(*torch.randn(2, 1, TOKENS, 16, generator=generator))
+    reference = rgnv.prepare_reference(unet, latents[:1], depths[:1], prompts.empty, grid, form)
     z = latents[1:].clone().requires_grad_()
     arguments = depths[1:], prompts, reference, grid, form
-    target = distillation.enhanced_target(unet, z, *arguments, level)
+    target = rgsd.enhanced_target(unet, z, *arguments, level)
     assert not (target.state.requires_grad or target.epsilon.requires_grad)
     if level == 0:
-        alpha, clean = 1.0, enhancement.enhance(unet, latents[1:], *arguments)
+        alpha, clean = 1.0, rgnv.enhance(unet, latents[1:], *arguments)
     else:
-        higher = enhancement.enhance(unet, latents[1:], *arguments, stop=level + 1)
-        predict = denoising.with_cached_reference(unet, depths[1:], prompts, 3.0, reference.keys_values, 2)
+        higher = rgnv.enhance(unet, latents[1:], *arguments, stop=level + 1)
+        predict = model.with_cached_reference(unet, depths[1:], prompts, 3.0, reference.keys_values, 2)
         with torch.no_grad():
             noise = predict(higher, grid.timesteps[level])
         beta, alpha = grid.alpha_bars[level + 1], grid.alpha_bars[level]
         clean = (higher - (1 - beta) ** 0.5 * noise) / beta**0.5
     mask = torch.rand(2, 1, 8, 8, generator=generator)
-    loss = distillation.state_distance(z, target, mask)
+    loss = rgsd.state_distance(z, target, mask)
     difference = z.detach() - clean
     # Latents are of the order of 1 to 10, in float32.
     torch.testing.assert_close(loss.detach(), alpha * (mask * difference**2).mean(), rtol=1e-4, atol=1e-6)
@@ -99,7 +88,7 @@ def test_identity(level: int) -> None:
     torch.testing.assert_close(gradient, 2 * alpha * mask * difference / z.numel(), rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(target.clean(), clean, rtol=1e-3, atol=1e-4, msg=f"seed {SEED}")
     with pytest.raises(InputError, match="level: wanted 0 to 4, got 5"):  # no step of sampling ends there
-        distillation.enhanced_target(unet, z, *arguments, 5)
+        rgsd.enhanced_target(unet, z, *arguments, 5)
 
 
 def test_modes_alternate() -> None:
@@ -167,7 +156,7 @@ def test_a_flat_view_is_told_by_its_outline(caplog: pytest.LogCaptureFixture) ->
     assert torch.equal(flat, make(depth="mask")._depths(fake_render(generator)))
     with pytest.raises(InputError, match="depth of view 0: flat"):
         ones = torch.ones(1, SIZE, SIZE, 1)
-        hifi123("depth").depth_channel(ones, ones, (8, 8), "distance")
+        depth_channel(ones, ones, (8, 8), "distance")
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

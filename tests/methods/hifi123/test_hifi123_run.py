@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 from helpers.tiny_hifi123 import write_estimator, write_normals, write_tiny_folder
-from helpers.tiny_imagedream import QUICK, write_ball
+from helpers.tiny_imagedream import QUICK
+from helpers.tiny_prior import write_ball
 from helpers.tiny_sv3d import write_tiny_sv3d
 from helpers.tiny_text2image import write_tiny_if
 from helpers.tiny_zero123 import SIZE, write_tiny_zero123
@@ -50,12 +51,10 @@ SV3D = [  # of its views and its fields with a tiny network
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    write_ball(tmp_path / "ball.png")
-    write_tiny_folder(tmp_path / "depth", SEED)
-    return tmp_path
+def here(here: Path) -> Path:
+    write_ball(here / "ball.png")
+    write_tiny_folder(here / "depth", SEED)
+    return here
 
 
 def losses(run: Path, name: str) -> list[float]:

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_hifi123 import WIDTH, hifi123, tiny_unet
+from helpers.tiny_hifi123 import WIDTH, tiny_unet
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
+from liftstudio.methods.hifi123 import ddim, injection, model, rgnv
 from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 
@@ -21,7 +22,7 @@ def generator() -> torch.Generator:
 
 
 def grid(steps: int) -> Any:
-    return hifi123("ddim").Grid.of(scaled_linear_alpha_bars(), steps)
+    return ddim.Grid.of(scaled_linear_alpha_bars(), steps)
 
 
 def randn(*shape: int, draws: torch.Generator) -> Tensor:
@@ -35,17 +36,17 @@ class Scene:
         draws = generator()
         self.unet = tiny_unet(draws).double()
         self.latents, self.depths = randn(3, 4, 8, 8, draws=draws), randn(3, 1, 8, 8, draws=draws)
-        self.prompts = hifi123("denoising").Prompts(randn(1, 5, WIDTH, draws=draws), randn(1, 5, WIDTH, draws=draws))
+        self.prompts = model.Prompts(randn(1, 5, WIDTH, draws=draws), randn(1, 5, WIDTH, draws=draws))
         self.calls: list[tuple[int, int]] = []  # batch and timestep of each call of the network
         self.unet.register_forward_pre_hook(lambda _, given: self.calls.append((len(given[0]), int(given[1]))))
 
     def prepared(self, levels: Any, form: Any, **options: Any) -> Any:
         first = self.latents[:1], self.depths[:1], self.prompts.empty
-        return hifi123("enhancement").prepare_reference(self.unet, *first, levels, form, **options)
+        return rgnv.prepare_reference(self.unet, *first, levels, form, **options)
 
     def enhanced(self, levels: Any, form: Any, **options: Any) -> Tensor:
         views = self.latents[1:], self.depths[1:], self.prompts
-        return hifi123("enhancement").enhance(self.unet, *views, self.prepared(levels, form, **options), levels, form)
+        return rgnv.enhance(self.unet, *views, self.prepared(levels, form, **options), levels, form)
 
 
 def test_grid() -> None:
@@ -68,9 +69,9 @@ def test_directions_are_inverse() -> None:
     def predict(direction: str) -> Any:
         return lambda _, timestep: told[direction].append(timestep) or noise[timestep]
 
-    states = hifi123("ddim").invert(predict("up"), latents, levels, 13)
+    states = ddim.invert(predict("up"), latents, levels, 13)
     assert states.shape == (14, 2, 4, 4, 4) and states[0].equal(latents) and states[1].equal(latents)
-    final = hifi123("ddim").sample(predict("down"), states[-1], levels, 13)
+    final = ddim.sample(predict("down"), states[-1], levels, 13)
     torch.testing.assert_close(final, latents, **EXACT)
     assert told["up"] == list(levels.timesteps[1:13]) == told["down"][::-1]
 
@@ -78,7 +79,6 @@ def test_directions_are_inverse() -> None:
 @pytest.mark.parametrize("deviation", [0.5, 2.0])
 def test_inversion_of_a_known_distribution(deviation: float) -> None:
     """Of normal data the noise in a state is known, and so is the flow: states keep their number of deviations."""
-    ddim = hifi123("ddim")
     alpha_bars, levels = scaled_linear_alpha_bars().double(), grid(1000)
 
     def predict(state: Tensor, timestep: int) -> Tensor:
@@ -95,7 +95,7 @@ def test_inversion_of_a_known_distribution(deviation: float) -> None:
 
 def test_sampling_in_parts() -> None:
     """Whole, in two calls, and step by step are the same; what is told of a step is consistent."""
-    levels, draws, ddim = grid(10), generator(), hifi123("ddim")
+    levels, draws = grid(10), generator()
     state, mix = randn(1, 4, 4, 4, draws=draws), randn(4, 4, draws=draws) / 4
     predict = lambda x, t: torch.einsum("ij,bjhw->bihw", mix, x) * t / 1000  # noqa: E731
     told: dict[int, tuple[Tensor, Tensor]] = {}
@@ -115,7 +115,7 @@ def test_sampling_in_parts() -> None:
 
 
 def test_levels_out_of_the_grid() -> None:
-    state, ddim = torch.zeros(1, 4, 2, 2), hifi123("ddim")
+    state = torch.zeros(1, 4, 2, 2)
     with pytest.raises(InputError, match="levels: wanted 1 to 10, got 11"):
         ddim.invert(lambda x, t: x, state, grid(10), 11)
     with pytest.raises(InputError, match="start: wanted 0 to 10, got 11"):
@@ -123,14 +123,14 @@ def test_levels_out_of_the_grid() -> None:
     with pytest.raises(InputError, match="stop: wanted 0 to 4, got 5"):
         ddim.sample(lambda x, t: x, state, grid(10), 4, 5)
     with pytest.raises(InputError, match="injected: wanted 0 to 10, got 11"):
-        hifi123("enhancement").Form.full_range(10, -1)
+        rgnv.Form.full_range(10, -1)
 
 
 def test_gradients_end_here() -> None:
     latents = torch.randn(1, 4, 2, 2, requires_grad=True)
-    states = hifi123("ddim").invert(lambda x, t: 2 * x, latents, grid(5), 5)
+    states = ddim.invert(lambda x, t: 2 * x, latents, grid(5), 5)
     assert not states.requires_grad
-    assert not hifi123("ddim").sample(lambda x, t: 2 * x, latents, grid(5), 5).requires_grad
+    assert not ddim.sample(lambda x, t: 2 * x, latents, grid(5), 5).requires_grad
 
 
 @pytest.mark.parametrize("references", [0, 1])
@@ -138,13 +138,13 @@ def test_gradients_end_here() -> None:
 @torch.no_grad()
 def test_guidance(scale: float, references: int) -> None:
     """One call has what separate calls have; the reference is there once."""
-    scene, denoising = Scene(), hifi123("denoising")
+    scene = Scene()
     arguments = scene.unet, scene.latents, 300, scene.depths
-    found = denoising.guided_epsilon(*arguments, scene.prompts, scale, references)
+    found = model.guided_epsilon(*arguments, scene.prompts, scale, references)
     views = 3 - references
     assert scene.calls == [(references + views * (1 if scale == 1 else 2), 300)]
     empty, target = (
-        denoising.estimate_epsilon(*arguments, text.expand(3, -1, -1))
+        model.estimate_epsilon(*arguments, text.expand(3, -1, -1))
         for text in (scene.prompts.empty, scene.prompts.target)
     )
     expected = guided(target, empty, torch.full((3,), scale))
@@ -156,16 +156,16 @@ def test_guidance(scale: float, references: int) -> None:
 @torch.no_grad()
 def test_the_reference_is_needed_once(scale: float) -> None:
     """As in the release's batch of four, where both halves of guidance have a reference of their own."""
-    scene, denoising, injection = Scene(), hifi123("denoising"), hifi123("injection")
+    scene = Scene()
     depths, states, texts = scene.depths[:2], scene.latents[:2], scene.prompts
-    predict = denoising.beside_reference(scene.unet, depths, texts, scale, 301, last_layers=3)
+    predict = model.beside_reference(scene.unet, depths, texts, scale, 301, last_layers=3)
     found = predict(states, 300)
     with injection.injection(scene.unet, 3):  # in its order, the first is the reference of both halves
         four = torch.cat([texts.empty, texts.empty, texts.empty, texts.target])
-        every = denoising.estimate_epsilon(scene.unet, states.repeat(2, 1, 1, 1), 300, depths.repeat(2, 1, 1, 1), four)
+        every = model.estimate_epsilon(scene.unet, states.repeat(2, 1, 1, 1), 300, depths.repeat(2, 1, 1, 1), four)
     empty, target = every.chunk(2)
     torch.testing.assert_close(found, empty + scale * (target - empty), **EXACT, msg=f"seed {SEED}")
-    never = denoising.beside_reference(scene.unet, depths, texts, scale, 300, last_layers=3)
+    never = model.beside_reference(scene.unet, depths, texts, scale, 300, last_layers=3)
     assert (never(states, 300) - found)[1:].abs().max() > 1e-3, "the reference has no effect"
 
 
@@ -181,12 +181,12 @@ FORMS = {
 @torch.no_grad()
 def test_enhancement(form: str, options: tuple[int, ...], stored: bool) -> None:
     """The cached reference gives what the reference in the batch gives, for several views at once."""
-    scene, levels, ddim = Scene(), grid(8), hifi123("ddim")
-    wanted = getattr(hifi123("enhancement").Form, form)(*options, guidance_scale=3.0, last_layers=3)
-    inverting = hifi123("denoising").inverting(scene.unet, scene.depths, scene.prompts.empty)
+    scene, levels = Scene(), grid(8)
+    wanted = getattr(rgnv.Form, form)(*options, guidance_scale=3.0, last_layers=3)
+    inverting = model.inverting(scene.unet, scene.depths, scene.prompts.empty)
     states = ddim.invert(inverting, scene.latents, levels, wanted.levels)
     below = levels.timesteps[wanted.injected - 1] + 1 if wanted.injected else 0
-    predict = hifi123("denoising").beside_reference(scene.unet, scene.depths, scene.prompts, 3.0, below, 3)
+    predict = model.beside_reference(scene.unet, scene.depths, scene.prompts, 3.0, below, 3)
     both = states[-1]
     for level in reversed(range(wanted.levels)):
         if stored:
@@ -205,17 +205,17 @@ def test_enhancement(form: str, options: tuple[int, ...], stored: bool) -> None:
 @torch.no_grad()
 def test_views_do_not_depend_on_one_another() -> None:
     scene, levels = Scene(), grid(6)
-    form = hifi123("enhancement").Form.symmetric(4, last_layers=2)
+    form = rgnv.Form.symmetric(4, last_layers=2)
     reference, every = scene.prepared(levels, form), scene.enhanced(levels, form)
     for view in (1, 2):
         alone = scene.latents[view : view + 1], scene.depths[view : view + 1], scene.prompts
-        found = hifi123("enhancement").enhance(scene.unet, *alone, reference, levels, form)
+        found = rgnv.enhance(scene.unet, *alone, reference, levels, form)
         torch.testing.assert_close(found, every[view - 1 : view], **EXACT, msg=f"seed {SEED}")
 
 
 def test_missing_layers_are_refused_before_the_work() -> None:
     scene = Scene()
-    form = hifi123("enhancement").Form.symmetric(4, last_layers=9)
+    form = rgnv.Form.symmetric(4, last_layers=9)
     with pytest.raises(InputError, match="last_layers: wanted 1 to 7, the UNet's layers with self-attention, got 9"):
         scene.prepared(grid(6), form)
     assert not scene.calls
@@ -225,13 +225,13 @@ def test_missing_layers_are_refused_before_the_work() -> None:
 @torch.no_grad()
 def test_exchange(inside: float) -> None:
     """Nothing put in: the reference goes on; all put in: as if the views had begun there."""
-    scene, levels, ddim = Scene(), grid(8), hifi123("ddim")
-    inverting = hifi123("denoising").inverting(scene.unet, scene.depths, scene.prompts.empty)
+    scene, levels = Scene(), grid(8)
+    inverting = model.inverting(scene.unet, scene.depths, scene.prompts.empty)
     states = ddim.invert(inverting, scene.latents, levels, 8)
     reference, novel, mask = states[8][:1], states[5][1:], torch.full((2, 1, 8, 8), inside, dtype=torch.float64)
-    alike = torch.cat([scene.depths[:1]] * 3), hifi123("denoising").Prompts(*[scene.prompts.empty] * 2)
-    predict = hifi123("denoising").beside_reference(scene.unet, *alike, 1.0, 700, 3)
-    final = hifi123("enhancement").sample_with_exchange(predict, reference, novel, mask, levels, 5)
+    alike = torch.cat([scene.depths[:1]] * 3), model.Prompts(*[scene.prompts.empty] * 2)
+    predict = model.beside_reference(scene.unet, *alike, 1.0, 700, 3)
+    final = rgnv.sample_with_exchange(predict, reference, novel, mask, levels, 5)
     at_exchange = ddim.sample(predict, reference.expand(3, -1, -1, -1), levels, 8, 5)
     begun = torch.cat([at_exchange[:1], novel]) if inside else at_exchange
     torch.testing.assert_close(final, ddim.sample(predict, begun, levels, 5), **EXACT, msg=f"seed {SEED}")

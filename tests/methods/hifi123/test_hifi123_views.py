@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_hifi123 import TOKENS, hifi123, tiny_unet, write_estimator, write_marigold, write_tiny_folder
-from helpers.tiny_prior import TinyBall, write_ball, write_weights
+from helpers.tiny_hifi123 import TOKENS, tiny_unet, write_estimator, write_marigold, write_tiny_folder
+from helpers.tiny_prior import TinyBall, write_ball
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,6 +21,8 @@ from liftstudio.core.config import parse
 from liftstudio.core.errors import InputError
 from liftstudio.data.images import resize_lanczos
 from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.methods.hifi123 import checkpoint, ddim, model, monocular, rgnv
+from liftstudio.methods.hifi123.depth import mask_channel
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 
 SEED = int.from_bytes(os.urandom(4), "little")
@@ -35,15 +37,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def folder(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(written: Path, ball_folder: Path) -> Path:
     """A picture, the prior's weights, and a copy of the model to spoil."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
-    write_ball(tmp_path / "ball.png")
-    write_weights(tmp_path / "ball.safetensors")
-    TinyBall.prompts.clear()
-    return Path(shutil.copytree(written, tmp_path / "tiny"))
+    return Path(shutil.copytree(written, ball_folder / "tiny"))
 
 
 def source(name: str = "sv3d-views", enhance: dict[str, Any] | None = None, **options: Any) -> Any:
@@ -77,9 +73,9 @@ def generated(views: ReferenceViews) -> Tensor:
 @pytest.mark.parametrize("resolution", [SIZE, 48])
 def test_views_change_inside_their_masks_and_the_picture_stays(name: str, resolution: int) -> None:
     plain, enhanced = make(name, resolution=resolution), make(name, {}, resolution=resolution)
-    assert plain.prompt is not None and enhanced.prompt == plain.prompt and enhanced.names == plain.names
+    assert plain.input_view is not None and enhanced.input_view == plain.input_view and enhanced.names == plain.names
     assert torch.equal(enhanced.masks, plain.masks) and torch.equal(enhanced.cameras.c2w, plain.cameras.c2w)
-    assert torch.equal(enhanced.images[plain.prompt], plain.images[plain.prompt])
+    assert torch.equal(enhanced.images[plain.input_view], plain.images[plain.input_view])
     change, solid = (enhanced.images - plain.images).abs(), plain.masks == 1
     assert (change * (plain.masks == 0)).max() == 0, f"beside the object, seed {SEED}"
     for index in generated(plain).nonzero().flatten():
@@ -92,20 +88,19 @@ def test_the_result_is_that_of_the_functions(start_step: int) -> None:
     """The plug-in against the pure functions, all views at once, where the object is opaque."""
     options = {"prompt": "owl", "start_step": start_step, "guidance_scale": 3.0, "prior": {"chunk": 2}}
     plain, enhanced = make(), make(enhance=options)
-    ddim, enhancement, encoding = hifi123("ddim"), hifi123("enhancement"), hifi123("encoding")
-    parts = hifi123("checkpoint").open_folder("tiny")
+    parts = checkpoint.open_folder("tiny")
     unet, vae, tower = (part.load(torch.float32, CPU) for part in (parts.unet, parts.vae, parts.text))
-    prompts = hifi123("denoising").Prompts(*(encoding.embed_text(parts.tokenizer, tower, t) for t in ("", "owl")))
+    prompts = model.Prompts(*(model.embed_text(parts.tokenizer, tower, t) for t in ("", "owl")))
     grid = ddim.Grid.of(scaled_linear_alpha_bars(), 100)
-    form = enhancement.Form(4, 4 - start_step, 3.0, 2)
-    latents = encoding.encode(unet, vae, plain.over(0.5))
+    form = rgnv.Form(4, 4 - start_step, 3.0, 2)
+    latents = model.encode(unet, vae, plain.over(0.5))
     depths = torch.stack([resize_lanczos(mask, SIZE, SIZE) for mask in plain.masks])
-    depths = hifi123("depth").mask_channel(depths, (8, 8))
+    depths = mask_channel(depths, (8, 8))
     last = latents[-1:], depths[-1:]
-    reference = enhancement.prepare_reference(unet, *last, prompts.empty, grid, form)
-    found = enhancement.enhance(unet, latents[:-1], depths[:-1], prompts, reference, grid, form)
+    reference = rgnv.prepare_reference(unet, *last, prompts.empty, grid, form)
+    found = rgnv.enhance(unet, latents[:-1], depths[:-1], prompts, reference, grid, form)
     solid = (plain.masks[:-1] == 1)[..., 0]
-    wanted, got = encoding.decode(vae, found)[solid], enhanced.images[:-1][solid]
+    wanted, got = model.decode(vae, found)[solid], enhanced.images[:-1][solid]
     # Half a step of the cache's bytes, and the rounding of batches of other sizes.
     torch.testing.assert_close(got, wanted, rtol=0, atol=0.51 * BYTE + 1e-4, msg=f"seed {SEED}")
 
@@ -213,7 +208,7 @@ def test_depth_from_an_estimator(folder: Path) -> None:
     write_estimator(Path("dpt"), SEED)
     by_depth = make(enhance={"estimator": "dpt"})
     assert (by_mask.images - by_depth.images)[generated(by_mask)].abs().max() > BYTE, f"seed {SEED}"
-    estimator = hifi123("estimator").DepthEstimator("dpt", device=CPU)
+    estimator = monocular.DepthEstimator("dpt", device=CPU)
     images = torch.randint(256, (2, SIZE, SIZE, 3), generator=torch.Generator().manual_seed(SEED)) / 255
     values = estimator(images)
     assert estimator.meaning == "disparity" and values.shape == (2, 32, 32, 1) and values.dtype == torch.float32
@@ -232,7 +227,7 @@ def test_depth_from_marigold() -> None:
     """A random pipeline of diffusers is recognised by its folder; its noise is always the same."""
     generator = torch.Generator().manual_seed(SEED)
     write_marigold(Path("marigold"), SEED, "depth", SIZE)
-    estimator = hifi123("estimator").DepthEstimator("marigold", device=CPU)
+    estimator = monocular.DepthEstimator("marigold", device=CPU)
     images = torch.rand(2, SIZE, SIZE, 3, generator=generator)
     values = estimator(images)
     assert estimator.meaning == "depth" and values.shape == (2, SIZE, SIZE, 1)

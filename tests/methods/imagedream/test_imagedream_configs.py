@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.tiny_imagedream import imagedream
 from helpers.tiny_scenes import sphere_views
 from lightning_fabric import Fabric
 
@@ -55,7 +54,6 @@ RELEASED: dict[str, dict[str, Any]] = {
 
 
 def load(name: str) -> RunConfig:
-    imagedream("guidance")  # the extensions are there
     return load_run_config(assets.packaged("configs") / f"{name}.yaml", [])
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_imagedream import imagedream, write_tiny_imagedream, write_tiny_text
+from helpers.distributions import DEVIATION, distance_to
+from helpers.tiny_imagedream import write_tiny_imagedream, write_tiny_text
 from helpers.tiny_scenes import sphere_views
 from torch import Tensor
 
@@ -20,18 +21,17 @@ from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.data.images import resize_smooth
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
+from liftstudio.methods.imagedream import conditioning
+from liftstudio.methods.imagedream.denoising import rescaled
 from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.distillation import sds_weight
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.samplers import scaled_linear_levels
 
-rescaled = imagedream("denoising").rescaled
-
 SEED = int.from_bytes(os.urandom(4), "little")
 CPU = torch.device("cpu")
 SIZE = 32  # of the miniature's pictures
 FRAMES = 4
-DEVIATION = 2.2  # Kolmogorov-Smirnov distance times sqrt(n): beyond it with a probability of 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +86,6 @@ def drawn(cameras: Cameras) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     half_view = cameras.distance * torch.tan(torch.deg2rad(cameras.fov_deg / 2))
     columns = (cameras.azimuth_deg, cameras.elevation_deg, cameras.fov_deg, half_view)
     return tuple(column.unflatten(0, (-1, FRAMES)) for column in columns)  # type: ignore[return-value]
-
-
-def distance_to(values: Tensor, cumulative: Any) -> float:
-    """Kolmogorov-Smirnov distance times sqrt(n) of values to a distribution."""
-    ranked = values.double().sort().values
-    ranks = torch.arange(1, len(ranked) + 1, dtype=torch.float64) / len(ranked)
-    return (ranks - cumulative(ranked)).abs().max().item() * math.sqrt(len(ranked))
 
 
 def test_cameras(folder: Path) -> None:
@@ -349,4 +342,4 @@ def test_a_perspective_the_prior_does_not_know(folder: Path, caplog: pytest.LogC
 def test_the_prior_is_opened_once_and_for_all_that_ask(folder: Path) -> None:
     first = open_prior(prior_of(folder, "tiny-ipmv-local"), CPU)
     assert open_prior(prior_of(folder, "tiny-ipmv-local"), CPU) is first
-    assert first.frames == imagedream("conditioning").VIEWS == FRAMES
+    assert first.frames == conditioning.VIEWS == FRAMES

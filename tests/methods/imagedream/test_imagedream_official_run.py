@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny_imagedream import COARSE, FINE, QUICK, write_ball, write_tiny_imagedream, write_tiny_text
+from helpers.tiny_imagedream import COARSE, FINE, QUICK, write_tiny_imagedream, write_tiny_text
+from helpers.tiny_prior import write_ball
 
 from liftstudio.cli.command_line import main
 from liftstudio.core import assets
@@ -30,13 +31,6 @@ SMALL = [
     f"{FINE}.guidance.mv.resolution=[16]",
     "export.min_component_area=0",
 ]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    return tmp_path
 
 
 @pytest.mark.parametrize("name", ["tiny-ipmv", "tiny-ipmv-local"])

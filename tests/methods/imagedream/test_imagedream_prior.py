@@ -11,15 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_imagedream import (
-    NUMBERS,
-    PREFIX,
-    TEXT_LENGTH,
-    imagedream,
-    tiny_state,
-    write_tiny_imagedream,
-    write_tiny_text,
-)
+from helpers.tiny_imagedream import NUMBERS, PREFIX, TEXT_LENGTH, tiny_state, write_tiny_imagedream, write_tiny_text
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -28,6 +20,8 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.methods.imagedream import checkpoint, conditioning, denoising, layout
+from liftstudio.methods.imagedream.text import TextEncoder
 from liftstudio.priors.base import PosedImage
 from liftstudio.priors.latent_diffusion import vae_part
 from liftstudio.priors.opening import open_prior, weights_key
@@ -133,27 +127,26 @@ class Listed(Weights):
 )
 def test_mode_is_checked(name: str, metadata: dict[str, str], asked: str, wanted: str) -> None:
     weights = Listed(name, metadata)
-    mode_of = imagedream("layout").mode_of
     if wanted in ("pixel", "local"):
-        assert mode_of(weights, asked) == wanted
+        assert layout.mode_of(weights, asked) == wanted
     else:
         with pytest.raises(InputError, match=wanted):
-            mode_of(weights, asked)
+            layout.mode_of(weights, asked)
 
 
 def test_a_pipeline_is_known_by_its_files(tmp_path: Path) -> None:
     """An official file in a folder `unet` is of none, unless the pipeline's own list lies beside that."""
-    pipeline_of, official = imagedream("layout").pipeline_of, Listed(f"{tmp_path}/unet/model.pt", {})
-    assert pipeline_of(Listed(f"{tmp_path}/unet/model.safetensors", {})) == tmp_path
-    assert pipeline_of(Listed(f"{tmp_path}/model.safetensors", {})) is None
-    assert pipeline_of(official) is None
+    official = Listed(f"{tmp_path}/unet/model.pt", {})
+    assert layout.pipeline_of(Listed(f"{tmp_path}/unet/model.safetensors", {})) == tmp_path
+    assert layout.pipeline_of(Listed(f"{tmp_path}/model.safetensors", {})) is None
+    assert layout.pipeline_of(official) is None
     (tmp_path / "model_index.json").write_text("{}")
-    assert pipeline_of(official) == tmp_path
+    assert layout.pipeline_of(official) == tmp_path
 
 
 @pytest.mark.parametrize(("name", "said"), [("my-ipmv.pt", "speaks of pixel"), ("my.pt", ""), ("ipmv/my.pt", "")])
 def test_a_mode_that_is_asked_for_goes_before_a_name(name: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
-    assert imagedream("layout").mode_of(Listed(name, {}), "local") == "local"
+    assert layout.mode_of(Listed(name, {}), "local") == "local"
     assert said in caplog.text if said else not caplog.text
 
 
@@ -188,7 +181,7 @@ def test_what_each_mode_depends_on(pixel: Any, local: Any, text_only: Any, gener
 def test_without_image_tokens_it_is_the_text_only_network(folder: Path, generator: torch.Generator) -> None:
     """MVDream's network is ImageDream's with the image prompt's weight at 0: both code paths say the same."""
     state = load_file(folder / "tiny-ipmv.safetensors")
-    checkpoint, weights = imagedream("checkpoint"), Weights(folder / "tiny-ipmv.safetensors")
+    weights = Weights(folder / "tiny-ipmv.safetensors")
     with_image = checkpoint.unet_part(weights, 0.0).load(torch.float32, CPU)
     bare = {key: value for key, value in state.items() if "image_embed" not in key and "_ip." not in key}
     save_file(bare, folder / "bare.safetensors", NUMBERS)
@@ -240,7 +233,6 @@ def test_guidance_and_schedule(pixel: Any, generator: torch.Generator) -> None:
 
     assert torch.equal(at(1.0), pixel.denoise(latents, 1.0, condition, cameras()))
     torch.testing.assert_close(at(3.0) - at(0.0), 3 * (at(1.0) - at(0.0)), rtol=1e-3, atol=1e-3)
-    denoising, conditioning = imagedream("denoising"), imagedream("conditioning")
     poses = conditioning.camera_conditions(cameras().c2w)[None]
     for timestep in (0, 1, 333, 999):
         sigma = pixel.levels[timestep].item()
@@ -364,7 +356,7 @@ def test_text_decides(folder: Path, text_only: Any, generator: torch.Generator) 
 
 def test_a_long_prompt_is_cut_with_a_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Every letter is a token here: 10 of them fit beside start and end."""
-    encoder = imagedream("text").TextEncoder(str(folder / "text"))
+    encoder = TextEncoder(str(folder / "text"))
     with caplog.at_level(logging.WARNING, logger="liftstudio"):
         tokens = encoder.encode({"prompt": "abcdefghij", "other": "abc"}, CPU)
         assert not caplog.text
@@ -383,7 +375,7 @@ def test_a_long_prompt_is_cut_with_a_warning(folder: Path, caplog: pytest.LogCap
 )
 def test_lost_words_are_the_users_own(folder: Path, text: str, lost: str, caplog: pytest.LogCaptureFixture) -> None:
     """Whole ones, as they are written."""
-    encoder = imagedream("text").TextEncoder(str(folder / "text"))
+    encoder = TextEncoder(str(folder / "text"))
     with caplog.at_level(logging.WARNING, logger="liftstudio"):
         encoder.encode({"prompt": text}, CPU)
     assert caplog.messages == [f"prompt: too long, only its first 10 tokens are used; lost: {lost}"]
@@ -392,7 +384,7 @@ def test_lost_words_are_the_users_own(folder: Path, text: str, lost: str, caplog
 @pytest.mark.parametrize("special", ["<|endoftext|>", "<|startoftext|>"])
 def test_a_text_ends_where_it_ends(folder: Path, special: str, caplog: pytest.LogCaptureFixture) -> None:
     """The tokenizer's own marks are but letters in it."""
-    encoder = imagedream("text").TextEncoder(str(folder / "text"))
+    encoder = TextEncoder(str(folder / "text"))
     with caplog.at_level(logging.WARNING, logger="liftstudio"):
         found = encoder.encode({"prompt": special, "other": special[:7], "short": "a"}, CPU)
     assert "prompt: too long" in caplog.text
@@ -407,7 +399,7 @@ def test_text_is_what_the_towers_own_pipeline_makes_of_it(folder: Path) -> None:
     ids = tokenizer([CAPTION], padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt").input_ids
     with torch.no_grad():
         expected = tower(ids).last_hidden_state
-    found = imagedream("text").TextEncoder(str(folder / "text")).encode({"prompt": CAPTION}, CPU)
+    found = TextEncoder(str(folder / "text")).encode({"prompt": CAPTION}, CPU)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
@@ -421,7 +413,6 @@ def write_pipeline(folder: Path, state: dict[str, Tensor], old_names: bool) -> N
     """The public conversion: official names without a prefix, autoencoder and image tower in their packages' own."""
     from transformers import CLIPVisionModel
 
-    checkpoint = imagedream("checkpoint")
     save_file(state, folder.with_suffix(".safetensors"), NUMBERS)
     parts = checkpoint.open_parts(Weights(folder.with_suffix(".safetensors")), 1.0, checkpoint.Elsewhere("", ""))
     for name in ("unet", "vae"):

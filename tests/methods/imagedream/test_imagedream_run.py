@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 import trimesh
 import yaml
-from helpers.tiny_imagedream import COARSE, FINE, MESH, QUICK, SHORT, write_ball, write_tiny_imagedream, write_tiny_text
+from helpers.tiny_imagedream import COARSE, FINE, MESH, QUICK, SHORT, write_tiny_imagedream, write_tiny_text
+from helpers.tiny_prior import write_ball
 from PIL import Image
 from torch import Tensor
 
@@ -36,13 +37,6 @@ TOYS, OFFICIAL, WITH_PICTURE, FROM_SPHERE = (
 ELEVATION_DEG, TURN_DEG = 10.0, 35.0  # of the picture
 ANGLES = (0, 90, 180, 270)
 STILLS = ["test.frames=4", "test.size=64", "test.stills=4", f"test.elevation_deg={ELEVATION_DEG}"]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    return tmp_path
 
 
 def toy() -> TexturedObject:

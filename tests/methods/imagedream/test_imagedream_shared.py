@@ -6,17 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from helpers.tiny_imagedream import imagedream
 from safetensors.torch import save_file
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.core.weights import open_weights
+from liftstudio.methods.imagedream.denoising import rescaled
 from liftstudio.priors.distillation import reconstruction_loss, sds_loss, sds_weight
 from liftstudio.priors.parameterization import x0_from_epsilon
 from liftstudio.priors.samplers import ddim_sigmas, euler, nearest_timestep, scaled_linear_levels
-
-rescaled = imagedream("denoising").rescaled
 
 SEED = int.from_bytes(os.urandom(4), "little")
 

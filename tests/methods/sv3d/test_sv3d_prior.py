@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.tiny_sv3d import NUMBERS, sv3d, write_tiny_sv3d
+from helpers.tiny_sv3d import NUMBERS, write_tiny_sv3d
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -17,11 +17,11 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.orbits import Angles, sine, static
+from liftstudio.methods.sv3d.conditioning import clip_pixels
+from liftstudio.methods.sv3d.denoising import triangle
 from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.samplers import euler, karras_sigmas
-
-triangle = sv3d("denoising").triangle
 
 SEED = int.from_bytes(os.urandom(4), "little")
 SIZE, FRAMES = 32, 5
@@ -232,14 +232,13 @@ def test_autoencoder_is_the_official_one(files: dict[str, Path], prior: Prior, g
 @torch.no_grad()
 def test_image_tower_is_the_official_one(files: dict[str, Path], prior: Prior, generator: torch.Generator) -> None:
     posed = input_of(generator)
-    pixels = sv3d("conditioning").clip_pixels(posed.image, 28)
+    pixels = clip_pixels(posed.image, 28)
     expected = official_tower(load_file(files["p"]), pixels, heads=3)
     torch.testing.assert_close(prior.condition(posed).embedding, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_clip_pixels() -> None:
     """A grey image stays grey, normalised; a ramp stays a ramp from corner to corner."""
-    clip_pixels = sv3d("conditioning").clip_pixels
     grey = clip_pixels(torch.full((576, 576, 3), 0.5), 224)
     expected = (0.5 - torch.tensor([0.48145466, 0.4578275, 0.40821073])) / torch.tensor([0.2686, 0.2613, 0.2758])
     torch.testing.assert_close(grey.mean((0, 2, 3)), expected, rtol=1e-3, atol=1e-4)

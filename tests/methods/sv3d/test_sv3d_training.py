@@ -1,6 +1,5 @@
 """Training SV3D in miniature: what it is fed, what it learns first, and that its file is the prior's."""
 
-import csv
 import math
 import os
 from dataclasses import replace
@@ -9,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_sv3d import randomize, sv3d
-from helpers.tiny_training import config_of, draw_samples, task_of
-from torch import Tensor
+from helpers.tiny_sv3d import randomize
+from helpers.tiny_training import close, config_of, draw_samples, read_log, task_of, trained_parts
 
 from liftstudio.cli import command_line
 from liftstudio.cli.train_prior import main
@@ -19,6 +17,7 @@ from liftstudio.core import assets
 from liftstudio.core.config import Block
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
+from liftstudio.methods.sv3d import training
 from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.parameterization import x0_from_v
@@ -59,11 +58,6 @@ def open_auto(path: Path) -> Prior:
     return open_prior(Block("prior", "auto", find("auto", "prior").Config(weights=str(path))), torch.device("cpu"))
 
 
-def close(found: Tensor, wanted: Tensor) -> None:
-    """As close as float16 weights are: 11 bits, through some 40 layers."""
-    assert (found - wanted).abs().mean() < 0.01 * wanted.abs().mean()
-
-
 def test_frames_are_an_orbit_that_ends_at_the_prompt() -> None:
     samples = samples_of(2)
     batch = tiny_task().prepare(samples, torch.Generator().manual_seed(SEED))
@@ -86,7 +80,7 @@ def test_views_from_anywhere_become_an_orbit() -> None:
     (sample,) = samples_of(1)
     order = torch.cat([torch.randperm(FRAMES - 1), torch.tensor([FRAMES - 1])])
     mixed = replace(sample, images=sample.images[order], rig=replace(sample.rig, views=sample.rig.views[order]))
-    sorted_, straight = (sv3d("training").closed(each) for each in (mixed, sample))
+    sorted_, straight = (training.closed(each) for each in (mixed, sample))
     assert torch.equal(sorted_.images, straight.images)
     assert torch.equal(sorted_.rig.views.c2w, straight.rig.views.c2w)
     torch.testing.assert_close(straight.images, sample.images, rtol=0, atol=2e-2)  # the posed is rendered by itself
@@ -121,10 +115,6 @@ def test_autoencoder_learns_first_and_alone() -> None:
     assert list(losses) == ["velocity"] and losses["velocity"].isfinite()
     losses["velocity"].backward()
     assert trained_parts(task) == {"unet", "tower"}
-
-
-def trained_parts(task: Any) -> set[str]:
-    return {name.partition(".")[0] for name, p in task.network.named_parameters() if p.grad is not None}
 
 
 def test_latents_are_of_unit_scale() -> None:
@@ -168,15 +158,10 @@ def test_the_file_is_the_network_as_a_prior(tmp_path: Path) -> None:
         close(prior.denoise(noisy, sigma, told, sample.rig.views), x0_from_v(noisy, velocity, sigma))
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
 def test_the_command_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["--config", str(CONFIG), *TINY, "name=first"]) == command_line.DONE
-    first = rows(Path("runs/priors/first/log.csv"))
+    first = read_log(Path("runs/priors/first/log.csv"))
     steps = [row for row in first if row["stage"] == "train"]
     assert [bool(row["coding"]) for row in steps] == [True] * 3 + [False] * 2
     assert all(float(row["velocity"]) > 0 for row in steps[3:])

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.tiny_scenes import Solid, ball, scene_of
-from helpers.tiny_sv3d import sv3d, write_tiny_sv3d
+from helpers.tiny_sv3d import write_tiny_sv3d
 from torch import Tensor
 
 from liftstudio.core.config import Block
@@ -20,11 +20,11 @@ from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
+from liftstudio.methods.sv3d import visibility
+from liftstudio.methods.sv3d.guidance import MaskedSDS
+from liftstudio.methods.sv3d.prior import SV3D
 from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.renderers.surface import SurfaceRenderer
-
-visibility = sv3d("visibility")
-MaskedSDS = sv3d("guidance").MaskedSDS
 
 SEEDS = [int.from_bytes(os.urandom(4), "little") for _ in range(3)]
 CPU = torch.device("cpu")
@@ -350,7 +350,7 @@ def test_with_the_real_network(tmp_path: Path, variant: str, amplitude_deg: floa
     weights = write_tiny_sv3d(tmp_path / "tiny.safetensors", variant=variant, image_size=RESOLUTION)
     gradients = []
     for chunk in (2, 5):
-        prior = Block("prior", "sv3d", sv3d("prior").SV3D.Config(str(weights)))
+        prior = Block("prior", "sv3d", SV3D.Config(str(weights)))
         guidance = make(prior=prior, amplitude_deg=amplitude_deg, encoder_chunk=chunk)
         request = guidance.request(0, torch.Generator().manual_seed(SEEDS[0]))
         seen = see(request.cameras, [((0.0, 0.0, 0.0), 0.6)])
@@ -373,4 +373,4 @@ def test_with_the_real_network(tmp_path: Path, variant: str, amplitude_deg: floa
 def test_a_network_without_cameras_is_refused_on_orbits_that_swing(tmp_path: Path) -> None:
     weights = write_tiny_sv3d(tmp_path / "tiny.safetensors", variant="u", image_size=RESOLUTION)
     with pytest.raises(InputError, match="sv3d_u"):
-        make(prior=Block("prior", "sv3d", sv3d("prior").SV3D.Config(str(weights))))
+        make(prior=Block("prior", "sv3d", SV3D.Config(str(weights))))

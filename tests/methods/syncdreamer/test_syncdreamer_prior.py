@@ -8,13 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.tiny_syncdreamer import (
-    NUMBERS,
-    official_cameras,
-    syncdreamer,
-    tiny_state,
-    write_tiny_syncdreamer,
-)
+from helpers.tiny_syncdreamer import NUMBERS, official_cameras, tiny_state, write_tiny_syncdreamer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,12 +16,12 @@ from liftstudio.core.config import Block
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.methods.syncdreamer import checkpoint, denoising
+from liftstudio.methods.syncdreamer.denoising import decomposed
 from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.latent_prior import clip_pixels
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.precision import half_on_cuda
-
-decomposed = syncdreamer("denoising").decomposed
 
 SEED = int.from_bytes(os.urandom(4), "little")
 SIZE, VIEWS = 32, 4
@@ -80,7 +74,7 @@ def test_a_lightning_checkpoint_is_opened(file: Path, prior: Prior, generator: t
     torch.save({"state_dict": load_file(file), "global_step": 3}, tmp_path / "tiny.ckpt")
     with pytest.raises(InputError, match="48 channels are no heads of 64"):
         open_syncdreamer(tmp_path / "tiny.ckpt")
-    opened = syncdreamer("checkpoint").network_part(find_weights(tmp_path / "tiny.ckpt"))
+    opened = checkpoint.network_part(find_weights(tmp_path / "tiny.ckpt"))
     sizes = opened.module.spatial_volume.size
     assert (sizes.vertices, sizes.planes, opened.module.model["diffusion_model"].size.heads) == (32, 48, 8)
     network = opened.load(torch.float32, CPU)
@@ -159,7 +153,7 @@ def test_the_noise_is_that_of_the_schedule(prior: Prior, generator: torch.Genera
     latents, condition = torch.randn(SHAPE, generator=generator), prior.condition(input_of(generator))
     for timestep in (0, 1, 333, 999):
         sigma = prior.levels[timestep].item()
-        denoising, x = syncdreamer("denoising"), latents / (1 + sigma**2) ** 0.5
+        x = latents / (1 + sigma**2) ** 0.5
         branches = [denoising.EVERYTHING]
         (noise,) = denoising.estimate_epsilon(prior.network, prior.rig, x, timestep, condition, branches, 2)
         x0 = prior.denoise(latents, sigma, condition, cameras())
@@ -326,7 +320,6 @@ def test_other_sizes(options: dict[str, Any], tmp_path: Path, generator: torch.G
     views, size = options.get("views", 4), options.get("image_size", 32)
     assert (prior.frames, prior.resolution) == (views, size)
     latents = torch.randn(views, *prior.latent_shape, generator=generator)
-    denoising = syncdreamer("denoising")
     condition = denoising.Condition(torch.randn(1, 20, generator=generator), latents[0], 10.0)
     estimates = prior.denoise_separately(latents, 1.0, condition, official_cameras(views, size))
     assert all(e.shape == latents.shape and torch.isfinite(e).all() for e in estimates)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from helpers.standins import rembg_that_keeps
-from helpers.tiny_prior import SPREAD, TinyBall, ball, write_ball, write_weights
-from helpers.tiny_syncdreamer import NUMBERS, official_cameras, syncdreamer, tiny_state, write_tiny_syncdreamer
+from helpers.tiny_prior import SPREAD, TinyBall, ball
+from helpers.tiny_syncdreamer import NUMBERS, official_cameras, tiny_state, write_tiny_syncdreamer
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,6 +24,8 @@ from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.data.images import load_image
 from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.methods.syncdreamer.preparation import framed
+from liftstudio.methods.syncdreamer.ranking import rank
 from liftstudio.priors.base import Estimates, Prior
 from liftstudio.views.saving import save_views
 
@@ -32,15 +34,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+def folder(ball_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(TinyBall, "check_cameras", lambda *_: None)  # it wants orbits that end at the picture
-    write_ball(tmp_path / "ball.png")
-    write_weights(tmp_path / "ball.safetensors")
-    TinyBall.prompts.clear()
-    return tmp_path
+    return ball_folder
 
 
 def make(**options: Any) -> ReferenceViews:
@@ -78,7 +74,7 @@ def test_the_prior_is_shown_the_picture_in_the_official_frame() -> None:
     (posed,) = TinyBall.prompts
     rgb, alpha = load_image(Path("ball.png"))
     assert alpha is not None
-    image, mask = syncdreamer("preparation").framed(torch.cat([rgb, alpha], dim=-1), 32, 24)
+    image, mask = framed(torch.cat([rgb, alpha], dim=-1), 32, 24)
     assert torch.equal(posed.image, image) and torch.equal(posed.mask, mask)
     columns = (posed.mask[..., 0] > 0.5).any(0).sum()
     assert 22 <= columns <= 24 and posed.camera.elevation_deg.item() == pytest.approx(10)
@@ -164,7 +160,7 @@ def posed_ball(
 
 
 def score(views: ReferenceViews) -> float:
-    return syncdreamer("ranking").rank(views).score
+    return rank(views).score
 
 
 def emptied(views: ReferenceViews, numbers: Sequence[int]) -> ReferenceViews:
@@ -187,7 +183,7 @@ def test_agreement_of_silhouettes() -> None:
 
 def test_empty_views_count_by_their_share() -> None:
     """They are left out of what is used, and so of the hull."""
-    rank, good = syncdreamer("ranking").rank, posed_ball()
+    good = posed_ball()
     one, all_but_one = (rank(emptied(good, numbers)) for numbers in ([5], range(1, 16)))
     assert one.score == pytest.approx(15 / 16 * score(good), abs=0.01)
     assert all_but_one.score == pytest.approx(score(posed_ball().select([0, 16])) / 16)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers.tiny_hifi123 import TOKENS, tiny_unet
 from helpers.tiny_scenes import sphere_views
-from helpers.tiny_text2image import PIXELS, SIZE, text2image, write_tiny_if, write_tiny_stable_diffusion
+from helpers.tiny_text2image import PIXELS, SIZE, write_tiny_if, write_tiny_stable_diffusion
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,6 +22,7 @@ from liftstudio.core.registry import find
 from liftstudio.data.cameras import orbit_cameras
 from liftstudio.data.images import resize_smooth
 from liftstudio.data.render import Render
+from liftstudio.methods.text2image.guidance import TextToImageSDS
 from liftstudio.priors.opening import open_prior
 
 SEED = int.from_bytes(os.urandom(4), "little")
@@ -229,4 +230,4 @@ def test_another_prior_is_refused() -> None:
     toys = Block("prior", "auto", find("auto", "prior").Config("asset://priors/toys"))
     with pytest.raises(InputError, match=r"prior: toys \(bundled\) is no text-to-image model"):
         make(toys)
-    assert text2image("guidance").TextToImageSDS.Config is find("text-to-image-sds", "guidance").Config
+    assert TextToImageSDS.Config is find("text-to-image-sds", "guidance").Config

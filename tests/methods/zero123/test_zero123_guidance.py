@@ -1,6 +1,5 @@
 """Score distillation at relative cameras: its views, noise and losses; Zero-1-to-3's network and the toys."""
 
-import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.distributions import DEVIATION, distance_to
 from helpers.tiny_scenes import sphere_views
 from helpers.tiny_text2image import write_tiny_stable_diffusion
 from helpers.tiny_zero123 import SIZE, write_tiny_zero123
@@ -24,7 +24,6 @@ from liftstudio.priors.distillation import sds_weight
 
 SEED = int.from_bytes(os.urandom(4), "little")
 CPU = torch.device("cpu")
-DEVIATION = 2.2  # Kolmogorov-Smirnov distance times sqrt(n): beyond it with a probability of 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +58,6 @@ def render_of(rgba: Tensor) -> Render:
     return Render(foreground + 1 - opacity, foreground, opacity)
 
 
-def distance_to(values: Tensor, low: float, high: float) -> float:
-    """Kolmogorov-Smirnov distance times sqrt(n) to the uniform distribution."""
-    ranked = (values.double().sort().values - low) / (high - low)
-    ranks = torch.arange(1, len(ranked) + 1, dtype=torch.float64) / len(ranked)
-    return (ranks - ranked).abs().max().item() * math.sqrt(len(ranked))
-
-
 def test_cameras(folder: Path) -> None:
     """All around at the picture's distance and lens, elevations as asked for, both uniform by angle."""
     guidance = make(tiny(folder), views_per_step=[600], elevations_deg=(-10.0, 60.0), resolution=[20])
@@ -73,8 +65,8 @@ def test_cameras(folder: Path) -> None:
     assert (cameras.width, cameras.height, len(cameras)) == (20, 20, 600)
     torch.testing.assert_close(cameras.distance, picture.distance.expand(600))
     torch.testing.assert_close(cameras.fov_deg, picture.fov_deg.expand(600))
-    assert distance_to(cameras.azimuth_deg, 0, 360) < DEVIATION, SEED
-    assert distance_to(cameras.elevation_deg, -10, 60) < DEVIATION, SEED
+    assert distance_to(cameras.azimuth_deg, lambda a: a / 360) < DEVIATION, SEED
+    assert distance_to(cameras.elevation_deg, lambda e: (e + 10) / 70) < DEVIATION, SEED
 
 
 def test_noise_and_size_follow_the_step(folder: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from helpers.tiny_hifi123 import WIDTH, tiny_unet, write_prediction_type
 from helpers.tiny_prior import write_ball
-from helpers.tiny_zero123 import SIZE, write_tiny_zero123, zero123
+from helpers.tiny_zero123 import SIZE, write_tiny_zero123
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -21,6 +21,8 @@ from liftstudio.core.config import Block, parse
 from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.methods.zero123.conditioning import relative_poses
+from liftstudio.methods.zero123.views import denoise_alone
 from liftstudio.priors.base import PosedImage
 from liftstudio.priors.opening import block_weights, open_prior
 
@@ -36,12 +38,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(written: Path, here: Path) -> Path:
     """A copy to spoil, a picture beside it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    write_ball(tmp_path / "ball.png")
-    return Path(shutil.copytree(written, tmp_path / "tiny"))
+    write_ball(here / "ball.png")
+    return Path(shutil.copytree(written, here / "tiny"))
 
 
 def generator() -> torch.Generator:
@@ -99,11 +99,10 @@ def pose_by_hand(fall_deg: float, turn_deg: float, away: float = 0.0) -> Tensor:
 
 def test_relative_poses() -> None:
     """Angles from the zenith, azimuths counter-clockwise, distances where objects are 1 long, not 1.8."""
-    poses = zero123("conditioning").relative_poses
-    found = poses(cameras((20.0, 10.0)), cameras((20.0, 10.0), (110.0, -20.0), (350.0, 60.0)))
+    found = relative_poses(cameras((20.0, 10.0)), cameras((20.0, 10.0), (110.0, -20.0), (350.0, 60.0)))
     wanted = torch.stack([pose_by_hand(0, 0), pose_by_hand(30, 90), pose_by_hand(-50, -30)])
     torch.testing.assert_close(found, wanted, rtol=0, atol=2e-4)  # angles from float32 matrices
-    far = poses(cameras((0.0, 0.0)), cameras((180.0, 0.0), distance=4.5))
+    far = relative_poses(cameras((0.0, 0.0)), cameras((180.0, 0.0), distance=4.5))
     torch.testing.assert_close(far, pose_by_hand(0, 180, 0.5)[None], rtol=0, atol=2e-4)
 
 
@@ -175,11 +174,10 @@ def test_a_view_knows_nothing_of_the_others(folder: Path) -> None:
     toys = open_prior(Block("prior", "auto", registry.find("auto", "prior").Config("asset://priors/toys")), CPU)
     shown = PosedImage(torch.rand(64, 64, 3, generator=generator()), torch.ones(64, 64, 1), cameras((0.0, 10.0)))
     latents = torch.randn(2, *toys.latent_shape, generator=generator())
-    alone = zero123("denoising").denoise_alone
     both = cameras((90.0, 10.0), (180.0, 10.0))
     condition, ones = toys.condition(shown), torch.ones(2)
-    together = alone(toys, latents, 1.0, condition, both, ones)
-    one = alone(toys, latents[1:], 1.0, condition, both[1:], ones[1:])
+    together = denoise_alone(toys, latents, 1.0, condition, both, ones)
+    one = denoise_alone(toys, latents[1:], 1.0, condition, both[1:], ones[1:])
     assert torch.equal(together[1:], one), f"seed {SEED}"
     joint = toys.denoise(latents, 1.0, condition, both, ones)
     assert (joint[1:] - one).abs().max() > 1e-3, f"seed {SEED}"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.tiny_hifi123 import TOKENS, hifi123, write_tiny_folder
+from helpers.tiny_hifi123 import SIZE, TOKENS, fake_render, write_tiny_folder
 from helpers.tiny_scenes import sphere_views
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -18,13 +18,13 @@ from liftstudio.core import registry
 from liftstudio.core.config import parse
 from liftstudio.core.errors import InputError
 from liftstudio.data.reference_views import ReferenceViews
-from liftstudio.data.render import Render
+from liftstudio.methods.hifi123 import model
+from liftstudio.methods.hifi123.depth import depth_channel
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 from liftstudio.systems.coarse_to_fine import CoarseToFine
 
 SEED = int.from_bytes(os.urandom(4), "little")
 CPU = torch.device("cpu")
-SIZE = 32
 CLS = registry.find("depth-sds", "guidance")
 
 
@@ -48,15 +48,6 @@ def views() -> ReferenceViews:
 
 def make(**others: Any) -> Any:
     return CLS(parse(options(**others), CLS.Config, "texture"), views=views(), device=CPU)
-
-
-def fake_render(generator: torch.Generator, count: int) -> Render:
-    """A random texture on a tilted square."""
-    opacity = torch.zeros(count, SIZE, SIZE, 1)
-    opacity[:, 8:24, 8:24] = 1
-    foreground = torch.rand(count, SIZE, SIZE, 3, generator=generator) * opacity
-    depth = (3 + torch.linspace(0, 1, SIZE)[:, None, None]).expand_as(opacity) * opacity
-    return Render(foreground + 1 - opacity, foreground.requires_grad_(), opacity, depth=depth)
 
 
 @pytest.mark.parametrize("prompt", ["", "owl"])
@@ -84,10 +75,10 @@ def test_gradient_is_that_of_score_distillation(prompt: str) -> None:
     timestep = int((bars - alpha_bar).abs().argmin())
     assert 299 <= timestep <= 601
     noisy = alpha_bar**0.5 * latents.detach() + (1 - alpha_bar) ** 0.5 * request.noise
-    depths = hifi123("depth").depth_channel(render.depth, render.opacity, (8, 8), "distance")
+    depths = depth_channel(render.depth, render.opacity, (8, 8), "distance")
     scale = 5.0 if prompt else 1.0
     with torch.no_grad():
-        epsilon = hifi123("denoising").guided_epsilon(prior.unet, noisy, timestep, depths, prior.prompts(prompt), scale)
+        epsilon = model.guided_epsilon(prior.unet, noisy, timestep, depths, prior.prompts(prompt), scale)
     mask = F.avg_pool2d(render.opacity.permute(0, 3, 1, 2), 4)
     push = (1 - alpha_bar) * mask * (epsilon - request.noise) / latents.numel()
     (wanted,) = torch.autograd.grad(latents, render.foreground, push)

@@ -1,4 +1,14 @@
-"""Reference-guided state distillation: renders are moved towards what enhancement by the picture makes of them."""
+"""Reference-guided state distillation, RGSD (Yu et al. 2023, "HiFi-123", sec. 3.2): targets, loss, and the guidance.
+
+The paper's formulas are lost in its published text; these are rebuilt from what it says of them. A render's latents z
+are inverted to a noisy state and sampled with the reference's attention to a level of noise alpha, where the state is
+x~ and the noise that led there eps~. The loss is the distance of x~ from z with the same noise in it,
+
+    || sqrt(alpha) z + sqrt(1 - alpha) eps~ - x~ ||^2  =  alpha || z - x0~ ||^2,
+
+with x0~ the estimate of the clean latents in x~ by eps~, that is, the one of the last step of sampling. All but z is
+held fixed: no gradient passes the network.
+"""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,13 +32,12 @@ from liftstudio.data.render import Render
 from liftstudio.guidance.base import Guidance, Request
 from liftstudio.guidance.score_distillation import posed_image
 
-from .denoising import Prompts
-from .depth import NotInSightError, mask_channel
-from .distillation import Target, enhanced_target, state_distance
-from .enhancement import Form, Reference, prepare_reference
+from .ddim import Grid, clean_latents
+from .depth import NotInSightError, RenderedDepth, mask_channel
 from .injection import LAST_QUARTER
+from .model import Prompts
 from .prior import GREY, DepthPrior, UnetWork, bundled, check_options, warn_of_shrinking
-from .rendered import RenderedDepth
+from .rgnv import Form, Reference, enhance, prepare_reference
 
 _NOISY = 2  # the lowest level that has more noise than clean latents
 
@@ -45,11 +54,71 @@ class StateRequest(Request):
     level: int
 
 
+@dataclass(frozen=True)
+class Target:
+    """A state of enhanced views, where their latents ought to be.
+
+    state:     [B, 4, h, w] at the level.
+    epsilon:   [B, 4, h, w] the noise that led there.
+    alpha_bar: of the level; 1: clean latents.
+    """
+
+    state: Tensor
+    epsilon: Tensor
+    alpha_bar: float
+
+    def clean(self) -> Tensor:
+        """The estimate of the clean latents in the state."""
+        return clean_latents(self.state, self.epsilon, self.alpha_bar)
+
+
+def enhanced_target(
+    unet: Any,
+    latents: Tensor,
+    depths: Tensor,
+    prompts: Prompts,
+    reference: Reference,
+    grid: Grid,
+    form: Form,
+    level: int,
+) -> Target:
+    """The state at `level` of views that are inverted and sampled with the reference's attention; no gradient.
+
+    Args:
+        latents, depths, prompts, reference, grid, form: as `rgnv.enhance`.
+        level: 0: the clean latents; else below `form.levels`, and above 1, which is as clean as 0.
+    Raises:
+        InputError: the level is not one that sampling reaches.
+    """
+    check_range("level", level, 0, form.levels - 1)
+    epsilon = torch.zeros_like(latents)
+
+    def keep(_: int, __: Tensor, noise: Tensor) -> None:
+        nonlocal epsilon
+        epsilon = noise
+
+    state = enhance(unet, latents.detach(), depths, prompts, reference, grid, form, keep, level)
+    return Target(state, epsilon, 1.0 if level == 0 else grid.alpha_bars[level])
+
+
+def state_distance(latents: Tensor, target: Target, mask: Tensor | float = 1.0) -> Tensor:
+    """Mean squared distance of noised latents [B, 4, h, w] from a target, over all their numbers.
+
+    Its gradient with respect to the N numbers of the latents is 2 M alpha (z - x0~) / N.
+
+    Args:
+        mask: M in [0, 1], broadcast against the latents; no gradient flows to it.
+    """
+    noised = target.alpha_bar**0.5 * latents + (1 - target.alpha_bar) ** 0.5 * target.epsilon.detach()
+    weights = torch.as_tensor(mask, device=latents.device).detach()
+    return (weights * (noised - target.state.detach()).square()).mean()
+
+
 @register("hifi123-rgsd")
 class StateDistillation(Guidance[StateRequest]):
     """HiFi-123's texture guidance: fixed views to their enhanced selves, random ones to states on the way there.
 
-    After Yu et al. 2023, "HiFi-123", sec. 3.2, see `distillation`. The two kinds of cameras alternate. A fixed camera's
+    After Yu et al. 2023, "HiFi-123", sec. 3.2. The two kinds of cameras alternate. A fixed camera's
     enhanced latents are made once, at its first turn; those of a random camera at every turn. It is for texture on a
     shape that is done. Its gradient reaches the shape all the same, by outlines and by where texture is looked up: it
     is the learning rate 0 of the geometry's parameters that keeps the shape.
@@ -158,7 +227,7 @@ class StateDistillation(Guidance[StateRequest]):
         return camera if self._reference_depth is not None else concatenate([camera, start.resized(size, size)])
 
     def losses(self, request: StateRequest, render: Render) -> dict[str, Tensor]:
-        """`rgsd`: see `distillation.state_distance`; on the object. 0 where that is not in sight.
+        """`rgsd`: see `state_distance`; on the object. 0 where that is not in sight.
 
         Raises:
             InputError: the shape is not in sight of the picture's camera.

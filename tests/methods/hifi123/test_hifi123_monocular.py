@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_hifi123 import hifi123, write_estimator, write_marigold, write_normals
+from helpers.tiny_hifi123 import write_estimator, write_marigold, write_normals
 from helpers.tiny_sv3d import randomize
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
+from liftstudio.methods.hifi123 import monocular
+from liftstudio.methods.hifi123.depth import depth_channel
 
 SEED = int.from_bytes(os.urandom(4), "little")
 CPU = torch.device("cpu")
@@ -26,7 +28,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def depth_of(folder: str) -> Any:
-    return hifi123("estimator").DepthEstimator(folder, device=CPU)
+    return monocular.DepthEstimator(folder, device=CPU)
 
 
 def pictures(count: int = 2) -> Tensor:
@@ -97,14 +99,14 @@ def test_zoe_depth_is_in_line_with_the_picture() -> None:
 def test_depth_pro_is_large_where_near() -> None:
     """The channel is that of the distance that its post-processing makes of its numbers."""
     network, images = write_depth_pro(Path("pro")), pictures()
-    estimator, channel = depth_of("pro"), hifi123("depth").depth_channel
+    estimator = depth_of("pro")
     found, masks = estimator(images), torch.ones(2, SIZE, SIZE, 1)
     inverse = network(2 * images.permute(0, 3, 1, 2) - 1).predicted_depth[..., None]
     distance = 1 / inverse.clamp(1e-4, 1e4)
     assert inverse.min() > 1, f"seed {SEED}"
-    by_distance = channel(distance, masks, (16, 16), "distance")
+    by_distance = depth_channel(distance, masks, (16, 16), "distance")
     torch.testing.assert_close(
-        channel(found, masks, (16, 16), estimator.meaning), by_distance, rtol=0, atol=1e-2, msg=f"seed {SEED}"
+        depth_channel(found, masks, (16, 16), estimator.meaning), by_distance, rtol=0, atol=1e-2, msg=f"seed {SEED}"
     )
 
 
@@ -161,5 +163,5 @@ def test_marigold_of_another_kind_or_without_defaults(kind: str, spoil: Callable
     write_normals(Path("normals"), SEED, SIZE)
     spoil()
     with pytest.raises(InputError, match=message) as error:
-        getattr(hifi123("estimator"), kind)("normals", device=CPU)
+        getattr(monocular, kind)("normals", device=CPU)
     assert "\n" not in str(error.value)

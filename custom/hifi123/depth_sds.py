@@ -19,10 +19,9 @@ from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.parameterization import x0_from_epsilon
 from liftstudio.priors.samplers import nearest_timestep, scaled_linear_levels
 
-from .denoising import Prompts, guided_epsilon
-from .depth import NotInSightError
+from .depth import NotInSightError, RenderedDepth
+from .model import Prompts, guided_epsilon
 from .prior import GREY, DepthPrior, UnetWork, bundled, check_options
-from .rendered import RenderedDepth
 
 
 class DepthScore(Prior):

@@ -1,6 +1,5 @@
 """Estimated depth and normals of the views of a picture, up to the losses that compare with them."""
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.tiny_hifi123 import hifi123, write_estimator, write_normals
-from helpers.tiny_prior import TinyBall, write_ball, write_weights
+from helpers.tiny_hifi123 import write_estimator, write_normals
+from helpers.tiny_prior import TinyBall
 from safetensors.torch import load_file, save_file
 
 from liftstudio.core import registry
@@ -19,6 +18,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.schedules import Schedule
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
+from liftstudio.methods.hifi123 import monocular
 
 SEED = int.from_bytes(os.urandom(4), "little")
 CPU = torch.device("cpu")
@@ -26,15 +26,9 @@ SIZE = 32
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+def folder(ball_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(TinyBall, "check_cameras", lambda *_: None)
-    write_ball(tmp_path / "ball.png")
-    write_weights(tmp_path / "ball.safetensors")
-    TinyBall.prompts.clear()
-    return tmp_path
+    return ball_folder
 
 
 def make(maps: dict[str, Any] | None, **options: Any) -> ReferenceViews:
@@ -52,12 +46,12 @@ def test_maps_of_the_networks(folder: Path) -> None:
     views = make({"depth": "dpt", "normals": "marigold"}, held_out=False)
     assert views.input_view == 3 and not views.held_out.any()
     assert views.depths is not None and views.normals is not None
-    plain, estimator = make(None), hifi123("estimator")
+    plain = make(None)
     assert plain.depths is None and torch.equal(plain.images, views.images)
     before_grey = plain.over(0.5)
-    nearness = estimator.DepthEstimator("dpt", device=CPU)(before_grey)
+    nearness = monocular.DepthEstimator("dpt", device=CPU)(before_grey)
     torch.testing.assert_close(views.depths, -nearness, rtol=1e-5, atol=1e-4)
-    seen = estimator.NormalEstimator("marigold", device=CPU)(before_grey)
+    seen = monocular.NormalEstimator("marigold", device=CPU)(before_grey)
     assert (views.normals.norm(dim=-1) - 1).abs().max() < 1e-4
     back = torch.einsum("vij,vhwi->vhwj", views.cameras.c2w[:, :3, :3], views.normals)  # into the camera's axes
     torch.testing.assert_close(back, seen, rtol=0, atol=1e-4)

@@ -1,0 +1,96 @@
+"""Write docs/config-reference.md from the code: python -m liftstudio.cli.config_reference [--check]."""
+
+import dataclasses
+import sys
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from liftstudio.cli import command_line
+from liftstudio.cli.catalog import RUN, default_text, field_comments, nested_options, purpose
+from liftstudio.core import registry
+from liftstudio.core.config import option_key, type_name
+from liftstudio.core.errors import InputError
+from liftstudio.core.files import atomic_write
+
+PAGE = Path("docs/config-reference.md")  # in the current folder, which is a checkout's
+COMMAND = "python -m liftstudio.cli.config_reference"
+HEAD = f"""\
+# Config reference
+
+Every component and every option, with its type, its default and its meaning. `{COMMAND}`
+generates this page from the code; `liftstudio --list KIND` prints the same, your own extensions included.
+
+A component is named by `type:` in the config, with its options beside it; a component without options may be written as
+its bare name. Every option can be set on the command line by its dotted key, for example
+`system.stages.coarse.steps=300`. `NAME` in a key is a name of your choice. A *schedule* is a number,
+`[start_step, v0, v1, end_step]` or `[[step, value], ...]`.
+"""
+TABLE = ("| option | type | default | meaning |", "|---|---|---|---|")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command line (default: this process's); returns an exit code with the meaning that `launch.py`'s have."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return command_line.guard(lambda: _dispatch(arguments), debug=False)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = command_line.Parser(prog=COMMAND, description=f"Write {PAGE} from the code.", allow_abbrev=False)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
+    options = parser.parse_args(arguments)
+    registry.load_methods()
+    if not options.check:
+        atomic_write(PAGE, reference())
+    elif not PAGE.is_file() or PAGE.read_text() != reference():
+        raise InputError(f"{PAGE}: not up to date with the code; run {COMMAND}")
+    return command_line.DONE
+
+
+def reference() -> str:
+    """The page: the run's options, those of each component by kind, and those of prior training."""
+    from liftstudio.run.config import RunConfig
+    from liftstudio.training.config import TrainingConfig
+
+    sections = [HEAD, _section(RUN, "The top level of a run's config.", table(RunConfig))]
+    for kind in registry.kinds():
+        sections.append(f"## {kind}\n")
+        for name in registry.names(kind):
+            component = registry.find(name, kind)
+            sections.append(f"### {kind}: {name}\n\n{purpose(component)}\n\n{table(component.Config)}")
+    sections.append(_section("training", "The top level of a config of `train_prior`.", table(TrainingConfig)))
+    return "\n".join(sections)
+
+
+def _section(title: str, text: str, body: str) -> str:
+    return f"## {title}\n\n{text}\n\n{body}"
+
+
+def table(config: type) -> str:
+    """The options of a config dataclass as a Markdown table, nested ones by their dotted keys."""
+    rows = list(_rows(config, ""))
+    return "\n".join([*TABLE, *rows, ""]) if rows else "No options.\n"
+
+
+def _rows(config: type, prefix: str) -> Iterator[str]:
+    hints, comments = typing.get_type_hints(config, include_extras=True), field_comments(config)
+    for field in dataclasses.fields(config):
+        key, wanted = prefix + option_key(field.name), hints[field.name]
+        nested = nested_options(wanted)
+        default = "" if nested and field.default is dataclasses.MISSING else _default(field)
+        cells = (f"`{key}`", type_name(wanted), default, comments.get(field.name, ""))
+        escaped = [cell.replace("|", r"\|").replace("<", "&lt;") for cell in cells]
+        yield f"| {' | '.join(escaped)} |"
+        if nested:
+            is_named = typing.get_origin(wanted) is dict
+            yield from _rows(nested, f"{key}.NAME." if is_named else f"{key}.")
+
+
+def _default(field: "dataclasses.Field[Any]") -> str:
+    text = default_text(field)
+    return "required" if text == "(required)" else f"`{text}`"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,16 @@
+"""Whether random values are spread as they should be."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+DEVIATION = 2.2  # of `distance_to`: beyond it with a probability of 1e-4
+
+
+def distance_to(values: Tensor, cumulative: Callable[[Tensor], Tensor]) -> float:
+    """Kolmogorov-Smirnov distance times sqrt(n) of values [n] to the distribution with that cumulative function."""
+    ranked = values.double().sort().values
+    ranks = torch.arange(1, len(ranked) + 1, dtype=torch.float64) / len(ranked)
+    return (ranks - cumulative(ranked)).abs().max().item() * math.sqrt(len(ranked))
