@@ -41,7 +41,7 @@ class MultiViewSDS(ScheduledDistillation):
         # Half the side of what a view shows at the object's centre, world units; the cameras' distance follows.
         half_view_range: tuple[float, float] = (0.6 * WORLD_SCALE, 0.75 * WORLD_SCALE)  # least and most half of a view
         # Noise levels, as shares of the 1000 timesteps of Stable Diffusion's schedule; between them all are as likely.
-        min_step_percent: Schedule = field(default_factory=lambda: Schedule.parse([0, 0.98, 0.02, 8000]))  # least
+        min_step_percent: Schedule = field(default_factory=lambda: Schedule.parse([0, 0.98, 0.02, 8000]))  # least share
         max_step_percent: Schedule = field(
             default_factory=lambda: Schedule.parse([0, 0.98, 0.5, 8000])
         )  # largest share
