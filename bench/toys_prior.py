@@ -28,9 +28,9 @@ from liftstudio.core.files import atomic_write
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.images import grid, save_image
 from liftstudio.data.orbits import sine
+from liftstudio.methods.sv3d.denoising import triangle
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
-from liftstudio.priors.classifier_free import triangle
 from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
 from liftstudio.priors.samplers import euler, karras_sigmas
 from liftstudio.synthetic import Kind, render

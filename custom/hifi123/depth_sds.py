@@ -14,6 +14,7 @@ from liftstudio.data.cameras import Cameras
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance.scheduled_distillation import OrbitDistillation
+from liftstudio.guidance.score_distillation import DistillationRequest
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.parameterization import x0_from_epsilon
 from liftstudio.priors.samplers import nearest_timestep, scaled_linear_levels
@@ -103,7 +104,7 @@ class DepthSDS(OrbitDistillation):
         """Depth."""
         return frozenset({"depth"})
 
-    def shown(self, render: Render) -> Tensor:
+    def shown(self, request: DistillationRequest, render: Render) -> Tensor:
         """Before grey."""
         return render.over(GREY)
 
@@ -111,15 +112,15 @@ class DepthSDS(OrbitDistillation):
         """1 without a prompt: both branches would be equal."""
         return super().guidance_scales(frames) if self.config.prompt else torch.ones(frames, device=self.device)
 
-    def condition_for(self, render: Render) -> Tensor:
+    def condition_for(self, request: DistillationRequest, render: Render) -> Tensor:
         """The depth channel of the render; a flat view's is its outline."""
         return self._depths(render)
 
-    def losses(self, render: Render, step: int) -> dict[str, Tensor]:
+    def losses(self, request: DistillationRequest, render: Render) -> dict[str, Tensor]:
         """`sds`: see `PriorGuidance.losses`; 0 where the object is not in sight of all cameras."""
         try:
             with self._work.turn():
-                return super().losses(render, step)
+                return super().losses(request, render)
         except NotInSightError:
             return {"sds": self._depths.skipped(render)}
 

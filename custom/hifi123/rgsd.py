@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.core.checks import check_range
+from liftstudio.core.checks import check_pair, check_range
 from liftstudio.core.config import Block
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
@@ -29,8 +29,7 @@ from liftstudio.data.images import resize_smooth
 from liftstudio.data.orbits import MAX_ELEVATION_DEG
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
-from liftstudio.guidance.base import Guidance
-from liftstudio.guidance.scheduled_distillation import check_pair
+from liftstudio.guidance.base import Guidance, Request
 from liftstudio.guidance.score_distillation import posed_image
 
 from .ddim import TimestepGrid, clean_latents
@@ -41,6 +40,18 @@ from .prior import GREY, DepthPrior, UnetWork, bundled, check_options, warn_of_s
 from .rgnv import Form, Reference, enhance, prepare_reference
 
 _NOISY = 2  # the lowest level that has more noise than clean latents
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateRequest(Request):
+    """One camera, and which state of its enhancement the render is moved to.
+
+    fixed: index of the fixed camera; None: a random one.
+    level: of the state, on the grid; 0: the enhanced latents.
+    """
+
+    fixed: int | None
+    level: int
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,7 @@ def state_distance(latents: Tensor, target: Target, mask: Tensor | float = 1.0) 
 
 
 @register("hifi123-rgsd")
-class StateDistillation(Guidance):
+class StateDistillation(Guidance[StateRequest]):
     """HiFi-123's texture guidance: fixed views to their enhanced selves, random ones to states on the way there.
 
     After Yu et al. 2023, "HiFi-123", sec. 3.2. The two kinds of cameras alternate. A fixed camera's
@@ -194,34 +205,34 @@ class StateDistillation(Guidance):
         unet, empty = self.prior.unet, self._prompts.empty
         return prepare_reference(unet, latents, self._reference_depth, empty, self.grid, self.form)
 
-    def cameras(self, step: int, generator: torch.Generator) -> Cameras:
+    def request(self, step: int, generator: torch.Generator) -> StateRequest:
         """One camera, fixed and random in turns; before the picture's depth is known, that of the picture behind it."""
-        config, start, turn = self.config, self.picture.camera, step - self.config.start
-        self._fixed = turn // 2 % len(config.fixed_azimuths_deg) if turn % 2 == 0 else None
-        if self._fixed is not None:
-            azimuth_deg, elevation_deg = config.fixed_azimuths_deg[self._fixed], config.fixed_elevation_deg
-            self._level = 0
+        config, turn = self.config, step - self.config.start
+        if turn % 2 == 0:
+            fixed, level = turn // 2 % len(config.fixed_azimuths_deg), 0
+            cameras = self._cameras(config.fixed_azimuths_deg[fixed], config.fixed_elevation_deg)
         else:
             draws = torch.rand(3, generator=generator, device=generator.device).tolist()
             (low, high), levels = config.elevations_deg, config.noisy_levels()
-            azimuth_deg, elevation_deg = 360 * draws[0], low + (high - low) * draws[1]
-            self._level = levels[int(len(levels) * draws[2])]
-        size = config.resolution or self.prior.resolution
+            fixed, level = None, levels[int(len(levels) * draws[2])]
+            cameras = self._cameras(360 * draws[0], low + (high - low) * draws[1])
+        passes = frozenset({"depth"} if config.depth == "render" else ())
+        return StateRequest(step=step, cameras=cameras, passes=passes, fixed=fixed, level=level)
+
+    def _cameras(self, azimuth_deg: float, elevation_deg: float) -> Cameras:
+        """One at angles from the picture's; behind it the picture's, if its depth is not known yet."""
+        start, size = self.picture.camera, self.config.resolution or self.prior.resolution
         angles = start.azimuth_deg + azimuth_deg, torch.full_like(start.azimuth_deg, elevation_deg)
         camera = orbit_cameras(*angles, start.distance, start.fov_deg.item(), size, size)
         return camera if self._reference_depth is not None else concatenate([camera, start.resized(size, size)])
 
-    def passes(self) -> frozenset[str]:
-        """Depth, unless outlines do."""
-        return frozenset({"depth"}) if self.config.depth == "render" else frozenset()
-
-    def losses(self, render: Render, step: int) -> dict[str, Tensor]:
+    def losses(self, request: StateRequest, render: Render) -> dict[str, Tensor]:
         """`rgsd`: see `state_distance`; on the object. 0 where that is not in sight.
 
         Raises:
             InputError: the shape is not in sight of the picture's camera.
         """
-        if self.weight("rgsd", step) == 0:
+        if self.weight("rgsd", request.step) == 0:
             return {}
         try:
             depths = self._depths(render, slice(1))
@@ -232,9 +243,9 @@ class StateDistillation(Guidance):
         size, reference = self.prior.resolution, self._reference
         latents = self.prior.encode(resize_smooth(render.over(GREY)[:1], size, size), "render")
         with self._work.turn():
-            target = self._target(latents.detach(), depths, reference, step)
+            target = self._target(request, latents.detach(), depths, reference)
         mask = F.interpolate(render.opacity[:1].detach().permute(0, 3, 1, 2), latents.shape[2:], mode="area")
-        self._note_distance(latents.detach(), target, mask)
+        self._note_distance(request, latents.detach(), target, mask)
         return {"rgsd": state_distance(latents, target, mask)}
 
     def _depth_of_picture(self, render: Render) -> Tensor:
@@ -245,21 +256,21 @@ class StateDistillation(Guidance):
                 "RGSD: the camera of the picture does not see the shape, or next to nothing of it"
             ) from None
 
-    def _target(self, latents: Tensor, depths: Tensor, reference: Reference, step: int) -> Target:
+    def _target(self, request: StateRequest, latents: Tensor, depths: Tensor, reference: Reference) -> Target:
         """Of a fixed camera the one it has, unless that is missing or old; of a random one a new one."""
-        if self._fixed is not None and self._fixed in self._targets:
-            made_at, clean = self._targets[self._fixed]
-            if not 0 < self.config.refresh_every <= step - made_at:
+        fixed, level, unet = request.fixed, request.level, self.prior.unet
+        if fixed is not None and fixed in self._targets:
+            made_at, clean = self._targets[fixed]
+            if not 0 < self.config.refresh_every <= request.step - made_at:
                 return Target(clean, torch.zeros_like(clean), 1.0)
-        unet, level = self.prior.unet, self._level
         target = enhanced_target(unet, latents, depths, self._prompts, reference, self.grid, self.form, level)
-        if self._fixed is not None:
-            self._targets[self._fixed] = step, target.state
+        if fixed is not None:
+            self._targets[fixed] = request.step, target.state
         return target
 
-    def _note_distance(self, latents: Tensor, target: Target, mask: Tensor) -> None:
+    def _note_distance(self, request: StateRequest, latents: Tensor, target: Target, mask: Tensor) -> None:
         squared = (mask * (latents - target.clean()).square()).mean() / mask.mean().clamp_min(1e-6)
-        self._distances["random_distance" if self._fixed is None else "fixed_distance"] = squared.item()
+        self._distances["random_distance" if request.fixed is None else "fixed_distance"] = squared.item()
 
     def figures(self) -> dict[str, float]:
         """Images through the UNet per step so far, and how far the latest renders were from their targets.

@@ -68,3 +68,20 @@ def with_image_frame(noisy: Tensor, latent: Tensor | None) -> Tensor:
     if latent is None:
         return noisy
     return torch.cat([noisy, latent.to(noisy).expand(len(noisy), 1, *latent.shape)], dim=1)
+
+
+def rescaled(estimate: Tensor, conditional: Tensor, share: float, frames: int) -> Tensor:
+    """A guided estimate of x0 [T, ...] with some of its excess contrast taken away.
+
+    share * std(c) / std(e) e + (1 - share) e (Lin et al. 2023, "Common diffusion noise schedules and sample steps are
+    flawed", eq. 14 to 16, here of x0 as in MVDream and ImageDream), the standard deviations over all numbers of each
+    `frames` views that belong together.
+
+    Args:
+        estimate, conditional: the guided estimate e and the conditional one c, T a multiple of `frames`.
+        share: 0 to 1; 0: unchanged.
+    """
+    objects, of_conditional = (tensor.unflatten(0, (-1, frames)) for tensor in (estimate, conditional))
+    deviations = (tensor.flatten(1).std(1) + 1e-8 for tensor in (of_conditional, objects))
+    factor = torch.div(*deviations).view(-1, *[1] * (objects.ndim - 1))
+    return ((share * factor + 1 - share) * objects).flatten(0, 1)

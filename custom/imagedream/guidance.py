@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from liftstudio.core.checks import check_range
+from liftstudio.core.checks import check_pair, check_range
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
 from liftstudio.core.registry import register
@@ -16,12 +16,14 @@ from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.data.orbits import MAX_ELEVATION_DEG
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
-from liftstudio.guidance.scheduled_distillation import ScheduledDistillation, check_pair
+from liftstudio.guidance.scheduled_distillation import ScheduledDistillation
+from liftstudio.guidance.score_distillation import DistillationRequest
 from liftstudio.priors.base import NoisyViews
-from liftstudio.priors.classifier_free import guided, rescaled
+from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.distillation import reconstruction_loss, sds_loss
 
 from .conditioning import VIEWS, WORLD_SCALE
+from .denoising import rescaled
 
 
 class MultiViewSDS(ScheduledDistillation):
@@ -40,8 +42,10 @@ class MultiViewSDS(ScheduledDistillation):
         # Half the side of what a view shows at the object's centre, world units; the cameras' distance follows.
         half_view_range: tuple[float, float] = (0.6 * WORLD_SCALE, 0.75 * WORLD_SCALE)  # least and most half of a view
         # Noise levels, as shares of the 1000 timesteps of Stable Diffusion's schedule; between them all are as likely.
-        least_noise: Schedule = field(default_factory=lambda: Schedule.parse([0, 0.98, 0.02, 8000]))  # least share
-        most_noise: Schedule = field(default_factory=lambda: Schedule.parse([0, 0.98, 0.5, 8000]))  # largest share
+        min_step_percent: Schedule = field(default_factory=lambda: Schedule.parse([0, 0.98, 0.02, 8000]))  # least share
+        max_step_percent: Schedule = field(
+            default_factory=lambda: Schedule.parse([0, 0.98, 0.5, 8000])
+        )  # largest share
         loss: Literal["reconstruction", "sds"] = "reconstruction"  # towards the estimate itself; or as in DreamFusion
         rescale: float = 0.2  # share of the estimate whose contrast is that without guidance; of loss reconstruction
         random_background: float = 0.5  # share of steps over one random colour, not the scene's background
@@ -64,12 +68,12 @@ class MultiViewSDS(ScheduledDistillation):
         self._conditions: dict[int, Any] = {255: self.condition}  # 8-bit grey behind the picture -> the prior's
         log.info("guidance: prior %s", self.prior.name)
 
-    def draw_views(self, generator: torch.Generator) -> Cameras:
+    def draw_views(self, step: int, generator: torch.Generator) -> Cameras:
         """One or more objects' four views, each with an elevation, a lens, a distance and a first azimuth of its own.
 
         Elevations are uniform by angle for half of the objects, by area of the sphere for the others.
         """
-        count = self.view_count() // VIEWS
+        count = self.view_count(step) // VIEWS
         draws = torch.rand(count, 5, dtype=torch.float64, generator=generator, device=generator.device).tolist()
         return concatenate([self._object_views(*draw) for draw in draws])
 
@@ -96,27 +100,30 @@ class MultiViewSDS(ScheduledDistillation):
         ends = zip(self.config.elevation_range_deg, self.config.fov_range_deg, strict=True)
         return concatenate([self._four(0.0, elevation_deg, fov_deg, 0.5) for elevation_deg, fov_deg in ends])
 
-    def cameras(self, step: int, generator: torch.Generator) -> Cameras:
+    def request(self, step: int, generator: torch.Generator) -> DistillationRequest:
         """The drawn views; with them comes the colour behind them, if the scene's background is not."""
-        cameras = super().cameras(step, generator)
+        request = super().request(step, generator)
         share, *color = torch.rand(4, generator=generator, device=generator.device).tolist()
-        self._color = color if share < self.config.random_background else None
-        return cameras
+        if share >= self.config.random_background:
+            return request
+        return replace(request, background=torch.tensor(color, device=self.device))
 
     def passes(self) -> frozenset[str]:
         """The background, where the prior is to know it."""
         return frozenset({"background"} if self.prior.knows_backgrounds else ())
 
-    def _background(self, render: Render) -> Tensor:
+    def _background(self, request: DistillationRequest, render: Render) -> Tensor:
         """[T, H, W, 3] what is behind the object in this step."""
         scenes = render.require("background")
-        return scenes if self._color is None else torch.tensor(self._color, device=scenes.device).expand_as(scenes)
+        return scenes if request.background is None else request.background.expand_as(scenes)
 
-    def shown(self, render: Render) -> Tensor:
+    def shown(self, request: DistillationRequest, render: Render) -> Tensor:
         """The views over the step's background; over white for a prior that knows nothing else."""
-        return render.over(self._background(render)) if self.prior.knows_backgrounds else super().shown(render)
+        if not self.prior.knows_backgrounds:
+            return super().shown(request, render)
+        return render.over(self._background(request, render))
 
-    def condition_for(self, render: Render) -> Any:
+    def condition_for(self, request: DistillationRequest, render: Render) -> Any:
         """With the picture over the mean grey of the step's background ("background alignment"), in 8 bits.
 
         ImageDream, sec. 3.3; it is the one value of all views, pixels and channels, as in the released code. The
@@ -124,30 +131,30 @@ class MultiViewSDS(ScheduledDistillation):
         """
         if self.posed is None or not self.prior.knows_backgrounds:
             return self.condition
-        grey = int(255 * self._background(render).mean().clamp(0, 1).item())
+        grey = int(255 * self._background(request, render).mean().clamp(0, 1).item())
         if grey not in self._conditions:
             self._conditions[grey] = self.prior.condition(replace(self.posed, grey=grey / 255))
         return self._conditions[grey]
 
-    def estimate(self, noisy: Tensor, condition: Any, wanted: Tensor) -> Tensor:
+    def estimate(self, request: DistillationRequest, noisy: Tensor, condition: Any, wanted: Tensor) -> Tensor:
         """The guided estimate; for the reconstruction loss with some of its excess contrast taken away.
 
-        See `classifier_free.rescaled`; the standard deviations are those of each four views.
+        See `denoising.rescaled`; the standard deviations are those of each four views.
         """
         scales, share = self.guidance_scales(len(noisy)), self.config.rescale
         if self.config.loss == "sds" or share == 0 or bool((scales == 1).all()):
-            return super().estimate(noisy, condition, wanted)
+            return super().estimate(request, noisy, condition, wanted)
 
         def denoise(scale: Tensor | None) -> Tensor:
-            return self.prior.denoise(NoisyViews(noisy, self._sigma, condition, self._views, scale, wanted))
+            return self.prior.denoise(NoisyViews(noisy, request.sigma, condition, request.views, scale, wanted))
 
         conditional, unconditional = denoise(None), denoise(torch.zeros_like(scales))
         return rescaled(guided(conditional, unconditional, scales), conditional, share, self.prior.frames or VIEWS)
 
-    def distance(self, latents: Tensor, target: Tensor, mask: Tensor | float) -> Tensor:
+    def distance(self, request: DistillationRequest, latents: Tensor, target: Tensor, mask: Tensor | float) -> Tensor:
         """As the option `loss` says; both are means, where the released code sums over the numbers of a view."""
         if self.config.loss == "sds":
-            return sds_loss(latents, target, self._sigma, mask)
+            return sds_loss(latents, target, request.sigma, mask)
         return reconstruction_loss(latents, target, mask)
 
 

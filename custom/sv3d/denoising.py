@@ -62,3 +62,12 @@ def guided_x0(
     else:
         both = torch.cat([estimate_x0(unet, latents, sigma, [branch], vectors) for branch in branches])
     return guided(both[0], both[1], guidance_scale)
+
+
+def triangle(frames: int, least: float = 1.0, most: float = 2.5) -> Tensor:
+    """[T] guidance scales of a closed orbit: `least` at both ends, `most` half-way, linear between.
+
+    The defaults are those of SV3D: weak where the input image is near, strong behind the object.
+    """
+    half_way = 1 - (2 * torch.linspace(0, 1, frames) - 1).abs()
+    return least + (most - least) * half_way

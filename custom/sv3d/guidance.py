@@ -1,6 +1,6 @@
 """Masked score distillation: the prior paints what the reference views have not seen."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -13,9 +13,9 @@ from liftstudio.data import orbits
 from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
-from liftstudio.guidance.score_distillation import ScoreDistillation
-from liftstudio.priors.classifier_free import triangle
+from liftstudio.guidance.score_distillation import DistillationRequest, ScoreDistillation
 
+from .denoising import triangle
 from .visibility import facing, unseen
 
 FRAMES = 12  # views of an orbit, for a prior that takes any number
@@ -56,7 +56,7 @@ class MaskedSDS(ScoreDistillation):
         """Views of an orbit."""
         return self.config.frames or self.prior.frames or FRAMES
 
-    def draw_views(self, generator: torch.Generator) -> Cameras:
+    def draw_views(self, step: int, generator: torch.Generator) -> Cameras:
         """`frames` cameras of a random sine orbit at the input view's distance and field of view, that view last."""
         config, start = self.config, self.posed.camera
         azimuth_deg, elevation_deg = orbits.random_sine(
@@ -70,12 +70,13 @@ class MaskedSDS(ScoreDistillation):
         """[T] the triangle of SV3D's sampling."""
         return triangle(frames, most=self.config.guidance_scale or self.prior.guidance_scale).to(self.device)
 
-    def cameras(self, step: int, generator: torch.Generator) -> Cameras:
+    def request(self, step: int, generator: torch.Generator) -> DistillationRequest:
         """The orbit; for the z-test the reference cameras behind it, from which the depth is seen."""
-        orbit = super().cameras(step, generator)
+        request = super().request(step, generator)
         if self.config.mask != "soft-z-test":
-            return orbit
-        return concatenate([orbit, self.reference.resized(orbit.height, orbit.width)])
+            return request
+        orbit = request.cameras
+        return replace(request, cameras=concatenate([orbit, self.reference.resized(orbit.height, orbit.width)]))
 
     def passes(self) -> frozenset[str]:
         """What visibility is computed from."""

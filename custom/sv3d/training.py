@@ -16,7 +16,6 @@ from liftstudio.core.registry import register
 from liftstudio.core.weights import open_weights
 from liftstudio.data.cameras import concatenate
 from liftstudio.metrics.images import psnr
-from liftstudio.priors.classifier_free import triangle
 from liftstudio.priors.latent_prior import LATENT_SCALE
 from liftstudio.priors.parameterization import v_from_x0, v_scaling
 from liftstudio.priors.samplers import karras_sigmas
@@ -26,6 +25,7 @@ from liftstudio.training.rigs import counts
 from liftstudio.training.task import Evaluation, PriorTask
 
 from .conditioning import clip_pixels, frame_vectors
+from .denoising import triangle
 from .miniature import LATENT_CHANNELS, VECTOR_WIDTH, Size, TrainableSV3D
 from .prior import SV3D
 

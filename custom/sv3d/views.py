@@ -10,8 +10,9 @@ from liftstudio.core.checks import check_range
 from liftstudio.core.registry import register
 from liftstudio.data import orbits
 from liftstudio.priors.base import Prior
-from liftstudio.priors.classifier_free import triangle
 from liftstudio.views.prior_views import PriorViews
+
+from .denoising import triangle
 
 
 @dataclass

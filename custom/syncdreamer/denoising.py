@@ -85,3 +85,13 @@ def _shown(
     latent = (branch.latent / LATENT_SCALE * condition.latent).expand_as(noisy)  # as the encoder gives them
     volumes = [branch.volume * features for features in frustums]
     return torch.cat([noisy, latent], dim=1), branch.context * context, volumes
+
+
+def decomposed(everything: Tensor, views: Tensor, reference: Tensor, scales: tuple[float, float]) -> Tensor:
+    """e + s1 (e - v) + s2 (e - r) of three estimates (Woo et al. 2024, "HarmonyView", as its released code has it).
+
+    s1 strengthens what only the picture tells, by the estimate v without it; s2 what only the other views tell, by the
+    estimate r without them. It is the same for estimates of x0 and of the noise.
+    """
+    s1, s2 = scales
+    return everything + s1 * (everything - views) + s2 * (everything - reference)

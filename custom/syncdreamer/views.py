@@ -19,7 +19,6 @@ from liftstudio.data.images import grid, resize_area, save_image
 from liftstudio.data.orbits import Angles
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
-from liftstudio.priors.classifier_free import decomposed
 from liftstudio.priors.samplers import ancestral
 from liftstudio.views.input_image import InputImage
 from liftstudio.views.normalization import HALF_SIDE
@@ -27,6 +26,7 @@ from liftstudio.views.prior_views import OnStep, PriorViews
 from liftstudio.views.silhouettes import bounding_box
 
 from . import rig
+from .denoising import decomposed
 from .preparation import framed
 from .ranking import Rank, rank
 

@@ -13,6 +13,7 @@ from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance.scheduled_distillation import OrbitDistillation
+from liftstudio.guidance.score_distillation import DistillationRequest
 
 from .prior import TextToImage
 
@@ -65,6 +66,6 @@ class TextToImageSDS(OrbitDistillation):
         """The background."""
         return frozenset({"background"})
 
-    def shown(self, render: Render) -> Tensor:
+    def shown(self, request: DistillationRequest, render: Render) -> Tensor:
         """Over the scene's background."""
         return render.over(render.require("background"))

@@ -10,6 +10,7 @@ from liftstudio.core.logs import log
 from liftstudio.core.registry import register
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.guidance.scheduled_distillation import OrbitDistillation
+from liftstudio.guidance.score_distillation import DistillationRequest
 from liftstudio.priors.base import NoisyViews
 
 from .views import denoise_alone
@@ -32,7 +33,7 @@ class Zero123SDS(OrbitDistillation):
         if not self.prior.takes_image or self.prior.frames:
             raise InputError(f"prior: {self.prior.name} does not make a single view of a picture")
 
-    def estimate(self, noisy: Tensor, condition: Any, wanted: Tensor) -> Tensor:
+    def estimate(self, request: DistillationRequest, noisy: Tensor, condition: Any, wanted: Tensor) -> Tensor:
         """See `PriorGuidance.estimate`."""
         scales = self.guidance_scales(len(noisy))
-        return denoise_alone(self.prior, NoisyViews(noisy, self._sigma, condition, self._views, scales))
+        return denoise_alone(self.prior, NoisyViews(noisy, request.sigma, condition, request.views, scales))

@@ -21,6 +21,18 @@ def check_range(name: str, value: float, least: float, most: float = math.inf) -
         raise InputError(f"{name}: wanted {wanted}, got {value:g}")
 
 
+def check_pair(name: str, pair: Sequence[float], least: float, most: float) -> None:
+    """Raise unless an option holds two values in [least, most], the lower one first.
+
+    Raises:
+        InputError: naming the option.
+    """
+    for value in pair:
+        check_range(name, value, least, most)
+    if pair[0] > pair[1]:
+        raise InputError(f"{name}: wanted the lower value first, got {pair[0]:g}, {pair[1]:g}")
+
+
 def check_shape(name: str, tensor: "Tensor", wanted: Sequence[int | str]) -> None:
     """Raise if `tensor` does not have the `wanted` shape.
 

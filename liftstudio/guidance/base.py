@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,24 @@ from liftstudio.data.cameras import Cameras
 from liftstudio.data.render import Render
 
 
-class Guidance(Component):
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a guidance asks to be rendered at a step. A subclass holds what else was drawn for the losses.
+
+    step:    0-based in the stage.
+    cameras: B views.
+    passes:  the optional render passes that the losses read (see `data.render.PASSES`).
+    """
+
+    step: int
+    cameras: Cameras
+    passes: frozenset[str] = frozenset()
+
+
+RequestType = TypeVar("RequestType", bound=Request)
+
+
+class Guidance(Component, Generic[RequestType]):
     """A source of cameras plus losses on their renders."""
 
     kind: ClassVar[str] = "guidance"
@@ -26,16 +43,12 @@ class Guidance(Component):
     config: Config
 
     @abstractmethod
-    def cameras(self, step: int, generator: torch.Generator) -> Cameras:
-        """The views wanted at this step (0-based in the stage)."""
+    def request(self, step: int, generator: torch.Generator) -> RequestType:
+        """What is to be rendered at a step (0-based in the stage); all random draws of the step are made here."""
 
     @abstractmethod
-    def losses(self, render: Render, step: int) -> dict[str, Tensor]:
-        """Named scalar losses of the render of the last `cameras`; only those whose weight is not 0."""
-
-    def passes(self) -> frozenset[str]:
-        """The optional render passes that `losses` reads."""
-        return frozenset()
+    def losses(self, request: RequestType, render: Render) -> dict[str, Tensor]:
+        """Named scalar losses of the render of a request; only those whose weight is not 0."""
 
     def figures(self) -> dict[str, float]:
         """Numbers about the last `losses` that are no losses, for the log."""

@@ -11,18 +11,35 @@ from liftstudio.core.checks import check_range
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import register
 from liftstudio.core.schedules import OFF, ON, Schedule, check_milestones, phase
-from liftstudio.data.cameras import Cameras
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance import losses
-from liftstudio.guidance.base import Guidance
+from liftstudio.guidance.base import Guidance, Request
 from liftstudio.metrics.lpips import load_lpips
 
 FACING = 0.5  # cosine to the user's picture from which it has all of a surface's detail
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReferenceRequest(Request):
+    """Pixels of B reference views to render, and what is known of them.
+
+    images:       [B, H, W, 3] in [0, 1].
+    masks:        [B, H, W, 1] in [0, 1].
+    maps:         name of a loss -> [B, H, W, C] map it compares with.
+    background:   [B, 1, 1, 3] colour behind both sides, in [0, 1].
+    is_generated: [B, 1, 1, 1] bool, false for the input view; None: all colours count alike.
+    """
+
+    images: Tensor
+    masks: Tensor
+    maps: dict[str, Tensor]
+    background: Tensor
+    is_generated: Tensor | None
+
+
 @register("reconstruction")
-class Reconstruction(Guidance):
+class Reconstruction(Guidance[ReferenceRequest]):
     """Renders the reference views and compares them with the reference images, masks and maps."""
 
     compares_pictures = True
@@ -80,7 +97,6 @@ class Reconstruction(Guidance):
         if self.is_used("lpips") and not config.lpips_weights:
             raise InputError("lambda_lpips is above 0 but lpips_weights does not say where its weights are")
         self.lpips = load_lpips(input_path(config.lpips_weights)).to(device) if self.is_used("lpips") else None
-        self._batch: dict[str, Tensor] = {}
 
     def _check_maps(self) -> None:
         for name, maps in self.maps.items():
@@ -91,8 +107,8 @@ class Reconstruction(Guidance):
         """Pixels across the renders of a step; 0 for all of the reference image."""
         return self.config.resolution[phase(self.config.resolution_milestones, step)]
 
-    def cameras(self, step: int, generator: torch.Generator) -> Cameras:
-        """Reference cameras drawn without repetition; at a lower resolution a random lattice of their pixels."""
+    def request(self, step: int, generator: torch.Generator) -> ReferenceRequest:
+        """Reference views drawn without repetition; at a lower resolution a random lattice of their pixels."""
         device = self.images.device
         count = min(self.config.views_per_step, len(self.images))
         chosen = torch.multinomial(self.shares, count, generator=generator)
@@ -103,19 +119,24 @@ class Reconstruction(Guidance):
         height, width = cameras.height // stride, cameras.width // stride
         rows = offsets[1, :, None] + stride * torch.arange(height, device=device)
         columns = offsets[0, :, None] + stride * torch.arange(width, device=device)
-        self._batch = {
-            name: maps[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
-            for name, maps in {"image": self.images, "mask": self.masks, **self.maps}.items()
-            if maps is not None
-        }
+        lattice = chosen[:, None, None], rows[:, :, None], columns[:, None, :]
         background = torch.rand(count, 1, 1, 3, generator=generator, device=device)
-        if self._weighs_colors:
-            assert self.views.input_view is not None
-            self._batch["is_generated"] = chosen.ne(self.views.input_view).view(-1, 1, 1, 1)
-        self._batch["background"] = background if self.config.random_background else torch.ones_like(background)
-        return cameras.lattice(stride, offsets[0], offsets[1], height, width)
+        return ReferenceRequest(
+            step=step,
+            cameras=cameras.lattice(stride, offsets[0], offsets[1], height, width),
+            passes=self._passes(),
+            images=self.images[lattice],
+            masks=self.masks[lattice],
+            maps={name: maps[lattice] for name, maps in self.maps.items() if maps is not None},
+            background=background if self.config.random_background else torch.ones_like(background),
+            is_generated=self._is_generated(chosen) if self._weighs_colors else None,
+        )
 
-    def passes(self) -> frozenset[str]:
+    def _is_generated(self, chosen: Tensor) -> Tensor:
+        assert self.views.input_view is not None
+        return chosen.ne(self.views.input_view).view(-1, 1, 1, 1)
+
+    def _passes(self) -> frozenset[str]:
         """Normals, if a loss on them is ever on or the picture's colours come first; then points as well."""
         if self._weighs_colors:
             return frozenset({"normal", "points"})
@@ -126,37 +147,36 @@ class Reconstruction(Guidance):
     def _weighs_colors(self) -> bool:
         return self.config.input_view_priority > 0 and self.views.input_view is not None
 
-    def _color_weights(self, render: Render) -> Tensor | None:
+    def _color_weights(self, request: ReferenceRequest, render: Render) -> Tensor | None:
         """[B, H, W, 1] in [0, 1]: less in generated views where the surface faces the user's picture.
 
         What hides behind other parts from there keeps a little weight: enough, since no other colours speak for it.
         """
-        if not self._weighs_colors:
+        if request.is_generated is None:
             return None
         center = self.reference_cameras.centers[self.views.input_view]
         points, normals = (render.require(name).detach() for name in ("points", "normal"))
         cosine = (F.normalize(center - points, dim=-1) * normals).sum(-1, keepdim=True)
-        in_picture = (cosine / FACING).clamp(0, 1) * self._batch["is_generated"]
+        in_picture = (cosine / FACING).clamp(0, 1) * request.is_generated
         return 1 - self.config.input_view_priority * in_picture
 
-    def losses(self, render: Render, step: int) -> dict[str, Tensor]:
-        """The losses whose weight at `step` is not 0, between the render of the last `cameras` and its references."""
-        batch = self._batch
-        background, mask = batch["background"], batch["mask"]
-        rgb = render.over(background)
-        target = batch["image"] * mask + (1 - mask) * background
+    def losses(self, request: ReferenceRequest, render: Render) -> dict[str, Tensor]:
+        """The losses whose weight at the step is not 0, between a request's render and its reference views."""
+        image, mask, maps = request.images, request.masks, request.maps
+        rgb = render.over(request.background)
+        target = image * mask + (1 - mask) * request.background
         functions = {
-            "rgb": lambda: losses.rgb(rgb, target, self._color_weights(render)),
+            "rgb": lambda: losses.rgb(rgb, target, self._color_weights(request, render)),
             "mask": lambda: losses.mask(render.opacity, mask),
             "ssim": lambda: losses.one_minus_ssim(rgb, target),
             "lpips": lambda: self._lpips(rgb, target),
-            "mono_normal": lambda: losses.mono_normal(render.require("normal"), batch["mono_normal"], mask),
-            "mono_depth": lambda: losses.mono_depth(render.require("depth"), batch["mono_depth"], mask),
+            "mono_normal": lambda: losses.mono_normal(render.require("normal"), maps["mono_normal"], mask),
+            "mono_depth": lambda: losses.mono_depth(render.require("depth"), maps["mono_depth"], mask),
             "depth_smoothness": lambda: losses.depth_smoothness(render.require("depth"), mask, self._distance()),
             "bilateral_normal": lambda: losses.bilateral_normal(render.require("normal"), target, mask),
-            "illumination": lambda: losses.illumination(render.require("irradiance"), batch["image"], mask),
+            "illumination": lambda: losses.illumination(render.require("irradiance"), image, mask),
         }
-        return {name: function() for name, function in functions.items() if self.weight(name, step) != 0}
+        return {name: function() for name, function in functions.items() if self.weight(name, request.step) != 0}
 
     def _lpips(self, rgb: Tensor, target: Tensor) -> Tensor:
         assert self.lpips is not None

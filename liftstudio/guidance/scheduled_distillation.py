@@ -1,12 +1,11 @@
 """Score distillation at the timesteps of a prior's noise schedule, between bounds that change with the step."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from liftstudio.core.checks import check_range
+from liftstudio.core.checks import check_pair, check_range
 from liftstudio.core.errors import InputError
 from liftstudio.core.schedules import Schedule, check_milestones, phase
 from liftstudio.data.cameras import Cameras, orbit_cameras
@@ -24,8 +23,8 @@ class ScheduledDistillation(PriorGuidance):
         resolution: list[int] = field(default_factory=lambda: [0])  # pixels across them; 0: the prior's
         resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next of these two begin
         # Noise levels, as shares of the timesteps of the prior's schedule; between them all are as likely.
-        least_noise: Schedule = field(default_factory=lambda: Schedule.constant(0.02))  # least share
-        most_noise: Schedule = field(default_factory=lambda: Schedule.constant(0.98))  # largest share
+        min_step_percent: Schedule = field(default_factory=lambda: Schedule.constant(0.02))  # least share
+        max_step_percent: Schedule = field(default_factory=lambda: Schedule.constant(0.98))  # largest share
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -35,7 +34,7 @@ class ScheduledDistillation(PriorGuidance):
             for count in self.views_per_step:
                 check_range("views_per_step", count, 1)
             check_range("resolution", min(self.resolution), 0)
-            _check_shares(self.least_noise, self.most_noise)
+            _check_shares(self.min_step_percent, self.max_step_percent)
 
     config: Config
 
@@ -43,22 +42,22 @@ class ScheduledDistillation(PriorGuidance):
         """[timesteps] ascending noise levels of the schedule: Stable Diffusion's."""
         return scaled_linear_levels()
 
-    def view_count(self) -> int:
-        """Views of the step `self._step`, by the milestones."""
+    def view_count(self, step: int) -> int:
+        """Views of a step, by the milestones."""
         counts = self.config.views_per_step
-        return counts[min(phase(self.config.resolution_milestones, self._step), len(counts) - 1)]
+        return counts[min(phase(self.config.resolution_milestones, step), len(counts) - 1)]
 
-    def draw_sigma(self, generator: torch.Generator) -> float:
+    def draw_sigma(self, step: int, generator: torch.Generator) -> float:
         """That of a timestep between the step's least and most, or the nearest the prior was trained for."""
         levels = self.levels()
-        shares = (schedule(self._step) for schedule in (self.config.least_noise, self.config.most_noise))
+        shares = (schedule(step) for schedule in (self.config.min_step_percent, self.config.max_step_percent))
         least, most = (int(len(levels) * share) for share in shares)  # rounded down, as in ImageDream's release
         timestep = torch.randint(least, most + 1, (), generator=generator, device=generator.device)
         return min(max(levels[int(timestep)].item(), self.prior.sigma_min), self.prior.sigma_max)
 
-    def render_size(self) -> int:
+    def render_size(self, step: int) -> int:
         """By the milestones."""
-        resolution = self.config.resolution[phase(self.config.resolution_milestones, self._step)]
+        resolution = self.config.resolution[phase(self.config.resolution_milestones, step)]
         return resolution or self.prior.resolution
 
 
@@ -75,9 +74,9 @@ class OrbitDistillation(ScheduledDistillation):
 
     config: Config
 
-    def draw_views(self, generator: torch.Generator) -> Cameras:
+    def draw_views(self, step: int, generator: torch.Generator) -> Cameras:
         """Cameras at the distance of `center`, both angles uniform."""
-        draws = torch.rand(2, self.view_count(), generator=generator, device=generator.device).to(self.device)
+        draws = torch.rand(2, self.view_count(step), generator=generator, device=generator.device).to(self.device)
         low, high = self.config.elevations_deg
         return self._views_at(360 * draws[0], low + (high - low) * draws[1])
 
@@ -96,18 +95,10 @@ class OrbitDistillation(ScheduledDistillation):
         return orbit_cameras(azimuths_deg, elevations_deg, start.distance, start.fov_deg.item(), size, size)
 
 
-def check_pair(name: str, pair: Sequence[float], least: float, most: float) -> None:
-    """Raise an InputError that names the option unless it holds two values in a range, the lower one first."""
-    for value in pair:
-        check_range(name, value, least, most)
-    if pair[0] > pair[1]:
-        raise InputError(f"{name}: wanted the lower value first, got {pair[0]:g}, {pair[1]:g}")
-
-
 def _check_shares(least: Schedule, most: Schedule) -> None:
-    for name, schedule in (("least_noise", least), ("most_noise", most)):
+    for name, schedule in (("min_step_percent", least), ("max_step_percent", most)):
         for _, value in schedule.points:
             check_range(name, value, 0, 0.999)
     for step in sorted({int(step) for schedule in (least, most) for step, _ in schedule.points}):
         if least(step) > most(step):
-            raise InputError(f"least_noise: wanted at most most_noise, got {least(step):g} at step {step}")
+            raise InputError(f"min_step_percent: wanted at most max_step_percent, got {least(step):g} at step {step}")

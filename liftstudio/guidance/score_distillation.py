@@ -15,21 +15,38 @@ from liftstudio.data.cameras import Cameras
 from liftstudio.data.images import resize_smooth
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
-from liftstudio.guidance.base import Guidance
+from liftstudio.guidance.base import Guidance, Request
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import check_guidance_scale
 from liftstudio.priors.distillation import draw_sigma, encode_in_chunks, sds_loss
 from liftstudio.priors.opening import open_prior
 
 
-class PriorGuidance(Guidance):
+@dataclass(frozen=True, kw_only=True)
+class DistillationRequest(Request):
+    """Renders that a prior is asked about.
+
+    views:      T cameras of the prior's resolution. The request's own cameras are these, in the size of the renders;
+                behind them may come more, which only `latent_mask` sees.
+    sigma:      the noise level.
+    noise:      [T, C, h, w] standard normal.
+    background: [3] sRGB colour drawn for behind the object; None: none was.
+    """
+
+    views: Cameras
+    sigma: float
+    noise: Tensor
+    background: Tensor | None = None
+
+
+class PriorGuidance(Guidance[DistillationRequest]):
     """The base of all guidance by a diffusion prior.
 
     A method says which views it asks about (`draw_views`) and at which noise level (`draw_sigma`), one for all views
     of a step. It may also say how strongly each frame follows the input view (`guidance_scales`), which latents count
-    (`latent_mask`), how large the renders are (`render_size`), over which background they are seen (`shown`) and with
-    what the prior is told about that (`condition_for`), what the latents are moved to (`estimate`) and by which loss
-    (`distance`). See `priors.distillation` for the mathematics.
+    (`latent_mask`) and which passes that reads (`passes`), how large the renders are (`render_size`), over which
+    background they are seen (`shown`) and with what the prior is told about that (`condition_for`), what the latents
+    are moved to (`estimate`) and by which loss (`distance`). See `priors.distillation` for the mathematics.
     """
 
     @dataclass(kw_only=True)
@@ -46,7 +63,7 @@ class PriorGuidance(Guidance):
     config: Config
 
     def __init__(self, config: Config, *, views: ReferenceViews | None, device: torch.device) -> None:
-        self.config, self.device, self._step = config, device, 0
+        self.config, self.device = config, device
         self.prior = self.open_prior()
         self.check_prior()
         # An PosedImage; None for a prior that takes no picture.
@@ -67,72 +84,74 @@ class PriorGuidance(Guidance):
         """
 
     @abstractmethod
-    def draw_views(self, generator: torch.Generator) -> Cameras:
-        """T random cameras that the prior is asked about together, of its own resolution, on the guidance's device.
-
-        Drawn for the step `self._step`.
-        """
+    def draw_views(self, step: int, generator: torch.Generator) -> Cameras:
+        """T random cameras that the prior is asked about together, of its own resolution, on the guidance's device."""
 
     @abstractmethod
-    def draw_sigma(self, generator: torch.Generator) -> float:
-        """The noise level of the step `self._step`."""
+    def draw_sigma(self, step: int, generator: torch.Generator) -> float:
+        """The noise level of a step."""
 
     def typical_views(self) -> Cameras:
         """Cameras as `draw_views` has them, which the prior checks before the long work."""
-        return self.draw_views(torch.Generator(self.device))
+        return self.draw_views(0, torch.Generator(self.device))
 
-    def render_size(self) -> int:
-        """Pixels across the renders of the step `self._step`; they are resized to the prior's."""
+    def render_size(self, step: int) -> int:
+        """Pixels across the renders of a step; they are resized to the prior's."""
         return self.prior.resolution
+
+    def passes(self) -> frozenset[str]:
+        """The optional render passes that are read."""
+        return frozenset()
 
     def guidance_scales(self, frames: int) -> Tensor:
         """[T] classifier-free guidance of each frame."""
         return torch.full((frames,), self.config.guidance_scale or self.prior.guidance_scale, device=self.device)
 
     def latent_mask(self, render: Render) -> Tensor | float:
-        """Weights in [0, 1] of the latents [T, C, h, w], of a shape that broadcasts; of the render of `cameras`."""
+        """Weights in [0, 1] of the latents [T, C, h, w], of a shape that broadcasts."""
         return 1.0
 
-    def shown(self, render: Render) -> Tensor:
+    def shown(self, request: DistillationRequest, render: Render) -> Tensor:
         """[T, H, W, 3] the drawn views as the prior is shown them: over white."""
-        return render.over(1.0)[: len(self._views)]
+        return render.over(1.0)[: len(request.views)]
 
-    def condition_for(self, render: Render) -> Any:
-        """The prior's condition at this step."""
+    def condition_for(self, request: DistillationRequest, render: Render) -> Any:
+        """The prior's condition for a render."""
         return self.condition
 
-    def estimate(self, noisy: Tensor, condition: Any, wanted: Tensor) -> Tensor:
+    def estimate(self, request: DistillationRequest, noisy: Tensor, condition: Any, wanted: Tensor) -> Tensor:
         """The clean latents [T, C, h, w] that the prior sees in noisy ones; used where `wanted` [T, h, w] is true."""
         scales = self.guidance_scales(len(noisy))
-        return self.prior.denoise(NoisyViews(noisy, self._sigma, condition, self._views, scales, wanted))
+        return self.prior.denoise(NoisyViews(noisy, request.sigma, condition, request.views, scales, wanted))
 
-    def distance(self, latents: Tensor, target: Tensor, mask: Tensor | float) -> Tensor:
+    def distance(self, request: DistillationRequest, latents: Tensor, target: Tensor, mask: Tensor | float) -> Tensor:
         """The loss between latents and what they are moved to."""
-        return sds_loss(latents, target, self._sigma, mask)
+        return sds_loss(latents, target, request.sigma, mask)
 
-    def cameras(self, step: int, generator: torch.Generator) -> Cameras:
-        """The drawn views. A method may ask for more behind them; only `latent_mask` sees those."""
-        self._step = step
-        self._views = self.draw_views(generator)
-        self._sigma = self.draw_sigma(generator)
-        shape = (len(self._views), *self.prior.latent_shape)
-        self._noise = torch.randn(shape, generator=generator, device=self.device)
-        return self._views.resized(self.render_size(), self.render_size())
+    def request(self, step: int, generator: torch.Generator) -> DistillationRequest:
+        """The drawn views, the noise level and the noise."""
+        views = self.draw_views(step, generator)
+        sigma, size = self.draw_sigma(step, generator), self.render_size(step)
+        noise = torch.randn((len(views), *self.prior.latent_shape), generator=generator, device=self.device)
+        cameras = views.resized(size, size)
+        return DistillationRequest(
+            step=step, cameras=cameras, passes=self.passes(), views=views, sigma=sigma, noise=noise
+        )
 
-    def losses(self, render: Render, step: int) -> dict[str, Tensor]:
+    def losses(self, request: DistillationRequest, render: Render) -> dict[str, Tensor]:
         """`sds`: renders are encoded, noised, denoised; see `priors.distillation`."""
-        if self.weight("sds", step) == 0:
+        if self.weight("sds", request.step) == 0:
             return {}
-        latents = self._encode(render)
-        noisy = latents.detach() + self._sigma * self._noise
+        latents = self._encode(request, render)
+        noisy = latents.detach() + request.sigma * request.noise
         mask = self.latent_mask(render)
         wanted = torch.as_tensor(mask, device=self.device).gt(0).expand(latents.shape).any(1)
-        target = self.estimate(noisy, self.condition_for(render), wanted)
-        return {"sds": self.distance(latents, target, mask)}
+        target = self.estimate(request, noisy, self.condition_for(request, render), wanted)
+        return {"sds": self.distance(request, latents, target, mask)}
 
-    def _encode(self, render: Render) -> Tensor:
-        frames, size = len(self._views), self.prior.resolution
-        images = resize_smooth(self.shown(render), size, size)
+    def _encode(self, request: DistillationRequest, render: Render) -> Tensor:
+        frames, size = len(request.views), self.prior.resolution
+        images = resize_smooth(self.shown(request, render), size, size)
         masks = resize_smooth(render.opacity[:frames], size, size)
         return encode_in_chunks(self.prior.encode, images, masks, self.config.encoder_chunk)
 
@@ -163,11 +182,11 @@ class ScoreDistillation(PriorGuidance):
         if not low <= self.config.sigma_range[0] < self.config.sigma_range[1] <= high:
             raise InputError(f"sigma_range: the prior '{self.prior.name}' was trained for {low:g} to {high:g}")
 
-    def draw_sigma(self, generator: torch.Generator) -> float:
+    def draw_sigma(self, step: int, generator: torch.Generator) -> float:
         """A draw whatever the step."""
         return draw_sigma(generator, self.config.sigma_log_mean, self.config.sigma_log_std, self.config.sigma_range)
 
-    def render_size(self) -> int:
+    def render_size(self, step: int) -> int:
         """The option, or the prior's own."""
         return self.config.resolution or self.prior.resolution
 

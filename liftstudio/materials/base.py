@@ -21,11 +21,27 @@ class Shading:
 
 
 @dataclass(frozen=True)
-class Place:
+class ShadingPoints:
     """Where shading happens: world points [N, 3], and the centres [N, 3] of the cameras that see them."""
 
     points: Tensor
     viewers: Tensor
+
+
+@dataclass(frozen=True)
+class RandomShading:
+    """How one training step is shaded: under a point light near each camera (Poole et al. 2022, sec. 3.1).
+
+    strength:       share of the point light in the shading, in [0, 1).
+    is_textureless: whether the albedo is white.
+    offset:         from the camera's centre, world units: the light is in the direction of where that leads.
+    distance:       of the light from the origin, world units.
+    """
+
+    strength: float
+    is_textureless: bool
+    offset: tuple[float, float, float]
+    distance: float
 
 
 class Material(Component, nn.Module):
@@ -33,18 +49,28 @@ class Material(Component, nn.Module):
 
     kind: ClassVar[str] = "material"
     needs_normals: bool = False  # whether `shade` reads normals of its own, whatever the light
-    plain: bool = False  # whether what `update` draws is left out, since a render is compared with pictures
 
-    def update(self, step: int, generator: torch.Generator) -> None:
-        """Draw what changes from step to step; called before each training step (0-based, of all stages together)."""
+    def draw_shading(self, step: int, generator: torch.Generator) -> RandomShading | None:
+        """How a training step (0-based, of all stages together) is shaded at random; None: as in tests and export.
+
+        Called once in each training step.
+        """
+        return None
 
     @abstractmethod
-    def albedo(self, features: Tensor) -> Tensor:
+    def albedo(self, features: Tensor, shading: RandomShading | None = None) -> Tensor:
         """Light-free colour [N, 3] in [0, 1] from appearance features [N, F]."""
 
     @abstractmethod
-    def shade(self, albedo: Tensor, normals: Tensor, light: Light, place: Place | None = None) -> Shading:
+    def shade(
+        self,
+        albedo: Tensor,
+        normals: Tensor,
+        light: Light,
+        at: ShadingPoints | None = None,
+        shading: RandomShading | None = None,
+    ) -> Shading:
         """Colour under a light; `albedo` [N, 3] may be premultiplied, `normals` [N, 3] are unit or zero.
 
-        place: None where nothing is seen by a camera, as when a texture is baked.
+        at: None where nothing is seen by a camera, as when a texture is baked; then there is no random shading.
         """

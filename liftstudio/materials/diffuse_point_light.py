@@ -1,17 +1,17 @@
 """Lambertian surfaces that training lights from random points, so that shape shows in the shading."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.core.checks import check_range
-from liftstudio.core.errors import InputError
+from liftstudio.core.checks import check_pair, check_range
 from liftstudio.core.registry import register
 from liftstudio.core.schedules import Schedule
 from liftstudio.lights.base import Light
-from liftstudio.materials.base import Material, Place, Shading
+from liftstudio.materials.base import Material, RandomShading, Shading, ShadingPoints
 from liftstudio.materials.diffuse import Diffuse
 
 SHADED = Schedule(((0.0, 0.0), (5000.0, 0.0), (5001.0, 0.75)))  # ImageDream's: from then on three steps of four
@@ -24,8 +24,7 @@ class DiffusePointLight(Diffuse):
 
     After Poole et al. 2022, "DreamFusion", sec. 3.1, in ImageDream's soft form: colour = albedo x light x (1 - s +
     s max(0, n . l)) with s uniform in [0, 1]. l points to a light in the camera's direction, moved by normal noise and
-    brought to a random distance from the origin. In some of these steps the albedo is white. What is compared with
-    pictures (`plain`), or rendered without gradients (tests, export), is never shaded so.
+    brought to a random distance from the origin. In some of these steps the albedo is white.
 
     Defaults are those of ImageDream's released configuration, its lengths (1; 0.8 to 1.5) times `LENGTH`: world units.
     """
@@ -42,46 +41,42 @@ class DiffusePointLight(Diffuse):
                 check_range("shaded", value, 0, 1)
             check_range("textureless", self.textureless, 0, 1)
             check_range("spread", self.spread, 0)
-            check_range("distance", self.distance[0], 1e-3)
-            if self.distance[0] > self.distance[1]:
-                raise InputError(f"distance: wanted the lower value first, got {list(self.distance)}")
+            check_pair("distance", self.distance, 1e-3, math.inf)
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.config = config
-        self.strength, self.is_white = 0.0, False  # of this step's shading: s; whether the albedo is white
-        self.offset, self.distance = (0.0, 0.0, 0.0), 1.0  # of this step's light
 
-    def update(self, step: int, generator: torch.Generator) -> None:
-        """Draw how this step is shaded, and from where."""
+    def draw_shading(self, step: int, generator: torch.Generator) -> RandomShading | None:
+        """Whether a step is shaded, how much, with or without texture, and from where."""
         uniform = torch.rand(4, generator=generator, device=generator.device)
-        is_shaded, is_white, strength, distance = uniform.tolist()
+        is_shaded, is_textureless, strength, distance = uniform.tolist()
         x, y, z = (self.config.spread * torch.randn(3, generator=generator, device=generator.device)).tolist()
-        self.strength = strength if is_shaded < self.config.shaded(step) else 0.0
-        self.is_white = self.strength > 0 and is_white < self.config.textureless
+        if is_shaded >= self.config.shaded(step):
+            return None
         least, most = self.config.distance
-        self.offset, self.distance = (x, y, z), least + (most - least) * distance
+        return RandomShading(
+            strength, is_textureless < self.config.textureless, (x, y, z), least + (most - least) * distance
+        )
 
-    @property
-    def needs_normals(self) -> bool:  # type: ignore[override]  # by the step
-        """Whether this render is shaded."""
-        return self.strength > 0 and self._varies
-
-    def albedo(self, features: Tensor) -> Tensor:
+    def albedo(self, features: Tensor, shading: RandomShading | None = None) -> Tensor:
         """As `diffuse`; white [N, 3] in steps without texture."""
         albedo = super().albedo(features)
-        return torch.ones_like(albedo) if self.is_white and self._varies else albedo
+        return torch.ones_like(albedo) if shading is not None and shading.is_textureless else albedo
 
-    @property
-    def _varies(self) -> bool:
-        return torch.is_grad_enabled() and not self.plain
-
-    def shade(self, albedo: Tensor, normals: Tensor, light: Light, place: Place | None = None) -> Shading:
+    def shade(
+        self,
+        albedo: Tensor,
+        normals: Tensor,
+        light: Light,
+        at: ShadingPoints | None = None,
+        shading: RandomShading | None = None,
+    ) -> Shading:
         """As `diffuse`; in shaded steps times the point light's share."""
-        if place is None or not self.needs_normals:
-            return super().shade(albedo, normals, light, place)
-        lamps = place.viewers + torch.tensor(self.offset, device=albedo.device)
-        directions = F.normalize(self.distance * F.normalize(lamps, dim=-1) - place.points.detach(), dim=-1)
+        if at is None or shading is None:
+            return super().shade(albedo, normals, light)
+        lamps = at.viewers + torch.tensor(shading.offset, device=albedo.device)
+        directions = F.normalize(shading.distance * F.normalize(lamps, dim=-1) - at.points.detach(), dim=-1)
         cosine = (normals * directions).sum(-1, keepdim=True).clamp_min(0)
-        irradiance = light.irradiance(normals) * (1 - self.strength + self.strength * cosine)
+        irradiance = light.irradiance(normals) * (1 - shading.strength + shading.strength * cosine)
         return Shading(albedo, irradiance, albedo * irradiance)

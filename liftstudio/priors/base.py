@@ -67,7 +67,7 @@ class NoisyViews(Generic[Condition]):
 
 
 class Estimates(NamedTuple):
-    """Estimates of x0 [T, *latent_shape] by what the network is shown; see `classifier_free.decomposed`.
+    """Estimates of x0 [T, *latent_shape] by what the network is shown (Woo et al. 2024, "HarmonyView").
 
     everything: picture and noisy views.
     views:      the noisy views alone.

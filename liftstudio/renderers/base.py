@@ -10,6 +10,7 @@ from torch import nn
 from liftstudio.core.registry import Component
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.render import Render
+from liftstudio.materials.base import RandomShading
 
 if TYPE_CHECKING:
     from liftstudio.renderers.scene import Scene
@@ -28,10 +29,12 @@ class Renderer(Component, nn.Module):
         *,
         passes: Set[str] = frozenset(),
         generator: torch.Generator | None = None,
+        shading: RandomShading | None = None,
     ) -> Render:
         """Images of the scene; `passes` names the optional ones wanted (see `data.render.PASSES`).
 
         generator: source of the random sample positions of training; None: samples stay where they are.
+        shading: random shading of a training step; None where a render is compared with images, or shown.
         """
 
     def update(self, scene: "Scene", step: int, generator: torch.Generator) -> None:

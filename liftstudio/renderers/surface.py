@@ -12,7 +12,7 @@ from liftstudio.core.registry import register
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.mesh import Mesh
 from liftstudio.data.render import Render, join
-from liftstudio.materials.base import Place
+from liftstudio.materials.base import RandomShading, ShadingPoints
 from liftstudio.ops.antialiasing import antialias
 from liftstudio.ops.edges import Edges, edge_adjacency
 from liftstudio.ops.interpolation import interpolate
@@ -41,6 +41,7 @@ class SurfaceRenderer(Renderer):
         *,
         passes: Set[str] = frozenset(),
         generator: torch.Generator | None = None,
+        shading: RandomShading | None = None,
     ) -> Render:
         """Images of the geometry's mesh, some cameras at a time; all passes but `distortion` and
         `orientation`, which are a volume's, are always there.
@@ -54,15 +55,21 @@ class SurfaceRenderer(Renderer):
         normals, edges = mesh.vertex_normals(), edge_adjacency(mesh.faces, len(mesh.vertices))
         several = max(1, PIXELS // (cameras.height * cameras.width))
         starts = range(0, len(cameras), several)
-        return join([render_mesh(mesh, scene, cameras[i : i + several], normals, edges) for i in starts])
+        return join([render_mesh(mesh, scene, cameras[i : i + several], normals, edges, shading) for i in starts])
 
 
 def render_mesh(
-    mesh: Mesh, scene: Scene, cameras: Cameras, vertex_normals: Tensor | None = None, edges: Edges | None = None
+    mesh: Mesh,
+    scene: Scene,
+    cameras: Cameras,
+    vertex_normals: Tensor | None = None,
+    edges: Edges | None = None,
+    shading: RandomShading | None = None,
 ) -> Render:
     """Images of a mesh with the appearance and the light of a scene; see `Render`.
 
     vertex_normals, edges: of the mesh; computed here unless given.
+    shading: random shading of a training step.
     """
     if vertex_normals is None:
         vertex_normals = mesh.vertex_normals()
@@ -72,10 +79,10 @@ def render_mesh(
     attributes = torch.cat([mesh.vertices, vertex_normals], dim=-1)
     points, normals = interpolate(attributes, mesh.faces, visible).split(3, dim=-1)
     normals = F.normalize(normals, dim=-1, eps=1e-8)
-    albedo = scene.material.albedo(scene.geometry.features(points))
+    albedo = scene.material.albedo(scene.geometry.features(points), shading)
     centers = cameras.centers[_camera(visible.pixel, cameras)]
-    shading = scene.material.shade(albedo, normals, scene.light, Place(points, centers))
-    packed = torch.cat([shading.rgb, albedo, torch.ones_like(albedo[:, :1])], dim=-1)
+    shaded = scene.material.shade(albedo, normals, scene.light, ShadingPoints(points, centers), shading)
+    packed = torch.cat([shaded.rgb, albedo, torch.ones_like(albedo[:, :1])], dim=-1)
     colors = antialias(scatter_image(packed, visible), clip, mesh.faces, face_index, edges)
     foreground, albedo_image, opacity = colors.split([3, 3, 1], dim=-1)
     background = scene.background.color(cameras.rays()[1])
@@ -84,7 +91,7 @@ def render_mesh(
         foreground=foreground,
         opacity=opacity,
         albedo=albedo_image,
-        irradiance=scatter_image(shading.irradiance, visible),
+        irradiance=scatter_image(shaded.irradiance, visible),
         normal=scatter_image(normals, visible),
         depth=scatter_image(_z_depth(points, visible.pixel, cameras), visible),
         points=scatter_image(points, visible),

@@ -12,7 +12,7 @@ from liftstudio.core.checks import check_range
 from liftstudio.core.registry import register
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.render import Render
-from liftstudio.materials.base import Place
+from liftstudio.materials.base import RandomShading, ShadingPoints
 from liftstudio.ops.compositing import Composite, composite
 from liftstudio.ops.marching import Samples, march
 from liftstudio.ops.marching.occupancy import OccupancyGrid
@@ -66,6 +66,7 @@ class VolumeRenderer(Renderer):
         *,
         passes: Set[str] = frozenset(),
         generator: torch.Generator | None = None,
+        shading: RandomShading | None = None,
     ) -> Render:
         """Images by marching; without gradients in chunks of `eval_rays`. `generator` shifts each ray's samples."""
         origins, directions = cameras.rays()
@@ -73,32 +74,37 @@ class VolumeRenderer(Renderer):
         rays = torch.cat([origins, directions, cosine], dim=-1)
         flat = rays.reshape(-1, 7)
         size = len(flat) if torch.is_grad_enabled() else self.config.eval_rays
-        chunks = [self._render_rays(scene, chunk, passes, generator) for chunk in flat.split(size)]
+        chunks = [self._render_rays(scene, chunk, passes, generator, shading) for chunk in flat.split(size)]
         images: dict[str, Any] = {
             name: torch.cat([chunk[name] for chunk in chunks]).reshape(*rays.shape[:3], -1) for name in chunks[0]
         }
         return Render(**images)
 
     def _render_rays(
-        self, scene: Scene, rays: Tensor, passes: Set[str], generator: torch.Generator | None
+        self,
+        scene: Scene,
+        rays: Tensor,
+        passes: Set[str],
+        generator: torch.Generator | None,
+        shading: RandomShading | None,
     ) -> dict[str, Tensor]:
         """The images of `Render`, each [R, C], of rays [R, 7]: origin, unit direction, its cosine to the camera's."""
         origins, directions, cosine = rays.split([3, 3, 1], dim=-1)
-        needs_normals = scene.light.needs_normals or scene.material.needs_normals
+        needs_normals = scene.light.needs_normals or scene.material.needs_normals or shading is not None
         wants_normals = needs_normals or not passes.isdisjoint({"normal", "orientation"})
-        result, orientation = self._composite(scene, origins, directions, generator, wants_normals, passes)
+        result, orientation = self._composite(scene, origins, directions, generator, shading, wants_normals, passes)
         albedo, opacity = result.values[:, :3], result.opacity
         normal = F.normalize(result.values[:, 3:6], dim=-1, eps=1e-6) if wants_normals else torch.zeros_like(albedo)
         distance = result.depth / opacity.clamp_min(1e-6)
         points = origins + distance * directions
-        shading = scene.material.shade(albedo, normal, scene.light, Place(points, origins))
+        shaded = scene.material.shade(albedo, normal, scene.light, ShadingPoints(points, origins), shading)
         background = scene.background.color(directions)
         images = {
-            "rgb": shading.rgb + (1 - opacity) * background,
-            "foreground": shading.rgb,
+            "rgb": shaded.rgb + (1 - opacity) * background,
+            "foreground": shaded.rgb,
             "opacity": opacity,
             "albedo": albedo,
-            "irradiance": shading.irradiance,
+            "irradiance": shaded.irradiance,
             "depth": distance * cosine,
             "points": points * (opacity > 0),
         }
@@ -118,6 +124,7 @@ class VolumeRenderer(Renderer):
         origins: Tensor,
         directions: Tensor,
         generator: torch.Generator | None,
+        shading: RandomShading | None,
         wants_normals: bool,
         passes: Set[str],
     ) -> tuple[Composite, Tensor | None]:
@@ -126,7 +133,7 @@ class VolumeRenderer(Renderer):
         if generator is not None:
             jitter = torch.rand(len(origins), generator=generator, device=origins.device)
         samples, points, density, features = self._sample(scene, origins, directions, jitter)
-        values = scene.material.albedo(features)
+        values = scene.material.albedo(features, shading)
         if wants_normals:
             values = torch.cat([values, self._normals(scene, points, density, samples)], dim=-1)
         result = composite(density, values, samples, distortion="distortion" in passes)

@@ -10,6 +10,7 @@ from liftstudio.core.schedules import OFF, Schedule
 from liftstudio.data.render import Render
 from liftstudio.geometry.base import Geometry
 from liftstudio.guidance import losses
+from liftstudio.materials.base import RandomShading
 from liftstudio.renderers.scene import Scene
 
 SURFACE_POINTS = 4096  # per step, of a mesh
@@ -60,15 +61,19 @@ def passes(active: dict[str, float]) -> frozenset[str]:
 
 
 def render_losses(
-    active: dict[str, float], render: Render, scene: Scene, generator: torch.Generator
+    active: dict[str, float],
+    render: Render,
+    scene: Scene,
+    generator: torch.Generator,
+    shading: RandomShading | None = None,
 ) -> dict[str, Tensor]:
-    """Named losses of one render."""
+    """Named losses of one render with its random shading, in which a white albedo is smooth."""
     functions = {
         "sparsity": lambda: losses.sparsity(render.opacity),
         "opaque": lambda: losses.opaque(render.opacity),
         "distortion": lambda: _distortion(render),
         "orientation": lambda: losses.orientation(render.require("orientation"), render.opacity),
-        "albedo_smoothness": lambda: _albedo_smoothness(render, scene, generator),
+        "albedo_smoothness": lambda: _albedo_smoothness(render, scene, generator, shading),
         "normal_smoothness": lambda: _normal_smoothness(render, scene, generator),
     }
     return {name: function() for name, function in functions.items() if name in active}
@@ -90,13 +95,16 @@ def _distortion(render: Render) -> Tensor:
     return losses.distortion(render.distortion)
 
 
-def _albedo_smoothness(render: Render, scene: Scene, generator: torch.Generator) -> Tensor:
+def _albedo_smoothness(
+    render: Render, scene: Scene, generator: torch.Generator, shading: RandomShading | None
+) -> Tensor:
     """SV3D section 4.3: albedo at surface points against albedo close by.
 
     On meshes the points are spread over all of the surface, so that parts no view shows take on the colour around them.
     """
     points = _surface_points(render, scene, generator)
-    albedo = scene.material.albedo(scene.geometry.features(_with_neighbors(points, scene, generator)))
+    features = scene.geometry.features(_with_neighbors(points, scene, generator))
+    albedo = scene.material.albedo(features, shading)
     return losses.albedo_smoothness(*albedo.chunk(2))
 
 

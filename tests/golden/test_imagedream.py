@@ -29,11 +29,13 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.schedules import Schedule
 from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
+from liftstudio.guidance.score_distillation import DistillationRequest
 from liftstudio.methods.imagedream import checkpoint, conditioning, denoising, layout
+from liftstudio.methods.imagedream.denoising import rescaled
 from liftstudio.methods.imagedream.guidance import ImageDreamSDS
 from liftstudio.methods.imagedream.prior import ImageDream
 from liftstudio.priors.base import NoisyViews
-from liftstudio.priors.classifier_free import guided, rescaled
+from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.distillation import reconstruction_loss, sds_loss
 from liftstudio.priors.parameterization import alpha_bar_from_sigma
 from liftstudio.priors.samplers import euler, scaled_linear_levels
@@ -389,12 +391,14 @@ def test_score_distillation_by_the_guidance(path: Path, name: str) -> None:
         loss="reconstruction" if options["recon_loss"] else "sds",
     )
     guidance.prior, guidance.device = model.prior(views), CPU
-    guidance._views, guidance._sigma = cameras_of(case["c2w"]), guidance.prior.levels[int(case["timestep"])].item()
+    cameras, sigma = cameras_of(case["c2w"]), guidance.prior.levels[int(case["timestep"])].item()
+    request = DistillationRequest(step=0, cameras=cameras, views=cameras, sigma=sigma, noise=case["noise"])
     latents = case["latents"].clone().requires_grad_()
-    noisy = latents.detach() + guidance._sigma * case["noise"]
+    noisy = latents.detach() + sigma * case["noise"]
     condition = model.condition(case, as_frame=options["ip_mode"] == "pixel")
-    target = guidance.estimate(noisy, condition, torch.ones(len(latents), *latents.shape[2:], dtype=torch.bool))
-    (latents[0].numel() * guidance.distance(latents, target, 1.0)).backward()
+    wanted = torch.ones(len(latents), *latents.shape[2:], dtype=torch.bool)
+    target = guidance.estimate(request, noisy, condition, wanted)
+    (latents[0].numel() * guidance.distance(request, latents, target, 1.0)).backward()
     close(latents.grad, case["grad"], LOOP, name="gradient")
     if options["recon_loss"]:
         close(target, case["target"], LOOP, name="target")

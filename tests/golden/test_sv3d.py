@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from liftstudio.core.errors import InputError
 from liftstudio.core.weights import Weights
 from liftstudio.methods.sv3d import checkpoint, conditioning, denoising
+from liftstudio.methods.sv3d.denoising import triangle
 from liftstudio.methods.sv3d.prior import SV3D
-from liftstudio.priors.classifier_free import triangle
 from liftstudio.priors.parameterization import v_scaling
 from liftstudio.priors.samplers import euler, karras_sigmas
 

@@ -28,12 +28,12 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import orbit_cameras
 from liftstudio.methods.syncdreamer import checkpoint, denoising, layout
+from liftstudio.methods.syncdreamer.denoising import decomposed
 from liftstudio.methods.syncdreamer.preparation import framed
 from liftstudio.methods.syncdreamer.prior import SyncDreamer
 from liftstudio.methods.syncdreamer.rig import Rig, vertices
 from liftstudio.methods.syncdreamer.unet import DepthTransformer
 from liftstudio.priors.base import NoisyViews
-from liftstudio.priors.classifier_free import decomposed
 from liftstudio.priors.parameterization import sigma_from_alpha_bar
 from liftstudio.priors.samplers import ancestral, ddim_sigmas
 

@@ -71,23 +71,22 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_a_perfect_render_of_the_wanted_pixels_costs_nothing(resolution: int, seed: int) -> None:
     weights = {f"lambda_{name}": 1.0 for name in (*ALL_LOSSES, "illumination")}
     guidance = make(views_per_step=3, resolution=[resolution], **weights)
-    cameras = guidance.cameras(0, generator(seed))
+    request = guidance.request(0, generator(seed))
+    cameras = request.cameras
     assert len(cameras) == 3 and cameras.width == (resolution or 26)
-    losses = guidance.losses(perfect(cameras), 0)
+    losses = guidance.losses(request, perfect(cameras))
     assert set(losses) == {*ALL_LOSSES, "illumination"}
     for name, value in losses.items():
         # Rays of a lattice are computed anew: a rounding error of 1e-7 in them, 1e-5 in the images' SSIM
         assert abs(value.item()) < 1e-4, name
-    wrong = guidance.losses(
-        perfect(guidance.cameras(0, generator(seed)).resized(cameras.height, cameras.width)[[1, 2, 0]]), 0
-    )
+    wrong = guidance.losses(request, perfect(cameras.resized(cameras.height, cameras.width)[[1, 2, 0]]))
     assert all(wrong[name] > 0.01 for name in ALL_LOSSES), "the maps do not tell pixels apart"
 
 
 def test_the_lattice_starts_at_every_offset() -> None:
     guidance = make(resolution=[6])
     draw = generator()
-    corners = {tuple(guidance.cameras(0, draw).cx[:1].tolist()) for _ in range(60)}
+    corners = {tuple(guidance.request(0, draw).cameras.cx[:1].tolist()) for _ in range(60)}
     assert len(corners) == 4  # 26 // 6 columns to begin at
 
 
@@ -98,9 +97,9 @@ def test_background_is_random_on_both_sides() -> None:
 
     def rgb_loss(random_background: bool) -> float:
         guidance = make(white, random_background=random_background, lambda_mask=0.0)
-        cameras = guidance.cameras(0, generator())
-        nothing = torch.zeros(len(cameras), cameras.height, cameras.width, 3)
-        return guidance.losses(Render(nothing + 1, nothing, nothing[..., :1]), 0)["rgb"].item()
+        request = guidance.request(0, generator())
+        nothing = torch.zeros_like(request.images)
+        return guidance.losses(request, Render(nothing + 1, nothing, nothing[..., :1]))["rgb"].item()
 
     assert rgb_loss(random_background=False) == 0
     assert rgb_loss(random_background=True) > 0.05
@@ -109,18 +108,18 @@ def test_background_is_random_on_both_sides() -> None:
 def test_views_are_drawn_without_repetition_and_all_of_them() -> None:
     guidance, draw, seen = make(views_per_step=4), generator(), set()
     for step in range(20):
-        azimuths = guidance.cameras(step, draw).azimuth_deg.round().tolist()
+        azimuths = guidance.request(step, draw).cameras.azimuth_deg.round().tolist()
         assert len(set(azimuths)) == 4
         seen |= set(azimuths)
     assert len(seen) == 5
-    assert len(make(views_per_step=99).cameras(0, draw)) == 5
+    assert len(make(views_per_step=99).request(0, draw).cameras) == 5
 
 
 def test_the_prompt_is_drawn_as_often_as_its_weight_says() -> None:
     views = replace(reference_views(), input_view=3)
     guidance = make(views, views_per_step=1, resolution=[4], input_view_weight=4)
     generator = torch.Generator().manual_seed(SEEDS[0])
-    drawn = [guidance.cameras(step, generator).c2w[0] for step in range(400)]
+    drawn = [guidance.request(step, generator).cameras.c2w[0] for step in range(400)]
     share = sum(torch.equal(c2w, views.cameras.c2w[3]) for c2w in drawn) / len(drawn)
     assert abs(share - 4 / 8) < 0.12  # 4 of 4 + 1 + 1 + 1 + 1; the deviation of 400 draws is 0.025
 
@@ -133,8 +132,9 @@ def test_generated_colours_count_less_where_the_picture_looks(seed: int, is_inpu
         replace(reference_views(count=1), input_view=0) if is_input else replace(reference_views(count=2), input_view=1)
     )
     guidance = make(views, views_per_step=1, input_view_weight=1e3 if is_input else 1e-3, input_view_priority=priority)
-    assert guidance.passes() == {"normal", "points"}
-    cameras = guidance.cameras(0, generator(seed))
+    request = guidance.request(0, generator(seed))
+    assert request.passes == {"normal", "points"}
+    cameras = request.cameras
     assert torch.equal(cameras.c2w[0], views.cameras.c2w[0])
     exact = perfect(cameras)
     points = torch.rand((*exact.opacity.shape[:3], 3), generator=generator(seed)) - 0.5
@@ -144,7 +144,8 @@ def test_generated_colours_count_less_where_the_picture_looks(seed: int, is_inpu
 
     def cost(wrong: Tensor) -> float:
         foreground = exact.foreground + 0.2 * wrong
-        return guidance.losses(replace(exact, foreground=foreground, normal=normal, points=points), 0)["rgb"].item()
+        render = replace(exact, foreground=foreground, normal=normal, points=points)
+        return guidance.losses(request, render)["rgb"].item()
 
     wanted = 1.0 if is_input else 1 - priority
     assert cost(left.float()) / cost(1 - left.float()) == pytest.approx(wanted, rel=1e-4)
@@ -153,36 +154,38 @@ def test_generated_colours_count_less_where_the_picture_looks(seed: int, is_inpu
 def test_held_out_views_are_never_drawn() -> None:
     views = replace(reference_views(), held_out=torch.tensor([False, True, False, False, True]))
     guidance, draw = make(views, views_per_step=5), generator()
-    drawn = {a for step in range(10) for a in guidance.cameras(step, draw).azimuth_deg.round().tolist()}
+    drawn = {a for step in range(10) for a in guidance.request(step, draw).cameras.azimuth_deg.round().tolist()}
     assert drawn == {0.0, 144.0, 216.0}
 
 
 def test_draws_depend_on_the_generator_alone() -> None:
-    first, second = make().cameras(0, generator(3)), make().cameras(7, generator(3))
+    first, second = (make().request(step, generator(3)).cameras for step in (0, 7))
     assert torch.equal(first.c2w, second.c2w) and torch.equal(first.cx, second.cx)
 
 
 def test_resolution_follows_its_milestones() -> None:
     guidance = make(resolution=[6, 13, 0], resolution_milestones=[10, 20])
-    widths = [guidance.cameras(step, generator()).width for step in (0, 9, 10, 19, 20, 1000)]
+    widths = [guidance.request(step, generator()).cameras.width for step in (0, 9, 10, 19, 20, 1000)]
     assert widths == [6, 6, 13, 13, 26, 26]
 
 
 def test_only_active_losses_are_computed_and_only_needed_passes_asked_for() -> None:
     guidance = make(lambda_rgb=Schedule.parse([[5, 1.0], [6, 0.0]]), lambda_mono_normal=1.0)
-    assert guidance.passes() == {"normal"} and make().passes() == frozenset()
+    assert make().request(0, generator()).passes == frozenset()
     for step, wanted in ((5, {"rgb", "mask", "mono_normal"}), (6, {"mask", "mono_normal"})):
-        assert set(guidance.losses(perfect(guidance.cameras(step, generator())), step)) == wanted
+        request = guidance.request(step, generator())
+        assert request.passes == {"normal"} and set(guidance.losses(request, perfect(request.cameras))) == wanted
     assert guidance.weight("rgb", 5) == 1.0 and guidance.is_used("rgb") and not guidance.is_used("ssim")
 
 
 def test_gradients_flow_to_the_render() -> None:
     guidance = make(lambda_ssim=1.0, lambda_mono_normal=1.0, lambda_bilateral_normal=1.0, lambda_depth_smoothness=1.0)
-    render = perfect(guidance.cameras(0, generator()))
+    request = guidance.request(0, generator())
+    render = perfect(request.cameras)
     leaves = {
         name: (0.9 * getattr(render, name)).requires_grad_() for name in ("foreground", "opacity", "normal", "depth")
     }
-    torch.stack(list(guidance.losses(replace(render, **leaves), 0).values())).sum().backward()
+    torch.stack(list(guidance.losses(request, replace(render, **leaves)).values())).sum().backward()
     for name, leaf in leaves.items():
         assert leaf.grad is not None and torch.isfinite(leaf.grad).all() and leaf.grad.abs().sum() > 0, name
 

@@ -82,7 +82,7 @@ class GaussianPrior(Prior):
 class Orbit(ScoreDistillation):
     """Four views from a random azimuth."""
 
-    def draw_views(self, generator: torch.Generator) -> Cameras:
+    def draw_views(self, step: int, generator: torch.Generator) -> Cameras:
         shift = int(torch.randint(4, (), generator=generator))
         return orbit(16, self.prior.resolution)[shift::4]
 
@@ -131,13 +131,13 @@ def test_gradient_is_the_papers(seed: int) -> None:
 def test_guidance_has_the_closed_form_for_a_gaussian_prior(seed: int) -> None:
     deviation, scale = 0.7, 3.0
     guidance = make(deviation=deviation, guidance_scale=scale, encoder_chunk=3)
-    cameras = guidance.cameras(0, generator(seed))
-    assert len(cameras) == 4 and cameras.width == RESOLUTION
+    request = guidance.request(0, generator(seed))
+    assert len(request.cameras) == 4 and request.cameras.width == RESOLUTION
     rgba = torch.rand(4, RESOLUTION, RESOLUTION, 4, generator=generator(seed + 1)).requires_grad_()
-    loss = guidance.losses(render_of(rgba), 0)["sds"]
+    loss = guidance.losses(request, render_of(rgba))["sds"]
     (gradient,) = torch.autograd.grad(loss, rgba)
 
-    sigma, noise = guidance._sigma, guidance._noise
+    sigma, noise = request.sigma, request.noise
     render = render_of(rgba)
     latents = guidance.prior.encode(render.rgb, render.opacity)
     mean = guidance.condition / scale
@@ -170,13 +170,13 @@ def test_optimisation_ends_at_the_priors_mean(resolution: int) -> None:
     adam = torch.optim.Adam([rgba], lr=0.05)
     for step in range(500):
         adam.param_groups[0]["lr"] = 0.05 * (1 - step / 500)
-        cameras = guidance.cameras(step, g)
-        assert cameras.width == size
+        request = guidance.request(step, g)
+        assert request.cameras.width == size
         adam.zero_grad()
-        guidance.losses(render_of(rgba), step)["sds"].backward()  # type: ignore[no-untyped-call]
+        guidance.losses(request, render_of(rgba))["sds"].backward()  # type: ignore[no-untyped-call]
         adam.step()
     with torch.no_grad():
-        latents = guidance._encode(render_of(rgba))
+        latents = guidance._encode(request, render_of(rgba))
     error = (latents - guidance.condition).abs().mean().item()
     assert error < 0.05, SEEDS  # begins at 0.6; what is left is the noise of the gradient
 
@@ -241,17 +241,19 @@ def test_a_step_follows_from_the_generators_state() -> None:
     rgba = torch.rand(4, RESOLUTION, RESOLUTION, 4, generator=g)
     first, second = make(), make()
     for step in range(3):
-        first.cameras(step, g)
+        first.request(step, g)
     state = g.get_state()
-    cameras, loss = first.cameras(3, g), first.losses(render_of(rgba), 3)["sds"]
+    request = first.request(3, g)
+    loss = first.losses(request, render_of(rgba))["sds"]
     restored = torch.Generator()
     restored.set_state(state)
-    again = second.cameras(3, restored)
-    assert torch.equal(cameras.c2w, again.c2w)
-    assert torch.equal(loss, second.losses(render_of(rgba), 3)["sds"])
+    again = second.request(3, restored)
+    assert torch.equal(request.cameras.c2w, again.cameras.c2w)
+    assert torch.equal(loss, second.losses(again, render_of(rgba))["sds"])
     assert torch.equal(g.get_state(), restored.get_state())  # losses draw nothing
-    other = second.losses(render_of(rgba), 4) if second.cameras(4, restored) else {}
+    other = second.losses(second.request(4, restored), render_of(rgba))
     assert not torch.equal(loss, other["sds"])
+    assert torch.equal(loss, second.losses(request, render_of(rgba))["sds"])  # all that a step drew is in its request
 
 
 def test_a_run_with_two_guidances_resumes_in_the_same_bytes(tmp_path: Path) -> None:
@@ -285,7 +287,7 @@ def test_a_run_with_two_guidances_resumes_in_the_same_bytes(tmp_path: Path) -> N
     resumed = system()
     resumed.enter("only", state)
     assert [resumed.step(step) for step in (4, 5)] == rest
-    ends = zip(straight.scene.parameters(), resumed.scene.parameters(), strict=True)  # type: ignore[union-attr]
+    ends = zip(straight.stage.scene.parameters(), resumed.stage.scene.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in ends)
 
 
@@ -336,6 +338,6 @@ def test_a_picture_that_is_not_square_is_refused() -> None:
 
 def test_no_work_where_the_weight_is_zero() -> None:
     guidance = make(lambda_sds=Schedule.parse([[9, 0], [10, 1]]))
-    guidance.cameras(3, generator())
-    rgba = torch.rand(4, RESOLUTION, RESOLUTION, 4)
-    assert guidance.losses(render_of(rgba), 9) == {} and set(guidance.losses(render_of(rgba), 10)) == {"sds"}
+    render = render_of(torch.rand(4, RESOLUTION, RESOLUTION, 4))
+    losses = [guidance.losses(guidance.request(step, generator()), render) for step in (9, 10)]
+    assert losses[0] == {} and set(losses[1]) == {"sds"}

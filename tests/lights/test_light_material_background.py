@@ -11,7 +11,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.schedules import Schedule
 from liftstudio.lights.spherical_gaussians import SphericalGaussians, fibonacci_sphere
 from liftstudio.lights.uniform import Uniform
-from liftstudio.materials.base import Place
+from liftstudio.materials.base import RandomShading, ShadingPoints
 from liftstudio.materials.diffuse import Diffuse
 from liftstudio.materials.diffuse_point_light import DiffusePointLight
 
@@ -120,24 +120,23 @@ def point_light(**options: object) -> DiffusePointLight:
 
 
 def test_point_light_by_hand() -> None:
-    """albedo (1 - s + s max(0, n . l)); without a camera, without gradients and before its time there is the albedo."""
+    """albedo (1 - s + s max(0, n . l)); without a camera or random shading there is the albedo."""
     material, light = point_light(textureless=0.0, distance=(2.0, 2.0), spread=0.0), Uniform(Uniform.Config())
-    material.update(0, torch.Generator().manual_seed(3))
-    strength = material.strength
-    assert 0 < strength < 1 and material.needs_normals
+    drawn = material.draw_shading(0, torch.Generator().manual_seed(3))
+    assert drawn is not None and not drawn.is_textureless
+    strength = drawn.strength
+    assert 0 < strength < 1
     albedo, normal = torch.rand(3, 3), torch.tensor([[1.0, 0, 0], [0, 1, 0], [-1, 0, 0]])
-    place = Place(torch.tensor([[0.5, 0, 0], [0, 0.5, 0], [-0.5, 0, 0]]), torch.tensor([[4.0, 0, 0]]).expand(3, 3))
-    shading = material.shade(albedo, normal, light, place)
+    at = ShadingPoints(torch.tensor([[0.5, 0, 0], [0, 0.5, 0], [-0.5, 0, 0]]), torch.tensor([[4.0, 0, 0]]).expand(3, 3))
+    shading = material.shade(albedo, normal, light, at, drawn)
     cosine = torch.tensor([1.0, -0.5 / (4 + 0.25) ** 0.5, -1.0]).clamp_min(0)  # the lamp is at (2, 0, 0)
     wanted = (1 - strength + strength * cosine)[:, None]
     torch.testing.assert_close(shading.irradiance, wanted)
     torch.testing.assert_close(shading.rgb, albedo * wanted)
-    assert torch.equal(material.shade(albedo, normal, light).rgb, albedo)
-    with torch.no_grad():
-        assert not material.needs_normals and torch.equal(material.shade(albedo, normal, light, place).rgb, albedo)
-    material.plain = material.is_white = True
-    assert not material.needs_normals and torch.equal(material.shade(albedo, normal, light, place).rgb, albedo)
+    assert torch.equal(material.shade(albedo, normal, light, shading=drawn).rgb, albedo)
+    assert torch.equal(material.shade(albedo, normal, light, at).rgb, albedo)
     assert (material.albedo(torch.zeros(2, 3)) == 0.5).all()
+    assert (material.albedo(torch.zeros(2, 3), RandomShading(0.5, True, (0.0, 0.0, 0.0), 2.0)) == 1).all()
 
 
 def test_point_light_shares_and_places() -> None:
@@ -146,15 +145,14 @@ def test_point_light_shares_and_places() -> None:
     generator, features = torch.Generator().manual_seed(1), torch.randn(4, 3)
     bare, white, distances, offsets = 0, 0, [], []
     for step in range(2100):
-        material.update(step, generator)
-        is_white = bool((material.albedo(features) == 1).all())
-        assert not is_white or material.needs_normals
-        if step < 100:
-            assert not material.needs_normals
-            continue
-        bare, white = bare + (not material.needs_normals), white + is_white
-        distances.append(material.distance)
-        offsets.append(material.offset)
+        shading = material.draw_shading(step, generator)
+        white += bool((material.albedo(features, shading) == 1).all())
+        if shading is None:
+            bare += step >= 100
+        else:
+            assert step >= 100
+            distances.append(shading.distance)
+            offsets.append(shading.offset)
     assert abs(bare / 2000 - 0.25) < 0.05 and abs(white / 2000 - 0.375) < 0.055  # five standard errors
     assert 1.44 <= min(distances) < 1.46 and 2.68 < max(distances) <= 2.7
     torch.testing.assert_close(torch.tensor(offsets).std(0), torch.full((3,), 1.8), atol=0.16, rtol=0)

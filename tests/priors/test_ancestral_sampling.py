@@ -1,4 +1,4 @@
-"""Ancestral sampling (DDIM with eta = 1), its noise levels, and decomposed guidance."""
+"""Ancestral sampling (DDIM with eta = 1) and its noise levels."""
 
 import math
 import os
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
-from liftstudio.priors.classifier_free import decomposed
 from liftstudio.priors.parameterization import sigma_from_alpha_bar
 from liftstudio.priors.samplers import ancestral, ddim_sigmas, karras_sigmas
 
@@ -104,10 +103,3 @@ def test_numbers_of_steps_that_miss_the_noisiest(steps: int, fitting: int) -> No
         with pytest.raises(InputError, match=f"{steps} would begin amid the noise, at timestep .*; use {fitting} "):
             ddim_sigmas(levels(), steps)
     assert ddim_sigmas(levels(), fitting)[0] > 0.9 * levels()[-1]
-
-
-def test_decomposed_guidance(generator: torch.Generator) -> None:
-    everything, views, reference = torch.randn(3, 5, 4, generator=generator)
-    expected = 4 * everything - 2 * views - reference
-    torch.testing.assert_close(decomposed(everything, views, reference, (2.0, 1.0)), expected)
-    assert torch.equal(decomposed(everything, views, reference, (0.0, 0.0)), everything)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.priors import parameterization as p
-from liftstudio.priors.classifier_free import guided, triangle
+from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.samplers import euler, karras_sigmas
 
 SEED = int.from_bytes(os.urandom(4), "little")
@@ -82,13 +82,6 @@ def test_noise_levels() -> None:
 def test_impossible_noise_levels(arguments: tuple[int, float, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         karras_sigmas(*arguments)
-
-
-def test_triangle() -> None:
-    assert triangle(5).tolist() == pytest.approx([1.0, 1.75, 2.5, 1.75, 1.0])
-    scale = triangle(21, least=2.0, most=4.0)
-    assert scale[10].item() == pytest.approx(4.0) and scale.min() == 2.0
-    torch.testing.assert_close(scale, scale.flip(0))
 
 
 def test_guidance_is_per_frame(generator: torch.Generator) -> None:

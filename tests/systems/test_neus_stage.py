@@ -80,10 +80,10 @@ def test_it_finds_a_sphere_and_dmtet_goes_on_from_it() -> None:
     mesh = system.surface().mesh
     assert is_closed(mesh)
     assert mesh.vertices.norm(dim=-1).mean().item() == pytest.approx(0.7, abs=0.03)  # half a pixel is 0.04
-    assert system.scene is not None and system.scene.geometry.sharpness() > 30  # from 20: the surface became sharper
-    before = system.scene.geometry.hash_field.state_dict()
+    assert system.stage.scene.geometry.sharpness() > 30  # from 20: the surface became sharper
+    before = system.stage.scene.geometry.hash_field.state_dict()
     system.enter("fine")
-    assert all(torch.equal(t, system.scene.geometry.hash_field.state_dict()[n]) for n, t in before.items())
+    assert all(torch.equal(t, system.stage.scene.geometry.hash_field.state_dict()[n]) for n, t in before.items())
     run(system, 0, 10)
     assert system.surface().mesh.vertices.norm(dim=-1).mean().item() == pytest.approx(0.7, abs=0.03)
 

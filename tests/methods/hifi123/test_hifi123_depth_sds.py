@@ -57,27 +57,30 @@ def test_gradient_is_that_of_score_distillation(prompt: str) -> None:
     Without a prompt nothing is guided, whatever the scale.
     """
     generator, count = torch.Generator().manual_seed(SEED), 2
-    guidance = make(prompt=prompt, guidance_scale=5.0, views_per_step=[count], least_noise=0.3, most_noise=0.6)
-    cameras = guidance.cameras(0, generator)
+    guidance = make(
+        prompt=prompt, guidance_scale=5.0, views_per_step=[count], min_step_percent=0.3, max_step_percent=0.6
+    )
+    request = guidance.request(0, generator)
+    cameras = request.cameras
     assert len(cameras) == count and cameras.width == SIZE
     torch.testing.assert_close(cameras.distance, views().cameras.distance[:count])
     render = fake_render(generator, count)
-    loss = guidance.losses(render, 0)["sds"]
+    loss = guidance.losses(request, render)["sds"]
     (found,) = torch.autograd.grad(loss, render.foreground)
 
     score, prior = guidance.prior, guidance.prior.model
     latents = prior.encode(render.foreground + 0.5 * (1 - render.opacity))
     bars = scaled_linear_alpha_bars()
-    alpha_bar = 1 / (1 + guidance._sigma**2)
+    alpha_bar = 1 / (1 + request.sigma**2)
     timestep = int((bars - alpha_bar).abs().argmin())
     assert 299 <= timestep <= 601
-    noisy = alpha_bar**0.5 * latents.detach() + (1 - alpha_bar) ** 0.5 * guidance._noise
+    noisy = alpha_bar**0.5 * latents.detach() + (1 - alpha_bar) ** 0.5 * request.noise
     depths = depth_channel(render.depth, render.opacity, (8, 8), "distance")
     scale = 5.0 if prompt else 1.0
     with torch.no_grad():
         epsilon = model.guided_epsilon(prior.unet, noisy, timestep, depths, prior.prompts(prompt), scale)
     mask = F.avg_pool2d(render.opacity.permute(0, 3, 1, 2), 4)
-    push = (1 - alpha_bar) * mask * (epsilon - guidance._noise) / latents.numel()
+    push = (1 - alpha_bar) * mask * (epsilon - request.noise) / latents.numel()
     (wanted,) = torch.autograd.grad(latents, render.foreground, push)
     # The estimate of x0 and back, in float32: eps is recovered from values some times larger.
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item(), msg=f"seed {SEED}")
@@ -90,7 +93,8 @@ def test_the_networks_work_is_counted(prompt: str) -> None:
     generator, guidance = torch.Generator().manual_seed(SEED), make(prompt=prompt, guidance_scale=7.5)
     assert guidance.figures() == {"unet_evaluations": 0}
     for step in range(2):
-        guidance.losses(fake_render(generator, len(guidance.cameras(step, generator))), step)
+        request = guidance.request(step, generator)
+        guidance.losses(request, fake_render(generator, len(request.cameras)))
     assert guidance.figures() == {"unet_evaluations": 2 if prompt else 1}
     resumed = make(prompt=prompt)
     resumed.load_state(guidance.state())
@@ -102,11 +106,11 @@ def test_flat_views_and_those_without_object(caplog: pytest.LogCaptureFixture, m
     monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
     generator, guidance = torch.Generator().manual_seed(SEED), make()
     for step in range(2):
-        guidance.cameras(step, generator)
+        request = guidance.request(step, generator)
         render = fake_render(generator, 1)
-        assert guidance.losses(replace(render, depth=3 * render.opacity), step)["sds"] > 0
+        assert guidance.losses(request, replace(render, depth=3 * render.opacity))["sds"] > 0
         unseen = replace(render, opacity=torch.zeros_like(render.opacity))
-        loss = guidance.losses(unseen, step)["sds"]
+        loss = guidance.losses(request, unseen)["sds"]
         (gradient,) = torch.autograd.grad(loss, render.foreground)
         assert loss == 0 and not gradient.any()
     said = [record.message for record in caplog.records if record.levelname == "WARNING"]
@@ -139,10 +143,9 @@ def test_texture_learns_and_geometry_stays() -> None:
     fabric = Fabric(accelerator="cpu", devices=1)
     system = CoarseToFine(config, views=views(), device=CPU, seed=SEED % 2**31, fabric=fabric)
     system.enter("refine")
-    assert system.scene is not None
-    before = {name: tensor.clone() for name, tensor in system.scene.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in system.stage.scene.state_dict().items()}
     logged = [system.step(step) for step in range(2)]
-    after: dict[str, Tensor] = system.scene.state_dict()
+    after: dict[str, Tensor] = system.stage.scene.state_dict()
     assert torch.equal(before["geometry.sdf"], after["geometry.sdf"])
     assert not torch.equal(before["geometry.hash_field.table"], after["geometry.hash_field.table"])
     assert all(entry["texture/sds"] > 0 for entry in logged)
@@ -151,7 +154,10 @@ def test_texture_learns_and_geometry_stays() -> None:
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "long prompt": ({"prompt": "a" * TOKENS}, rf"texture\.prompt: {TOKENS} tokens, the text encoder takes at most"),
     "no folder": ({"prior": {"type": "sd2-depth", "weights": "nowhere"}}, r"prior\.weights: nowhere: no such folder"),
-    "noise": ({"least_noise": 0.9, "most_noise": 0.5}, r"texture\.least_noise: wanted at most most_noise"),
+    "noise": (
+        {"min_step_percent": 0.9, "max_step_percent": 0.5},
+        r"texture\.min_step_percent: wanted at most max_step_percent",
+    ),
     "another prior": ({"prior": {"type": "toys", "weights": "x"}}, "unknown depth-prior 'toys'"),
 }
 

@@ -91,13 +91,13 @@ def test_losses_compare_with_them(folder: Path) -> None:
     cls = registry.find("reconstruction", "guidance")
     on = Schedule.constant(1.0)
     guidance = cls(cls.Config(views_per_step=1, lambda_mono_depth=on, lambda_mono_normal=on), views=views, device=CPU)
-    guidance.cameras(0, torch.Generator().manual_seed(SEED))
+    request = guidance.request(0, torch.Generator().manual_seed(SEED))
     depths, normals, masks = views.depths, views.normals, views.masks
     assert depths is not None and normals is not None
     picture = views.images[3:]
     for sign, least, most in ((1.0, 0.0, 0.01), (-1.0, 1.99, 2.0)):
         render = Render(picture, picture * masks[3:], masks[3:], depth=sign * depths[3:], normal=sign * normals[3:])
-        losses = guidance.losses(render, 0)
+        losses = guidance.losses(request, render)
         for name in ("mono_depth", "mono_normal"):
             assert least - 1e-3 <= losses[name].item() <= most + 1e-3, (name, SEED)
 

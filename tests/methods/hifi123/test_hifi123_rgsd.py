@@ -98,18 +98,19 @@ def test_modes_alternate() -> None:
     picture = views().cameras[[1]]
     seen, levels = [], set()
     for step in range(7, 67):
-        camera = guidance.cameras(step, generator)
+        request = guidance.request(step, generator)
+        camera = request.cameras
         assert len(camera) == 1 and camera.width == SIZE
         torch.testing.assert_close(camera.distance, picture.distance)
         torch.testing.assert_close(camera.fov_deg, picture.fov_deg)
         turn = (camera.azimuth_deg - picture.azimuth_deg + 180).item() % 360 - 180
         if (step - 7) % 2 == 0:
             assert turn == pytest.approx(90 if (step - 7) % 4 == 0 else -90, abs=1e-2)
-            assert camera.elevation_deg.item() == pytest.approx(0, abs=1e-3) and guidance._level == 0
+            assert camera.elevation_deg.item() == pytest.approx(0, abs=1e-3) and request.level == 0
         else:
             assert -10.01 <= camera.elevation_deg.item() <= 60.01
             seen.append(turn)
-            levels.add(guidance._level)
+            levels.add(request.level)
     assert min(seen) < -90 and max(seen) > 90 and levels == {2, 3}, f"seed {SEED}"
 
 
@@ -117,8 +118,9 @@ def run(guidance: Any, steps: int, generator: torch.Generator) -> list[tuple[Ten
     """(gradient of the texture, images through the UNet) at each step, on new renders."""
     found, before = [], 0.0
     for step in range(steps):
-        render = fake_render(generator, len(guidance.cameras(step, generator)))
-        loss = guidance.losses(render, step)["rgsd"]
+        request = guidance.request(step, generator)
+        render = fake_render(generator, len(request.cameras))
+        loss = guidance.losses(request, render)["rgsd"]
         (gradient,) = torch.autograd.grad(loss, render.foreground)
         total = guidance.figures()["unet_evaluations"] * (step + 1)
         found.append((gradient, total - before))
@@ -147,7 +149,6 @@ def test_fixed_targets_are_made_once_or_anew_every_so_often(prompt: str) -> None
 def test_a_flat_view_is_told_by_its_outline(caplog: pytest.LogCaptureFixture) -> None:
     """And the log says so, once."""
     guidance, generator = make(), torch.Generator().manual_seed(SEED)
-    guidance.cameras(0, generator)
     tilted, flat = (guidance._depths(fake_render(generator, flat=flat)) for flat in (False, True))
     guidance._depths(fake_render(generator, flat=True))
     assert warnings(caplog) == ["RGSD: the depth of a render is flat; such views are told by their outlines"]
@@ -178,21 +179,23 @@ def test_a_turn_without_the_object_is_skipped(depth: str, width: int, caplog: py
         return replace(render, opacity=opacity, depth=3 * opacity)
 
     for step in (0, 1):
-        render = thin(fake_render(generator, len(guidance.cameras(step, generator))))
-        loss = guidance.losses(render, step)["rgsd"]
+        request = guidance.request(step, generator)
+        render = thin(fake_render(generator, len(request.cameras)))
+        loss = guidance.losses(request, render)["rgsd"]
         (gradient,) = torch.autograd.grad(loss, render.foreground)
         assert loss == 0 and not gradient.any()
     said = [text for text in warnings(caplog) if "skipped" in text]
     assert said == ["RGSD: a render shows no object, or less than a pixel of the latents; such turns are skipped"]
     assert guidance.figures() == {"unet_evaluations": 0} and not guidance.state()["targets"]
-    render = fake_render(generator, len(guidance.cameras(2, generator)))
-    assert guidance.losses(render, 2)["rgsd"] > 0
+    request = guidance.request(2, generator)
+    assert guidance.losses(request, fake_render(generator, len(request.cameras)))["rgsd"] > 0
     if depth == "render":
         unseen = make()
-        render = fake_render(generator, len(unseen.cameras(0, generator)))
+        request = unseen.request(0, generator)
+        render = fake_render(generator, len(request.cameras))
         render.opacity[1] = 0
         with pytest.raises(InputError, match="RGSD: the camera of the picture does not see the shape"):
-            unseen.losses(render, 0)
+            unseen.losses(request, render)
 
 
 def test_without_a_prompt_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -204,12 +207,13 @@ def test_without_a_prompt_the_log_says_so(caplog: pytest.LogCaptureFixture) -> N
 
 def test_the_pictures_depth_is_asked_for_once() -> None:
     guidance, generator = make(), torch.Generator().manual_seed(SEED)
-    first = guidance.cameras(0, generator)
-    torch.testing.assert_close(first.c2w[1], views().cameras.c2w[1])
-    guidance.losses(fake_render(generator, 2), 0)
-    assert len(guidance.cameras(1, generator)) == 1 and guidance.passes() == {"depth"}
-    by_mask = make(depth="mask")
-    assert len(by_mask.cameras(0, generator)) == 1 and not by_mask.passes()
+    first = guidance.request(0, generator)
+    torch.testing.assert_close(first.cameras.c2w[1], views().cameras.c2w[1])
+    guidance.losses(first, fake_render(generator, 2))
+    second = guidance.request(1, generator)
+    assert len(second.cameras) == 1 and second.passes == {"depth"}
+    by_mask = make(depth="mask").request(0, generator)
+    assert len(by_mask.cameras) == 1 and not by_mask.passes
 
 
 def system(steps: int = 6) -> CoarseToFine:
@@ -234,12 +238,11 @@ def system(steps: int = 6) -> CoarseToFine:
 def test_geometry_stays_texture_learns_and_a_resumed_stage_goes_on_exactly() -> None:
     straight = system()
     straight.enter("refine")
-    assert straight.scene is not None
-    before = copy.deepcopy(straight.scene.state_dict())
+    before = copy.deepcopy(straight.stage.scene.state_dict())
     logged = [straight.step(step) for step in range(3)]
     state = copy.deepcopy(straight.state())
     logged += [straight.step(step) for step in range(3, 6)]
-    after = straight.scene.state_dict()
+    after = straight.stage.scene.state_dict()
     for name in ("geometry.sdf", "geometry.deformation"):
         assert torch.equal(before[name], after[name]), f"{name} has moved"
     assert not torch.equal(before["geometry.hash_field.table"], after["geometry.hash_field.table"])
@@ -247,19 +250,17 @@ def test_geometry_stays_texture_learns_and_a_resumed_stage_goes_on_exactly() -> 
     assert logged[0]["loss"] == pytest.approx(logged[0]["texture/rgsd"]), "figures are no losses"
     resumed = system()
     resumed.enter("refine", state)
-    assert resumed.scene is not None
     assert [resumed.step(step) for step in range(3, 6)] == logged[3:], f"seed {SEED}"
-    assert all(torch.equal(after[name], tensor) for name, tensor in resumed.scene.state_dict().items())
+    assert all(torch.equal(after[name], tensor) for name, tensor in resumed.stage.scene.state_dict().items())
 
 
 def test_texture_moves_towards_a_stored_target() -> None:
     """Plain gradient descent on a fixed camera's picture lowers its distance from the target."""
     guidance, generator = make(), torch.Generator().manual_seed(SEED)
-    render = fake_render(generator, len(guidance.cameras(0, generator)))
+    render = fake_render(generator, len(guidance.request(0, generator).cameras))
     losses = []
     for step in (0, 4, 8, 12):
-        guidance.cameras(step, generator)
-        loss = guidance.losses(render, step)["rgsd"]
+        loss = guidance.losses(guidance.request(step, generator), render)["rgsd"]
         (gradient,) = torch.autograd.grad(loss, render.foreground)
         losses.append(loss.item())
         pace = 0.02 * loss.item() / gradient.square().sum()  # lowers a linear function by a fiftieth

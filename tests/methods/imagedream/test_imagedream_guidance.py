@@ -22,8 +22,9 @@ from liftstudio.data.images import resize_smooth
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.methods.imagedream import conditioning
+from liftstudio.methods.imagedream.denoising import rescaled
 from liftstudio.priors.base import NoisyViews
-from liftstudio.priors.classifier_free import guided, rescaled
+from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.distillation import sds_weight
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.samplers import scaled_linear_levels
@@ -93,7 +94,7 @@ def test_cameras(folder: Path) -> None:
     low, high = 5.0, 60.0
     config = {"elevation_range_deg": (low, high), "fov_range_deg": (40.0, 50.0), "half_view_range": (1.0, 1.5)}
     guidance = make(prior_of(folder, "tiny-ipmv"), views=with_picture(), views_per_step=[4 * 600], **config)
-    cameras = guidance.draw_views(generator())
+    cameras = guidance.draw_views(0, generator())
     azimuth, elevation, fov, half_view = drawn(cameras)
     assert (cameras.width, cameras.height) == (SIZE, SIZE)
     torch.testing.assert_close((azimuth.diff(dim=1) % 360), torch.full((600, 3), 90.0), atol=1e-3, rtol=0)
@@ -116,7 +117,7 @@ def test_cameras(folder: Path) -> None:
 def test_official_ranges_in_this_world(folder: Path) -> None:
     """Half a view shows 0.6 to 0.75 there, where objects are 1 long, not 1.8; the first step is like any other."""
     guidance = make(prior_of(folder, "tiny-ipmv"), views=with_picture())
-    _, elevation, fov, half_view = drawn(guidance.cameras(0, generator()))
+    _, elevation, fov, half_view = drawn(guidance.request(0, generator()).cameras)
     for values, low, high in ((elevation, 0, 5), (fov, 45, 50), (half_view / 1.8, 0.6, 0.75)):
         assert low - 1e-3 <= values.min() and values.max() <= high + 1e-3
 
@@ -125,8 +126,8 @@ def test_noise_levels_follow_the_schedules(folder: Path) -> None:
     guidance, levels = make(prior_of(folder, "tiny-ipmv"), views=with_picture()), scaled_linear_levels()
     ends = {0: (980, 980), 2500: (679, 830), 8000: (20, 500), 12000: (20, 500)}  # the released code's own table
     for step, (least, most) in ends.items():
-        guidance._step, draw = step, generator()
-        found = [guidance.draw_sigma(draw) for _ in range(400)]
+        draw = generator()
+        found = [guidance.draw_sigma(step, draw) for _ in range(400)]
         steps = [int((levels - sigma).abs().argmin()) for sigma in found]
         assert least <= min(steps) and max(steps) <= most, SEED
         assert max(steps) - min(steps) >= 0.95 * (most - least), SEED  # (0.95 + .)^400 is below 1e-7
@@ -140,13 +141,14 @@ def test_losses_by_hand(folder: Path, name: str, loss: str) -> None:
     options = {"loss": loss, "guidance_scale": scale, "rescale": share, "random_background": 0.0}
     shapes = {"views_per_step": [8], "resolution": [size]}
     guidance = make(prior_of(folder, name), views=with_picture(), **options, **shapes)
-    assert guidance.cameras(3000, generator()).width == size
+    request = guidance.request(3000, generator())
+    assert request.cameras.width == size
     rgba = pixels(8, size)
     render = render_of(rgba, grey)
-    value = guidance.losses(render, 3000)["sds"]
+    value = guidance.losses(request, render)["sds"]
     (gradient,) = torch.autograd.grad(value, rgba, retain_graph=True)
 
-    prior, sigma, noise, cameras = guidance.prior, guidance._sigma, guidance._noise, guidance._views
+    prior, sigma, noise, cameras = guidance.prior, request.sigma, request.noise, request.views
     latents = prior.encode(resize_smooth(render.rgb, SIZE, SIZE), torch.empty(0))
     condition = prior.condition(replace(guidance.posed, grey=grey))
     ones = torch.ones(8)
@@ -185,8 +187,7 @@ def test_the_picture_is_encoded_when_the_grey_is_new(folder: Path) -> None:
     rgba, draw = pixels().detach(), generator()
     losses = []
     for step, (grey, wanted) in enumerate([(100.2, 1), (100.7, 1), (101.1, 2), (100.0, 2), (255.0, 2), (30.5, 3)]):
-        guidance.cameras(step, draw)
-        losses.append(guidance.losses(render_of(rgba, grey / 255), step))
+        losses.append(guidance.losses(guidance.request(step, draw), render_of(rgba, grey / 255)))
         assert len(looked) == wanted, (grey, wanted)
     assert not decoded
     direct = guidance.prior.condition(replace(guidance.posed, grey=101 / 255))
@@ -196,9 +197,8 @@ def test_the_picture_is_encoded_when_the_grey_is_new(folder: Path) -> None:
 
 def test_the_grey_is_the_mean_of_views_pixels_and_channels(folder: Path) -> None:
     guidance = make(prior_of(folder, "tiny-ipmv-local"), views=with_picture(), random_background=0.0)
-    guidance.cameras(0, generator())
     background = torch.rand(FRAMES, SIZE, SIZE, 3, generator=generator(SEED + 1))
-    guidance.losses(render_of(pixels(), background), 0)
+    guidance.losses(guidance.request(0, generator()), render_of(pixels(), background))
     assert list(guidance._conditions) == [255, int(255 * background.mean())]
 
 
@@ -208,35 +208,34 @@ def test_random_backgrounds(folder: Path) -> None:
     render = render_of(pixels().detach(), 0.25)
     colors = []
     for step in range(400):
-        guidance.cameras(step, draw)
-        colors.append(guidance._color)
-        if guidance._color is None:
-            assert torch.equal(guidance.shown(render), render.over(0.25))
+        request = guidance.request(step, draw)
+        colors.append(request.background)
+        if request.background is None:
+            assert torch.equal(guidance.shown(request, render), render.over(0.25))
         else:
-            torch.testing.assert_close(guidance.shown(render), render.over(torch.tensor(guidance._color)))
+            torch.testing.assert_close(guidance.shown(request, render), render.over(request.background))
     share = sum(color is not None for color in colors) / 400
     assert abs(share - 0.3) < 4.5 * math.sqrt(0.21 / 400), SEED
-    guidance._color = (0.2, 0.4, 0.9)
-    guidance.condition_for(render)
+    guidance.condition_for(replace(request, background=torch.tensor([0.2, 0.4, 0.9])), render)
     assert 127 in guidance._conditions or 128 in guidance._conditions  # 0.5 in 8 bits
 
 
 def test_milestones_change_views_and_pixels(folder: Path) -> None:
     steps = {"views_per_step": [8, 4, 4], "resolution": [16, 48, 0], "resolution_milestones": [50, 100]}
     guidance = make(prior_of(folder, "tiny-ipmv"), views=with_picture(), **steps)
-    found = [(len(c), c.width) for c in (guidance.cameras(step, generator()) for step in (0, 49, 50, 99, 100))]
+    found = [(len(c), c.width) for c in (guidance.request(step, generator()).cameras for step in (0, 49, 50, 99, 100))]
     assert found == [(8, 16), (8, 16), (4, 48), (4, 48), (4, SIZE)]
-    again = guidance.cameras(0, generator())
-    assert len(again) == len(guidance._noise) == 8
+    again = guidance.request(0, generator())
+    assert len(again.cameras) == len(again.noise) == 8
 
 
 def test_a_step_follows_from_the_generators_state(folder: Path) -> None:
     losses = []
     for _ in range(2):
         guidance, draw = make(prior_of(folder, "tiny-ipmv"), views=with_picture()), generator()
-        guidance.cameras(7, draw)
+        request = guidance.request(7, draw)
         state = draw.get_state()
-        losses.append(guidance.losses(render_of(pixels().detach()), 7)["sds"])
+        losses.append(guidance.losses(request, render_of(pixels().detach()))["sds"])
         assert torch.equal(state, draw.get_state())
     assert torch.equal(*losses)
 
@@ -251,10 +250,10 @@ def test_stages_share_their_networks(folder: Path) -> None:
 def test_mvdream_needs_no_picture(folder: Path) -> None:
     guidance = make(prior_of(folder, "tiny-4view"), "mvdream-sds")
     assert guidance.config.guidance_scale == 50 and guidance.posed is None
-    cameras = guidance.cameras(0, generator())
+    request = guidance.request(0, generator())
     rgba = pixels()
-    guidance.losses(render_of(rgba, 0.3), 0)["sds"].backward()
-    assert len(cameras) == FRAMES and rgba.grad is not None and rgba.grad.abs().max() > 0
+    guidance.losses(request, render_of(rgba, 0.3))["sds"].backward()
+    assert len(request.cameras) == FRAMES and rgba.grad is not None and rgba.grad.abs().max() > 0
 
 
 def test_toys_stand_in_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -263,17 +262,18 @@ def test_toys_stand_in_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
     text = 'a "robot": 1 + 1'
     guidance = make(toys(text), views=with_picture(64), guidance_scale=2.0, rescale=0.5)
     assert f"reads no text: the prompt {text!r} stays in the config and has no effect" in caplog.text
-    assert "guidance: prior toys (bundled)" in caplog.text and guidance.passes() == frozenset()
-    guidance.cameras(0, generator())
+    assert "guidance: prior toys (bundled)" in caplog.text
+    request = guidance.request(0, generator())
+    assert request.passes == frozenset()
     rgba = pixels(FRAMES, 64)
     over_grey, over_white = (replace(render_of(rgba, grey), background=None) for grey in (0.1, 1.0))
-    losses = [guidance.losses(render, 0)["sds"] for render in (over_grey, over_white)]
+    losses = [guidance.losses(request, render)["sds"] for render in (over_grey, over_white)]
     assert torch.equal(*losses)
     latents = guidance.prior.encode(over_white.rgb, over_white.opacity).detach()
-    noisy = latents + guidance._sigma * guidance._noise
+    noisy = latents + request.sigma * request.noise
     scales = [None, torch.zeros(FRAMES), torch.full((FRAMES,), 2.0)]
     conditional, unconditional, both = (
-        guidance.prior.denoise(NoisyViews(noisy, guidance._sigma, guidance.condition, guidance._views, scale))
+        guidance.prior.denoise(NoisyViews(noisy, request.sigma, guidance.condition, request.views, scale))
         for scale in scales
     )
     torch.testing.assert_close(guided(conditional, unconditional, torch.full((FRAMES,), 2.0)), both)
@@ -296,8 +296,11 @@ WRONG = [
     ({"rescale": 1.5}, "rescale: wanted 0 to 1, got 1.5"),
     ({"random_background": -0.5}, "random_background: wanted 0 to 1"),
     ({"guidance_scale": 0.5}, "guidance_scale: wanted 1 or more"),
-    ({"most_noise": Schedule.constant(1.0)}, "most_noise: wanted 0 to 0.999, got 1"),
-    ({"least_noise": Schedule.constant(0.6)}, "least_noise: wanted at most most_noise, got 0.6 at step 8000"),
+    ({"max_step_percent": Schedule.constant(1.0)}, "max_step_percent: wanted 0 to 0.999, got 1"),
+    (
+        {"min_step_percent": Schedule.constant(0.6)},
+        "min_step_percent: wanted at most max_step_percent, got 0.6 at step 8000",
+    ),
 ]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.core.weights import open_weights
-from liftstudio.priors.classifier_free import rescaled
+from liftstudio.methods.imagedream.denoising import rescaled
 from liftstudio.priors.distillation import reconstruction_loss, sds_loss, sds_weight
 from liftstudio.priors.parameterization import x0_from_epsilon
 from liftstudio.priors.samplers import ddim_sigmas, euler, nearest_timestep, scaled_linear_levels

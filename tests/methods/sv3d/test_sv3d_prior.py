@@ -18,8 +18,8 @@ from liftstudio.core.registry import find
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.orbits import Angles, sine, static
 from liftstudio.methods.sv3d.conditioning import clip_pixels
+from liftstudio.methods.sv3d.denoising import triangle
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
-from liftstudio.priors.classifier_free import triangle
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.samplers import euler, karras_sigmas
 
@@ -70,6 +70,13 @@ def test_the_file_says_which_model_it_is(files: dict[str, Path], variant: str) -
     assert prior.name == f"SV3D (sv3d_{variant}, {variant}.safetensors)"
     assert (prior.resolution, prior.frames, prior.latent_shape) == (SIZE, FRAMES, (4, SIZE // 4, SIZE // 4))
     assert not any(p.requires_grad for p in [*prior.unet.parameters(), *prior.vae.parameters()])
+
+
+def test_triangle() -> None:
+    assert triangle(5).tolist() == pytest.approx([1.0, 1.75, 2.5, 1.75, 1.0])
+    scale = triangle(21, least=2.0, most=4.0)
+    assert scale[10].item() == pytest.approx(4.0) and scale.min() == 2.0
+    torch.testing.assert_close(scale, scale.flip(0))
 
 
 def test_sampling_is_the_same_in_one_and_two_passes(files: dict[str, Path], generator: torch.Generator) -> None:

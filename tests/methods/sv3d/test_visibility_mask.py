@@ -210,7 +210,7 @@ def test_orbits_are_closed_and_end_at_the_input_view(elevation_deg: float, seed:
     guidance = make(views, frames=21)
     swings = []
     for step in range(40):
-        cameras = guidance.cameras(step, generator)
+        cameras = guidance.request(step, generator).cameras
         assert len(cameras) == 21 and cameras.width == RESOLUTION
         torch.testing.assert_close(cameras.c2w[-1], views.cameras.c2w[-1], atol=1e-5, rtol=0)
         torch.testing.assert_close(cameras.fy[-1:], views.cameras.fy[-1:])
@@ -227,10 +227,10 @@ def test_orbits_are_closed_and_end_at_the_input_view(elevation_deg: float, seed:
 
 def test_orbits_have_as_many_views_as_suit_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(SEEDS[0])
-    assert len(make(frames=0).cameras(0, generator)) == 12  # this prior takes any number
+    assert len(make(frames=0).request(0, generator).cameras) == 12  # this prior takes any number
     monkeypatch.setattr(CopyingPrior, "frames", 21)
-    assert len(make(frames=0).cameras(0, generator)) == 21
-    assert len(make(frames=5).cameras(0, generator)) == 5
+    assert len(make(frames=0).request(0, generator).cameras) == 21
+    assert len(make(frames=5).request(0, generator).cameras) == 5
 
 
 def test_more_jitter_than_half_a_step_is_refused() -> None:
@@ -244,7 +244,7 @@ def test_latents_are_weighted_by_their_pixels_means(mode: str, seed: int) -> Non
     generator = torch.Generator().manual_seed(seed)
     views = reference_views(size=4 * RESOLUTION)  # finer than the depth maps of the z-test
     guidance = make(views, mask=mode)
-    cameras = guidance.cameras(0, generator)
+    cameras = guidance.request(0, generator).cameras
     assert len(cameras) == (8 if mode == "soft-z-test" else 5)
     seen = see(cameras, [((0.0, 0.0, 0.0), 0.6)])
     mask = guidance.latent_mask(render_of(seen))
@@ -275,7 +275,7 @@ def test_z_test_of_two_spheres(resolution: int, size: int) -> None:
     apart = {}
     for mode in ("soft-z-test", "soft"):
         guidance = make(views, mask=mode, resolution=resolution, frames=9)
-        cameras = guidance.cameras(0, torch.Generator().manual_seed(SEEDS[0]))
+        cameras = guidance.request(0, torch.Generator().manual_seed(SEEDS[0])).cameras
         seen = see(cameras, [large, small])
         points, normals = seen.points[:9], seen.normals[:9]
         best = torch.full_like(points[..., :1], -1.0)
@@ -293,13 +293,13 @@ def test_z_test_of_two_spheres(resolution: int, size: int) -> None:
 
 def test_the_loss_is_the_masked_mean_and_reaches_only_what_is_unseen() -> None:
     guidance = make()
-    cameras = guidance.cameras(0, torch.Generator().manual_seed(SEEDS[0]))
-    seen = see(cameras, [((0.0, 0.0, 0.0), 0.6)])
+    request = guidance.request(0, torch.Generator().manual_seed(SEEDS[0]))
+    seen = see(request.cameras, [((0.0, 0.0, 0.0), 0.6)])
     render = render_of(seen)
     foreground = render.foreground.clone().requires_grad_()
     render = replace(render, foreground=foreground)
-    loss = guidance.losses(render, 0)["sds"]
-    sigma, mask = guidance._sigma, guidance.latent_mask(render)
+    loss = guidance.losses(request, render)["sds"]
+    sigma, mask = request.sigma, guidance.latent_mask(render)
     latents = guidance.prior.encode(render.over(1.0), render.opacity)
     wanted = 0.5 * sigma / (1 + sigma**2) * (mask * (latents - 1).square()).mean()
     torch.testing.assert_close(loss, wanted)
@@ -311,8 +311,8 @@ def test_the_loss_is_the_masked_mean_and_reaches_only_what_is_unseen() -> None:
 
 def test_the_scale_is_a_triangle_over_the_orbit() -> None:
     guidance = make(guidance_scale=3.0)
-    cameras = guidance.cameras(0, torch.Generator())
-    guidance.losses(render_of(see(cameras, [((0.0, 0.0, 0.0), 0.6)])), 0)
+    request = guidance.request(0, torch.Generator())
+    guidance.losses(request, render_of(see(request.cameras, [((0.0, 0.0, 0.0), 0.6)])))
     torch.testing.assert_close(guidance.prior.scales[0], torch.tensor([1.0, 2.0, 3.0, 2.0, 1.0]))
 
 
@@ -321,17 +321,18 @@ def test_the_scale_is_a_triangle_over_the_orbit() -> None:
 def test_on_renders_of_a_mesh(mode: str, resolution: int) -> None:
     """The rasteriser's passes give the mask of the true sphere, and gradients reach the vertices."""
     guidance = make(mask=mode, resolution=resolution)
-    cameras = guidance.cameras(0, torch.Generator().manual_seed(SEEDS[0]))
+    request = guidance.request(0, torch.Generator().manual_seed(SEEDS[0]))
+    cameras = request.cameras
     assert cameras.width == (resolution or RESOLUTION)
     mesh = ball(0.6, 4)
     mesh = replace(mesh, vertices=mesh.vertices.requires_grad_())
     scene = scene_of(Solid(mesh=mesh))
     renderer = SurfaceRenderer(SurfaceRenderer.Config(), box=scene.geometry.box)
-    render = renderer.render(scene, cameras, passes=guidance.passes())
+    render = renderer.render(scene, cameras, passes=request.passes)
     mask, exact = guidance.latent_mask(render), guidance.latent_mask(render_of(see(cameras, [((0.0,) * 3, 0.6)])))
     # facets turn interpolated normals by under 0.5 degrees; a hard step and the silhouette move single pixels
     assert (mask - exact).abs().mean() < 0.01 and (mask - exact).abs().max() < 0.3
-    guidance.losses(render, 0)["sds"].backward()
+    guidance.losses(request, render)["sds"].backward()
     assert mesh.vertices.grad is not None and mesh.vertices.grad.abs().sum() > 0
 
 
@@ -343,16 +344,17 @@ def test_with_the_real_network(tmp_path: Path, variant: str, amplitude_deg: floa
     for chunk in (2, 5):
         prior = Block("prior", "sv3d", SV3D.Config(str(weights)))
         guidance = make(prior=prior, amplitude_deg=amplitude_deg, encoder_chunk=chunk)
-        seen = see(guidance.cameras(0, torch.Generator().manual_seed(SEEDS[0])), [((0.0, 0.0, 0.0), 0.6)])
+        request = guidance.request(0, torch.Generator().manual_seed(SEEDS[0]))
+        seen = see(request.cameras, [((0.0, 0.0, 0.0), 0.6)])
         render = render_of(seen)
         foreground = render.foreground.clone().requires_grad_()
-        loss = guidance.losses(replace(render, foreground=foreground), 0)["sds"]
+        loss = guidance.losses(request, replace(render, foreground=foreground))["sds"]
         gradients.append(torch.autograd.grad(loss, foreground)[0])
     with torch.no_grad():
         latents = guidance.prior.encode(render.over(1.0), render.opacity)
-        sigma, scales = guidance._sigma, torch.tensor([1.0, 1.75, 2.5, 1.75, 1.0])
-        noisy = latents + sigma * guidance._noise
-        denoised = guidance.prior.denoise(NoisyViews(noisy, sigma, guidance.condition, guidance._views, scales))
+        sigma, scales = request.sigma, torch.tensor([1.0, 1.75, 2.5, 1.75, 1.0])
+        noisy = latents + sigma * request.noise
+        denoised = guidance.prior.denoise(NoisyViews(noisy, sigma, guidance.condition, request.views, scales))
         squares = guidance.latent_mask(render) * (latents - denoised).square()
     torch.testing.assert_close(loss.detach(), 0.5 * sigma / (1 + sigma**2) * squares.mean())
     # float32 convolutions over batches of another size

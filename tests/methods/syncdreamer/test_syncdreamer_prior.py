@@ -17,8 +17,8 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.methods.syncdreamer import checkpoint, denoising
+from liftstudio.methods.syncdreamer.denoising import decomposed
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
-from liftstudio.priors.classifier_free import decomposed
 from liftstudio.priors.latent_prior import clip_pixels
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.precision import half_on_cuda
@@ -123,6 +123,13 @@ def test_what_each_estimate_depends_on(prior: Prior, generator: torch.Generator)
     ):
         assert (a - b)[0].abs().max() > 1e-3
     assert torch.equal(first.everything, prior.denoise(NoisyViews(latents, sigma, one, cameras())))
+
+
+def test_decomposed_guidance(generator: torch.Generator) -> None:
+    everything, views, reference = torch.randn(3, 5, 4, generator=generator)
+    expected = 4 * everything - 2 * views - reference
+    torch.testing.assert_close(decomposed(everything, views, reference, (2.0, 1.0)), expected)
+    assert torch.equal(decomposed(everything, views, reference, (0.0, 0.0)), everything)
 
 
 def test_guidance(file: Path, prior: Prior, generator: torch.Generator) -> None:

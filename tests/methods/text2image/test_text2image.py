@@ -136,9 +136,10 @@ def make(prior: Block, picture: bool = True, **options: Any) -> Any:
 def test_distillation_by_hand(written: Path) -> None:
     """DreamFusion's gradient, over the scene's background; the noise of the prior's own schedule."""
     guidance = make(block(written, "if"), guidance_scale=20.0, views_per_step=[2], resolution=[24])
-    cameras = guidance.cameras(5, generator())
-    prior, sigma, picture = guidance.prior, guidance._sigma, sphere_views(3, 32).cameras[2:]
-    assert len(cameras) == 2 and cameras.width == 24 and guidance.passes() == {"background"}
+    request = guidance.request(5, generator())
+    prior, cameras, sigma = guidance.prior, request.cameras, request.sigma
+    picture = sphere_views(3, 32).cameras[2:]
+    assert len(cameras) == 2 and cameras.width == 24 and request.passes == {"background"}
     torch.testing.assert_close(cameras.distance, picture.distance.expand(2))
     torch.testing.assert_close(cameras.fov_deg, picture.fov_deg.expand(2))
     timestep = int((prior.levels - sigma).abs().argmin())
@@ -147,10 +148,10 @@ def test_distillation_by_hand(written: Path) -> None:
     opacity = torch.full((2, 24, 24, 1), 0.5)
     behind = torch.full_like(foreground, 0.3)
     render = Render(foreground + (1 - opacity) * behind, foreground, opacity, background=behind)
-    (gradient,) = torch.autograd.grad(guidance.losses(render, 5)["sds"], foreground, retain_graph=True)
+    (gradient,) = torch.autograd.grad(guidance.losses(request, render)["sds"], foreground, retain_graph=True)
     latents = 2 * resize_smooth(render.rgb, PIXELS, PIXELS).permute(0, 3, 1, 2) - 1
-    noise, noisy = guidance._noise, latents.detach() + sigma * guidance._noise
-    views, scales = guidance._views, torch.full((2,), 20.0)
+    noise, noisy = request.noise, latents.detach() + sigma * request.noise
+    views, scales = request.views, torch.full((2,), 20.0)
     epsilon = (noisy - prior.denoise(NoisyViews(noisy, sigma, prior.condition(None), views, scales))) / sigma
     weighted = sigma**2 / (1 + sigma**2) * (epsilon - noise) / latents.numel()
     (wanted,) = torch.autograd.grad(latents, foreground, weighted)
@@ -160,7 +161,7 @@ def test_distillation_by_hand(written: Path) -> None:
 
 def test_without_a_picture(written: Path) -> None:
     guidance = make(block(written, "sd"), picture=False, distance=3.0, fov_deg=30.0)
-    cameras = guidance.cameras(0, generator())
+    cameras = guidance.request(0, generator()).cameras
     torch.testing.assert_close(cameras.distance, torch.tensor([3.0]))
     torch.testing.assert_close(cameras.fov_deg, torch.tensor([30.0]))
 

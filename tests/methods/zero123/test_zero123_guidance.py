@@ -62,7 +62,7 @@ def render_of(rgba: Tensor) -> Render:
 def test_cameras(folder: Path) -> None:
     """All around at the picture's distance and lens, elevations as asked for, both uniform by angle."""
     guidance = make(tiny(folder), views_per_step=[600], elevations_deg=(-10.0, 60.0), resolution=[20])
-    cameras, picture = guidance.cameras(0, generator()), with_picture().cameras[2:]
+    cameras, picture = guidance.request(0, generator()).cameras, with_picture().cameras[2:]
     assert (cameras.width, cameras.height, len(cameras)) == (20, 20, 600)
     torch.testing.assert_close(cameras.distance, picture.distance.expand(600))
     torch.testing.assert_close(cameras.fov_deg, picture.fov_deg.expand(600))
@@ -71,15 +71,15 @@ def test_cameras(folder: Path) -> None:
 
 
 def test_noise_and_size_follow_the_step(folder: Path) -> None:
-    noise = {"least_noise": Schedule.constant(0.2), "most_noise": Schedule.parse([0, 0.6, 0.3, 100])}
+    noise = {"min_step_percent": Schedule.constant(0.2), "max_step_percent": Schedule.parse([0, 0.6, 0.3, 100])}
     guidance = make(tiny(folder), **noise, resolution=[8, 16], resolution_milestones=[50], views_per_step=[1, 3])
     levels, draw = guidance.prior.levels, generator()
     for step, most, size, count in ((0, 600, 8, 1), (100, 300, 16, 3)):
         steps = []
         for _ in range(300):
-            cameras = guidance.cameras(step, draw)
-            steps.append(int((levels - guidance._sigma).abs().argmin()))
-        assert (cameras.width, len(cameras)) == (size, count)
+            request = guidance.request(step, draw)
+            steps.append(int((levels - request.sigma).abs().argmin()))
+        assert (request.cameras.width, len(request.cameras)) == (size, count)
         assert min(steps) >= 200 and max(steps) <= most and max(steps) - min(steps) > 0.9 * (most - 200), SEED
 
 
@@ -87,18 +87,19 @@ def test_noise_and_size_follow_the_step(folder: Path) -> None:
 def test_losses_by_hand(folder: Path, name: str) -> None:
     """DreamFusion's gradient; each view is the prior's estimate of it alone, the toys' too."""
     guidance = make(toys() if name == "toys" else tiny(folder), views_per_step=[2], guidance_scale=5.0)
-    assert len(guidance.cameras(0, generator())) == 2
-    prior, sigma = guidance.prior, guidance._sigma
+    request = guidance.request(0, generator())
+    assert len(request.cameras) == 2
+    prior, sigma = guidance.prior, request.sigma
     size = prior.resolution
     rgba = torch.rand(2, size, size, 4, generator=generator(), requires_grad=True)
     render = render_of(rgba)
-    (gradient,) = torch.autograd.grad(guidance.losses(render, 0)["sds"], rgba, retain_graph=True)
+    (gradient,) = torch.autograd.grad(guidance.losses(request, render)["sds"], rgba, retain_graph=True)
     latents = prior.encode(resize_smooth(render.over(1.0), size, size), render.opacity)
-    noisy = latents.detach() + sigma * guidance._noise
+    noisy = latents.detach() + sigma * request.noise
     five = torch.full((1,), 5.0)
     clean = torch.cat(
         [
-            prior.denoise(NoisyViews(noisy[i : i + 1], sigma, guidance.condition, guidance._views[i : i + 1], five))
+            prior.denoise(NoisyViews(noisy[i : i + 1], sigma, guidance.condition, request.views[i : i + 1], five))
             for i in range(2)
         ]
     )
@@ -118,7 +119,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"views_per_step": [0]}, "views_per_step: wanted 1 or more"),
     ({"elevations_deg": (60.0, -10.0)}, "elevations_deg: wanted the lower value first, got 60, -10"),
     ({"elevations_deg": (0.0, 95.0)}, "elevations_deg: wanted -89 to 89"),
-    ({"least_noise": Schedule.constant(0.99)}, "least_noise: wanted at most most_noise"),
+    ({"min_step_percent": Schedule.constant(0.99)}, "min_step_percent: wanted at most max_step_percent"),
 ]
 
 

@@ -1,0 +1,170 @@
+"""The stage that is being optimised."""
+
+from collections.abc import Set
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from liftstudio.core.errors import InputError
+from liftstudio.core.memory import check_growth
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.mesh import Mesh
+from liftstudio.data.render import Render
+from liftstudio.geometry.base import Geometry
+from liftstudio.guidance.base import Guidance
+from liftstudio.materials.base import RandomShading
+from liftstudio.renderers.base import Renderer
+from liftstudio.renderers.scene import Scene
+from liftstudio.systems import regularizers
+from liftstudio.systems.base import Surface
+from liftstudio.systems.optimization import ScheduledAdam
+from liftstudio.systems.stage_config import StageConfig
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Weighted = dict[str, tuple[float, Tensor]]  # loss name in the logs -> weight, value
+
+
+class Stage:
+    """A scene with what renders, judges and optimises it."""
+
+    def __init__(
+        self,
+        name: str,
+        config: StageConfig,
+        *,
+        scene: Scene,
+        guidance: dict[str, Guidance[Any]],
+        steps_before: int,
+        fabric: "Fabric",
+    ) -> None:
+        """Build the renderer and the optimiser of a scene, the box of which does not change from here on.
+
+        Args:
+            name: in the config.
+            config: its options.
+            scene: what is optimised.
+            guidance: name in the logs -> what judges the renders.
+            steps_before: number of steps of the stages before.
+            fabric: of the processes that share the work.
+        """
+        self.name, self.config, self.scene, self.guidance = name, config, scene, guidance
+        self.steps_before, self.fabric = steps_before, fabric
+        self.device = scene.geometry.box.device
+        self.renderer: Renderer = config.renderer.build(box=scene.geometry.box)
+        self.optimizer = ScheduledAdam(config.optimizer, scene)
+        self.pixels: dict[str, int] = {}  # guidance -> most pixels rendered at once so far
+
+    def step(self, step: int, generator: torch.Generator) -> dict[str, float]:
+        """See `System.step`: renders what each active guidance asks for, sums weight times loss, steps the optimiser.
+
+        Raises:
+            InputError: no loss is active at this step.
+            OutOfMemoryError: a resolution milestone needs more memory than there is.
+        """
+        scene, active = self.scene, self.config.regularizers.active(step)
+        scene.geometry.update(step)
+        shading = scene.material.draw_shading(self.steps_before + step, generator)
+        self.renderer.update(scene, step, generator)
+        weighted: Weighted = {}
+        figures: dict[str, float] = {}
+        for name, guidance in self.guidance.items():
+            if step >= guidance.config.start:
+                weighted |= self._guide(name, active, step, generator, shading)
+                figures |= {f"{name}/{figure}": value for figure, value in guidance.figures().items()}
+        for loss, value in regularizers.geometry_losses(active, scene.geometry, generator).items():
+            weighted[loss] = active[loss], value
+        if not weighted:
+            raise InputError(f"stage {self.name}, step {step}: no loss is active; every weight is 0 or starts later")
+        total = torch.stack([weight * value for weight, value in weighted.values()]).sum()
+        self.fabric.backward(total)
+        self._average_gradients()
+        self.optimizer.step(step)
+        return {"loss": total.item()} | {name: value.item() for name, (_, value) in weighted.items()} | figures
+
+    def _guide(
+        self,
+        name: str,
+        active: dict[str, float],
+        step: int,
+        generator: torch.Generator,
+        shading: RandomShading | None,
+    ) -> Weighted:
+        """Render what a guidance asks for; its losses and those of the regularisers on that render."""
+        guidance = self.guidance[name]
+        if guidance.compares_pictures:
+            shading = None
+        request = guidance.request(step, generator)
+        self._check_memory(name, request.cameras)
+        passes = request.passes | regularizers.passes(active)
+        render = self.renderer.render(self.scene, request.cameras, passes=passes, generator=generator, shading=shading)
+        losses = guidance.losses(request, render)
+        extra = regularizers.render_losses(active, render, self.scene, generator, shading)
+        return {f"{name}/{loss}": (guidance.weight(loss, step), value) for loss, value in losses.items()} | {
+            f"{name}/{loss}": (active[loss], value) for loss, value in extra.items()
+        }
+
+    def _check_memory(self, name: str, cameras: Cameras) -> None:
+        """Before a resolution milestone: say that memory will not do while what was computed is still safe."""
+        pixels = len(cameras) * cameras.height * cameras.width
+        before = self.pixels.setdefault(name, pixels)
+        if pixels > before:
+            self.pixels[name] = pixels
+            advice = f"lower system.stages.{self.name}.guidance.{name}'s resolution or views_per_step"
+            check_growth(pixels / before, self.device, advice)
+
+    def _average_gradients(self) -> None:
+        if self.fabric.world_size > 1:
+            for parameter in self.optimizer.parameters:
+                if parameter.grad is not None:
+                    averaged = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
+                    assert isinstance(averaged, Tensor)
+                    parameter.grad = averaged
+
+    def state(self) -> dict[str, Any]:
+        """Of scene, renderer (occupancy), guidance and optimiser, for the checkpoint."""
+        return {
+            "scene": self.scene.state_dict(),
+            "renderer": self.renderer.state_dict(),
+            "guidance": {name: guidance.state() for name, guidance in self.guidance.items()},
+            "optimizer": self.optimizer.adam.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned; the scene has been loaded already, since the renderer needs its box."""
+        self.renderer.load_state_dict(state["renderer"])
+        for name, guidance in self.guidance.items():
+            guidance.load_state(state["guidance"][name])
+        self.optimizer.adam.load_state_dict(state["optimizer"])
+
+    @torch.no_grad()
+    def render(self, cameras: Cameras, passes: Set[str] = frozenset()) -> Render:
+        """The scene without gradients, in chunks, on its device."""
+        return self.renderer.render(self.scene, cameras, passes=passes)
+
+    def surface(self) -> Surface:
+        """See `System.surface`; the colour functions take and return tensors on the device of their points."""
+        scene, device = self.scene, self.device
+        with torch.no_grad():
+            mesh = scene.geometry.mesh().detach()
+        _check_surface(mesh, scene.geometry)
+
+        @torch.no_grad()
+        def albedo(points: Tensor) -> Tensor:
+            return scene.material.albedo(scene.geometry.features(points.to(device))).to(points.device)
+
+        @torch.no_grad()
+        def shaded(points: Tensor, normals: Tensor) -> Tensor:
+            colors = albedo(points).to(device)
+            return scene.material.shade(colors, normals.to(device), scene.light).rgb.to(points.device)
+
+        return Surface(mesh, albedo, shaded)
+
+
+def _check_surface(mesh: Mesh, geometry: Geometry) -> None:
+    if not len(mesh.faces):
+        raise InputError(f"no surface to export: {geometry.describe_level()}")
+    if not torch.isfinite(mesh.vertices).all():
+        raise InputError(f"the surface has vertices that are not finite: {geometry.describe_level()}")

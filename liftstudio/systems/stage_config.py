@@ -1,0 +1,83 @@
+"""What a config says about the stages of a run."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from liftstudio.core.checks import check_range
+from liftstudio.core.config import Block
+from liftstudio.core.errors import InputError
+from liftstudio.core.registry import find
+from liftstudio.geometry.base import Geometry
+from liftstudio.systems import regularizers
+from liftstudio.systems.optimization import OptimizerConfig
+from liftstudio.systems.regularizers import Regularizers
+
+
+@dataclass
+class StageConfig:
+    """One stage: what is optimised, how it is rendered and what judges it."""
+
+    steps: int  # optimisation steps
+    geometry: Annotated[Block, "geometry"]  # the shape
+    renderer: Annotated[Block, "renderer"]  # how it is rendered
+    guidance: dict[str, Annotated[Block, "guidance"]]  # name in the logs -> what judges the renders
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # learning rates
+    regularizers: Regularizers = field(default_factory=Regularizers)  # losses beside those of the guidance
+
+
+def geometry_options(stages: dict[str, StageConfig], stage: str) -> Block:
+    """A stage's geometry; one that starts `from` another has the appearance field of that one."""
+    block = stages[stage].geometry
+    if not block.options.from_:
+        return block
+    source = geometry_options(stages, block.options.from_).options
+    appearance = {key: getattr(source, key) for key in ("grid", "features") if hasattr(source, key)}
+    return dataclasses.replace(block, options=dataclasses.replace(block.options, **appearance))
+
+
+def check_stages(stages: dict[str, StageConfig]) -> None:
+    """Refuse stages that cannot follow each other, or whose parts do not fit together.
+
+    Raises:
+        InputError: naming the option.
+    """
+    if not stages:
+        raise InputError("system.stages: wanted at least one stage")
+    before = ""
+    for name, stage in stages.items():
+        where, source = f"system.stages.{name}", stage.geometry.options.from_
+        if stage.steps < 1:
+            raise InputError(f"{where}.steps: wanted 1 or more, got {stage.steps}")
+        if not stage.guidance:
+            raise InputError(f"{where}.guidance: wanted at least one guidance")
+        for guidance, block in stage.guidance.items():
+            check_range(f"{where}.guidance.{guidance}.start", block.options.start, 0)
+        if source and source != before:
+            wanted = f"'{before}', the stage before" if before else "nothing: this is the first stage"
+            raise InputError(f"{where}.geometry.from: wanted {wanted}, got '{source}'")
+        if source and find(stage.geometry.type, "geometry").initialize is Geometry.initialize:
+            raise InputError(f"{where}.geometry.from: '{stage.geometry.type}' cannot start from another geometry")
+        _check_renderer(stage, where)
+        _check_regularizers(stage, where)
+        before = name
+
+
+def _check_renderer(stage: StageConfig, where: str) -> None:
+    geometry = find(stage.geometry.type, "geometry")
+    fitting = "volume" if geometry.is_volume() else "surface"
+    if stage.renderer.type in ("volume", "surface") and stage.renderer.type != fitting:
+        raise InputError(f"{where}.renderer: '{stage.geometry.type}' is a {fitting}; render it with '{fitting}'")
+    if stage.renderer.type == "neus" and not geometry.is_signed_distance():
+        what = f"'{stage.geometry.type}' has no signed distance everywhere"
+        raise InputError(f"{where}.renderer: {what}; render it with '{fitting}'")
+
+
+def _check_regularizers(stage: StageConfig, where: str) -> None:
+    try:
+        regularizers.check_regularizers(stage.regularizers, find(stage.geometry.type, "geometry"))
+    except InputError as error:
+        raise InputError(f"{where}.regularizers.{error}") from None
+    moves_shape = getattr(stage.renderer.options, "normal_gradients", True)
+    if not moves_shape and not stage.regularizers.lambda_orientation.is_zero():
+        raise InputError(f"{where}.renderer.normal_gradients: wanted true, as lambda_orientation acts through it")
