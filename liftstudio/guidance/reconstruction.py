@@ -47,12 +47,8 @@ class Reconstruction(Guidance[ReferenceRequest]):
     @dataclass
     class Config(Guidance.Config):
         views_per_step: int = 2  # reference views drawn per step, without repetition
-        input_view_weight: float = (
-            1.0  # how often the user's own picture is drawn, in times as often as a generated view
-        )
-        input_view_priority: float = (
-            0.0  # how much less a generated view's colour counts where that picture has it, 0 to 1
-        )
+        input_view_weight: float = 1.0  # how often the input view is drawn, in times as often as a generated one
+        input_view_priority: float = 0.0  # how much less a generated view's colour counts where the input view has it
         resolution: list[int] = field(default_factory=lambda: [0])  # pixels across a render, one per milestone; 0: all
         resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next resolution begins
         random_background: bool = True  # compose both sides over a new random colour each step, so opacity is learned
