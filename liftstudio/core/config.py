@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import Range, check_ranges
 from liftstudio.core.registry import find, names
 from liftstudio.core.schedules import Schedule
 
@@ -156,10 +157,18 @@ def parse(data: Any, wanted: type[T], path: str = "") -> T:
     return typing.cast(T, _convert(data, wanted, path))
 
 
+def _checked(value: Any, wanted: Any, path: str) -> Any:
+    converted = _convert(value, wanted, path)
+    check_ranges(converted, wanted, path)
+    return converted
+
+
 def _convert(value: Any, wanted: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is typing.Annotated and arguments[0] is Block:
         return _convert_block(value, arguments[1], path)
+    if origin is typing.Annotated:
+        return _convert(value, arguments[0], path)
     if origin in (typing.Union, types.UnionType):
         return _convert_optional(value, arguments, path)
     if origin is typing.Literal:
@@ -186,7 +195,7 @@ def _convert_dataclass(value: Any, wanted: type, path: str) -> Any:
     names = {key: fields[key].name for key in data}
     typed = {key: _of_default_type(item, fields[key]) for key, item in data.items()}
     in_order = sorted(typed, key=lambda key: _holds_block(hints[names[key]]))  # plain mistakes first: see _holds_block
-    values = {names[key]: _convert(typed[key], hints[names[key]], _join(path, key)) for key in in_order}
+    values = {names[key]: _checked(typed[key], hints[names[key]], _join(path, key)) for key in in_order}
     try:
         return wanted(**values)
     except InputError as error:  # from the dataclass's own checks, which start with the field's name
@@ -195,8 +204,8 @@ def _convert_dataclass(value: Any, wanted: type, path: str) -> Any:
 
 def _holds_block(wanted: Any) -> bool:
     """Whether a value of this type names components, whose modules take seconds to import."""
-    if typing.get_origin(wanted) is typing.Annotated and typing.get_args(wanted)[0] is Block:
-        return True
+    if typing.get_origin(wanted) is typing.Annotated:
+        return typing.get_args(wanted)[0] is Block
     if dataclasses.is_dataclass(wanted) and wanted is not Schedule:
         hints = typing.get_type_hints(wanted, include_extras=True)
         return any(_holds_block(hints[field.name]) for field in dataclasses.fields(wanted))
@@ -339,7 +348,9 @@ def type_name(wanted: Any) -> str:
     """A field's type in words: in error messages and in `--list`."""
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is typing.Annotated:
-        return f"a {arguments[1]}" if arguments[0] is Block else type_name(arguments[0])
+        if arguments[0] is Block:
+            return f"a {arguments[1]}"
+        return next((a.describe(type_name(arguments[0])) for a in arguments if isinstance(a, Range)), "anything")
     if origin in (typing.Union, types.UnionType):
         return " or ".join("none" if argument is type(None) else type_name(argument) for argument in arguments)
     if origin is typing.Literal:
