@@ -15,6 +15,7 @@ from liftstudio.core.checks import check_range
 from liftstudio.core.config import Block
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
+from liftstudio.core.ranges import PositiveInt
 from liftstudio.core.registry import Component, register
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.network_folders import check_folder
@@ -49,10 +50,7 @@ class DepthPrior(Component):
     class Config:
         weights: str = "asset://priors/depth-tiny"  # folder in diffusers' form: unet, vae, text_encoder, tokenizer
         precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the UNet; auto: what suits device
-        chunk: int = 4  # images through a network at once; lower it to save memory
-
-        def __post_init__(self) -> None:
-            check_range("chunk", self.chunk, 1)
+        chunk: PositiveInt = 4  # images through a network at once; lower it to save memory
 
     evaluations: int  # images that the UNet was asked about so far
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from liftstudio.core.errors import InputError
-from liftstudio.core.ranges import Range, check_ranges
+from liftstudio.core.ranges import check_ranges
 from liftstudio.core.registry import find, names
 from liftstudio.core.schedules import Schedule
 
@@ -205,7 +205,7 @@ def _convert_dataclass(value: Any, wanted: type, path: str) -> Any:
 def _holds_block(wanted: Any) -> bool:
     """Whether a value of this type names components, whose modules take seconds to import."""
     if typing.get_origin(wanted) is typing.Annotated:
-        return typing.get_args(wanted)[0] is Block
+        return typing.get_args(wanted)[0] is Block or _holds_block(typing.get_args(wanted)[0])
     if dataclasses.is_dataclass(wanted) and wanted is not Schedule:
         hints = typing.get_type_hints(wanted, include_extras=True)
         return any(_holds_block(hints[field.name]) for field in dataclasses.fields(wanted))
@@ -350,7 +350,7 @@ def type_name(wanted: Any) -> str:
     if origin is typing.Annotated:
         if arguments[0] is Block:
             return f"a {arguments[1]}"
-        return next((a.describe(type_name(arguments[0])) for a in arguments if isinstance(a, Range)), "anything")
+        return arguments[1].describe(type_name(arguments[0]))
     if origin in (typing.Union, types.UnionType):
         return " or ".join("none" if argument is type(None) else type_name(argument) for argument in arguments)
     if origin is typing.Literal:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -67,6 +68,22 @@ class Range:
         return f"{low} to {high}"
 
 
+@dataclass(frozen=True)
+class MinLength:
+    """How many items a list or tuple has at least: `Annotated[list[float], MinLength(1)]`."""
+
+    least: int
+
+    def describe(self, noun: str) -> str:
+        """Return what a value is in words; noun: "a list of text"."""
+        return f"{noun} ({self.least} or more of them)"
+
+    def check(self, path: str, values: Sequence[object]) -> None:
+        """Raise an InputError that names the option's path unless it has so many items."""
+        if len(values) < self.least:
+            raise InputError(f"{path}: expected at least {self.least} values, got {len(values)}")
+
+
 PositiveInt = Annotated[int, Range(1)]
 NonNegativeInt = Annotated[int, Range(0)]
 NonNegativeFloat = Annotated[float, Range(0)]
@@ -74,19 +91,22 @@ UnitFloat = Annotated[float, Range(0, 1)]
 
 
 def check_ranges(value: Any, wanted: Any, path: str = "") -> None:
-    """Raise unless every number in `value` lies in the range that its type gives it.
+    """Raise unless every number and list in `value` is as its type's `Range` or `MinLength` says.
 
     Args:
         value: of the type `wanted`; what has another type is passed over.
         wanted: a type with annotations, or a dataclass of such.
         path: dotted path of the value.
     Raises:
-        InputError: naming the path of the first number outside.
+        InputError: naming the path of the first value that is not.
     """
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
-    if origin is Annotated and isinstance(value, int | float | Schedule):
+    if origin is Annotated:
+        check_ranges(value, arguments[0], path)
         for found in arguments[1:]:
-            if isinstance(found, Range):
+            if isinstance(found, Range) and isinstance(value, int | float | Schedule):
+                found.check(path, value)
+            if isinstance(found, MinLength) and isinstance(value, list | tuple):
                 found.check(path, value)
     elif origin in (typing.Union, types.UnionType):
         for member in arguments:

@@ -1,18 +1,21 @@
 """Score distillation at the timesteps of a prior's noise schedule, between bounds that change with the step."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from liftstudio.core.checks import check_range
+from liftstudio.core.checks import check_pair
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
 from liftstudio.core.schedules import Schedule, check_milestones, phase
 from liftstudio.data.cameras import Cameras, orbit_cameras
-from liftstudio.data.orbits import MAX_ELEVATION_DEG
+from liftstudio.data.orbits import ElevationDeg
 from liftstudio.guidance.score_distillation import PriorGuidance
 from liftstudio.priors.samplers import scaled_linear_levels
+
+NoiseShares = Annotated[Schedule, Range(0, 0.999)]
 
 
 class ScheduledDistillation(PriorGuidance):
@@ -20,21 +23,17 @@ class ScheduledDistillation(PriorGuidance):
 
     @dataclass(kw_only=True)
     class Config(PriorGuidance.Config):
-        views_per_step: list[int] = field(default_factory=lambda: [1])  # renders; one number per milestone, or for all
-        resolution: list[int] = field(default_factory=lambda: [0])  # pixels across them; 0: the prior's
+        views_per_step: list[PositiveInt] = field(default_factory=lambda: [1])  # renders; one per milestone, or for all
+        resolution: list[NonNegativeInt] = field(default_factory=lambda: [0])  # pixels across them; 0: the prior's
         resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next of these two begin
         # Noise levels, as shares of the timesteps of the prior's schedule; between them all are as likely.
-        least_noise: Schedule = field(default_factory=lambda: Schedule.constant(0.02))  # least share
-        most_noise: Schedule = field(default_factory=lambda: Schedule.constant(0.98))  # largest share
+        least_noise: NoiseShares = field(default_factory=lambda: Schedule.constant(0.02))  # least share
+        most_noise: NoiseShares = field(default_factory=lambda: Schedule.constant(0.98))  # largest share
 
         def __post_init__(self) -> None:
-            super().__post_init__()
             check_milestones("resolution", self.resolution, self.resolution_milestones)
             if len(self.views_per_step) not in (1, len(self.resolution)):
                 raise InputError("views_per_step: wanted one number, or as many as there are resolutions")
-            for count in self.views_per_step:
-                check_range("views_per_step", count, 1)
-            check_range("resolution", min(self.resolution), 0)
             _check_shares(self.least_noise, self.most_noise)
 
     config: Config
@@ -67,11 +66,11 @@ class OrbitDistillation(ScheduledDistillation):
 
     @dataclass(kw_only=True)
     class Config(ScheduledDistillation.Config):
-        elevations_deg: tuple[float, float] = (-10.0, 60.0)  # least and most, of the cameras; azimuths are anywhere
+        elevations_deg: tuple[ElevationDeg, ElevationDeg] = (-10.0, 60.0)  # least and most, at any azimuth
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            check_pair("elevations_deg", self.elevations_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
+            check_pair("elevations_deg", self.elevations_deg)
 
     config: Config
 
@@ -96,18 +95,7 @@ class OrbitDistillation(ScheduledDistillation):
         return orbit_cameras(azimuths_deg, elevations_deg, start.distance, start.fov_deg.item(), size, size)
 
 
-def check_pair(name: str, pair: Sequence[float], least: float, most: float) -> None:
-    """Raise an InputError that names the option unless it holds two values in a range, the lower one first."""
-    for value in pair:
-        check_range(name, value, least, most)
-    if pair[0] > pair[1]:
-        raise InputError(f"{name}: wanted the lower value first, got {pair[0]:g}, {pair[1]:g}")
-
-
 def _check_shares(least: Schedule, most: Schedule) -> None:
-    for name, schedule in (("least_noise", least), ("most_noise", most)):
-        for _, value in schedule.points:
-            check_range(name, value, 0, 0.999)
     for step in sorted({int(step) for schedule in (least, most) for step, _ in schedule.points}):
         if least(step) > most(step):
             raise InputError(f"least_noise: wanted at most most_noise, got {least(step):g} at step {step}")

@@ -1,14 +1,16 @@
 """Classifier-free guidance (Ho & Salimans 2022), plain and decomposed."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import torch
 from torch import Tensor
 
-from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import Range
 
 Shown = TypeVar("Shown")  # what a network is shown besides noisy latents
+
+GuidanceScale = Annotated[float, Range(1, or_zero=True)]  # 0: what suits the prior
 
 
 def triangle(frames: int, least: float = 1.0, most: float = 2.5) -> Tensor:
@@ -18,16 +20,6 @@ def triangle(frames: int, least: float = 1.0, most: float = 2.5) -> Tensor:
     """
     half_way = 1 - (2 * torch.linspace(0, 1, frames) - 1).abs()
     return least + (most - least) * half_way
-
-
-def check_guidance_scale(value: float) -> None:
-    """Raise for an option `guidance_scale` that is neither 0 (what suits the prior) nor 1 or more.
-
-    Raises:
-        InputError: naming the option.
-    """
-    if value != 0 and not value >= 1:
-        raise InputError(f"guidance_scale: wanted 1 or more, or 0 for what suits the prior, got {value:g}")
 
 
 def guided(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from torch import Tensor
 
-from liftstudio.core.checks import check_range
 from liftstudio.core.config import Block
 from liftstudio.core.errors import InputError
 from liftstudio.core.memory import check_growth
+from liftstudio.core.ranges import PositiveInt
 from liftstudio.core.registry import find, register
 from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.data.mesh import Mesh
@@ -38,7 +38,7 @@ Weighted = dict[str, tuple[float, Tensor]]  # loss name in the logs -> weight, v
 class StageConfig:
     """One stage: what is optimised, how it is rendered and what judges it."""
 
-    steps: int  # optimisation steps
+    steps: PositiveInt  # optimisation steps
     geometry: Annotated[Block, "geometry"]  # the shape
     renderer: Annotated[Block, "renderer"]  # how it is rendered
     guidance: dict[str, Annotated[Block, "guidance"]]  # name in the logs -> what judges the renders
@@ -261,12 +261,8 @@ def _check_stages(stages: dict[str, StageConfig]) -> None:
     before = ""
     for name, stage in stages.items():
         where, source = f"system.stages.{name}", stage.geometry.options.from_
-        if stage.steps < 1:
-            raise InputError(f"{where}.steps: wanted 1 or more, got {stage.steps}")
         if not stage.guidance:
             raise InputError(f"{where}.guidance: wanted at least one guidance")
-        for guidance, block in stage.guidance.items():
-            check_range(f"{where}.guidance.{guidance}.start", block.options.start, 0)
         if source and source != before:
             wanted = f"'{before}', the stage before" if before else "nothing: this is the first stage"
             raise InputError(f"{where}.geometry.from: wanted {wanted}, got '{source}'")

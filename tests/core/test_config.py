@@ -12,7 +12,7 @@ import pytest
 
 from liftstudio.core.config import Block, parse, read_config, to_plain, type_name, write_config
 from liftstudio.core.errors import InputError
-from liftstudio.core.ranges import Range, check_ranges
+from liftstudio.core.ranges import MinLength, Range, check_ranges
 from liftstudio.core.registry import Component, register
 from liftstudio.core.schedules import Schedule
 
@@ -235,6 +235,7 @@ def test_type_names() -> None:
     assert type_name(Literal["a", "b"]) == "a | b"
     assert type_name(Annotated[Block, "light"]) == "a light"
     assert type_name(Annotated[int, Range(0)] | None) == "a whole number of 0 or more or none"
+    assert type_name(Annotated[list[str], MinLength(1)]) == "a list of text (1 or more of them)"
     assert type_name(list[Annotated[float, Range(0, 1)]]) == "a list of a finite number from 0 to 1"
 
 
@@ -291,6 +292,7 @@ class Bounded:
     limit: Annotated[float, Range(above=0)] | None = None
     choice: Annotated[int, Range(0)] | Literal["best"] = "best"
     levels: Annotated[Schedule, Range(0, 1)] | None = None
+    angles: Annotated[list[Annotated[float, Range(-89, 89)]], MinLength(2)] = field(default_factory=lambda: [0, 1])
 
 
 @dataclass
@@ -322,6 +324,8 @@ OUTSIDE = {
     "sizes: [1, 0]": "inner.sizes[1]: expected 1 or more, got 0",
     "widths: [8, 8, 12]": "inner.widths[2]: expected a multiple of 8, got 12",
     "weights: {a: 1, b: -1}": "inner.weights.b: expected 0 or more, got -1",
+    "angles: [1]": "inner.angles: expected at least 2 values, got 1",
+    "angles: [1, 90]": "inner.angles[1]: expected -89 to 89, got 90",
     "limit: 0": "inner.limit: expected above 0, got 0",
     "choice: -1": "inner.choice: expected 0 or more, got -1",
     "levels: 1.0000001": "inner.levels: expected 0 to 1, got 1.0000001",
@@ -339,9 +343,9 @@ def test_values_out_of_range_are_named(tmp_path: Path, text: str) -> None:
 
 
 def test_ranges_of_options_built_in_python() -> None:
-    with pytest.raises(InputError, match="^size: expected 0 or more, got -1$"):
+    with pytest.raises(InputError, match=r"^size: expected 0 or more, got -1$"):
         Thing(Thing.Config(size=-1))
-    with pytest.raises(InputError, match="^size: expected 0 or more, got -1$"):
+    with pytest.raises(InputError, match=r"^size: expected 0 or more, got -1$"):
         Block("test-config-kind", "thing-of-test-config", Thing.Config(size=-1)).build()
     check_ranges(Outside(Bounded(limit=1.0)), Outside)
     with pytest.raises(InputError, match=r"^all\.a\.sizes\[0\]: expected 1 or more, got 0$"):
