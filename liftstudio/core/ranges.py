@@ -36,12 +36,12 @@ class Range:
 
     def __str__(self) -> str:
         text = self._of(f"a multiple of {self.multiple_of}") if self.multiple_of else self._ends()
-        return f"0 or {text}" if self.or_zero else text
+        return f"{text}, or 0" if self.or_zero else text
 
     def describe(self, noun: str) -> str:
         """Return what a value is in words, such as "a whole number from 2 to 1000"; noun: "a whole number"."""
         text = self._of(f"a multiple of {self.multiple_of}" if self.multiple_of else noun)
-        return f"0 or {text}" if self.or_zero else text
+        return f"{text}, or 0" if self.or_zero else text
 
     def check(self, path: str, value: "float | Schedule") -> None:
         """Raise unless the number, or every value of the schedule, lies in the range.

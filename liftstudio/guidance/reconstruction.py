@@ -31,9 +31,7 @@ class Reconstruction(Guidance):
     @dataclass
     class Config(Guidance.Config):
         views_per_step: PositiveInt = 2  # reference views drawn per step, without repetition
-        input_view_weight: Annotated[float, Range(1e-3)] = (
-            1.0  # how often the user's own picture is drawn, in times as often as a generated view
-        )
+        input_view_weight: Annotated[float, Range(1e-3)] = 1.0  # how often the picture is drawn, a generated view: 1
         input_view_priority: UnitFloat = 0.0  # how much less a generated view's colour counts where that picture has it
         resolution: list[NonNegativeInt] = field(default_factory=lambda: [0])  # pixels across, per milestone; 0: all
         resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next resolution begins

@@ -34,9 +34,7 @@ class RigConfig:
         60.0,
     )  # least and most of free and fixed views; none: the input view's
     amplitude_deg: NonNegativeFloat = 40.0  # largest swing of a closed orbit's elevation
-    orbit_share: UnitFloat = (
-        0.5  # of objects seen on a closed orbit that ends at the input view; the others' views are free
-    )
+    orbit_share: UnitFloat = 0.5  # of objects on a closed orbit that ends at the input view; the others' views are free
     lens_share: UnitFloat = 0.3  # of input views and of view sets with another field of view and distance than SV3D's
     lens_fov_deg: tuple[LensFovDeg, LensFovDeg] = (25.0, 50.0)  # least and most of those
     lens_margin: tuple[LensMargin, LensMargin] = (1.0, 1.2)  # least and most shown at the origin, SV3D's = 1

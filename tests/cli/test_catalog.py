@@ -1,7 +1,7 @@
 """`--list` is made from the code: names, purposes, options with types, defaults and comments."""
 
-from dataclasses import dataclass, field, fields
-from typing import Annotated
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Annotated, get_type_hints
 
 import pytest
 
@@ -80,6 +80,16 @@ def test_options_of_the_run() -> None:
     listing = catalog("run")
     assert "seed: a whole number from 0 to 4294967295 = 0  # of every random draw" in listing
     assert "    every: a whole number of 1 or more = 100  # steps between checkpoints" in listing
+
+
+def test_an_option_that_is_defined_anew_keeps_a_range() -> None:
+    registry.load_methods()
+    configs = [find(name, kind).Config for kind in registry.kinds() for name in registry.names(kind)]
+    for config in configs:
+        hints = get_type_hints(config, include_extras=True)
+        for base in filter(is_dataclass, config.__mro__[1:]):
+            for name, hint in get_type_hints(base, include_extras=True).items():
+                assert "Range(" in repr(hints[name]) or "Range(" not in repr(hint), f"{config}: {name}"
 
 
 @pytest.mark.parametrize("kind", list(registry.BUILTIN))

@@ -269,7 +269,7 @@ def test_ranges(given: Range) -> None:
     [
         (Range(multiple_of=8), "a multiple of 8", [8, 64], [0, -8, 4, 12]),
         (Range(16, 32, multiple_of=8), "a multiple of 8 from 16 to 32", [16, 24, 32], [8, 20, 40]),
-        (Range(16, or_zero=True), "0 or 16 or more", [0, 16], [15, -1]),
+        (Range(16, or_zero=True), "16 or more, or 0", [0, 16], [15, -1]),
     ],
 )
 def test_ranges_with_gaps(given: Range, words: str, inside: list[int], outside: list[int]) -> None:
@@ -279,7 +279,7 @@ def test_ranges_with_gaps(given: Range, words: str, inside: list[int], outside: 
 
 def test_ranges_with_gaps_in_words() -> None:
     assert Range(16, multiple_of=8).describe("a whole number") == "a multiple of 8 of 16 or more"
-    assert Range(16, 64, or_zero=True).describe("a whole number") == "0 or a whole number from 16 to 64"
+    assert Range(16, 64, or_zero=True).describe("a whole number") == "a whole number from 16 to 64, or 0"
 
 
 @dataclass

@@ -287,20 +287,10 @@ def test_toys_stand_in_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
 
 
 WRONG = [
-    ({"views_per_step": [6]}, "views_per_step: wanted a multiple of 4 views, got 6"),
-    ({"views_per_step": [0]}, "views_per_step: wanted 1 or more"),
     ({"views_per_step": [4, 4]}, "views_per_step: wanted one number, or as many as there are resolutions"),
     ({"resolution": [8, 16]}, "resolution_milestones: wanted one step fewer than there are resolutions"),
     ({"resolution": [8, 16, 9], "resolution_milestones": [3, 2]}, "resolution_milestones: wanted rising steps"),
-    ({"resolution": [-1]}, "resolution: wanted 0 or more"),
     ({"elevation_range_deg": (5.0, 1.0)}, "elevation_range_deg: wanted the lower value first, got 5, 1"),
-    ({"elevation_range_deg": (0.0, 95.0)}, "elevation_range_deg: wanted -89 to 89"),
-    ({"fov_range_deg": (0.0, 40.0)}, "fov_range_deg: wanted 1 to 170, got 0"),
-    ({"half_view_range": (0.0, 1.0)}, "half_view_range"),
-    ({"rescale": 1.5}, "rescale: wanted 0 to 1, got 1.5"),
-    ({"random_background": -0.5}, "random_background: wanted 0 to 1"),
-    ({"guidance_scale": 0.5}, "guidance_scale: wanted 1 or more"),
-    ({"most_noise": Schedule.constant(1.0)}, "most_noise: wanted 0 to 0.999, got 1"),
     ({"least_noise": Schedule.constant(0.6)}, "least_noise: wanted at most most_noise, got 0.6 at step 8000"),
 ]
 
