@@ -21,7 +21,7 @@ from torch import Tensor
 from bench.textures import Rows
 from bench.unseen import mean_and_error, with_error
 from liftstudio.core import registry
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.files import atomic_write
 from liftstudio.data.images import grid, save_image
 from liftstudio.methods.hifi123 import training
@@ -105,7 +105,7 @@ def main() -> None:
     registry.load_methods()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     block = DepthPrior.Config(weights=options.prior)
-    prior: Any = Block("depth-prior", "sd2-depth", block).build(device=device)
+    prior: Any = ComponentSpec("depth-prior", "sd2-depth", block).build(device=device)
     levels = options.levels or options.steps
     rows: dict[str, list[Rows]] = {}
     columns = []

@@ -50,7 +50,7 @@ from bench.unseen import canonical, front_deg, prompted
 from liftstudio.cli import command_line
 from liftstudio.core import registry
 from liftstudio.core.cache import file_digest
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.images import save_image, straight_from_white
@@ -190,7 +190,7 @@ def make_inputs(job: Job, toy: TexturedObject, config: RunConfig) -> Inputs:
     return Inputs(true_views(toy, config.views, job.pixels), None, torch.eye(4))
 
 
-def true_views(toy: TexturedObject, views: Block, pixels: int) -> ReferenceViews:
+def true_views(toy: TexturedObject, views: ComponentSpec, pixels: int) -> ReferenceViews:
     """What the config's view source would make of a perfect prior of `pixels` pixels: the toy at its cameras."""
     source: PriorViews = views.build(device=torch.device("cpu"))
     lens = views.options

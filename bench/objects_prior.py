@@ -27,7 +27,7 @@ from torch import Tensor
 from bench.runs import Pictures, Row
 from bench.unseen import with_error
 from liftstudio.cli import command_line
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.data.images import grid, save_image
 from liftstudio.metrics.images import psnr, ssim
@@ -176,7 +176,7 @@ def open_suited(weights: str, resolution: int) -> Prior:
     Raises:
         InputError: missing or unknown weights; a prior of another resolution, or one that makes no masks.
     """
-    prior = open_prior(Block("prior", AUTO, AutoPrior.Config(weights)), torch.device("cpu"))
+    prior = open_prior(ComponentSpec("prior", AUTO, AutoPrior.Config(weights)), torch.device("cpu"))
     if prior.resolution != resolution:
         wanted = f"only priors of {resolution} pixels are measured"
         raise InputError(f"--weights {weights}: {prior.name} makes views of {prior.resolution} pixels; {wanted}")

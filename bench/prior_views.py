@@ -10,7 +10,7 @@ from torch import Tensor
 from bench.captures import Subject
 from bench.runs import Pictures, Row
 from bench.timing import timed
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.logs import WorkProgress
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.images import resize_area, resize_lanczos
@@ -76,7 +76,7 @@ class Asked:
         return torch.Generator().manual_seed(self.source.config.seed)
 
 
-def ask(views: Block, subject: Subject, device: torch.device) -> Asked:
+def ask(views: ComponentSpec, subject: Subject, device: torch.device) -> Asked:
     """Show the prior of a config's views the subject's picture, which that config names.
 
     Raises:

@@ -29,7 +29,7 @@ from bench.toys_prior import mean_orbit
 from bench.unseen import prompted, with_error
 from liftstudio.cli import command_line
 from liftstudio.core import registry
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_write
 from liftstudio.data.cameras import Cameras, orbit_cameras
@@ -80,7 +80,7 @@ def make_scene(index: int, source: Any, prior: Prior) -> Scene:
 def make_source(instances: int, options: dict[str, Any], device: torch.device) -> Any:
     """The source of views with these options."""
     found = registry.find("syncdreamer-views", "views")
-    block = Block("prior", AUTO, AutoPrior.Config("asset://priors/toys"))
+    block = ComponentSpec("prior", AUTO, AutoPrior.Config("asset://priors/toys"))
     config = found.Config(image="", prior=block, instances=instances, **options)
     return found(config, device=device)
 
@@ -252,7 +252,7 @@ def _dispatch(arguments: list[str]) -> int:
     registry.load_methods()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     judge = Judge(options.clip, options.noun or NOUN, options.raft, device)
-    prior = open_prior(Block("prior", AUTO, AutoPrior.Config(options.weights)), device)
+    prior = open_prior(ComponentSpec("prior", AUTO, AutoPrior.Config(options.weights)), device)
     scales = [prior.guidance_scale] if options.cfg is None else options.cfg
     settings = settings_of(scales, options.harmony or [list(prior.decomposed_scales)])
     sources = {name: make_source(options.instances, given, device) for name, given in settings.items()}

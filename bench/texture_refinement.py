@@ -29,7 +29,7 @@ from bench.textures import Judge, Pictures, Rows, as_views, degraded, scene_came
 from liftstudio.core import assets, registry
 from liftstudio.core.cache import cached, content_key
 from liftstudio.core.checkpoints import seed_everything
-from liftstudio.core.config import Block, to_plain
+from liftstudio.core.config import ComponentSpec, to_plain
 from liftstudio.core.files import atomic_write
 from liftstudio.core.schedules import Schedule
 from liftstudio.data.cameras import Cameras, orbit_cameras
@@ -76,13 +76,13 @@ def captioned(config: RunConfig, number: int) -> RunConfig:
     return with_guidance(config, {**guidance, name: replace(guidance[name], options=options)})
 
 
-def last_guidance(config: RunConfig) -> tuple[dict[str, Block], str]:
+def last_guidance(config: RunConfig) -> tuple[dict[str, ComponentSpec], str]:
     """The guidance of the last stage, and which of it is RGSD."""
     guidance = list(config.system.options.stages.values())[-1].guidance
     return guidance, next(name for name, block in guidance.items() if block.type == "hifi123-rgsd")
 
 
-def plain_distillation(rgsd: Any) -> Block:
+def plain_distillation(rgsd: Any) -> ComponentSpec:
     """Guidance by SDS, with the model, the prompt and the random cameras of RGSD with these options."""
     weight = Schedule(tuple((step, SDS_WEIGHT * value) for step, value in rgsd.lambda_rgsd.points))
     options = registry.find("depth-sds", "guidance").Config(
@@ -94,10 +94,10 @@ def plain_distillation(rgsd: Any) -> Block:
         resolution=[rgsd.resolution],
         lambda_sds=weight,
     )
-    return Block("guidance", "depth-sds", options)
+    return ComponentSpec("guidance", "depth-sds", options)
 
 
-def with_guidance(config: RunConfig, guidance: dict[str, Block], stage: int = -1) -> RunConfig:
+def with_guidance(config: RunConfig, guidance: dict[str, ComponentSpec], stage: int = -1) -> RunConfig:
     """The config with other guidance in one of its stages, by default the last."""
     options = config.system.options
     name = list(options.stages)[stage]
@@ -108,7 +108,7 @@ def with_guidance(config: RunConfig, guidance: dict[str, Block], stage: int = -1
 def by_degraded_views(config: RunConfig) -> RunConfig:
     """The config whose first stage is fitted to all its views, as they are."""
     options = registry.find("reconstruction", "guidance").Config(resolution=[64])
-    return with_guidance(config, {"views": Block("guidance", "reconstruction", options)}, stage=0)
+    return with_guidance(config, {"views": ComponentSpec("guidance", "reconstruction", options)}, stage=0)
 
 
 def picture_view(obj: TexturedObject, camera: Cameras) -> ReferenceViews:

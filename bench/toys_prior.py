@@ -23,7 +23,7 @@ from torch import Tensor
 from bench.runs import Pictures
 from bench.timing import measure, run_seconds
 from bench.unseen import RIG, mean_and_error, prompted, uniform, with_error
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.files import atomic_write
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.images import grid, save_image
@@ -213,7 +213,7 @@ def main() -> None:
     options = parser.parse_args()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    prior = open_prior(Block("prior", AUTO, AutoPrior.Config(options.weights)), device)
+    prior = open_prior(ComponentSpec("prior", AUTO, AutoPrior.Config(options.weights)), device)
     given = options.sampler or [(prior.steps, prior.sigma_max, prior.sigma_min, prior.guidance_scale)]
     samplers = [Sampler(int(given_steps), *map(float, others)) for given_steps, *others in given]
     measured = []

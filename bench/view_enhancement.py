@@ -26,7 +26,7 @@ from torch import Tensor
 
 from bench.textures import Judge, Pictures, Rows, as_views, degraded, scene_cameras, summary, table_of, textured
 from liftstudio.core import registry
-from liftstudio.core.config import Block, to_plain
+from liftstudio.core.config import ComponentSpec, to_plain
 from liftstudio.core.files import atomic_write
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.images import grid, save_image
@@ -160,7 +160,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     block = DepthPrior.Config(weights=options.prior)
     given = {name: getattr(options, name) for name in OPTIONS}
-    settings = replace(shipped, prior=Block("depth-prior", "sd2-depth", block), **given)
+    settings = replace(shipped, prior=ComponentSpec("depth-prior", "sd2-depth", block), **given)
     enhancer: Any = RGNV(settings, device=device)
     judge = Judge(options.vgg, options.clip)
     rows: list[Rows] = []

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.registry import register
 from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import Cameras
@@ -78,7 +78,7 @@ class DepthSDS(OrbitDistillation):
 
     @dataclass(kw_only=True)
     class Config(OrbitDistillation.Config):
-        prior: Annotated[Block, "depth-prior"] = field(default_factory=bundled)  # the depth-conditioned model
+        prior: Annotated[ComponentSpec, "depth-prior"] = field(default_factory=bundled)  # the depth-conditioned model
         prompt: str = ""  # what the object is, in a few words; taken literally; empty: no guidance, whatever its scale
 
         def __post_init__(self) -> None:

@@ -3,14 +3,15 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from liftstudio.core.checks import check_multiples, check_range
+from liftstudio.core.checks import check_multiples
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import MinLength, PositiveInt, Range
 from liftstudio.core.weights import load_module
 from liftstudio.priors.latent_diffusion import make_vae
 from liftstudio.priors.latent_prior import LATENT_SCALE
@@ -23,28 +24,25 @@ LATENT_CHANNELS = 4
 FIRST_LOG_VARIANCE = -6.0  # of the latents: at 0, the usual one, their noise would hide the picture for long
 GROUPS = 4  # of the channels, in the norms: every width is a multiple of it
 
+Widths = Annotated[tuple[Annotated[int, Range(multiple_of=GROUPS)], ...], MinLength(1)]
+UNetWidths = Annotated[tuple[Annotated[int, Range(multiple_of=GROUPS)], ...], MinLength(2)]
+
 
 @dataclass(frozen=True)
 class Size:
     """What fixes the networks' shapes."""
 
-    widths: tuple[int, ...] = (32, 64, 128)  # of the UNet, from the finest level; the last has no attention, as SD's
-    layers: int = 1  # its residual blocks per level
-    head_width: int = 32  # channels of one of its attention heads
-    autoencoder_widths: tuple[int, ...] = (24, 32)  # from the finest level; each but the last is halved after it
-    autoencoder_layers: int = 1  # its residual blocks per level
-    text_width: int = 64  # of an embedded token
-    text_layers: int = 1  # blocks of the text tower
-    text_heads: int = 2  # its attention heads
+    widths: UNetWidths = (32, 64, 128)  # of the UNet, finest level first; no attention in the last, as SD's
+    layers: PositiveInt = 1  # its residual blocks per level
+    head_width: PositiveInt = 32  # channels of one of its attention heads
+    autoencoder_widths: Widths = (24, 32)  # from the finest level; each but the last is halved after it
+    autoencoder_layers: PositiveInt = 1  # its residual blocks per level
+    text_width: PositiveInt = 64  # of an embedded token
+    text_layers: PositiveInt = 1  # blocks of the text tower
+    text_heads: PositiveInt = 2  # its attention heads
 
     def __post_init__(self) -> None:
-        for name in ("layers", "head_width", "autoencoder_layers", "text_layers", "text_heads"):
-            check_range(name, getattr(self, name), 1)
-        if len(self.widths) < 2:
-            raise InputError(f"widths: wanted two levels or more, got {len(self.widths)}")
-        check_multiples("widths", self.widths, GROUPS)
         check_multiples("widths", self.widths, self.head_width)
-        check_multiples("autoencoder_widths", self.autoencoder_widths, GROUPS)
         check_multiples("text_width", (self.text_width,), self.text_heads)
 
     @property

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from liftstudio.core.assets import SCHEME, input_path
 from liftstudio.core.cache import file_digest
 from liftstudio.core.checks import check_range
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
+from liftstudio.core.ranges import PositiveInt
 from liftstudio.core.registry import Component, register
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.network_folders import check_folder
@@ -48,10 +49,7 @@ class DepthPrior(Component):
     class Config:
         weights: str = "asset://priors/depth-tiny"  # folder in diffusers' form: unet, vae, text_encoder, tokenizer
         precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the UNet; auto: what suits device
-        chunk: int = 4  # images through a network at once; lower it to save memory
-
-        def __post_init__(self) -> None:
-            check_range("chunk", self.chunk, 1)
+        chunk: PositiveInt = 4  # images through a network at once; lower it to save memory
 
     evaluations: int  # images that the UNet was asked about so far
 
@@ -164,7 +162,7 @@ class UnetWork:
         return {"unet_evaluations": self.evaluations / max(1, self.turns)}
 
 
-def check_options(prior: Block, prompt: str, last_layers: int = 1) -> None:
+def check_options(prior: ComponentSpec, prompt: str, last_layers: int = 1) -> None:
     """Raise for a depth prior that a guidance cannot be built with, which happens after views are made.
 
     No weight is read. Of one on the hub only the name is checked: a config alone downloads nothing.
@@ -193,6 +191,6 @@ def warn_of_shrinking(user: str, views: ReferenceViews, size: int) -> None:
         )
 
 
-def bundled() -> Block:
+def bundled() -> ComponentSpec:
     """The block of a config that names no model: the one that comes with the project."""
-    return Block(KIND, NAME, DepthPrior.Config())
+    return ComponentSpec(KIND, NAME, DepthPrior.Config())

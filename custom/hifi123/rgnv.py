@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from liftstudio.core.checks import check_range
-from liftstudio.core.config import Block, to_plain
+from liftstudio.core.config import ComponentSpec, to_plain
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import WorkProgress
+from liftstudio.core.ranges import NonNegativeInt, Range
 from liftstudio.core.registry import register
 from liftstudio.data.images import resize_lanczos
 from liftstudio.data.reference_views import ReferenceViews
@@ -185,24 +186,20 @@ class RGNV(ViewEnhancer):
 
     @dataclass
     class Config:
-        prior: Annotated[Block, "depth-prior"] = field(default_factory=bundled)  # the depth-conditioned model
+        prior: Annotated[ComponentSpec, "depth-prior"] = field(default_factory=bundled)  # the depth-conditioned model
         prompt: str = ""  # what the object is, in a few words; taken literally; empty: no guidance
-        steps: int = 50  # of the grid, from clean to noise
-        levels: int = 30  # of those: steps of inversion, and of sampling
-        start_step: int = 0  # step of sampling from which on views look at the picture
-        last_layers: int = LAST_QUARTER  # self-attentions that look at the picture; 0: the last quarter of all
-        guidance_scale: float = 9.0  # of sampling by the prompt, u + g (c - u); 1: none
+        steps: Annotated[int, Range(2, 1000)] = 50  # of the grid, from clean to noise
+        levels: Annotated[int, Range(2)] = 30  # of those: steps of inversion, and of sampling
+        start_step: NonNegativeInt = 0  # step of sampling from which on views look at the picture
+        last_layers: NonNegativeInt = LAST_QUARTER  # self-attentions that look at the picture; 0: the last quarter
+        guidance_scale: Annotated[float, Range(1)] = 9.0  # of sampling by the prompt, u + g (c - u); 1: none
         stored_reference: bool = True  # the picture keeps the states of its inversion; false: it is sampled and drifts
-        resolution: int = 0  # pixels across the views while they are enhanced; 0: the prior's, which is the most
+        resolution: NonNegativeInt = 0  # pixels across the views while enhanced; 0: the prior's, which is the most
         estimator: str = ""  # folder or hub name of a monocular depth estimator; empty: depth from the masks alone
 
         def __post_init__(self) -> None:
-            check_range("steps", self.steps, 2, 1000)
             check_range("levels", self.levels, 2, self.steps)
             check_range("start_step", self.start_step, 0, self.levels)
-            check_range("last_layers", self.last_layers, 0)
-            check_range("guidance_scale", self.guidance_scale, 1)
-            check_range("resolution", self.resolution, 0)
 
     config: Config
 

@@ -19,14 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from liftstudio.core.checks import check_pair, check_range
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
+from liftstudio.core.ranges import MinLength, NonNegativeInt, Range
 from liftstudio.core.registry import register
 from liftstudio.core.schedules import ON, Schedule
 from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.data.images import resize_smooth
-from liftstudio.data.orbits import MAX_ELEVATION_DEG
+from liftstudio.data.orbits import ElevationDeg
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance.base import Guidance, Request
@@ -40,6 +41,9 @@ from .prior import GREY, DepthPrior, UnetWork, bundled, check_options, warn_of_s
 from .rgnv import Form, Reference, enhance, prepare_reference
 
 _NOISY = 2  # the lowest level that has more noise than clean latents
+
+Levels = Annotated[int, Range(_NOISY + 1)]
+Timestep = Annotated[int, Range(0, 999)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,35 +130,27 @@ class StateDistillation(Guidance[StateRequest]):
 
     @dataclass
     class Config(Guidance.Config):
-        prior: Annotated[Block, "depth-prior"] = field(default_factory=bundled)  # the depth-conditioned model
+        prior: Annotated[ComponentSpec, "depth-prior"] = field(default_factory=bundled)  # the depth-conditioned model
         prompt: str = ""  # what the object is, in a few words; taken literally; empty: no guidance
-        steps: int = 20  # of the grid, from clean to noise
-        levels: int = 12  # of those: steps of inversion, and of sampling, all with the picture's attention
-        last_layers: int = LAST_QUARTER  # self-attentions that look at the picture; 0: the last quarter of all
-        guidance_scale: float = 7.5  # of sampling by the prompt, u + g (c - u); 1: none
-        timesteps: tuple[int, int] = (50, 500)  # of the states that random cameras are moved to, of 0 to 999
-        fixed_azimuths_deg: list[float] = field(
+        steps: Annotated[int, Range(2, 1000)] = 20  # of the grid, from clean to noise
+        levels: Levels = 12  # of those: steps of inversion, and of sampling with the picture's attention
+        last_layers: NonNegativeInt = LAST_QUARTER  # self-attentions that look at the picture; 0: the last quarter
+        guidance_scale: Annotated[float, Range(1)] = 7.5  # of sampling by the prompt, u + g (c - u); 1: none
+        timesteps: tuple[Timestep, Timestep] = (50, 500)  # of the states that random cameras are moved to
+        fixed_azimuths_deg: Annotated[list[float], MinLength(1)] = field(
             default_factory=lambda: [90.0, -90.0]
         )  # fixed cameras, from the picture
-        fixed_elevation_deg: float = 0.0  # of the fixed cameras
-        refresh_every: int = 0  # steps after which a fixed camera's target is made anew; 0: never
-        elevations_deg: tuple[float, float] = (-10.0, 60.0)  # of random cameras; their azimuths are anywhere
+        fixed_elevation_deg: ElevationDeg = 0.0  # of the fixed cameras
+        refresh_every: NonNegativeInt = 0  # steps after which a fixed camera's target is made anew; 0: never
+        elevations_deg: tuple[ElevationDeg, ElevationDeg] = (-10.0, 60.0)  # of random cameras, at any azimuth
         depth: Literal["render", "mask"] = "render"  # what the model is told: the render's depth, or its outline alone
-        resolution: int = 0  # pixels across the renders; 0: the prior's, else they are resized to that
+        resolution: NonNegativeInt = 0  # pixels across the renders; 0: the prior's, else they are resized to that
         lambda_rgsd: Schedule = ON  # mean squared distance of noisy latents on the object from their targets
 
         def __post_init__(self) -> None:
-            check_range("steps", self.steps, 2, 1000)
             check_range("levels", self.levels, _NOISY + 1, self.steps)
-            check_range("last_layers", self.last_layers, 0)
-            check_range("guidance_scale", self.guidance_scale, 1)
-            check_range("refresh_every", self.refresh_every, 0)
-            check_range("resolution", self.resolution, 0)
-            check_range("fixed_elevation_deg", self.fixed_elevation_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
-            check_pair("elevations_deg", self.elevations_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
-            check_pair("timesteps", self.timesteps, 0, 999)
-            if not self.fixed_azimuths_deg:
-                raise InputError("fixed_azimuths_deg: wanted at least one")
+            check_pair("elevations_deg", self.elevations_deg)
+            check_pair("timesteps", self.timesteps)
             if not self.noisy_levels():
                 highest = (self.levels - 2) * (1000 // self.steps)
                 raise InputError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from liftstudio.core.checks import check_range
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import NonNegativeFloat, NonNegativeInt, UnitFloat
 from liftstudio.core.registry import register
 from liftstudio.data.images import grid
 from liftstudio.metrics.images import masked_psnr, psnr
@@ -42,20 +43,16 @@ class DepthTask(PriorTask):
     class Config:
         part: Literal["autoencoder", "unet"] = "autoencoder"  # what is trained; `unet` goes on from the other's folder
         size: Size = field(default_factory=Size)  # of the networks
-        crop: int = 24  # pixels across the parts of objects that the autoencoder learns from; 0: whole pictures
-        lambda_l1: float = 1.0  # weight of the absolute error of decoded images, beside that of the square
-        lambda_kl: float = 1e-4  # weight of the divergence of the latents from unit noise
-        usual_grey: float = 0.6  # share of pictures before the grey that enhancement uses; others: before any grey
-        mask_only: float = 0.25  # share of pictures whose depth is their mask's
-        drop_depth: float = 0.1  # share of pictures without depth
-        drop_text: float = 0.1  # share of pictures with the empty text, for guidance
+        crop: NonNegativeInt = 24  # pixels across the parts that the autoencoder learns from; 0: whole pictures
+        lambda_l1: NonNegativeFloat = 1.0  # weight of the absolute error of decoded images, beside that of the square
+        lambda_kl: NonNegativeFloat = 1e-4  # weight of the divergence of the latents from unit noise
+        usual_grey: UnitFloat = 0.6  # share of pictures before the grey that enhancement uses; others: before any grey
+        mask_only: UnitFloat = 0.25  # share of pictures whose depth is their mask's
+        drop_depth: UnitFloat = 0.1  # share of pictures without depth
+        drop_text: UnitFloat = 0.1  # share of pictures with the empty text, for guidance
 
         def __post_init__(self) -> None:
-            for name in ("usual_grey", "mask_only", "drop_text"):
-                check_range(name, getattr(self, name), 0, 1)
             check_range("drop_depth", self.drop_depth, 0, 1 - self.mask_only)
-            for name in ("lambda_l1", "lambda_kl"):
-                check_range(name, getattr(self, name), 0)
 
     weights_name: ClassVar[str] = "model"
     network: TrainableDepth

@@ -2,28 +2,32 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
-from liftstudio.core.checks import check_pair, check_range
+from liftstudio.core.checks import check_pair
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
+from liftstudio.core.ranges import PositiveInt, Range, UnitFloat
 from liftstudio.core.registry import register
 from liftstudio.core.schedules import Schedule
-from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
-from liftstudio.data.orbits import MAX_ELEVATION_DEG
+from liftstudio.data.cameras import Cameras, FovDeg, concatenate, orbit_cameras
+from liftstudio.data.orbits import ElevationDeg
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
-from liftstudio.guidance.scheduled_distillation import ScheduledDistillation
+from liftstudio.guidance.scheduled_distillation import NoiseShares, ScheduledDistillation
 from liftstudio.guidance.score_distillation import DistillationRequest
 from liftstudio.priors.base import NoisyViews
-from liftstudio.priors.classifier_free import guided
+from liftstudio.priors.classifier_free import GuidanceScale, guided
 from liftstudio.priors.distillation import reconstruction_loss, sds_loss
 
 from .conditioning import VIEWS, WORLD_SCALE
 from .denoising import rescaled
+
+Fours = Annotated[int, Range(multiple_of=VIEWS)]
+HalfView = Annotated[float, Range(1e-3)]
 
 
 class MultiViewSDS(ScheduledDistillation):
@@ -35,31 +39,28 @@ class MultiViewSDS(ScheduledDistillation):
 
     @dataclass(kw_only=True)
     class Config(ScheduledDistillation.Config):
-        encoder_chunk: int = 4  # frames whose encoding holds its graph at once; lower it to save memory
-        views_per_step: list[int] = field(default_factory=lambda: [VIEWS])  # renders, in fours; see resolution
-        elevation_range_deg: tuple[float, float] = (0.0, 5.0)  # least and most, of the cameras
-        fov_range_deg: tuple[float, float] = (45.0, 50.0)  # least and most, of the cameras
+        encoder_chunk: PositiveInt = 4  # frames whose encoding holds its graph at once; lower it to save memory
+        views_per_step: list[Fours] = field(default_factory=lambda: [VIEWS])  # renders; see resolution
+        elevation_range_deg: tuple[ElevationDeg, ElevationDeg] = (0.0, 5.0)  # least and most, of the cameras
+        fov_range_deg: tuple[FovDeg, FovDeg] = (45.0, 50.0)  # least and most, of the cameras
         # Half the side of what a view shows at the object's centre, world units; the cameras' distance follows.
-        half_view_range: tuple[float, float] = (0.6 * WORLD_SCALE, 0.75 * WORLD_SCALE)  # least and most half of a view
+        half_view_range: tuple[HalfView, HalfView] = (0.6 * WORLD_SCALE, 0.75 * WORLD_SCALE)  # least and most
         # Noise levels, as shares of the 1000 timesteps of Stable Diffusion's schedule; between them all are as likely.
-        min_step_percent: Schedule = field(default_factory=lambda: Schedule.parse([0, 0.98, 0.02, 8000]))  # least share
-        max_step_percent: Schedule = field(
+        min_step_percent: NoiseShares = field(
+            default_factory=lambda: Schedule.parse([0, 0.98, 0.02, 8000])
+        )  # least share
+        max_step_percent: NoiseShares = field(
             default_factory=lambda: Schedule.parse([0, 0.98, 0.5, 8000])
         )  # largest share
         loss: Literal["reconstruction", "sds"] = "reconstruction"  # towards the estimate itself; or as in DreamFusion
-        rescale: float = 0.2  # share of the estimate whose contrast is that without guidance; of loss reconstruction
-        random_background: float = 0.5  # share of steps over one random colour, not the scene's background
+        rescale: UnitFloat = 0.2  # share of the estimate with its contrast without guidance; of loss reconstruction
+        random_background: UnitFloat = 0.5  # share of steps over one random colour, not the scene's background
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            for count in self.views_per_step:
-                if count % VIEWS:
-                    raise InputError(f"views_per_step: wanted a multiple of {VIEWS} views, got {count}")
-            check_pair("elevation_range_deg", self.elevation_range_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
-            check_pair("fov_range_deg", self.fov_range_deg, 1, 170)
-            check_pair("half_view_range", self.half_view_range, 1e-3, math.inf)
-            check_range("rescale", self.rescale, 0, 1)
-            check_range("random_background", self.random_background, 0, 1)
+            check_pair("elevation_range_deg", self.elevation_range_deg)
+            check_pair("fov_range_deg", self.fov_range_deg)
+            check_pair("half_view_range", self.half_view_range)
 
     config: Config
 
@@ -174,11 +175,11 @@ class MVDreamSDS(MultiViewSDS):
 
     @dataclass(kw_only=True)
     class Config(MultiViewSDS.Config):
-        guidance_scale: float = 50.0  # classifier-free guidance; 1: none; 0: what suits the prior's sampling
-        elevation_range_deg: tuple[float, float] = (0.0, 30.0)  # least and most, of the cameras
-        fov_range_deg: tuple[float, float] = (15.0, 60.0)  # least and most, of the cameras
-        half_view_range: tuple[float, float] = (0.8 * WORLD_SCALE, 1.0 * WORLD_SCALE)  # least and most half of a view
-        rescale: float = 0.5  # share of the estimate whose contrast is that without guidance; of loss reconstruction
+        guidance_scale: GuidanceScale = 50.0  # classifier-free guidance; 1: none; 0: what suits the prior's sampling
+        elevation_range_deg: tuple[ElevationDeg, ElevationDeg] = (0.0, 30.0)  # least and most, of the cameras
+        fov_range_deg: tuple[FovDeg, FovDeg] = (15.0, 60.0)  # least and most, of the cameras
+        half_view_range: tuple[HalfView, HalfView] = (0.8 * WORLD_SCALE, 1.0 * WORLD_SCALE)  # least and most
+        rescale: UnitFloat = 0.5  # share of the estimate with its contrast without guidance; of loss reconstruction
 
     config: Config
 

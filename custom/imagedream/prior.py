@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from liftstudio.core.checks import check_range, check_shape
+from liftstudio.core.checks import check_shape
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
+from liftstudio.core.ranges import NonNegativeFloat
 from liftstudio.core.registry import register
 from liftstudio.core.weights import UNET_FOLDER, Weights, is_hub_name, open_weights
 from liftstudio.data.cameras import Cameras
@@ -59,14 +60,10 @@ class ImageDream(LatentPrior):
         mode: Literal["auto", "pixel", "local", "text"] = "auto"  # picture as a frame or not; no picture; auto: by file
         prompt: str = ""  # what the object is, in a few words; taken literally
         negative_prompt: str = NEGATIVE_PROMPT  # what it is not
-        ip_weight: float = 1.0  # of the attention to the picture, next to that to the text
+        ip_weight: NonNegativeFloat = 1.0  # of the attention to the picture, next to that to the text
         vae: str = ""  # folder (here or on the hub) of a diffusers autoencoder; "": the weights' own
         image_encoder: str = ""  # folder of CLIP's image tower; "": the weights' own, or laion's
         text_encoder: str = ""  # folder with text_encoder/ and tokenizer/; "": the weights' own, or Stable Diffusion's
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            check_range("ip_weight", self.ip_weight, 0)
 
     config: Config
     own_chunk = 4

@@ -2,14 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from liftstudio.core.checks import check_range
+from liftstudio.core.ranges import Range
 from liftstudio.core.registry import register
-from liftstudio.data.cameras import Cameras, orbit_cameras
-from liftstudio.data.orbits import Angles
+from liftstudio.data.cameras import Cameras, Distance, FovDeg, orbit_cameras
+from liftstudio.data.orbits import Angles, ElevationDeg
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.views.input_image import InputImage
 from liftstudio.views.prior_views import GeneratedViews, PriorViews
@@ -26,6 +27,9 @@ def _distance(half_view: float) -> float:
     return half_view / math.tan(math.radians(FOV_DEG / 2))
 
 
+DISTANCE, MVDREAM_DISTANCE = _distance(HALF_VIEW), _distance(MVDREAM_HALF_VIEW)
+
+
 class FourViews(GeneratedViews):
     """Front, left, back and right of an object, sampled together by DDIM steps with classifier-free guidance.
 
@@ -34,8 +38,8 @@ class FourViews(GeneratedViews):
 
     @dataclass
     class Config(GeneratedViews.Config):
-        distance: float = _distance(HALF_VIEW)  # of the cameras, world units: 1.4 times the object's longest side
-        fov_deg: float = FOV_DEG  # field of view of the cameras
+        distance: Distance = DISTANCE  # of the cameras, world units: 1.4 times the object's longest side
+        fov_deg: FovDeg = FOV_DEG  # field of view of the cameras
 
     config: Config
 
@@ -54,12 +58,8 @@ class ImageDreamViews(FourViews, PriorViews):
 
     @dataclass
     class Config(FourViews.Config, PriorViews.Config):
-        elevation_deg: float = 5.0  # of the camera that took the picture, and of the four views
-        azimuth_deg: float = 0.0  # of the picture's camera, from the object's front, for priors that must be told
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            check_range("azimuth_deg", self.azimuth_deg, -180, 360)
+        elevation_deg: ElevationDeg = 5.0  # of the camera that took the picture, and of the four views
+        azimuth_deg: Annotated[float, Range(-180, 360)] = 0.0  # of the picture's camera, from the object's front
 
     config: Config
 
@@ -84,7 +84,7 @@ class MVDreamViews(FourViews):
 
     @dataclass
     class Config(FourViews.Config):
-        elevation_deg: float = 15.0  # of the four views
-        distance: float = _distance(MVDREAM_HALF_VIEW)  # of the cameras, world units: twice the object's longest side
+        elevation_deg: ElevationDeg = 15.0  # of the four views
+        distance: Distance = MVDREAM_DISTANCE  # of the cameras, world units: twice the object's longest side
 
     config: Config

@@ -1,19 +1,20 @@
 """Masked score distillation: the prior paints what the reference views have not seen."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.core.checks import check_range
+from liftstudio.core.ranges import NonNegativeFloat, Range
 from liftstudio.core.registry import register
 from liftstudio.data import orbits
 from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance.score_distillation import DistillationRequest, ScoreDistillation
+from liftstudio.priors.classifier_free import GuidanceScale
 
 from .denoising import triangle
 from .visibility import facing, unseen
@@ -30,19 +31,13 @@ class MaskedSDS(ScoreDistillation):
 
     @dataclass(kw_only=True)
     class Config(ScoreDistillation.Config):
-        guidance_scale: float = 0.0  # opposite the input view, falling to 1 at that view; 0: what suits the prior
-        frames: int = 0  # views of an orbit; the last is the input view, which has no loss; 0: what suits the prior
-        amplitude_deg: float = 40.0  # largest swing of an orbit in elevation, up or down
+        guidance_scale: GuidanceScale = 0.0  # opposite the input view, falling to 1 at it; 0: what suits the prior
+        frames: Annotated[int, Range(2, or_zero=True)] = 0  # views of an orbit, with the input view; 0: the prior's
+        amplitude_deg: NonNegativeFloat = 40.0  # largest swing of an orbit in elevation, up or down
         azimuth_jitter_deg: float = 5.0  # azimuths move by up to this; below half a step of the orbit
         # Which latents count: those of surface that no reference view looks at, fading in (soft) or at once (hard);
         # a view that is occluded does not look (soft-z-test); all of them (none).
         mask: Literal["soft", "hard", "none", "soft-z-test"] = "soft"  # what counts: unseen surface only, or all (none)
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.frames:
-                check_range("frames", self.frames, 2)
-            check_range("amplitude_deg", self.amplitude_deg, 0)
 
     config: Config
 

@@ -3,16 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from liftstudio.core.checks import check_multiples, check_range
+from liftstudio.core.checks import check_multiples
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_path
+from liftstudio.core.ranges import MinLength, PositiveInt, Range
 from liftstudio.core.weights import Weights, load_module
 from liftstudio.priors.latent_diffusion import Sources, clip_sources, make_vae, official_state, vae_sources
 from liftstudio.priors.latent_prior import LATENT_SCALE
@@ -27,30 +28,27 @@ LATENT_CHANNELS = 4
 VECTOR_WIDTH = COND_AUG_WIDTH + 2 * ANGLE_WIDTH  # of the variant that knows cameras
 GROUPS = 32  # of the group norms: every width is a multiple of it
 
+Widths = Annotated[tuple[Annotated[int, Range(multiple_of=GROUPS)], ...], MinLength(1)]
+
 
 @dataclass(frozen=True)
 class Size:
     """What fixes the networks' shapes."""
 
-    widths: tuple[int, ...] = (64, 128)  # of the denoising network, from the finest level to the coarsest
-    layers: int = 1  # its residual blocks per level
-    head_width: int = 64  # channels of one of its attention heads
-    autoencoder_widths: tuple[int, ...] = (32, 64, 64)  # from the finest level; each but the last is halved after it
-    autoencoder_layers: int = 1  # its residual blocks per level
-    tower_width: int = 96  # of the image tower
-    tower_layers: int = 3  # its blocks
-    tower_head_width: int = 32  # channels of one of its attention heads
-    patch: int = 8  # pixels across one of its patches
-    embedding: int = 96  # width of what it tells of the picture
+    widths: Widths = (64, 128)  # of the denoising network, from the finest level to the coarsest
+    layers: PositiveInt = 1  # its residual blocks per level
+    head_width: PositiveInt = 64  # channels of one of its attention heads
+    autoencoder_widths: Widths = (32, 64, 64)  # from the finest level; each but the last is halved after it
+    autoencoder_layers: PositiveInt = 1  # its residual blocks per level
+    tower_width: PositiveInt = 96  # of the image tower
+    tower_layers: PositiveInt = 3  # its blocks
+    tower_head_width: PositiveInt = 32  # channels of one of its attention heads
+    patch: PositiveInt = 8  # pixels across one of its patches
+    embedding: PositiveInt = 96  # width of what it tells of the picture
 
     def __post_init__(self) -> None:
-        for name in ("layers", "head_width", "autoencoder_layers", "tower_layers", "tower_head_width", "patch"):
-            check_range(name, getattr(self, name), 1)
-        check_multiples("widths", self.widths, GROUPS)
         check_multiples("widths", self.widths, self.head_width)
-        check_multiples("autoencoder_widths", self.autoencoder_widths, GROUPS)
         check_multiples("tower_width", (self.tower_width,), self.tower_head_width)
-        check_range("embedding", self.embedding, 1)
 
     @property
     def shrink(self) -> int:

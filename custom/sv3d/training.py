@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from liftstudio.core.checks import check_range
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import NonNegativeFloat, PositiveInt, UnitFloat
 from liftstudio.core.registry import register
 from liftstudio.core.weights import open_weights
 from liftstudio.data.cameras import concatenate
@@ -42,19 +42,12 @@ class SV3DTask(PriorTask):
     @dataclass
     class Config:
         size: Size = field(default_factory=Size)  # of the networks
-        autoencoder_steps: int = 2000  # at the beginning, for the autoencoder alone; none after `start_from`
-        lambda_l1: float = 1.0  # weight of the absolute error of decoded images, beside that of the square
-        lambda_kl: float = 1e-4  # weight of the divergence of the latents from unit noise
-        drop_image: float = 0.12  # share of objects without input image, for guidance
-        top_share: float = 0.15  # of objects at high noise levels, with ln(sigma) uniform up to 700
+        autoencoder_steps: PositiveInt = 2000  # at the beginning, for the autoencoder alone; none after `start_from`
+        lambda_l1: NonNegativeFloat = 1.0  # weight of the absolute error of decoded images, beside that of the square
+        lambda_kl: NonNegativeFloat = 1e-4  # weight of the divergence of the latents from unit noise
+        drop_image: UnitFloat = 0.12  # share of objects without input image, for guidance
+        top_share: UnitFloat = 0.15  # of objects at high noise levels, with ln(sigma) uniform up to 700
         log_sigma: tuple[float, float] = (0.7, 1.6)  # mean and deviation of ln(sigma) of the others
-
-        def __post_init__(self) -> None:
-            for name in ("drop_image", "top_share"):
-                check_range(name, getattr(self, name), 0, 1)
-            for name in ("lambda_l1", "lambda_kl"):
-                check_range(name, getattr(self, name), 0)
-            check_range("autoencoder_steps", self.autoencoder_steps, 1)
 
     network: TrainableSV3D
     has_phases = True  # first the autoencoder, then the others

@@ -1,15 +1,16 @@
 """SV3D's views: a closed orbit that ends at the input picture."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from liftstudio.core.checks import check_range
+from liftstudio.core.ranges import Range
 from liftstudio.core.registry import register
 from liftstudio.data import orbits
 from liftstudio.priors.base import Prior
+from liftstudio.priors.classifier_free import GuidanceScale
 from liftstudio.views.prior_views import PriorViews
 
 from .denoising import triangle
@@ -18,12 +19,9 @@ from .denoising import triangle
 @dataclass
 class OrbitConfig:
     type: Literal["static", "sine", "dynamic"] = "sine"  # elevation: constant, one swing, or random sinusoids
-    frames: int = 21  # views; the last is the picture itself
+    frames: Annotated[int, Range(2)] = 21  # views; the last is the picture itself
     amplitude_deg: float = 30.0  # largest departure from the picture's elevation; of sine and dynamic orbits
     azimuth_jitter_deg: float = 0.0  # azimuths move by up to this; of dynamic orbits; below half a step
-
-    def __post_init__(self) -> None:
-        check_range("frames", self.frames, 2)
 
     def angles(self, elevation_deg: float, seed: int) -> orbits.Angles:
         """(azimuth_deg [T], elevation_deg [T]) from one step behind the picture's view to that view.
@@ -48,7 +46,7 @@ class SV3DViews(PriorViews):
     @dataclass
     class Config(PriorViews.Config):
         orbit: OrbitConfig = field(default_factory=OrbitConfig)  # where the views are
-        guidance_scale: float = 0.0  # opposite the picture, falling to 1 at the picture; 0: what suits the prior
+        guidance_scale: GuidanceScale = 0.0  # opposite the picture, falling to 1 at it; 0: what suits the prior
 
         def __post_init__(self) -> None:
             super().__post_init__()

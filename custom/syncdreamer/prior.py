@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from liftstudio.core.checks import check_range, check_shape
+from liftstudio.core.checks import check_shape
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import NonNegativeFloat
 from liftstudio.core.registry import register
 from liftstudio.core.weights import Weights, open_weights
 from liftstudio.data.cameras import Cameras, turned
@@ -48,11 +49,7 @@ class SyncDreamer(LatentPrior):
 
     @dataclass
     class Config(Prior.Config):
-        reference_gain: float = 4.0  # of the picture's latents in the estimate from it alone; HarmonyView's paper: 1
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            check_range("reference_gain", self.reference_gain, 0)
+        reference_gain: NonNegativeFloat = 4.0  # of the picture's latents in the estimate by it alone; HarmonyView's: 1
 
     config: Config
     own_chunk = 8  # views through the UNet, too

@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,16 +13,18 @@ from liftstudio.core.cache import cache_folder
 from liftstudio.core.checks import check_range
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
+from liftstudio.core.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 from liftstudio.core.registry import register
-from liftstudio.data.cameras import Cameras
+from liftstudio.data.cameras import Cameras, Distance, FovDeg
 from liftstudio.data.images import grid, resize_area, save_image
 from liftstudio.data.orbits import Angles
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
+from liftstudio.priors.classifier_free import GuidanceScale
 from liftstudio.priors.samplers import ancestral
 from liftstudio.views.input_image import InputImage
 from liftstudio.views.normalization import HALF_SIDE
-from liftstudio.views.prior_views import OnStep, PriorViews
+from liftstudio.views.prior_views import FrameRatio, OnStep, PriorViews
 from liftstudio.views.silhouettes import bounding_box
 
 from . import rig
@@ -30,7 +32,7 @@ from .denoising import decomposed
 from .preparation import framed
 from .ranking import Rank, rank
 
-ELEVATIONS_DEG = (-10.0, 40.0)  # of the pictures that SyncDreamer, like the bundled prior, was trained on
+PictureElevationDeg = Annotated[float, Range(-10, 40)]  # as SyncDreamer and the bundled prior were trained on
 CELL = 96  # pixels across a view in the picture of all instances
 
 
@@ -46,27 +48,23 @@ class SyncDreamerViews(PriorViews):
 
     @dataclass
     class Config(PriorViews.Config):
-        elevation_deg: float = 30.0  # of the camera that took the picture, degrees above its horizon, -10 to 40
-        frame_ratio: float = 200 / 256  # share of the frame that the longer side of the object's box takes
-        distance: float = rig.DISTANCE * 2 * HALF_SIDE  # of the cameras from the object's centre, world units
-        fov_deg: float = 2 * math.degrees(math.atan(0.5 / rig.FOCAL_LENGTH))  # field of view of the cameras
-        count: int = 16  # views around the object; SyncDreamer's own weights know 16 only
+        elevation_deg: PictureElevationDeg = 30.0  # of the camera that took the picture, degrees above its horizon
+        frame_ratio: FrameRatio = 200 / 256  # share of the frame that the longer side of the object's box takes
+        distance: Distance = rig.DISTANCE * 2 * HALF_SIDE  # of the cameras from the object's centre, world units
+        fov_deg: FovDeg = 2 * math.degrees(math.atan(0.5 / rig.FOCAL_LENGTH))  # field of view of the cameras
+        count: Annotated[int, Range(2)] = 16  # views around the object; SyncDreamer's own weights know 16 only
         guidance: Literal["cfg", "harmonyview"] = "cfg"  # classifier-free, or HarmonyView's decomposed one
-        guidance_scale: float = 0.0  # of cfg, u + s (c - u), 1 or more; 0: what suits the prior
-        harmony_scales: tuple[float, float] | None = None  # of harmonyview: [s1, s2]; none: what suits the prior
-        instances: int = 4  # sets of views that are sampled
-        instance: int | Literal["best"] = "best"  # which set is used: a number from 0, or by the silhouettes' agreement
+        guidance_scale: GuidanceScale = 0.0  # of cfg, u + s (c - u); 0: what suits the prior
+        harmony_scales: tuple[NonNegativeFloat, NonNegativeFloat] | None = None  # s1, s2; none: what suits the prior
+        instances: PositiveInt = 4  # sets of views that are sampled
+        instance: NonNegativeInt | Literal["best"] = "best"  # set that is used; best: by the silhouettes' agreement
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            check_range("elevation_deg", self.elevation_deg, *ELEVATIONS_DEG)
-            check_range("count", self.count, 2)
-            check_range("harmony_scales", min(self.harmony_scales or (0, 0)), 0)
             if self.guidance == "cfg" and self.harmony_scales is not None:
                 raise InputError("harmony_scales: for guidance: harmonyview alone; here it is cfg, with guidance_scale")
             if self.guidance == "harmonyview" and self.guidance_scale != 0:
                 raise InputError("guidance_scale: for guidance: cfg alone; here it is harmonyview, with harmony_scales")
-            check_range("instances", self.instances, 1)
             if self.instance != "best":
                 check_range("instance", self.instance, 0, self.instances - 1)
 

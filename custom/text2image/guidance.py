@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from liftstudio.core.checks import check_range
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
 from liftstudio.core.registry import register
-from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.data.cameras import Cameras, Distance, FovDeg, orbit_cameras
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance.scheduled_distillation import OrbitDistillation
@@ -27,13 +26,8 @@ class TextToImageSDS(OrbitDistillation):
 
     @dataclass(kw_only=True)
     class Config(OrbitDistillation.Config):
-        distance: float = 3.8  # of the cameras from the object's centre, world units, where there is no picture
-        fov_deg: float = 20.0  # their field of view, where there is no picture
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            check_range("distance", self.distance, 1e-3)
-            check_range("fov_deg", self.fov_deg, 1, 170)
+        distance: Distance = 3.8  # of the cameras from the object's centre, world units, where there is no picture
+        fov_deg: FovDeg = 20.0  # their field of view, where there is no picture
 
     config: Config
     prior: TextToImage

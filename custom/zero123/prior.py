@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from liftstudio.core.checks import check_range, check_shape
+from liftstudio.core.checks import check_shape
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import Range
 from liftstudio.core.registry import register
 from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import Cameras
@@ -35,11 +37,7 @@ class Zero123(LatentPrior):
 
     @dataclass
     class Config(Prior.Config):
-        resolution: int = 256  # pixels across the pictures: those that the networks were trained on
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            check_range("resolution", self.resolution, 16)
+        resolution: Annotated[int, Range(16)] = 256  # pixels across the pictures: those of the networks' training
 
     config: Config
     own_chunk = 4

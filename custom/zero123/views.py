@@ -1,15 +1,15 @@
 """Zero-1-to-3's views: cameras relative to the picture's, and the picture."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from liftstudio.core.checks import check_range
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import MinLength
 from liftstudio.core.registry import register
-from liftstudio.data.orbits import MAX_ELEVATION_DEG, Angles
+from liftstudio.data.orbits import Angles, ElevationDeg
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.base import NoisyViews, Prior
 from liftstudio.views.input_image import InputImage
@@ -25,19 +25,15 @@ class Zero123Views(PriorViews):
 
     @dataclass
     class Config(PriorViews.Config):
-        azimuths_deg: list[float] = field(
+        azimuths_deg: Annotated[list[float], MinLength(1)] = field(
             default_factory=lambda: [90.0, 180.0, 270.0]
         )  # of the views, from the picture
-        elevations_deg: list[float] = field(default_factory=list)  # one for each azimuth; none: the picture's
+        elevations_deg: list[ElevationDeg] = field(default_factory=list)  # one for each azimuth; none: the picture's
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if not self.azimuths_deg:
-                raise InputError("azimuths_deg: wanted at least one")
             if len(self.elevations_deg) not in (0, len(self.azimuths_deg)):
                 raise InputError("elevations_deg: wanted as many as azimuths_deg, or none for the picture's")
-            for elevation_deg in self.elevations_deg:
-                check_range("elevations_deg", elevation_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
             (azimuth_deg, *others), (elevation_deg, *_) = self.azimuths_deg, self.elevations_deg or [self.elevation_deg]
             apart_deg = max(abs((azimuth_deg + 180) % 360 - 180), abs(elevation_deg - self.elevation_deg))
             if not others and apart_deg < SAME_ANGLE_DEG:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from liftstudio.backgrounds.base import Background
-from liftstudio.core.checks import check_range
+from liftstudio.core.ranges import NonNegativeInt, PositiveInt
 from liftstudio.core.registry import register
 from liftstudio.ops.mlp import mlp
 
@@ -18,12 +18,8 @@ class Directional(Background):
 
     @dataclass
     class Config(Background.Config):
-        hidden: int = 16  # width of the network's hidden layers
-        layers: int = 2  # hidden layers
-
-        def __post_init__(self) -> None:
-            check_range("hidden", self.hidden, 1)
-            check_range("layers", self.layers, 0)
+        hidden: PositiveInt = 16  # width of the network's hidden layers
+        layers: NonNegativeInt = 2  # hidden layers
 
     def __init__(self, config: Config) -> None:
         super().__init__()

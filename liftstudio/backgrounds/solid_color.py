@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from liftstudio.backgrounds.base import Background
-from liftstudio.core.checks import check_range
+from liftstudio.core.ranges import UnitFloat
 from liftstudio.core.registry import register
 
 
@@ -16,11 +16,7 @@ class SolidColor(Background):
 
     @dataclass
     class Config(Background.Config):
-        color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # sRGB in [0, 1]
-
-        def __post_init__(self) -> None:
-            for value in self.color:
-                check_range("color", value, 0, 1)
+        color: tuple[UnitFloat, UnitFloat, UnitFloat] = (1.0, 1.0, 1.0)  # sRGB
 
     rgb: Tensor
 

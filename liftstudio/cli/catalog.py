@@ -14,7 +14,7 @@ from io import StringIO
 from typing import Any
 
 from liftstudio.core import registry
-from liftstudio.core.config import Block, option_key, to_plain, type_name
+from liftstudio.core.config import ComponentSpec, option_key, to_plain, type_name
 from liftstudio.core.errors import InputError
 from liftstudio.core.schedules import Schedule
 
@@ -75,7 +75,7 @@ def default_text(field: "dataclasses.Field[Any]") -> str:
         value = field.default_factory()
     if value is dataclasses.MISSING:
         return "(required)"
-    if isinstance(value, Block):
+    if isinstance(value, ComponentSpec):
         return value.type
     plain = to_plain(value)
     return json.dumps(plain) if plain is None or isinstance(plain, bool | list | dict) else str(plain) or "''"
@@ -83,7 +83,7 @@ def default_text(field: "dataclasses.Field[Any]") -> str:
 
 def nested_options(wanted: Any) -> type | None:
     """The dataclass whose options a field of this type holds, directly, optionally, or by name."""
-    if dataclasses.is_dataclass(wanted) and wanted is not Schedule and wanted is not Block:
+    if dataclasses.is_dataclass(wanted) and wanted is not Schedule and wanted is not ComponentSpec:
         return typing.cast(type, wanted)
     if typing.get_origin(wanted) in (dict, list, tuple, typing.Union, types.UnionType):
         return next((found for found in map(nested_options, typing.get_args(wanted)) if found), None)

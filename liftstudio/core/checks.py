@@ -1,34 +1,27 @@
-"""Checks at the public edge: options in range, tensors of the right shape. Inside, both are trusted."""
+"""Checks at the public edge: options that fit together, tensors of the right shape. Inside, both are trusted."""
 
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import Range
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def check_range(name: str, value: float, least: float, most: float = math.inf) -> None:
-    """Raise if an option is outside [least, most].
+    """Raise if a value is outside [least, most]: for a range that depends on other options, or of an argument.
 
     Raises:
-        InputError: naming the option, the wanted range and the value.
+        InputError: naming the value, its range and what it is.
     """
-    if not least <= value <= most:
-        wanted = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
-        raise InputError(f"{name}: wanted {wanted}, got {value:g}")
+    Range(least, most).check(name, value)
 
 
-def check_pair(name: str, pair: Sequence[float], least: float, most: float) -> None:
-    """Raise unless an option holds two values in [least, most], the lower one first.
-
-    Raises:
-        InputError: naming the option.
-    """
-    for value in pair:
-        check_range(name, value, least, most)
+def check_pair(name: str, pair: Sequence[float]) -> None:
+    """Raise an InputError that names the option unless the lower of its two values comes first."""
     if pair[0] > pair[1]:
         raise InputError(f"{name}: wanted the lower value first, got {pair[0]:g}, {pair[1]:g}")
 

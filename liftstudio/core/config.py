@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import check_ranges
 from liftstudio.core.registry import find, names
 from liftstudio.core.schedules import Schedule
 
@@ -37,7 +38,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
 
 
 @dataclass(frozen=True)
-class Block:
+class ComponentSpec:
     """A component as a config names it: its registered name and its parsed options."""
 
     kind: str
@@ -157,10 +158,18 @@ def parse(data: Any, wanted: type[T], path: str = "") -> T:
     return typing.cast(T, _convert(data, wanted, path))
 
 
+def _checked(value: Any, wanted: Any, path: str) -> Any:
+    converted = _convert(value, wanted, path)
+    check_ranges(converted, wanted, path)
+    return converted
+
+
 def _convert(value: Any, wanted: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
-    if origin is typing.Annotated and arguments[0] is Block:
+    if origin is typing.Annotated and arguments[0] is ComponentSpec:
         return _convert_block(value, arguments[1], path)
+    if origin is typing.Annotated:
+        return _convert(value, arguments[0], path)
     if origin in (typing.Union, types.UnionType):
         return _convert_optional(value, arguments, path)
     if origin is typing.Literal:
@@ -187,7 +196,7 @@ def _convert_dataclass(value: Any, wanted: type, path: str) -> Any:
     names = {key: fields[key].name for key in data}
     typed = {key: _of_default_type(item, fields[key]) for key, item in data.items()}
     in_order = sorted(typed, key=lambda key: _holds_block(hints[names[key]]))  # plain mistakes first: see _holds_block
-    values = {names[key]: _convert(typed[key], hints[names[key]], _join(path, key)) for key in in_order}
+    values = {names[key]: _checked(typed[key], hints[names[key]], _join(path, key)) for key in in_order}
     try:
         return wanted(**values)
     except InputError as error:  # from the dataclass's own checks, which start with the field's name
@@ -196,8 +205,8 @@ def _convert_dataclass(value: Any, wanted: type, path: str) -> Any:
 
 def _holds_block(wanted: Any) -> bool:
     """Whether a value of this type names components, whose modules take seconds to import."""
-    if typing.get_origin(wanted) is typing.Annotated and typing.get_args(wanted)[0] is Block:
-        return True
+    if typing.get_origin(wanted) is typing.Annotated:
+        return typing.get_args(wanted)[0] is ComponentSpec or _holds_block(typing.get_args(wanted)[0])
     if dataclasses.is_dataclass(wanted) and wanted is not Schedule:
         hints = typing.get_type_hints(wanted, include_extras=True)
         return any(_holds_block(hints[field.name]) for field in dataclasses.fields(wanted))
@@ -207,7 +216,11 @@ def _holds_block(wanted: Any) -> bool:
 def _of_default_type(value: Any, field: dataclasses.Field[Any]) -> Any:
     """Options of a component without its name are those of the one that stands there by default."""
     default = None if field.default_factory is dataclasses.MISSING else field.default_factory()
-    if isinstance(default, Block) and isinstance(options := _yaml_if_text(value), dict) and "type" not in options:
+    if (
+        isinstance(default, ComponentSpec)
+        and isinstance(options := _yaml_if_text(value), dict)
+        and "type" not in options
+    ):
         return {"type": default.type, **options}
     return value
 
@@ -217,7 +230,7 @@ def option_key(field_name: str) -> str:
     return field_name.removesuffix("_")
 
 
-def _convert_block(value: Any, kind: str, path: str) -> Block:
+def _convert_block(value: Any, kind: str, path: str) -> ComponentSpec:
     data = {"type": value} if isinstance(value, str) and not value.lstrip().startswith("{") else _mapping(value, path)
     if not isinstance(data.get("type"), str):
         raise InputError(f"{_join(path, 'type')}: missing; wanted the name of a {kind} (see --list {kind})")
@@ -232,7 +245,7 @@ def _convert_block(value: Any, kind: str, path: str) -> Block:
         if not is_typo and (others := _types_with(key, kind)):
             wanted = " or ".join(f"{_join(path, 'type')}={other}" for other in others)
             raise InputError(f"unknown key '{_join(path, key)}'; '{data['type']}' has no such option; add {wanted}")
-    return Block(kind, data["type"], _convert_dataclass(options, component.Config, path))
+    return ComponentSpec(kind, data["type"], _convert_dataclass(options, component.Config, path))
 
 
 def _option_keys(config: type) -> set[str]:
@@ -340,7 +353,9 @@ def type_name(wanted: Any) -> str:
     """A field's type in words: in error messages and in `--list`."""
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is typing.Annotated:
-        return f"a {arguments[1]}" if arguments[0] is Block else type_name(arguments[0])
+        if arguments[0] is ComponentSpec:
+            return f"a {arguments[1]}"
+        return arguments[1].describe(type_name(arguments[0]))
     if origin in (typing.Union, types.UnionType):
         return " or ".join("none" if argument is type(None) else type_name(argument) for argument in arguments)
     if origin is typing.Literal:
@@ -365,7 +380,7 @@ def type_name(wanted: Any) -> str:
 
 def to_plain(value: Any) -> Any:
     """A parsed config as plain data that `read_config` and `parse` turn back into an equal one."""
-    if isinstance(value, Block):
+    if isinstance(value, ComponentSpec):
         return {"type": value.type, **to_plain(value.options)}
     if isinstance(value, Schedule):
         return value.to_config()

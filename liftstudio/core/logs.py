@@ -15,8 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_write, blaming
+from liftstudio.core.ranges import NonNegativeInt, PositiveInt
 
 log = logging.getLogger("liftstudio")
 
@@ -27,15 +27,9 @@ KEYS = ("total_step", "stage", "step")
 
 @dataclass
 class LogConfig:
-    every: int = 10  # steps between rows of log.csv and TensorBoard
-    images_every: int = 200  # steps between image grids in images/<stage>/; 0: none
+    every: PositiveInt = 10  # steps between rows of log.csv and TensorBoard
+    images_every: NonNegativeInt = 200  # steps between image grids in images/<stage>/; 0: none
     tensorboard: bool = True  # also write TensorBoard events to tb/
-
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise InputError(f"every: wanted 1 or more steps, got {self.every}")
-        if self.images_every < 0:
-            raise InputError(f"images_every: wanted 0 or more steps, got {self.images_every}")
 
 
 class _Handler(logging.Handler):

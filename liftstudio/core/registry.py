@@ -9,9 +9,10 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import check_ranges
 
 METHODS = "liftstudio.methods"  # the package whose sub-packages are the methods of papers
 
@@ -65,6 +66,12 @@ class Component:
     @dataclass
     class Config:
         """No options."""
+
+    def __new__(cls, *arguments: Any, **_: Any) -> Self:
+        """Check the options' ranges: they may have been built in Python, without a reader."""
+        if arguments and isinstance(arguments[0], cls.Config):
+            check_ranges(arguments[0], type(arguments[0]))
+        return super().__new__(cls)
 
 
 ComponentType = TypeVar("ComponentType", bound=type[Component])

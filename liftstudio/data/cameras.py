@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,10 @@ from torch import Tensor
 
 from liftstudio.core.checks import check_shape
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import Range
+
+Distance = Annotated[float, Range(1e-3)]  # of a camera from the origin, world units
+FovDeg = Annotated[float, Range(1, 170)]
 
 
 @dataclass(frozen=True)

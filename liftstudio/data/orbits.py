@@ -4,12 +4,16 @@ A closed orbit of T frames goes round once, counter-clockwise seen from above, i
 is the input view at azimuth 0: azimuth_i = 360 (i + 1) / T mod 360 (the order of SV3D).
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import Range
 
 MAX_ELEVATION_DEG = 89.0  # at the poles the image's up is not defined
+ElevationDeg = Annotated[float, Range(-MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)]
 HARMONICS = 5  # sinusoids of a dynamic orbit: 1 to 5 periods in a round
 
 Angles = tuple[Tensor, Tensor]

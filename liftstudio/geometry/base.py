@@ -1,18 +1,23 @@
 """The interface of all geometries."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import Range
 from liftstudio.core.registry import Component
 from liftstudio.data.mesh import Mesh
 
 if TYPE_CHECKING:
     from liftstudio.data.cameras import Cameras
     from liftstudio.data.render import Render
+
+Radius = Annotated[float, Range(1e-3)]
+Features = Annotated[int, Range(3)]
+NormalStep = Annotated[float, Range(1e-5)]
 
 
 class Geometry(Component, nn.Module):

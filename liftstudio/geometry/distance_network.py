@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -11,21 +12,20 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from liftstudio.core.checks import check_range
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
 
 
 @dataclass
 class DistanceNetworkConfig:
     """The network of NeuS (Wang et al. 2021, appendix B)."""
 
-    layers: int = 8  # hidden layers
-    hidden: int = 256  # width of the hidden layers
-    skip: int = 4  # hidden layer, from 0, that sees the input once more; 0: none
-    frequencies: int = 6  # octaves of sines and cosines the network sees beside the point
+    layers: Annotated[int, Range(1, 64)] = 8  # hidden layers
+    hidden: PositiveInt = 256  # width of the hidden layers
+    skip: NonNegativeInt = 4  # hidden layer, from 0, that sees the input once more; 0: none
+    frequencies: Annotated[int, Range(0, 16)] = 6  # octaves of sines and cosines the network sees beside the point
 
     def __post_init__(self) -> None:
-        check_range("layers", self.layers, 1, 64)
         check_range("skip", self.skip, 0, self.layers - 1)
-        check_range("frequencies", self.frequencies, 0, 16)
         least = 3 + 6 * self.frequencies + 1 if self.skip else 1
         if self.hidden < least:
             raise InputError(f"hidden: wanted {least} or more, so that the skip leaves room, got {self.hidden}")

@@ -1,16 +1,17 @@
 """DMTet: a signed distance on a deformable tetrahedral grid."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from liftstudio.core.checks import check_range
+from liftstudio.core.ranges import NonNegativeFloat, Range, UnitFloat
 from liftstudio.core.registry import register
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.mesh import Mesh
 from liftstudio.data.render import Render
-from liftstudio.geometry.base import Geometry
+from liftstudio.geometry.base import Features, Geometry, Radius
 from liftstudio.geometry.depth_fusion import fuse_depth
 from liftstudio.geometry.hash_field import HashField, HashFieldConfig
 from liftstudio.ops.marching_tetrahedra import marching_tetrahedra, tet_grid
@@ -22,19 +23,12 @@ class DMTet(Geometry):
 
     @dataclass
     class Config(Geometry.Config):
-        radius: float = 1.0  # half the side of the cube that may hold the object, world units
-        resolution: int = 64  # size of the tetrahedral grid: 64 has 37k vertices, 128 has 273k
-        sphere_radius: float = 0.5  # initial sphere, as a part of `radius`, where no stage initialises the shape
-        margin: float = 0.08  # kept free around an initialising shape, as a part of its longest side
+        radius: Radius = 1.0  # half the side of the cube that may hold the object, world units
+        resolution: Annotated[int, Range(2, 256)] = 64  # size of the tetrahedral grid: 64 has 37k vertices, 128 273k
+        sphere_radius: UnitFloat = 0.5  # initial sphere, as a part of `radius`, where no stage initialises the shape
+        margin: NonNegativeFloat = 0.08  # kept free around an initialising shape, as a part of its longest side
         grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # appearance field
-        features: int = 3  # appearance features per point
-
-        def __post_init__(self) -> None:
-            check_range("radius", self.radius, 1e-3)
-            check_range("resolution", self.resolution, 2, 256)
-            check_range("sphere_radius", self.sphere_radius, 0, 1)
-            check_range("margin", self.margin, 0)
-            check_range("features", self.features, 3)
+        features: Features = 3  # appearance features per point
 
     def __init__(self, config: Config, *, device: torch.device, generator: torch.Generator) -> None:
         super().__init__()

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from liftstudio.core.assets import input_path
-from liftstudio.core.checks import check_range
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import register
 from liftstudio.data.mesh import Mesh
 from liftstudio.data.mesh_io import read_mesh
-from liftstudio.geometry.base import Geometry
+from liftstudio.geometry.base import Features, Geometry, Radius
 from liftstudio.geometry.hash_field import HashField, HashFieldConfig
 
 
@@ -23,15 +22,13 @@ class FixedMesh(Geometry):
     class Config(Geometry.Config):
         path: str = ""  # mesh file (obj, ply, glb, off, stl), world axes of the views
         movable: bool = False  # whether vertices are optimised
-        radius: float = 1.0  # half the side of the cube that holds the mesh, world units
+        radius: Radius = 1.0  # half the side of the cube that holds the mesh, world units
         grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # appearance field
-        features: int = 3  # appearance features per point
+        features: Features = 3  # appearance features per point
 
         def __post_init__(self) -> None:
             if not self.path:
                 raise InputError("path: missing; wanted a mesh file")
-            check_range("radius", self.radius, 1e-3)
-            check_range("features", self.features, 3)
 
     faces: Tensor
 

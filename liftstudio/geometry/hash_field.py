@@ -2,40 +2,38 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liftstudio.core.checks import check_range
+from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
 from liftstudio.core.schedules import Schedule
 from liftstudio.ops.backends import fast_bfloat16
 from liftstudio.ops.hash_grid import HashGridSpec, hash_encode
 from liftstudio.ops.mlp import mlp
+
+HashLevels = Annotated[int, Range(1, 32)]
+HashResolution = Annotated[int, Range(1, 1 << 16)]
 
 
 @dataclass
 class HashFieldConfig:
     """A multi-resolution hash grid and the network behind it (Instant-NGP, Mueller et al. 2022)."""
 
-    levels: int = 16  # resolution levels of the hash grid
-    features_per_level: int = 2  # features per grid vertex
-    log2_table_size: int = 0  # log2 of the entries per level; 0: 15 on the CPU, 19 on CUDA
-    base_resolution: int = 16  # cells per side at the coarsest level
-    finest_resolution: int = 512  # cells per side at the finest level
-    hidden: int = 64  # width of the network's hidden layers
-    layers: int = 1  # hidden layers of the network
+    levels: HashLevels = 16  # resolution levels of the hash grid
+    features_per_level: Annotated[int, Range(1, 8)] = 2  # features per grid vertex
+    log2_table_size: Annotated[int, Range(0, 24)] = 0  # log2 of the entries per level; 0: 15 on the CPU, 19 on CUDA
+    base_resolution: PositiveInt = 16  # cells per side at the coarsest level
+    finest_resolution: HashResolution = 512  # cells per side at the finest level
+    hidden: PositiveInt = 64  # width of the network's hidden layers
+    layers: NonNegativeInt = 1  # hidden layers of the network
     precision: Literal["auto", "bfloat16", "float32"] = "auto"  # of its matrix products; auto: the faster one here
 
     def __post_init__(self) -> None:
-        check_range("levels", self.levels, 1, 32)
-        check_range("features_per_level", self.features_per_level, 1, 8)
-        check_range("log2_table_size", self.log2_table_size, 0, 24)
-        check_range("base_resolution", self.base_resolution, 1)
-        check_range("finest_resolution", self.finest_resolution, self.base_resolution, 1 << 16)
-        check_range("hidden", self.hidden, 1)
-        check_range("layers", self.layers, 0)
+        check_range("finest_resolution", self.finest_resolution, self.base_resolution)
 
 
 def check_levels_used(levels_used: Schedule | None, config: HashFieldConfig) -> None:

@@ -1,17 +1,17 @@
 """Instant-NGP: a density field in a hash grid."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.core.checks import check_range
+from liftstudio.core.ranges import NonNegativeFloat, Range
 from liftstudio.core.registry import register
 from liftstudio.core.schedules import Schedule
 from liftstudio.data.mesh import Mesh
-from liftstudio.geometry.base import Geometry
+from liftstudio.geometry.base import Features, Geometry, NormalStep, Radius
 from liftstudio.geometry.gradients import analytic_gradient, difference_gradient
 from liftstudio.geometry.hash_field import HashField, HashFieldConfig, check_levels_used
 from liftstudio.ops.marching_tetrahedra import marching_tetrahedra, tet_grid
@@ -26,25 +26,19 @@ class InstantNGP(Geometry):
 
     @dataclass
     class Config(Geometry.Config):
-        radius: float = 1.0  # half the side of the cube that may hold the object, world units
+        radius: Radius = 1.0  # half the side of the cube that may hold the object, world units
         grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # hash grid and network
         levels_used: Schedule | None = None  # coarsest hash levels in use, over the steps; none: all from the start
-        features: int = 3  # appearance features per point
+        features: Features = 3  # appearance features per point
         density_bias: float = -4.0  # added to the network's output before the softplus; lower: emptier at the start
         blob_density: float = 0.0  # height of the initial blob before the softplus; 0: no blob
-        blob_radius: float = 0.5  # where the blob falls to half its height, as a part of `radius`
+        blob_radius: Annotated[float, Range(1e-3)] = 0.5  # where the blob has half its height, as a part of `radius`
         normals: Literal["finite-difference", "analytic"] = "finite-difference"  # how normals are taken
-        normal_step: float = 0.01  # half the span of finite differences, as a part of `radius`
-        surface_level: float = 0.0  # density of the exported surface, per world unit; 0: opaque within 0.05 `radius`
-        surface_resolution: int = 160  # size of the tetrahedral grid that extracts the surface, as `dmtet` counts it
+        normal_step: NormalStep = 0.01  # half the span of finite differences, as a part of `radius`
+        surface_level: NonNegativeFloat = 0.0  # density of the exported surface, 1/unit; 0: opaque in 0.05 `radius`
+        surface_resolution: Annotated[int, Range(2, 256)] = 160  # of the grid for the export, as `dmtet` counts
 
         def __post_init__(self) -> None:
-            check_range("radius", self.radius, 1e-3)
-            check_range("features", self.features, 3)
-            check_range("blob_radius", self.blob_radius, 1e-3)
-            check_range("normal_step", self.normal_step, 1e-5)
-            check_range("surface_level", self.surface_level, 0)
-            check_range("surface_resolution", self.surface_resolution, 2, 256)
             check_levels_used(self.levels_used, self.grid)
 
     def __init__(self, config: Config, *, device: torch.device, generator: torch.Generator) -> None:

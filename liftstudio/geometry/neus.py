@@ -2,20 +2,20 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from liftstudio.core.checks import check_range
+from liftstudio.core.ranges import Range
 from liftstudio.core.registry import register
 from liftstudio.core.schedules import Schedule
 from liftstudio.data.mesh import Mesh
-from liftstudio.geometry.base import Geometry
+from liftstudio.geometry.base import Features, Geometry, NormalStep, Radius
 from liftstudio.geometry.distance_network import DistanceNetwork, DistanceNetworkConfig
 from liftstudio.geometry.gradients import analytic_gradient, difference_gradient
-from liftstudio.geometry.hash_field import HashField, HashFieldConfig, check_levels_used
+from liftstudio.geometry.hash_field import HashField, HashFieldConfig, HashLevels, HashResolution, check_levels_used
 from liftstudio.ops.marching_cubes import marching_cubes
 
 CHUNK = 1 << 18  # points evaluated at a time without gradients
@@ -28,8 +28,8 @@ CANDIDATES = 4  # points drawn for each of them
 class DistanceGridConfig(HashFieldConfig):
     """Coarser than the grid of the appearance: textures are finer than shapes, and unused detail is noise."""
 
-    levels: int = 12  # resolution levels of the hash grid
-    finest_resolution: int = 128  # cells per side at the finest level
+    levels: HashLevels = 12  # resolution levels of the hash grid
+    finest_resolution: HashResolution = 128  # cells per side at the finest level
     precision: Literal["auto", "bfloat16", "float32"] = "float32"  # bfloat16 has 8 bits: too few for a distance
 
 
@@ -39,26 +39,20 @@ class NeuS(Geometry):
 
     @dataclass
     class Config(Geometry.Config):
-        radius: float = 1.0  # half the side of the cube that may hold the object, world units
+        radius: Radius = 1.0  # half the side of the cube that may hold the object, world units
         distance: Literal["hash-grid", "network"] = "hash-grid"  # what holds the signed distance
         distance_grid: DistanceGridConfig = field(default_factory=DistanceGridConfig)  # for `distance: hash-grid`
         levels_used: Schedule | None = None  # its coarsest levels in use, over the steps; none: all from the start
         network: DistanceNetworkConfig = field(default_factory=DistanceNetworkConfig)  # for `distance: network`
         grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # appearance field
-        features: int = 3  # appearance features per point
-        sphere_radius: float = 0.5  # initial sphere, as a part of `radius`
-        sharpness: float = 20.0  # initial s: 1 / s is how wide the surface is spread, world units; learned
+        features: Features = 3  # appearance features per point
+        sphere_radius: Annotated[float, Range(0.01, 1)] = 0.5  # initial sphere, as a part of `radius`
+        sharpness: Annotated[float, Range(1e-3, SHARPEST)] = 20.0  # initial s, learned; surface width 1/s, world units
         normals: Literal["finite-difference", "analytic"] = "finite-difference"  # how gradients are taken
-        normal_step: float = 0.01  # half the span of differences, as a part of `radius`; at least half a hash cell
-        surface_resolution: int = 192  # cells along each side of the cube for the exported surface
+        normal_step: NormalStep = 0.01  # half the span of differences, as part of `radius`; at least half a hash cell
+        surface_resolution: Annotated[int, Range(2, 1024)] = 192  # cells along a side of the cube for the export
 
         def __post_init__(self) -> None:
-            check_range("radius", self.radius, 1e-3)
-            check_range("features", self.features, 3)
-            check_range("sphere_radius", self.sphere_radius, 0.01, 1)
-            check_range("sharpness", self.sharpness, 1e-3, SHARPEST)
-            check_range("normal_step", self.normal_step, 1e-5)
-            check_range("surface_resolution", self.surface_resolution, 2, 1024)
             check_levels_used(self.levels_used, self.distance_grid)
 
     def __init__(self, config: Config, *, device: torch.device, generator: torch.Generator) -> None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from liftstudio.core.ranges import NonNegativeInt
 from liftstudio.core.registry import Component
 from liftstudio.core.schedules import Schedule
 from liftstudio.data.cameras import Cameras
@@ -38,7 +39,7 @@ class Guidance(Component, Generic[RequestType]):
 
     @dataclass
     class Config:
-        start: int = 0  # first step of the stage in which this guidance is active
+        start: NonNegativeInt = 0  # first step of the stage in which this guidance is active
 
     config: Config
 

@@ -1,14 +1,15 @@
 """Photometric guidance from reference views."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from liftstudio.core.assets import input_path
-from liftstudio.core.checks import check_range
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range, UnitFloat
 from liftstudio.core.registry import register
 from liftstudio.core.schedules import OFF, ON, Schedule, check_milestones, phase
 from liftstudio.data.reference_views import ReferenceViews
@@ -46,10 +47,10 @@ class Reconstruction(Guidance[ReferenceRequest]):
 
     @dataclass
     class Config(Guidance.Config):
-        views_per_step: int = 2  # reference views drawn per step, without repetition
-        input_view_weight: float = 1.0  # how often the input view is drawn, in times as often as a generated one
-        input_view_priority: float = 0.0  # how much less a generated view's colour counts where the input view has it
-        resolution: list[int] = field(default_factory=lambda: [0])  # pixels across a render, one per milestone; 0: all
+        views_per_step: PositiveInt = 2  # reference views drawn per step, without repetition
+        input_view_weight: Annotated[float, Range(1e-3)] = 1.0  # how often the picture is drawn, a generated view: 1
+        input_view_priority: UnitFloat = 0.0  # how much less a generated view's colour counts where that picture has it
+        resolution: list[NonNegativeInt] = field(default_factory=lambda: [0])  # pixels across, per milestone; 0: all
         resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next resolution begins
         random_background: bool = True  # compose both sides over a new random colour each step, so opacity is learned
         lpips_weights: str = ""  # folder or file with the published LPIPS weights; needed by lambda_lpips
@@ -64,10 +65,6 @@ class Reconstruction(Guidance[ReferenceRequest]):
         lambda_illumination: Schedule = OFF  # light follows the image's brightness; needs a light that can be fitted
 
         def __post_init__(self) -> None:
-            check_range("views_per_step", self.views_per_step, 1)
-            check_range("input_view_weight", self.input_view_weight, 1e-3)
-            check_range("input_view_priority", self.input_view_priority, 0, 1)
-            check_range("resolution", min(self.resolution, default=0), 0)
             check_milestones("resolution", self.resolution, self.resolution_milestones)
 
     config: Config

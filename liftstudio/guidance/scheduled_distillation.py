@@ -1,17 +1,21 @@
 """Score distillation at the timesteps of a prior's noise schedule, between bounds that change with the step."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from liftstudio.core.checks import check_pair, check_range
+from liftstudio.core.checks import check_pair
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
 from liftstudio.core.schedules import Schedule, check_milestones, phase
 from liftstudio.data.cameras import Cameras, orbit_cameras
-from liftstudio.data.orbits import MAX_ELEVATION_DEG
+from liftstudio.data.orbits import ElevationDeg
 from liftstudio.guidance.score_distillation import PriorGuidance
 from liftstudio.priors.samplers import scaled_linear_levels
+
+NoiseShares = Annotated[Schedule, Range(0, 0.999)]
 
 
 class ScheduledDistillation(PriorGuidance):
@@ -19,21 +23,17 @@ class ScheduledDistillation(PriorGuidance):
 
     @dataclass(kw_only=True)
     class Config(PriorGuidance.Config):
-        views_per_step: list[int] = field(default_factory=lambda: [1])  # renders; one number per milestone, or for all
-        resolution: list[int] = field(default_factory=lambda: [0])  # pixels across them; 0: the prior's
+        views_per_step: list[PositiveInt] = field(default_factory=lambda: [1])  # renders; one per milestone, or for all
+        resolution: list[NonNegativeInt] = field(default_factory=lambda: [0])  # pixels across them; 0: the prior's
         resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next of these two begin
         # Noise levels, as shares of the timesteps of the prior's schedule; between them all are as likely.
-        min_step_percent: Schedule = field(default_factory=lambda: Schedule.constant(0.02))  # least share
-        max_step_percent: Schedule = field(default_factory=lambda: Schedule.constant(0.98))  # largest share
+        min_step_percent: NoiseShares = field(default_factory=lambda: Schedule.constant(0.02))  # least share
+        max_step_percent: NoiseShares = field(default_factory=lambda: Schedule.constant(0.98))  # largest share
 
         def __post_init__(self) -> None:
-            super().__post_init__()
             check_milestones("resolution", self.resolution, self.resolution_milestones)
             if len(self.views_per_step) not in (1, len(self.resolution)):
                 raise InputError("views_per_step: wanted one number, or as many as there are resolutions")
-            for count in self.views_per_step:
-                check_range("views_per_step", count, 1)
-            check_range("resolution", min(self.resolution), 0)
             _check_shares(self.min_step_percent, self.max_step_percent)
 
     config: Config
@@ -66,11 +66,11 @@ class OrbitDistillation(ScheduledDistillation):
 
     @dataclass(kw_only=True)
     class Config(ScheduledDistillation.Config):
-        elevations_deg: tuple[float, float] = (-10.0, 60.0)  # least and most, of the cameras; azimuths are anywhere
+        elevations_deg: tuple[ElevationDeg, ElevationDeg] = (-10.0, 60.0)  # least and most, at any azimuth
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            check_pair("elevations_deg", self.elevations_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
+            check_pair("elevations_deg", self.elevations_deg)
 
     config: Config
 
@@ -96,9 +96,6 @@ class OrbitDistillation(ScheduledDistillation):
 
 
 def _check_shares(least: Schedule, most: Schedule) -> None:
-    for name, schedule in (("min_step_percent", least), ("max_step_percent", most)):
-        for _, value in schedule.points:
-            check_range(name, value, 0, 0.999)
     for step in sorted({int(step) for schedule in (least, most) for step, _ in schedule.points}):
         if least(step) > most(step):
             raise InputError(f"min_step_percent: wanted at most max_step_percent, got {least(step):g} at step {step}")

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from liftstudio.core.checks import check_range
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
 from liftstudio.core.schedules import ON, Schedule
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.images import resize_smooth
@@ -17,9 +17,11 @@ from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance.base import Guidance, Request
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
-from liftstudio.priors.classifier_free import check_guidance_scale
+from liftstudio.priors.classifier_free import GuidanceScale
 from liftstudio.priors.distillation import draw_sigma, encode_in_chunks, sds_loss
 from liftstudio.priors.opening import open_prior
+
+Sigma = Annotated[float, Range(above=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +53,10 @@ class PriorGuidance(Guidance[DistillationRequest]):
 
     @dataclass(kw_only=True)
     class Config(Guidance.Config):
-        prior: Annotated[Block, "prior"]  # the diffusion model; asset://priors/toys is the bundled one
-        guidance_scale: float = 0.0  # classifier-free guidance; 1: none; 0: what suits the prior
-        encoder_chunk: int = 3  # frames whose encoding holds its graph at once; lower it to save memory
+        prior: Annotated[ComponentSpec, "prior"]  # the diffusion model; asset://priors/toys is the bundled one
+        guidance_scale: GuidanceScale = 0.0  # classifier-free guidance; 1: none; 0: what suits the prior
+        encoder_chunk: PositiveInt = 3  # frames whose encoding holds its graph at once; lower it to save memory
         lambda_sds: Schedule = ON  # score distillation, a mean over the numbers of the latents
-
-        def __post_init__(self) -> None:
-            check_guidance_scale(self.guidance_scale)
-            check_range("encoder_chunk", self.encoder_chunk, 1)
 
     config: Config
 
@@ -162,17 +160,14 @@ class ScoreDistillation(PriorGuidance):
     @dataclass(kw_only=True)
     class Config(PriorGuidance.Config):
         sigma_log_mean: float = 0.7  # mean of the natural logarithm of the noise level
-        sigma_log_std: float = 1.6  # its standard deviation
-        sigma_range: tuple[float, float] = (0.05, 20.0)  # noise levels beyond are not drawn
-        resolution: int = 0  # pixels across the renders; 0: the prior's, else they are resized to that
+        sigma_log_std: Annotated[float, Range(1e-6)] = 1.6  # its standard deviation
+        sigma_range: tuple[Sigma, Sigma] = (0.05, 20.0)  # noise levels beyond are not drawn
+        resolution: NonNegativeInt = 0  # pixels across the renders; 0: the prior's, else they are resized to that
 
         def __post_init__(self) -> None:
             low, high = self.sigma_range
-            if not 0 < low < high:
-                raise InputError(f"sigma_range: wanted two rising levels above 0, got {low:g}, {high:g}")
-            super().__post_init__()
-            check_range("sigma_log_std", self.sigma_log_std, 1e-6)
-            check_range("resolution", self.resolution, 0)
+            if not low < high:
+                raise InputError(f"sigma_range: wanted two rising levels, got {low:g}, {high:g}")
 
     config: Config
 

@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from liftstudio.core.checks import check_range
+from liftstudio.core.ranges import NonNegativeFloat, Range
 from liftstudio.core.registry import register
 from liftstudio.lights.base import Light
 from liftstudio.ops.spherical_gaussians import irradiance
@@ -21,14 +22,9 @@ class SphericalGaussians(Light):
 
     @dataclass
     class Config(Light.Config):
-        lobes: int = 24  # number of Gaussians, spread evenly over the sphere at the start
-        sharpness: float = 8.0  # initial sharpness of every lobe
-        brightest: float = 0.0  # irradiance of the best lit direction, since images leave its scale open; 0: free
-
-        def __post_init__(self) -> None:
-            check_range("lobes", self.lobes, 1, 4096)
-            check_range("sharpness", self.sharpness, 1e-3, 1e3)
-            check_range("brightest", self.brightest, 0)
+        lobes: Annotated[int, Range(1, 4096)] = 24  # number of Gaussians, spread evenly over the sphere at the start
+        sharpness: Annotated[float, Range(1e-3, 1e3)] = 8.0  # initial sharpness of every lobe
+        brightest: NonNegativeFloat = 0.0  # irradiance of the best lit direction: images leave its scale open; 0: free
 
     directions: Tensor
 

@@ -1,21 +1,25 @@
 """Lambertian surfaces that training lights from random points, so that shape shows in the shading."""
 
-import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.core.checks import check_pair, check_range
+from liftstudio.core.checks import check_pair
+from liftstudio.core.ranges import NonNegativeFloat, Range, UnitFloat
 from liftstudio.core.registry import register
 from liftstudio.core.schedules import Schedule
+from liftstudio.data.cameras import Distance
 from liftstudio.lights.base import Light
 from liftstudio.materials.base import Material, RandomShading, Shading, ShadingPoints
 from liftstudio.materials.diffuse import Diffuse
 
 SHADED = Schedule(((0.0, 0.0), (5000.0, 0.0), (5001.0, 0.75)))  # ImageDream's: from then on three steps of four
 LENGTH = 1.8  # of an object's longest side here, world units; in ImageDream's world it is 1
+
+ShadedShare = Annotated[Schedule, Range(0, 1)]
 
 
 @register("diffuse-point-light")
@@ -31,17 +35,13 @@ class DiffusePointLight(Diffuse):
 
     @dataclass
     class Config(Material.Config):
-        shaded: Schedule = field(default_factory=lambda: SHADED)  # share that is shaded; over the steps of all stages
-        textureless: float = 0.5  # share of the shaded steps in which the albedo is white
-        spread: float = LENGTH  # standard deviation of the light's place about the camera's, along each axis
-        distance: tuple[float, float] = (0.8 * LENGTH, 1.5 * LENGTH)  # least and most, of the light from the origin
+        shaded: ShadedShare = field(default_factory=lambda: SHADED)  # share that is shaded, by the step of all stages
+        textureless: UnitFloat = 0.5  # share of the shaded steps in which the albedo is white
+        spread: NonNegativeFloat = LENGTH  # standard deviation of the light's place about the camera's, along each axis
+        distance: tuple[Distance, Distance] = (0.8 * LENGTH, 1.5 * LENGTH)  # least and most, light to origin
 
         def __post_init__(self) -> None:
-            for _, value in self.shaded.points:
-                check_range("shaded", value, 0, 1)
-            check_range("textureless", self.textureless, 0, 1)
-            check_range("spread", self.spread, 0)
-            check_pair("distance", self.distance, 1e-3, math.inf)
+            check_pair("distance", self.distance)
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

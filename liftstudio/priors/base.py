@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor
 
-from liftstudio.core.checks import check_range
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
+from liftstudio.core.ranges import NonNegativeInt
 from liftstudio.core.registry import Component
 from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import Cameras
@@ -94,10 +94,7 @@ class Prior(Component):
     class Config:
         weights: str  # file or folder with the weights; asset://priors/toys is the bundled prior
         precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the network; auto: what suits device
-        chunk: int = 0  # frames encoded or decoded at once; lower it to save memory; 0: the prior's own choice
-
-        def __post_init__(self) -> None:
-            check_range("chunk", self.chunk, 0)
+        chunk: NonNegativeInt = 0  # frames encoded or decoded at once; lower it to save memory; 0: the prior's choice
 
     name: str  # for logs: which prior is at work
     resolution: int  # pixels across its square images

@@ -1,23 +1,15 @@
 """Classifier-free guidance (Ho & Salimans 2022)."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from torch import Tensor
 
-from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import Range
 
 Shown = TypeVar("Shown")  # what a network is shown besides noisy latents
 
-
-def check_guidance_scale(value: float) -> None:
-    """Raise for an option `guidance_scale` that is neither 0 (what suits the prior) nor 1 or more.
-
-    Raises:
-        InputError: naming the option.
-    """
-    if value != 0 and not value >= 1:
-        raise InputError(f"guidance_scale: wanted 1 or more, or 0 for what suits the prior, got {value:g}")
+GuidanceScale = Annotated[float, Range(1, or_zero=True)]  # 0: what suits the prior
 
 
 def guided(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:

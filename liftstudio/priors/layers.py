@@ -2,12 +2,18 @@
 
 import math
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from liftstudio.core.ranges import Range
+
 HEAD_WIDTH = 32  # channels of an attention head
+
+Multiple8 = Annotated[int, Range(multiple_of=8)]
+HeadMultiple = Annotated[int, Range(multiple_of=HEAD_WIDTH)]
 
 
 class Conv(nn.Module):

@@ -17,7 +17,7 @@ import torch
 from liftstudio.core import registry
 from liftstudio.core.assets import input_path
 from liftstudio.core.cache import file_digest
-from liftstudio.core.config import Block, to_plain
+from liftstudio.core.config import ComponentSpec, to_plain
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
 from liftstudio.core.registry import Component, register
@@ -51,7 +51,7 @@ class ResolvedPrior:
     opened: its weight file, if that is open already.
     """
 
-    block: Block
+    block: ComponentSpec
     opened: Weights | None = None
 
     @property
@@ -106,7 +106,7 @@ class ResolvedPrior:
         return prior
 
 
-def resolve(block: Block) -> ResolvedPrior:
+def resolve(block: ComponentSpec) -> ResolvedPrior:
     """The prior that a block of kind "prior" names, or, for `type: auto`, the one that its weights belong to.
 
     Says so if that prior does not read the text that the block has for it.
@@ -121,11 +121,11 @@ def resolve(block: Block) -> ResolvedPrior:
     for name, prior in known.items():
         if prior.recognizes(weights):
             options = _known_options(name, prior, dataclasses.asdict(block.options))
-            return ResolvedPrior(Block(KIND, name, prior.Config(**options)), weights)
+            return ResolvedPrior(ComponentSpec(KIND, name, prior.Config(**options)), weights)
     raise InputError(f"{weights.path}: weights of no known prior; known: {', '.join(known)}")
 
 
-def open_prior(block: Block, device: torch.device) -> Prior:
+def open_prior(block: ComponentSpec, device: torch.device) -> Prior:
     """The prior that a block of kind "prior" names, with its networks: see `resolve` and `ResolvedPrior.load`."""
     return resolve(block).load(device)
 

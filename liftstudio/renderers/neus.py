@@ -1,12 +1,13 @@
 """Volume rendering of a signed distance."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.core.checks import check_range
+from liftstudio.core.ranges import Range
 from liftstudio.core.registry import register
 from liftstudio.core.schedules import Schedule
 from liftstudio.geometry.base import Geometry
@@ -27,15 +28,9 @@ class NeusRenderer(VolumeRenderer):
 
     @dataclass
     class Config(VolumeRenderer.Config):
-        samples_across: int = 128  # samples along the side of the object's box; sets the step size
-        pieces: int = 2  # into which steps that show something are cut, once the surface is as sharp as a step
-        cosine_annealing: Schedule = ANNEALING  # 0: every way is a little opaque; 1: exact
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            check_range("pieces", self.pieces, 1, 64)
-            for _, value in self.cosine_annealing.points:
-                check_range("cosine_annealing", value, 0, 1)
+        samples_across: Annotated[int, Range(2)] = 128  # samples along the side of the object's box; sets the step size
+        pieces: Annotated[int, Range(1, 64)] = 2  # of a step that shows something, once the surface is sharp
+        cosine_annealing: Annotated[Schedule, Range(0, 1)] = ANNEALING  # 0: every way is a little opaque; 1: exact
 
     config: Config
     cosine_annealing: Tensor

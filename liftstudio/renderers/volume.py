@@ -2,13 +2,13 @@
 
 from collections.abc import Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.core.checks import check_range
+from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
 from liftstudio.core.registry import register
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.render import Render
@@ -28,19 +28,12 @@ class VolumeRenderer(Renderer):
 
     @dataclass
     class Config(Renderer.Config):
-        samples_across: int = 128  # samples along the side of the object's box; sets the step size
-        grid_resolution: int = 64  # cells per side of the occupancy grid
-        update_every: int = 16  # steps between updates of the occupancy grid
-        warm_up: int = 128  # steps in which every cell is updated
-        eval_rays: int = 16384  # rays per chunk when rendering without gradients
+        samples_across: Annotated[int, Range(2)] = 128  # samples along the side of the object's box; sets the step size
+        grid_resolution: Annotated[int, Range(1, 512)] = 64  # cells per side of the occupancy grid
+        update_every: PositiveInt = 16  # steps between updates of the occupancy grid
+        warm_up: NonNegativeInt = 128  # steps in which every cell is updated
+        eval_rays: PositiveInt = 16384  # rays per chunk when rendering without gradients
         normal_gradients: bool = False  # whether losses on normals and shading move the shape (second derivatives)
-
-        def __post_init__(self) -> None:
-            check_range("samples_across", self.samples_across, 2)
-            check_range("grid_resolution", self.grid_resolution, 1, 512)
-            check_range("warm_up", self.warm_up, 0)
-            check_range("update_every", self.update_every, 1)
-            check_range("eval_rays", self.eval_rays, 1)
 
     def __init__(self, config: Config, *, box: Tensor) -> None:
         super().__init__()

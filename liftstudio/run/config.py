@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from liftstudio.core.config import Block, parse, read_config, to_plain
+from liftstudio.core.config import ComponentSpec, parse, read_config, to_plain
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import LogConfig
+from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
 from liftstudio.export import ExportConfig, check_export
 from liftstudio.run.names import default_tag
 
@@ -21,34 +22,21 @@ class DataConfig:
 
 @dataclass
 class CheckpointConfig:
-    every: int = 100  # steps between checkpoints; one is also written at the end of a stage
-
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise InputError(f"every: wanted 1 or more steps, got {self.every}")
+    every: PositiveInt = 100  # steps between checkpoints; one is also written at the end of a stage
 
 
 @dataclass
 class TestConfig:
-    frames: int = 60  # frames of the turntable video
-    fps: float = 30.0  # frames of that video per second
-    size: int = 256  # height and width of turntable and stills, pixels
-    elevation_deg: float = 20.0  # of their cameras, degrees above the horizon
-    stills: int = 4  # azimuths of the still passes, evenly around the object from azimuth 0
+    frames: PositiveInt = 60  # frames of the turntable video
+    fps: Annotated[float, Range(above=0, high=240)] = 30.0  # frames of that video per second
+    size: Annotated[int, Range(16)] = 256  # height and width of turntable and stills, pixels
+    elevation_deg: Annotated[float, Range(-89, 89)] = 20.0  # of their cameras, degrees above the horizon
+    stills: NonNegativeInt = 4  # azimuths of the still passes, evenly around the object from azimuth 0
     lpips_weights: str = ""  # folder with the published weight files of LPIPS; empty: LPIPS is not measured
     lpips_network: Literal["alexnet", "vgg16"] = "alexnet"  # network of LPIPS; alexnet is the usual one for reports
     clip_weights: str = ""  # folder of a CLIP checkpoint, to compare with the truth by; empty: no CLIP, no CD score
     contextual_weights: str = ""  # LPIPS's files of VGG-16, for the contextual distance; empty: patches of pixels
     raft_weights: str = ""  # file of RAFT's weights, for E_flow; needs torchvision; empty: no E_flow
-
-    def __post_init__(self) -> None:
-        for name, least in (("frames", 1), ("size", 16), ("stills", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}: wanted {least} or more, got {getattr(self, name)}")
-        if not 0 < self.fps <= 240:
-            raise InputError(f"fps: wanted above 0 to 240 frames per second, got {self.fps}")
-        if abs(self.elevation_deg) > 89:
-            raise InputError(f"elevation_deg: wanted -89 to 89 degrees, got {self.elevation_deg}")
 
 
 @dataclass
@@ -66,26 +54,22 @@ class TruthConfig:
 class RunConfig:
     """Everything a config file may say."""
 
-    system: Annotated[Block, "system"]  # what is optimised, and how
-    prior: Annotated[Block, "prior"] | None = None  # the diffusion model; components read it as ${prior}
-    views: Annotated[Block, "views"] | None = None  # where the reference pictures come from
+    system: Annotated[ComponentSpec, "system"]  # what is optimised, and how
+    prior: Annotated[ComponentSpec, "prior"] | None = None  # the diffusion model; components read it as ${prior}
+    views: Annotated[ComponentSpec, "views"] | None = None  # where the reference pictures come from
     image: str | None = None  # the user's picture; components read it as ${image}
     prompt: str | None = None  # the user's text, taken literally; components read it as ${prompt}
     data: DataConfig = field(default_factory=DataConfig)  # the user's data
     name: str = ""  # first part of the run's folder; empty: the config file's name
     tag: str = ""  # second part of the run's folder; empty: the input's name and the time
     runs_dir: str = "runs"  # where run folders are made
-    seed: int = 0  # of every random draw
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0  # of every random draw
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the first CUDA device if there is one
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # how often the run is saved
     log: LogConfig = field(default_factory=LogConfig)  # what is written down on the way
     test: TestConfig = field(default_factory=TestConfig)  # turntable, passes, metrics
     export: ExportConfig = field(default_factory=ExportConfig)  # mesh files
     truth: TruthConfig = field(default_factory=TruthConfig)  # of a run from a picture: what its result is compared with
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed: wanted 0 to {2**32 - 1}, got {self.seed}")
 
 
 def load_run_config(path: Path, overrides: list[str]) -> RunConfig:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from liftstudio.core.assets import input_path
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.images import color_depth, color_normal, grid, resize_area, save_image, save_video
@@ -118,7 +118,7 @@ def contact_sheet(renders: Tensor, views: ReferenceViews, metrics: dict[str, Any
     return grid([[grid(rows[s : s + per_block], labels[s : s + per_block]) for s in starts]])
 
 
-def load_truth_of(config: TruthConfig, views: Block | None) -> "Truth | None":
+def load_truth_of(config: TruthConfig, views: ComponentSpec | None) -> "Truth | None":
     """What the object of a run from a picture truly is, in the run's world; None if the config does not say.
 
     views: the config's, which say where the picture's camera is and what its frame has in the middle.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from liftstudio.core.checkpoints import read_verified, write_verified
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.views.base import ViewSource
@@ -28,7 +28,7 @@ class Inputs:
     data_from_world: Tensor
 
     @classmethod
-    def load(cls, views: Block | None, device: torch.device) -> "Inputs":
+    def load(cls, views: ComponentSpec | None, device: torch.device) -> "Inputs":
         """From what the config's `views` names; networks that make views run on `device`.
 
         Raises:

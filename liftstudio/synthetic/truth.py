@@ -12,7 +12,7 @@ from torch import Tensor
 
 from liftstudio.data.mesh import Mesh
 from liftstudio.data.mesh_io import MAX_FACES
-from liftstudio.export.options import ExportConfig
+from liftstudio.export.options import ExportConfig, Format
 from liftstudio.export.pipeline import export_mesh
 from liftstudio.synthetic.assembly import Floats, Ints, TexturedObject
 
@@ -33,11 +33,10 @@ def to_mesh(obj: TexturedObject) -> Mesh:
     return _union(obj)[0]
 
 
-def save_truth(obj: TexturedObject, folder: Path, formats: Sequence[str] = ("glb",)) -> dict[str, Any]:
+def save_truth(obj: TexturedObject, folder: Path, formats: Sequence[Format] = ("glb",)) -> dict[str, Any]:
     """Write the union with its albedo to `folder` as mesh.glb, mesh.obj, mesh.ply; returns the report of `export_mesh`.
 
     Raises:
-        InputError: an unknown format.
         OSError: the folder cannot be written.
     """
     mesh, part = _union(obj)

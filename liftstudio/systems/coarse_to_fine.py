@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find, register
 from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def _default(kind: str, name: str) -> Block:
-    return Block(kind, name, find(name, kind).Config())
+def _default(kind: str, name: str) -> ComponentSpec:
+    return ComponentSpec(kind, name, find(name, kind).Config())
 
 
 @register("coarse-to-fine")
@@ -36,13 +36,13 @@ class CoarseToFine(System):
     @dataclass
     class Config:
         stages: dict[str, StageConfig]  # name -> stage, in order
-        material: Annotated[Block, "material"] = field(
+        material: Annotated[ComponentSpec, "material"] = field(
             default_factory=lambda: _default("material", "diffuse")
         )  # shared by all stages
-        light: Annotated[Block, "light"] = field(
+        light: Annotated[ComponentSpec, "light"] = field(
             default_factory=lambda: _default("light", "uniform")
         )  # shared by all stages
-        background: Annotated[Block, "background"] = field(
+        background: Annotated[ComponentSpec, "background"] = field(
             default_factory=lambda: _default("background", "solid-color")
         )  # shared by all stages
 

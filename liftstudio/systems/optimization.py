@@ -2,13 +2,16 @@
 
 import difflib
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import nn
 
-from liftstudio.core.checks import check_range
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import NonNegativeFloat, Range
 from liftstudio.core.schedules import Schedule
+
+Beta = Annotated[float, Range(0, 0.999999)]
 
 
 @dataclass
@@ -23,16 +26,10 @@ class OptimizerConfig:
     """Adam (Kingma and Ba 2015)."""
 
     lr: Schedule = field(default_factory=lambda: Schedule.constant(0.01))  # learning rate of parameters in no group
-    betas: tuple[float, float] = (0.9, 0.99)  # decay of the running mean and square
-    eps: float = 1e-15  # added to the root of the square
-    gradient_clip: float = 0.0  # largest norm of all gradients together; 0: no clipping
+    betas: tuple[Beta, Beta] = (0.9, 0.99)  # decay of the running mean and square
+    eps: NonNegativeFloat = 1e-15  # added to the root of the square
+    gradient_clip: NonNegativeFloat = 0.0  # largest norm of all gradients together; 0: no clipping
     groups: dict[str, GroupConfig] = field(default_factory=dict)  # dotted path in the scene -> its own settings
-
-    def __post_init__(self) -> None:
-        check_range("eps", self.eps, 0)
-        check_range("gradient_clip", self.gradient_clip, 0)
-        for beta in self.betas:
-            check_range("betas", beta, 0, 0.999999)
 
 
 class ScheduledAdam:

@@ -4,9 +4,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from liftstudio.core.checks import check_range
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import PositiveInt
 from liftstudio.core.registry import find
 from liftstudio.geometry.base import Geometry
 from liftstudio.systems import regularizers
@@ -18,15 +18,15 @@ from liftstudio.systems.regularizers import Regularizers
 class StageConfig:
     """One stage: what is optimised, how it is rendered and what judges it."""
 
-    steps: int  # optimisation steps
-    geometry: Annotated[Block, "geometry"]  # the shape
-    renderer: Annotated[Block, "renderer"]  # how it is rendered
-    guidance: dict[str, Annotated[Block, "guidance"]]  # name in the logs -> what judges the renders
+    steps: PositiveInt  # optimisation steps
+    geometry: Annotated[ComponentSpec, "geometry"]  # the shape
+    renderer: Annotated[ComponentSpec, "renderer"]  # how it is rendered
+    guidance: dict[str, Annotated[ComponentSpec, "guidance"]]  # name in the logs -> what judges the renders
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # learning rates
     regularizers: Regularizers = field(default_factory=Regularizers)  # losses beside those of the guidance
 
 
-def geometry_options(stages: dict[str, StageConfig], stage: str) -> Block:
+def geometry_options(stages: dict[str, StageConfig], stage: str) -> ComponentSpec:
     """A stage's geometry; one that starts `from` another has the appearance field of that one."""
     block = stages[stage].geometry
     if not block.options.from_:
@@ -47,12 +47,8 @@ def check_stages(stages: dict[str, StageConfig]) -> None:
     before = ""
     for name, stage in stages.items():
         where, source = f"system.stages.{name}", stage.geometry.options.from_
-        if stage.steps < 1:
-            raise InputError(f"{where}.steps: wanted 1 or more, got {stage.steps}")
         if not stage.guidance:
             raise InputError(f"{where}.guidance: wanted at least one guidance")
-        for guidance, block in stage.guidance.items():
-            check_range(f"{where}.guidance.{guidance}.start", block.options.start, 0)
         if source and source != before:
             wanted = f"'{before}', the stage before" if before else "nothing: this is the first stage"
             raise InputError(f"{where}.geometry.from: wanted {wanted}, got '{source}'")

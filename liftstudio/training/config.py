@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from liftstudio.core.checks import check_range
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
+from liftstudio.core.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, UnitFloat
 from liftstudio.training.data import DataConfig
 from liftstudio.training.optimizers import OptimizerConfig
 
@@ -13,30 +13,22 @@ from liftstudio.training.optimizers import OptimizerConfig
 class TrainingConfig:
     """Everything a training config may say."""
 
-    task: Annotated[Block, "prior-task"]  # network and loss
+    task: Annotated[ComponentSpec, "prior-task"]  # network and loss
     data: DataConfig = field(default_factory=DataConfig)  # objects and cameras
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # step sizes
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the network's work; auto: the faster one here
     name: str = ""  # the run's folder in `runs_dir`; empty: the config file's name
     runs_dir: str = "runs/priors"  # where run folders are made
     start_from: str = ""  # weight file to go on from; empty: random weights
-    seed: int = 0  # of the random weights
-    first_batch: int = 0  # number of the first batch; after `start_from`, the next one that was not seen
-    batch_size: int = 4  # objects per step and device
-    steps: int = 20000  # the budget
-    minutes: float = 0.0  # the budget in wall time, over all sessions, if it ends before `steps`; 0: none
-    average: float = 0.999  # share of the averaged weights that a step keeps
-    workers: int = 1  # processes that make batches
-    devices: int = 1  # GPUs, or without one processes, that train together
-    log_every: int = 20  # steps between rows of the log
-    save_every: int = 200  # steps between checkpoints
-    evaluate_every: int = 500  # steps between figures, sheets and weight files
-    evaluated: int = 8  # unseen objects that are measured
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "steps", "devices", "log_every", "save_every", "evaluate_every", "evaluated"):
-            check_range(name, getattr(self, name), 1)
-        for name in ("minutes", "workers", "first_batch"):
-            check_range(name, getattr(self, name), 0)
-        check_range("seed", self.seed, 0, 2**32 - 1)
-        check_range("average", self.average, 0, 1)
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0  # of the random weights
+    first_batch: NonNegativeInt = 0  # number of the first batch; after `start_from`, the next one that was not seen
+    batch_size: PositiveInt = 4  # objects per step and device
+    steps: PositiveInt = 20000  # the budget
+    minutes: NonNegativeFloat = 0.0  # the budget in wall time, over all sessions, if it ends before `steps`; 0: none
+    average: UnitFloat = 0.999  # share of the averaged weights that a step keeps
+    workers: NonNegativeInt = 1  # processes that make batches
+    devices: PositiveInt = 1  # GPUs, or without one processes, that train together
+    log_every: PositiveInt = 20  # steps between rows of the log
+    save_every: PositiveInt = 200  # steps between checkpoints
+    evaluate_every: PositiveInt = 500  # steps between figures, sheets and weight files
+    evaluated: PositiveInt = 8  # unseen objects that are measured

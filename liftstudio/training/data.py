@@ -3,14 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from liftstudio.core.checks import check_range
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import NonNegativeFloat, Range, UnitFloat
 from liftstudio.data.cameras import turned
 from liftstudio.synthetic import Kind, TexturedObject, make_object, patterned, render, split
 from liftstudio.training.rigs import Rig, RigConfig, draw_count, draw_rig, fitted, measured_count
@@ -28,25 +28,18 @@ class DataConfig:
     captures: str = ""  # the user's own renders instead: a folder with a capture in each sub-folder, or one capture
     captures_up: Literal["z", "cameras"] = "z"  # their up: the z axis, or the cameras' mean up (for COLMAP)
     objects: str = ""  # real meshes: a folder with packs and catalog.csv, or with the user's GLB, OBJ or PLY files
-    objects_share: float = 0.85  # share of those, where there are any; the rest are procedural
+    objects_share: UnitFloat = 0.85  # share of those, where there are any; the rest are procedural
     licences: Licences = "permissive"  # of a catalogue; permissive: that ask for no more than attribution
-    weights: dict[str, float] = field(default_factory=dict)  # by pack: how often a mesh is drawn; 1 where none is given
+    weights: dict[str, NonNegativeFloat] = field(default_factory=dict)  # by pack: how often a mesh is drawn; else 1
     augment: bool = True  # vary colours, and the input views' sharpness, where there are real meshes
-    toys: float = 1.0  # share of toy figures; the rest are free composites
-    patterned: float = 0.0  # share of objects whose every part has a pattern of strong contrast
-    resolution: int = 64  # pixels across an image
+    toys: UnitFloat = 1.0  # share of toy figures; the rest are free composites
+    patterned: UnitFloat = 0.0  # share of objects whose every part has a pattern of strong contrast
+    resolution: Annotated[int, Range(16, multiple_of=8)] = 64  # pixels across an image
     rig: RigConfig = field(default_factory=RigConfig)  # cameras; of captures only the number of views
 
     def __post_init__(self) -> None:
         if self.captures and self.objects:
             raise InputError("data: give captures or objects, not both")
-        check_range("toys", self.toys, 0, 1)
-        check_range("objects_share", self.objects_share, 0, 1)
-        for pack, weight in self.weights.items():
-            check_range(f"weights.{pack}", weight, 0)
-        check_range("patterned", self.patterned, 0, 1)
-        if self.resolution < 16 or self.resolution % 8:
-            raise InputError(f"resolution: wanted a multiple of 8 from 16, got {self.resolution}")
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.core.checks import check_multiples, check_range
+from liftstudio.core.ranges import NonNegativeFloat, PositiveInt, UnitFloat
 from liftstudio.core.registry import register
-from liftstudio.priors.layers import HEAD_WIDTH
 from liftstudio.priors.objects.frustum import centers, frame_of, pixel_rays
 from liftstudio.priors.objects.network import Lifted, Picture, Pose, Size, zoom
 from liftstudio.priors.objects.prior import ObjectsPrior
@@ -25,19 +24,13 @@ class ObjectsTask(VolumeTask):
     @dataclass
     class Config(VolumeTask.Config):
         size: Size = field(default_factory=Size)  # of the network
-        rays: int = 768  # per object and step
-        drop_image: float = 0.05  # share of objects without picture
-        drop_views: float = 0.1  # share of objects without noisy views
-        drop_pose: float = 0.15  # share of objects whose picture's elevation and lens are to be guessed
-        top_share: float = 0.5  # of objects at the highest noise level
-        lambda_occupancy: float = 1.0  # weight of the cross entropy of the frustum's occupancy; captures have none
-        lambda_pose: float = 0.01  # weight of the likelihood of the picture's elevation and lens
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            check_range("drop_pose", self.drop_pose, 0, 1)
-            check_range("lambda_pose", self.lambda_pose, 0)
-            _check_size(self.size)
+        rays: PositiveInt = 768  # per object and step
+        drop_image: UnitFloat = 0.05  # share of objects without picture
+        drop_views: UnitFloat = 0.1  # share of objects without noisy views
+        drop_pose: UnitFloat = 0.15  # share of objects whose picture's elevation and lens are to be guessed
+        top_share: UnitFloat = 0.5  # of objects at the highest noise level
+        lambda_occupancy: NonNegativeFloat = 1.0  # weight of the frustum occupancy's cross entropy; captures have none
+        lambda_pose: NonNegativeFloat = 0.01  # weight of the likelihood of the picture's elevation and lens
 
     prior_type = ObjectsPrior
     extra_views = 2
@@ -70,22 +63,6 @@ class ObjectsTask(VolumeTask):
             entropy = _occupancy_loss(lifted, batch["inside"], batch["input_image"])
             losses["occupancy"] = self.config.lambda_occupancy * entropy
         return losses
-
-
-def _check_size(size: Size) -> None:
-    """Raise an InputError for a network that cannot be built."""
-    names = ("view_planes", "cell", "cell_hidden", "full", "middle", "embedding")
-    leasts = {"planes": 2, "color_planes": 2, **dict.fromkeys(names, 1)}
-    for name, least in leasts.items():
-        check_range(f"size.{name}", getattr(size, name), least)
-    for name in ("down", "up"):
-        check_range(f"size.{name}", min(getattr(size, name)), 0)
-    for name, values, factor in (
-        ("head", [size.head], 8),
-        ("widths", size.widths[:2], 8),
-        ("widths[2]", [size.widths[2]], HEAD_WIDTH),
-    ):
-        check_multiples(f"size.{name}", values, factor)
 
 
 def _occupancy_loss(lifted: Lifted, inside: Tensor, input_image: Tensor) -> Tensor:

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import nn
 
-from liftstudio.core.checks import check_range
+from liftstudio.core.ranges import NonNegativeFloat, NonNegativeInt, Range, UnitFloat
 from liftstudio.training.muon import Muon
 
 
@@ -14,18 +15,12 @@ from liftstudio.training.muon import Muon
 class OptimizerConfig:
     """Step sizes."""
 
-    muon_lr: float = 2e-3  # of matrices, matched to AdamW's size of updates
-    adamw_lr: float = 1e-3  # of all other parameters
-    weight_decay: float = 0.01
-    warmup: int = 100  # steps over which the rate rises
-    decay: float = 0.3  # last share of the budget over which the rate falls to 2 %
-    clip: float = 1.0  # largest norm of all gradients together
-
-    def __post_init__(self) -> None:
-        for name in ("muon_lr", "adamw_lr", "weight_decay", "warmup"):
-            check_range(name, getattr(self, name), 0)
-        check_range("decay", self.decay, 0, 1)
-        check_range("clip", self.clip, 1e-6)
+    muon_lr: NonNegativeFloat = 2e-3  # of matrices, matched to AdamW's size of updates
+    adamw_lr: NonNegativeFloat = 1e-3  # of all other parameters
+    weight_decay: NonNegativeFloat = 0.01
+    warmup: NonNegativeInt = 100  # steps over which the rate rises
+    decay: UnitFloat = 0.3  # last share of the budget over which the rate falls to 2 %
+    clip: Annotated[float, Range(1e-6)] = 1.0  # largest norm of all gradients together
 
 
 def make_optimizers(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> list[torch.optim.Optimizer]:

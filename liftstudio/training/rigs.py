@@ -2,52 +2,52 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from liftstudio.core.checks import check_range
-from liftstudio.core.errors import InputError
+from liftstudio.core.checks import check_pair, check_range
+from liftstudio.core.ranges import NonNegativeFloat, PositiveInt, Range, UnitFloat
 from liftstudio.data.cameras import Cameras, orbit_cameras, turned
+from liftstudio.data.orbits import ElevationDeg
 
 FOV_DEG, DISTANCE = 33.8, 3.6  # SV3D's field of view; objects are 1.8 long and fill the frame from there
 HALF_HEIGHT = DISTANCE * math.tan(math.radians(FOV_DEG / 2))  # world units that half an image shows, at the origin
 UNSEEN_VIEWS = 6  # of an object that is measured, where the rig fixes no number
 
 
+LensFovDeg = Annotated[float, Range(5, 120)]
+LensMargin = Annotated[float, Range(0.5, 10)]
+
+
 @dataclass
 class RigConfig:
     """Where input view and views are seen from; azimuths are relative to the input view's, elevations absolute."""
 
-    views: tuple[int, int] = (2, 10)  # least and most views of an object
+    views: tuple[PositiveInt, PositiveInt] = (2, 10)  # least and most views of an object
     azimuths_deg: list[float] = field(default_factory=list)  # of fixed views, instead of `views`; empty: none are fixed
-    input_azimuth_deg: float = 46.0  # the input view is within this of the object's front
-    input_elevation_deg: tuple[float, float] = (-10.0, 40.0)  # least and most
-    elevation_deg: tuple[float, float] | None = (
+    input_azimuth_deg: Annotated[float, Range(0, 180)] = 46.0  # the input view is within this of the object's front
+    input_elevation_deg: tuple[ElevationDeg, ElevationDeg] = (-10.0, 40.0)  # least and most
+    elevation_deg: tuple[ElevationDeg, ElevationDeg] | None = (
         -30.0,
         60.0,
     )  # least and most of free and fixed views; none: the input view's
-    amplitude_deg: float = 40.0  # largest swing of a closed orbit's elevation
-    orbit_share: float = (
-        0.5  # of objects seen on a closed orbit that ends at the input view; the others' views are free
-    )
-    lens_share: float = 0.3  # of input views and of view sets taken with another field of view and distance than SV3D's
-    lens_fov_deg: tuple[float, float] = (25.0, 50.0)  # least and most of those
-    lens_margin: tuple[float, float] = (1.0, 1.2)  # least and most that those show at the origin, relative to SV3D's
-    roll_deg: float = 0.0  # the input view's camera is turned about its axis by at most this
-    shift: float = 0.0  # the input view's centre is off its camera's axis by at most this share of the image, each way
+    amplitude_deg: NonNegativeFloat = 40.0  # largest swing of a closed orbit's elevation
+    orbit_share: UnitFloat = 0.5  # of objects on a closed orbit that ends at the input view; the others' views are free
+    lens_share: UnitFloat = 0.3  # of input views and of view sets with another field of view and distance than SV3D's
+    lens_fov_deg: tuple[LensFovDeg, LensFovDeg] = (25.0, 50.0)  # least and most of those
+    lens_margin: tuple[LensMargin, LensMargin] = (1.0, 1.2)  # least and most shown at the origin, SV3D's = 1
+    roll_deg: Annotated[float, Range(0, 180)] = 0.0  # the input view's camera is turned about its axis by at most this
+    shift: Annotated[float, Range(0, 0.4)] = 0.0  # the input view's centre is off by at most this share of the image
 
     def __post_init__(self) -> None:
-        check_range("orbit_share", self.orbit_share, 0, 1)
-        check_range("lens_share", self.lens_share, 0, 1)
-        check_range("input_azimuth_deg", self.input_azimuth_deg, 0, 180)
-        _check_pair("views", self.views, 1, math.inf)
-        _check_pair("input_elevation_deg", self.input_elevation_deg, -89, 89)
-        _check_pair("elevation_deg", self.elevation_deg or (0, 0), -89, 89)
-        _check_pair("lens_fov_deg", self.lens_fov_deg, 5, 120)
-        _check_pair("lens_margin", self.lens_margin, 0.5, 10)
-        check_range("roll_deg", self.roll_deg, 0, 180)
-        check_range("shift", self.shift, 0, 0.4)
+        check_pair("views", self.views)
+        check_pair("input_elevation_deg", self.input_elevation_deg)
+        if self.elevation_deg is not None:
+            check_pair("elevation_deg", self.elevation_deg)
+        check_pair("lens_fov_deg", self.lens_fov_deg)
+        check_pair("lens_margin", self.lens_margin)
         check_range("amplitude_deg", self.amplitude_deg, 0, 89 - max(map(abs, self.input_elevation_deg)))
 
 
@@ -172,10 +172,3 @@ def _lens(config: RigConfig, generator: torch.Generator) -> tuple[float, float]:
 
 def _uniform(low: float, high: float, generator: torch.Generator) -> float:
     return low + (high - low) * torch.rand((), generator=generator).item()
-
-
-def _check_pair(name: str, pair: tuple[float, float], least: float, most: float) -> None:
-    check_range(name, pair[0], least, most)
-    check_range(name, pair[1], least, most)
-    if pair[0] > pair[1]:
-        raise InputError(f"{name}: wanted the lower first, got {pair[0]:g}, {pair[1]:g}")

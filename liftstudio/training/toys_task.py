@@ -6,9 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.core.checks import check_multiples, check_range
 from liftstudio.core.registry import register
-from liftstudio.priors.layers import HEAD_WIDTH
 from liftstudio.priors.toys.network import Lifted, Size
 from liftstudio.priors.toys.prior import ToysPrior
 from liftstudio.training.data import Sample
@@ -22,10 +20,6 @@ class ToysTask(VolumeTask):
     @dataclass
     class Config(VolumeTask.Config):
         size: Size = field(default_factory=Size)  # of the network
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            _check_size(self.size)
 
     prior_type = ToysPrior
     extra_views = 1
@@ -45,20 +39,3 @@ class ToysTask(VolumeTask):
             return {}
         entropy = F.binary_cross_entropy_with_logits(lifted.occupancy, batch["inside"].float())
         return {"occupancy": self.config.lambda_occupancy * entropy}
-
-
-def _check_size(size: Size) -> None:
-    """Raise an InputError for a network that cannot be built."""
-    check_range("size.half_side", size.half_side, 0.1)
-    for name in ("middle", "color_features", "embedding"):
-        check_range(f"size.{name}", getattr(size, name), 1)
-    for name in ("down", "up"):
-        check_range(f"size.{name}", min(getattr(size, name)), 0)
-    for name, values, factor in (
-        ("grid", [size.grid], 4),
-        ("widths", size.widths[:2], 8),
-        ("widths[2]", [size.widths[2]], HEAD_WIDTH),
-        ("image_widths", size.image_widths, 8),
-        ("view_width", [size.view_width], 8),
-    ):
-        check_multiples(f"size.{name}", values, factor)

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from liftstudio.core.checks import check_range
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_path
+from liftstudio.core.ranges import NonNegativeFloat, PositiveInt, Range, UnitFloat
 from liftstudio.core.weights import load_module, open_weights
 from liftstudio.data.cameras import concatenate
 from liftstudio.priors.projections import projections
@@ -26,28 +27,22 @@ from liftstudio.training.task import Evaluation, PriorTask
 LEVELS = (SIGMA_MAX, 5.0, 1.0)  # noise levels that are measured
 LIFTED = ("views", "projections", "sigma", "has_image", "has_views")  # entries of a batch, in the order of `lift`
 
+ObjectShare = Annotated[float, Range(0.01, 0.99)]  # at either end there may be too few pixels
+
 
 class VolumeTask(PriorTask):
     """The training of a `VolumePrior`; a task of its own says what of the object its network is taught directly."""
 
     @dataclass
     class Config:
-        rays: int = 1536  # per object and step
-        object_share: float = 0.7  # of the rays, near the object
-        drop_image: float = 0.08  # share of objects without picture
-        drop_views: float = 0.08  # share of objects without noisy views
-        top_share: float = 0.25  # of objects at the highest noise level
+        rays: PositiveInt = 1536  # per object and step
+        object_share: ObjectShare = 0.7  # of the rays, near the object
+        drop_image: UnitFloat = 0.08  # share of objects without picture
+        drop_views: UnitFloat = 0.08  # share of objects without noisy views
+        top_share: UnitFloat = 0.25  # of objects at the highest noise level
         log_sigma: tuple[float, float] = (0.9, 1.6)  # mean and deviation of ln(sigma) of the others
-        lambda_mask: float = 0.5  # weight of the opacity's error, beside that of the colour
-        lambda_occupancy: float = 0.5  # weight of the cross entropy of the volume's occupancy; captures have none
-
-        def __post_init__(self) -> None:
-            for name in ("drop_image", "drop_views", "top_share"):
-                check_range(name, getattr(self, name), 0, 1)
-            check_range("object_share", self.object_share, 0.01, 0.99)  # at either end there may be too few pixels
-            check_range("rays", self.rays, 1)
-            for name in ("lambda_mask", "lambda_occupancy"):
-                check_range(name, getattr(self, name), 0)
+        lambda_mask: NonNegativeFloat = 0.5  # weight of the opacity's error, beside that of the colour
+        lambda_occupancy: NonNegativeFloat = 0.5  # weight of the volume occupancy's cross entropy; captures have none
 
     prior_type: ClassVar[type[VolumePrior]]
     sheet_steps: ClassVar[int]  # of the sampler, for the sheets

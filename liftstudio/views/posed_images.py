@@ -1,11 +1,10 @@
 """Photographs or renderings on disk, with known cameras."""
 
 import logging
-import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from liftstudio.core.assets import input_path
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import NonNegativeInt, Range
 from liftstudio.core.registry import register
 from liftstudio.data.cameras import Cameras, moved
 from liftstudio.data.images import load_image, reduce_image, resize_area
@@ -38,23 +38,15 @@ class PosedImages(ViewSource):
     class Config:
         path: str  # a folder with transforms.json, transforms_train.json or a COLMAP model, or a .json file
         held_out: list[int] = field(default_factory=list)  # views (from 0, in file order) to measure, not train on
-        max_size: int = 0  # pixels of the longer image side; larger images are reduced; 0 = as they are
+        max_size: NonNegativeInt = 0  # pixels of the longer image side; larger images are reduced; 0 = as they are
         background: Literal["none", "white", "black"] = "none"  # colour behind the object, for images without mask
-        background_threshold: float = 0.05  # largest channel difference (0-1) that still is that background
+        background_threshold: Annotated[float, Range(above=0, below=1)] = 0.05  # largest channel difference from that
         normalize: Literal["auto", "as-given"] = "auto"  # auto: centre and scale the object by cameras and silhouettes
         up: Literal["z", "cameras"] = "z"  # the data's up: its z axis, or the cameras' mean up (for COLMAP)
-        scale: float = 1.0  # further factor on world lengths, after normalize
+        scale: Annotated[float, Range(above=0)] = 1.0  # further factor on world lengths, after normalize
         offset: tuple[float, float, float] = (0.0, 0.0, 0.0)  # further shift in world units, after scale
         normal_space: Literal["camera", "world"] = "camera"  # axes of normal maps: OpenGL camera, or the data's world
         mesh: str = ""  # true surface to measure against; empty = the key `mesh` of transforms.json, if any
-
-        def __post_init__(self) -> None:
-            if self.max_size < 0:
-                raise InputError(f"max_size: wanted 0 or more pixels, got {self.max_size}")
-            if not 0 < self.scale < math.inf:
-                raise InputError(f"scale: wanted a factor above 0, got {self.scale}")
-            if not 0 < self.background_threshold < 1:
-                raise InputError(f"background_threshold: wanted between 0 and 1, got {self.background_threshold}")
 
     def __init__(self, config: Config, *, device: torch.device) -> None:
         self.config = config

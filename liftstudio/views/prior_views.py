@@ -12,16 +12,16 @@ from torch import Tensor
 from liftstudio import __version__
 from liftstudio.core.assets import SCHEME, input_path
 from liftstudio.core.cache import cached, content_key
-from liftstudio.core.checks import check_range
-from liftstudio.core.config import Block, to_plain
+from liftstudio.core.config import ComponentSpec, to_plain
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import WorkProgress, kept_warnings, log
-from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
+from liftstudio.core.ranges import NonNegativeInt, Range
+from liftstudio.data.cameras import Cameras, Distance, FovDeg, concatenate, orbit_cameras
 from liftstudio.data.images import resize_lanczos, straight_from_white
-from liftstudio.data.orbits import MAX_ELEVATION_DEG, Angles
+from liftstudio.data.orbits import Angles, ElevationDeg
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
-from liftstudio.priors.classifier_free import check_guidance_scale
+from liftstudio.priors.classifier_free import GuidanceScale
 from liftstudio.priors.opening import ResolvedPrior, resolve
 from liftstudio.priors.samplers import euler
 from liftstudio.views import matting
@@ -38,6 +38,9 @@ LEAST_SIZE = 256  # pixels across the views if no other size is asked for: the p
 MAIN_PIECE = 0.1  # of a generated silhouette's area; smaller detached pieces are dropped
 SAME_ANGLE_DEG = 1e-3
 
+PixelsAcross = Annotated[int, Range(16, 4096, or_zero=True)]
+FrameRatio = Annotated[float, Range(0.1, 1)]
+
 
 class GeneratedViews(ViewSource):
     """Views of one object, sampled from a prior on cameras around it; one base for all such sources.
@@ -48,31 +51,27 @@ class GeneratedViews(ViewSource):
 
     @dataclass
     class Config:
-        prior: Annotated[Block, "prior"]  # the diffusion model that makes the views
-        elevation_deg: float = 10.0  # of the cameras, degrees above the object's horizon
-        steps: int = 0  # denoising steps; 0: what suits the prior
-        guidance_scale: float = 0.0  # classifier-free guidance; 1: none; 0: what suits the prior
-        seed: int = 0  # of the noise (and of a random orbit)
-        resolution: int = 0  # pixels across the views; what the prior makes is resized; 0: the prior's, at least 256
+        prior: Annotated[ComponentSpec, "prior"]  # the diffusion model that makes the views
+        elevation_deg: ElevationDeg = 10.0  # of the cameras, degrees above the object's horizon
+        steps: NonNegativeInt = 0  # denoising steps; 0: what suits the prior
+        guidance_scale: GuidanceScale = 0.0  # classifier-free guidance; 1: none; 0: what suits the prior
+        seed: Annotated[int, Range(0, 2**63 - 1)] = 0  # of the noise (and of a random orbit)
+        resolution: PixelsAcross = 0  # pixels across the views, which are resized; 0: the prior's, at least 256
         matting: bool = False  # views without masks are cut out by rembg, not by their white: for objects with white
-        distance: float = 3.6  # of the cameras from the object's centre, world units: twice its longest side
-        fov_deg: float = 33.8  # field of view of the cameras
-        enhance: Annotated[Block, "view-enhancer"] | None = None  # what repaints the views in the picture's manner
-        maps: Annotated[Block, "map-estimator"] | None = None  # what estimates the depth and normals of the views
+        distance: Distance = 3.6  # of the cameras from the object's centre, world units: twice its longest side
+        fov_deg: FovDeg = 33.8  # field of view of the cameras
+        enhance: Annotated[ComponentSpec, "view-enhancer"] | None = (
+            None  # what repaints the views in the picture's manner
+        )
+        maps: Annotated[ComponentSpec, "map-estimator"] | None = (
+            None  # what estimates the depth and normals of the views
+        )
         held_out: bool = False  # generated views are only shown and measured: no guidance is by them
         cache: bool = True  # keep what the prior makes for the next run ($LIFTSTUDIO_CACHE or ~/.cache/liftstudio)
 
         def __post_init__(self) -> None:
-            check_range("elevation_deg", self.elevation_deg, -MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)
-            check_range("steps", self.steps, 0)
-            check_guidance_scale(self.guidance_scale)
-            check_range("seed", self.seed, 0, 2**63 - 1)
-            if self.resolution != 0:
-                check_range("resolution", self.resolution, 16, 4096)
             if self.matting and not matting.installed():
                 raise InputError(f"matting: rembg is not there; {matting.INSTALL}")
-            check_range("distance", self.distance, 1e-3)
-            check_range("fov_deg", self.fov_deg, 1, 170)
 
     config: Config
     # Options that do not change what the prior makes.
@@ -174,7 +173,7 @@ class GeneratedViews(ViewSource):
                 log.warning("%s", warning)
         return frames
 
-    def _plug_in(self, block: Block | None) -> Any:
+    def _plug_in(self, block: ComponentSpec | None) -> Any:
         return None if block is None else block.build(device=self.device)
 
     def _enhanced(self, views: ReferenceViews, enhancer: ViewEnhancer) -> ReferenceViews:
@@ -284,13 +283,9 @@ class PriorViews(GeneratedViews):
     @dataclass(kw_only=True)
     class Config(GeneratedViews.Config):
         image: str  # the picture: RGBA, or opaque before a plain background or with the matting extra
-        elevation_deg: float = 10.0  # of the camera that took the picture, degrees above the object's horizon
+        elevation_deg: ElevationDeg = 10.0  # of the camera that took the picture, degrees above the object's horizon
         recenter: bool = True  # frame the object's bounding box; false: the whole picture
-        frame_ratio: float = FRAME_RATIO  # share of the frame that the longer side of that box takes
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            check_range("frame_ratio", self.frame_ratio, 0.1, 1)
+        frame_ratio: FrameRatio = FRAME_RATIO  # share of the frame that the longer side of that box takes
 
     config: Config
     not_deciding = GeneratedViews.not_deciding | {"image"}

@@ -19,7 +19,7 @@ from transformers import CLIPConfig, CLIPModel
 from bench import syncdreamer
 from bench.syncdreamer import Judge, Scene
 from liftstudio.cli import command_line
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.data.cameras import Cameras
 from liftstudio.metrics.diversity import cd_score, cd_terms
 from liftstudio.priors.base import Prior
@@ -69,7 +69,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_official_network_is_measured(guidance: str, tmp_path: Path) -> None:
     """It knows no masks and its own cameras alone: in miniature, with random weights."""
     weights = write_bright_weights(tmp_path / "tiny.safetensors", SEED)
-    prior = open_prior(Block("prior", AUTO, AutoPrior.Config(str(weights))), CPU)
+    prior = open_prior(ComponentSpec("prior", AUTO, AutoPrior.Config(str(weights))), CPU)
     source = source_of(2, guidance=guidance, steps=2)
     scene = syncdreamer.make_scene(NUMBER, source, prior)
     images, masks = syncdreamer.sample(source, prior, scene, NUMBER)

@@ -16,7 +16,7 @@ from bench import depth_prior, texture_refinement, textures, view_enhancement
 from bench.textures import Judge, Pictures
 from bench.unseen import canonical
 from liftstudio.core.assets import input_path
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.schedules import Schedule
 from liftstudio.methods.hifi123 import captions
 from liftstudio.methods.hifi123.prior import DepthPrior
@@ -103,7 +103,13 @@ def test_tables_have_means_and_paired_changes() -> None:
 def enhancer(**options: Any) -> Any:
     """The plug-in."""
     prior = DepthPrior.Config("depth")
-    settings = {"prior": Block("depth-prior", "sd2-depth", prior), "steps": 10, "levels": 4, "prompt": "owl", **options}
+    settings = {
+        "prior": ComponentSpec("depth-prior", "sd2-depth", prior),
+        "steps": 10,
+        "levels": 4,
+        "prompt": "owl",
+        **options,
+    }
     return RGNV(RGNV.Config(**settings), device=torch.device("cpu"))
 
 

@@ -1,14 +1,15 @@
 """`--list` is made from the code: names, purposes, options with types, defaults and comments."""
 
-from dataclasses import dataclass, field, fields
-from typing import Annotated
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Annotated, get_type_hints
 
 import pytest
 
 from liftstudio.cli.catalog import catalog, field_comments, purpose
 from liftstudio.core import registry
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import MinLength, Range
 from liftstudio.core.registry import Component, find, register
 from liftstudio.core.schedules import Schedule
 
@@ -38,8 +39,10 @@ class Listed(Component):
         changed: float = 0.25  # second meaning, degrees
         text: str = "#1"  # has a hash sign
         groups: dict[str, Group] = field(default_factory=dict)  # by name
-        part: Annotated[Block, "light"] | None = None  # another component
-        sizes: tuple[int, int] = (1, 2)  # rows and columns
+        part: Annotated[ComponentSpec, "light"] | None = None  # another component
+        sizes: tuple[int, Annotated[int, Range(2)]] = (1, 2)  # rows and columns
+        steps: Annotated[int, Range(2, 1000)] = 50  # of the grid
+        angles: Annotated[list[float], MinLength(1)] = field(default_factory=lambda: [90.0])  # of the views
         from_: str = ""  # like a keyword
 
 
@@ -51,7 +54,9 @@ listed  Shows every form of an option.
     groups: names with options each  # by name
         rate: a schedule = 2.0  # per step
     part: a light or none = null  # another component
-    sizes: [a whole number, a whole number] = [1, 2]  # rows and columns
+    sizes: [a whole number, a whole number of 2 or more] = [1, 2]  # rows and columns
+    steps: a whole number from 2 to 1000 = 50  # of the grid
+    angles: a list of a finite number (1 or more of them) = [90.0]  # of the views
     from: text = ''  # like a keyword
 """
 
@@ -73,8 +78,18 @@ def test_unknown_kind_suggests() -> None:
 
 def test_options_of_the_run() -> None:
     listing = catalog("run")
-    assert "seed: a whole number = 0  # of every random draw" in listing
-    assert "    every: a whole number = 100  # steps between checkpoints" in listing
+    assert "seed: a whole number from 0 to 4294967295 = 0  # of every random draw" in listing
+    assert "    every: a whole number of 1 or more = 100  # steps between checkpoints" in listing
+
+
+def test_an_option_that_is_defined_anew_keeps_a_range() -> None:
+    registry.load_methods()
+    configs = [find(name, kind).Config for kind in registry.kinds() for name in registry.names(kind)]
+    for config in configs:
+        hints = get_type_hints(config, include_extras=True)
+        for base in filter(is_dataclass, config.__mro__[1:]):
+            for name, hint in get_type_hints(base, include_extras=True).items():
+                assert "Range(" in repr(hints[name]) or "Range(" not in repr(hint), f"{config}: {name}"
 
 
 @pytest.mark.parametrize("kind", list(registry.BUILTIN))

@@ -1,15 +1,18 @@
 """Reading and checking configs: overrides, interpolation, types, and how a fault is said."""
 
+import math
 import os
 import random
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 
-from liftstudio.core.config import Block, parse, read_config, to_plain, type_name, write_config
+from liftstudio.core.config import ComponentSpec, parse, read_config, to_plain, type_name, write_config
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import MinLength, Range, check_ranges
 from liftstudio.core.registry import Component, register
 from liftstudio.core.schedules import Schedule
 
@@ -22,11 +25,15 @@ class Thing(Component):
 
     @dataclass
     class Config:
-        size: int = 3  # of the thing
+        size: Annotated[int, Range(0)] = 3  # of the thing
+        name: str = ""  # of the thing
 
         def __post_init__(self) -> None:
-            if self.size < 0:
-                raise InputError(f"size: wanted 0 or more, got {self.size}")
+            if self.name == "nothing":
+                raise InputError(f"name: wanted another, got {self.name}")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
 
 
 @dataclass
@@ -47,7 +54,7 @@ class Outer:
     pair: tuple[float, float] = (0.0, 1.0)
     inner: Inner = field(default_factory=Inner)
     groups: dict[str, Inner] = field(default_factory=dict)
-    thing: Annotated[Block, "test-config-kind"] | None = None
+    thing: Annotated[ComponentSpec, "test-config-kind"] | None = None
     from_: str = ""
 
 
@@ -139,8 +146,8 @@ def test_options_without_a_type_are_of_the_default(tmp_path: Path) -> None:
 
     @dataclass
     class Holder:
-        thing: Annotated[Block, "test-config-kind"] = field(
-            default_factory=lambda: Block("test-config-kind", "thing-of-test-config", Thing.Config(7))
+        thing: Annotated[ComponentSpec, "test-config-kind"] = field(
+            default_factory=lambda: ComponentSpec("test-config-kind", "thing-of-test-config", Thing.Config(7))
         )
 
     for text in ("thing: {size: 5}", "thing: '{size: 5}'", "thing: {type: thing-of-test-config, size: 5}"):
@@ -165,7 +172,8 @@ FAULTS = {
     "count: 1\nthing: {type: thing-of-test-config, sise: 1}": "did you mean 'thing.size'?",
     "count: 1\nthing: {type: thing-of-test-confic}": "thing.type: unknown test-config-kind",
     "count: 1\nthing: {size: 1}": "thing.type: missing",
-    "count: 1\nthing: {type: thing-of-test-config, size: -1}": "thing.size: wanted 0 or more, got -1",
+    "count: 1\nthing: {type: thing-of-test-config, size: -1}": "thing.size: expected 0 or more, got -1",
+    "count: 1\nthing: {type: thing-of-test-config, name: nothing}": "thing.name: wanted another, got nothing",
     "name: a": "count: missing; wanted a whole number",
     "count: ???": "count: missing; give it as count=...",
     "count: 1\ninner: {rate: '???'}": "inner.rate: missing; give it as inner.rate=...",
@@ -235,4 +243,120 @@ def test_type_names() -> None:
     assert type_name(list[int]) == "a list of a whole number"
     assert type_name(int | None) == "a whole number or none"
     assert type_name(Literal["a", "b"]) == "a | b"
-    assert type_name(Annotated[Block, "light"]) == "a light"
+    assert type_name(Annotated[ComponentSpec, "light"]) == "a light"
+    assert type_name(Annotated[int, Range(0)] | None) == "a whole number of 0 or more or none"
+    assert type_name(Annotated[list[str], MinLength(1)]) == "a list of text (1 or more of them)"
+    assert type_name(list[Annotated[float, Range(0, 1)]]) == "a list of a finite number from 0 to 1"
+
+
+Number = int | float
+
+# range -> its words, those after "a finite number", values inside, values outside
+RANGES: dict[Range, tuple[str, str, list[Number], list[Number]]] = {
+    Range(2, 1000): ("2 to 1000", "from 2 to 1000", [2, 1000, 2.5], [1, 1001, 1.999, -2]),
+    Range(-0.5, 0.25): ("-0.5 to 0.25", "from -0.5 to 0.25", [-0.5, 0, 0.25], [-0.6, 0.3]),
+    Range(1e-5): ("1e-05 or more", "of 1e-05 or more", [1e-5, 1e300], [0, -1]),
+    Range(high=5): ("5 or less", "of 5 or less", [5, -1e300], [5.1]),
+    Range(above=0): ("above 0", "above 0", [1e-300], [0, -1]),
+    Range(below=1): ("below 1", "below 1", [0.999, -5], [1]),
+    Range(above=0, high=240): ("above 0 to 240", "from above 0 to 240", [1, 240], [0, 241]),
+    Range(0, below=1): ("0 to below 1", "from 0 to below 1", [0, 0.5], [-0.1, 1]),
+    Range(above=0, below=1): ("above 0 to below 1", "from above 0 to below 1", [0.5], [0, 1]),
+    Range(0, 2**63 - 1): ("0 to 9223372036854775807", "from 0 to 9223372036854775807", [2**63 - 1], [2**63]),
+}
+
+
+@pytest.mark.parametrize("given", RANGES, ids=str)
+def test_ranges(given: Range) -> None:
+    words, described, inside, outside = RANGES[given]
+    assert (str(given), given.describe("a finite number")) == (words, f"a finite number {described}")
+    assert all(value in given for value in inside) and not any(value in given for value in outside)
+    assert math.nan not in given
+
+
+@pytest.mark.parametrize(
+    ("given", "words", "inside", "outside"),
+    [
+        (Range(multiple_of=8), "a multiple of 8", [8, 64], [0, -8, 4, 12]),
+        (Range(16, 32, multiple_of=8), "a multiple of 8 from 16 to 32", [16, 24, 32], [8, 20, 40]),
+        (Range(16, or_zero=True), "16 or more, or 0", [0, 16], [15, -1]),
+    ],
+)
+def test_ranges_with_gaps(given: Range, words: str, inside: list[int], outside: list[int]) -> None:
+    assert str(given) == words
+    assert all(value in given for value in inside) and not any(value in given for value in outside)
+
+
+def test_ranges_with_gaps_in_words() -> None:
+    assert Range(16, multiple_of=8).describe("a whole number") == "a multiple of 8 of 16 or more"
+    assert Range(16, 64, or_zero=True).describe("a whole number") == "a whole number from 16 to 64, or 0"
+
+
+@dataclass
+class Bounded:
+    count: Annotated[int, Range(2, 1000)] = 2
+    shares: tuple[Annotated[float, Range(0, 1)], Annotated[float, Range(0, 2)]] = (0.0, 2.0)
+    sizes: list[Annotated[int, Range(1)]] = field(default_factory=list)
+    widths: tuple[Annotated[int, Range(multiple_of=8)], ...] = ()
+    weights: dict[str, Annotated[float, Range(0)]] = field(default_factory=dict)
+    limit: Annotated[float, Range(above=0)] | None = None
+    choice: Annotated[int, Range(0)] | Literal["best"] = "best"
+    levels: Annotated[Schedule, Range(0, 1)] | None = None
+    angles: Annotated[list[Annotated[float, Range(-89, 89)]], MinLength(2)] = field(default_factory=lambda: [0, 1])
+
+
+@dataclass
+class Outside:
+    inner: Bounded = field(default_factory=Bounded)
+    all: dict[str, Bounded] = field(default_factory=dict)
+
+
+def test_values_in_range() -> None:
+    data = {
+        "count": "1000",
+        "shares": [1, 2],
+        "sizes": [1, 2],
+        "widths": [8, 16],
+        "weights": {"a": 0},
+        "limit": 0.1,
+        "choice": 0,
+        "levels": [0, 0, 1, 10],
+    }
+    assert parse({"inner": data}, Outside).inner.weights == {"a": 0.0}
+    assert parse({"inner": {"limit": None, "choice": "best", "levels": None}}, Outside) == Outside()
+
+
+OUTSIDE = {
+    "count: 1": "inner.count: expected 2 to 1000, got 1",
+    "count: 1001": "inner.count: expected 2 to 1000, got 1001",
+    "count: 2.5": "inner.count: wanted a whole number, got 2.5",
+    "shares: [0.5, 2.5]": "inner.shares[1]: expected 0 to 2, got 2.5",
+    "sizes: [1, 0]": "inner.sizes[1]: expected 1 or more, got 0",
+    "widths: [8, 8, 12]": "inner.widths[2]: expected a multiple of 8, got 12",
+    "weights: {a: 1, b: -1}": "inner.weights.b: expected 0 or more, got -1",
+    "angles: [1]": "inner.angles: expected at least 2 values, got 1",
+    "angles: [1, 90]": "inner.angles[1]: expected -89 to 89, got 90",
+    "limit: 0": "inner.limit: expected above 0, got 0",
+    "choice: -1": "inner.choice: expected 0 or more, got -1",
+    "levels: 1.0000001": "inner.levels: expected 0 to 1, got 1.0000001",
+    "levels: [[0, 0], [5, 2], [10, 1]]": "inner.levels: expected 0 to 1, got 2",
+}
+
+
+@pytest.mark.parametrize("text", OUTSIDE)
+def test_values_out_of_range_are_named(tmp_path: Path, text: str) -> None:
+    data = read_config(written(tmp_path, f"inner: {{{text}}}"), [])
+    with pytest.raises(InputError, match=f"^{re.escape(OUTSIDE[text])}$"):
+        parse(data, Outside)
+    with pytest.raises(InputError, match=f"^{re.escape(OUTSIDE[text].replace('inner.', 'all.a.', 1))}$"):
+        parse({"all": {"a": data["inner"]}}, Outside)
+
+
+def test_ranges_of_options_built_in_python() -> None:
+    with pytest.raises(InputError, match=r"^size: expected 0 or more, got -1$"):
+        Thing(Thing.Config(size=-1))
+    with pytest.raises(InputError, match=r"^size: expected 0 or more, got -1$"):
+        ComponentSpec("test-config-kind", "thing-of-test-config", Thing.Config(size=-1)).build()
+    check_ranges(Outside(Bounded(limit=1.0)), Outside)
+    with pytest.raises(InputError, match=r"^all\.a\.sizes\[0\]: expected 1 or more, got 0$"):
+        check_ranges(Outside(all={"a": Bounded(sizes=[0])}), Outside)

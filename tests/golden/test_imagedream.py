@@ -24,7 +24,7 @@ from helpers.paths import GOLDEN
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.schedules import Schedule
 from liftstudio.core.weights import Weights
@@ -385,7 +385,7 @@ def test_score_distillation_by_the_guidance(path: Path, name: str) -> None:
     model, views = model_for(path.parent, case["text_cond"]), len(case["latents"]) // options["objects"]
     guidance = ImageDreamSDS.__new__(ImageDreamSDS)
     guidance.config = ImageDreamSDS.Config(
-        prior=Block("prior", "imagedream", None),
+        prior=ComponentSpec("prior", "imagedream", None),
         guidance_scale=options["guidance_scale"],
         rescale=options["recon_std_rescale"],
         loss="reconstruction" if options["recon_loss"] else "sds",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.orbits import static
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
@@ -21,7 +21,7 @@ VIEWS = 4
 
 @pytest.fixture(scope="module")
 def prior() -> Prior:
-    return open_prior(Block("prior", AUTO, AutoPrior.Config("asset://priors/toys")), torch.device("cpu"))
+    return open_prior(ComponentSpec("prior", AUTO, AutoPrior.Config("asset://priors/toys")), torch.device("cpu"))
 
 
 @pytest.fixture

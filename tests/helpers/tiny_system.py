@@ -13,7 +13,7 @@ import torch
 import trimesh
 from torch import Tensor
 
-from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import PositiveInt
 from liftstudio.core.registry import register
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.mesh import Mesh
@@ -27,17 +27,13 @@ class TinySphere(System):
 
     @dataclass
     class Config:
-        steps: int = 6  # optimisation steps of each of the two stages
+        steps: PositiveInt = 6  # optimisation steps of each of the two stages
         lr: float = 0.05  # learning rate
         seconds: float = 0.0  # pause in every step
         ballast: int = 0  # numbers of dead weight in the state, for slow checkpoint writing
         nan_at: int = -1  # step of stage `first` whose loss is not a number; -1: none
         memory_at: int = -1  # step of stage `first` at which memory runs out; -1: none
         batch_size: int = 8  # does nothing; named in the advice when memory runs out
-
-        def __post_init__(self) -> None:
-            if self.steps < 1:
-                raise InputError(f"steps: wanted 1 or more, got {self.steps}")
 
     def __init__(self, config: Config, *, views: Any, device: torch.device, seed: int, fabric: Any) -> None:
         self.config, self.fabric = config, fabric

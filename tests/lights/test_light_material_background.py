@@ -7,6 +7,7 @@ from torch import Tensor
 
 from liftstudio.backgrounds.directional import Directional, spherical_harmonics
 from liftstudio.backgrounds.solid_color import SolidColor
+from liftstudio.core.config import parse
 from liftstudio.core.errors import InputError
 from liftstudio.core.schedules import Schedule
 from liftstudio.lights.spherical_gaussians import SphericalGaussians, fibonacci_sphere
@@ -162,6 +163,14 @@ def test_point_light_shares_and_places() -> None:
 
 
 def test_point_light_refuses() -> None:
-    for options, message in (({"distance": (2.0, 1.0)}, "distance: wanted the lower"), ({"spread": -1.0}, "spread")):
-        with pytest.raises(InputError, match=message):
-            point_light(**options)
+    with pytest.raises(InputError, match="distance: wanted the lower value first"):
+        point_light(distance=(2.0, 1.0))
+    with pytest.raises(InputError, match=r"^material\.textureless: expected 0 to 1, got 2$"):
+        parse({"textureless": 2}, DiffusePointLight.Config, "material")
+
+
+def test_light_and_background_refuse() -> None:
+    with pytest.raises(InputError, match=r"^light\.lobes: expected 1 to 4096, got 0$"):
+        parse({"lobes": 0}, SphericalGaussians.Config, "light")
+    with pytest.raises(InputError, match=r"^background\.color\[2\]: expected 0 to 1, got 1\.5$"):
+        parse({"color": [0, 0, 1.5]}, SolidColor.Config, "background")

@@ -91,7 +91,7 @@ def test_it_tells_every_step_and_draws_no_noise_in_the_last(generator: torch.Gen
 
 @pytest.mark.parametrize("steps", [0, 1000])
 def test_impossible_numbers_of_steps(steps: int) -> None:
-    with pytest.raises(InputError, match=f"steps: wanted 1 to 999, got {steps}"):
+    with pytest.raises(InputError, match=f"steps: expected 1 to 999, got {steps}"):
         ddim_sigmas(levels(), steps)
 
 

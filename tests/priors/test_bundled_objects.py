@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from liftstudio.core import assets
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.novel_views import closeness
 from liftstudio.priors.base import NoisyViews, PosedImage
@@ -26,7 +26,7 @@ def mario() -> ReferenceViews:
 
 @pytest.fixture(scope="module")
 def prior() -> ObjectsPrior:
-    opened = open_prior(Block("prior", AUTO, AutoPrior.Config("asset://priors/objects")), CPU)
+    opened = open_prior(ComponentSpec("prior", AUTO, AutoPrior.Config("asset://priors/objects")), CPU)
     assert isinstance(opened, ObjectsPrior)
     return opened
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from liftstudio.core import registry
-from liftstudio.core.config import Block, parse
+from liftstudio.core.config import ComponentSpec, parse
 from liftstudio.data.cameras import Cameras, orbit_cameras, turned
 from liftstudio.data.images import save_image, straight_from_white
 from liftstudio.data.orbits import sine
@@ -25,7 +25,7 @@ ELEVATION_DEG = 10.0
 
 @pytest.fixture(scope="module")
 def prior() -> Prior:
-    return open_prior(Block("prior", AUTO, AutoPrior.Config(WEIGHTS)), torch.device("cpu"))
+    return open_prior(ComponentSpec("prior", AUTO, AutoPrior.Config(WEIGHTS)), torch.device("cpu"))
 
 
 def cameras(azimuth_deg: Tensor, elevation_deg: Tensor, size: int = 64) -> Cameras:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from liftstudio.cli.catalog import catalog
-from liftstudio.core.config import Block, parse
+from liftstudio.core.config import ComponentSpec, parse
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.core.weights import Weights, load_module, open_weights
@@ -135,7 +135,8 @@ def test_load_module_casts_and_freezes(tmp_path: Path, state: dict[str, torch.Te
 def test_foreign_weights_belong_to_no_prior(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
     save_file(state, tmp_path / "x.safetensors")
     block = parse(
-        {"prior": {"type": "auto", "weights": str(tmp_path / "x.safetensors")}}, dict[str, Annotated[Block, "prior"]]
+        {"prior": {"type": "auto", "weights": str(tmp_path / "x.safetensors")}},
+        dict[str, Annotated[ComponentSpec, "prior"]],
     )
     with pytest.raises(InputError, match=r"x\.safetensors: weights of no known prior; known: .*sv3d"):
         open_prior(block["prior"], CPU)
@@ -152,16 +153,16 @@ def test_a_recognized_prior_is_resolved_by_opening_its_weights_once(
 
     monkeypatch.setattr(opening, "open_weights", counted)
     path = str(write_weights(tmp_path / "ball.safetensors"))
-    block = Block("prior", "auto", find("auto", "prior").Config(path, chunk=3))
+    block = ComponentSpec("prior", "auto", find("auto", "prior").Config(path, chunk=3))
     prior = resolve(block)
-    assert prior.block == Block("prior", "tiny-ball", TinyBall.Config(path, chunk=3)) and prior.cls is TinyBall
+    assert prior.block == ComponentSpec("prior", "tiny-ball", TinyBall.Config(path, chunk=3)) and prior.cls is TinyBall
     prior.check_count(7)
     assert prior.fingerprint()["names"] == ["ball.safetensors", ""] and opened == [path]
     assert prior.load(CPU) is open_prior(block, CPU)
 
 
 def test_a_named_prior_is_resolved_without_its_weights() -> None:
-    block = Block("prior", "sv3d", find("sv3d", "prior").Config("no.safetensors"))
+    block = ComponentSpec("prior", "sv3d", find("sv3d", "prior").Config("no.safetensors"))
     prior = resolve(block)
     assert prior.block is block
     with pytest.raises(InputError, match=r"^no\.safetensors: no such file or folder; .*stabilityai/sv3d"):
@@ -189,7 +190,7 @@ def test_a_missing_file_of_an_unknown_kind_names_its_source(
     monkeypatch.chdir(tmp_path)
     options = find("auto", "prior").Config(weights=name)
     with pytest.raises(InputError, match=r"(no such file or folder|no weight file there).*; ") as error:
-        open_prior(Block("prior", "auto", options), CPU)
+        open_prior(ComponentSpec("prior", "auto", options), CPU)
     assert [publisher for publisher in PUBLISHERS if publisher in str(error.value)] == list(publishers)
 
 

@@ -77,7 +77,7 @@ def test_noise_levels() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((0, 0.1, 1.0), "steps: wanted 1"), ((5, 0.0, 1.0), "0 < sigma_min"), ((5, 2.0, 1.0), "2 and 1")],
+    [((0, 0.1, 1.0), "steps: expected 1"), ((5, 0.0, 1.0), "0 < sigma_min"), ((5, 2.0, 1.0), "2 and 1")],
 )
 def test_impossible_noise_levels(arguments: tuple[int, float, float], message: str) -> None:
     with pytest.raises(InputError, match=message):

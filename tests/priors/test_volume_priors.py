@@ -9,7 +9,7 @@ import torch
 from helpers.volume_inputs import perturb, random_views
 from torch import Tensor
 
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.priors.base import NoisyViews, PosedImage
@@ -108,7 +108,7 @@ def test_a_saved_network_is_recognised_and_gives_the_same(
     task.save(task.network, path)
     sample = draw_sample("toy", SEED, DataConfig(), 2, generator)
     options = find("auto", "prior").Config(weights=str(path), precision="float32")
-    opened: Any = open_prior(Block("prior", "auto", options), torch.device("cpu"))
+    opened: Any = open_prior(ComponentSpec("prior", "auto", options), torch.device("cpu"))
     assert isinstance(opened, task.prior_type) and opened.network.size == TINY[type(task)]
     noisy = opened.encode(sample.images[..., :3], sample.images[..., 3:])
     noisy = noisy + 2 * torch.randn(noisy.shape, generator=generator)

@@ -13,7 +13,7 @@ from helpers.tiny_prior import TinyBall, write_weights
 from torch import Tensor
 
 from liftstudio.cli import command_line
-from liftstudio.core.config import Block, parse
+from liftstudio.core.config import ComponentSpec, parse
 from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.images import load_image
@@ -183,7 +183,7 @@ def test_photographs_of_a_real_object(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"frames": 0}, {"size": 2}, {"stills": -1}, {"fps": 0}, {"elevation_deg": 90}, {"lpips_network": "resnet"}],
+    [{"fps": 0}, {"fps": 241}, {"lpips_network": "resnet"}],
 )
 def test_faulty_options(options: dict) -> None:
     with pytest.raises(InputError, match=f"test.{next(iter(options))}"):
@@ -299,7 +299,7 @@ def test_bad_truth_is_said_before_the_views_are_made(
 
 
 def test_truth_is_for_runs_from_a_picture() -> None:
-    posed = Block("views", "posed-images", PosedImages.Config(path=str(MARIO)))
+    posed = ComponentSpec("views", "posed-images", PosedImages.Config(path=str(MARIO)))
     truth = TruthConfig(views=str(MARIO))
     assert evaluation.load_truth_of(TruthConfig(), posed) is None
     for views in (posed, None):

@@ -243,9 +243,7 @@ def test_too_many_pixels_are_refused_at_once(shots: Shots, tmp_path: Path, monke
 @pytest.mark.parametrize(
     "options",
     [
-        {"max_size": -1},
         {"scale": 0.0},
-        {"scale": -1.0},
         {"background_threshold": 0.0},
         {"background": "green"},
         {"normalize": "no"},

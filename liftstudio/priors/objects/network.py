@@ -10,14 +10,24 @@ alpha.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
 from liftstudio.ops.lifting import lift
-from liftstudio.priors.layers import Attention, Block, Conv, doubled, level_features, through
+from liftstudio.priors.layers import (
+    Attention,
+    Block,
+    Conv,
+    HeadMultiple,
+    Multiple8,
+    doubled,
+    level_features,
+    through,
+)
 from liftstudio.priors.objects.frustum import (
     REACH,
     cell_centers,
@@ -46,18 +56,18 @@ PLACE_FEATURES = 8  # of `place_features`
 class Size:
     """What fixes the network's shapes."""
 
-    planes: int = 40  # of density, along each ray
-    color_planes: int = 10  # of colour
-    view_planes: int = 16  # of the coarser frustum, at half resolution
-    cell: int = 8  # features that the picture gives each of its cells
-    cell_hidden: int = 24  # channels in which those and what the views show in a cell are joined
-    full: int = 16  # channels at full resolution, from the picture and from below
-    head: int = 40  # channels that the planes are read from
-    widths: tuple[int, int, int] = (48, 112, 192)  # channels at half, quarter and eighth resolution
-    down: tuple[int, int] = (1, 1)  # residual blocks at half and quarter resolution before the eighth
-    middle: int = 2  # residual blocks at an eighth, with attention between them
-    up: tuple[int, int] = (1, 2)  # residual blocks at half and quarter resolution after it
-    embedding: int = 192  # of noise level, number of views and camera
+    planes: Annotated[int, Range(2)] = 40  # of density, along each ray
+    color_planes: Annotated[int, Range(2)] = 10  # of colour
+    view_planes: PositiveInt = 16  # of the coarser frustum, at half resolution
+    cell: PositiveInt = 8  # features that the picture gives each of its cells
+    cell_hidden: PositiveInt = 24  # channels in which those and what the views show in a cell are joined
+    full: PositiveInt = 16  # channels at full resolution, from the picture and from below
+    head: Multiple8 = 40  # channels that the planes are read from
+    widths: tuple[Multiple8, Multiple8, HeadMultiple] = (48, 112, 192)  # channels at 1/2, 1/4 and 1/8 resolution
+    down: tuple[NonNegativeInt, NonNegativeInt] = (1, 1)  # residual blocks at 1/2 and 1/4 before 1/8 resolution
+    middle: PositiveInt = 2  # residual blocks at an eighth, with attention between them
+    up: tuple[NonNegativeInt, NonNegativeInt] = (1, 2)  # residual blocks at 1/2 and 1/4 resolution after it
+    embedding: PositiveInt = 192  # of noise level, number of views and camera
 
 
 class Pose(NamedTuple):

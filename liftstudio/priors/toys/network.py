@@ -7,13 +7,24 @@ are [-1, 1], channels first, four channels: rgb over white and alpha.
 
 import itertools
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
 from liftstudio.ops.lifting import lift
-from liftstudio.priors.layers import Attention, Block, Conv, doubled, level_features, through
+from liftstudio.priors.layers import (
+    Attention,
+    Block,
+    Conv,
+    HeadMultiple,
+    Multiple8,
+    doubled,
+    level_features,
+    through,
+)
 from liftstudio.priors.projections import project, ray_shares, sample_image
 from liftstudio.priors.toys.marching import ray_weights
 
@@ -27,16 +38,16 @@ REACH = 1.02  # half the length of rays that is sampled, in half sides of the cu
 class Size:
     """What fixes the network's shapes."""
 
-    grid: int = 32  # vertices along each axis of the volume
-    half_side: float = 1.0  # of the cube it fills, world units; the object's longest side is 1.8
-    widths: tuple[int, int, int] = (32, 64, 128)  # channels of the volume at full, half and quarter resolution
-    down: tuple[int, int] = (0, 1)  # residual blocks at full and half resolution before the quarter
-    middle: int = 4  # residual blocks at quarter resolution, with attention between them
-    up: tuple[int, int] = (1, 2)  # residual blocks at full and half resolution after it
-    image_widths: tuple[int, int, int, int] = (32, 48, 64, 96)  # of the input picture's pyramid
-    view_width: int = 16  # channels of a noisy view's features
-    color_features: int = 14  # channels of the volume that colour is read from
-    embedding: int = 192  # of noise level, number of views and whole picture
+    grid: Annotated[int, Range(multiple_of=4)] = 32  # vertices along each axis of the volume
+    half_side: Annotated[float, Range(0.1)] = 1.0  # of the cube it fills, world units; the object's longest side is 1.8
+    widths: tuple[Multiple8, Multiple8, HeadMultiple] = (32, 64, 128)  # channels at full, 1/2 and 1/4 resolution
+    down: tuple[NonNegativeInt, NonNegativeInt] = (0, 1)  # residual blocks at full and 1/2 before 1/4 resolution
+    middle: PositiveInt = 4  # residual blocks at quarter resolution, with attention between them
+    up: tuple[NonNegativeInt, NonNegativeInt] = (1, 2)  # residual blocks at full and 1/2 resolution after it
+    image_widths: tuple[Multiple8, Multiple8, Multiple8, Multiple8] = (32, 48, 64, 96)  # of the input picture's pyramid
+    view_width: Multiple8 = 16  # channels of a noisy view's features
+    color_features: PositiveInt = 14  # channels of the volume that colour is read from
+    embedding: PositiveInt = 192  # of noise level, number of views and whole picture
 
 
 class ImageEncoder(nn.Module):

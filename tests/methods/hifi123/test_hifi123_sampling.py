@@ -57,7 +57,7 @@ def test_grid() -> None:
     torch.testing.assert_close(torch.tensor(levels.alpha_bars[1:], dtype=torch.float64), alpha_bars[::20])
     assert grid(7).timesteps[-1] == 6 * 142
     for steps in (1, 1001):
-        with pytest.raises(InputError, match=f"steps: wanted 2 to 1000, got {steps}"):
+        with pytest.raises(InputError, match=f"steps: expected 2 to 1000, got {steps}"):
             grid(steps)
 
 
@@ -116,13 +116,13 @@ def test_sampling_in_parts() -> None:
 
 def test_levels_out_of_the_grid() -> None:
     state = torch.zeros(1, 4, 2, 2)
-    with pytest.raises(InputError, match="levels: wanted 1 to 10, got 11"):
+    with pytest.raises(InputError, match="levels: expected 1 to 10, got 11"):
         ddim.invert(lambda x, t: x, state, grid(10), 11)
-    with pytest.raises(InputError, match="start: wanted 0 to 10, got 11"):
+    with pytest.raises(InputError, match="start: expected 0 to 10, got 11"):
         ddim.sample(lambda x, t: x, state, grid(10), 11)
-    with pytest.raises(InputError, match="stop: wanted 0 to 4, got 5"):
+    with pytest.raises(InputError, match="stop: expected 0 to 4, got 5"):
         ddim.sample(lambda x, t: x, state, grid(10), 4, 5)
-    with pytest.raises(InputError, match="injected: wanted 0 to 10, got 11"):
+    with pytest.raises(InputError, match="injected: expected 0 to 10, got 11"):
         rgnv.Form.full_range(10, -1)
 
 

@@ -13,7 +13,7 @@ from helpers.tiny_imagedream import write_tiny_imagedream, write_tiny_text
 from helpers.tiny_scenes import sphere_views
 from torch import Tensor
 
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.core.schedules import Schedule
@@ -45,13 +45,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def prior_of(folder: Path, name: str, **options: Any) -> Block:
+def prior_of(folder: Path, name: str, **options: Any) -> ComponentSpec:
     given = {"weights": str(folder / f"{name}.safetensors"), "prompt": "a cat", "text_encoder": str(folder / "text")}
-    return Block("prior", "imagedream", find("imagedream", "prior").Config(**{**given, **options}))
+    return ComponentSpec("prior", "imagedream", find("imagedream", "prior").Config(**{**given, **options}))
 
 
-def toys(prompt: str = "") -> Block:
-    return Block("prior", "auto", find("auto", "prior").Config("asset://priors/toys", prompt=prompt))
+def toys(prompt: str = "") -> ComponentSpec:
+    return ComponentSpec("prior", "auto", find("auto", "prior").Config("asset://priors/toys", prompt=prompt))
 
 
 def with_picture(size: int = SIZE) -> ReferenceViews:
@@ -61,7 +61,9 @@ def with_picture(size: int = SIZE) -> ReferenceViews:
     return replace(views, cameras=concatenate([views.cameras[:2], front]), input_view=2)
 
 
-def make(prior: Block, kind: str = "imagedream-sds", views: ReferenceViews | None = None, **options: Any) -> Any:
+def make(
+    prior: ComponentSpec, kind: str = "imagedream-sds", views: ReferenceViews | None = None, **options: Any
+) -> Any:
     guidance = find(kind, "guidance")
     return guidance(guidance.Config(prior=prior, **options), views=views, device=CPU)
 
@@ -283,20 +285,10 @@ def test_toys_stand_in_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
 
 
 WRONG = [
-    ({"views_per_step": [6]}, "views_per_step: wanted a multiple of 4 views, got 6"),
-    ({"views_per_step": [0]}, "views_per_step: wanted 1 or more"),
     ({"views_per_step": [4, 4]}, "views_per_step: wanted one number, or as many as there are resolutions"),
     ({"resolution": [8, 16]}, "resolution_milestones: wanted one step fewer than there are resolutions"),
     ({"resolution": [8, 16, 9], "resolution_milestones": [3, 2]}, "resolution_milestones: wanted rising steps"),
-    ({"resolution": [-1]}, "resolution: wanted 0 or more"),
     ({"elevation_range_deg": (5.0, 1.0)}, "elevation_range_deg: wanted the lower value first, got 5, 1"),
-    ({"elevation_range_deg": (0.0, 95.0)}, "elevation_range_deg: wanted -89 to 89"),
-    ({"fov_range_deg": (0.0, 40.0)}, "fov_range_deg: wanted 1 to 170, got 0"),
-    ({"half_view_range": (0.0, 1.0)}, "half_view_range"),
-    ({"rescale": 1.5}, "rescale: wanted 0 to 1, got 1.5"),
-    ({"random_background": -0.5}, "random_background: wanted 0 to 1"),
-    ({"guidance_scale": 0.5}, "guidance_scale: wanted 1 or more"),
-    ({"max_step_percent": Schedule.constant(1.0)}, "max_step_percent: wanted 0 to 0.999, got 1"),
     (
         {"min_step_percent": Schedule.constant(0.6)},
         "min_step_percent: wanted at most max_step_percent, got 0.6 at step 8000",

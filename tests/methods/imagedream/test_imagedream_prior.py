@@ -15,7 +15,7 @@ from helpers.tiny_imagedream import NUMBERS, PREFIX, TEXT_LENGTH, tiny_state, wr
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.core.weights import Weights
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def open_imagedream(path: Path, text: Path, kind: str = "imagedream", **options: Any) -> Any:
     options = {"prompt": CAPTION, "text_encoder": str(text), **options}
-    return open_prior(Block("prior", kind, find(kind, "prior").Config(weights=str(path), **options)), CPU)
+    return open_prior(ComponentSpec("prior", kind, find(kind, "prior").Config(weights=str(path), **options)), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -520,14 +520,14 @@ def test_other_networks_have_another_key(
     write_tiny_text(Path("text"), seed=SEED)
     Path("tiny-ipmv/unet/config.json").write_text("{}")
     config = find("imagedream", "prior").Config("tiny-ipmv", text_encoder="text", prompt="long " * 100)
-    block = Block("prior", "imagedream", config)
+    block = ComponentSpec("prior", "imagedream", config)
     key = resolve(block).fingerprint()
     assert resolve(block).fingerprint() == key and set(key["folders"]) == {"weights", "text_encoder"}
     Path("text/notes.md").write_text("no part of a network")
     assert resolve(block).fingerprint() == key
     Path(changed).write_bytes(Path(changed).read_bytes())  # another time is enough
     assert resolve(block).fingerprint() != key
-    alone = Block("prior", "imagedream", replace(config, weights=str(folder / "tiny-ipmv.safetensors")))
+    alone = ComponentSpec("prior", "imagedream", replace(config, weights=str(folder / "tiny-ipmv.safetensors")))
     assert set(resolve(alone).fingerprint()["folders"]) == {"text_encoder"}
 
 

@@ -12,7 +12,7 @@ from helpers.tiny_sv3d import NUMBERS, write_tiny_sv3d
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.data.cameras import Cameras, orbit_cameras
@@ -40,7 +40,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def open_sv3d(path: Path, **options: Any) -> Prior:
     config = find("sv3d", "prior").Config(weights=str(path), **options)
-    return open_prior(Block("prior", "sv3d", config), CPU)
+    return open_prior(ComponentSpec("prior", "sv3d", config), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def input_of(generator: torch.Generator, elevation_deg: float = 10.0, azimuth_de
 @pytest.mark.parametrize("variant", ["p", "u"])
 def test_the_file_says_which_model_it_is(files: dict[str, Path], variant: str) -> None:
     options = find("auto", "prior").Config(weights=str(files[variant]))
-    prior = open_prior(Block("prior", "auto", options), CPU)
+    prior = open_prior(ComponentSpec("prior", "auto", options), CPU)
     assert prior.name == f"SV3D (sv3d_{variant}, {variant}.safetensors)"
     assert (prior.resolution, prior.frames, prior.latent_shape) == (SIZE, FRAMES, (4, SIZE // 4, SIZE // 4))
     assert not any(p.requires_grad for p in [*prior.unet.parameters(), *prior.vae.parameters()])

@@ -13,7 +13,7 @@ from helpers.tiny_scenes import Solid, ball, scene_of
 from helpers.tiny_sv3d import write_tiny_sv3d
 from torch import Tensor
 
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import register
 from liftstudio.core.weights import Weights
@@ -192,7 +192,7 @@ def reference_views(elevation_deg: float = 15.0, count: int = 3, size: int = RES
 
 
 def make(views: ReferenceViews | None = None, **options: Any) -> Any:
-    options = {"prior": Block("prior", "test-copying", CopyingPrior.Config("")), "frames": 5, **options}
+    options = {"prior": ComponentSpec("prior", "test-copying", CopyingPrior.Config("")), "frames": 5, **options}
     return MaskedSDS(MaskedSDS.Config(**options), views=views or reference_views(), device=CPU)
 
 
@@ -342,7 +342,7 @@ def test_with_the_real_network(tmp_path: Path, variant: str, amplitude_deg: floa
     weights = write_tiny_sv3d(tmp_path / "tiny.safetensors", variant=variant, image_size=RESOLUTION)
     gradients = []
     for chunk in (2, 5):
-        prior = Block("prior", "sv3d", SV3D.Config(str(weights)))
+        prior = ComponentSpec("prior", "sv3d", SV3D.Config(str(weights)))
         guidance = make(prior=prior, amplitude_deg=amplitude_deg, encoder_chunk=chunk)
         request = guidance.request(0, torch.Generator().manual_seed(SEEDS[0]))
         seen = see(request.cameras, [((0.0, 0.0, 0.0), 0.6)])
@@ -365,4 +365,4 @@ def test_with_the_real_network(tmp_path: Path, variant: str, amplitude_deg: floa
 def test_a_network_without_cameras_is_refused_on_orbits_that_swing(tmp_path: Path) -> None:
     weights = write_tiny_sv3d(tmp_path / "tiny.safetensors", variant="u", image_size=RESOLUTION)
     with pytest.raises(InputError, match="sv3d_u"):
-        make(prior=Block("prior", "sv3d", SV3D.Config(str(weights))))
+        make(prior=ComponentSpec("prior", "sv3d", SV3D.Config(str(weights))))

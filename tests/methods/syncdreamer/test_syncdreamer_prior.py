@@ -12,7 +12,7 @@ from helpers.tiny_syncdreamer import NUMBERS, official_cameras, tiny_state, writ
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.data.cameras import Cameras, orbit_cameras
@@ -37,7 +37,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def open_syncdreamer(path: Path, **options: Any) -> Prior:
     config = find("syncdreamer", "prior").Config(weights=str(path), **options)
-    return open_prior(Block("prior", "syncdreamer", config), CPU)
+    return open_prior(ComponentSpec("prior", "syncdreamer", config), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def cameras() -> Cameras:
 
 def test_the_file_is_recognised(file: Path) -> None:
     options = find("auto", "prior").Config(weights=str(file))
-    prior = open_prior(Block("prior", "auto", options), CPU)
+    prior = open_prior(ComponentSpec("prior", "auto", options), CPU)
     assert prior.name == "SyncDreamer (tiny.safetensors)" and type(prior) is type(open_syncdreamer(file))
     assert (prior.resolution, prior.frames, prior.latent_shape) == (SIZE, VIEWS, SHAPE[1:])
     assert not any(p.requires_grad for p in [*prior.network.parameters(), *prior.vae.parameters()])

@@ -16,7 +16,7 @@ from helpers.tiny_text2image import PIXELS, SIZE, write_tiny_if, write_tiny_stab
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from liftstudio.core.config import Block
+from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.data.cameras import orbit_cameras
@@ -51,12 +51,12 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(SEED)
 
 
-def block(folder: Path, name: str, kind: str = "", **options: Any) -> Block:
+def block(folder: Path, name: str, kind: str = "", **options: Any) -> ComponentSpec:
     kind = kind or KINDS[name]
     known = {**TEXTS, **options}
     if kind == "auto":
         known.pop("negative_prompt")
-    return Block("prior", kind, find(kind, "prior").Config(str(folder / name), **known))
+    return ComponentSpec("prior", kind, find(kind, "prior").Config(str(folder / name), **known))
 
 
 def opened(folder: Path, name: str, **options: Any) -> Any:
@@ -127,7 +127,7 @@ def test_recognised_by_their_weights(written: Path, name: str) -> None:
     assert type(prior) is find(KINDS[name], "prior")
 
 
-def make(prior: Block, picture: bool = True, **options: Any) -> Any:
+def make(prior: ComponentSpec, picture: bool = True, **options: Any) -> Any:
     cls = find("text-to-image-sds", "guidance")
     views = replace(sphere_views(3, 32), input_view=2) if picture else None
     return cls(cls.Config(prior=prior, **options), views=views, device=CPU)
@@ -230,7 +230,7 @@ def test_bad_input(
 
 
 def test_another_prior_is_refused() -> None:
-    toys = Block("prior", "auto", find("auto", "prior").Config("asset://priors/toys"))
+    toys = ComponentSpec("prior", "auto", find("auto", "prior").Config("asset://priors/toys"))
     with pytest.raises(InputError, match=r"prior: toys \(bundled\) is no text-to-image model"):
         make(toys)
     assert TextToImageSDS.Config is find("text-to-image-sds", "guidance").Config

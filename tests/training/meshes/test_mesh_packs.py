@@ -175,13 +175,10 @@ def test_folders_and_options_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"neither packs \(\*\.npz\) nor mesh files \(\.glb"):
         open_meshes(tmp_path)
     for options, message in {
-        '{"objects_share": 1.1}': "objects_share: wanted 0 to 1",
-        '{"weights": {"samples": -1}}': "weights.samples: wanted 0 or more",
+        '{"objects_share": 1.1}': r"objects_share: expected 0 to 1, got 1\.1",
         '{"weights": {"samples": 0}}': "data.weights: 0 for every mesh",
         '{"captures": "renders"}': "give captures or objects, not both",
         '{"licences": "some"}': "licences",
-        '{"rig": {"shift": 0.6}}': "rig.shift: wanted 0 to 0.4",
-        '{"rig": {"roll_deg": -1}}': "rig.roll_deg: wanted 0 to 180",
     }.items():
         with pytest.raises(InputError, match=message):
             open_meshes(**json.loads(options))
