@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test test-random lint docs bench clean
 
 demo: .venv/installed  ## one picture to a textured mesh, in runs/
 	$(VENV)/python launch.py --config configs/sv3d-masked-sds.yaml --train
@@ -9,9 +9,14 @@ demo: .venv/installed  ## one picture to a textured mesh, in runs/
 test: .venv/installed-dev  ## as many processes as cores, of one thread each: more of them would wait for each other
 	OMP_NUM_THREADS=1 $(VENV)/python -m pytest --numprocesses=auto --dist=worksteal
 
+test-random: export LIFTSTUDIO_TEST_SEEDS = new
+test-random: test  ## the same with random numbers that no run had before
+
 lint: .venv/installed-dev
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
+	$(VENV)/codespell
+	$(VENV)/lint-imports --no-logo
 	$(VENV)/mypy
 	$(VENV)/python -m liftstudio.cli.config_reference --check
 

@@ -4,10 +4,14 @@
 import liftstudio  # isort: skip  # noqa: F401
 
 import logging
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from helpers.seeds import fresh_seed
 from helpers.tiny_project import make_project
 
 from liftstudio.core import registry
@@ -18,6 +22,16 @@ registry.load_methods()  # every test knows their components by name
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Random seeds are not part of a test's name, which is the same in all processes that share the tests."""
     return argname if argname == "seed" else None
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Global random numbers that differ from test to test, and in `make test-random` from run to run."""
+    seed = fresh_seed()
+    print(f"seed of the global random numbers: {seed}")  # noqa: T201  shown when a test fails
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The benchmark of sixteen synchronised views: does it measure what it says, and of which networks?"""
 
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from helpers.tiny_hifi123 import TOKENS, write_tokenizer
 from helpers.tiny_prior import TinyBall, ball
 from helpers.tiny_prior import write_weights as write_ball_weights
@@ -25,7 +25,7 @@ from liftstudio.metrics.diversity import cd_score, cd_terms
 from liftstudio.priors.base import Prior
 from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
 
-SEED = int.from_bytes(os.urandom(3), "little")
+SEED = fresh_seed(__name__, bits=24)
 NUMBER = SEED % 50  # of the toy
 CPU = torch.device("cpu")
 SIZE = 32  # pixels of the small CLIP's pictures

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from helpers.tiny_hifi123 import write_tiny_folder
 
 from bench import depth_prior, texture_refinement, textures, view_enhancement
@@ -25,7 +25,7 @@ from liftstudio.run.config import RunConfig, load_run_config
 from liftstudio.synthetic import render
 from liftstudio.training.rigs import DISTANCE, FOV_DEG
 
-SEED = int.from_bytes(os.urandom(3), "little")
+SEED = fresh_seed(__name__, bits=24)
 FINE = "system.stages.fine"
 NUMBER = SEED % 50
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 
 from liftstudio.core.checkpoints import (
     Checkpoint,
@@ -75,7 +76,7 @@ def damage_append(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [damage_cut, damage_flip, damage_append])
-@pytest.mark.parametrize("seed", [int.from_bytes(os.urandom(4)) for _ in range(20)])
+@pytest.mark.parametrize("seed", [fresh_seed(__name__) for _ in range(20)])
 def test_a_damaged_file_is_refused_and_the_one_before_is_used(checkpoints: Checkpoints, damage: Any, seed: int) -> None:
     checkpoints.save(checkpoint(1))
     newest = checkpoints.save(checkpoint(2))

@@ -1,7 +1,6 @@
 """Reading and checking configs: overrides, interpolation, types, and how a fault is said."""
 
 import math
-import os
 import random
 import re
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+from helpers.seeds import fresh_seed
 
 from liftstudio.core.config import ComponentSpec, parse, read_config, to_plain, type_name, write_config
 from liftstudio.core.errors import InputError
@@ -96,7 +96,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 
 def test_any_text_survives_writing(tmp_path: Path) -> None:
-    seed = int.from_bytes(os.urandom(4))
+    seed = fresh_seed()
     draw = random.Random(seed)
     parts = [*"\\${}:ab#'\"-[ä ,\n", "\\", "???"]
     texts = ["".join(draw.choices(parts, k=draw.randrange(12))) for _ in range(200)]

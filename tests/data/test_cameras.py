@@ -1,8 +1,7 @@
-import os
-
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.seeds import fresh_seed
 
 from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras, concatenate, look_at, orbit_cameras
@@ -15,7 +14,7 @@ MARIO = ROOT / "assets/demo/mario"
 
 def random_cameras(count: int, height: int, width: int) -> tuple[Cameras, int]:
     """Cameras anywhere with all intrinsics different, and the seed."""
-    seed = int.from_bytes(os.urandom(4), "little")
+    seed = fresh_seed()
     generator = torch.Generator().manual_seed(seed)
     c2w = look_at(torch.randn(count, 3, generator=generator) * 2, torch.randn(count, 3, generator=generator) * 0.2)
     focal = torch.rand(4, count, generator=generator)

@@ -6,6 +6,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from PIL import Image
 
 from liftstudio.core.errors import InputError
@@ -27,7 +28,7 @@ HEIGHT, WIDTH = 6, 9
 @pytest.fixture
 def rgba() -> np.ndarray:
     """[6, 9, 4] uint8: every pixel another colour, alpha 0, 128 or 255."""
-    values = np.random.default_rng().integers(0, 256, (HEIGHT, WIDTH, 4), dtype=np.uint8)
+    values = np.random.default_rng(fresh_seed()).integers(0, 256, (HEIGHT, WIDTH, 4), dtype=np.uint8)
     values[..., 3] = np.resize([0, 128, 255], (HEIGHT, WIDTH))
     return values
 
@@ -71,8 +72,8 @@ def test_eight_bit_modes(tmp_path: Path, rgba: np.ndarray) -> None:
 
 
 def test_palettes(tmp_path: Path, rgba: np.ndarray) -> None:
-    index = np.random.default_rng().integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)
-    palette = np.random.default_rng().integers(0, 256, (256, 3), dtype=np.uint8)
+    index = np.random.default_rng(fresh_seed()).integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)
+    palette = np.random.default_rng(fresh_seed()).integers(0, 256, (256, 3), dtype=np.uint8)
     image = Image.fromarray(index, "P")
     image.putpalette(palette.tobytes())
     color = palette[index] / 255
@@ -84,7 +85,7 @@ def test_palettes(tmp_path: Path, rgba: np.ndarray) -> None:
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_sixteen_bits(tmp_path: Path, channels: int) -> None:
-    values = np.random.default_rng().integers(0, 65536, (HEIGHT, WIDTH, channels))
+    values = np.random.default_rng(fresh_seed()).integers(0, 65536, (HEIGHT, WIDTH, channels))
     exact = values / 65535
     color = np.repeat(exact[..., :1], 3, -1) if channels < 3 else exact[..., :3]
     # Pillow keeps 16 bits of grey only; for the others it takes the high byte, at most 1/255 off.

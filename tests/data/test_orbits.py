@@ -1,7 +1,6 @@
-import os
-
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 
 from liftstudio.core.errors import InputError
 from liftstudio.data import orbits
@@ -9,7 +8,7 @@ from liftstudio.data import orbits
 
 @pytest.fixture
 def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(int.from_bytes(os.urandom(4), "little"))
+    return torch.Generator().manual_seed(fresh_seed())
 
 
 @pytest.mark.parametrize("frames", [1, 2, 21, 60])

@@ -1,16 +1,15 @@
-import os
-
 import numpy as np
 import pytest
 import torch
 import trimesh
 from export_shapes import lopsided
+from helpers.seeds import fresh_seed
 from helpers.tiny_scenes import as_trimesh, from_trimesh
 
 from liftstudio.data.mesh import Mesh
 from liftstudio.export.cleanup import decimate, drop_floaters, face_components, mended, vertex_normals
 
-SEEDS = [int.from_bytes(os.urandom(4)) for _ in range(2)]
+SEEDS = [fresh_seed(__name__) for _ in range(2)]
 
 
 def test_floaters_go_and_large_pieces_stay() -> None:

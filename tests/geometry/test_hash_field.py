@@ -1,13 +1,12 @@
 """Hash-grid fields: levels that are not let through are not encoded, and that changes nothing."""
 
-import os
-
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 
 from liftstudio.geometry.hash_field import HashField, HashFieldConfig
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 
 
 @pytest.mark.parametrize("count", [0.0, 0.3, 1.0, 2.5, 4.0, 9.0])

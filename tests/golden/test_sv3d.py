@@ -6,7 +6,6 @@ name fits a pattern below is a case, and all sizes come from the config and the 
 
 import functools
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 import torch
 from helpers.golden_data import Listed, files_of, golden_root, parameters
 from helpers.paths import GOLDEN
+from helpers.seeds import fresh_seed
 from helpers.tiny_sv3d import tiny_unet
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -30,7 +30,7 @@ from liftstudio.priors.samplers import euler, karras_sigmas
 
 BUNDLED = GOLDEN / "sv3d"
 PREFIX = "model.diffusion_model."
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 ESTIMATE = 5e-6  # absolute, of one evaluation; the official code in float32 is 2e-6 to 3e-6 from itself in float64
 
 

@@ -1,11 +1,11 @@
 """Reconstruction guidance: it asks for the pixels it compares, and a perfect render costs nothing."""
 
-import os
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.seeds import fresh_seed
 from helpers.tiny_scenes import orbit
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance.reconstruction import Reconstruction
 
-SEEDS = [int.from_bytes(os.urandom(4), "little") for _ in range(3)]
+SEEDS = [fresh_seed(__name__) for _ in range(3)]
 CPU = torch.device("cpu")
 ALL_LOSSES = ("rgb", "mask", "ssim", "mono_normal", "mono_depth")
 

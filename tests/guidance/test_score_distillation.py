@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 import trimesh
 import yaml
+from helpers.seeds import fresh_seed
 from helpers.tiny_scenes import orbit, sphere_views
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -30,7 +30,7 @@ from liftstudio.priors.distillation import draw_sigma, encode_in_chunks, sds_los
 from liftstudio.run.inputs import Inputs
 from liftstudio.systems.coarse_to_fine import CoarseToFine
 
-SEEDS = [int.from_bytes(os.urandom(4), "little") for _ in range(2)]
+SEEDS = [fresh_seed(__name__) for _ in range(2)]
 CPU = torch.device("cpu")
 RESOLUTION = 16
 

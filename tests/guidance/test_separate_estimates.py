@@ -1,9 +1,8 @@
 """The bundled prior's estimates from the picture alone and from the noisy views alone."""
 
-import os
-
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from torch import Tensor
 
 from liftstudio.core.config import ComponentSpec
@@ -15,7 +14,7 @@ from liftstudio.synthetic import make_object, split
 from liftstudio.training.data import Sample, view_object
 from liftstudio.training.rigs import DISTANCE, FOV_DEG, Rig
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 VIEWS = 4
 
 

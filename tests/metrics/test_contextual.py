@@ -1,11 +1,11 @@
 import itertools
 import math
-import os
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.seeds import fresh_seed
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.metrics.contextual import PixelPatches, Vgg, contextual_distance, contextual_similarity, load_features
 from liftstudio.metrics.lpips import Lpips
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 
 
 @pytest.fixture

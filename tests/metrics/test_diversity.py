@@ -1,16 +1,12 @@
 import math
-import os
 import statistics
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from torch import Tensor
 
 from liftstudio.metrics.diversity import cd_score, cd_terms, centroid, instance_diversity
-
-
-def fresh_seed() -> int:
-    return int.from_bytes(os.urandom(4))
 
 
 def random_views(seed: int, *shape: int) -> Tensor:

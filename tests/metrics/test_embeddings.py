@@ -1,12 +1,12 @@
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.seeds import fresh_seed
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
@@ -15,10 +15,6 @@ from liftstudio.core.errors import InputError
 from liftstudio.metrics.embeddings import Clip, TinyEncoder, clip_pixels, load_encoder, object_prompt
 
 SIZE = 32  # pixels of the small CLIP
-
-
-def fresh_seed() -> int:
-    return int.from_bytes(os.urandom(4))
 
 
 def random_images(*shape: int) -> Tensor:

@@ -1,19 +1,15 @@
-import os
 import sys
 import types
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from liftstudio.core.errors import InputError
 from liftstudio.metrics.flow import flow_error, load_raft, orbit_flows
-
-
-def fresh_seed() -> int:
-    return int.from_bytes(os.urandom(4))
 
 
 def brightness_step(images: Tensor, targets: Tensor) -> Tensor:

@@ -1,19 +1,15 @@
 import json
-import os
 
 import kornia
 import numpy as np
 import pytest
 import torch
 from helpers.paths import GOLDEN
+from helpers.seeds import fresh_seed
 from safetensors.torch import load_file
 from torch import Tensor
 
 from liftstudio.metrics.images import masked_psnr, psnr, ssim
-
-
-def fresh_seed() -> int:
-    return int.from_bytes(os.urandom(4))
 
 
 def golden_pair() -> tuple[Tensor, Tensor]:

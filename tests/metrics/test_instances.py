@@ -1,14 +1,14 @@
-import os
 import statistics
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 
 from liftstudio.metrics.instances import summarize_instances
 
 
 def test_equals_a_loop_over_objects() -> None:
-    values = torch.rand(5, 4, generator=torch.Generator().manual_seed(int.from_bytes(os.urandom(4))))
+    values = torch.rand(5, 4, generator=torch.Generator().manual_seed(fresh_seed()))
     rows = values.double().tolist()
     summary = summarize_instances(values, higher_is_better=True)
     assert summary.best == pytest.approx(statistics.mean(max(row) for row in rows), rel=1e-9)

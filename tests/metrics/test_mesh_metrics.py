@@ -1,12 +1,12 @@
 import json
 import math
-import os
 
 import numpy as np
 import pytest
 import torch
 import trimesh
 from helpers.paths import GOLDEN
+from helpers.seeds import fresh_seed
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,10 +17,6 @@ from liftstudio.metrics.visible_points import Depth, visible_points, voxel_means
 from liftstudio.metrics.voxels import occupancy, volume_iou
 
 EMPTY = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64))
-
-
-def fresh_seed() -> int:
-    return int.from_bytes(os.urandom(4))
 
 
 @pytest.fixture(scope="module")

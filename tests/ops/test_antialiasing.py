@@ -1,12 +1,12 @@
 """Edge-driven antialiasing: which crossings, their values, and the gradient of coverage against finite differences."""
 
 import math
-import os
 from collections.abc import Callable
 
 import pytest
 import torch
 import trimesh
+from helpers.seeds import fresh_seed
 from torch import Tensor
 
 from liftstudio.ops.antialiasing import antialias, find_crossings
@@ -14,7 +14,7 @@ from liftstudio.ops.backends import use_backend
 from liftstudio.ops.edges import edge_adjacency
 from liftstudio.ops.rasterization import rasterize
 
-SEEDS = [int.from_bytes(os.urandom(4), "little") for _ in range(3)]
+SEEDS = [fresh_seed(__name__) for _ in range(3)]
 COLUMNS = {288: 12, 4_800: 50, 20_000: 100, 80_000: 200}  # triangles -> columns of the sphere
 X = torch.tensor([1.0, 0, 0])
 

@@ -1,16 +1,16 @@
 import importlib.util
 import math
-import os
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from torch import Tensor
 
 from liftstudio.ops.backends import use_backend
 from liftstudio.ops.compositing import Composite, composite, reference
 from liftstudio.ops.marching import Samples
 
-SEEDS = [int.from_bytes(os.urandom(4)) for _ in range(3)]
+SEEDS = [fresh_seed(__name__) for _ in range(3)]
 CUDA = torch.cuda.is_available()
 TARGETS = [
     ("numba", "cpu"),

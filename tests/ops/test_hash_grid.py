@@ -2,16 +2,16 @@
 
 import itertools
 import math
-import os
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from torch import Tensor
 
 from liftstudio.ops.backends import use_backend
 from liftstudio.ops.hash_grid import HashGridSpec, hash_encode
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 fresh_seed = pytest.mark.parametrize("seed", [SEED])
 each_backend = pytest.mark.parametrize("backend", ["numba", "warp"])
 

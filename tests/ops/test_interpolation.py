@@ -1,15 +1,14 @@
 """Attribute interpolation: values, gradients, perspective."""
 
-import os
-
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from torch import Tensor
 
 from liftstudio.ops.interpolation import interpolate
 from liftstudio.ops.rasterization import Fragments, fragments, rasterize
 
-SEEDS = [int.from_bytes(os.urandom(4), "little") for _ in range(3)]
+SEEDS = [fresh_seed(__name__) for _ in range(3)]
 
 
 def scene(seed: int, batch: int = 2) -> tuple[Tensor, Fragments]:

@@ -1,14 +1,13 @@
 """Least-area segmentation: numba against the reference, and shapes whose optimum is known."""
 
-import os
-
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 
 from liftstudio.ops.backends import use_backend
 from liftstudio.ops.least_area import least_area
 
-SEEDS = [int.from_bytes(os.urandom(4), "little") for _ in range(3)]
+SEEDS = [fresh_seed(__name__) for _ in range(3)]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

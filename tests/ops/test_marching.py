@@ -1,16 +1,16 @@
 import math
-import os
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.seeds import fresh_seed
 from torch import Tensor
 
 from liftstudio.ops.backends import use_backend
 from liftstudio.ops.marching import Samples, march
 from liftstudio.ops.marching.occupancy import OccupancyGrid
 
-SEEDS = [int.from_bytes(os.urandom(4)) for _ in range(3)]
+SEEDS = [fresh_seed(__name__) for _ in range(3)]
 TARGETS = [("numba", "cpu"), ("warp", "cpu")] + ([("warp", "cuda")] if torch.cuda.is_available() else [])
 ALL_TARGETS = [("reference", "cpu"), *TARGETS]
 UNIT_BOX = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])

@@ -1,16 +1,15 @@
-import os
-
 import numpy as np
 import pytest
 import scipy.spatial
 import torch
+from helpers.seeds import fresh_seed
 from helpers.tiny_scenes import as_trimesh
 from torch import Tensor
 
 from liftstudio.ops.backends import use_backend
 from liftstudio.ops.marching_tetrahedra import TetGrid, marching_tetrahedra, reference, tet_grid
 
-SEEDS = [int.from_bytes(os.urandom(4)) for _ in range(3)]
+SEEDS = [fresh_seed(__name__) for _ in range(3)]
 
 
 def bumpy_sphere(vertices: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,17 +1,16 @@
 """Rasterisation and barycentric coordinates against the brute-force reference and closed forms."""
 
-import os
-
 import pytest
 import torch
 import trimesh
+from helpers.seeds import fresh_seed
 from torch import Tensor
 
 from liftstudio.ops.backends import use_backend
 from liftstudio.ops.edges import edge_adjacency
 from liftstudio.ops.rasterization import Fragments, fragments, rasterize, scatter_image
 
-SEEDS = [int.from_bytes(os.urandom(4), "little") for _ in range(3)]
+SEEDS = [fresh_seed(__name__) for _ in range(3)]
 FAST = ["numba", "warp"]
 
 

@@ -1,14 +1,14 @@
 import math
-import os
 
 import numpy as np
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from torch import Tensor
 
 from liftstudio.ops.spherical_gaussians import COSINE_AMPLITUDE, COSINE_SHARPNESS, inner_product, irradiance
 
-SEEDS = [int.from_bytes(os.urandom(4)) for _ in range(3)]
+SEEDS = [fresh_seed(__name__) for _ in range(3)]
 
 
 def unit(generator: torch.Generator, count: int, dtype: torch.dtype = torch.float64) -> Tensor:

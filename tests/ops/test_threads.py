@@ -1,15 +1,15 @@
 """The thread pool of the compiled kernels."""
 
-import os
 import random
 import threading
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 
 from liftstudio.ops.threads import parallel_for
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 
 
 @pytest.fixture(params=[1, 2, 3])

@@ -1,17 +1,17 @@
 """Ancestral sampling (DDIM with eta = 1) and its noise levels."""
 
 import math
-import os
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.priors.parameterization import sigma_from_alpha_bar
 from liftstudio.priors.samplers import ancestral, ddim_sigmas, karras_sigmas
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 
 
 @pytest.fixture

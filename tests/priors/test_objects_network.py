@@ -1,11 +1,11 @@
 """The network of the prior `objects`: its geometry against closed forms, what it may and may not depend on."""
 
 import math
-import os
 from dataclasses import replace
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from helpers.volume_inputs import perturb, random_cameras, random_rays, random_views
 from torch import Tensor
 
@@ -42,7 +42,7 @@ TINY = Size(
     planes=12, color_planes=3, view_planes=4, full=8, head=16, widths=(8, 16, 32), down=(1, 1), middle=2, up=(1, 1),
     embedding=16,
 )  # fmt: skip
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
 
 

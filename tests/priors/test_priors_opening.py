@@ -8,6 +8,7 @@ from typing import Annotated
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from helpers.tiny_prior import TinyBall, write_weights
 from safetensors.torch import save_file
 from torch import nn
@@ -21,7 +22,7 @@ from liftstudio.priors import opening
 from liftstudio.priors.opening import open_prior, resolve
 
 CPU = torch.device("cpu")
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 """Noise levels, the Euler solver, guidance, and what a network may predict."""
 
 import math
-import os
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
@@ -12,7 +12,7 @@ from liftstudio.priors import parameterization as p
 from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.samplers import euler, karras_sigmas
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 
 
 @pytest.fixture

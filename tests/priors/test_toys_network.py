@@ -1,7 +1,6 @@
 """The bundled prior's network: its geometry against closed forms, what it may and may not depend on."""
 
 import math
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import trimesh
+from helpers.seeds import fresh_seed
 from helpers.volume_inputs import perturb, random_cameras, random_rays
 from torch import Tensor, nn
 
@@ -30,7 +30,7 @@ TINY = Size(
     color_features=3,
     embedding=16,
 )
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
 both_paths = pytest.mark.parametrize("gradients", [True, False], ids=["torch", "numba"])
 

@@ -1,11 +1,11 @@
 """What the bundled priors with a volume inside have in common: views, what is dropped, and their weight files."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from helpers.volume_inputs import perturb, random_views
 from torch import Tensor
 
@@ -32,7 +32,7 @@ TINY = {
         up=(1, 1), embedding=16,
     ),
 }  # fmt: skip
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 
 
 @pytest.fixture

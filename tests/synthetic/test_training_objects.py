@@ -1,6 +1,5 @@
 """The procedural objects that priors are trained on, and their renderer."""
 
-import secrets
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, fields, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from helpers.seeds import fresh_seed
 from scipy import ndimage
 
 from liftstudio.core.errors import InputError
@@ -28,7 +28,7 @@ both_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 def fresh(kind: Kind, count: int) -> list[TexturedObject]:
-    seeds = [secrets.randbelow(2**32) for _ in range(count)]
+    seeds = [fresh_seed() for _ in range(count)]
     print(f"{kind} seeds {seeds}")  # noqa: T201  shown when a test fails
     return [make_object(kind, seed) for seed in seeds]
 
@@ -50,7 +50,7 @@ def arrays(obj: TexturedObject) -> list[bytes]:
 
 @both_kinds
 def test_a_seed_gives_the_same_bytes_also_in_threads(kind: Kind) -> None:
-    seeds = [secrets.randbelow(2**32) for _ in range(8)]
+    seeds = [fresh_seed() for _ in range(8)]
     cameras = cameras_at([0.0, 130.0], [10.0, -20.0])
     with ThreadPoolExecutor(4) as pool:
         threaded = list(pool.map(lambda seed: render(make_object(kind, seed), cameras), seeds))
@@ -174,7 +174,7 @@ def test_every_pattern_against_plain_torch(pattern: Pattern) -> None:
     parts = len(obj.patterns)
     settings = np.stack([np.full(parts, 3.7), np.full(parts, 0.35)], axis=1)
     obj = replace(obj, patterns=np.full(parts, int(pattern), np.int64), settings=settings)
-    points = 2 * np.random.default_rng(secrets.randbits(32)).random((500, 3)) - 1
+    points = 2 * np.random.default_rng(fresh_seed()).random((500, 3)) - 1
     part = np.arange(500) % parts
     wanted = reference.albedo(obj, torch.from_numpy(points), torch.from_numpy(part)).numpy()
     assert (np.abs(obj.albedo(points, part) - wanted).max(-1) > 1e-6).mean() <= 0.002  # one on a border

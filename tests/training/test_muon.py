@@ -1,15 +1,15 @@
 """Muon against the plain Newton-Schulz iteration and against torch's own."""
 
-import os
 from copy import deepcopy
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from torch import Tensor, nn
 
 from liftstudio.training.muon import COEFFICIENTS, STEPS, Muon, orthogonalized
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 
 
 @pytest.fixture

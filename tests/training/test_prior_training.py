@@ -14,6 +14,7 @@ import torch
 import yaml
 from helpers.paths import ROOT
 from helpers.posed_toys import write_capture
+from helpers.seeds import fresh_seed
 from helpers.tiny_training import read_log
 from safetensors.torch import save_file
 from torch import Tensor
@@ -33,7 +34,7 @@ from liftstudio.training.rigs import RigConfig, counts
 from liftstudio.training.toys_task import ToysTask
 
 DOCUMENT = ROOT / "docs" / "training-priors.md"
-SEED = int.from_bytes(os.urandom(3), "little")
+SEED = fresh_seed(__name__, bits=24)
 TINY = {
     "task": {
         "type": "toys",

@@ -1,12 +1,12 @@
 """What priors are trained on: users' own renders, and the rigs that later priors need."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers.posed_toys import write_capture
+from helpers.seeds import fresh_seed
 from PIL import Image
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from liftstudio.training.captures import Captures
 from liftstudio.training.data import DataConfig, ProceduralObjects, Sample, TrainingBatches
 from liftstudio.training.rigs import DISTANCE, RigConfig, draw_rig
 
-SEED = int.from_bytes(os.urandom(3), "little")
+SEED = fresh_seed(__name__, bits=24)
 
 
 def open_captures(path: Path, least_views: int = 4, **options: Any) -> Captures:

@@ -1,9 +1,8 @@
-import os
-
 import pytest
 import torch
 import torch.nn.functional as F
 from captures import CENTER, RADIUS, shoot
+from helpers.seeds import fresh_seed
 
 from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras
@@ -66,7 +65,7 @@ def test_contradictions_and_unbounded_objects_are_refused() -> None:
 
 
 def test_upright_rotation_turns_the_mean_up_to_z() -> None:
-    seed = int.from_bytes(os.urandom(4), "little")
+    seed = fresh_seed()
     generator = torch.Generator().manual_seed(seed)
     rotations = torch.linalg.qr(torch.randn(6, 3, 3, generator=generator, dtype=torch.float64))[0]
     c2w = torch.eye(4, dtype=torch.float64).repeat(6, 1, 1)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captures import Shots, load, shoot, source
+from helpers.seeds import fresh_seed
 from PIL import Image
 
 from liftstudio.core.errors import InputError
@@ -105,7 +106,7 @@ def test_reduced_views(shots: Shots, tmp_path: Path, max_size: int) -> None:
 
 
 def test_maps(shots: Shots, tmp_path: Path) -> None:
-    depth = np.random.default_rng().integers(1, 65535, (5, 24, 32), dtype=np.uint16)
+    depth = np.random.default_rng(fresh_seed()).integers(1, 65535, (5, 24, 32), dtype=np.uint16)
     normal = F.normalize(torch.randn(5, 24, 32, 3), dim=-1)
     encoded = ((normal + 1) * 127.5).round().byte().numpy()
 

@@ -2,13 +2,13 @@
 
 import hashlib
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from helpers.tiny_sv3d import randomize
 from helpers.tiny_training import close, config_of, draw_samples, read_log, task_of, trained_parts
 
@@ -26,7 +26,7 @@ from liftstudio.synthetic.textures import Pattern
 from liftstudio.training.config import TrainingConfig
 from liftstudio.training.data import ProceduralObjects, Sample
 
-SEED = int.from_bytes(os.urandom(3), "little")
+SEED = fresh_seed(__name__, bits=24)
 CONFIG = assets.packaged("configs") / "priors" / "depth-tiny.yaml"
 SIZE, SIDE = 32, 8  # pixels across images and latents
 TINY = [

@@ -1,17 +1,17 @@
 """The depth channel: which way it goes, its range, and what cannot be made of a view."""
 
-import os
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.seeds import fresh_seed
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.methods.hifi123.depth import FlatDepthError, NotInSightError, depth_channel, mask_channel
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 SIZE = (16, 16)
 
 

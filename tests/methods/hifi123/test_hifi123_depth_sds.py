@@ -1,7 +1,6 @@
 """Plain score distillation by the depth-conditioned model: its gradient, and that texture learns by it alone."""
 
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.seeds import fresh_seed
 from helpers.tiny_hifi123 import SIZE, TOKENS, fake_render, write_tiny_folder
 from helpers.tiny_scenes import sphere_views
 from lightning_fabric import Fabric
@@ -23,7 +23,7 @@ from liftstudio.methods.hifi123.depth import depth_channel
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 from liftstudio.systems.coarse_to_fine import CoarseToFine
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
 CLS = registry.find("depth-sds", "guidance")
 

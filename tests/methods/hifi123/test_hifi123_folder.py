@@ -1,7 +1,6 @@
 """A folder in diffusers' form, read as diffusers reads it, or refused in one line; pictures and texts for its nets."""
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from helpers.tiny_hifi123 import TOKENS, WIDTH, tiny_unet, tiny_vae, write_prediction_type, write_tiny_folder
 from safetensors.torch import load_file, save_file
 
@@ -19,7 +19,7 @@ from liftstudio.methods.hifi123.depth import depth_channel
 from liftstudio.methods.hifi123.prior import DepthPrior
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
 LICENCE = "CreativeML Open RAIL++-M licence"
 

@@ -1,17 +1,17 @@
 """Self-attention with a reference's keys and values: against plain attention, and what is left behind."""
 
-import os
 from typing import Any
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from helpers.tiny_hifi123 import WIDTH, tiny_unet
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.methods.hifi123.injection import injection, self_attentions
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 EXACT = {"rtol": 1e-9, "atol": 1e-9}  # of float64 in one evaluation
 
 

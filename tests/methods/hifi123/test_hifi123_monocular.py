@@ -1,13 +1,13 @@
 """Monocular estimators: what each network's numbers mean, that its map covers the picture, and what is refused."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from helpers.tiny_hifi123 import write_estimator, write_marigold, write_normals
 from helpers.tiny_sv3d import randomize
 from safetensors.torch import load_file, save_file
@@ -17,7 +17,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.methods.hifi123 import monocular
 from liftstudio.methods.hifi123.depth import depth_channel
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
 SIZE = 32
 

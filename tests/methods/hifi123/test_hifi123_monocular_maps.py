@@ -1,12 +1,12 @@
 """Estimated depth and normals of the views of a picture, up to the losses that compare with them."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.seeds import fresh_seed
 from helpers.tiny_hifi123 import write_estimator, write_normals
 from helpers.tiny_prior import TinyBall
 from safetensors.torch import load_file, save_file
@@ -20,7 +20,7 @@ from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.methods.hifi123 import monocular
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
 SIZE = 32
 

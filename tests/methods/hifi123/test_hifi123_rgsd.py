@@ -3,7 +3,6 @@
 import copy
 import itertools
 import logging
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from helpers.tiny_hifi123 import SIZE, TOKENS, fake_render, tiny_unet, write_tiny_folder
 from helpers.tiny_scenes import sphere_views
 from lightning_fabric import Fabric
@@ -26,7 +26,7 @@ from liftstudio.methods.hifi123.depth import depth_channel
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 from liftstudio.systems.coarse_to_fine import CoarseToFine
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
 LEVELS = 4
 CLS = registry.find("hifi123-rgsd", "guidance")

@@ -2,13 +2,13 @@
 
 import csv
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from helpers.seeds import fresh_seed
 from helpers.tiny_hifi123 import write_estimator, write_normals, write_tiny_folder
 from helpers.tiny_imagedream import QUICK
 from helpers.tiny_prior import write_ball
@@ -23,7 +23,7 @@ from liftstudio.data.mesh_io import read_mesh
 from liftstudio.run.config import load_run_config
 
 CONFIGS = assets.packaged("configs")
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 COARSE, FINE = (f"system.stages.{stage}" for stage in ("coarse", "fine"))
 TINY_REFINEMENT = [  # of the state distillation with a tiny model
     f"{FINE}.steps=4",

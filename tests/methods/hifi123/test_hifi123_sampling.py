@@ -1,10 +1,10 @@
 """DDIM in both directions, guidance, and enhancement against plain compositions of the same steps."""
 
-import os
 from typing import Any
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from helpers.tiny_hifi123 import WIDTH, tiny_unet
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from liftstudio.methods.hifi123 import ddim, injection, model, rgnv
 from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 EXACT = {"rtol": 1e-9, "atol": 1e-9}  # of float64, through networks and some steps
 
 

@@ -1,7 +1,6 @@
 """RGNV on generated views: it repaints them inside their masks and keeps the picture, is cached, and refuses early."""
 
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from helpers.tiny_hifi123 import TOKENS, tiny_unet, write_estimator, write_marigold, write_tiny_folder
 from helpers.tiny_prior import TinyBall, write_ball
 from safetensors.torch import load_file, save_file
@@ -25,7 +25,7 @@ from liftstudio.methods.hifi123 import checkpoint, ddim, model, monocular, rgnv
 from liftstudio.methods.hifi123.depth import mask_channel
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
 SIZE = 32  # pixels across the views: what the tiny model is made for
 BYTE = 1 / 255

@@ -1,7 +1,6 @@
 """Multi-view score distillation: its cameras, noise levels, losses, background; ImageDream's network and the toys."""
 
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.distributions import DEVIATION, distance_to
+from helpers.seeds import fresh_seed
 from helpers.tiny_imagedream import write_tiny_imagedream, write_tiny_text
 from helpers.tiny_scenes import sphere_views
 from torch import Tensor
@@ -29,7 +29,7 @@ from liftstudio.priors.distillation import sds_weight
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.samplers import scaled_linear_levels
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
 SIZE = 32  # of the miniature's pictures
 FRAMES = 4

@@ -1,11 +1,11 @@
 """ImageDream's and MVDream's official configs with their networks in miniature, from start to file."""
 
-import os
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from helpers.tiny_imagedream import COARSE, FINE, QUICK, write_tiny_imagedream, write_tiny_text
 from helpers.tiny_prior import write_ball
 
@@ -15,7 +15,7 @@ from liftstudio.data.images import load_image
 from liftstudio.data.mesh_io import read_mesh
 from liftstudio.run.inputs import Inputs
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 OFFICIAL, TEXT_ONLY = (str(assets.packaged("configs") / f"{name}.yaml") for name in ("imagedream", "mvdream"))
 MV = f"{COARSE}.guidance.mv"
 SMALL = [

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from helpers.tiny_imagedream import NUMBERS, PREFIX, TEXT_LENGTH, tiny_state, write_tiny_imagedream, write_tiny_text
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -26,7 +26,7 @@ from liftstudio.priors.base import NoisyViews, PosedImage
 from liftstudio.priors.latent_diffusion import vae_part
 from liftstudio.priors.opening import open_prior, resolve
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 SIZE, FRAMES = 32, 4
 CPU = torch.device("cpu")
 CAPTION = "a cat"

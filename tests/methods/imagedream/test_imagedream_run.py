@@ -1,7 +1,6 @@
 """ImageDream from its configs: the front ends on +x everywhere; compositions and bad input."""
 
 import csv
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 import trimesh
 import yaml
+from helpers.seeds import fresh_seed
 from helpers.tiny_imagedream import COARSE, FINE, MESH, QUICK, SHORT, write_tiny_imagedream, write_tiny_text
 from helpers.tiny_prior import write_ball
 from PIL import Image
@@ -28,7 +28,7 @@ from liftstudio.run.inputs import Inputs
 from liftstudio.synthetic import TexturedObject, make_object, render, split
 from liftstudio.synthetic.truth import to_mesh
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
 CONFIGS = assets.packaged("configs")
 TOYS, OFFICIAL, WITH_PICTURE, FROM_SPHERE = (

@@ -1,11 +1,11 @@
 """What ImageDream's port added to the shared parts of priors: schedule, steps, contrast, loss, pipelines' folders."""
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from helpers.seeds import fresh_seed
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from liftstudio.priors.distillation import reconstruction_loss, sds_loss, sds_we
 from liftstudio.priors.parameterization import x0_from_epsilon
 from liftstudio.priors.samplers import ddim_sigmas, euler, nearest_timestep, scaled_linear_levels
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 
 
 @pytest.fixture

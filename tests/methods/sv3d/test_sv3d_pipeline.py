@@ -2,11 +2,11 @@
 
 import csv
 import math
-import os
 from pathlib import Path
 
 import pytest
 import trimesh
+from helpers.seeds import fresh_seed
 from helpers.tiny_sv3d import write_tiny_sv3d
 
 from liftstudio.cli import command_line
@@ -14,7 +14,7 @@ from liftstudio.cli.command_line import main
 from liftstudio.core import assets
 
 CONFIG = str(assets.packaged("configs") / "sv3d-masked-sds.yaml")
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 QUICK = (
     "device=cpu",
     "tag=tiny",

@@ -1,6 +1,5 @@
 """SV3D as a prior: a miniature in the official file layout, from the file to sampled views."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.seeds import fresh_seed
 from helpers.tiny_sv3d import NUMBERS, write_tiny_sv3d
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -23,7 +23,7 @@ from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.samplers import euler, karras_sigmas
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 SIZE, FRAMES = 32, 5
 CPU = torch.device("cpu")
 State = dict[str, Tensor]

@@ -1,13 +1,13 @@
 """Training SV3D in miniature: what it is fed, what it learns first, and that its file is the prior's."""
 
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from helpers.tiny_sv3d import randomize
 from helpers.tiny_training import close, config_of, draw_samples, read_log, task_of, trained_parts
 
@@ -24,7 +24,7 @@ from liftstudio.priors.parameterization import x0_from_v
 from liftstudio.training.config import TrainingConfig
 from liftstudio.training.data import Sample
 
-SEED = int.from_bytes(os.urandom(3), "little")
+SEED = fresh_seed(__name__, bits=24)
 CONFIG = assets.packaged("configs") / "priors" / "sv3d-tiny.yaml"
 FRAMES, SIZE = 4, 32
 TINY = [

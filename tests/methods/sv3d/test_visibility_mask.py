@@ -1,7 +1,6 @@
 """SV3D's masked score distillation: its orbits, and its mask on spheres, whose visibility is known in closed form."""
 
 import math
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.seeds import fresh_seed
 from helpers.tiny_scenes import Solid, ball, scene_of
 from helpers.tiny_sv3d import write_tiny_sv3d
 from torch import Tensor
@@ -26,7 +26,7 @@ from liftstudio.methods.sv3d.prior import SV3D
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.renderers.surface import SurfaceRenderer
 
-SEEDS = [int.from_bytes(os.urandom(4), "little") for _ in range(3)]
+SEEDS = [fresh_seed(__name__) for _ in range(3)]
 CPU = torch.device("cpu")
 RESOLUTION = 32  # of the prior; its latents are 8x8
 DISTANCE = 3.6

@@ -1,12 +1,12 @@
 """SyncDreamer's own network, in miniature and with random weights, through the whole command: picture to mesh."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import trimesh
+from helpers.seeds import fresh_seed
 from helpers.tiny_syncdreamer import FOV_DEG, official_cameras, write_bright_weights
 
 from liftstudio.cli import command_line
@@ -19,7 +19,7 @@ from liftstudio.data.images import load_image
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.run.inputs import Inputs
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 SIZE, DISTANCE = 64, 2.7  # pixels across the views; of the cameras
 QUICK = (
     "device=cpu",

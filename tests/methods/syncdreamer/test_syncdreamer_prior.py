@@ -1,6 +1,5 @@
 """SyncDreamer as a prior: a miniature in the official file layout, from the file to estimates."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.seeds import fresh_seed
 from helpers.tiny_syncdreamer import NUMBERS, official_cameras, tiny_state, write_tiny_syncdreamer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -23,7 +23,7 @@ from liftstudio.priors.latent_prior import clip_pixels
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.precision import half_on_cuda
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 SIZE, VIEWS = 32, 4
 SHAPE = (VIEWS, 4, SIZE // 4, SIZE // 4)
 CPU = torch.device("cpu")

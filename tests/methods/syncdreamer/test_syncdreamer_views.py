@@ -1,7 +1,6 @@
 """SyncDreamer's views source: its cameras, instances and guidance, and the choice among instances."""
 
 import logging
-import os
 import re
 import shutil
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from helpers.standins import rembg_that_keeps
 from helpers.tiny_prior import SPREAD, TinyBall, ball
 from helpers.tiny_syncdreamer import NUMBERS, official_cameras, tiny_state, write_tiny_syncdreamer
@@ -29,7 +29,7 @@ from liftstudio.methods.syncdreamer.ranking import rank
 from liftstudio.priors.base import Estimates, NoisyViews, Prior
 from liftstudio.views.saving import save_views
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
 
 

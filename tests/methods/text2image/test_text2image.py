@@ -1,7 +1,6 @@
 """Text-to-image priors against diffusers and transformers by hand, and score distillation by them."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.seeds import fresh_seed
 from helpers.tiny_hifi123 import TOKENS, tiny_unet
 from helpers.tiny_scenes import sphere_views
 from helpers.tiny_text2image import PIXELS, SIZE, write_tiny_if, write_tiny_stable_diffusion
@@ -26,7 +26,7 @@ from liftstudio.methods.text2image.guidance import TextToImageSDS
 from liftstudio.priors.base import NoisyViews
 from liftstudio.priors.opening import open_prior
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
 KINDS = {"if": "deepfloyd-if", "sd": "stable-diffusion", "v": "stable-diffusion"}
 TEXTS = {"prompt": "a Cat", "negative_prompt": "dog"}

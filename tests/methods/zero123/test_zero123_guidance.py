@@ -1,6 +1,5 @@
 """Score distillation at relative cameras: its views, noise and losses; Zero-1-to-3's network and the toys."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.distributions import DEVIATION, distance_to
+from helpers.seeds import fresh_seed
 from helpers.tiny_scenes import sphere_views
 from helpers.tiny_text2image import write_tiny_stable_diffusion
 from helpers.tiny_zero123 import SIZE, write_tiny_zero123
@@ -23,7 +23,7 @@ from liftstudio.data.render import Render
 from liftstudio.priors.base import NoisyViews
 from liftstudio.priors.distillation import sds_weight
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
 
 

@@ -1,7 +1,6 @@
 """Zero-1-to-3's prior and its views against networks of diffusers and transformers, put together by hand."""
 
 import math
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.seeds import fresh_seed
 from helpers.tiny_hifi123 import WIDTH, tiny_unet, write_prediction_type
 from helpers.tiny_prior import write_ball
 from helpers.tiny_zero123 import SIZE, write_tiny_zero123
@@ -26,7 +26,7 @@ from liftstudio.methods.zero123.views import denoise_alone
 from liftstudio.priors.base import NoisyViews, PosedImage
 from liftstudio.priors.opening import open_prior, resolve
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # float32 through the same networks in batches of other sizes

@@ -1,7 +1,6 @@
 """The packs that come with the tests, and folders made of them."""
 
 import csv
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from helpers.paths import OBJECTS_PACK
+from helpers.seeds import fresh_seed
 
 from liftstudio.core.config import parse
 from liftstudio.training.data import DataConfig, Sample
 from liftstudio.training.meshes.packs import Pack, StoredMesh
 from liftstudio.training.meshes.source import MeshObjects
 
-SEED = int.from_bytes(os.urandom(3), "little")
+SEED = fresh_seed(__name__, bits=24)
 FOLDER = OBJECTS_PACK
 COLUMNS = ("id", "pack", "licence", "author", "title", "source")
 WIDE_RIG = {
