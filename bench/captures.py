@@ -116,5 +116,5 @@ def _check_camera(where: str, true: Cameras, camera: InputCamera, azimuth_deg: f
     own = orbit_cameras(*angles, camera.distance, camera.fov_deg, true.height, true.width)
     off = (own.project(corners)[0] - true.project(corners)[0]).abs().max() / true.width
     if not off <= TOLERANCE:
-        wanted = "wanted an upright camera, its principal point in the middle, as the pictures of runs are taken by"
+        wanted = "expected an upright camera, its principal point in the middle, as the pictures of runs are taken by"
         raise InputError(f"{where}: {wanted}; choose another view by --view (off by {100 * off:.3g} % of the picture)")

@@ -166,7 +166,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if min(options.count, *options.steps, 1) < 1:
-        raise InputError("--count, --steps: wanted 1 or more")
+        raise InputError("--count, --steps: expected 1 or more")
     return options
 
 

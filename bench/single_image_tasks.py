@@ -83,7 +83,7 @@ class Setting:
         for name in ("image", "recenter", *CAMERA):
             if views is None or not hasattr(views.options, name):
                 problem = f"{self.config}: its views have no option '{name}'"
-                raise InputError(f"{problem}; wanted a config of one picture, whose camera can be given")
+                raise InputError(f"{problem}; expected a config of one picture, whose camera can be given")
         if self.estimate_elevation:
             try:
                 self.load("image=none", "views.elevation_deg=auto")

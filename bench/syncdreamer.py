@@ -210,7 +210,7 @@ def guidance_scale(text: str) -> float:
     """An argument of --cfg. (0 means in configs what suits the prior; here, that is leaving --cfg out.)"""
     scale = float(text)
     if not scale >= 1:
-        raise argparse.ArgumentTypeError(f"wanted 1 or more, got {text}; without --cfg it is what suits the prior")
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}; without --cfg it is what suits the prior")
     return scale
 
 
@@ -243,7 +243,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if options.noun and not options.clip:
         raise InputError("--noun: only CLIP reads text; give its folder by --clip")
     if options.count < 1:
-        raise InputError(f"--count: wanted 1 or more, got {options.count}")
+        raise InputError(f"--count: expected 1 or more, got {options.count}")
     return options
 
 

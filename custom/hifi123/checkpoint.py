@@ -71,7 +71,7 @@ def _check_numbers(parts: Parts) -> None:
     scale = parts.vae.module.config.scaling_factor
     if not (isinstance(scale, int | float) and scale > 0):
         path = parts.vae.weights.path.with_name("config.json")
-        raise InputError(f"{path}: scaling_factor: wanted a number above 0, got {scale!r}; {PUBLISHED}")
+        raise InputError(f"{path}: scaling_factor: expected a number above 0, got {scale!r}; {PUBLISHED}")
 
 
 def _check_match(folder: str, parts: Parts) -> None:

@@ -40,7 +40,7 @@ def injection(
     layers = _last_self_attentions(unet, last_layers)
     in_use: KeysValues = {} if keys_values is None else keys_values
     if keys_values is not None and not layers.keys() <= keys_values.keys():
-        raise ValueError(f"keys_values: wanted those of the layers {sorted(layers)}, got {sorted(keys_values)}")
+        raise ValueError(f"keys_values: expected those of the layers {sorted(layers)}, got {sorted(keys_values)}")
     before = {number: attention.processor for number, attention in layers.items()}
     try:
         for number, attention in layers.items():
@@ -68,7 +68,7 @@ def _last_self_attentions(unet: nn.Module, count: int) -> dict[int, Any]:
     if count == LAST_QUARTER:
         count = max(1, round(len(every) / 4))
     if not 1 <= count <= len(every):
-        raise InputError(f"last_layers: wanted 1 to {len(every)}, the UNet's layers with self-attention, got {count}")
+        raise InputError(f"last_layers: expected 1 to {len(every)}, the UNet's layers with self-attention, got {count}")
     numbered = dict(list(enumerate(every))[-count:])
     for number, (name, attention) in numbered.items():
         if attention.is_cross_attention:

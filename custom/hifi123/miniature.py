@@ -54,7 +54,7 @@ class Size:
         """Raise an InputError for images of so many pixels that some level would have a fraction of one."""
         factor = self.shrink * 2 ** (len(self.widths) - 1)
         if resolution % factor:
-            raise InputError(f"data.resolution: wanted a multiple of {factor} for this task.size, got {resolution}")
+            raise InputError(f"data.resolution: expected a multiple of {factor} for this task.size, got {resolution}")
 
 
 class TrainableDepth(nn.Module):

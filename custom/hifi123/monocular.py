@@ -149,7 +149,7 @@ def _opened(cls: Any, name: str, device: torch.device) -> Any:
     """A pipeline of Marigold; diffusers itself would open one of another class as this one."""
     found = cls.load_config(name).get("_class_name")
     if found != cls.__name__:
-        raise InputError(f"estimator: {name}: wanted a {cls.__name__}, got a {found}")
+        raise InputError(f"estimator: {name}: expected a {cls.__name__}, got a {found}")
     pipeline = cls.from_pretrained(name).to(device)
     for option in _DEFAULTS:
         if pipeline.config.get(option) is None:
@@ -191,7 +191,7 @@ class MonocularMaps(MapEstimator):
 
         def __post_init__(self) -> None:
             if not (self.depth or self.normals):
-                raise InputError("depth: wanted an estimator of depth, or one of normals")
+                raise InputError("depth: expected an estimator of depth, or one of normals")
 
     config: Config
 

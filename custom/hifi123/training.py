@@ -61,7 +61,7 @@ class DepthTask(PriorTask):
         config.size.check_resolution(data.resolution)
         if not 0 <= config.crop <= data.resolution or config.crop % config.size.shrink:
             raise InputError(
-                f"task.crop: wanted a multiple of {config.size.shrink} up to data.resolution, {data.resolution}, or 0 "
+                f"task.crop: expected a multiple of {config.size.shrink} up to data.resolution, {data.resolution}, or 0 "
                 f"for whole pictures, got {config.crop}"
             )
         self.config, self.dtype = config, dtype

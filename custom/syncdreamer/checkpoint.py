@@ -68,7 +68,7 @@ def noise_levels(weights: Weights) -> Tensor:
     """
     alpha_bars = weights["alphas_cumprod"].double()
     if not bool((alpha_bars.diff() < 0).all() and (alpha_bars > 0).all() and (alpha_bars < 1).all()):
-        raise InputError(f"{weights.path}: 'alphas_cumprod': wanted a noise schedule that falls, between 1 and 0")
+        raise InputError(f"{weights.path}: 'alphas_cumprod': expected a noise schedule that falls, between 1 and 0")
     return sigma_from_alpha_bar(alpha_bars)
 
 
@@ -131,7 +131,7 @@ def _embedding_width(weights: Weights) -> int:
 def _resolution(weights: Weights, name: str) -> int:
     value = number(weights, name)
     if value % _FACTOR:
-        raise InputError(f"{weights.path}: metadata '{name}': wanted a multiple of {_FACTOR}, got {value}")
+        raise InputError(f"{weights.path}: metadata '{name}': expected a multiple of {_FACTOR}, got {value}")
     return value
 
 
@@ -142,7 +142,7 @@ def _check_buffers(weights: Weights) -> None:
     for key, wanted in zip(BUFFERS, ((views, 3, 4), (views, 3, 3), (views,), steps), strict=True):
         shape = weight_shape(weights, key, len(wanted))
         if shape != wanted:
-            raise InputError(f"{weights.path}: the weight '{key}' has shape {list(shape)}; wanted {list(wanted)}")
+            raise InputError(f"{weights.path}: the weight '{key}' has shape {list(shape)}; expected {list(wanted)}")
     first = f"{VOLUME}spatial_volume_feats.init_conv.weight"
     channels = weight_shape(weights, first, 5)[1]
     if channels != FEATURES * views:
@@ -160,4 +160,4 @@ def _check_widths(weights: Weights) -> None:
     ):
         found = weight_shape(weights, key, dimensions)[axis]
         if found != wanted:
-            raise InputError(f"{weights.path}: '{key}' is for {found} channels; wanted {wanted}, of {of}")
+            raise InputError(f"{weights.path}: '{key}' is for {found} channels; expected {wanted}, of {of}")

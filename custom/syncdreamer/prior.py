@@ -142,5 +142,5 @@ def _name(weights: Weights) -> str:
 
 def _check_count(name: str, known: int, count: int) -> None:
     if count != known:
-        wanted = f"wanted those of type syncdreamer-views with count: {known}"
+        wanted = f"expected those of type syncdreamer-views with count: {known}"
         raise InputError(f"{name} makes its {known} views together, not {count} views; {wanted}")

@@ -105,4 +105,4 @@ def _check_match(folder: str, parts: Parts) -> None:
         ("the projection: width of what the UNet attends to", unet.cross_attention_dim, projection.out_features),
     ):
         if got != wanted:
-            raise InputError(f"{folder}: {name}: wanted {wanted}, got {got}")
+            raise InputError(f"{folder}: {name}: expected {wanted}, got {got}")

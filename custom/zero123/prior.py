@@ -48,7 +48,7 @@ class Zero123(LatentPrior):
         parts = open_folder(config.weights)
         shrinkage = 2 ** (len(parts.vae.module.config.block_out_channels) - 1)
         if config.resolution % shrinkage:
-            raise InputError(f"resolution: wanted a multiple of {shrinkage} pixels, got {config.resolution}")
+            raise InputError(f"resolution: expected a multiple of {shrinkage} pixels, got {config.resolution}")
         super().__init__(config, parts.vae, config.resolution, device=device)
         self.name = f"Zero-1-to-3 ({Path(config.weights).name})"
         self.levels = scaled_linear_levels()  # of each timestep

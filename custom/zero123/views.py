@@ -33,11 +33,11 @@ class Zero123Views(PriorViews):
         def __post_init__(self) -> None:
             super().__post_init__()
             if len(self.elevations_deg) not in (0, len(self.azimuths_deg)):
-                raise InputError("elevations_deg: wanted as many as azimuths_deg, or none for the picture's")
+                raise InputError("elevations_deg: expected as many as azimuths_deg, or none for the picture's")
             (azimuth_deg, *others), (elevation_deg, *_) = self.azimuths_deg, self.elevations_deg or [self.elevation_deg]
             apart_deg = max(abs((azimuth_deg + 180) % 360 - 180), abs(elevation_deg - self.elevation_deg))
             if not others and apart_deg < SAME_ANGLE_DEG:
-                raise InputError("azimuths_deg: the only view is the picture's own; wanted one from another side")
+                raise InputError("azimuths_deg: the only view is the picture's own; expected one from another side")
 
     config: Config
 

@@ -178,7 +178,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         if word.startswith("-"):
             raise InputError(_unknown_flag(word, list(parser._option_string_actions)))
         if "=" not in word:
-            raise InputError(f"'{word}': wanted a flag or key=value, for example seed=1")
+            raise InputError(f"'{word}': expected a flag or key=value, for example seed=1")
     options.overrides = rest
     if options.mode is None and options.list is None and options.copy_config is None and not options.doctor:
         modes = ", ".join(f"--{mode}" for mode in MODES)
@@ -201,7 +201,7 @@ def _unknown_flag(word: str, known: list[str]) -> str:
 def _gpus(text: str) -> list[int]:
     parts = text.split(",")
     if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
-        raise argparse.ArgumentTypeError(f"wanted device numbers such as 0 or 0,1, got '{text}'")
+        raise argparse.ArgumentTypeError(f"expected device numbers such as 0 or 0,1, got '{text}'")
     return [int(part) for part in parts]
 
 

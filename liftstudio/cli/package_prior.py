@@ -42,7 +42,7 @@ def package(weights: Path, folder: Path) -> None:
 
     files = _named(weights)
     if not any(file.suffix == ".safetensors" for file in files.values()):
-        raise InputError(f"{weights}: wanted a .safetensors file, or a folder with some")
+        raise InputError(f"{weights}: expected a .safetensors file, or a folder with some")
     for file in files.values():
         if file.suffix == ".safetensors":
             Weights(file)

@@ -23,7 +23,7 @@ def check_range(name: str, value: float, least: float, most: float = math.inf) -
 def check_pair(name: str, pair: Sequence[float]) -> None:
     """Raise an InputError that names the option unless the lower of its two values comes first."""
     if pair[0] > pair[1]:
-        raise InputError(f"{name}: wanted the lower value first, got {pair[0]:g}, {pair[1]:g}")
+        raise InputError(f"{name}: expected the lower value first, got {pair[0]:g}, {pair[1]:g}")
 
 
 def check_shape(name: str, tensor: "Tensor", wanted: Sequence[int | str]) -> None:
@@ -45,7 +45,7 @@ def check_shape(name: str, tensor: "Tensor", wanted: Sequence[int | str]) -> Non
         for actual, size in zip(shape, sizes, strict=True)
     )
     if not matches:
-        raise ValueError(f"{name}: wanted shape [{', '.join(map(str, wanted))}], got {list(tensor.shape)}")
+        raise ValueError(f"{name}: expected shape [{', '.join(map(str, wanted))}], got {list(tensor.shape)}")
 
 
 def check_indices(name: str, indices: "Tensor", size: int, *, least: int = 0) -> None:
@@ -58,10 +58,10 @@ def check_indices(name: str, indices: "Tensor", size: int, *, least: int = 0) ->
         return
     low, high = (int(end) for end in indices.aminmax())
     if low < least or high >= size:
-        raise ValueError(f"{name}: wanted indices from {least} to {size - 1}, got {low} to {high}")
+        raise ValueError(f"{name}: expected indices from {least} to {size - 1}, got {low} to {high}")
 
 
 def check_multiples(name: str, values: Sequence[int], factor: int) -> None:
     """Raise an InputError unless there are values, and all are multiples of `factor`, from it on."""
     if not values or any(value < factor or value % factor for value in values):
-        raise InputError(f"{name}: wanted multiples of {factor}, got {', '.join(map(str, values)) or 'none'}")
+        raise InputError(f"{name}: expected multiples of {factor}, got {', '.join(map(str, values)) or 'none'}")

@@ -103,14 +103,14 @@ def _load(path: Path) -> Any:
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not a readable YAML file: {' '.join(str(error).split())}") from None
     if not OmegaConf.is_dict(loaded):
-        raise InputError(f"{path}: wanted keys and values at the top level")
+        raise InputError(f"{path}: expected keys and values at the top level")
     return loaded
 
 
 def _apply_override(loaded: Any, override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator or not key or key.startswith("-"):
-        raise InputError(f"'{override}': wanted key=value, for example seed=1")
+        raise InputError(f"'{override}': expected key=value, for example seed=1")
     try:
         _open_blocks(loaded, key)
         OmegaConf.update(loaded, key, _literal(value))
@@ -192,7 +192,7 @@ def _convert_dataclass(value: Any, wanted: type, path: str) -> Any:
             raise InputError(_unknown_key(key, list(fields), path))
     for name, field in fields.items():
         if name not in data and field.default is field.default_factory is dataclasses.MISSING:
-            raise InputError(f"{_join(path, name)}: missing; wanted {type_name(hints[field.name])}")
+            raise InputError(f"{_join(path, name)}: missing; expected {type_name(hints[field.name])}")
     names = {key: fields[key].name for key in data}
     typed = {key: _of_default_type(item, fields[key]) for key, item in data.items()}
     in_order = sorted(typed, key=lambda key: _holds_block(hints[names[key]]))  # plain mistakes first: see _holds_block
@@ -233,7 +233,7 @@ def option_key(field_name: str) -> str:
 def _convert_block(value: Any, kind: str, path: str) -> ComponentSpec:
     data = {"type": value} if isinstance(value, str) and not value.lstrip().startswith("{") else _mapping(value, path)
     if not isinstance(data.get("type"), str):
-        raise InputError(f"{_join(path, 'type')}: missing; wanted the name of a {kind} (see --list {kind})")
+        raise InputError(f"{_join(path, 'type')}: missing; expected the name of a {kind} (see --list {kind})")
     try:
         component = find(data["type"], kind)
     except InputError as error:
@@ -273,7 +273,7 @@ def _convert_optional(value: Any, arguments: tuple[Any, ...], path: str) -> Any:
             return _convert(value, candidate, path)
         except InputError:
             continue
-    raise InputError(f"{path}: wanted {' or '.join(map(type_name, candidates))}, got {value!r}")
+    raise InputError(f"{path}: expected {' or '.join(map(type_name, candidates))}, got {value!r}")
 
 
 def _convert_choice(value: Any, choices: tuple[Any, ...], path: str) -> Any:
@@ -282,16 +282,16 @@ def _convert_choice(value: Any, choices: tuple[Any, ...], path: str) -> Any:
             return choice
     near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise InputError(f"{path}: wanted one of {', '.join(map(str, choices))}, got {value!r}{hint}")
+    raise InputError(f"{path}: expected one of {', '.join(map(str, choices))}, got {value!r}{hint}")
 
 
 def _convert_sequence(value: Any, origin: type, arguments: tuple[Any, ...], path: str) -> Any:
     value = _yaml_if_text(value)
     if not isinstance(value, list):
-        raise InputError(f"{path}: wanted a list, got {value!r}")
+        raise InputError(f"{path}: expected a list, got {value!r}")
     fixed = origin is tuple and Ellipsis not in arguments
     if fixed and len(value) != len(arguments):
-        raise InputError(f"{path}: wanted {len(arguments)} values, got {len(value)}")
+        raise InputError(f"{path}: expected {len(arguments)} values, got {len(value)}")
     item_types = arguments if fixed else [arguments[0]] * len(value)
     return origin(_convert(v, t, f"{path}[{i}]") for i, (v, t) in enumerate(zip(value, item_types, strict=True)))
 
@@ -314,12 +314,12 @@ def _convert_scalar(value: Any, wanted: Any, path: str) -> Any:
         return int(value)
     if wanted is float and is_number and math.isfinite(value):
         return float(value)
-    raise InputError(f"{path}: wanted {type_name(wanted)}, got {value!r}")
+    raise InputError(f"{path}: expected {type_name(wanted)}, got {value!r}")
 
 
 def _text(value: Any, path: str) -> str:
     if isinstance(value, dict | list) or value is None:
-        raise InputError(f"{path}: wanted text, got {value!r}")
+        raise InputError(f"{path}: expected text, got {value!r}")
     return str(value)
 
 
@@ -335,7 +335,7 @@ def _yaml_if_text(value: Any) -> Any:
 def _mapping(value: Any, path: str) -> dict[Any, Any]:
     value = _yaml_if_text(value)
     if not isinstance(value, dict):
-        raise InputError(f"{path or 'config'}: wanted keys and values, got {value!r}")
+        raise InputError(f"{path or 'config'}: expected keys and values, got {value!r}")
     return value
 
 

@@ -16,9 +16,9 @@ def check_milestones(name: str, values: Sequence[object], milestones: list[int])
         InputError: naming the option.
     """
     if len(values) != len(milestones) + 1:
-        raise InputError(f"{name}_milestones: wanted one step fewer than there are {name}s")
+        raise InputError(f"{name}_milestones: expected one step fewer than there are {name}s")
     if sorted(milestones) != milestones:
-        raise InputError(f"{name}_milestones: wanted rising steps, got {milestones}")
+        raise InputError(f"{name}_milestones: expected rising steps, got {milestones}")
 
 
 def phase(milestones: list[int], step: int) -> int:
@@ -54,7 +54,7 @@ class Schedule:
             return cls._checked([(start, first), (end, last)])
         if isinstance(value, list) and value and all(isinstance(v, list) and len(v) == 2 for v in value):
             return cls._checked([(step, v) for step, v in value])
-        raise InputError(f"wanted a number, [start_step, v0, v1, end_step] or [[step, value], ...], got {value!r}")
+        raise InputError(f"expected a number, [start_step, v0, v1, end_step] or [[step, value], ...], got {value!r}")
 
     @classmethod
     def _checked(cls, points: list[tuple[object, object]]) -> "Schedule":

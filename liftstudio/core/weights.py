@@ -66,7 +66,7 @@ class Weights:
         state = state.get("state_dict", state) if isinstance(state, Mapping) else {}
         self._tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
         if not self._tensors:
-            raise InputError(f"{self.path}: wanted a table of tensors")
+            raise InputError(f"{self.path}: expected a table of tensors")
         return {key: tuple(value.shape) for key, value in self._tensors.items()}
 
 

@@ -198,9 +198,9 @@ def orbit_cameras(
     azimuth, elevation = torch.deg2rad(azimuth_deg.float()), torch.deg2rad(elevation_deg.float())
     distances = torch.as_tensor(distance, dtype=torch.float32, device=azimuth.device).expand_as(azimuth)
     if not 0 < fov_deg < 180:
-        raise InputError(f"fov_deg: wanted a field of view between 0 and 180 degrees, got {fov_deg}")
+        raise InputError(f"fov_deg: expected a field of view between 0 and 180 degrees, got {fov_deg}")
     if not (torch.isfinite(azimuth + elevation).all() and (distances > 0).all()):
-        raise InputError("orbit: wanted finite angles and a distance above 0")
+        raise InputError("orbit: expected finite angles and a distance above 0")
     unit = torch.stack([elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()], dim=-1)
     centers = unit * distances[:, None]
     focal = 0.5 * height / torch.tan(torch.deg2rad(torch.tensor(fov_deg / 2)))

@@ -49,7 +49,7 @@ def read_mesh(path: str | Path) -> Mesh:
 
 def _check_file(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path}: wanted a mesh file ({', '.join(SUFFIXES)})")
+        raise InputError(f"{path}: expected a mesh file ({', '.join(SUFFIXES)})")
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     size = path.stat().st_size

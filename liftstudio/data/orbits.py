@@ -99,10 +99,10 @@ def random(
         InputError: a negative count, a range that descends, or elevations beyond +-89 degrees.
     """
     if count < 0:
-        raise InputError(f"count: wanted 0 or more, got {count}")
+        raise InputError(f"count: expected 0 or more, got {count}")
     for name, (low, high) in (("elevation_range_deg", elevation_range_deg), ("azimuth_range_deg", azimuth_range_deg)):
         if not -float("inf") < low <= high < float("inf"):
-            raise InputError(f"{name}: wanted two finite angles, the lower first, got {low}, {high}")
+            raise InputError(f"{name}: expected two finite angles, the lower first, got {low}, {high}")
     _check_elevation("elevation_range_deg", max(map(abs, elevation_range_deg)))
     azimuth = _uniform(count, *azimuth_range_deg, generator)
     low, high = torch.sin(torch.deg2rad(torch.tensor(elevation_range_deg, dtype=torch.float64))).tolist()
@@ -123,7 +123,7 @@ def _jittered(turn: Tensor, azimuth_jitter_deg: float, generator: torch.Generato
     """[T] `turn` with all but the last moved by up to `azimuth_jitter_deg` either way."""
     if not 0 <= azimuth_jitter_deg < 180 / len(turn):
         limit = f"0 to below {180 / len(turn):g} degrees (half a step)"
-        raise InputError(f"azimuth_jitter_deg: wanted {limit}, got {azimuth_jitter_deg}")
+        raise InputError(f"azimuth_jitter_deg: expected {limit}, got {azimuth_jitter_deg}")
     jitter = _uniform(len(turn), -azimuth_jitter_deg, azimuth_jitter_deg, generator)
     jitter[-1] = 0
     return turn + jitter / 360
@@ -147,7 +147,7 @@ def _uniform(count: int, low: float, high: float, generator: torch.Generator) ->
 
 def _check_frames(frames: int) -> None:
     if frames < 1:
-        raise InputError(f"frames: wanted 1 or more, got {frames}")
+        raise InputError(f"frames: expected 1 or more, got {frames}")
 
 
 def _check_elevation(name: str, largest_deg: float) -> None:

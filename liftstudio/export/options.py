@@ -30,5 +30,5 @@ def check_export(config: ExportConfig) -> None:
     """
     check_ranges(config, ExportConfig, "export")
     if len(set(config.formats)) < len(config.formats):
-        raise InputError(f"export.formats: wanted each once, got {', '.join(config.formats)}")
+        raise InputError(f"export.formats: expected each once, got {', '.join(config.formats)}")
     check_range("export.gutter", config.gutter, 0, config.texture_size // 8)

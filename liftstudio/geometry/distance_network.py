@@ -28,7 +28,7 @@ class DistanceNetworkConfig:
         check_range("skip", self.skip, 0, self.layers - 1)
         least = 3 + 6 * self.frequencies + 1 if self.skip else 1
         if self.hidden < least:
-            raise InputError(f"hidden: wanted {least} or more, so that the skip leaves room, got {self.hidden}")
+            raise InputError(f"hidden: expected {least} or more, so that the skip leaves room, got {self.hidden}")
 
 
 class DistanceNetwork(nn.Module):

@@ -28,7 +28,7 @@ class FixedMesh(Geometry):
 
         def __post_init__(self) -> None:
             if not self.path:
-                raise InputError("path: missing; wanted a mesh file")
+                raise InputError("path: missing; expected a mesh file")
 
     faces: Tensor
 

@@ -33,7 +33,7 @@ class ScheduledDistillation(PriorGuidance):
         def __post_init__(self) -> None:
             check_milestones("resolution", self.resolution, self.resolution_milestones)
             if len(self.views_per_step) not in (1, len(self.resolution)):
-                raise InputError("views_per_step: wanted one number, or as many as there are resolutions")
+                raise InputError("views_per_step: expected one number, or as many as there are resolutions")
             _check_shares(self.min_step_percent, self.max_step_percent)
 
     config: Config
@@ -98,4 +98,4 @@ class OrbitDistillation(ScheduledDistillation):
 def _check_shares(least: Schedule, most: Schedule) -> None:
     for step in sorted({int(step) for schedule in (least, most) for step, _ in schedule.points}):
         if least(step) > most(step):
-            raise InputError(f"min_step_percent: wanted at most max_step_percent, got {least(step):g} at step {step}")
+            raise InputError(f"min_step_percent: expected at most max_step_percent, got {least(step):g} at step {step}")

@@ -167,7 +167,7 @@ class ScoreDistillation(PriorGuidance):
         def __post_init__(self) -> None:
             low, high = self.sigma_range
             if not low < high:
-                raise InputError(f"sigma_range: wanted two rising levels, got {low:g}, {high:g}")
+                raise InputError(f"sigma_range: expected two rising levels, got {low:g}, {high:g}")
 
     config: Config
 

@@ -138,7 +138,7 @@ def contextual_similarity(features: Tensor, targets: Tensor, bandwidth: float = 
     check_shape("targets", targets, ("M", features.shape[1]))
     check_range("bandwidth", bandwidth, 1e-6)
     if not len(features) or not len(targets):
-        raise ValueError(f"contextual: wanted features, got {len(features)} and {len(targets)} of the target")
+        raise ValueError(f"contextual: expected features, got {len(features)} and {len(targets)} of the target")
     center = targets.mean(0)
     x, y = (F.normalize(each - center, dim=1, eps=_SHORTEST) for each in (features, targets))
     parts = x.split(max(1, _DISTANCES // len(y)))

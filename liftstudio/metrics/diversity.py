@@ -39,7 +39,7 @@ def cd_terms(
     """
     check_shape("views", views, ("...", "V", "E"))
     if views.shape[-2] < 2:
-        raise ValueError(f"cd_terms: wanted at least 2 views, got {views.shape[-2]}")
+        raise ValueError(f"cd_terms: expected at least 2 views, got {views.shape[-2]}")
     for name, other in (("meaning", meaning), ("reference", reference)):
         if other is not None:
             check_shape(name, other, ("...", views.shape[-1]))
@@ -86,6 +86,6 @@ def instance_diversity(views: Tensor) -> float:
     """
     check_shape("views", views, ("S", "V", "E"))
     if len(views) < 2:
-        raise ValueError("instance_diversity: wanted at least 2 instances, got 1")
+        raise ValueError("instance_diversity: expected at least 2 instances, got 1")
     first, second = torch.triu_indices(len(views), len(views), offset=1)
     return float((1 - F.cosine_similarity(views[first].double(), views[second].double(), dim=-1)).mean())

@@ -13,7 +13,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.data.images import resize_smooth
 
 CLIP_PUBLISHED = (
-    "published as openai/clip-vit-large-patch14 at https://huggingface.co (OpenAI's repository: MIT); wanted a folder "
+    "published as openai/clip-vit-large-patch14 at https://huggingface.co (OpenAI's repository: MIT); expected a folder "
     "with its config.json, model.safetensors, vocab.json and merges.txt"
 )
 # OpenAI's CLIP preprocessing.

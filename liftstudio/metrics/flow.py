@@ -87,5 +87,5 @@ def load_raft(weights: str, device: torch.device | str = "cpu") -> FlowEstimator
 def check_raft_size(height: int, width: int) -> None:
     """Raise an InputError for images of a size that RAFT does not take."""
     if min(height, width) < _RAFT_LEAST_SIDE or height % 8 or width % 8:
-        wanted = f"wanted images whose sides are multiples of 8, at least {_RAFT_LEAST_SIDE} pixels"
+        wanted = f"expected images whose sides are multiples of 8, at least {_RAFT_LEAST_SIDE} pixels"
         raise InputError(f"RAFT: {wanted}, got {height}x{width}")

@@ -50,7 +50,7 @@ def ssim(image: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
     """
     _check_pair(image, target)
     if min(image.shape[1:3]) <= _WINDOW_RADIUS:
-        raise ValueError(f"ssim: wanted images of at least 6x6 pixels, got {list(image.shape[1:3])}")
+        raise ValueError(f"ssim: expected images of at least 6x6 pixels, got {list(image.shape[1:3])}")
     # Variances do not change with a shift, and lose fewer digits around zero.
     x, y = ((i - 0.5 * data_range).permute(0, 3, 1, 2) for i in (image, target))
     mean_x, mean_y, xx, yy, xy = _window_means(torch.stack([x, y, x * x, y * y, x * y])).unbind()

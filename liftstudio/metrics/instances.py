@@ -35,7 +35,7 @@ def summarize_instances(values: Tensor, *, higher_is_better: bool) -> InstanceSu
     """
     check_shape("values", values, ("O", "S"))
     if values.numel() == 0:
-        raise ValueError(f"values: wanted at least one object and one instance, got {list(values.shape)}")
+        raise ValueError(f"values: expected at least one object and one instance, got {list(values.shape)}")
     values = values.double()
     most, least = values.amax(dim=1).mean().item(), values.amin(dim=1).mean().item()
     best, worst = (most, least) if higher_is_better else (least, most)

@@ -95,7 +95,9 @@ class Lpips(nn.Module):
         check_shape("image", image, ("B", "H", "W", 3))
         check_shape("target", target, image.shape)
         if min(image.shape[1:3]) < _LEAST_SIDE:
-            raise ValueError(f"lpips: wanted at least {_LEAST_SIDE}x{_LEAST_SIDE} pixels, got {list(image.shape[1:3])}")
+            raise ValueError(
+                f"lpips: expected at least {_LEAST_SIDE}x{_LEAST_SIDE} pixels, got {list(image.shape[1:3])}"
+            )
         features = zip(self._unit_features(image), self._unit_features(target), strict=True)
         distances = [
             F.conv2d((a - b).square(), self.get_parameter(f"lin{index}.model.1.weight")).mean(dim=(1, 2, 3))
@@ -152,7 +154,7 @@ def _backbone(stack: _Stack) -> nn.Sequential:
 def _weight_files(path: Path, stack: _Stack) -> list[Path]:
     files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix in _SUFFIXES)
     if not files:
-        raise InputError(f"{path}: no LPIPS weights there; wanted a folder with {stack.backbone} and {stack.heads}")
+        raise InputError(f"{path}: no LPIPS weights there; expected a folder with {stack.backbone} and {stack.heads}")
     return files
 
 
@@ -162,7 +164,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # the two readers raise a dozen unrelated types
         raise InputError(f"{path}: not a readable weight file ({type(error).__name__})") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path}: wanted a table of tensors, as in the published LPIPS weights")
+        raise InputError(f"{path}: expected a table of tensors, as in the published LPIPS weights")
     return dict(state)
 
 
@@ -174,5 +176,5 @@ def _check_state(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path
         if key not in wanted:
             raise InputError(f"{path}: unexpected weight '{key}'")
         if state[key].shape != wanted[key].shape:
-            shapes = f"{list(state[key].shape)}, wanted {list(wanted[key].shape)}"
+            shapes = f"{list(state[key].shape)}, expected {list(wanted[key].shape)}"
             raise InputError(f"{path}: the weight '{key}' has shape {shapes}")

@@ -325,7 +325,9 @@ def weight_shape(weights: Weights, key: str, dimensions: int) -> tuple[int, ...]
         raise InputError(f"{weights.path}: the weight '{key}' is missing")
     shape = weights.shapes[key]
     if len(shape) != dimensions:
-        raise InputError(f"{weights.path}: the weight '{key}' has shape {list(shape)}; wanted {dimensions} dimensions")
+        raise InputError(
+            f"{weights.path}: the weight '{key}' has shape {list(shape)}; expected {dimensions} dimensions"
+        )
     if 0 in shape:
         raise InputError(f"{weights.path}: the weight '{key}' is empty: its shape is {list(shape)}")
     return shape
@@ -358,7 +360,7 @@ def metadata_number(weights: Weights, name: str, official: int) -> int:
     """
     text = weights.metadata.get(name, str(official))
     if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"{weights.path}: metadata '{name}': wanted a whole number above 0, got {text!r}")
+        raise InputError(f"{weights.path}: metadata '{name}': expected a whole number above 0, got {text!r}")
     return int(text)
 
 

@@ -44,7 +44,7 @@ def read_scheduler(folder: str, predictions: Sequence[str], published: str) -> d
     options = {"prediction_type": "epsilon"} | _read_options(path, published)  # that is diffusers' default
     if options["prediction_type"] not in predictions:
         wanted, got = " or ".join(predictions), options["prediction_type"]
-        raise InputError(f"{path}: prediction_type: wanted {wanted}, got {got}; {published}")
+        raise InputError(f"{path}: prediction_type: expected {wanted}, got {got}; {published}")
     return options
 
 
@@ -68,7 +68,7 @@ def diffusers_part(cls: Any, folder: str, published: str) -> Part:
 
     def build(options: dict[str, Any]) -> nn.Module:
         if options.get("_class_name") != cls.__name__:
-            raise ValueError(f"wanted a {cls.__name__}, got '_class_name': {options.get('_class_name')!r}")
+            raise ValueError(f"expected a {cls.__name__}, got '_class_name': {options.get('_class_name')!r}")
         return cls.from_config(options)
 
     return _part(build, folder, "diffusion_pytorch_model", "", published)
@@ -100,7 +100,7 @@ def latent_side(unet: Part, published: str) -> int:
     if not (isinstance(height, int) and height == width and height > 0):
         wanted = "a whole number above 0, or two equal ones"
         raise InputError(
-            f"{unet.weights.path.with_name('config.json')}: sample_size: wanted {wanted}, got {size!r}; {published}"
+            f"{unet.weights.path.with_name('config.json')}: sample_size: expected {wanted}, got {size!r}; {published}"
         )
     return height
 
@@ -224,7 +224,7 @@ def _read_options(path: Path, published: str) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path}: not a JSON file ({error}); {published}") from error
     if not isinstance(options, dict):
-        raise InputError(f"{path}: wanted a table of options; {published}")
+        raise InputError(f"{path}: expected a table of options; {published}")
     return options
 
 

@@ -23,7 +23,7 @@ def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float = 7
     """
     check_range("steps", steps, 1)
     if not 0 < sigma_min <= sigma_max:
-        raise InputError(f"noise levels: wanted 0 < sigma_min <= sigma_max, got {sigma_min:g} and {sigma_max:g}")
+        raise InputError(f"noise levels: expected 0 < sigma_min <= sigma_max, got {sigma_min:g} and {sigma_max:g}")
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     levels = (high + torch.linspace(0, 1, steps) * (low - high)) ** rho
     return torch.cat([levels, levels.new_zeros(1)])

@@ -112,7 +112,7 @@ def existing_run_folder(config: Path) -> RunFolder:
     """
     path = config if config.is_dir() else config.parent
     if not (path / "config.yaml").is_file() or not (path / "checkpoints").is_dir():
-        raise InputError(f"{config}: wanted the config.yaml of a run folder (runs/<name>/<tag>/config.yaml)")
+        raise InputError(f"{config}: expected the config.yaml of a run folder (runs/<name>/<tag>/config.yaml)")
     return RunFolder(path)
 
 

@@ -63,7 +63,7 @@ def load_truth(config: TruthConfig, azimuth_deg: float = 0.0, center: Point = (0
     path = input_path(config.views)
     views, own_mesh = _read_capture(path)
     if len(views) < 2:
-        raise InputError(f"truth.views: {path}: wanted the input view and others to compare with, got 1 view")
+        raise InputError(f"truth.views: {path}: expected the input view and others to compare with, got 1 view")
     mesh_file = input_path(config.mesh) if config.mesh else own_mesh
     mesh = None if mesh_file is None else read_mesh(mesh_file)
     views = replace(views, input_view=find_view(views.names, config.view))
@@ -124,7 +124,7 @@ def source_rotation_deg(capture: Path) -> float:
         return 0.0
     angle = json.loads(file.read_text(encoding="utf-8-sig")).get("source_rotation_deg", 0.0)
     if isinstance(angle, bool) or not isinstance(angle, int | float) or not math.isfinite(angle):
-        raise InputError(f"{file}: source_rotation_deg: wanted a finite number, got {angle!r:.60}")
+        raise InputError(f"{file}: source_rotation_deg: expected a finite number, got {angle!r:.60}")
     return float(angle)
 
 

@@ -34,7 +34,7 @@ def make_object(kind: Kind, seed: int) -> TexturedObject:
         InputError: an unknown kind, or a seed outside [0, 2^32).
     """
     if kind not in _GENERATORS:
-        raise InputError(f"kind: wanted one of {', '.join(_GENERATORS)}, got {kind!r}")
+        raise InputError(f"kind: expected one of {', '.join(_GENERATORS)}, got {kind!r}")
     check_range("seed", seed, 0, 2**32 - 1)
     return _GENERATORS[kind](Draws(torch.Generator().manual_seed(seed)))
 
@@ -48,6 +48,6 @@ def split(index: int, kind: Kind, split: Split) -> int:
         InputError: an index outside [0, 2^30), an unknown kind or split.
     """
     if (kind, split) not in _BLOCKS:
-        raise InputError(f"kind and split: wanted toy or composite, and train or unseen; got {kind!r}, {split!r}")
+        raise InputError(f"kind and split: expected toy or composite, and train or unseen; got {kind!r}, {split!r}")
     check_range("index", index, 0, _OBJECTS - 1)
     return _BLOCKS[kind, split] * _OBJECTS + index

@@ -43,15 +43,15 @@ def check_stages(stages: dict[str, StageConfig]) -> None:
         InputError: naming the option.
     """
     if not stages:
-        raise InputError("system.stages: wanted at least one stage")
+        raise InputError("system.stages: expected at least one stage")
     before = ""
     for name, stage in stages.items():
         where, source = f"system.stages.{name}", stage.geometry.options.from_
         if not stage.guidance:
-            raise InputError(f"{where}.guidance: wanted at least one guidance")
+            raise InputError(f"{where}.guidance: expected at least one guidance")
         if source and source != before:
             wanted = f"'{before}', the stage before" if before else "nothing: this is the first stage"
-            raise InputError(f"{where}.geometry.from: wanted {wanted}, got '{source}'")
+            raise InputError(f"{where}.geometry.from: expected {wanted}, got '{source}'")
         if source and find(stage.geometry.type, "geometry").initialize is Geometry.initialize:
             raise InputError(f"{where}.geometry.from: '{stage.geometry.type}' cannot start from another geometry")
         _check_renderer(stage, where)
@@ -76,4 +76,4 @@ def _check_regularizers(stage: StageConfig, where: str) -> None:
         raise InputError(f"{where}.regularizers.{error}") from None
     moves_shape = getattr(stage.renderer.options, "normal_gradients", True)
     if not moves_shape and not stage.regularizers.lambda_orientation.is_zero():
-        raise InputError(f"{where}.renderer.normal_gradients: wanted true, as lambda_orientation acts through it")
+        raise InputError(f"{where}.renderer.normal_gradients: expected true, as lambda_orientation acts through it")

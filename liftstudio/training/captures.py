@@ -80,7 +80,7 @@ def find_captures(folder: Path) -> list[Path]:
         InputError: there is none.
     """
     if not folder.is_dir():
-        raise InputError(f"data.captures: {folder}: {'wanted a folder' if folder.exists() else 'no such folder'}")
+        raise InputError(f"data.captures: {folder}: {'expected a folder' if folder.exists() else 'no such folder'}")
     found = [folder] if is_capture(folder) else [path for path in sorted(folder.iterdir()) if is_capture(path)]
     if not found:
         raise InputError(f"data.captures: {folder}: neither it nor a sub-folder has a transforms.json or COLMAP model")
@@ -99,11 +99,11 @@ def read_object(folder: Path, config: DataConfig, least_views: int) -> PosedObje
     except InputError as error:
         raise InputError(f"data.captures: {folder}: {error}") from None
     if len(views) < least_views:
-        wanted = f"wanted {least_views} or more, for an input view and as many others as data.rig asks for"
+        wanted = f"expected {least_views} or more, for an input view and as many others as data.rig asks for"
         raise InputError(f"data.captures: {folder}: {len(views)} views to train on; {wanted}")
     height, width = views.images.shape[1:3]
     if max(height, width) < config.resolution:
-        wanted = f"wanted at least {config.resolution} along the longer side, as data.resolution says"
+        wanted = f"expected at least {config.resolution} along the longer side, as data.resolution says"
         raise InputError(f"data.captures: {folder}: images of {width}x{height} pixels; {wanted}")
     return _square(views, config.resolution)
 

@@ -124,7 +124,7 @@ def _read(path: Path, parse: Callable[[Path], Iterator[T]]) -> list[T]:
 
 def _lens(model: str, width: int, height: int, values: list[float]) -> Lens:
     if model not in PARAMETERS:
-        raise ValueError(f"camera model {model}, wanted one of {', '.join(PARAMETERS)}; undistort the images first")
+        raise ValueError(f"camera model {model}, expected one of {', '.join(PARAMETERS)}; undistort the images first")
     return Lens(width, height, dict(zip(PARAMETERS[model], values, strict=True)))
 
 

@@ -63,7 +63,7 @@ def check_pose(c2w: Tensor, where: str) -> Tensor:
     if error > ROTATION_TOLERANCE:
         raise InputError(f"{where}: the rotation of the camera pose is not orthonormal (off by {error:.2g})")
     if torch.linalg.det(rotation) < 0:
-        raise InputError(f"{where}: the camera pose mirrors (determinant -1); wanted a rotation")
+        raise InputError(f"{where}: the camera pose mirrors (determinant -1); expected a rotation")
     return c2w
 
 
@@ -74,9 +74,9 @@ def check_intrinsics(frame: Frame, where: str) -> Frame:
         InputError: naming `where`.
     """
     if min(frame.width, frame.height) < 1:
-        raise InputError(f"{where}: wanted an image size above 0, got {frame.width}x{frame.height}")
+        raise InputError(f"{where}: expected an image size above 0, got {frame.width}x{frame.height}")
     if min(frame.fx, frame.fy) <= 0:
-        raise InputError(f"{where}: wanted focal lengths above 0, got {frame.fx:g} and {frame.fy:g}")
+        raise InputError(f"{where}: expected focal lengths above 0, got {frame.fx:g} and {frame.fy:g}")
     if not (0 < frame.cx < frame.width and 0 < frame.cy < frame.height):
         size = f"{frame.width}x{frame.height}"
         raise InputError(f"{where}: the principal point ({frame.cx:g}, {frame.cy:g}) is outside the {size} image")

@@ -71,7 +71,7 @@ def load_input_image(path: Path, *, recenter: bool = True, frame_ratio: float = 
         raise InputError(f"{path}: no foreground; the picture is transparent everywhere")
     width, height = box[2] - box[0], box[3] - box[1]
     if max(width, height) < LEAST_SIDE:
-        raise InputError(f"{path}: the object is only {width}x{height} pixels; wanted {LEAST_SIDE} or more")
+        raise InputError(f"{path}: the object is only {width}x{height} pixels; expected {LEAST_SIDE} or more")
     if pieces > 1:
         log.warning(
             "%s: %d separate objects are taken for one; if that is wrong, crop the picture to one", path, pieces

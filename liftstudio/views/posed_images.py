@@ -127,7 +127,7 @@ def read_capture(path: Path) -> Capture:
     if path.is_file() and path.suffix == ".json":
         return read_transforms(path)
     if not path.is_dir():
-        problem = "wanted a folder or a transforms.json" if path.exists() else "no such file or folder"
+        problem = "expected a folder or a transforms.json" if path.exists() else "no such file or folder"
         raise InputError(f"views.path: {path}: {problem}")
     if (path / "transforms.json").is_file():
         return read_transforms(path / "transforms.json")
@@ -233,7 +233,7 @@ def _load_depth(path: Path) -> Tensor:
         raise InputError(f"{path}: not a readable depth map ({error})") from None
     depth = depth[..., None] if depth.ndim == 2 else depth
     if depth.ndim != 3 or depth.shape[-1] != 1 or not torch.isfinite(depth).all():
-        raise InputError(f"{path}: wanted finite depths of shape [H, W], got {list(depth.shape)}")
+        raise InputError(f"{path}: expected finite depths of shape [H, W], got {list(depth.shape)}")
     return depth
 
 

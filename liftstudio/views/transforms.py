@@ -32,13 +32,13 @@ def read_transforms(path: Path) -> Capture:
     data = _read_json(path)
     items = data.get("frames")
     if not isinstance(items, list) or not items:
-        raise InputError(f"{path}: frames: wanted a list of at least one frame")
+        raise InputError(f"{path}: frames: expected a list of at least one frame")
     shared = {key: value for key, value in data.items() if key != "frames"}
     frames = []
     for index, item in enumerate(items):
         where = f"{path}: frames[{index}]"
         if not isinstance(item, dict):
-            raise InputError(f"{where}: wanted keys and values, got {item!r:.60}")
+            raise InputError(f"{where}: expected keys and values, got {item!r:.60}")
         frames.append(_frame({**shared, **item}, path.parent, where))
     return Capture(frames, _path(data, ("mesh",), path.parent, str(path)))
 
@@ -71,7 +71,7 @@ def _read_json(path: Path) -> Record:
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not a readable JSON file ({error})") from None
     if not isinstance(data, dict):
-        raise InputError(f"{path}: wanted keys and values at the top level")
+        raise InputError(f"{path}: expected keys and values at the top level")
     return data
 
 
@@ -112,7 +112,7 @@ def _image_path(folder: Path, name: str, where: str) -> Path:
 def _check_lens(data: Record, where: str) -> None:
     model = data.get("camera_model", "PINHOLE")
     if model not in PINHOLES:
-        raise InputError(f"{where}: camera_model: wanted a pinhole ({', '.join(PINHOLES)}), got {model!r}")
+        raise InputError(f"{where}: camera_model: expected a pinhole ({', '.join(PINHOLES)}), got {model!r}")
     if data.get("is_fisheye"):
         raise InputError(f"{where}: is_fisheye: only pinhole cameras are supported; undistort the images first")
     check_undistorted({key: _number(data, key, where, 0.0) for key in DISTORTIONS}, where)
@@ -128,7 +128,7 @@ def _focal_lengths(data: Record, width: int, height: int, where: str) -> tuple[f
         fx = _number(data, "fl_x", where)
         return fx, _number(data, "fl_y", where, fx)
     if "camera_angle_x" not in data:
-        raise InputError(f"{where}: wanted fl_x (pixels) or camera_angle_x (radians), found neither")
+        raise InputError(f"{where}: expected fl_x (pixels) or camera_angle_x (radians), found neither")
     fx = _focal_length(data, "camera_angle_x", width, where)
     return fx, _focal_length(data, "camera_angle_y", height, where) if "camera_angle_y" in data else fx
 
@@ -136,7 +136,7 @@ def _focal_lengths(data: Record, width: int, height: int, where: str) -> tuple[f
 def _focal_length(data: Record, key: str, pixels: int, where: str) -> float:
     angle = _number(data, key, where)
     if not 0 < angle < math.pi:
-        raise InputError(f"{where}: {key}: wanted an angle between 0 and pi radians, got {angle:g}")
+        raise InputError(f"{where}: {key}: expected an angle between 0 and pi radians, got {angle:g}")
     return 0.5 * pixels / math.tan(angle / 2)
 
 
@@ -144,9 +144,9 @@ def _pose(data: Record, where: str) -> Tensor:
     rows = data.get("transform_matrix")
     where = f"{where}: transform_matrix"
     if not (isinstance(rows, list) and len(rows) == 4 and all(isinstance(r, list) and len(r) == 4 for r in rows)):
-        raise InputError(f"{where}: wanted 4 rows of 4 numbers")
+        raise InputError(f"{where}: expected 4 rows of 4 numbers")
     if not all(_is_number(value) for row in rows for value in row):
-        raise InputError(f"{where}: wanted 4 rows of 4 finite numbers")
+        raise InputError(f"{where}: expected 4 rows of 4 finite numbers")
     return check_pose(torch.tensor(rows, dtype=torch.float64), where)
 
 
@@ -160,14 +160,14 @@ def _number(data: Record, key: str, where: str, default: float | None = None) ->
     if value is None:
         raise InputError(f"{where}: {key}: missing")
     if not _is_number(value):
-        raise InputError(f"{where}: {key}: wanted a finite number, got {value!r:.60}")
+        raise InputError(f"{where}: {key}: expected a finite number, got {value!r:.60}")
     return float(value)
 
 
 def _text(data: Record, key: str, where: str) -> str:
     value = data.get(key)
     if not isinstance(value, str) or not value:
-        raise InputError(f"{where}: {key}: " + ("missing" if value is None else f"wanted text, got {value!r:.60}"))
+        raise InputError(f"{where}: {key}: " + ("missing" if value is None else f"expected text, got {value!r:.60}"))
     return value
 
 
@@ -185,5 +185,5 @@ def _path(data: Record, keys: tuple[str, ...], folder: Path, where: str) -> Path
 def _names(data: Record, key: str, where: str) -> list[str]:
     value = data.get(key, [])
     if not isinstance(value, list):
-        raise InputError(f"{where}: {key}: wanted a list of image names, got {value!r:.60}")
+        raise InputError(f"{where}: {key}: expected a list of image names, got {value!r:.60}")
     return value

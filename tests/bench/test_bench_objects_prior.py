@@ -76,7 +76,7 @@ def test_no_mesh_is_measured_twice(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     [
         (["nowhere"], "error: data.objects: nowhere: no such folder"),
         ([str(OBJECTS_PACK), "--weights", "none.safetensors"], "none.safetensors"),
-        ([str(OBJECTS_PACK), "--count", "0"], "error: --count, --steps: wanted 1 or more"),
+        ([str(OBJECTS_PACK), "--count", "0"], "error: --count, --steps: expected 1 or more"),
     ],
 )
 def test_wrong_words_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,13 +150,13 @@ def test_instances_are_summarized() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--cfg", "0"], "--cfg: wanted 1 or more, got 0; without --cfg it is what suits the prior"),
-        (["--cfg", "1", "0.5"], "--cfg: wanted 1 or more, got 0.5"),
+        (["--cfg", "0"], "--cfg: expected 1 or more, got 0; without --cfg it is what suits the prior"),
+        (["--cfg", "1", "0.5"], "--cfg: expected 1 or more, got 0.5"),
         (["--noun", "shoe"], "--noun: only CLIP reads text"),
         (["--clip", "nowhere"], "nowhere: no such folder; CLIP is published"),
         (["--raft", "raft.pth"], "E_flow needs torchvision"),
         (["--weights", "nowhere.ckpt"], "nowhere.ckpt"),
-        (["--count", "0"], "--count: wanted 1 or more"),
+        (["--count", "0"], "--count: expected 1 or more"),
         (["--instances", "0"], "instances"),
     ],
 )

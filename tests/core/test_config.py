@@ -30,7 +30,7 @@ class Thing(Component):
 
         def __post_init__(self) -> None:
             if self.name == "nothing":
-                raise InputError(f"name: wanted another, got {self.name}")
+                raise InputError(f"name: expected another, got {self.name}")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -115,7 +115,7 @@ def test_override_of_text_is_literal(tmp_path: Path, text: str) -> None:
 
 
 def test_an_override_is_never_missing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"count: wanted a whole number, got '\?\?\?'"):
+    with pytest.raises(InputError, match=r"count: expected a whole number, got '\?\?\?'"):
         read(tmp_path, "count: ???", "count=???")
 
 
@@ -173,26 +173,26 @@ FAULTS = {
     "count: 1\nthing: {type: thing-of-test-confic}": "thing.type: unknown test-config-kind",
     "count: 1\nthing: {size: 1}": "thing.type: missing",
     "count: 1\nthing: {type: thing-of-test-config, size: -1}": "thing.size: expected 0 or more, got -1",
-    "count: 1\nthing: {type: thing-of-test-config, name: nothing}": "thing.name: wanted another, got nothing",
-    "name: a": "count: missing; wanted a whole number",
+    "count: 1\nthing: {type: thing-of-test-config, name: nothing}": "thing.name: expected another, got nothing",
+    "name: a": "count: missing; expected a whole number",
     "count: ???": "count: missing; give it as count=...",
     "count: 1\ninner: {rate: '???'}": "inner.rate: missing; give it as inner.rate=...",
     "count: 1\nsizes: [1, '???']": "sizes[1]: missing",
-    "count: 1.5": "count: wanted a whole number, got 1.5",
-    "count: true": "count: wanted a whole number",
-    "count: many": "count: wanted a whole number, got 'many'",
-    "count: [1]": "count: wanted a whole number",
-    "count: 1\nflag: 1": "flag: wanted true or false",
-    "count: 1\nname: [a]": "name: wanted text",
-    "count: 1\nname: null": "name: wanted text",
+    "count: 1.5": "count: expected a whole number, got 1.5",
+    "count: true": "count: expected a whole number",
+    "count: many": "count: expected a whole number, got 'many'",
+    "count: [1]": "count: expected a whole number",
+    "count: 1\nflag: 1": "flag: expected true or false",
+    "count: 1\nname: [a]": "name: expected text",
+    "count: 1\nname: null": "name: expected text",
     "count: 1\nmode: fat": "did you mean 'far'?",
-    "count: 1\neither: x": "either: wanted auto or a finite number, got 'x'",
-    "count: 1\nlimit: x": "limit: wanted a whole number",
-    "count: 1\nsizes: 3": "sizes: wanted a list",
-    "count: 1\nsizes: [1, x]": "sizes[1]: wanted a whole number",
-    "count: 1\npair: [1]": "pair: wanted 2 values, got 1",
-    "count: 1\ninner: 5": "inner: wanted keys and values",
-    "count: 1\ninner: {rate: .nan}": "inner.rate: wanted a finite number",
+    "count: 1\neither: x": "either: expected auto or a finite number, got 'x'",
+    "count: 1\nlimit: x": "limit: expected a whole number",
+    "count: 1\nsizes: 3": "sizes: expected a list",
+    "count: 1\nsizes: [1, x]": "sizes[1]: expected a whole number",
+    "count: 1\npair: [1]": "pair: expected 2 values, got 1",
+    "count: 1\ninner: 5": "inner: expected keys and values",
+    "count: 1\ninner: {rate: .nan}": "inner.rate: expected a finite number",
     "count: 1\ninner: {weight: [5, 1, 2, 3]}": "inner.weight: a schedule's steps",
     "count: ${missing}": "count: Interpolation key 'missing' not found",
     "count: ${nope:1}": "count: Unsupported interpolation",
@@ -201,7 +201,7 @@ FAULTS = {
     "count: 1\ncount: 2": "duplicate key count",
     "count: [1": "not a readable YAML file",
     "count: !!python/object/apply:os.getcwd []": "not a readable YAML file",
-    "- count": "wanted keys and values at the top level",
+    "- count": "expected keys and values at the top level",
 }
 
 
@@ -329,7 +329,7 @@ def test_values_in_range() -> None:
 OUTSIDE = {
     "count: 1": "inner.count: expected 2 to 1000, got 1",
     "count: 1001": "inner.count: expected 2 to 1000, got 1001",
-    "count: 2.5": "inner.count: wanted a whole number, got 2.5",
+    "count: 2.5": "inner.count: expected a whole number, got 2.5",
     "shares: [0.5, 2.5]": "inner.shares[1]: expected 0 to 2, got 2.5",
     "sizes: [1, 0]": "inner.sizes[1]: expected 1 or more, got 0",
     "widths: [8, 8, 12]": "inner.widths[2]: expected a multiple of 8, got 12",

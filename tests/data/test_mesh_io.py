@@ -71,7 +71,7 @@ BAD = {
     "zeros.stl": (bytes(84), "no triangles"),
     "text.stl": (b"hello\n", "stl"),
     "version.glb": (b"glTF" + bytes(20), "not a readable glb mesh"),
-    "archive.zip": (b"PK", "wanted a mesh file"),
+    "archive.zip": (b"PK", "expected a mesh file"),
 }
 
 

@@ -58,7 +58,7 @@ class GaussianPrior(Prior):
 
     def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
         if cameras.width != self.resolution:
-            raise InputError(f"cameras: wanted {self.resolution} pixels, got {cameras.width}")
+            raise InputError(f"cameras: expected {self.resolution} pixels, got {cameras.width}")
 
     def encode(self, images: Tensor, masks: Tensor) -> Tensor:
         pixels = torch.cat([images, masks], dim=-1).permute(0, 3, 1, 2)
@@ -315,7 +315,7 @@ def test_the_prompt_follows_its_view(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"sigma_range": (2.0, 1.0)}, "sigma_range: wanted two rising levels"),
+        ({"sigma_range": (2.0, 1.0)}, "sigma_range: expected two rising levels"),
         ({"sigma_range": (0.05, 100.0)}, "sigma_range: the prior 'gaussian' was trained for 0.01 to 80"),
         ({"encoder_chunk": 0}, "encoder_chunk: expected 1 or more, got 0"),
         ({"views": sphere_views(3, RESOLUTION)}, "needs an input picture"),

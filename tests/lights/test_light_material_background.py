@@ -163,7 +163,7 @@ def test_point_light_shares_and_places() -> None:
 
 
 def test_point_light_refuses() -> None:
-    with pytest.raises(InputError, match="distance: wanted the lower value first"):
+    with pytest.raises(InputError, match="distance: expected the lower value first"):
         point_light(distance=(2.0, 1.0))
     with pytest.raises(InputError, match=r"^material\.textureless: expected 0 to 1, got 2$"):
         parse({"textureless": 2}, DiffusePointLight.Config, "material")

@@ -207,13 +207,13 @@ def test_bad_input(generator: torch.Generator) -> None:
         contextual_distance(images, images, PixelPatches(), empty)
     with pytest.raises(ValueError, match=r"^target_masks: no object in image 1"):
         contextual_distance(images, images, PixelPatches(), None, empty)
-    with pytest.raises(ValueError, match=r"target_masks: wanted shape \[2, H, W, 1\]"):
+    with pytest.raises(ValueError, match=r"target_masks: expected shape \[2, H, W, 1\]"):
         contextual_distance(images, images, PixelPatches(), None, empty[:1])
-    with pytest.raises(ValueError, match=r"targets: wanted shape \[2, H, W, 3\]"):
+    with pytest.raises(ValueError, match=r"targets: expected shape \[2, H, W, 3\]"):
         contextual_distance(images, images[:1], PixelPatches())
-    with pytest.raises(ValueError, match=r"targets: wanted shape \[M, 4\]"):
+    with pytest.raises(ValueError, match=r"targets: expected shape \[M, 4\]"):
         contextual_similarity(torch.rand(3, 4), torch.rand(3, 5))
-    with pytest.raises(ValueError, match="wanted features, got 0 and 3"):
+    with pytest.raises(ValueError, match="expected features, got 0 and 3"):
         contextual_similarity(torch.rand(0, 4), torch.rand(3, 4))
     with pytest.raises(InputError, match="bandwidth: wanted"):
         contextual_similarity(torch.rand(3, 4), torch.rand(3, 4), 0.0)

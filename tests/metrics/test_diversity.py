@@ -76,9 +76,9 @@ def test_wrong_shapes() -> None:
     views = torch.rand(2, 4, 8)
     with pytest.raises(ValueError, match="at least 2 views, got 1"):
         cd_terms(views[:, :1], torch.rand(8))
-    with pytest.raises(ValueError, match="meaning: wanted shape"):
+    with pytest.raises(ValueError, match="meaning: expected shape"):
         cd_terms(views, torch.rand(7))
-    with pytest.raises(ValueError, match="variance: wanted shape"):
+    with pytest.raises(ValueError, match="variance: expected shape"):
         cd_score(torch.rand(2), torch.rand(3))
     with pytest.raises(ValueError, match="at least 2 instances"):
         instance_diversity(views[:1])

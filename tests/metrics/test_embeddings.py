@@ -146,5 +146,5 @@ def test_prompt() -> None:
 
 def test_images_are_checked(clip_folder: Path) -> None:
     for encoder in (TinyEncoder(), Clip(clip_folder)):
-        with pytest.raises(ValueError, match="images: wanted shape"):
+        with pytest.raises(ValueError, match="images: expected shape"):
             encoder.images(torch.rand(2, 3, 32, 32))

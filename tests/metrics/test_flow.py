@@ -72,9 +72,9 @@ def test_moving_images() -> None:
 
 
 def test_wrong_shapes() -> None:
-    with pytest.raises(ValueError, match="views: wanted shape"):
+    with pytest.raises(ValueError, match="views: expected shape"):
         orbit_flows(torch.rand(4, 3, 8, 8), brightness_step)
-    with pytest.raises(ValueError, match="true_flows: wanted shape"):
+    with pytest.raises(ValueError, match="true_flows: expected shape"):
         flow_error(torch.rand(2, 4, 8, 8, 2), torch.rand(2, 5, 8, 8, 2))
 
 

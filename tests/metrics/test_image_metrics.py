@@ -80,7 +80,7 @@ def test_ssim_gradient_also_at_flat_images() -> None:
 
 
 def test_shapes_are_checked() -> None:
-    with pytest.raises(ValueError, match="target: wanted shape"):
+    with pytest.raises(ValueError, match="target: expected shape"):
         psnr(torch.rand(1, 8, 8, 3), torch.rand(1, 8, 9, 3))
     with pytest.raises(ValueError, match="at least 6x6"):
         ssim(torch.rand(1, 5, 8, 3), torch.rand(1, 5, 8, 3))

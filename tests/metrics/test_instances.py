@@ -27,7 +27,7 @@ def test_one_instance_does_not_scatter() -> None:
 
 
 def test_wrong_shapes() -> None:
-    with pytest.raises(ValueError, match=r"values: wanted shape \[O, S\]"):
+    with pytest.raises(ValueError, match=r"values: expected shape \[O, S\]"):
         summarize_instances(torch.rand(3), higher_is_better=True)
     with pytest.raises(ValueError, match="at least one object and one instance"):
         summarize_instances(torch.rand(3, 0), higher_is_better=True)

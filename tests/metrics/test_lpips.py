@@ -133,7 +133,7 @@ def test_keys_and_shapes_are_strict(tmp_path: Path) -> None:
 
 
 def test_images_are_checked() -> None:
-    with pytest.raises(ValueError, match="image: wanted shape"):
+    with pytest.raises(ValueError, match="image: expected shape"):
         Lpips("alexnet")(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))
     with pytest.raises(ValueError, match="at least 32x32"):
         Lpips("alexnet")(torch.rand(1, 16, 64, 3), torch.rand(1, 16, 64, 3))

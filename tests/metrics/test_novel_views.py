@@ -43,12 +43,12 @@ def test_truth_of_a_single_view_is_refused(tmp_path: Path) -> None:
     name = content["frames"][0]["file_path"]
     (tmp_path / name).write_bytes((ROOT / "assets/demo/mario" / name).read_bytes())
     (tmp_path / "transforms.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="wanted the input view and others to compare with, got 1 view"):
+    with pytest.raises(InputError, match="expected the input view and others to compare with, got 1 view"):
         load_truth(TruthConfig(views=str(tmp_path)))
 
 
 def test_sizes_that_raft_takes() -> None:
     check_raft_size(128, 256)
     for height, width in ((100, 256), (256, 250), (64, 64)):
-        with pytest.raises(InputError, match="RAFT: wanted images whose sides are multiples of 8"):
+        with pytest.raises(InputError, match="RAFT: expected images whose sides are multiples of 8"):
             check_raft_size(height, width)

@@ -101,9 +101,9 @@ def test_repeats_to_the_bit() -> None:
 
 def test_bad_inputs() -> None:
     features, matrices, points = random_inputs((1, 2, 4, 4, 3, 10), torch.Generator().manual_seed(SEEDS[0]))
-    with pytest.raises(ValueError, match="projections: wanted shape"):
+    with pytest.raises(ValueError, match="projections: expected shape"):
         lift(features, matrices[:, :1], points)
-    with pytest.raises(ValueError, match="points: wanted shape"):
+    with pytest.raises(ValueError, match="points: expected shape"):
         lift(features, matrices, points[:, :2])
     for broken in ((matrices.index_fill(1, torch.tensor(1), torch.nan), points), (matrices, points / 0)):
         with pytest.raises(ValueError, match="finite"):

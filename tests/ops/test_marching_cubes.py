@@ -97,7 +97,7 @@ def test_same_bytes_on_repeat(noise: Tensor) -> None:
 
 
 def test_wrong_shapes() -> None:
-    with pytest.raises(ValueError, match="values: wanted shape"):
+    with pytest.raises(ValueError, match="values: expected shape"):
         marching_cubes(torch.zeros(3, 3), BOX)
-    with pytest.raises(ValueError, match="box: wanted shape"):
+    with pytest.raises(ValueError, match="box: expected shape"):
         marching_cubes(torch.zeros(3, 3, 3), BOX[0])

@@ -67,7 +67,7 @@ def test_what_is_no_weight_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name, message in (
         ("text.safetensors", "not a readable weight file"),
         ("code.pt", r"code\.pt: it holds other Python objects than tensors \(\w+\.system\), which are not loaded"),
-        ("empty.pt", "wanted a table of tensors"),
+        ("empty.pt", "expected a table of tensors"),
     ):
         with pytest.raises(InputError, match=message):
             open_weights(name)

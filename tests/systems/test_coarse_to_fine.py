@@ -193,7 +193,7 @@ NO_LOSS = {"type": "reconstruction", "lambda_rgb": 0, "lambda_mask": 0}
         ({"stages": {}}, "at least one stage"),
         ({"stages__coarse__steps": 0}, r"^stages\.coarse\.steps: expected 1 or more, got 0$"),
         ({"stages__coarse__guidance": {}}, "at least one guidance"),
-        ({"stages__fine__geometry__from": "corse"}, "wanted 'coarse', the stage before, got 'corse'"),
+        ({"stages__fine__geometry__from": "corse"}, "expected 'coarse', the stage before, got 'corse'"),
         ({"stages__coarse__geometry": {"type": "dmtet", "from": "coarse"}}, "this is the first stage"),
         ({"stages__fine__geometry": {"type": "instant-ngp", "from": "coarse"}}, "cannot start from another geometry"),
         ({"stages__fine__optimizer": {"groups": {"geometry.sdff": {"lr": 1}}}}, "system.stages.fine.optimizer.groups"),

@@ -172,12 +172,12 @@ def test_training_goes_on_from_weights(folder: Path, trained: Path) -> None:
 WRONG = {
     "stepz=3": "unknown key 'stepz'; did you mean 'steps'?",
     "steps=0": "steps: expected 1 or more, got 0",
-    "precision=float16": "precision: wanted one of auto, float32, bfloat16, got 'float16'",
+    "precision=float16": "precision: expected one of auto, float32, bfloat16, got 'float16'",
     "task.type=toyz": "task.type: unknown prior-task 'toyz'; did you mean 'toys'",
     "task.size.widths=[8,16,24]": "task.size.widths[2]: expected a multiple of 32, got 24",
     "task.rays=40000": "task.rays: expected 1 to 16384, got 40000",
     "data.resolution=128": "data.resolution: the prior 'toys' works at 64 pixels, got 128",
-    "data.rig.views=[5,2]": "data.rig.views: wanted the lower value first, got 5, 2",
+    "data.rig.views=[5,2]": "data.rig.views: expected the lower value first, got 5, 2",
     "data.rig.amplitude_deg=60": "data.rig.amplitude_deg: expected 0 to 49, got 60",
     "start_from=missing.safetensors": "missing.safetensors: no such file or folder",
     "start_from=foreign.safetensors": "foreign.safetensors: these are not weights of the prior 'toys'",
@@ -215,7 +215,7 @@ def test_training_on_captures(folder: Path, capsys: pytest.CaptureFixture[str]) 
     first = rows("tiny")[0]
     assert float(first["color"]) > 0 and "occupancy" not in first
     assert train("data.captures=renders", "name=many", "data.rig.azimuths_deg=[0,1,2,3]") == command_line.BAD_INPUT
-    assert "renders/0: 5 views to train on; wanted 6 or more" in capsys.readouterr().err
+    assert "renders/0: 5 views to train on; expected 6 or more" in capsys.readouterr().err
 
 
 def document_block(language: str, number: int = 0) -> str:
@@ -265,7 +265,7 @@ def test_packaged_weights_are_checked(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_only_weights_are_packaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.safetensors").write_text("no")
-    wrong = {"none.safetensors": "wanted a .safetensors file", "text.safetensors": "not a readable weight file"}
+    wrong = {"none.safetensors": "expected a .safetensors file", "text.safetensors": "not a readable weight file"}
     for name, message in wrong.items():
         assert package.main([str(tmp_path / name), str(tmp_path / "to")]) == command_line.BAD_INPUT
         assert message in capsys.readouterr().err

@@ -166,7 +166,7 @@ def faulty(name: str, path: Path) -> None:
         ("not an image", r"a\.png: not a readable image"),
         ("transparent", r"a\.png: no foreground; the picture is transparent everywhere"),
         ("plain", r"a\.png: no foreground; the picture is one plain colour"),
-        ("tiny", r"a\.png: the object is only 30x20 pixels; wanted 32 or more"),
+        ("tiny", r"a\.png: the object is only 30x20 pixels; expected 32 or more"),
     ],
 )
 def test_pictures_that_cannot_be_used(fault: str, message: str, tmp_path: Path) -> None:

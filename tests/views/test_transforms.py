@@ -195,5 +195,5 @@ def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no transforms\.json"):
         load(tmp_path)
     (tmp_path / "photo.png").write_bytes(b"x")
-    with pytest.raises(InputError, match="wanted a folder"):
+    with pytest.raises(InputError, match="expected a folder"):
         load(tmp_path / "photo.png")

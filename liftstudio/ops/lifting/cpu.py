@@ -110,5 +110,5 @@ def _scatter(
 def lift(features: Tensor, projections: Tensor, points: Tensor) -> Tensor:
     """See `ops.lifting.lift`."""
     if not (torch.isfinite(projections).all() and torch.isfinite(points).all()):  # they say which memory is read
-        raise ValueError("projections and points: wanted finite numbers")
+        raise ValueError("projections and points: expected finite numbers")
     return Lifting.apply(features, projections, points)

@@ -94,9 +94,9 @@ def march(
     check_shape("occupancy", occupancy, ("G", "G", "G"))
     check_shape("aabb", aabb, (2, 3))
     if occupancy.dtype != torch.bool:
-        raise ValueError(f"occupancy: wanted bool, got {occupancy.dtype}")
+        raise ValueError(f"occupancy: expected bool, got {occupancy.dtype}")
     if not 0 < step_size < math.inf:
-        raise ValueError(f"step_size: wanted a positive length, got {step_size}")
+        raise ValueError(f"step_size: expected a positive length, got {step_size}")
     if jitter is not None:
         check_shape("jitter", jitter, (len(origins),))
     module = importlib.import_module(f"{__name__}.{_MODULES[backend_for('marching', origins)]}")

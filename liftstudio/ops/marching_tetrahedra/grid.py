@@ -43,7 +43,7 @@ def tet_grid(resolution: int) -> TetGrid:
         ValueError: for a resolution below 2.
     """
     if resolution < 2:
-        raise ValueError(f"resolution: wanted at least 2, got {resolution}")
+        raise ValueError(f"resolution: expected at least 2, got {resolution}")
     cells = round(0.4 * resolution)
     tets = torch.cat([gap(cells, axis) for axis in range(3) for gap in (_inner_gaps, _border_gaps)])
     points, tets = torch.unique(tets, return_inverse=True)

@@ -102,7 +102,7 @@ def read_pack(path: Path) -> Pack:
             arrays[name] = arrays[name].astype(np.int64)  # differences of unsigned ones would never be below 0
     ids = arrays.pop("ids")
     if ids.dtype.kind != "U" or ids.ndim != 1 or len(set(ids.tolist())) != len(ids):
-        raise InputError(f"{path}: ids: wanted texts, each once")
+        raise InputError(f"{path}: ids: expected texts, each once")
     pack = Pack(path.stem, ids.tolist(), list(range(len(ids))), arrays)
     _check_arrays(pack, path)
     _check_meshes(pack, path)
@@ -118,16 +118,18 @@ def _check_arrays(pack: Pack, path: Path) -> None:
             raise InputError(f"{path}: {name}: {array.dtype} {list(array.shape)} is not what a pack holds there")
     for name in ("tex", "pal"):
         if arrays[name].dtype != np.uint8:
-            raise InputError(f"{path}: {name}: wanted uint8, got {arrays[name].dtype}")
+            raise InputError(f"{path}: {name}: expected uint8, got {arrays[name].dtype}")
     if arrays["uv"].dtype != np.uint16 or len(arrays["uv"]) != len(arrays["v"]):
-        raise InputError(f"{path}: uv: wanted uint16, a row for each of v")
+        raise InputError(f"{path}: uv: expected uint16, a row for each of v")
     for name, target in OFFSETS.items():
         offsets = arrays[name]
         is_sound = offsets.dtype.kind in "iu" and offsets.shape == (len(pack) + 1,)
         if not (is_sound and offsets[0] == 0 and offsets[-1] == len(arrays[target]) and (np.diff(offsets) >= 0).all()):
-            raise InputError(f"{path}: {name}: wanted {len(pack) + 1} offsets that rise from 0 to the end of {target}")
+            raise InputError(
+                f"{path}: {name}: expected {len(pack) + 1} offsets that rise from 0 to the end of {target}"
+            )
     if arrays["tex_hw"].dtype.kind not in "iu" or arrays["tex_hw"].shape != (len(pack), 2):
-        raise InputError(f"{path}: tex_hw: wanted height and width of {len(pack)} textures")
+        raise InputError(f"{path}: tex_hw: expected height and width of {len(pack)} textures")
 
 
 def _check_meshes(pack: Pack, path: Path) -> None:

@@ -107,13 +107,13 @@ def read_folder(folder: Path, config: DataConfig) -> list[Pack]:
             `read_catalog` and `read_files` refuse.
     """
     if not folder.is_dir():
-        raise InputError(f"data.objects: {folder}: {'wanted a folder' if folder.exists() else 'no such folder'}")
+        raise InputError(f"data.objects: {folder}: {'expected a folder' if folder.exists() else 'no such folder'}")
     paths, files = sorted(folder.glob("*.npz")), find_files(folder)
     if not paths and not files:
         raise InputError(f"data.objects: {folder}: neither packs (*.npz) nor mesh files ({', '.join(SUFFIXES)})")
     if paths and files:
         found = f"{paths[0].name} and {files[0].relative_to(folder)}"
-        raise InputError(f"data.objects: {folder}: holds both packs and mesh files ({found}); wanted one kind")
+        raise InputError(f"data.objects: {folder}: holds both packs and mesh files ({found}); expected one kind")
     if files:
         return [read_files(folder)]  # the user's own: they need no catalogue
     packs = [read_pack(path) for path in paths]

@@ -141,7 +141,10 @@ def test_an_object_that_fails_does_not_stop_the_others(capsys: pytest.CaptureFix
             "has no other capture with a mesh",
         ),
         (["objects", "--views-only", "test.clip_weights=none"], "error: none: no such folder"),
-        (["objects", "test.raft_weights=none"], "error: RAFT: wanted images whose sides are multiples of 8, at least"),
+        (
+            ["objects", "test.raft_weights=none"],
+            "error: RAFT: expected images whose sides are multiples of 8, at least",
+        ),
         (["objects", "views.distance=3"], "'views.distance=3': the benchmark sets this option itself; leave it out"),
         (["objects", "export.formats=[obj]"], "'export.formats=[obj]': the benchmark sets this option itself"),
     ],

@@ -165,7 +165,7 @@ def test_a_turned_object_is_measured_turned_back() -> None:
     (capture / "transforms.json").write_text(
         (capture / "transforms.json").read_text().replace('"source_rotation_deg": 45.0', '"source_rotation_deg": "far"')
     )
-    with pytest.raises(InputError, match="source_rotation_deg: wanted a finite number"):
+    with pytest.raises(InputError, match="source_rotation_deg: expected a finite number"):
         load_truth(TruthConfig(views=str(capture), mesh="box.ply"))
 
 
@@ -213,7 +213,7 @@ def test_a_camera_that_lies_on_its_side_is_refused() -> None:
     roll = np.array([[0.0, -1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
     data["frames"][0]["transform_matrix"] = (np.array(data["frames"][0]["transform_matrix"]) @ roll).tolist()
     Path("objects/red_ball/transforms.json").write_text(json.dumps(data))
-    with pytest.raises(InputError, match="wanted an upright camera"):
+    with pytest.raises(InputError, match="expected an upright camera"):
         captures.read_subject(Path("objects/red_ball"))
     assert captures.read_subject(Path("objects/red_ball"), "001.png").views.input_view == 1
 

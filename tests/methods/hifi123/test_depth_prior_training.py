@@ -290,13 +290,13 @@ def test_packaged_folders_are_checked(tmp_path: Path) -> None:
 
 
 WRONG = {
-    "task.size.widths=[32, 40]": "task.size.widths: wanted multiples of 16, got 32, 40",
+    "task.size.widths=[32, 40]": "task.size.widths: expected multiples of 16, got 32, 40",
     "task.size.widths=[32]": "task.size.widths: expected at least 2 values, got 1",
     "task.size.autoencoder_widths=[6, 8]": "task.size.autoencoder_widths[0]: expected a multiple of 4, got 6",
-    "task.size.text_width=15": "task.size.text_width: wanted multiples of 2, got 15",
+    "task.size.text_width=15": "task.size.text_width: expected multiples of 2, got 15",
     "task.drop_depth=0.9": "task.drop_depth: expected 0 to 0.75, got 0.9",
-    "task.crop=36": "task.crop: wanted a multiple of 4 up to data.resolution, 32, or 0 for whole pictures, got 36",
-    "task.crop=6": "task.crop: wanted a multiple of 4 up to data.resolution, 32, or 0 for whole pictures, got 6",
+    "task.crop=36": "task.crop: expected a multiple of 4 up to data.resolution, 32, or 0 for whole pictures, got 36",
+    "task.crop=6": "task.crop: expected a multiple of 4 up to data.resolution, 32, or 0 for whole pictures, got 6",
     "data.resolution=36": "data.resolution: expected a multiple of 8 of 16 or more, got 36",
 }
 

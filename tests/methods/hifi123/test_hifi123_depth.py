@@ -158,5 +158,5 @@ def test_a_flat_view_by_its_mask() -> None:
 def test_empty_masks_alone() -> None:
     with pytest.raises(InputError, match="depth of view 0: no object in sight; check its mask"):
         mask_channel(torch.zeros(1, 32, 32, 1), SIZE)
-    with pytest.raises(ValueError, match="masks: wanted shape"):
+    with pytest.raises(ValueError, match="masks: expected shape"):
         mask_channel(torch.zeros(32, 32, 1), SIZE)

@@ -156,7 +156,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no folder": ({"prior": {"type": "sd2-depth", "weights": "nowhere"}}, r"prior\.weights: nowhere: no such folder"),
     "noise": (
         {"min_step_percent": 0.9, "max_step_percent": 0.5},
-        r"texture\.min_step_percent: wanted at most max_step_percent",
+        r"texture\.min_step_percent: expected at most max_step_percent",
     ),
     "another prior": ({"prior": {"type": "toys", "weights": "x"}}, "unknown depth-prior 'toys'"),
 }

@@ -195,8 +195,11 @@ def spoil_number(part: str, option: str, value: Any) -> Callable[[Path], None]:
 
 SPOILED = {
     "no JSON": (spoil_json, r"vae/config\.json: not a JSON file \("),
-    "no table": (spoil_table, r"unet/config\.json: wanted a table of options"),
-    "another class": (spoil_class, r"unet/config\.json: no network can be made of it \(wanted a UNet2DConditionModel"),
+    "no table": (spoil_table, r"unet/config\.json: expected a table of options"),
+    "another class": (
+        spoil_class,
+        r"unet/config\.json: no network can be made of it \(expected a UNet2DConditionModel",
+    ),
     "unknown option": (spoil_option, r"unet/config\.json: no network can be made of it \(.*"),
     "damaged": (spoil_weights, "not a readable weight file"),
     "another shape": (spoil_shape, r"the weight 'conv_in\.bias' has shape \[7\]; .* of the network has \[16\]"),
@@ -209,18 +212,18 @@ SPOILED = {
     "another width": (spoil_width, f"text_encoder: it has {WIDTH} channels, the UNet beside it wants {WIDTH + 4}"),
     "no size": (
         spoil_number("unet", "sample_size", None),
-        r"unet/config\.json: sample_size: wanted a whole number above 0, or two equal ones, got None; stable-",
+        r"unet/config\.json: sample_size: expected a whole number above 0, or two equal ones, got None; stable-",
     ),
-    "a text for a size": (spoil_number("unet", "sample_size", "8"), r"unet/config\.json: sample_size: wanted .* '8'"),
+    "a text for a size": (spoil_number("unet", "sample_size", "8"), r"unet/config\.json: sample_size: expected .* '8'"),
     "not square": (spoil_number("unet", "sample_size", [8, 6]), r"unet/config\.json: sample_size: .*, got \[8, 6\]"),
     "no scale": (
         spoil_number("vae", "scaling_factor", None),
-        r"vae/config\.json: scaling_factor: wanted a number above 0, got None; stable-",
+        r"vae/config\.json: scaling_factor: expected a number above 0, got None; stable-",
     ),
     "tokenizer": (spoil_tokenizer, "tokenizer: not a readable tokenizer"),
     "prediction": (
         spoil_prediction,
-        r"scheduler/scheduler_config\.json: prediction_type: wanted epsilon, got v_prediction; stable-diffusion-2",
+        r"scheduler/scheduler_config\.json: prediction_type: expected epsilon, got v_prediction; stable-diffusion-2",
     ),
 }
 

@@ -80,7 +80,7 @@ def test_cached_reference() -> None:
     torch.testing.assert_close(others, together[1:], **EXACT, msg=f"seed {SEED}")
     with injection(unet, 1, alone):  # fewer layers than are cached
         assert (unet(sample[1:], 400, texts[1:]).sample - others).abs().max() > 1e-5
-    with pytest.raises(ValueError, match=r"wanted those of the layers \[3, 4, 5, 6\], got \[4, 5, 6\]"):
+    with pytest.raises(ValueError, match=r"expected those of the layers \[3, 4, 5, 6\], got \[4, 5, 6\]"):
         injection(unet, 4, alone).__enter__()
 
 
@@ -139,10 +139,10 @@ WITHOUT = {
     "no attention at all": (
         {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "mid_block_type": None},
         1,
-        "last_layers: wanted 1 to 0, the UNet's layers with self-attention, got 1",
+        "last_layers: expected 1 to 0, the UNet's layers with self-attention, got 1",
     ),
-    "fewer": ({}, 8, "last_layers: wanted 1 to 7, the UNet's layers with self-attention, got 8"),
-    "below none": ({}, -1, "last_layers: wanted 1 to 7, the UNet's layers with self-attention, got -1"),
+    "fewer": ({}, 8, "last_layers: expected 1 to 7, the UNet's layers with self-attention, got 8"),
+    "below none": ({}, -1, "last_layers: expected 1 to 7, the UNet's layers with self-attention, got -1"),
     "cross-attention there": (
         {"only_cross_attention": (True, False), "mid_block_only_cross_attention": False},
         3,

@@ -146,12 +146,12 @@ MARIGOLD: dict[str, tuple[str, Callable[[], None], str]] = {
     "normals as depth": (
         "DepthEstimator",
         lambda: None,
-        "estimator: normals: wanted a MarigoldDepthPipeline, got a MarigoldNormalsPipeline",
+        "estimator: normals: expected a MarigoldDepthPipeline, got a MarigoldNormalsPipeline",
     ),
     "depth as normals": (
         "NormalEstimator",
         to_depth,
-        "estimator: normals: wanted a MarigoldNormalsPipeline, got a MarigoldDepthPipeline",
+        "estimator: normals: expected a MarigoldNormalsPipeline, got a MarigoldDepthPipeline",
     ),
     "no steps": ("NormalEstimator", without("default_denoising_steps"), "json: no default_denoising_steps there"),
     "no size": ("NormalEstimator", without("default_processing_resolution"), "no default_processing_resolution there"),

@@ -117,7 +117,7 @@ def test_depth_that_tells_nothing_is_refused(folder: Path, held_out: bool, name:
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({}, r"views\.maps\.depth: wanted an estimator of depth, or one of normals"),
+    ({}, r"views\.maps\.depth: expected an estimator of depth, or one of normals"),
     ({"depth": "nowhere"}, "estimator: nowhere: no such folder"),
     ({"normals": "."}, r"estimator: \.: no estimator of normals can be loaded"),
 ]

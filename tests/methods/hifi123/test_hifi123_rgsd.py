@@ -270,16 +270,16 @@ def test_texture_moves_towards_a_stored_target() -> None:
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "long prompt": ({"prompt": "a" * TOKENS}, rf"texture\.prompt: {TOKENS} tokens, the text encoder takes at most"),
-    "layers": ({"last_layers": 9}, r"texture\.last_layers: wanted 1 to 7"),
+    "layers": ({"last_layers": 9}, r"texture\.last_layers: expected 1 to 7"),
     "no state": ({"timesteps": [600, 700]}, r"texture\.timesteps: no state of 100 steps .* multiples of 10 up to 20"),
     "levels": ({"levels": 101}, r"texture\.levels: expected 3 to 100, got 101"),
     "no fixed camera": ({"fixed_azimuths_deg": []}, r"texture\.fixed_azimuths_deg: expected at least 1"),
     "elevation": ({"elevations_deg": [0, 90]}, r"texture\.elevations_deg\[1\]: expected -89 to 89, got 90"),
     "elevations": (
         {"elevations_deg": [60, -10]},
-        r"texture\.elevations_deg: wanted the lower value first, got 60, -10",
+        r"texture\.elevations_deg: expected the lower value first, got 60, -10",
     ),
-    "timesteps": ({"timesteps": [500, 50]}, r"texture\.timesteps: wanted the lower value first, got 500, 50"),
+    "timesteps": ({"timesteps": [500, 50]}, r"texture\.timesteps: expected the lower value first, got 500, 50"),
     "no folder": (
         {"prior": {"type": "sd2-depth", "weights": "nowhere"}},
         r"texture\.prior\.weights: nowhere: no such folder",

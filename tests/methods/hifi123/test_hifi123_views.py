@@ -251,7 +251,11 @@ BAD: dict[str, tuple[dict[str, Any], Callable[[Path], None], str]] = {
     "no folder": ({"prior": {"weights": "nowhere"}}, untouched, "nowhere: no such folder; stable-diffusion-2-depth is"),
     "no network": ({}, no_unet, r"unet/config\.json: no such file or folder; stable-diffusion-2"),
     "long prompt": ({"prompt": "a" * TOKENS}, untouched, f"prompt: {TOKENS} tokens, the text encoder takes at most"),
-    "many layers": ({"last_layers": 8}, untouched, "last_layers: wanted 1 to 7, the UNet's layers with self-attention"),
+    "many layers": (
+        {"last_layers": 8},
+        untouched,
+        "last_layers: expected 1 to 7, the UNet's layers with self-attention",
+    ),
     "cross-attention": (
         {"last_layers": 7},
         no_self_attention,

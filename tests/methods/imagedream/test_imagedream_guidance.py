@@ -285,13 +285,13 @@ def test_toys_stand_in_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
 
 
 WRONG = [
-    ({"views_per_step": [4, 4]}, "views_per_step: wanted one number, or as many as there are resolutions"),
-    ({"resolution": [8, 16]}, "resolution_milestones: wanted one step fewer than there are resolutions"),
-    ({"resolution": [8, 16, 9], "resolution_milestones": [3, 2]}, "resolution_milestones: wanted rising steps"),
-    ({"elevation_range_deg": (5.0, 1.0)}, "elevation_range_deg: wanted the lower value first, got 5, 1"),
+    ({"views_per_step": [4, 4]}, "views_per_step: expected one number, or as many as there are resolutions"),
+    ({"resolution": [8, 16]}, "resolution_milestones: expected one step fewer than there are resolutions"),
+    ({"resolution": [8, 16, 9], "resolution_milestones": [3, 2]}, "resolution_milestones: expected rising steps"),
+    ({"elevation_range_deg": (5.0, 1.0)}, "elevation_range_deg: expected the lower value first, got 5, 1"),
     (
         {"min_step_percent": Schedule.constant(0.6)},
-        "min_step_percent: wanted at most max_step_percent, got 0.6 at step 8000",
+        "min_step_percent: expected at most max_step_percent, got 0.6 at step 8000",
     ),
 ]
 
@@ -310,7 +310,7 @@ def test_the_guidance_must_fit_the_weights(folder: Path) -> None:
         ("mvdream-sds", toys(), with_picture(64), "toys .* wants a picture; .* 'imagedream-sds'"),
         ("mvdream-sds", prior_of(folder, "tiny-ipmv"), with_picture(), "wants a picture; .* 'imagedream-sds'"),
         ("imagedream-sds", prior_of(folder, "tiny-ipmv"), None, "needs an input picture; add a 'views:' block"),
-        ("imagedream-sds", prior_of(folder, published.stem, mode="local"), with_picture(), "mode: wanted pixel"),
+        ("imagedream-sds", prior_of(folder, published.stem, mode="local"), with_picture(), "mode: expected pixel"),
         ("mvdream-sds", prior_of(folder, "tiny-4view", prompt=""), None, "prompt: .* say which object"),
     ]
     for kind, prior, views, message in cases:

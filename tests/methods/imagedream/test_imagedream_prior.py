@@ -118,11 +118,11 @@ class Listed(Weights):
         ("models--o--my-ipmv-local/snapshots/01ab/unet/model.safetensors", {}, "auto", "local"),
         ("my-ipmv/unet/my-ipmv-local.pt", {}, "auto", "local"),
         ("my-ipmv/unet/model.pt", {}, "auto", r"neither its weights nor its name tell"),
-        ("my-ipmv.pt", {"mode": "local"}, "pixel", r"mode: wanted local, as .* is of that, got pixel"),
-        ("sd-v2.1-base-4view-ipmv.pt", {}, "local", r"mode: wanted pixel, as .*ipmv\.pt is of that, got local"),
-        ("sd-v2.1-base-4view-ipmv-local.pt", {}, "pixel", r"mode: wanted local, as .* is of that, got pixel"),
-        ("model.pt", {}, "text", r"mode: wanted pixel or local, as .* is of that, got text"),
-        ("model.pt", {"mode": "global"}, "auto", r"metadata 'mode': wanted pixel or local, got 'global'"),
+        ("my-ipmv.pt", {"mode": "local"}, "pixel", r"mode: expected local, as .* is of that, got pixel"),
+        ("sd-v2.1-base-4view-ipmv.pt", {}, "local", r"mode: expected pixel, as .*ipmv\.pt is of that, got local"),
+        ("sd-v2.1-base-4view-ipmv-local.pt", {}, "pixel", r"mode: expected local, as .* is of that, got pixel"),
+        ("model.pt", {}, "text", r"mode: expected pixel or local, as .* is of that, got text"),
+        ("model.pt", {"mode": "global"}, "auto", r"metadata 'mode': expected pixel or local, got 'global'"),
     ],
 )
 def test_mode_is_checked(name: str, metadata: dict[str, str], asked: str, wanted: str) -> None:
@@ -151,7 +151,7 @@ def test_a_mode_that_is_asked_for_goes_before_a_name(name: str, said: str, caplo
 
 
 def test_text_only_weights_take_no_picture(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"mode: wanted text, as .*tiny-4view\.safetensors is of that, got pixel"):
+    with pytest.raises(InputError, match=r"mode: expected text, as .*tiny-4view\.safetensors is of that, got pixel"):
         open_imagedream(folder / "tiny-4view.safetensors", folder / "text", mode="pixel")
     with pytest.raises(InputError, match=r"prompt: tiny-4view\.safetensors makes objects of text alone"):
         open_imagedream(folder / "tiny-4view.safetensors", folder / "text", prompt="")
@@ -479,7 +479,7 @@ def test_foreign_autoencoders(folder: Path, tmp_path: Path) -> None:
     options = json.loads((vae / "config.json").read_text())
     (vae / "config.json").write_text(json.dumps(options | {"scaling_factor": 0.5}))
     with pytest.raises(
-        InputError, match=r"vae: its latents are scaled by 0\.5, not by 0\.18215; vae: wanted the folder"
+        InputError, match=r"vae: its latents are scaled by 0\.5, not by 0\.18215; vae: expected the folder"
     ):
         open_imagedream(folder / "tiny-ipmv.safetensors", folder / "text", vae=str(vae))
     AutoencoderKL.from_config(options | {"latent_channels": 8}).save_pretrained(tmp_path / "wide")
@@ -564,7 +564,7 @@ def test_other_missing_parts(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no such file or folder; .*Peng-Wang/ImageDream.*licences"):
         open_imagedream(tmp_path / "sd-v2.1-base-4view-ipmv.pt", text)
     for option, message in (
-        ("vae", "vae: wanted the folder of an AutoencoderKL"),
+        ("vae", "vae: expected the folder of an AutoencoderKL"),
         ("image_encoder", "laion/CLIP-ViT-H"),
     ):
         with pytest.raises(InputError, match=f"absent.*no such folder.*{message}.*licence"):

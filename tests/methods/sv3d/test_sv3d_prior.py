@@ -310,7 +310,7 @@ def test_sizes_that_no_shape_tells(files: dict[str, Path], tmp_path: Path) -> No
     state = load_file(files["p"])
     for metadata, message in (
         ({}, "heads of 64 channels do not divide 32; its metadata must say num_head_channels"),
-        ({**NUMBERS, "image_size": "large"}, "metadata 'image_size': wanted a whole number above 0, got 'large'"),
+        ({**NUMBERS, "image_size": "large"}, "metadata 'image_size': expected a whole number above 0, got 'large'"),
     ):
         save_file(state, tmp_path / "wrong.safetensors", metadata=metadata)
         with pytest.raises(InputError, match=message):

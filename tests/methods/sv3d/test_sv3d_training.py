@@ -182,10 +182,10 @@ def test_the_command_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 WRONG = {
     "task.size.widths=[32, 48]": "task.size.widths[1]: expected a multiple of 32, got 48",
-    "task.size.head_width=64": "task.size.widths: wanted multiples of 64, got 32, 64",
-    "task.size.tower_width=40": "task.size.tower_width: wanted multiples of 16, got 40",
-    "task.size.patch=5": "data.resolution: wanted a multiple of 5 for this task.size, got 32",
-    "data.rig.views=[1,4]": "data.rig.views: wanted 2 or more, a round that ends at the posed, got 1",
+    "task.size.head_width=64": "task.size.widths: expected multiples of 64, got 32, 64",
+    "task.size.tower_width=40": "task.size.tower_width: expected multiples of 16, got 40",
+    "task.size.patch=5": "data.resolution: expected a multiple of 5 for this task.size, got 32",
+    "data.rig.views=[1,4]": "data.rig.views: expected 2 or more, a round that ends at the posed, got 1",
 }
 
 

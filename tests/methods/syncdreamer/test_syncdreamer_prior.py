@@ -261,7 +261,7 @@ PROJ = "clip_image_encoder.model.visual.proj"
         ),
         (lambda s: s.update(extra=torch.ones(1)), "unexpected weight 'extra'"),
         (lambda s: s.update({KEY: torch.ones(32, 8, 1, 1, 1)}), re.escape(f"'{KEY}' has shape [32, 8, 1, 1, 1]")),
-        (lambda s: s.update(Ks=torch.ones(5, 3, 3)), r"'Ks' has shape \[5, 3, 3\]; wanted \[4, 3, 3\]"),
+        (lambda s: s.update(Ks=torch.ones(5, 3, 3)), r"'Ks' has shape \[5, 3, 3\]; expected \[4, 3, 3\]"),
         (
             lambda s: s.update({k: s[k][:3].clone() for k in ("poses", "Ks", "azimuth")}),
             "is for 4 views, 'poses' has 3",
@@ -276,7 +276,7 @@ PROJ = "clip_image_encoder.model.visual.proj"
         ),
         (lambda s: s.update({PATCHES: s[PATCHES][..., :0].clone()}), f"'{re.escape(PATCHES)}' is empty"),
         (lambda s: s.update({PROJ: s[PROJ][:, 1:].clone()}), r"'cc_projection\.weight' is for \d+ channels; wanted"),
-        (lambda s: s.update({FIRST_CONV: s[FIRST_CONV][:, 1:].clone()}), "is for 7 channels; wanted 8"),
+        (lambda s: s.update({FIRST_CONV: s[FIRST_CONV][:, 1:].clone()}), "is for 7 channels; expected 8"),
         (
             lambda s: s.update(alphas_cumprod=s["alphas_cumprod"].flip(0)),
             "a noise schedule that falls, between 1 and 0",
@@ -294,9 +294,9 @@ def test_wrong_files_are_refused(file: Path, tmp_path: Path, change: Any, messag
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"num_heads": "many"}, "metadata 'num_heads': wanted a whole number above 0, got 'many'"),
+        ({"num_heads": "many"}, "metadata 'num_heads': expected a whole number above 0, got 'many'"),
         ({"num_heads": "5"}, r"in_layers\.2\.weight' has 32 channels, which is no multiple of 5"),
-        ({"frustum_volume_depth": "12"}, "metadata 'frustum_volume_depth': wanted a multiple of 8, got 12"),
+        ({"frustum_volume_depth": "12"}, "metadata 'frustum_volume_depth': expected a multiple of 8, got 12"),
     ],
 )
 def test_sizes_that_no_shape_tells(file: Path, tmp_path: Path, metadata: dict[str, str], message: str) -> None:

@@ -210,12 +210,17 @@ BAD: dict[str, tuple[str, Callable[[Path], None], dict[str, Any], str]] = {
     "no IF": ("if", shutil.rmtree, {}, "if: no such folder; DeepFloyd IF's stage I is at"),
     "no SD": ("sd", shutil.rmtree, {}, "sd: no such folder; Stable Diffusion in diffusers' form"),
     "no schedule": ("sd", no_schedule, {}, r"scheduler_config\.json: no such file"),
-    "schedule": ("sd", strange_schedule, {}, "prediction_type: wanted epsilon or v_prediction, got sample"),
+    "schedule": ("sd", strange_schedule, {}, "prediction_type: expected epsilon or v_prediction, got sample"),
     "lacking T5": ("if", lacking_text, {}, "SelfAttention.q.weight' is missing or of another shape; DeepFloyd IF's"),
     "no tokenizer": ("if", no_tokenizer, {}, "tokenizer: cannot be loaded"),
-    "no size": ("sd", sample_size(None), {}, r"unet/config\.json: sample_size: wanted a whole number .*, got None"),
-    "size": ("if", sample_size([16, 8]), {}, r"unet/config\.json: sample_size: wanted .*, or two equal ones, got \[16"),
-    "channels": ("sd", other_channels, {}, "unet: 8 channels in and 4 out; wanted 4 and 4"),
+    "no size": ("sd", sample_size(None), {}, r"unet/config\.json: sample_size: expected a whole number .*, got None"),
+    "size": (
+        "if",
+        sample_size([16, 8]),
+        {},
+        r"unet/config\.json: sample_size: expected .*, or two equal ones, got \[16",
+    ),
+    "channels": ("sd", other_channels, {}, "unet: 8 channels in and 4 out; expected 4 and 4"),
 }
 
 

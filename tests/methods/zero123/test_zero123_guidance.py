@@ -116,8 +116,8 @@ def test_what_suits_the_prior(folder: Path) -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"elevations_deg": (60.0, -10.0)}, "elevations_deg: wanted the lower value first, got 60, -10"),
-    ({"min_step_percent": Schedule.constant(0.99)}, "min_step_percent: wanted at most max_step_percent"),
+    ({"elevations_deg": (60.0, -10.0)}, "elevations_deg: expected the lower value first, got 60, -10"),
+    ({"min_step_percent": Schedule.constant(0.99)}, "min_step_percent: expected at most max_step_percent"),
 ]
 
 

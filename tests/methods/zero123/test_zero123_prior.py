@@ -248,7 +248,7 @@ def other_prediction(folder: Path) -> None:
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "no folder": (shutil.rmtree, "tiny: no such folder; Zero-1-to-3 in diffusers' form"),
     "no projection": (no_projection, "tiny: no projection of the camera there, neither cc_projection/ nor clip_camera"),
-    "narrow": (narrow_projection, "width of what the projection takes, less the camera's: wanted 12, got 16"),
+    "narrow": (narrow_projection, "width of what the projection takes, less the camera's: expected 12, got 16"),
     "no picture": (no_picture, "unet: 4 channels in and 4 out; a network that is shown the picture beside its noisy"),
     "no tower": (no_tower, r"image_encoder/config.json: no such file or folder; Zero-1-to-3 in diffusers' form"),
     "damaged": (damaged, "diffusion_pytorch_model.safetensors: not a readable weight file"),
@@ -256,7 +256,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "too much": (too_much, r"unexpected weight 'text_model\.x'"),
     "prediction": (
         other_prediction,
-        "prediction_type: wanted epsilon, got v_prediction; Zero-1-to-3 in diffusers' form",
+        "prediction_type: expected epsilon, got v_prediction; Zero-1-to-3 in diffusers' form",
     ),
 }
 
@@ -271,15 +271,21 @@ def test_spoiled_folders(folder: Path, spoil: Callable[[Path], None], message: s
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"azimuths_deg": []}, r"views\.azimuths_deg: expected at least 1"),
-    ({"azimuths_deg": [0.0]}, r"views\.azimuths_deg: the only view is the picture's own; wanted one from another side"),
+    (
+        {"azimuths_deg": [0.0]},
+        r"views\.azimuths_deg: the only view is the picture's own; expected one from another side",
+    ),
     ({"azimuths_deg": [-360.0], "elevations_deg": [10.0]}, r"views\.azimuths_deg: the only view is the picture's own"),
-    ({"elevations_deg": [1.0]}, r"views\.elevations_deg: wanted as many as azimuths_deg"),
+    ({"elevations_deg": [1.0]}, r"views\.elevations_deg: expected as many as azimuths_deg"),
     ({"azimuths_deg": [1.0], "elevations_deg": [95.0]}, r"views\.elevations_deg\[0\]: expected -89 to 89, got 95"),
     (
         {"prior": {"type": "zero123", "weights": "nowhere"}},
         "nowhere: no such file or folder; Zero-1-to-3",
     ),
-    ({"prior": {"type": "zero123", "weights": "tiny", "resolution": 30}}, "resolution: wanted a multiple of 4 pixels"),
+    (
+        {"prior": {"type": "zero123", "weights": "tiny", "resolution": 30}},
+        "resolution: expected a multiple of 4 pixels",
+    ),
 ]
 
 

@@ -86,15 +86,15 @@ def _huge(array: np.ndarray) -> np.ndarray:
 BROKEN = {
     "no array v": (lambda arrays: arrays.pop("v"), "it has no array v"),
     "objects": (_set("ids", lambda a: a.astype(object)), "not a readable pack"),
-    "same id": (_set("ids", _put(1, "kaykit_furniture_armchair")), "ids: wanted texts, each once"),
+    "same id": (_set("ids", _put(1, "kaykit_furniture_armchair")), "ids: expected texts, each once"),
     "integer vertices": (_set("v", lambda a: a.astype(np.int32)), r"v: int32 .* is not what a pack holds there"),
     "flat vertices": (_set("v", lambda a: a[:, :2]), r"v: float16 \[\d+, 2\]"),
-    "wide colours": (_set("pal", lambda a: a.astype(np.uint16)), "pal: wanted uint8"),
-    "short uv": (_set("uv", lambda a: a[:-1]), "uv: wanted uint16, a row for each of v"),
-    "offsets": (_set("f_off", _put(3, 10**6)), "f_off: wanted 9 offsets that rise from 0 to the end of f"),
-    "unsigned offsets": (_set("f_off", _falling), "f_off: wanted 9 offsets that rise from 0 to the end of f"),
-    "missing offset": (_set("v_off", lambda a: a[:-1]), "v_off: wanted 9 offsets"),
-    "sizes": (_set("tex_hw", lambda a: a[:-1]), "tex_hw: wanted height and width of 8 textures"),
+    "wide colours": (_set("pal", lambda a: a.astype(np.uint16)), "pal: expected uint8"),
+    "short uv": (_set("uv", lambda a: a[:-1]), "uv: expected uint16, a row for each of v"),
+    "offsets": (_set("f_off", _put(3, 10**6)), "f_off: expected 9 offsets that rise from 0 to the end of f"),
+    "unsigned offsets": (_set("f_off", _falling), "f_off: expected 9 offsets that rise from 0 to the end of f"),
+    "missing offset": (_set("v_off", lambda a: a[:-1]), "v_off: expected 9 offsets"),
+    "sizes": (_set("tex_hw", lambda a: a[:-1]), "tex_hw: expected height and width of 8 textures"),
     "texture size": (_set("tex_hw", _put((2, 1), 77)), "quat_nature_pack_rock_moss_5: its texture has another size"),
     "index": (_set("f", _put((0, 0), 65000)), "kaykit_furniture_armchair: faces of vertices that it does not have"),
     "huge index": (_set("f", _huge), "kaykit_furniture_armchair: faces of vertices below 0"),
@@ -169,7 +169,7 @@ def test_packs_and_files_in_one_folder(meshes: list[StoredMesh], tmp_path: Path)
 
 
 def test_folders_and_options_that_cannot_be_used(tmp_path: Path) -> None:
-    for path, message in {tmp_path / "none": "no such folder", FOLDER / "catalog.csv": "wanted a folder"}.items():
+    for path, message in {tmp_path / "none": "no such folder", FOLDER / "catalog.csv": "expected a folder"}.items():
         with pytest.raises(InputError, match=f"^data.objects: .*{message}"):
             open_meshes(path)
     with pytest.raises(InputError, match=r"neither packs \(\*\.npz\) nor mesh files \(\.glb"):
