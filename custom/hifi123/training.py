@@ -61,8 +61,8 @@ class DepthTask(PriorTask):
         config.size.check_resolution(data.resolution)
         if not 0 <= config.crop <= data.resolution or config.crop % config.size.shrink:
             raise InputError(
-                f"task.crop: expected a multiple of {config.size.shrink} up to data.resolution, {data.resolution}, or 0 "
-                f"for whole pictures, got {config.crop}"
+                f"task.crop: expected a multiple of {config.size.shrink} up to data.resolution, {data.resolution}, or "
+                f"0 for whole pictures, got {config.crop}"
             )
         self.config, self.dtype = config, dtype
         self.side = data.resolution // config.size.shrink

@@ -38,8 +38,8 @@ WANTED_TEXT = (
     f"withdrawn, a copy is at huggingface.co/{STABLE_DIFFUSION}"
 )
 WANTED_VAE = (
-    "vae: expected the folder of an AutoencoderKL as diffusers writes it, that of Stable Diffusion 2.1-base, of which a "
-    f"copy is at huggingface.co/{STABLE_DIFFUSION}; its licence is its publisher's"
+    "vae: expected the folder of an AutoencoderKL as diffusers writes it, that of Stable Diffusion 2.1-base, of which "
+    f"a copy is at huggingface.co/{STABLE_DIFFUSION}; its licence is its publisher's"
 )
 WANTED_TOWER = (
     "image_encoder: expected the folder of a CLIP image tower as transformers writes it, that of huggingface.co/"

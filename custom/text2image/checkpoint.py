@@ -54,8 +54,8 @@ def unet_part(folder: str, channels: tuple[int, int], published: str) -> Part:
     config = part.module.config
     if (config.in_channels, config.out_channels) != channels:
         raise InputError(
-            f"{folder}/unet: {config.in_channels} channels in and {config.out_channels} out; expected {channels[0]} and "
-            f"{channels[1]}; {published}"
+            f"{folder}/unet: {config.in_channels} channels in and {config.out_channels} out; expected {channels[0]} "
+            f"and {channels[1]}; {published}"
         )
     if config.addition_embed_type not in (None, "text"):
         raise InputError(f"{folder}/unet: it wants more than a text ({config.addition_embed_type}); {published}")

@@ -13,8 +13,8 @@ from liftstudio.core.errors import InputError
 from liftstudio.data.images import resize_smooth
 
 CLIP_PUBLISHED = (
-    "published as openai/clip-vit-large-patch14 at https://huggingface.co (OpenAI's repository: MIT); expected a folder "
-    "with its config.json, model.safetensors, vocab.json and merges.txt"
+    "published as openai/clip-vit-large-patch14 at https://huggingface.co (OpenAI's repository: MIT); expected a "
+    "folder with its config.json, model.safetensors, vocab.json and merges.txt"
 )
 # OpenAI's CLIP preprocessing.
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -125,8 +125,8 @@ def test_mask_of_a_sphere_is_the_closed_form(seed: int) -> None:
     torch.testing.assert_close(facing.double(), wanted, atol=5e-5, rtol=0)
     soft = visibility.unseen(facing, "soft")
     torch.testing.assert_close(soft.double(), paper_mask(wanted), atol=2e-4, rtol=0)  # slope up to 3 of f_s
-    clear = (expected - 0.25).abs() > 1e-4
-    assert torch.equal(visibility.unseen(facing, "hard")[clear], (expected < 0.25).float()[clear])
+    clear = (wanted - 0.25).abs() > 1e-4
+    assert torch.equal(visibility.unseen(facing, "hard")[clear], (wanted < 0.25).float()[clear])
 
 
 def test_smoothstep_has_the_erratum_fixed() -> None:
