@@ -39,7 +39,7 @@ RESOLUTION = 16
 class GaussianPrior(Prior):
     """Frames whose latents are N(mean, deviation^2): the best denoiser is known (EDM, app. B.3). Latents are 2x2 means.
 
-    The mean latents are those of the posed, pulled towards grey by what the guidance scale is above 1.
+    The mean latents are those of the input image, pulled towards grey by what the guidance scale is above 1.
     """
 
     @dataclass
