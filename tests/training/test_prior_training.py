@@ -259,7 +259,7 @@ def test_packaged_weights_are_checked(tmp_path: Path, monkeypatch: pytest.Monkey
         open_weights("asset://priors/x")
     assert open_weights(str(place)).path == weights  # a user's own folder needs no digest
     (place / "SHA256SUMS").unlink()
-    with pytest.raises(InputError, match="no digest of it in"):
+    with pytest.raises(InputError, match="its digest is missing in"):
         open_weights("asset://priors/x")
 
 
