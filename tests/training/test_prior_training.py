@@ -204,7 +204,7 @@ def test_a_missing_package_is_named(
     monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
     monkeypatch.delitem(sys.modules, "liftstudio.training.loop", raising=False)
     assert train() == command_line.BAD_INPUT
-    assert capsys.readouterr().err == "error: training needs a package: pip install pytorch-lightning\n"
+    assert capsys.readouterr().err == "error: training needs pytorch-lightning: pip install pytorch-lightning\n"
 
 
 def test_training_on_captures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
