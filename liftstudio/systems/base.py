@@ -35,7 +35,10 @@ class System(Component):
 
     @abstractmethod
     def enter(self, stage: str, state: dict[str, Any] | None = None) -> None:
-        """Make `stage` the current one; start from `state`, which `state()` returned in it, else from the previous stage."""
+        """Make `stage` the current one.
+
+        state: what `state()` returned in this stage, to continue from; None: start from the previous stage.
+        """
 
     @abstractmethod
     def step(self, step: int) -> dict[str, float]:

@@ -103,7 +103,7 @@ def _albedo_smoothness(
 ) -> Tensor:
     """Return the loss between the albedo at surface points and at points close by (SV3D, sec. 4.3).
 
-    On meshes the points are sampled on the whole surface, so that parts that no view shows adopt the colour around them.
+    On meshes the points are sampled on the whole surface, so that parts that no view shows take the colour around them.
     """
     points = _surface_points(render, scene, generator)
     features = scene.geometry.features(_with_neighbors(points, scene, generator))
@@ -117,7 +117,7 @@ def _normal_smoothness(render: Render, scene: Scene, generator: torch.Generator)
 
 
 def _surface_points(render: Render, scene: Scene, generator: torch.Generator) -> Tensor:
-    """Return surface points [N, 3]: of a volume those that the render shows, of a mesh a sample of the whole surface."""
+    """Return surface points [N, 3]: those that the render shows of a volume, or a sample of a mesh's whole surface."""
     if scene.geometry.is_volume():
         return render.require("points")[render.opacity[..., 0] > 0.5].detach()
     with torch.no_grad():

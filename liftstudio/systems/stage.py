@@ -133,7 +133,7 @@ class Stage:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned, except for the scene: it is loaded earlier, since the renderer needs its box."""
+        """Restore what `state` returned, except the scene, which is loaded before, since the renderer needs its box."""
         self.renderer.load_state_dict(state["renderer"])
         for name, guidance in self.guidance.items():
             guidance.load_state(state["guidance"][name])

@@ -65,7 +65,7 @@ def _check_renderer(stage: StageConfig, where: str) -> None:
     if stage.renderer.type in ("volume", "surface") and stage.renderer.type != fitting:
         raise InputError(f"{where}.renderer: '{stage.geometry.type}' is a {fitting}; render it with '{fitting}'")
     if stage.renderer.type == "neus" and not geometry.is_signed_distance():
-        what = f"'{stage.geometry.type}' is not a signed distance field"
+        what = f"'{stage.geometry.type}' has no signed distance at arbitrary points"
         raise InputError(f"{where}.renderer: {what}; render it with '{fitting}'")
 
 
