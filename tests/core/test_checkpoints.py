@@ -149,7 +149,7 @@ def test_the_first_different_option_is_named(tmp_path: Path) -> None:
     saved = {"seed": 0, "system": {"type": "a", "stages": {"coarse": {"steps": 5, "sizes": [1, 2]}}}}
     check_same_config(saved, saved, tmp_path)
     now = {"seed": 0, "system": {"type": "a", "stages": {"coarse": {"steps": 6, "sizes": [1, 3]}}}}
-    with pytest.raises(InputError, match=r"^system\.stages\.coarse\.steps: .* started with 5, now 6"):
+    with pytest.raises(InputError, match=r"^system\.stages\.coarse\.steps: .* started with 5, not 6"):
         check_same_config(saved, now, tmp_path)
     more = {**saved, "extra": {"steps": 1}}
     with pytest.raises(InputError, match=r"^extra\.steps: .* started with absent, now 1"):

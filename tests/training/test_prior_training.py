@@ -255,7 +255,7 @@ def test_packaged_weights_are_checked(tmp_path: Path, monkeypatch: pytest.Monkey
     changed = bytearray(weights.read_bytes())
     changed[-1] ^= 1
     weights.write_bytes(changed)
-    with pytest.raises(InputError, match=r"damaged, its SHA-256 is not that in .*SHA256SUMS"):
+    with pytest.raises(InputError, match=r"damaged, its SHA-256 differs from .*SHA256SUMS"):
         open_weights("asset://priors/x")
     assert open_weights(str(place)).path == weights  # a user's own folder needs no digest
     (place / "SHA256SUMS").unlink()
