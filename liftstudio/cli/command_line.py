@@ -157,7 +157,7 @@ def _parser() -> Parser:
         "export": "write mesh files of a run's newest checkpoint",
     }.items():
         mode.add_argument(f"--{name}", dest="mode", action="store_const", const=name, help=text)
-    mode.add_argument("--list", nargs="?", const="", metavar="KIND", help="list all components, or options of a kind")
+    mode.add_argument("--list", nargs="?", const="", metavar="KIND", help="list all components, or a kind with options")
     mode.add_argument("--copy-config", type=Path, metavar="NAME", help="copy a packaged config here, for editing")
     mode.add_argument("--doctor", action="store_true", help="show backends and why, versions, memory, extensions")
     parser.add_argument("--gpu", type=_gpus, metavar="0,1", help="CUDA devices to use (default: those of the config)")

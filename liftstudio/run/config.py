@@ -41,7 +41,7 @@ class TestConfig:
 
 @dataclass
 class TruthConfig:
-    views: str = ""  # true views with cameras: a capture, read as by posed-images; its mesh is the true surface
+    views: str = ""  # true views with cameras: a capture as posed-images reads it; its mesh is the true surface
     mesh: str = ""  # file of the true surface; without truth.views: z up, +x towards the picture's camera
     view: str = ""  # file name (000.png) of the true view that is the picture; empty: the first
 

@@ -152,5 +152,5 @@ def test_the_first_different_option_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^system\.stages\.coarse\.steps: .* started with 5, not 6"):
         check_same_config(saved, now, tmp_path)
     more = {**saved, "extra": {"steps": 1}}
-    with pytest.raises(InputError, match=r"^extra\.steps: .* started with absent, now 1"):
+    with pytest.raises(InputError, match=r"^extra\.steps: .* started with absent, not 1"):
         check_same_config(saved, more, tmp_path)
