@@ -56,7 +56,7 @@ def memory_options(plain: dict[str, Any], key: str) -> list[str]:
 
 
 def check_growth(growth: float, device: torch.device, advice: str) -> None:
-    """Raise if a step whose activations are `growth` times larger than before would not fit into memory.
+    """Raise if a step would not fit into memory whose activations are `growth` times those of the steps before.
 
     The estimate scales all memory that this process has used so far, which is simple and conservative.
 

@@ -133,7 +133,7 @@ def distortion(per_ray: Tensor) -> Tensor:
 
 
 def orientation(facing_away: Tensor, opacity: Tensor) -> Tensor:
-    """Penalty for normals that face away from the camera (Ref-NeRF, Verbin et al. 2022, eq. 11), over rays that hit.
+    """Penalty for normals facing away from the camera (Ref-NeRF, Verbin et al. 2022, eq. 11), over rays with opacity.
 
     facing_away: [B, H, W, 1] sum over a ray's samples of w max(0, n . d)^2; d is the ray's direction, w the sample's
         compositing weight, through which no gradient flows.

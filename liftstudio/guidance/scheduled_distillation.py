@@ -29,10 +29,10 @@ class ScheduledDistillation(PriorGuidance):
         # Timesteps are drawn uniformly between these two fractions of the noise schedule's length.
         min_step_percent: NoiseShares = field(
             default_factory=lambda: Schedule.constant(0.02)
-        )  # least timestep (fraction)
+        )  # least timestep, as a fraction
         max_step_percent: NoiseShares = field(
             default_factory=lambda: Schedule.constant(0.98)
-        )  # largest timestep (fraction)
+        )  # largest timestep, as a fraction
 
         def __post_init__(self) -> None:
             check_milestones("resolution", self.resolution, self.resolution_milestones)

@@ -137,7 +137,7 @@ class PriorGuidance(Guidance[DistillationRequest]):
         )
 
     def losses(self, request: DistillationRequest, render: Render) -> dict[str, Tensor]:
-        """Return `sds`: encode the renders, add noise, denoise, compare; see `priors.distillation`."""
+        """Return the loss `sds` of the renders, which are encoded, noised and denoised; see `priors.distillation`."""
         if self.weight("sds", request.step) == 0:
             return {}
         latents = self._encode(request, render)

@@ -31,7 +31,7 @@ class TestConfig:
     fps: Annotated[float, Range(above=0, high=240)] = 30.0  # frames per second of the turntable video
     size: Annotated[int, Range(16)] = 256  # height and width of turntable and stills, pixels
     elevation_deg: Annotated[float, Range(-89, 89)] = 20.0  # elevation of their cameras, degrees above the horizon
-    stills: NonNegativeInt = 4  # number of stills, evenly spaced around the object from azimuth 0
+    stills: NonNegativeInt = 4  # number of azimuths with stills, evenly spaced from azimuth 0
     lpips_weights: str = ""  # folder with the published weight files of LPIPS; empty: LPIPS is not measured
     lpips_network: Literal["alexnet", "vgg16"] = "alexnet"  # network of LPIPS; papers usually report alexnet
     clip_weights: str = ""  # folder of a CLIP checkpoint, for the comparison with truth; empty: no CLIP, no CD score
