@@ -315,7 +315,7 @@ def test_the_prompt_follows_its_view(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"sigma_range": (2.0, 1.0)}, "sigma_range: expected two rising levels"),
+        ({"sigma_range": (2.0, 1.0)}, "sigma_range: expected two ascending levels"),
         ({"sigma_range": (0.05, 100.0)}, "sigma_range: the prior 'gaussian' was trained for 0.01 to 80"),
         ({"encoder_chunk": 0}, "encoder_chunk: expected 1 or more, got 0"),
         ({"views": sphere_views(3, RESOLUTION)}, "needs an input picture"),
