@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ def _run_atlas(
     texture_size: int,
     gutter: int,
     progress: Callable[[float], None],
-) -> dict[str, NDArray] | None:
+) -> dict[str, NDArray[Any]] | None:
     """What the script `atlas` makes of a mesh whose vertices are measured in texels (see its `main`), None if the
     charts do not fit. It is run by its path, for a quick start: as a module of the package it would import torch.
     """
