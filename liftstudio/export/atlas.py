@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 # xatlas takes more than linear time and reports no progress, so it gets the surface in pieces of at most this many
 # faces. That is faster, shows progress, and was not found to increase the number of charts.
 FACES_PER_PIECE = 4096
-# The scale of the charts (1: they would cover the texture without waste) is found by bisection between LEAST_SCALE and
-# 1, in this many steps. If not even the least scale fits, because charts are very many, the gutters are narrowed.
+# The scale of the charts (1: they would cover the texture without waste) is found by bisection between MIN_SCALE and
+# 1, in this many steps. If not even MIN_SCALE fits, because charts are very many, the gutters are narrowed.
 HALVINGS = 5
-LEAST_SCALE = 0.3
+MIN_SCALE = 0.3
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -105,7 +105,7 @@ def _packed(pieces: list[_Piece], texture_size: int, gutter: int) -> tuple[list[
     if they do not fit even without a gutter.
     """
     while True:
-        atlas = _largest_fit(pieces, texture_size - 2 * gutter, 2 * gutter, LEAST_SCALE if gutter else 0.01)
+        atlas = _largest_fit(pieces, texture_size - 2 * gutter, 2 * gutter, MIN_SCALE if gutter else 0.01)
         if atlas:
             placed = [_placed(atlas, i, piece.face_list, piece.source) for i, piece in enumerate(pieces)]
             return placed, atlas.chart_count, gutter
@@ -114,9 +114,9 @@ def _packed(pieces: list[_Piece], texture_size: int, gutter: int) -> tuple[list[
         gutter //= 2
 
 
-def _largest_fit(pieces: list[_Piece], size: int, gap: int, least_scale: float) -> xatlas.Atlas | None:
-    """The packing into one square of `size` texels at the largest scale found; None if `least_scale` does not fit."""
-    fitting, low, high = _packed_once(pieces, size, gap, least_scale), least_scale, 1.0
+def _largest_fit(pieces: list[_Piece], size: int, gap: int, min_scale: float) -> xatlas.Atlas | None:
+    """The packing into one square of `size` texels at the largest scale found; None if `min_scale` does not fit."""
+    fitting, low, high = _packed_once(pieces, size, gap, min_scale), min_scale, 1.0
     for _ in range(HALVINGS if fitting else 0):
         middle = (low + high) / 2
         atlas = _packed_once(pieces, size, gap, middle)

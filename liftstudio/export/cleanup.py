@@ -17,7 +17,7 @@ Ints = NDArray[np.int64]
 # Aggressiveness of fast-simplification, tried in turn until the target is met.
 AGGRESSIVENESS = (5, 7, 10)
 # Attempts to separate the faces at edges with more than two; a few suffice, as each repairs most of the remaining ones.
-MENDING_ROUNDS = 10
+REPAIR_ROUNDS = 10
 # A result this much above the target is good enough.
 TARGET_SLACK = 1.02
 
@@ -53,21 +53,21 @@ def drop_floaters(mesh: Mesh, min_area_fraction: float) -> tuple[Mesh, Dropped]:
 def decimate(mesh: Mesh, target_faces: int) -> Mesh:
     """Reduce to about `target_faces` faces by quadric edge collapse (Garland and Heckbert 1997), then repair.
 
-    fast-simplification may fold faces onto each other; `mended` removes such folds. A mesh with at most `target_faces`
-    faces is only repaired.
+    fast-simplification may fold faces onto each other; `repaired` removes such folds. A mesh that already has at most
+    `target_faces` faces is only repaired.
     """
     if len(mesh.faces) <= target_faces:
-        return mended(mesh)
+        return repaired(mesh)
     for aggressiveness in AGGRESSIVENESS:
         vertices, faces = fast_simplification.simplify(
             mesh.vertices.numpy(), mesh.faces.numpy(), target_count=target_faces, agg=aggressiveness
         )
         if len(faces) <= TARGET_SLACK * target_faces:
             break
-    return mended(Mesh(torch.from_numpy(vertices).float(), torch.from_numpy(faces).long()))
+    return repaired(Mesh(torch.from_numpy(vertices).float(), torch.from_numpy(faces).long()))
 
 
-def mended(mesh: Mesh) -> Mesh:
+def repaired(mesh: Mesh) -> Mesh:
     """Repair a mesh to a two-manifold: at most two faces at an edge, one fan of faces at a vertex.
 
     Degenerate faces and pairs of opposite faces on the same three vertices are removed. Where surfaces touch along an
@@ -76,7 +76,7 @@ def mended(mesh: Mesh) -> Mesh:
     faces = _without_folds(mesh.faces.numpy())
     source = np.arange(len(mesh.vertices))
     generator = np.random.default_rng(0)
-    for _ in range(MENDING_ROUNDS):
+    for _ in range(REPAIR_ROUNDS):
         edge = _edges(faces)
         _, group = _connected(*_joined_corners(faces, edge, generator.permutation(faces.size)), faces.size)
         _, first, vertex = np.unique(group, return_index=True, return_inverse=True)

@@ -26,9 +26,9 @@ class DistanceNetworkConfig:
 
     def __post_init__(self) -> None:
         check_range("skip", self.skip, 0, self.layers - 1)
-        least = 3 + 6 * self.frequencies + 1 if self.skip else 1
-        if self.hidden < least:
-            raise InputError(f"hidden: expected {least} or more, to leave room for the skip input, got {self.hidden}")
+        minimum = 3 + 6 * self.frequencies + 1 if self.skip else 1
+        if self.hidden < minimum:
+            raise InputError(f"hidden: expected {minimum} or more, to leave room for the skip input, got {self.hidden}")
 
 
 class DistanceNetwork(nn.Module):

@@ -54,9 +54,9 @@ class DiffusePointLight(Diffuse):
         x, y, z = (self.config.spread * torch.randn(3, generator=generator, device=generator.device)).tolist()
         if is_shaded >= self.config.shaded(step):
             return None
-        least, most = self.config.distance
+        nearest, farthest = self.config.distance
         return RandomShading(
-            strength, is_textureless < self.config.textureless, (x, y, z), least + (most - least) * distance
+            strength, is_textureless < self.config.textureless, (x, y, z), nearest + (farthest - nearest) * distance
         )
 
     def albedo(self, features: Tensor, shading: RandomShading | None = None) -> Tensor:

@@ -19,7 +19,7 @@ from liftstudio.metrics.lpips import load_lpips
 BANDWIDTH = 0.5  # as in the official release
 
 _EPSILON = 1e-5  # as in the paper; avoids division by zero if an image has exactly a target's feature
-_SHORTEST = 1e-6  # features closer to the mean have no direction
+_MIN_NORM = 1e-6  # features closer to the mean have no direction
 _DISTANCES = 2**22  # distances between features computed at once
 _INSIDE = 0.5  # a feature belongs to the object if more than this fraction of its pixels is inside
 
@@ -146,7 +146,7 @@ def contextual_similarity(features: Tensor, targets: Tensor, bandwidth: float = 
     if not len(features) or not len(targets):
         raise ValueError(f"contextual: expected features, got {len(features)} and {len(targets)} for the target")
     center = targets.mean(0)
-    x, y = (F.normalize(each - center, dim=1, eps=_SHORTEST) for each in (features, targets))
+    x, y = (F.normalize(each - center, dim=1, eps=_MIN_NORM) for each in (features, targets))
     parts = x.split(max(1, _DISTANCES // len(y)))
     best = [checkpoint(_best_matches, part, y, bandwidth, use_reentrant=False) for part in parts]
     return torch.stack(best).amax(0).mean()

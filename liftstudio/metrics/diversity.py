@@ -13,7 +13,7 @@ from liftstudio.core.checks import check_shape
 
 Form = Literal["released", "paper"]
 
-_LEAST_VARIANCE = 1e-9  # smaller variances are only rounding of float32 embeddings
+_MIN_VARIANCE = 1e-9  # smaller variances are only rounding of float32 embeddings
 
 
 def cd_terms(
@@ -64,7 +64,7 @@ def cd_score(diversity: Tensor, variance: Tensor) -> float | None:
     """
     check_shape("variance", variance, diversity.shape)
     mean_variance = variance.mean().item()
-    return diversity.mean().item() / mean_variance if mean_variance > _LEAST_VARIANCE else None
+    return diversity.mean().item() / mean_variance if mean_variance > _MIN_VARIANCE else None
 
 
 def centroid(views: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ RAFT_PUBLISHED = (
     "torchvision's port of raft-things.pth"
 )
 _RAFT_ITERATIONS = 20  # as the official evaluation runs it
-_RAFT_LEAST_SIDE = 128  # pixels; for smaller images the coarsest correlations would be empty
+_RAFT_MIN_SIDE = 128  # pixels; for smaller images the coarsest correlations would be empty
 _BATCH = 4  # image pairs estimated together
 
 
@@ -91,6 +91,6 @@ def load_raft(weights: str, device: torch.device | str = "cpu") -> FlowEstimator
 
 def check_raft_size(height: int, width: int) -> None:
     """Raise an InputError if RAFT does not support images of this size."""
-    if min(height, width) < _RAFT_LEAST_SIDE or height % 8 or width % 8:
-        wanted = f"expected images whose sides are multiples of 8, at least {_RAFT_LEAST_SIDE} pixels"
-        raise InputError(f"RAFT: {wanted}, got {height}x{width}")
+    if min(height, width) < _RAFT_MIN_SIDE or height % 8 or width % 8:
+        expected = f"expected images whose sides are multiples of 8, at least {_RAFT_MIN_SIDE} pixels"
+        raise InputError(f"RAFT: {expected}, got {height}x{width}")

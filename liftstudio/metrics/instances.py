@@ -38,6 +38,6 @@ def summarize_instances(values: Tensor, *, higher_is_better: bool) -> InstanceSu
     if values.numel() == 0:
         raise ValueError(f"values: expected at least one object and one instance, got {list(values.shape)}")
     values = values.double()
-    most, least = values.amax(dim=1).mean().item(), values.amin(dim=1).mean().item()
-    best, worst = (most, least) if higher_is_better else (least, most)
+    highest, lowest = values.amax(dim=1).mean().item(), values.amin(dim=1).mean().item()
+    best, worst = (highest, lowest) if higher_is_better else (lowest, highest)
     return InstanceSummary(best, values.mean().item(), worst, values.var(dim=1, correction=0).mean().item())

@@ -61,7 +61,7 @@ _STACKS: dict[Network, _Stack] = {
 # ImageNet's channel means and standard deviations for images in [-1, 1], rounded as the published weights expect.
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 _SUFFIXES = (".pth", ".safetensors")
-_LEAST_SIDE = 32  # pixels; for smaller images a pooling stage of either network would be empty
+_MIN_SIDE = 32  # pixels; for smaller images a pooling stage of either network would be empty
 
 
 class Lpips(nn.Module):
@@ -95,10 +95,8 @@ class Lpips(nn.Module):
         """
         check_shape("image", image, ("B", "H", "W", 3))
         check_shape("target", target, image.shape)
-        if min(image.shape[1:3]) < _LEAST_SIDE:
-            raise ValueError(
-                f"lpips: expected at least {_LEAST_SIDE}x{_LEAST_SIDE} pixels, got {list(image.shape[1:3])}"
-            )
+        if min(image.shape[1:3]) < _MIN_SIDE:
+            raise ValueError(f"lpips: expected at least {_MIN_SIDE}x{_MIN_SIDE} pixels, got {list(image.shape[1:3])}")
         features = zip(self._unit_features(image), self._unit_features(target), strict=True)
         distances = [
             F.conv2d((a - b).square(), self.get_parameter(f"lin{index}.model.1.weight")).mean(dim=(1, 2, 3))
@@ -171,13 +169,13 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _check_state(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
-    """Raise an InputError that names the first difference, unless `state` has exactly the `wanted` keys and shapes."""
-    for key in sorted(state.keys() | wanted.keys()):
+def _check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Raise an InputError, naming the first difference, unless `state` has exactly the `expected` keys and shapes."""
+    for key in sorted(state.keys() | expected.keys()):
         if key not in state:
             raise InputError(f"{path}: the weight '{key}' is missing")
-        if key not in wanted:
+        if key not in expected:
             raise InputError(f"{path}: unexpected weight '{key}'")
-        if state[key].shape != wanted[key].shape:
-            shapes = f"{list(state[key].shape)}, expected {list(wanted[key].shape)}"
+        if state[key].shape != expected[key].shape:
+            shapes = f"{list(state[key].shape)}, expected {list(expected[key].shape)}"
             raise InputError(f"{path}: the weight '{key}' has shape {shapes}")

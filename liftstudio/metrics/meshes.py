@@ -63,8 +63,8 @@ def place_truth(mesh: Mesh, turned_deg: float = 0.0) -> Mesh:
         turned_deg: azimuth of the object's input view, degrees.
     """
     vertices = mesh.vertices.double()
-    least, most = vertices.amin(dim=0), vertices.amax(dim=0)
-    centred = (vertices - (least + most) / 2) / (most - least).max()
+    low, high = vertices.amin(dim=0), vertices.amax(dim=0)
+    centred = (vertices - (low + high) / 2) / (high - low).max()
     sine, cosine = math.sin(math.radians(turned_deg)), math.cos(math.radians(turned_deg))
     turn = vertices.new_tensor([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
     return Mesh((centred @ turn.T).to(mesh.vertices), mesh.faces)

@@ -16,7 +16,7 @@ from liftstudio.metrics.lpips import Lpips
 
 PIXELS = 256  # image side at which methods are compared, as in the papers
 
-_MOST_DB = 100.0  # the PSNR of equal images is not finite
+_MAX_DB = 100.0  # the PSNR of equal images is not finite
 _CONTEXTUAL_PIXELS = 128  # image side for contextual distances, whose cost grows with its fourth power
 
 Row = dict[str, float]
@@ -58,7 +58,7 @@ def closeness(images: Tensor, masks: Tensor, truth: ReferenceViews) -> Row:
     novel = novel_views(truth)
     pairs = images[novel], truth.over(1.0)[novel]
     return {
-        "psnr": float(psnr(*pairs).clamp_max(_MOST_DB).mean()),
+        "psnr": float(psnr(*pairs).clamp_max(_MAX_DB).mean()),
         "ssim": float(ssim(*pairs).mean()),
         "silhouette_iou": float(silhouette_iou(masks[novel], truth.masks[novel]).mean()),
     }
@@ -86,9 +86,9 @@ def compare_views(images: Tensor, masks: Tensor, truth: ReferenceViews, judges: 
     if judges.lpips is not None:
         row["lpips"] = float(judges.lpips(seen, true).mean())
     if judges.clip is not None:
-        embedded, wanted, given = (judges.clip.images(each) for each in (images, true, picture[None]))
-        row["clip_to_view"] = float(torch.cosine_similarity(embedded[novel], wanted).mean())
-        row["clip_to_picture"] = float(torch.cosine_similarity(embedded[novel], given).mean())
+        embedded, true_embedded, input_embedded = (judges.clip.images(each) for each in (images, true, picture[None]))
+        row["clip_to_view"] = float(torch.cosine_similarity(embedded[novel], true_embedded).mean())
+        row["clip_to_picture"] = float(torch.cosine_similarity(embedded[novel], input_embedded).mean())
         if judges.text:
             distance, variance = cd_terms(embedded[order], judges.clip.text(judges.text))
             row |= {"cd_distance": float(distance), "cd_variance": float(variance)}

@@ -10,7 +10,7 @@ Array = NDArray[np.float64]
 Floats = NDArray[np.float32]
 
 _SLACK = 1e-3  # margin around a triangle, in cells: far above float32 rounding errors within [-1, 1]
-_ZERO, _ONE, _LEAST_AREA = np.float32(0), np.float32(1), np.float32(1e-30)
+_ZERO, _ONE, _MIN_AREA = np.float32(0), np.float32(1), np.float32(1e-30)
 
 
 def occupancy(mesh: Mesh, size: int = 64) -> NDArray[np.bool_]:
@@ -95,14 +95,14 @@ def _clear_touched(corners: Floats, inside: NDArray[np.bool_]) -> None:
     point = np.empty(3, np.float32)
     for face in range(corners.shape[0]):
         a, b, c = corners[face, 0], corners[face, 1], corners[face, 2]
-        least, most = np.empty(3, np.int64), np.empty(3, np.int64)
+        first, last = np.empty(3, np.int64), np.empty(3, np.int64)
         for axis in range(3):
             low, high = min(a[axis], b[axis], c[axis]), max(a[axis], b[axis], c[axis])
-            least[axis] = max(np.ceil((low + 1.0) / step - _SLACK), 0.0)
-            most[axis] = min(np.floor((high + 1.0) / step + _SLACK), size - 1.0)
-        for x in range(least[0], most[0] + 1):
-            for y in range(least[1], most[1] + 1):
-                for z in range(least[2], most[2] + 1):
+            first[axis] = max(np.ceil((low + 1.0) / step - _SLACK), 0.0)
+            last[axis] = min(np.floor((high + 1.0) / step + _SLACK), size - 1.0)
+        for x in range(first[0], last[0] + 1):
+            for y in range(first[1], last[1] + 1):
+                for z in range(first[2], last[2] + 1):
                     if inside[x, y, z]:
                         point[0], point[1], point[2] = x * step - 1, y * step - 1, z * step - 1
                         inside[x, y, z] = _squared_distance(point, a, b, c) > 0
@@ -113,7 +113,7 @@ def _squared_distance(p: Floats, a: Floats, b: Floats, c: Floats) -> np.float32:
     """Squared distance from a point to a triangle, in float32 and SDFGen's order of operations, to round as it does."""
     ac, bc, pc = a - c, b - c, p - c
     aa, bb, ab, ap, bp = _dot(ac, ac), _dot(bc, bc), _dot(ac, bc), _dot(ac, pc), _dot(bc, pc)
-    scale = _ONE / max(aa * bb - ab * ab, _LEAST_AREA)
+    scale = _ONE / max(aa * bb - ab * ab, _MIN_AREA)
     u, v = scale * (bb * ap - ab * bp), scale * (aa * bp - ab * ap)
     w = _ONE - u - v
     if u >= 0 and v >= 0 and w >= 0:

@@ -78,9 +78,9 @@ class NeusRenderer(VolumeRenderer):
         steps = march(origins, directions, self.occupancy.occupied, scene.geometry.box, length, jitter=jitter)
         first, last = self._at_ends(scene, origins, directions, steps)
         density = section_density(first, last, length, sharpness, self.cosine_annealing)
-        light_left = torch.exp(-sum_before(density * length, steps))
+        transmittance = torch.exp(-sum_before(density * length, steps))
         nearest = 0.5 * (first + last - length)  # minimum of the distance in the step, if its gradient has length 1
-        shows = (light_left > NEGLIGIBLE) & (torch.sigmoid(-sharpness * nearest) > NEGLIGIBLE)
+        shows = (transmittance > NEGLIGIBLE) & (torch.sigmoid(-sharpness * nearest) > NEGLIGIBLE)
         return cut(steps, shows, min(max(round(float(sharpness) * length), 1), self.config.pieces))
 
     def _at_ends(self, scene: Scene, origins: Tensor, directions: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:

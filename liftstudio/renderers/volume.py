@@ -19,7 +19,7 @@ from liftstudio.ops.marching.occupancy import OccupancyGrid
 from liftstudio.renderers.base import Renderer
 from liftstudio.renderers.scene import Scene
 
-LEAST_WEIGHT = 1e-3  # compositing weight of a sample above which its normal is computed
+MIN_WEIGHT = 1e-3  # compositing weight of a sample above which its normal is computed
 
 
 @register("volume")
@@ -152,5 +152,5 @@ class VolumeRenderer(Renderer):
             return scene.geometry.normals(points)
         with torch.no_grad():
             weights = composite(density.detach(), density.new_zeros(len(points), 0), samples).weights
-            shown = (weights > LEAST_WEIGHT).nonzero()[:, 0]
+            shown = (weights > MIN_WEIGHT).nonzero()[:, 0]
             return torch.zeros_like(points).index_copy(0, shown, scene.geometry.normals(points[shown]))

@@ -10,7 +10,7 @@ from liftstudio.ops.rasterization.reference import DEPTH_STEPS, EMPTY, screen_ve
 # not counted: it is counted for the pairs that it runs across.
 EDGE_BITS = 31
 # Edges are clipped where w falls below this fraction of the larger w, so that their extent in pixels is finite.
-LEAST_W = 1e-6
+MIN_W = 1e-6
 
 
 def find_crossings(
@@ -80,12 +80,12 @@ def _nearest(ends: Tensor, line: Tensor, side: Tensor, label: Tensor, depth: Ten
 def _rows_crossed(ends: Tensor, height: int) -> tuple[Tensor, Tensor]:
     """Pairs (index into `ends`, row), one for every row of pixel centres that an edge [S, 2, (X, Y, w, z)] crosses."""
     y, w = ends[..., 1], ends[..., 2]
-    least = LEAST_W * w.amax(1, keepdim=True)
-    # An end behind the eye is moved along the edge to where w = `least`.
-    share = (least - w) / (w.flip(1) - w)
-    y = torch.where(w < least, (y + share * (y.flip(1) - y)) / least, y / w)
+    min_w = MIN_W * w.amax(1, keepdim=True)
+    # An end behind the eye is moved along the edge to where w = `min_w`.
+    share = (min_w - w) / (w.flip(1) - w)
+    y = torch.where(w < min_w, (y + share * (y.flip(1) - y)) / min_w, y / w)
     low, high = y.amin(1) - 0.5, y.amax(1) - 0.5
-    in_front = (least[:, 0] > 0) & low.isfinite() & high.isfinite()
+    in_front = (min_w[:, 0] > 0) & low.isfinite() & high.isfinite()
     first, last = (end.where(in_front, torch.zeros_like(end)).clamp(0, height).ceil().long() for end in (low, high))
     count = last - first
     walked = torch.arange(len(ends), device=ends.device).repeat_interleave(count)
