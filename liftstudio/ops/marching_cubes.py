@@ -76,7 +76,7 @@ def _crossings(values: Tensor, box: Tensor, edges: Tensor) -> Tensor:
 
 @functools.cache
 def _face_table(device: torch.device) -> Tensor:
-    """Local edges [256, F, 3] of up to F faces (missing: -1), by which corners are inside (bit k for corner k)."""
+    """Local edges [256, F, 3] of up to F faces (missing: -1), indexed by inside corners (bit k: corner k)."""
     cases = [_faces(case) for case in range(256)]
     table = torch.full((256, max(map(len, cases)), 3), -1)
     for case, faces in enumerate(cases):

@@ -23,7 +23,7 @@ def irradiance(normals: Tensor, axes: Tensor, sharpness: Tensor, amplitude: Tens
     normals:   [N, 3] unit vectors.
     axes:      [K, 3] unit vectors towards the lobes' centres.
     sharpness: [K], > 0.
-    amplitude: [K], radiance at the lobes' centres; the contribution of each lobe is clamped at zero.
+    amplitude: [K], radiance at the lobes' centres; negative contributions are clamped to zero, lobe by lobe.
 
     Raises:
         ValueError: for wrong shapes.

@@ -89,7 +89,7 @@ def _corner_bits(device: torch.device) -> Tensor:
 
 @functools.cache
 def _face_table(device: torch.device) -> Tensor:
-    """Local edges [16, 2, 3] of up to two faces (missing: -1), by which corners are inside (bit k for corner k)."""
+    """Local edges [16, 2, 3] of up to two faces (missing: -1), indexed by inside corners (bit k: corner k)."""
     table = torch.full((16, 2, 3), -1)
     for i, j, k, m in itertools.permutations(range(4)):
         if not _is_even((i, j, k, m)):
