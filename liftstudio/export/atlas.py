@@ -141,7 +141,7 @@ def _kept_atlas() -> xatlas.Atlas:
 
 
 def _pack_options(padding: int, scale: float, size: int = 0) -> xatlas.PackOptions:
-    """padding: texels between charts; scale: texels per unit; size: texels per side, 0 for as many as it takes."""
+    """Packing options; padding: texels between charts; scale: texels per unit; size: texels per side, 0: as needed."""
     options = xatlas.PackOptions()
     options.resolution = size
     options.padding = padding

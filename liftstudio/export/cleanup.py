@@ -18,7 +18,7 @@ Ints = NDArray[np.int64]
 AGGRESSIVENESS = (5, 7, 10)
 # Attempts to separate the faces at edges with more than two; a few suffice, as each repairs most of the remaining ones.
 REPAIR_ROUNDS = 10
-# A result this much above the target is good enough.
+# A result with at most this multiple of the target is accepted.
 TARGET_SLACK = 1.02
 
 

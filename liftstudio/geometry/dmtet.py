@@ -92,8 +92,8 @@ class DMTet(Geometry):
         """The range of the signed distance, and settings that keep the surface from vanishing."""
         low, high = self.sdf.min().item(), self.sdf.max().item()
         return (
-            f"the signed distance on the grid ranges from {low:.3g} to {high:.3g} and never crosses 0, only "
-            f"{(low + high) / 2:.3g}; lower the learning rate of geometry.sdf or raise the weight of the masks"
+            f"the signed distance on the grid ranges from {low:.3g} to {high:.3g} (middle: {(low + high) / 2:.3g}) and "
+            "never crosses 0; lower the learning rate of geometry.sdf or raise the weight of the masks"
         )
 
     @torch.no_grad()

@@ -62,7 +62,7 @@ class HashField(nn.Module):
         self.precision = config.precision
 
     def reset(self, generator: torch.Generator) -> None:
-        """Draw all parameters anew."""
+        """Draw new random values for all parameters."""
         with torch.no_grad():
             self.table.uniform_(-1e-4, 1e-4, generator=generator)
             for layer in self.network:

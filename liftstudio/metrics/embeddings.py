@@ -76,7 +76,7 @@ class Clip:
         try:
             self._tokenizer = CLIPTokenizer.from_pretrained(**options)
             loaded: Any = CLIPModel.from_pretrained(**options, output_loading_info=True)
-        except Exception as error:  # a dozen unrelated types
+        except Exception as error:  # many unrelated types
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(f"{folder}: not a CLIP checkpoint ({reason}); CLIP is {CLIP_PUBLISHED}") from error
         model, missing = loaded[0], sorted(loaded[1]["missing_keys"])
@@ -123,7 +123,7 @@ def clip_pixels(images: Tensor, size: int) -> Tensor:
 
 
 def object_prompt(name: str) -> str:
-    """The prompt of the CD score for an object's name, as in HarmonyView: "toy_bus1" is "An image of toy bus"."""
+    """The prompt of the CD score for an object's name, as in HarmonyView: "toy_bus1" gives "An image of toy bus"."""
     return "An image of " + "".join(letter for letter in name.replace("_", " ") if not letter.isdigit())
 
 

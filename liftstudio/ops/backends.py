@@ -54,20 +54,20 @@ def choose(op: str, device_type: str) -> Choice:
         InputError: on CUDA, if neither the op's library nor Warp is installed; there is no silent slow path.
     """
     if op in TORCH_ONLY:
-        return Choice("reference", "vectorised torch is the fast form on every device")
+        return Choice("reference", "vectorised torch is fast on every device")
     if device_type == "cpu":
-        return Choice("numba", "CPU tensors: compiled by numba, run on our thread pool")
+        return Choice("numba", "CPU tensors: compiled by numba, run on a thread pool")
     if device_type != "cuda":
         return Choice("reference", f"no kernels for device type '{device_type}': plain torch")
     if op in TORCH_ON_CUDA:
-        return Choice("reference", "vectorised torch is the fast form on CUDA")
+        return Choice("reference", "vectorised torch is fast on CUDA")
     library = CUDA_LIBRARIES[op]
     if library and is_installed(library):
         return Choice(library, f"{library} is installed")
     if is_installed("warp"):
-        return Choice("warp", f"{library} is not installed; our Warp kernel" if library else "our Warp kernel")
-    wanted = f"{library} or Warp" if library else "Warp"
-    raise InputError(f"{op} on CUDA needs {wanted}; install it with: pip install warp-lang")
+        return Choice("warp", f"{library} not installed: built-in Warp kernel" if library else "built-in Warp kernel")
+    needed = f"{library} or Warp" if library else "Warp"
+    raise InputError(f"{op} on CUDA needs {needed}; install it with: pip install warp-lang")
 
 
 def backend_for(op: str, tensor: Tensor) -> str:

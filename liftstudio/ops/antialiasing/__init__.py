@@ -102,7 +102,7 @@ def blend(image: Tensor, crossings: Crossings, distance: Tensor) -> Tensor:
     outward = distance > 0.5
     target = torch.where(outward, crossings.outer, crossings.inner)
     source = torch.where(outward, crossings.inner, crossings.outer)
-    share = torch.where(outward, distance - 0.5, 0.5 - distance)  # unlike abs, has a slope where it is zero
+    share = torch.where(outward, distance - 0.5, 0.5 - distance)  # unlike abs, nonzero gradient at zero
     total = share.new_zeros(len(pixels)).index_add(0, target, share)
     share = share / total.index_select(0, target).clamp(min=1)
     change = pixels.index_select(0, source) - pixels.index_select(0, target)

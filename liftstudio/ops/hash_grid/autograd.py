@@ -33,7 +33,7 @@ class Kernels(Protocol):
     def directional(
         self, points: Tensor, table: Tensor, grad_output: Tensor, directions: Tensor, spec: HashGridSpec
     ) -> tuple[Tensor, Tensor]:
-        """Gradients of `u . points_gradient` w.r.t. g: sum_c (u . grad w_c) T_c, and the points: H(g . encode) u."""
+        """Gradients of `u . points_gradient` w.r.t. g, sum_c (u . grad w_c) T_c, and w.r.t. points, H(g . encode) u."""
 
     def directional_table_gradient(
         self, points: Tensor, grad_output: Tensor, directions: Tensor, spec: HashGridSpec

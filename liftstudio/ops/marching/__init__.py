@@ -43,7 +43,7 @@ class Samples:
 
     @property
     def t_mid(self) -> Tensor:
-        """[S] midpoints of the samples."""
+        """Midpoints [S] of the samples."""
         return 0.5 * (self.t_start + self.t_end)
 
 

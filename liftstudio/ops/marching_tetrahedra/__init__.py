@@ -47,7 +47,7 @@ def marching_tetrahedra(positions: Tensor, sdf: Tensor, grid: TetGrid) -> Mesh:
 
 
 def _face_edges(inside: Tensor, grid: TetGrid) -> Tensor:
-    """Grid edges [M, 3] on which the corners of the faces lie; `inside` [V] bool tells the grid vertices inside."""
+    """Grid edges [M, 3] on which the corners of the faces lie; `inside` [V] bool marks the grid vertices inside."""
     states, table = inside.to(torch.uint8), _face_table(inside.device)
     if backend_for("marching_tetrahedra", inside) == "numba":
         from liftstudio.ops.marching_tetrahedra import cpu

@@ -137,7 +137,7 @@ def _draw_face(
     keys: Ints,
     first_row: int,
 ) -> None:
-    """Draws one face inside the given first and last rows and columns; `keys` starts at `first_row`."""
+    """Draw one face within the given first and last rows and columns; `keys` starts at `first_row`."""
     p, q, r = vertices[faces[face, 0]], vertices[faces[face, 1]], vertices[faces[face, 2]]
     ax, ay, az = cross(q, r)
     bx, by, bz = cross(r, p)
