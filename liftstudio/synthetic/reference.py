@@ -31,7 +31,7 @@ def render(obj: TexturedObject, cameras: Cameras, *, shaded: bool = True, supers
 
 
 def averaged(color: Tensor, depth: Tensor, seen: Fragments, samples: int) -> ObjectRender:
-    """Average samples, `samples` per pixel and axis, into images: colours [P, 3] over white, depths [P, 1] to the nearest."""
+    """Average samples of colour [P, 3] over white and take the nearest depth [P, 1]; samples: per pixel and axis."""
     images = scatter_image(torch.cat([color, torch.ones_like(depth)], dim=-1), seen)
     rgb, alpha = _pooled(images, samples).split([3, 1], dim=-1)
     nearest = -F.max_pool2d(-scatter_image(depth, seen, torch.inf).permute(0, 3, 1, 2), samples)
