@@ -3,10 +3,11 @@
 Unseen toys and composites with high-contrast patterns are seen once from the front (the input image) and from five
 other sides. These views are degraded: each loses detail and changes its colours, as generated views do. HiFi-123's
 enhancement restores both from the input image. The first row is the plug-in `rgnv` as it is applied to the views of a
-run, with the depth of the mask alone; the second has the true depth. Then come the ablations of the paper's figure 7: with the depth
-of the mask alone (constant on the object), without depth, without attention to the input image, and SDEdit, which adds
-noise instead of inverting, also without attention. For comparison, the degraded and the true views are passed through
-the autoencoder alone; the latter is the upper bound. Options of `rgnv` apply to all variants; the defaults are its own.
+run, with the depth of the mask alone; the second has the true depth. Then come the ablations of the paper's figure 7:
+with the depth of the mask alone (constant on the object), without depth, without attention to the input image, and
+SDEdit, which adds noise instead of inverting, also without attention. For comparison, the degraded and the true views
+are passed through the autoencoder alone; the latter is the upper bound. Options of `rgnv` apply to all variants; the
+defaults are its own.
 
 See `bench.textures.Judge.compare` for the metrics. The table has mean and standard error over the objects, also of the
 change from the degraded views of the same objects.
