@@ -215,7 +215,7 @@ def test_training_on_captures(folder: Path, capsys: pytest.CaptureFixture[str]) 
     first = rows("tiny")[0]
     assert float(first["color"]) > 0 and "occupancy" not in first
     assert train("data.captures=renders", "name=many", "data.rig.azimuths_deg=[0,1,2,3]") == command_line.BAD_INPUT
-    assert "renders/0: 5 views to train on; expected 6 or more" in capsys.readouterr().err
+    assert "renders/0: 5 views to train on; expected at least 6" in capsys.readouterr().err
 
 
 def document_block(language: str, number: int = 0) -> str:
