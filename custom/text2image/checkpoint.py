@@ -44,6 +44,7 @@ def unet_part(folder: str, channels: tuple[int, int], published: str) -> Part:
 
     Args:
         channels: that it must have, in and out.
+
     Raises:
         InputError: there is none, a weight is missing, unknown or of another shape, or it is of another kind.
     """

@@ -20,6 +20,7 @@ def embed_texts(folder: str, texts: dict[str, str], device: torch.device, publis
 
     Args:
         folder: with text_encoder/ and tokenizer/, here or `owner/name` on the hub.
+
     Raises:
         InputError: they are not there or not readable, or a text has more tokens than the tower takes.
     """

@@ -50,6 +50,7 @@ def open_folder(folder: str) -> Parts:
 
     Args:
         folder: in diffusers' form, or `owner/name` on the Hugging Face hub.
+
     Raises:
         InputError: a file is missing (says where it is published) or not readable; a weight is missing, unknown or of
             another shape; the networks do not belong together, or estimate something other than noise.

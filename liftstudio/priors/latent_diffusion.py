@@ -161,6 +161,7 @@ def clip_part(weights: Weights, prefix: str, head_channels: int, activation: str
     Args:
         head_channels: width of an attention head, which no shape tells.
         activation: as transformers names it: "quick_gelu" (OpenAI's weights) or "gelu" (OpenCLIP's).
+
     Raises:
         InputError: a weight that tells a size is missing, or the heads do not divide the width.
     """

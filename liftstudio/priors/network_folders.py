@@ -37,6 +37,7 @@ def read_scheduler(folder: str, predictions: Sequence[str], published: str) -> d
 
     Args:
         predictions: that the caller knows.
+
     Raises:
         InputError: there is none, or the network estimates something else.
     """
@@ -62,6 +63,7 @@ def diffusers_part(cls: Any, folder: str, published: str) -> Part:
 
     Args:
         cls: the network's class there.
+
     Raises:
         InputError: there is none, or one of another class.
     """
@@ -110,6 +112,7 @@ def image_tower_part(folder: str, published: str, *, projected: bool = False) ->
 
     Args:
         projected: with the projection to its embedding, which is that of texts, too.
+
     Raises:
         InputError: there is none.
     """
@@ -184,6 +187,7 @@ def open_folder_weights(folder: str, stem: str, published: str) -> Weights:
 
     Args:
         stem: of the file's name: "model" or "diffusion_pytorch_model".
+
     Raises:
         InputError: there are none, or they are not readable.
     """

@@ -55,6 +55,7 @@ def ddim_sigmas(levels: Tensor, steps: int) -> Tensor:
 
     Args:
         levels: [T] noise level of each timestep, ascending.
+
     Raises:
         InputError: fewer than 1 step, or T and more, or so many more than half or a third of T that the first is far
             below full noise.

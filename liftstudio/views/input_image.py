@@ -59,6 +59,7 @@ def load_input_image(path: Path, *, recenter: bool = True, frame_ratio: float = 
     Args:
         recenter: frame the object's bounding box; otherwise the whole picture, centred in a square.
         frame_ratio: how much of the frame's side the longer side of the box takes, above 0 to 1; with `recenter`.
+
     Raises:
         InputError: no readable image, no way to cut it out, no foreground, or an object of only a few pixels.
     """

@@ -34,6 +34,7 @@ def object_similarity(cameras: Cameras, masks: Tensor) -> Tensor:
 
     Args:
         cameras: V cameras. masks: [V, H, W, 1] in [0, 1].
+
     Raises:
         InputError: the silhouettes contradict each other, or leave the object unbounded.
     """
