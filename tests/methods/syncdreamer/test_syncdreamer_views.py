@@ -99,7 +99,7 @@ def test_the_prior_sees_the_object_as_large_as_its_own_view_has_it(folder: Path)
 def test_the_elevation_in_use_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "liftstudio"):
         make(elevation_deg=12.5)
-    assert "taken to be from an elevation of 12.5 degrees (views.elevation_deg)" in caplog.text
+    assert "is from an elevation of 12.5 degrees (views.elevation_deg)" in caplog.text
 
 
 def test_steps_that_suit_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +360,7 @@ def test_a_picture_without_alpha_before_a_motley_background(folder: Path, monkey
 def test_an_empty_view_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     views = make(prior={"empty_view": 3})
     assert len(views) == 16 and "003.png" not in views.names and views.names[views.input_view or 0] == "016.png"
-    assert "left out, since they are empty: 003.png" in caplog.text
+    assert "left out because they are empty: 003.png" in caplog.text
 
 
 def write_white_network(folder: Path) -> None:
@@ -374,7 +374,9 @@ def write_white_network(folder: Path) -> None:
 def test_matting_cuts_out_what_white_cannot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The official network knows no masks: here its views are white everywhere."""
     monkeypatch.setitem(sys.modules, "rembg", None)
-    with pytest.raises(InputError, match=r"views\.matting: rembg is not there; install the matting extra: pip install"):
+    with pytest.raises(
+        InputError, match=r"views\.matting: rembg is not installed; install the matting extra: pip install"
+    ):
         make(matting=True)
     rembg_that_keeps((8, 4, 28, 24), monkeypatch)
     write_white_network(folder)
