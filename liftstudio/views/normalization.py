@@ -87,7 +87,7 @@ def _intrinsics(cameras: Cameras) -> list[np.ndarray]:
 
 
 def _hull_lines(mask: np.ndarray) -> np.ndarray:
-    """Return a silhouette's convex hull as lines [3, K], a x + b y + c <= 0 in pixels; none if it touches the border."""
+    """Return a silhouette's convex hull as lines [3, K], a x + b y + c <= 0 in pixels; none if it meets the border."""
     from scipy.spatial import ConvexHull
 
     framed = mask.copy()

@@ -309,7 +309,7 @@ def test_wrong_files_are_refused(files: dict[str, Path], tmp_path: Path, change:
 def test_sizes_that_no_shape_tells(files: dict[str, Path], tmp_path: Path) -> None:
     state = load_file(files["p"])
     for metadata, message in (
-        ({}, "heads of 64 channels do not divide 32; its metadata must say num_head_channels"),
+        ({}, "32 channels are not divisible by the head size 64; set num_head_channels in its metadata"),
         ({**NUMBERS, "image_size": "large"}, "metadata 'image_size': expected a whole number above 0, got 'large'"),
     ):
         save_file(state, tmp_path / "wrong.safetensors", metadata=metadata)

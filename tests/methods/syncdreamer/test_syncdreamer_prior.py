@@ -72,7 +72,7 @@ def test_the_file_is_recognised(file: Path) -> None:
 def test_a_lightning_checkpoint_is_opened(file: Path, prior: Prior, generator: torch.Generator, tmp_path: Path) -> None:
     """The official file is one: its weights are under `state_dict`. Its sizes that no shape tells are the official."""
     torch.save({"state_dict": load_file(file), "global_step": 3}, tmp_path / "tiny.ckpt")
-    with pytest.raises(InputError, match="48 channels are no heads of 64"):
+    with pytest.raises(InputError, match="width 48 is not divisible by the head size 64"):
         open_syncdreamer(tmp_path / "tiny.ckpt")
     opened = checkpoint.network_part(find_weights(tmp_path / "tiny.ckpt"))
     sizes = opened.module.spatial_volume.size
@@ -272,7 +272,7 @@ PROJ = "clip_image_encoder.model.visual.proj"
         ),
         (
             lambda s: s.update({VAE_CONV: torch.ones(33, *s[VAE_CONV].shape[1:])}),
-            "has 33 channels, which is no multiple of 32",
+            "has 33 channels, not a multiple of 32",
         ),
         (lambda s: s.update({PATCHES: s[PATCHES][..., :0].clone()}), f"'{re.escape(PATCHES)}' is empty"),
         (lambda s: s.update({PROJ: s[PROJ][:, 1:].clone()}), r"'cc_projection\.weight' is for \d+ channels; wanted"),
@@ -295,7 +295,7 @@ def test_wrong_files_are_refused(file: Path, tmp_path: Path, change: Any, messag
     ("metadata", "message"),
     [
         ({"num_heads": "many"}, "metadata 'num_heads': expected a whole number above 0, got 'many'"),
-        ({"num_heads": "5"}, r"in_layers\.2\.weight' has 32 channels, which is no multiple of 5"),
+        ({"num_heads": "5"}, r"in_layers\.2\.weight' has 32 channels, not a multiple of 5"),
         ({"frustum_volume_depth": "12"}, "metadata 'frustum_volume_depth': expected a multiple of 8, got 12"),
     ],
 )

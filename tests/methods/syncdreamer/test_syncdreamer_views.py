@@ -374,9 +374,7 @@ def write_white_network(folder: Path) -> None:
 def test_matting_cuts_out_what_white_cannot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The official network knows no masks: here its views are white everywhere."""
     monkeypatch.setitem(sys.modules, "rembg", None)
-    with pytest.raises(
-        InputError, match=r"views\.matting: rembg is not installed; install the matting extra: pip install"
-    ):
+    with pytest.raises(InputError, match=r"views\.matting: rembg is not installed; install the matting extra: pip"):
         make(matting=True)
     rembg_that_keeps((8, 4, 28, 24), monkeypatch)
     write_white_network(folder)
