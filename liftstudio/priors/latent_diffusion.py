@@ -222,7 +222,8 @@ def head_count(weights: Weights, name: str, width: int, channels: int) -> int:
     """
     if channels % width:
         raise InputError(
-            f"{weights.path}: {channels} channels are not divisible by the head size {width}; set {name} in its metadata"
+            f"{weights.path}: {channels} channels are not divisible by the head size {width}; "
+            f"set {name} in its metadata"
         )
     return channels // width
 

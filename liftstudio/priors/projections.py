@@ -10,7 +10,7 @@ NEAR = 1e-3  # least depth to divide by
 
 
 def projections(cameras: Cameras) -> Tensor:
-    """Return matrices [T, 3, 4] from world points (x, 1) to (u w, v w, w): u, v in [-1, 1] over the image, w z-depth."""
+    """Return matrices [T, 3, 4] from world points (x, 1) to (u w, v w, w): u, v in [-1, 1] over the image, w depth."""
     c2w = cameras.c2w
     rotation = c2w[:, :3, :3].mT
     w2c = torch.cat([rotation, -rotation @ c2w[:, :3, 3:]], dim=-1)
