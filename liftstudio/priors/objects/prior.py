@@ -29,7 +29,7 @@ class ObjectsPrior(VolumePrior):
     def occupancy(self, posed: PosedImage, points: Tensor) -> Tensor:
         """Return occupancy logits [N] of points [N, 3] in the run's world, from the input image alone.
 
-        Where depth is uncertain they stay below 0 everywhere along a ray, so the surface's level is found by measurement.
+        Where depth is uncertain they stay below 0 throughout; the level of surfaces must be found by measurement.
         """
         lifted = self._lift_alone(posed, is_posed=True)
         axes = turned(posed.camera, -float(posed.camera.azimuth_deg)).c2w[0, :3, :3]
