@@ -52,7 +52,7 @@ class MaskedSDS(ScoreDistillation):
         return self.config.frames or self.prior.frames or FRAMES
 
     def draw_views(self, step: int, generator: torch.Generator) -> Cameras:
-        """Draw a random sine orbit of `frames` cameras, at the distance and field of view of the input view, which is last."""
+        """Draw a random sine orbit of `frames` cameras at the input view's distance and lens; that view is last."""
         config, start = self.config, self.posed.camera
         azimuth_deg, elevation_deg = orbits.random_sine(
             self.frames, start.elevation_deg.item(), config.amplitude_deg, generator, config.azimuth_jitter_deg

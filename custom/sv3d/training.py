@@ -91,7 +91,7 @@ class SV3DTask(PriorTask):
         return torch.where(share < top, high, usual).exp().clamp(LEAST_SIGMA, SV3D.sigma_max)
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the autoencoder's losses at first, later the squared error of v, weighted equally at all noise levels."""
+        """Return the autoencoder's losses at first, later the squared error of v, not weighted by noise level."""
         self.network.steps += 1
         is_coding = self.network.steps <= self.config.autoencoder_steps
         device = batch["images"].device.type
