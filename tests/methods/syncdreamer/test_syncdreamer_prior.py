@@ -224,8 +224,8 @@ def test_its_own_cameras_at_any_scale_and_azimuth(prior: Prior, turn_deg: float)
     ("wrong", "message"),
     [
         (official_cameras(5, SIZE), r"makes its 4 views together, not 5 views"),
-        (turned(official_cameras(VIEWS, SIZE), 2.0), r"another is view 0, at azimuth 2 and elevation 30 degrees"),
-        (official_cameras(VIEWS, SIZE)[[0, 2, 1, 3]], r"another is view 1, at azimuth 180"),
+        (turned(official_cameras(VIEWS, SIZE), 2.0), r"view 0 differs, at azimuth 2 and elevation 30 degrees"),
+        (official_cameras(VIEWS, SIZE)[[0, 2, 1, 3]], r"view 1 differs, at azimuth 180"),
         (orbit_cameras(90 * torch.arange(4), torch.full((4,), 30.0), 2.7, 40, SIZE, SIZE), r"field of view of 40 deg"),
         (
             orbit_cameras(90 * torch.arange(4), torch.full((4,), 20.0), 2.7, 49.1343, SIZE, SIZE),
@@ -276,10 +276,10 @@ PROJ = "clip_image_encoder.model.visual.proj"
         ),
         (lambda s: s.update({PATCHES: s[PATCHES][..., :0].clone()}), f"'{re.escape(PATCHES)}' is empty"),
         (lambda s: s.update({PROJ: s[PROJ][:, 1:].clone()}), r"'cc_projection\.weight' is for \d+ channels; wanted"),
-        (lambda s: s.update({FIRST_CONV: s[FIRST_CONV][:, 1:].clone()}), "is for 7 channels; expected 8"),
+        (lambda s: s.update({FIRST_CONV: s[FIRST_CONV][:, 1:].clone()}), "has 7 channels; expected 8"),
         (
             lambda s: s.update(alphas_cumprod=s["alphas_cumprod"].flip(0)),
-            "a noise schedule that falls, between 1 and 0",
+            "expected decreasing values between 1 and 0",
         ),
     ],
 )

@@ -303,9 +303,9 @@ def test_the_official_network_from_file_to_views(folder: Path, guidance: str, ca
     assert torch.equal(again.images, views.images)
     in_chunks = make(prior={**prior, "chunk": 1}, **options, cache=False)
     assert (in_chunks.over(1.0) - views.over(1.0)).abs().mean() < 2 / 255  # rounding, then 8 bits
-    with pytest.raises(InputError, match=r"makes its 4 views together, not 16 views; expected .* with count: 4$"):
+    with pytest.raises(InputError, match=r"makes its 4 views together, not 16; expected .* with count: 4$"):
         make(prior=prior, **{**options, "count": 16})
-    with pytest.raises(InputError, match="knows its own 4 cameras only"):
+    with pytest.raises(InputError, match="supports its own 4 cameras only"):
         make(prior=prior, **options, fov_deg=40)
 
 
@@ -336,8 +336,8 @@ def test_the_bundled_prior_stands_in(guidance: str) -> None:
         ({"elevation_deg": 41}, r"views\.elevation_deg: expected -10 to 40, got 41"),
         ({"guidance": "harmony"}, r"views\.guidance: expected one of cfg, harmonyview"),
         ({"harmony_scales": [1, -1]}, r"views\.harmony_scales\[1\]: expected 0 or more, got -1"),
-        ({"harmony_scales": [1, 1]}, r"views\.harmony_scales: for guidance: harmonyview alone"),
-        ({"guidance": "harmonyview", "guidance_scale": 2}, r"views\.guidance_scale: for guidance: cfg alone"),
+        ({"harmony_scales": [1, 1]}, r"views\.harmony_scales: only for guidance: harmonyview"),
+        ({"guidance": "harmonyview", "guidance_scale": 2}, r"views\.guidance_scale: only for guidance: cfg"),
         ({"instance": 2}, r"views\.instance: expected 0 to 1, got 2"),
         ({"instance": "first"}, r"views\.instance: expected a whole number of 0 or more or best, got 'first'"),
     ],
