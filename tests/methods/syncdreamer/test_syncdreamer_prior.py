@@ -275,7 +275,7 @@ PROJ = "clip_image_encoder.model.visual.proj"
             "has 33 channels, not a multiple of 32",
         ),
         (lambda s: s.update({PATCHES: s[PATCHES][..., :0].clone()}), f"'{re.escape(PATCHES)}' is empty"),
-        (lambda s: s.update({PROJ: s[PROJ][:, 1:].clone()}), r"'cc_projection\.weight' is for \d+ channels; wanted"),
+        (lambda s: s.update({PROJ: s[PROJ][:, 1:].clone()}), r"'cc_projection\.weight' has \d+ channels; expected"),
         (lambda s: s.update({FIRST_CONV: s[FIRST_CONV][:, 1:].clone()}), "has 7 channels; expected 8"),
         (
             lambda s: s.update(alphas_cumprod=s["alphas_cumprod"].flip(0)),
