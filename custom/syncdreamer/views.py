@@ -159,7 +159,7 @@ def _sheet(instances: Sequence[Tensor], labels: Sequence[str]) -> Tensor:
 
 
 def _all_empty(ranks: Sequence[Rank], chosen: int, instances: Sequence[Tensor]) -> str:
-    """Return an error message with advice; saves an image of all instances in the cache, as no run folder exists yet."""
+    """Return an error message with advice; saves an image of all instances in the cache: no run folder exists yet."""
     path, others = cache_folder() / "views" / "instances.png", [n for n, one in enumerate(ranks) if one.used]
     which, advice = "all instances", "another views.seed, or another views.elevation_deg"
     if others:

@@ -167,7 +167,7 @@ class Prior(Component):
         Raises:
             InputError: this prior was not trained to do without either of them.
         """
-        raise InputError(f"{self.name} has no estimates from the picture alone and from the views alone")
+        raise InputError(f"{self.name} has no estimates from the input image alone and from the views alone")
 
     def sigmas(self, steps: int) -> Tensor:
         """Return [steps + 1] descending noise levels for a sampler; the last is that of the result.

@@ -69,14 +69,12 @@ def load_input_image(path: Path, *, recenter: bool = True, frame_ratio: float = 
     alpha, pieces = main_pieces(alpha, SPECK)
     box = bounding_box(alpha)
     if box is None:
-        raise InputError(f"{path}: no foreground; the picture is transparent everywhere")
+        raise InputError(f"{path}: no foreground; the image is transparent everywhere")
     width, height = box[2] - box[0], box[3] - box[1]
     if max(width, height) < LEAST_SIDE:
         raise InputError(f"{path}: the object is only {width}x{height} pixels; expected {LEAST_SIDE} or more")
     if pieces > 1:
-        log.warning(
-            "%s: %d separate objects are treated as one; if that is wrong, crop the picture to one", path, pieces
-        )
+        log.warning("%s: %d separate objects are treated as one; if that is wrong, crop the image to one", path, pieces)
     if not recenter:
         return _framed(rgb, alpha, (0, 0, rgb.shape[1], rgb.shape[0]), 1.0)
     return _framed(rgb, alpha, box, frame_ratio)
@@ -95,13 +93,13 @@ def _cut_out(path: Path, rgb: Tensor) -> tuple[Tensor, Tensor]:
     background = border_color(rgb)
     if background is None:
         raise InputError(
-            f"{path}: the picture is opaque and its background is not one plain colour; "
-            f"give an RGBA picture, or {matting.INSTALL}"
+            f"{path}: the image is opaque and its background is not one plain colour; "
+            f"give an RGBA image, or {matting.INSTALL}"
         )
     log.info("%s: opaque, cut out by the plain colour of its border", path)
     alpha = alpha_before(rgb, background)
     if not alpha.any():
-        raise InputError(f"{path}: no foreground; the picture is one plain colour")
+        raise InputError(f"{path}: no foreground; the image is one plain colour")
     return (background + (rgb - background) / alpha.clamp_min(1e-6)).clamp(0, 1).where(alpha > 0, 1.0), alpha
 
 
@@ -109,7 +107,7 @@ def _matted(path: Path, rgb: Tensor) -> tuple[Tensor, Tensor]:
     try:
         cut = matting.cut_out(rgb)
     except InputError as error:
-        raise InputError(f"{path}: {error}; give an RGBA picture") from error
+        raise InputError(f"{path}: {error}; give an RGBA image") from error
     log.info("%s: opaque, cut out by rembg (%s)", path, matting.MODEL)
     return cut
 

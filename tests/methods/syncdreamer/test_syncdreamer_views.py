@@ -271,7 +271,7 @@ def test_harmonyview_combines_the_three_estimates(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_prior_without_separate_estimates() -> None:
-    with pytest.raises(InputError, match="tiny ball has no estimates from the picture alone"):
+    with pytest.raises(InputError, match="tiny ball has no estimates from the input image alone"):
         make(guidance="harmonyview")
 
 
@@ -353,7 +353,7 @@ def test_a_picture_without_alpha_before_a_motley_background(folder: Path, monkey
 
     monkeypatch.setitem(sys.modules, "rembg", None)  # the matting extra
     save_image(folder / "motley.png", torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(SEED)))
-    with pytest.raises(InputError, match="give an RGBA picture, or install the matting extra"):
+    with pytest.raises(InputError, match="give an RGBA image, or install the matting extra"):
         make(image="motley.png")
 
 
