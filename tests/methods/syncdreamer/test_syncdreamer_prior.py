@@ -223,7 +223,7 @@ def test_its_own_cameras_at_any_scale_and_azimuth(prior: Prior, turn_deg: float)
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (official_cameras(5, SIZE), r"makes its 4 views together, not 5 views"),
+        (official_cameras(5, SIZE), r"makes its 4 views together, not 5"),
         (turned(official_cameras(VIEWS, SIZE), 2.0), r"view 0 differs, at azimuth 2 and elevation 30 degrees"),
         (official_cameras(VIEWS, SIZE)[[0, 2, 1, 3]], r"view 1 differs, at azimuth 180"),
         (orbit_cameras(90 * torch.arange(4), torch.full((4,), 30.0), 2.7, 40, SIZE, SIZE), r"field of view of 40 deg"),

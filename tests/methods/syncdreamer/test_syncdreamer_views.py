@@ -315,7 +315,7 @@ def test_another_number_of_views_is_refused_before_the_weights_are_loaded(folder
     del state["first_stage_model.decoder.conv_out.bias"]
     save_file(state, folder / "part.safetensors", metadata=NUMBERS)
     for kind in ("auto", "syncdreamer"):
-        with pytest.raises(InputError, match="makes its 4 views together, not 16 views"):
+        with pytest.raises(InputError, match="makes its 4 views together, not 16"):
             make(prior={"type": kind, "weights": "part.safetensors"})
     with pytest.raises(InputError, match="is missing"):
         make(prior={"type": "auto", "weights": "part.safetensors"}, count=4)
