@@ -99,8 +99,8 @@ class Prior(Component):
     name: str  # for logs
     resolution: int  # pixels across its square images
     latent_shape: tuple[int, int, int]  # channels, height, width of one frame's latents
-    sigma_min: float  # least and
-    sigma_max: float  # highest noise level it was trained for
+    sigma_min: float  # lowest noise level it was trained for
+    sigma_max: float  # highest one
     frames: int  # number of views it denoises together; 0: any number
     steps: int = 50  # default number of denoising steps
     ancestral_steps: int | None = None  # the same for ancestral sampling; none: as many

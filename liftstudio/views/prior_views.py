@@ -60,9 +60,7 @@ class GeneratedViews(ViewSource):
         matting: bool = False  # cut out views without masks by rembg, not by their white: for objects with white parts
         distance: Distance = 3.6  # of the cameras from the object's centre, world units: twice its longest side
         fov_deg: FovDeg = 33.8  # field of view of the cameras
-        enhance: Annotated[ComponentSpec, "view-enhancer"] | None = (
-            None  # repaints the views with the texture of the input image
-        )
+        enhance: Annotated[ComponentSpec, "view-enhancer"] | None = None  # adds the input image's texture to the views
         maps: Annotated[ComponentSpec, "map-estimator"] | None = None  # estimates the depth and normals of the views
         held_out: bool = False  # use generated views for display and evaluation only, not for guidance
         cache: bool = True  # keep the prior's output for the next run ($LIFTSTUDIO_CACHE or ~/.cache/liftstudio)
@@ -285,7 +283,7 @@ class PriorViews(GeneratedViews):
         image: str  # input image: RGBA, or opaque with a plain background or the matting extra
         elevation_deg: ElevationDeg = 10.0  # of the input image's camera, degrees above the object's horizon
         recenter: bool = True  # frame the object's bounding box; false: the whole image
-        frame_ratio: FrameRatio = FRAME_RATIO  # share of the frame that the longer side of that box takes
+        frame_ratio: FrameRatio = FRAME_RATIO  # share of the frame that the longer side of the box takes
 
     config: Config
     not_deciding = GeneratedViews.not_deciding | {"image"}
