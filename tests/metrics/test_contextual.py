@@ -215,5 +215,5 @@ def test_bad_input(generator: torch.Generator) -> None:
         contextual_similarity(torch.rand(3, 4), torch.rand(3, 5))
     with pytest.raises(ValueError, match="expected features, got 0 and 3"):
         contextual_similarity(torch.rand(0, 4), torch.rand(3, 4))
-    with pytest.raises(InputError, match="bandwidth: wanted"):
+    with pytest.raises(InputError, match="bandwidth: expected"):
         contextual_similarity(torch.rand(3, 4), torch.rand(3, 4), 0.0)

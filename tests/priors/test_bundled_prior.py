@@ -48,7 +48,7 @@ def estimate(prior: Prior, toy: Sample, sigma: float) -> tuple[Tensor, Tensor]:
 
 
 def test_one_evaluation_is_far_above_the_baselines(prior: Prior) -> None:
-    """Repeating the posed gives about 15 dB on unseen toys, this prior about 21.5."""
+    """Repeating the input image gives about 15 dB on unseen toys, this prior about 21.5."""
     orbit = cameras(*sine(8, ELEVATION_DEG, 20.0))[:7]
     toys = [sample(index, orbit, front_deg) for index, front_deg in enumerate((-30.0, -10.0, 10.0, 30.0))]
     found = [psnr(estimate(prior, toy, prior.sigma_max)[0], toy.images[..., :3]).mean() for toy in toys]

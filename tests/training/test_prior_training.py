@@ -204,7 +204,7 @@ def test_a_missing_package_is_named(
     monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
     monkeypatch.delitem(sys.modules, "liftstudio.training.loop", raising=False)
     assert train() == command_line.BAD_INPUT
-    assert capsys.readouterr().err == "error: training needs a package: pip install pytorch-lightning\n"
+    assert capsys.readouterr().err == "error: training needs pytorch-lightning: pip install pytorch-lightning\n"
 
 
 def test_training_on_captures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,11 +255,11 @@ def test_packaged_weights_are_checked(tmp_path: Path, monkeypatch: pytest.Monkey
     changed = bytearray(weights.read_bytes())
     changed[-1] ^= 1
     weights.write_bytes(changed)
-    with pytest.raises(InputError, match=r"damaged, its SHA-256 is not that in .*SHA256SUMS"):
+    with pytest.raises(InputError, match=r"damaged, its SHA-256 differs from .*SHA256SUMS"):
         open_weights("asset://priors/x")
     assert open_weights(str(place)).path == weights  # a user's own folder needs no digest
     (place / "SHA256SUMS").unlink()
-    with pytest.raises(InputError, match="no digest of it in"):
+    with pytest.raises(InputError, match="its digest is missing in"):
         open_weights("asset://priors/x")
 
 

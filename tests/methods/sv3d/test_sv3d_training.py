@@ -85,7 +85,9 @@ def test_views_from_anywhere_become_an_orbit() -> None:
     sorted_, straight = (training.closed(each) for each in (mixed, sample))
     assert torch.equal(sorted_.images, straight.images)
     assert torch.equal(sorted_.rig.views.c2w, straight.rig.views.c2w)
-    torch.testing.assert_close(straight.images, sample.images, rtol=0, atol=2e-2)  # the posed is rendered by itself
+    torch.testing.assert_close(
+        straight.images, sample.images, rtol=0, atol=2e-2
+    )  # the input view is rendered by itself
 
 
 def test_noise_levels() -> None:
