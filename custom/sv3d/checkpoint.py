@@ -1,4 +1,4 @@
-"""The official SV3D file: its names, its sizes by the shapes in it, and its three networks."""
+"""The official SV3D file: its names, sizes (read from shapes) and three networks."""
 
 from collections.abc import Iterable, Sequence
 
@@ -19,7 +19,7 @@ from liftstudio.priors.latent_diffusion import (
 from .layout import CLIP, UNET, UNUSED, VAE, number, vector_width
 from .network import SV3DUNet
 
-# What this network has besides that of other latent diffusion models.
+# Parts of this network that other latent diffusion models do not have.
 _PARTS = {
     "add_embedding.linear_1": "label_emb.0.0",
     "add_embedding.linear_2": "label_emb.0.2",
@@ -31,10 +31,10 @@ _PARTS = {
 
 
 def open_parts(weights: Weights) -> tuple[Part, Part, Part]:
-    """U-Net, autoencoder and CLIP image tower of an official file, all checked, none read.
+    """Open U-Net, autoencoder and CLIP image tower of an official file; they are checked, but no weight is read.
 
     Raises:
-        InputError: a weight is missing, has another shape, or belongs to none of the three.
+        InputError: a weight is missing, has the wrong shape, or belongs to none of the three.
     """
     parts = (
         unet_part(weights),
@@ -48,10 +48,10 @@ def open_parts(weights: Weights) -> tuple[Part, Part, Part]:
 
 
 def unet_part(weights: Weights) -> Part:
-    """The denoising network; the width of its heads is what no shape tells.
+    """Return the denoising network; the width of its attention heads is not determined by shapes.
 
     Raises:
-        InputError: a weight that tells a size is missing, or tells an impossible one.
+        InputError: a weight that determines a size is missing or has an impossible shape.
     """
     width, sizes = vector_width(weights), unet_sizes(weights, UNET)
     name = "num_head_channels"
@@ -66,6 +66,6 @@ def unet_part(weights: Weights) -> Part:
 
 
 def unet_sources(names: Iterable[str], layers: int, levels_with_attention: Sequence[bool]) -> Sources:
-    """Sources of the denoising network's weights; see `latent_diffusion.unet_sources`."""
+    """Return the sources of the denoising network's weights; see `latent_diffusion.unet_sources`."""
     sources = latent_diffusion.unet_sources(names, layers, levels_with_attention, UNET, _PARTS)
     return {name: (key.replace("spatial_res_block.", ""), change) for name, (key, change) in sources.items()}

@@ -1,4 +1,4 @@
-"""SV3D's estimate of clean latents: scaling, conditions and guidance about the network; in float32."""
+"""SV3D's estimate of clean latents: scaling, conditioning and guidance around the network; in float32."""
 
 from dataclasses import dataclass
 
@@ -11,22 +11,22 @@ from liftstudio.priors.parameterization import v_scaling
 
 @dataclass(frozen=True)
 class Condition:
-    """The input image as the network sees it.
+    """The encoded input image.
 
-    embedding: [tokens, D] float32 of the CLIP tower.
-    latent:    [4, h, w] float32 of the autoencoder, not scaled.
+    embedding: [tokens, D] float32, from the CLIP tower.
+    latent:    [4, h, w] float32, from the autoencoder, unscaled.
     """
 
     embedding: Tensor
     latent: Tensor
 
     def unconditional(self) -> "Condition":
-        """The other branch of guidance: no image; the frames' vectors stay."""
+        """Return the unconditional branch of guidance: without the image; the frame vectors are kept."""
         return Condition(torch.zeros_like(self.embedding), torch.zeros_like(self.latent))
 
 
 def estimate_x0(unet: nn.Module, latents: Tensor, sigma: float, conditions: list[Condition], vectors: Tensor) -> Tensor:
-    """Estimates of x0 [B, T, 4, h, w] of the same noisy latents under B conditions, in one batch.
+    """Return estimates of x0 [B, T, 4, h, w] from the same noisy latents under B conditions, in one batch.
 
     Args:
         latents: [T, 4, h, w] float32, x0 + sigma * noise.
@@ -55,7 +55,7 @@ def guided_x0(
     *,
     in_one_batch: bool,
 ) -> Tensor:
-    """The guided estimate of x0 [T, 4, h, w]; `guidance_scale` [T], the rest as for `estimate_x0`."""
+    """Return the guided estimate of x0 [T, 4, h, w]; `guidance_scale`: [T]; the rest as for `estimate_x0`."""
     branches = [condition, condition.unconditional()]
     if in_one_batch:
         both = estimate_x0(unet, latents, sigma, branches, vectors)
@@ -65,9 +65,9 @@ def guided_x0(
 
 
 def triangle(frames: int, least: float = 1.0, most: float = 2.5) -> Tensor:
-    """[T] guidance scales of a closed orbit: `least` at both ends, `most` half-way, linear between.
+    """Return guidance scales [T] of a closed orbit: `least` at both ends, `most` half-way, linear in between.
 
-    The defaults are those of SV3D: weak where the input image is near, strong behind the object.
+    The defaults are SV3D's: weak near the input view, strong behind the object.
     """
     half_way = 1 - (2 * torch.linspace(0, 1, frames) - 1).abs()
     return least + (most - least) * half_way

@@ -1,4 +1,4 @@
-"""Masked score distillation: the prior paints what the reference views have not seen."""
+"""Masked score distillation: the prior fills in the surface that no reference view has seen."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
@@ -19,24 +19,24 @@ from liftstudio.priors.classifier_free import GuidanceScale
 from .denoising import triangle
 from .visibility import facing, unseen
 
-FRAMES = 12  # views of an orbit, for a prior that takes any number
+FRAMES = 12  # views of an orbit for priors that take any number
 
 
 @register("sv3d-masked-sds")
 class MaskedSDS(ScoreDistillation):
-    """SV3D's masked score distillation on random closed orbits that end at the input view.
+    """SV3D's masked score distillation, on random closed orbits that end at the input view.
 
-    After Voleti et al. 2024, "SV3D", sec. 4. The paper leaves the orbits, the noise levels and all weights open.
+    After Voleti et al. 2024, "SV3D", sec. 4. The paper does not specify the orbits, the noise levels and the weights.
     """
 
     @dataclass(kw_only=True)
     class Config(ScoreDistillation.Config):
-        guidance_scale: GuidanceScale = 0.0  # opposite the input view, falling to 1 at it; 0: what suits the prior
+        guidance_scale: GuidanceScale = 0.0  # opposite the input view, falling to 1 at it; 0: the prior's default
         frames: Annotated[int, Range(2, or_zero=True)] = 0  # views of an orbit, with the input view; 0: the prior's
-        amplitude_deg: NonNegativeFloat = 40.0  # largest swing of an orbit in elevation, up or down
-        azimuth_jitter_deg: float = 5.0  # azimuths move by up to this; below half a step of the orbit
-        # Which latents count: those of surface that no reference view looks at, fading in (soft) or at once (hard);
-        # a view that is occluded does not look (soft-z-test); all of them (none).
+        amplitude_deg: NonNegativeFloat = 40.0  # largest elevation swing of an orbit, up or down
+        azimuth_jitter_deg: float = 5.0  # largest random shift of azimuths; below half a step of the orbit
+        # Latents that count: those of surface that no reference view faces, with a soft or hard edge; soft-z-test
+        # also treats surface that is occluded in a view as unseen by it; none: all latents.
         mask: Literal["soft", "hard", "none", "soft-z-test"] = "soft"  # what counts: unseen surface only, or all (none)
 
     config: Config
@@ -48,11 +48,11 @@ class MaskedSDS(ScoreDistillation):
 
     @property
     def frames(self) -> int:
-        """Views of an orbit."""
+        """Number of views of an orbit."""
         return self.config.frames or self.prior.frames or FRAMES
 
     def draw_views(self, step: int, generator: torch.Generator) -> Cameras:
-        """`frames` cameras of a random sine orbit at the input view's distance and field of view, that view last."""
+        """Draw a random sine orbit of `frames` cameras at the input view's distance and lens; that view is last."""
         config, start = self.config, self.posed.camera
         azimuth_deg, elevation_deg = orbits.random_sine(
             self.frames, start.elevation_deg.item(), config.amplitude_deg, generator, config.azimuth_jitter_deg
@@ -62,11 +62,11 @@ class MaskedSDS(ScoreDistillation):
         return orbit_cameras(azimuth_deg + start.azimuth_deg, elevation_deg, start.distance, fov_deg, size, size)
 
     def guidance_scales(self, frames: int) -> Tensor:
-        """[T] the triangle of SV3D's sampling."""
+        """Return the guidance scales [T] of SV3D's sampler, see `triangle`."""
         return triangle(frames, most=self.config.guidance_scale or self.prior.guidance_scale).to(self.device)
 
     def request(self, step: int, generator: torch.Generator) -> DistillationRequest:
-        """The orbit; for the z-test the reference cameras behind it, from which the depth is seen."""
+        """Return the orbit's request; for the z-test, reference cameras are appended to render their depth."""
         request = super().request(step, generator)
         if self.config.mask != "soft-z-test":
             return request
@@ -74,19 +74,19 @@ class MaskedSDS(ScoreDistillation):
         return replace(request, cameras=concatenate([orbit, self.reference.resized(orbit.height, orbit.width)]))
 
     def passes(self) -> frozenset[str]:
-        """What visibility is computed from."""
+        """Return the render passes that visibility is computed from."""
         names = {"soft-z-test": {"points", "normal", "depth"}, "none": set[str]()}
         return frozenset(names.get(self.config.mask, {"points", "normal"}))
 
     def latent_mask(self, render: Render) -> Tensor:
-        """[T, 1, h, w] the mean over each latent's pixels of the mask; 0 at the input view."""
+        """Return the mask, averaged over each latent's pixels, [T, 1, h, w]; 0 at the input view."""
         pixels = self._pixel_mask(render).permute(0, 3, 1, 2)
         mask = F.interpolate(pixels, self.prior.latent_shape[1:], mode="area")
         mask[-1] = 0
         return mask
 
     def _pixel_mask(self, render: Render) -> Tensor:
-        """[T, H, W, 1] in [0, 1], 0 beside the object; without a mask 1 everywhere."""
+        """Return the mask [T, H, W, 1] in [0, 1]; 0 on the background; 1 everywhere for `mask: none`."""
         frames, mode = self.frames, self.config.mask
         if mode == "none":
             return torch.ones_like(render.opacity[:frames])

@@ -1,4 +1,4 @@
-"""What kind of SV3D file this is; light, since every command may ask."""
+"""Recognition of SV3D files and their variant; light imports only, as every command may need it."""
 
 import re
 
@@ -15,30 +15,30 @@ VAE = "conditioner.embedders.1.encoder."
 UNUSED = re.compile(r"conditioner\.embedders\.0\.open_clip\.model\.(?!visual\.)|first_stage_model\.|denoiser\.")
 VECTOR = f"{UNET}label_emb.0.0.weight"
 VARIANTS = {COND_AUG_WIDTH + 2 * ANGLE_WIDTH: "sv3d_p", COND_AUG_WIDTH: "sv3d_u"}  # by the width of the frame vectors
-# What shapes cannot tell: of the official models. Other files say theirs under these names in their metadata.
+# Sizes that shapes do not reveal, for the official models. Other files give theirs under these names in their metadata.
 NUMBERS = {"num_head_channels": 64, "clip_head_channels": 80, "image_size": 576, "num_frames": 21}
 
 
 def is_sv3d(weights: Weights) -> bool:
-    """Whether these are weights of SV3D, with cameras (sv3d_p) or without (sv3d_u), in the official layout."""
+    """Return whether these are SV3D weights, with cameras (sv3d_p) or without (sv3d_u), in the official layout."""
     return VECTOR in weights and weights.shapes[VECTOR][-1] in VARIANTS
 
 
 def vector_width(weights: Weights) -> int:
-    """Width of the vector that each frame's layers get, which tells the variant.
+    """Return the width of the frame vectors, which determines the variant.
 
     Raises:
-        InputError: not SV3D's weights.
+        InputError: these are not SV3D's weights.
     """
     if VECTOR not in weights:
         raise InputError(f"{weights.path}: not SV3D's weights in their official layout: '{VECTOR}' is missing")
     if not is_sv3d(weights):
         known = " or ".join(f"{width} ({name})" for width, name in VARIANTS.items())
         found = list(weights.shapes[VECTOR])
-        raise InputError(f"{weights.path}: not SV3D's weights: '{VECTOR}' has shape {found}, its width must be {known}")
+        raise InputError(f"{weights.path}: not SV3D's weights: '{VECTOR}' has shape {found}, expected width {known}")
     return weights.shapes[VECTOR][-1]
 
 
 def number(weights: Weights, name: str) -> int:
-    """One of NUMBERS: the file's own, or that of the official models; see `metadata_number`."""
+    """Return one of NUMBERS: the file's own, or that of the official models; see `metadata_number`."""
     return metadata_number(weights, name, NUMBERS[name])

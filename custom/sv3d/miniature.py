@@ -1,4 +1,4 @@
-"""SV3D's three networks together, of any size, while they are trained; and their file in the official layout."""
+"""SV3D's three networks, of any size, for training; and their file in the official layout."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,26 +25,26 @@ from .layout import CLIP, VAE, number
 from .network import SV3DUNet
 
 LATENT_CHANNELS = 4
-VECTOR_WIDTH = COND_AUG_WIDTH + 2 * ANGLE_WIDTH  # of the variant that knows cameras
-GROUPS = 32  # of the group norms: every width is a multiple of it
+VECTOR_WIDTH = COND_AUG_WIDTH + 2 * ANGLE_WIDTH  # of the variant that is conditioned on cameras
+GROUPS = 32  # of the group norms: every width is a multiple of this
 
 Widths = Annotated[tuple[Annotated[int, Range(multiple_of=GROUPS)], ...], MinLength(1)]
 
 
 @dataclass(frozen=True)
 class Size:
-    """What fixes the networks' shapes."""
+    """The options that fix the networks' shapes."""
 
-    widths: Widths = (64, 128)  # of the denoising network, from the finest level to the coarsest
-    layers: PositiveInt = 1  # its residual blocks per level
-    head_width: PositiveInt = 64  # channels of one of its attention heads
-    autoencoder_widths: Widths = (32, 64, 64)  # from the finest level; each but the last is halved after it
-    autoencoder_layers: PositiveInt = 1  # its residual blocks per level
-    tower_width: PositiveInt = 96  # of the image tower
-    tower_layers: PositiveInt = 3  # its blocks
-    tower_head_width: PositiveInt = 32  # channels of one of its attention heads
-    patch: PositiveInt = 8  # pixels across one of its patches
-    embedding: PositiveInt = 96  # width of what it tells of the picture
+    widths: Widths = (64, 128)  # channels of the denoising network, per level, the finest first
+    layers: PositiveInt = 1  # residual blocks of the denoising network per level
+    head_width: PositiveInt = 64  # channels per attention head of the denoising network
+    autoencoder_widths: Widths = (32, 64, 64)  # channels per level, the finest first; each next level has half the size
+    autoencoder_layers: PositiveInt = 1  # residual blocks of the autoencoder per level
+    tower_width: PositiveInt = 96  # channels of the image tower
+    tower_layers: PositiveInt = 3  # transformer blocks of the image tower
+    tower_head_width: PositiveInt = 32  # channels per attention head of the image tower
+    patch: PositiveInt = 8  # pixels across a patch of the image tower
+    embedding: PositiveInt = 96  # width of the image tower's embedding
 
     def __post_init__(self) -> None:
         check_multiples("widths", self.widths, self.head_width)
@@ -52,16 +52,16 @@ class Size:
 
     @property
     def shrink(self) -> int:
-        """Pixels of an image along one of the latents."""
+        """Factor between the resolutions of images and latents."""
         return 2 ** (len(self.autoencoder_widths) - 1)
 
     @property
     def heads(self) -> dict[str, int]:
-        """What no shape in the file tells of the networks, by its name in the file's metadata."""
+        """Head sizes, which no shape in the file reveals, by their names in the file's metadata."""
         return {"num_head_channels": self.head_width, "clip_head_channels": self.tower_head_width}
 
     def check_resolution(self, resolution: int) -> None:
-        """Raise an InputError for images of so many pixels that some level would have a fraction of one."""
+        """Raise an InputError if the networks' levels and patches do not divide the image resolution."""
         for factor in (self.shrink * 2 ** (len(self.widths) - 1), self.patch):
             if resolution % factor:
                 raise InputError(
@@ -70,17 +70,18 @@ class Size:
 
 
 class TrainableSV3D(nn.Module):
-    """Denoising network, autoencoder and image tower with random weights.
+    """Denoising network, autoencoder and image tower, initialised with random weights.
 
-    While the autoencoder is trained its latents have any scale. They are brought to mean 0 and deviation 1 per channel
-    by their measured moments; in the file that is part of the autoencoder, so that the official scale fits.
+    While the autoencoder is trained, its latents have an arbitrary scale. They are normalised to mean 0 and standard
+    deviation 1 per channel by their measured moments. In the file this is part of the autoencoder, so that the official
+    scale fits.
     """
 
     steps: Tensor  # [] training steps so far
     moments: Tensor  # [2, 4] mean and mean square of each channel of the autoencoder's latents
 
     def __init__(self, size: Size, resolution: int) -> None:
-        """resolution: pixels across the images."""
+        """Build the networks; resolution: pixels across the images."""
         super().__init__()
         self.size, self.resolution = size, resolution
         self.unet = _make_unet(size)
@@ -90,30 +91,30 @@ class TrainableSV3D(nn.Module):
         self.register_buffer("moments", unit_moments(LATENT_CHANNELS))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Most likely latents [B, 4, h, w], float32 of mean 0 and deviation 1, of images [B, 3, R, R] in [-1, 1]."""
+        """Encode images [B, 3, R, R] in [-1, 1] to the mode of their latents, [B, 4, h, w] float32, normalised."""
         mean, deviation = (values[:, None, None] for values in mean_and_deviation(self.moments))
         return (self.autoencoder.encode(images).latent_dist.mode().float() - mean) / deviation
 
     def measure(self, latents: Tensor) -> None:
-        """Keep account of the moments of the autoencoder's own latents [B, 4, h, w]."""
+        """Update the moments with latents [B, 4, h, w] of the autoencoder, not normalised."""
         measure(self.moments, latents, self.steps)
 
     def load(self, weights: Weights) -> None:
-        """Go on from a file in the official layout; its autoencoder is taken to be finished.
+        """Continue from a file in the official layout; its autoencoder is taken as fully trained.
 
         Raises:
-            InputError: not of this size.
+            InputError: the file does not have this size.
         """
         for name, value in self.size.heads.items():
             if number(weights, name) != value:
-                raise InputError(f"{weights.path}: its {name} is {number(weights, name)}, that of task.size is {value}")
+                raise InputError(f"{weights.path}: its {name} is {number(weights, name)}, but task.size has {value}")
         for module, sources in self._parts(self.autoencoder):
             load_module(module, weights, sources, torch.float32, torch.device("cpu"))
         self.requires_grad_(True).train()
         self.moments.copy_(torch.tensor([[0.0], [LATENT_SCALE**-2]]).expand_as(self.moments))
 
     def write(self, path: Path, frames: int) -> None:
-        """Write the official layout in float16. frames: views it was trained on together, for the metadata."""
+        """Write the official layout in float16. frames: number of views trained on together, for the metadata."""
         state: dict[str, Tensor] = {}
         for module, sources in self._parts(standardized(self.autoencoder, self.moments)):
             state |= official_state(module, sources)
@@ -123,7 +124,7 @@ class TrainableSV3D(nn.Module):
             save_file(half, temporary, {name: str(value) for name, value in numbers.items()})
 
     def _parts(self, autoencoder: Any) -> Iterator[tuple[Any, Sources]]:
-        """The networks, with this autoencoder, and where their weights are in a file."""
+        """Yield the networks, with this autoencoder, and the sources of their weights in a file."""
         size = self.size
         yield self.unet, unet_sources(self.unet.state_dict(), size.layers, [True] * len(size.widths))
         yield autoencoder, vae_sources(autoencoder.state_dict(), len(size.autoencoder_widths), VAE)

@@ -1,4 +1,4 @@
-"""SV3D's denoising network: Stable Video Diffusion's, with a camera per frame."""
+"""SV3D's denoising network: that of Stable Video Diffusion, with a camera per frame."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ import torch
 from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from torch import Tensor, nn
 
-RESNET_EPS = 1e-5  # of the official network; diffusers' blocks with attention have 1e-6
+RESNET_EPS = 1e-5  # of the official network; diffusers' blocks with attention use 1e-6
 
 
 class SV3DUNet(UNetSpatioTemporalConditionModel):
-    """The stock network with the official GroupNorm eps, and a vector for every frame instead of one per video."""
+    """The network of diffusers with the official GroupNorm eps and a vector per frame instead of one per video."""
 
     up_blocks: Any  # diffusers is untyped
 
@@ -22,21 +22,21 @@ class SV3DUNet(UNetSpatioTemporalConditionModel):
             if ".temporal_transformer_blocks." in name and name.endswith(".attn2"):
                 module.register_forward_pre_hook(_with_contiguous_context, with_kwargs=True)
 
-    def forward(  # type: ignore[override]  # other inputs than the stock network's
+    def forward(  # type: ignore[override]  # its inputs differ from the base class's
         self, sample: Tensor, c_noise: Tensor, context: Tensor, vectors: Tensor
     ) -> Tensor:
-        """The network's raw output [B, T, 4, h, w], in its own dtype.
+        """Return the network's raw output [B, T, 4, h, w], in the network's dtype.
 
         Args:
-            sample: [B, T, 8, h, w] noisy latents of unit scale, then the latents of the input image.
-            c_noise: [B] float32, a quarter of the logarithm of the noise level.
+            sample: [B, T, 8, h, w] noisy latents of unit variance, then the latents of the input image.
+            c_noise: [B] float32, a quarter of the natural logarithm of the noise level.
             context: [B, tokens, D] embedding of the input image.
             vectors: [B, T, A] float32, see `conditioning.frame_vectors`.
         """
         videos, frames = sample.shape[:2]
         shared = {
             "temb": self._embedding(c_noise, vectors),
-            # zeros: these are videos, not single images, and the temporal layers count
+            # zeros: these are videos, not single images, so the temporal layers are used
             "image_only_indicator": torch.zeros(videos, frames, dtype=self.dtype, device=sample.device),
         }
         attended = {**shared, "encoder_hidden_states": context.to(self.dtype).repeat_interleave(frames, dim=0)}
@@ -45,7 +45,7 @@ class SV3DUNet(UNetSpatioTemporalConditionModel):
         return output.unflatten(0, (videos, frames))
 
     def _embedding(self, c_noise: Tensor, vectors: Tensor) -> Tensor:
-        """[B * T, E] of noise level and frame vectors."""
+        """Embed noise levels and frame vectors, [B * T, E]."""
         time = self.time_embedding(self.time_proj(c_noise).to(self.dtype))
         per_frame = self.add_embedding(vectors.flatten(0, 1).to(self.dtype))
         return time.repeat_interleave(vectors.shape[1], dim=0) + per_frame
@@ -66,7 +66,7 @@ class SV3DUNet(UNetSpatioTemporalConditionModel):
 
 
 def _with_contiguous_context(_: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:
-    """Copy what diffusers only expands to all pixels: its product with a matrix is three times as fast and exacter."""
+    """Copy the context that diffusers only expands to all pixels: matmuls get three times as fast and more accurate."""
     return inputs, {**options, "encoder_hidden_states": options["encoder_hidden_states"].contiguous()}
 
 

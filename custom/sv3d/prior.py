@@ -1,4 +1,4 @@
-"""SV3D behind the interface of all priors."""
+"""SV3D as a `Prior`."""
 
 from dataclasses import dataclass
 
@@ -22,16 +22,16 @@ from .layout import VARIANTS, is_sv3d, number, vector_width
 
 @register("sv3d")
 class SV3D(LatentPrior):
-    """Stability AI's SV3D (sv3d_p or sv3d_u, as the file says): 21 views of a closed orbit, from the official file."""
+    """Stability AI's SV3D (sv3d_p or sv3d_u, by the file): 21 views of a closed orbit, from the official file."""
 
     published = (
         "the official files sv3d_p.safetensors and sv3d_u.safetensors are published at huggingface.co/stabilityai/sv3d "
-        "under Stability AI's research community licence (not for commercial use without theirs)"
+        "under Stability AI's research community licence (commercial use needs a licence from them)"
     )
 
     @dataclass
     class Config(Prior.Config):
-        guide_in_one_batch: bool = False  # both halves of guidance at once: faster on large GPUs, twice the memory
+        guide_in_one_batch: bool = False  # both guidance branches in one batch: faster on large GPUs, twice the memory
 
     config: Config
     own_chunk = 2  # about 3 GB at 576 pixels
@@ -56,30 +56,30 @@ class SV3D(LatentPrior):
 
     def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
         if self.frames != len(cameras):
-            log.warning("%s was trained on %d views at once, not %d", self.name, self.frames, len(cameras))
+            log.warning("%s was trained on %d views at a time, not %d", self.name, self.frames, len(cameras))
         off_deg = (cameras.azimuth_deg[-1] - input_camera.azimuth_deg[0] + 180) % 360 - 180
         rise_deg = cameras.elevation_deg[-1] - input_camera.elevation_deg[0]
         if max(off_deg.abs(), rise_deg.abs()) > SAME_DEG:
             raise InputError(
-                "orbit: it must be closed, with the input view last; its last camera is "
-                f"{off_deg:.4g} degrees in azimuth and {rise_deg:.4g} in elevation from the input's"
+                "orbit: it must be closed, with the input view last; its last camera is off by "
+                f"{off_deg:.4g} degrees in azimuth and {rise_deg:.4g} in elevation"
             )
         before_deg = (cameras.azimuth_deg - cameras.azimuth_deg[-1])[:-1] % 360
         if (before_deg.diff(prepend=before_deg.new_zeros(1)) <= 0).any():
-            raise InputError("orbit: its azimuths must ascend from the input view, once round")
+            raise InputError("orbit: its azimuths must ascend from the input view, in a single turn")
         self._check_elevations(cameras.elevation_deg)
 
     def _check_elevations(self, elevation_deg: Tensor) -> None:
         low, high = elevation_deg.min(), elevation_deg.max()
         if self.variant == "sv3d_u" and high - low > SAME_DEG:
             raise InputError(
-                f"orbit: {self.name} knows no cameras and keeps the input's elevation, but the orbit goes from "
+                f"orbit: {self.name} ignores cameras and keeps the input's elevation, but the orbit goes from "
                 f"{low:.4g} to {high:.4g} degrees; use a static orbit, or sv3d_p weights"
             )
 
     @torch.no_grad()
     def condition(self, posed: PosedImage) -> Condition:
-        """Embedding and latents of the input image.
+        """Return embedding and latents of the input image.
 
         The CLIP tower is in memory only here. The noise on the image (standard deviation 1e-5) is always the same.
         """

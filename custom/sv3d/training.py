@@ -1,4 +1,4 @@
-"""How SV3D in miniature is trained: first its autoencoder, then the denoising network with the image tower."""
+"""Training of SV3D in miniature: first the autoencoder, then the denoising network with the image tower."""
 
 import math
 import tempfile
@@ -29,34 +29,34 @@ from .denoising import triangle
 from .miniature import LATENT_CHANNELS, VECTOR_WIDTH, Size, TrainableSV3D
 from .prior import SV3D
 
-LEVELS = (SV3D.sigma_max, 5.0, 1.0)  # noise levels that are measured
-SHEET_SIGMAS = (16, 0.02, SV3D.sigma_max)  # steps, least and highest noise level of the sampler, for the sheets
+LEVELS = (SV3D.sigma_max, 5.0, 1.0)  # noise levels for evaluation
+SHEET_SIGMAS = (16, 0.02, SV3D.sigma_max)  # steps, least and highest noise level of the sampler for the sheets
 LEAST_SIGMA = 0.02  # in training
-TOP_LOG_SIGMA = (2.0, math.log(SV3D.sigma_max))  # ends of the range in which ln(sigma) of `top_share` is uniform
+TOP_LOG_SIGMA = (2.0, math.log(SV3D.sigma_max))  # range in which ln(sigma) of `top_share` is uniform
 
 
 @register("sv3d")
 class SV3DTask(PriorTask):
-    """SV3D's own architecture in miniature, on orbits that end at the input view."""
+    """Trains SV3D's own architecture in miniature, on orbits that end at the input view."""
 
     @dataclass
     class Config:
         size: Size = field(default_factory=Size)  # of the networks
-        autoencoder_steps: PositiveInt = 2000  # at the beginning, for the autoencoder alone; none after `start_from`
-        lambda_l1: NonNegativeFloat = 1.0  # weight of the absolute error of decoded images, beside that of the square
-        lambda_kl: NonNegativeFloat = 1e-4  # weight of the divergence of the latents from unit noise
-        drop_image: UnitFloat = 0.12  # share of objects without input image, for guidance
-        top_share: UnitFloat = 0.15  # of objects at high noise levels, with ln(sigma) uniform up to 700
-        log_sigma: tuple[float, float] = (0.7, 1.6)  # mean and deviation of ln(sigma) of the others
+        autoencoder_steps: PositiveInt = 2000  # first steps, for the autoencoder alone; none after `start_from`
+        lambda_l1: NonNegativeFloat = 1.0  # weight of the absolute error of decoded images, next to the squared error
+        lambda_kl: NonNegativeFloat = 1e-4  # weight of the KL divergence of the latents from a unit normal
+        drop_image: UnitFloat = 0.12  # share of objects without input image, for classifier-free guidance
+        top_share: UnitFloat = 0.15  # share of objects at high noise levels, with ln(sigma) uniform up to ln(700)
+        log_sigma: tuple[float, float] = (0.7, 1.6)  # mean and standard deviation of ln(sigma) of the others
 
     network: TrainableSV3D
-    has_phases = True  # first the autoencoder, then the others
+    has_phases = True  # first the autoencoder, then the other networks
 
     def __init__(self, config: Config, data: DataConfig, dtype: torch.dtype) -> None:
         config.size.check_resolution(data.resolution)
         least, self.frames = counts(data.rig)
         if least < 2:
-            raise InputError(f"data.rig.views: expected 2 or more, a round that ends at the input view, got {least}")
+            raise InputError(f"data.rig.views: expected 2 or more, an orbit that ends at the input view, got {least}")
         self.config, self.dtype = config, dtype
         self.network = TrainableSV3D(config.size, data.resolution)
 
@@ -81,7 +81,7 @@ class SV3DTask(PriorTask):
         }
 
     def _draw_sigmas(self, count: int, generator: torch.Generator) -> Tensor:
-        """[B] noise levels, stratified: every batch has its share of low and high ones."""
+        """Draw noise levels [B], stratified: every batch has its share of low and high ones."""
         order, within = torch.randperm(count, generator=generator), torch.rand(count, generator=generator)
         share = (order + within) / count
         top = self.config.top_share
@@ -91,7 +91,7 @@ class SV3DTask(PriorTask):
         return torch.where(share < top, high, usual).exp().clamp(LEAST_SIGMA, SV3D.sigma_max)
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Of the autoencoder at first; then the squared error of v, all noise levels alike."""
+        """Return the autoencoder's losses at first, later the squared error of v, not weighted by noise level."""
         self.network.steps += 1
         is_coding = self.network.steps <= self.config.autoencoder_steps
         device = batch["images"].device.type
@@ -118,7 +118,7 @@ class SV3DTask(PriorTask):
         return {"velocity": F.mse_loss(output, v_from_x0(noisy, latents, sigma))}
 
     def velocity(self, noisy: Tensor, batch: dict[str, Tensor], image: Tensor) -> Tensor:
-        """The network's v [B, T, 4, h, w] of noisy latents; `image` [B, 4, h, w]: the input view's, not scaled."""
+        """Predict v [B, T, 4, h, w] of noisy latents; `image`: [B, 4, h, w] unscaled latents of the input view."""
         has_image = batch["has_image"][:, None].float()
         context = self.network.tower(pixel_values=batch["input_image"]).image_embeds * has_image
         scale = v_scaling(batch["sigma"])
@@ -127,9 +127,9 @@ class SV3DTask(PriorTask):
         return cast(Any, self.network.unet)(sample, scale.c_noise, context[:, None], batch["vectors"]).float()
 
     def evaluate(self, network: nn.Module, samples: list[Sample]) -> Evaluation:
-        """PSNR of novel views: single evaluations per noise level and samples; of decoded latents; a sheet.
+        """Measure PSNR of novel views (single evaluations per noise level, and samples) and of decoded latents.
 
-        What is measured is the prior that opens the file, with its float16 weights.
+        Returns them with a sheet of images. The evaluated prior is loaded from a saved file, with float16 weights.
         """
         protocol = Protocol(LEVELS, karras_sigmas(*SHEET_SIGMAS), triangle, last_is_input=True)
         device = cast(TrainableSV3D, network).moments.device
@@ -148,9 +148,9 @@ class SV3DTask(PriorTask):
 
 
 def closed(sample: Sample) -> Sample:
-    """The sample on an orbit as SV3D sees it: all but its last view by ascending azimuth, then the input view.
+    """Return the sample on an orbit as SV3D needs it: all views but the last by ascending azimuth, then the input view.
 
-    On closed orbits the last view is the input view already; in users' captures, where views are anywhere, it is left
+    On closed orbits the last view already is the input view; in users' captures, where views are anywhere, it is left
     out.
     """
     views, input_camera = sample.rig.views[:-1], sample.rig.input_camera
@@ -162,7 +162,7 @@ def closed(sample: Sample) -> Sample:
 
 
 def _coding_psnr(prior: SV3D, images: Tensor) -> float:
-    """Of decoded latents of images [T, R, R, 4]."""
+    """Return the PSNR of images [T, R, R, 4] after encoding and decoding."""
     colors, masks = images[..., :3], images[..., 3:]
     with torch.no_grad():
         return float(psnr(prior.decode(prior.encode(colors, masks))[0], colors).mean())

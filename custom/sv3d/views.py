@@ -1,4 +1,4 @@
-"""SV3D's views: a closed orbit that ends at the input picture."""
+"""SV3D's views: a closed orbit that ends at the input image."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -18,16 +18,16 @@ from .denoising import triangle
 
 @dataclass
 class OrbitConfig:
-    type: Literal["static", "sine", "dynamic"] = "sine"  # elevation: constant, one swing, or random sinusoids
-    frames: Annotated[int, Range(2)] = 21  # views; the last is the picture itself
-    amplitude_deg: float = 30.0  # largest departure from the picture's elevation; of sine and dynamic orbits
-    azimuth_jitter_deg: float = 0.0  # azimuths move by up to this; of dynamic orbits; below half a step
+    type: Literal["static", "sine", "dynamic"] = "sine"  # elevation: constant, one sine wave, or random sinusoids
+    frames: Annotated[int, Range(2)] = 21  # number of views; the last is the input image itself
+    amplitude_deg: float = 30.0  # largest deviation from the input image's elevation; for sine and dynamic
+    azimuth_jitter_deg: float = 0.0  # largest random shift of azimuths, below half a step; for dynamic
 
     def angles(self, elevation_deg: float, seed: int) -> orbits.Angles:
-        """(azimuth_deg [T], elevation_deg [T]) from one step behind the picture's view to that view.
+        """Return (azimuth_deg [T], elevation_deg [T]), from one step after the input view to that view.
 
         Raises:
-            InputError: elevations beyond +-89 degrees, or too large a jitter.
+            InputError: elevations beyond +-89 degrees, or a too large jitter.
         """
         if self.type == "dynamic":
             generator = torch.Generator().manual_seed(seed)
@@ -37,16 +37,16 @@ class OrbitConfig:
 
 @register("sv3d-views")
 class SV3DViews(PriorViews):
-    """An orbit around the object in a picture, sampled from a prior as SV3D does.
+    """Views on an orbit around the object in an input image, sampled from a prior as SV3D does.
 
-    After Voleti et al. 2024, "SV3D": Euler steps on Karras' noise levels, classifier-free guidance that rises from 1 at
-    the picture to its peak behind the object (the released sampler), and the sine orbit of sec. 4.
+    After Voleti et al. 2024, "SV3D": Euler steps on the noise levels of Karras et al., classifier-free guidance that
+    rises from 1 at the input image to its peak behind the object (the released sampler), and the sine orbit of sec. 4.
     """
 
     @dataclass
     class Config(PriorViews.Config):
-        orbit: OrbitConfig = field(default_factory=OrbitConfig)  # where the views are
-        guidance_scale: GuidanceScale = 0.0  # opposite the picture, falling to 1 at it; 0: what suits the prior
+        orbit: OrbitConfig = field(default_factory=OrbitConfig)  # cameras of the views
+        guidance_scale: GuidanceScale = 0.0  # opposite the input image, falling to 1 at it; 0: the prior's default
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -55,9 +55,9 @@ class SV3DViews(PriorViews):
     config: Config
 
     def angles(self) -> orbits.Angles:
-        """The orbit's."""
+        """Return the orbit's azimuths and elevations."""
         return self.config.orbit.angles(self.config.elevation_deg, self.config.seed)
 
     def guidance_scales(self, prior: Prior, count: int) -> Tensor:
-        """Least at the picture, most opposite."""
+        """Return guidance scales that are least at the input image and highest opposite; see `triangle`."""
         return triangle(count, most=self.config.guidance_scale or prior.guidance_scale)

@@ -1,4 +1,4 @@
-"""The official SyncDreamer file: its sizes by the shapes in it, and its three networks."""
+"""The official SyncDreamer file: its sizes (read from shapes) and three networks."""
 
 import re
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from .unet import UNetSize
 from .volumes import FEATURES, VIEW_WIDTH, VolumeSize
 
 _IN_NO_PART = re.compile(f"{UNUSED.pattern}|({'|'.join(BUFFERS)})$")
-_FACTOR = 8  # by which the networks shrink volumes
+_FACTOR = 8  # by which the networks downsample volumes
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Parts:
 
 
 def open_parts(weights: Weights) -> Parts:
-    """Network, autoencoder and CLIP image tower of an official file, all checked, none read.
+    """Open network, autoencoder and CLIP image tower of an official file; they are checked, but no weight is read.
 
     Raises:
-        InputError: a weight is missing, has another shape, or belongs to none of the three; or they do not match.
+        InputError: a weight is missing, has the wrong shape, or belongs to none of the three; or they do not match.
     """
     if not is_syncdreamer(weights):
         raise InputError(f"{weights.path}: not SyncDreamer's weights in their official layout: '{FIRST}' is missing")
@@ -61,22 +61,22 @@ def open_parts(weights: Weights) -> Parts:
 
 
 def noise_levels(weights: Weights) -> Tensor:
-    """[T] float64: that of each timestep of a file.
+    """Return the noise level of each timestep of a file, [T] float64.
 
     Raises:
-        InputError: its noise schedule does not fall.
+        InputError: its cumulative alphas do not decrease.
     """
     alpha_bars = weights["alphas_cumprod"].double()
     if not bool((alpha_bars.diff() < 0).all() and (alpha_bars > 0).all() and (alpha_bars < 1).all()):
-        raise InputError(f"{weights.path}: 'alphas_cumprod': expected a noise schedule that falls, between 1 and 0")
+        raise InputError(f"{weights.path}: 'alphas_cumprod': expected decreasing values between 1 and 0")
     return sigma_from_alpha_bar(alpha_bars)
 
 
 def network_part(weights: Weights) -> Part:
-    """The denoising network, in which all names are the official ones.
+    """Return the denoising network, in which all names are the official ones.
 
     Raises:
-        InputError: a weight that tells a size is missing, or tells an impossible one.
+        InputError: a weight that determines a size is missing or has an impossible shape.
     """
     size = Size(unet_size(weights), volume_size(weights), _embedding_width(weights))
     with torch.device("meta"):
@@ -85,11 +85,11 @@ def network_part(weights: Weights) -> Part:
 
 
 def unet_size(weights: Weights) -> UNetSize:
-    """Sizes of the UNet; the number of its heads is what no shape tells."""
+    """Return the sizes of the UNet; the number of attention heads is not determined by shapes."""
     volume_channels = _volume_channels(weights)
     levels, blocks = len(volume_channels), weight_count(weights, f"{UNET}input_blocks.")
     if blocks % levels or blocks == levels:
-        raise InputError(f"{weights.path}: '{UNET}input_blocks' are {blocks}, which do not make {levels} resolutions")
+        raise InputError(f"{weights.path}: {blocks} '{UNET}input_blocks' do not make {levels} resolutions")
     layers = blocks // levels - 1
     first = [f"{UNET}input_blocks.{1 + level * (layers + 1)}" for level in range(levels)]
     heads = number(weights, "num_heads")
@@ -109,7 +109,7 @@ def unet_size(weights: Weights) -> UNetSize:
 
 
 def volume_size(weights: Weights) -> VolumeSize:
-    """Sizes of the volume networks; the resolutions of the volumes are what no shape tells."""
+    """Return the sizes of the volume networks; the resolutions of the volumes are not determined by shapes."""
     return VolumeSize(
         views=weight_shape(weights, "poses", 3)[0],
         time_width=weight_shape(weights, "time_embed.0.weight", 2)[1],
@@ -136,7 +136,7 @@ def _resolution(weights: Weights, name: str) -> int:
 
 
 def _check_buffers(weights: Weights) -> None:
-    """Raise an InputError for cameras or a noise schedule of a wrong shape."""
+    """Raise an InputError for cameras or a noise schedule of the wrong shape."""
     views = weight_shape(weights, "poses", 3)[0]
     steps = weight_shape(weights, "alphas_cumprod", 1)
     for key, wanted in zip(BUFFERS, ((views, 3, 4), (views, 3, 3), (views,), steps), strict=True):
@@ -150,7 +150,7 @@ def _check_buffers(weights: Weights) -> None:
 
 
 def _check_widths(weights: Weights) -> None:
-    """Raise an InputError where one network does not take what another gives."""
+    """Raise an InputError if one network's input width does not match another's output."""
     latents = weight_shape(weights, f"{VAE}decoder.conv_in.weight", 4)[1]
     embedding = weight_shape(weights, f"{CLIP}proj", 2)[1]
     for key, dimensions, axis, wanted, of in (
@@ -160,4 +160,4 @@ def _check_widths(weights: Weights) -> None:
     ):
         found = weight_shape(weights, key, dimensions)[axis]
         if found != wanted:
-            raise InputError(f"{weights.path}: '{key}' is for {found} channels; expected {wanted}, of {of}")
+            raise InputError(f"{weights.path}: '{key}' has {found} channels; expected {wanted}, for {of}")

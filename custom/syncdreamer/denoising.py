@@ -1,4 +1,4 @@
-"""The noise in all views of a step: conditions kept or dropped about the network, views in chunks."""
+"""Estimates of the noise in all views: conditions kept or dropped around the network, views in chunks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ if TYPE_CHECKING:  # diffusers takes seconds to import
 
 @dataclass(frozen=True)
 class Condition:
-    """The input image as the network sees it.
+    """The encoded input image.
 
-    embedding:     [1, E] float32 of the CLIP tower, projected.
-    latent:        [4, h, w] float32 of the autoencoder, scaled.
-    elevation_deg: of its camera.
+    embedding:     [1, E] float32, from the CLIP tower, projected.
+    latent:        [4, h, w] float32, from the autoencoder, scaled.
+    elevation_deg: of its camera, degrees.
     """
 
     embedding: Tensor
@@ -31,10 +31,10 @@ class Condition:
 
 @dataclass(frozen=True)
 class Branch:
-    """Factors on what the network is shown besides a view's own noisy latents; 0 drops it.
+    """Factors on the network's inputs other than a view's own noisy latents; 0 drops an input.
 
-    context: the image's embedding and the view's angles, after their projection, so that its bias goes, too.
-    volume:  the frustum's features, which come from all noisy views.
+    context: image embedding and view angles, after their projection, so that its bias is scaled, too.
+    volume:  frustum features, which come from all noisy views.
     latent:  the image's latents.
     """
 
@@ -49,7 +49,7 @@ VIEWS_ONLY = Branch(0.0, 1.0, 0.0)  # HarmonyView's eps(x^(1:N))
 
 
 def reference_only(gain: float) -> Branch:
-    """HarmonyView's eps(r); its released code has a gain of 4 on the image's latents, its paper none (1)."""
+    """Return the branch of HarmonyView's eps(r); the gain on the image's latents is 4 in its code, 1 in its paper."""
     return Branch(1.0, 0.0, gain)
 
 
@@ -62,9 +62,9 @@ def estimate_epsilon(
     branches: Sequence[Branch],
     chunk: int,
 ) -> Tensor:
-    """The noise [branches, N, 4, h, w] in noisy latents [N, 4, h, w] of unit variance of all N views.
+    """Estimate the noise [branches, N, 4, h, w] in noisy latents [N, 4, h, w], of unit variance, of all N views.
 
-    The spatial volume is made once. `chunk` views at a time go on from it; their frustums serve all branches.
+    The spatial volume is computed once, the rest for `chunk` views at a time; all branches share the frustum features.
     """
     time, view = network.embed_time(timestep), rig.view_embedding(condition.elevation_deg, rig.azimuth[0])
     volume = network.spatial(noisy, time, view, rig)
@@ -81,17 +81,17 @@ def estimate_epsilon(
 def _shown(
     branch: Branch, noisy: Tensor, condition: Condition, context: Tensor, frustums: list[Tensor]
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Sample, context and volumes for the network."""
-    latent = (branch.latent / LATENT_SCALE * condition.latent).expand_as(noisy)  # as the encoder gives them
+    """Return sample, context and volumes as inputs of the network."""
+    latent = (branch.latent / LATENT_SCALE * condition.latent).expand_as(noisy)  # unscaled, as from the encoder
     volumes = [branch.volume * features for features in frustums]
     return torch.cat([noisy, latent], dim=1), branch.context * context, volumes
 
 
 def decomposed(everything: Tensor, views: Tensor, reference: Tensor, scales: tuple[float, float]) -> Tensor:
-    """e + s1 (e - v) + s2 (e - r) of three estimates (Woo et al. 2024, "HarmonyView", as its released code has it).
+    """Return e + s1 (e - v) + s2 (e - r) of three estimates (Woo et al. 2024, "HarmonyView", as in its released code).
 
-    s1 strengthens what only the picture tells, by the estimate v without it; s2 what only the other views tell, by the
-    estimate r without them. It is the same for estimates of x0 and of the noise.
+    s1 strengthens the influence of the input image, compared with the estimate v without it; s2 that of the other
+    views, compared with the estimate r without them. The formula is the same for estimates of x0 and of the noise.
     """
     s1, s2 = scales
     return everything + s1 * (everything - views) + s2 * (everything - reference)

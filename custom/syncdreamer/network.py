@@ -1,4 +1,4 @@
-"""SyncDreamer's network: all that is evaluated in a denoising step, under the names of the official file."""
+"""SyncDreamer's network: everything evaluated in a denoising step, under the names of the official file."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from .volumes import VIEW_WIDTH, SpatialVolume, VolumeSize
 
 @dataclass(frozen=True)
 class Size:
-    """What fixes the network's shapes."""
+    """The sizes that fix the network's shapes."""
 
     unet: UNetSize
     volume: VolumeSize
@@ -20,7 +20,7 @@ class Size:
 
 
 class SyncDreamerNetwork(nn.Module):
-    """The noise in one view, of all noisy views and the input image (Liu et al. 2023, "SyncDreamer")."""
+    """Estimates the noise in one view from all noisy views and the input image (Liu et al. 2023, "SyncDreamer")."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
@@ -32,16 +32,16 @@ class SyncDreamerNetwork(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in."""
+        """The dtype that the network computes in."""
         return self.cc_projection.weight.dtype
 
     def embed_time(self, timestep: int) -> Tensor:
-        """[1, T] embedding of a timestep for the volume networks."""
+        """Embed a timestep for the volume networks, [1, T]."""
         steps = torch.tensor([timestep], device=self.cc_projection.weight.device)
         return self.time_embed(sinusoids(steps, self.time_width).to(self.dtype))
 
     def embed_context(self, embedding: Tensor, view: Tensor) -> Tensor:
-        """[B, 1, D] what the views attend to: the input image's embedding [1, E] and their own [B, 4]."""
+        """Return the context [B, 1, D] from the input image's embedding [1, E] and the view embeddings [B, 4]."""
         both = torch.cat([embedding.expand(len(view), -1), view], dim=-1)
         return self.cc_projection(both.to(self.dtype))[:, None]
 
@@ -54,6 +54,6 @@ class SyncDreamerNetwork(nn.Module):
         return self.spatial_volume.frustum(volume, latent_size, time, view.to(self.dtype), rig)
 
     def forward(self, sample: Tensor, timestep: int, context: Tensor, volumes: list[Tensor]) -> Tensor:
-        """The noise [B, 4, h, w] float32; see `DepthUNet.forward`."""
+        """Return the estimated noise [B, 4, h, w] float32; see `DepthUNet.forward`."""
         steps = torch.full((len(sample),), timestep, device=sample.device)
         return self.model["diffusion_model"](sample.to(self.dtype), steps, context, volumes).float()

@@ -1,4 +1,4 @@
-"""The input picture as SyncDreamer's network was shown pictures."""
+"""Preprocessing of the input image as in SyncDreamer."""
 
 import numpy as np
 import torch
@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 def framed(rgba: Tensor, size: int, crop: int) -> tuple[Tensor, Tensor]:
-    """Image [size, size, 3] over white and mask [size, size, 1], in [0, 1], of a picture with straight alpha.
+    """Frame an image with straight alpha: image [size, size, 3] over white and mask [size, size, 1], in [0, 1].
 
-    As the official script frames it, in 8 bits: the box of all that is not transparent, without its last row and
-    column, is resized bicubically until its longer side has `crop` pixels (fractions cut off), and centred.
+    This follows the official script, in 8 bits: the bounding box of non-transparent pixels, without its last row and
+    column, is resized bicubically so that its longer side has `crop` pixels (sizes are rounded down), and centred.
 
     Args:
         rgba: [H, W, 4] float32 in [0, 1], not transparent everywhere.
-        crop: pixels; 0: the whole picture, padded to a square, is resized instead.
+        crop: pixels; 0: resize the whole image, padded to a square, instead.
     """
     picture = Image.fromarray((rgba * 255).round().to(torch.uint8).cpu().numpy())
     if crop:

@@ -1,4 +1,4 @@
-"""SyncDreamer behind the interface of all priors."""
+"""SyncDreamer as a `Prior`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,14 +32,14 @@ from .denoising import (
 from .layout import is_syncdreamer
 from .rig import Rig
 
-SAME = 2e-3  # entries of poses and intrinsics (in image widths) closer than this are the same: 0.1 degrees
+SAME = 2e-3  # entries of poses and intrinsics (in image widths) closer than this count as equal: 0.1 degrees
 
 
 @register("syncdreamer")
 class SyncDreamer(LatentPrior):
-    """SyncDreamer: 16 views of one elevation, 22.5 degrees apart, denoised in step, from the official file.
+    """SyncDreamer: 16 views of one elevation, 22.5 degrees apart, denoised together, from the official file.
 
-    After Liu et al. 2023, "SyncDreamer". The network knows its own cameras only, which its file holds.
+    After Liu et al. 2023, "SyncDreamer". The network supports only its own cameras, which are stored in its file.
     """
 
     published = (
@@ -49,10 +49,10 @@ class SyncDreamer(LatentPrior):
 
     @dataclass
     class Config(Prior.Config):
-        reference_gain: NonNegativeFloat = 4.0  # of the picture's latents in the estimate by it alone; HarmonyView's: 1
+        reference_gain: NonNegativeFloat = 4.0  # on the image's latents in the estimate from it alone; HarmonyView: 1
 
     config: Config
-    own_chunk = 8  # views through the UNet, too
+    own_chunk = 8  # also the number of views through the UNet at once
     guidance_scale = 2.0
 
     def __init__(self, config: Config, *, device: torch.device) -> None:
@@ -89,21 +89,21 @@ class SyncDreamer(LatentPrior):
         if wrong:
             view = cameras[wrong[:1]]
             raise InputError(
-                f"{self.name} knows its own {self.frames} cameras only; another is view {wrong[0]}, at azimuth "
+                f"{self.name} supports its own {self.frames} cameras only; view {wrong[0]} differs, at azimuth "
                 f"{view.azimuth_deg.item():.4g} and elevation {view.elevation_deg.item():.4g} degrees with a field of "
                 f"view of {view.fov_deg.item():.4g} degrees"
             )
 
     def sigmas(self, steps: int) -> Tensor:
-        """Those of DDIM, as officially: see `samplers.ddim_sigmas`."""
+        """Return the noise levels of DDIM, as in the official sampler; see `samplers.ddim_sigmas`."""
         return ddim_sigmas(self.levels, steps)
 
     @torch.no_grad()
     def condition(self, posed: PosedImage) -> Condition:
-        """Embedding, latents and elevation of the input image.
+        """Return embedding, latents and elevation of the input image.
 
-        The CLIP tower is in memory only here. Latents are drawn from their distribution, as officially; the draw is
-        always the same.
+        The CLIP tower is in memory only here. Latents are drawn from their distribution, as in the official code, with
+        a fixed seed.
         """
         image = posed.image.to(self.device)
         check_shape("posed.image", image, (self.resolution, self.resolution, 3))
@@ -116,7 +116,7 @@ class SyncDreamer(LatentPrior):
 
     @torch.no_grad()
     def denoise(self, noisy: NoisyViews[Condition]) -> Tensor:
-        """See `Prior.denoise`; the cameras are those that `check_cameras` lets pass, whatever is given."""
+        """See `Prior.denoise`; always uses the prior's own cameras, the only ones that pass `check_cameras`."""
         scale = noisy.guidance_scale
         if scale is None or bool((scale == 1).all()):
             return self._estimates(noisy, [EVERYTHING])[0]
@@ -129,7 +129,7 @@ class SyncDreamer(LatentPrior):
         return Estimates(*self._estimates(noisy, branches))
 
     def _estimates(self, noisy: NoisyViews[Condition], branches: Sequence[Branch]) -> Tensor:
-        """Estimates of x0 [branches, T, 4, h, w]; the network is told the nearest timestep of its schedule."""
+        """Return estimates of x0 [branches, T, 4, h, w]; the network gets the nearest timestep of its schedule."""
         sigma, timestep = noisy.sigma, nearest_timestep(self.levels, noisy.sigma)
         scaled = noisy.latents / (1 + sigma**2) ** 0.5
         epsilon = estimate_epsilon(self.network, self.rig, scaled, timestep, noisy.condition, branches, self.chunk)
@@ -143,4 +143,4 @@ def _name(weights: Weights) -> str:
 def _check_count(name: str, known: int, count: int) -> None:
     if count != known:
         wanted = f"expected those of type syncdreamer-views with count: {known}"
-        raise InputError(f"{name} makes its {known} views together, not {count} views; {wanted}")
+        raise InputError(f"{name} makes its {known} views together, not {count}; {wanted}")

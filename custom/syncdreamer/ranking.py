@@ -1,4 +1,4 @@
-"""Which of several sets of views fits together best, judged by silhouettes alone."""
+"""Ranking of several sets of views by how well their silhouettes agree."""
 
 from typing import NamedTuple
 
@@ -11,18 +11,18 @@ from liftstudio.data.images import resize_area
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.views.prior_views import not_empty
 
-SIZE = 48  # pixels across the silhouettes that are compared
+SIZE = 48  # pixels across the compared silhouettes
 SAMPLES = 64  # along a ray
-REACH = 1.1  # half the length of rays that is sampled, world units; the object's longest side is 1.8
-INSIDE = 0.5  # share of a pixel that makes it one of the silhouette's
+REACH = 1.1  # half the sampled length of a ray, world units; the object's longest side is 1.8
+INSIDE = 0.5  # coverage above which a pixel belongs to the silhouette
 
 
 class Rank(NamedTuple):
-    """How good a set of views is: the greater the better.
+    """The rank of a set of views; greater is better.
 
-    score:    in [0, 1], the agreement of the views that are used, times their share of all generated ones.
-    used:     generated views that show something; of two sets in which nothing agrees, more of them are better.
-    left_out: generated views that are empty.
+    score:    in [0, 1], the agreement of the non-empty views, times their share of all generated ones.
+    used:     number of non-empty generated views; it decides between sets with equal scores, such as 0.
+    left_out: number of empty generated views.
     """
 
     score: float
@@ -34,7 +34,7 @@ class Rank(NamedTuple):
 
 
 def rank(views: ReferenceViews) -> Rank:
-    """The rank of a set of views that includes the picture, whose empty views are left out of what is made of it."""
+    """Return the rank of a set of views that includes the input image; empty views are left out of the agreement."""
     assert views.input_view is not None
     shown = not_empty(views)
     shown[views.input_view] = True
@@ -45,13 +45,13 @@ def rank(views: ReferenceViews) -> Rank:
 
 @torch.no_grad()
 def mask_agreement(views: ReferenceViews) -> float:
-    """How far the silhouettes of views that include the picture agree with one another, in [0, 1].
+    """Return how well the silhouettes of views that include the input image agree, in [0, 1].
 
     A point belongs to the visual hull if it is in the silhouettes of all views. If the silhouettes are those of one
-    object, the hull fills each of them: every pixel of a silhouette has a point of the hull before it. A view's
-    agreement is the share of its silhouette's pixels that have one (silhouette coherence: Hernandez et al. 2007). The
-    result is the mean of the picture's agreement and of the mean agreement of the generated views, so that a set which
-    is at one with itself but not with the picture does not win.
+    object, the hull fills each of them: the ray of every silhouette pixel meets the hull. A view's agreement is the
+    share of its silhouette's pixels for which this holds (silhouette coherence: Hernandez et al. 2007). The result is
+    the mean of the input image's agreement and of the mean agreement of the generated views, so that a set that is
+    consistent in itself but not with the input image does not win.
     """
     assert views.input_view is not None
     shares = _agreements(views)
@@ -60,7 +60,7 @@ def mask_agreement(views: ReferenceViews) -> float:
 
 
 def _agreements(views: ReferenceViews) -> Tensor:
-    """[V] share of each silhouette's pixels that have a point of the hull before them; 0 for an empty silhouette."""
+    """Return the share [V] of each silhouette's pixels whose rays meet the hull; 0 for an empty silhouette."""
     masks = torch.stack([resize_area(mask, SIZE, SIZE) for mask in views.masks])
     cameras = views.cameras.resized(SIZE, SIZE)
     origins, directions = cameras.rays()
@@ -69,7 +69,7 @@ def _agreements(views: ReferenceViews) -> Tensor:
     for mask, origin, direction in zip(masks, origins, directions, strict=True):
         chosen = mask[..., 0] > INSIDE
         start, step = origin[chosen], direction[chosen]  # [P, 3]
-        middle = start - (start * step).sum(-1, keepdim=True) * step  # where the ray is nearest to the centre
+        middle = start - (start * step).sum(-1, keepdim=True) * step  # the ray's point nearest to the centre
         points = (middle[:, None] + distances * step[:, None]).view(-1, 3)  # [P SAMPLES, 3]
         hull = torch.zeros(len(points), dtype=torch.bool, device=points.device)
         hull[_in_all(points, masks, cameras)] = True
@@ -78,7 +78,7 @@ def _agreements(views: ReferenceViews) -> Tensor:
 
 
 def _in_all(points: Tensor, masks: Tensor, cameras: Cameras) -> Tensor:
-    """Indices of the points [N, 3] that are in every silhouette; each view is asked of those that are left."""
+    """Return the indices of the points [N, 3] that are in all silhouettes; each view only tests those that are left."""
     left = torch.arange(len(points), device=points.device)
     for index, mask in enumerate(masks):
         pixels, _ = cameras[[index]].project(points[left])

@@ -1,7 +1,7 @@
-"""The fixed cameras that a checkpoint knows, in the axes it was trained with.
+"""The fixed cameras of a checkpoint, in the axes it was trained with.
 
-There, objects are 1 long instead of 1.8, and cameras look along +z, with y down. Pixel (row i, column j) is taken to be
-at (j, i), half a pixel off what the training renders have: the network has learned with that.
+In these, objects are 1 long instead of 1.8, and cameras look along +z, with y down. Pixel (row i, column j) is at
+(j, i), half a pixel off from the training renders: the network was trained with this offset.
 """
 
 import math
@@ -14,12 +14,12 @@ from torch import Tensor
 from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import Cameras
 
-ELEVATION_DEG = 30.0  # of all of them
+ELEVATION_DEG = 30.0  # of all cameras
 DISTANCE = 1.5  # of the cameras from the object's centre
-FOCAL_LENGTH = 280 / 256  # in image widths: a lens of 35 mm before a sensor of 32 mm
-HALF_SIDE = 0.5  # of the cube that the spatial volume fills
-HALF_DEPTH = 0.86603  # of the frustum volume, before and behind the object's centre; about half the cube's diagonal
-LEAST_DEPTH = 1e-4  # that a point is projected with
+FOCAL_LENGTH = 280 / 256  # in image widths: a 35 mm lens on a 32 mm sensor
+HALF_SIDE = 0.5  # of the spatial volume's cube
+HALF_DEPTH = 0.86603  # of the frustum volume, on both sides of the object's centre; about half the cube's diagonal
+LEAST_DEPTH = 1e-4  # lower bound of depths to divide by in projections
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Rig:
     """N cameras.
 
     poses:      [N, 3, 4] float32, world to camera.
-    intrinsics: [N, 3, 3] float32, pixels of the image (not of the latents).
+    intrinsics: [N, 3, 3] float32, in pixels of the image (not of the latents).
     azimuth:    [N] float32, radians.
     """
 
@@ -37,12 +37,12 @@ class Rig:
 
     @classmethod
     def read(cls, weights: Weights, device: torch.device) -> "Rig":
-        """From a checkpoint, which carries them."""
+        """Read the cameras from a checkpoint."""
         return cls(*(weights[key].to(device, torch.float32, copy=True) for key in ("poses", "Ks", "azimuth")))
 
     @classmethod
     def of(cls, cameras: Cameras) -> "Rig":
-        """These cameras, all scaled to the distance DISTANCE."""
+        """Convert cameras; all are moved to the distance DISTANCE."""
         rotation = (cameras.c2w[:, :3, :3] * torch.tensor([1.0, -1, -1], device=cameras.device)).mT
         centers = DISTANCE * cameras.centers / cameras.distance[:, None]
         poses = torch.cat([rotation, -rotation @ centers[..., None]], dim=-1)
@@ -61,27 +61,27 @@ class Rig:
 
     @property
     def image_size(self) -> int:
-        """Pixels across the images: twice to the principal point."""
+        """Pixels across the images: twice the principal point's coordinate."""
         return round(2 * float(self.intrinsics[0, 0, 2]))
 
     def view_embedding(self, elevation_deg: float, first_azimuth: Tensor) -> Tensor:
-        """[N, 4] float32: how the views differ from the input image's, which is at the azimuth of the first view.
+        """Return the views' angles relative to the input image, which is at the first view's azimuth, [N, 4] float32.
 
-        elevation_deg: of the camera of the input image. first_azimuth: [] radians.
+        elevation_deg: of the input image's camera. first_azimuth: [] radians.
         """
         rise = torch.full_like(self.azimuth, math.radians(elevation_deg) - math.radians(ELEVATION_DEG))
         turn = self.azimuth - first_azimuth
         return torch.stack([rise, turn.sin(), turn.cos(), torch.zeros_like(turn)], dim=-1)
 
     def warp_coordinates(self, points: Tensor, size: int) -> Tensor:
-        """[N, P, 2] where points [P, 3] are in the views' latents of `size` x `size`: -1 and 1 are the outer texels."""
+        """Project points [P, 3] to the views' latents of `size` x `size`, [N, P, 2]: -1 and 1 are the outer texels."""
         projection = self._latent_intrinsics(size) @ self.poses
         x, y, depth = (projection[..., :3] @ points.T + projection[..., 3:]).unbind(1)
         texels = torch.stack([x, y], dim=-1) / depth.clamp_min(LEAST_DEPTH)[..., None]
         return texels / ((size - 1) / 2) - 1
 
     def frustum_points(self, planes: int, size: int) -> Tensor:
-        """[N, planes, size, size, 3] world points before each texel, at depths around the object."""
+        """Return world points on each texel's ray, at depths around the object, [N, planes, size, size, 3]."""
         row, column = torch.meshgrid(*[torch.arange(size, device=self.poses.device).float()] * 2, indexing="ij")
         texels = torch.stack([column, row, torch.ones_like(row)], dim=-1).view(-1, 3)
         depths = torch.linspace(-HALF_DEPTH, HALF_DEPTH, planes, device=self.poses.device)
@@ -96,13 +96,13 @@ class Rig:
 
 
 def _square(projection: Tensor) -> Tensor:
-    """[N, 4, 4] matrices of [N, 3, 4], the last row (0, 0, 0, 1)."""
+    """Append the row (0, 0, 0, 1) to matrices [N, 3, 4]: [N, 4, 4]."""
     last = projection.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(projection), 1, 4)
     return torch.cat([projection, last], dim=1)
 
 
 def vertices(count: int, device: torch.device) -> Tensor:
-    """[count^3, 3] world positions (x, y, z) of the spatial volume's vertices, x fastest."""
+    """Return world positions (x, y, z) of the spatial volume's vertices, [count^3, 3], x fastest."""
     axis = torch.linspace(-HALF_SIDE, HALF_SIDE, count, device=device)
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     return torch.stack([x, y, z], dim=-1).view(-1, 3)

@@ -1,7 +1,7 @@
-"""Stable Diffusion's denoising network, with attention along the depth of a frustum volume in its way up.
+"""Stable Diffusion's denoising network, with attention along the depth of a frustum volume in its up path.
 
-The depth attention works between the blocks of the official layout, some of which end with an upsampling: inside of
-what diffusers' UNet2DConditionModel has as one block. So the network is put together here, under the official names.
+Depth attention comes between the blocks of the official layout, some of which end with an upsampling. In diffusers'
+UNet2DConditionModel these places are inside a block, so the network is assembled here, under the official names.
 """
 
 import math
@@ -15,37 +15,37 @@ from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
-VOLUME_GROUPS = 8  # of GroupNorm in all that SyncDreamer adds to Stable Diffusion
-DEPTH_HEADS = 4  # of the attention along depth, each half as wide as the volume
+VOLUME_GROUPS = 8  # of GroupNorm in all layers that SyncDreamer adds to Stable Diffusion
+DEPTH_HEADS = 4  # heads of depth attention, each half as wide as the volume
 
 
 @dataclass(frozen=True)
 class UNetSize:
-    """What fixes the network's shapes; levels from the finest to the coarsest."""
+    """The sizes that fix the network's shapes; levels are ordered from the finest to the coarsest."""
 
     in_channels: int
     out_channels: int
     channels: tuple[int, ...]  # at each level
-    layers: int  # residual blocks of a level on the way down; one more on the way up
+    layers: int  # residual blocks of a level in the down path; the up path has one more
     attends: tuple[bool, ...]  # whether a level has attention over pixels and to the context
-    depth: int  # layers of such an attention
+    depth: int  # transformer blocks per attention layer
     heads: int
     context_width: int
     volume_channels: tuple[int, ...]  # of the frustum volume at each level
 
 
 def sinusoids(values: Tensor, width: int) -> Tensor:
-    """[B, width] float32 embedding of numbers [B]: cosines, then sines."""
+    """Embed numbers [B]: [B, width] float32 cosines, then sines."""
     return get_timestep_embedding(values, width, flip_sin_to_cos=True, downscale_freq_shift=0)
 
 
 def time_layers(inside: int, outside: int) -> nn.Sequential:
-    """From the sinusoids of a timestep to its embedding."""
+    """Return layers from the sinusoids of a timestep to its embedding."""
     return nn.Sequential(nn.Linear(inside, outside), nn.SiLU(), nn.Linear(outside, outside))
 
 
 class ResBlock(nn.Module):
-    """Residual block, shifted by the embedding [B, E]."""
+    """A residual block, shifted by an embedding [B, E]."""
 
     def __init__(self, inside: int, outside: int, embedding: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Upsample(nn.Module):
 
 
 class DepthAttention(nn.Module):
-    """Each pixel attends to the volume's cells behind it."""
+    """Attention of each pixel to the volume's cells along its ray."""
 
     def __init__(self, channels: int, volume_channels: int) -> None:
         super().__init__()
@@ -97,9 +97,9 @@ class DepthAttention(nn.Module):
 
 
 class DepthTransformer(nn.Module):
-    """What a frustum volume [B, C, D, h, w] adds to features [B, channels, h, w].
+    """Adds features of a frustum volume [B, C, D, h, w] to features [B, channels, h, w].
 
-    A volume of zeros still adds something, by the biases of its GroupNorm.
+    A volume of zeros still has an effect, by the biases of GroupNorm.
     """
 
     def __init__(self, channels: int, volume_channels: int) -> None:
@@ -118,7 +118,7 @@ class DepthTransformer(nn.Module):
 
 
 class DepthUNet(nn.Module):
-    """The noise in noisy latents, of the latents, a context and a frustum volume."""
+    """Estimates the noise in noisy latents, given a context and a frustum volume."""
 
     def __init__(self, size: UNetSize) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class DepthUNet(nn.Module):
         self.out = nn.Sequential(nn.GroupNorm(32, self.width), nn.SiLU(), last)
 
     def _build_down(self, size: UNetSize) -> list[int]:
-        """Make the blocks of the way down; returns the channels that each of them hands to the way up."""
+        """Build the blocks of the down path; returns the channels of each one's skip connection."""
         blocks: list[list[nn.Module]] = [[nn.Conv2d(size.in_channels, self.width, 3, padding=1)]]
         skips = [self.width]
         for level, channels in enumerate(size.channels):
@@ -148,7 +148,7 @@ class DepthUNet(nn.Module):
         return skips
 
     def _build_up(self, size: UNetSize, skips: list[int]) -> None:
-        """Make the blocks of the way up; depth attention follows all but those that stay at the coarsest level."""
+        """Build the blocks of the up path; depth attention follows all but those of the coarsest level."""
         blocks, conditions = [], []
         self.condition_levels: list[int | None] = []  # of the volume, for each block; None: no depth attention
         before, coarsest = size.channels[-1], len(size.channels) - 1
@@ -180,13 +180,13 @@ class DepthUNet(nn.Module):
         return Transformer2DModel(size.heads, channels // size.heads, channels, **options)
 
     def forward(self, sample: Tensor, timestep: Tensor, context: Tensor, volumes: Sequence[Tensor]) -> Tensor:
-        """The noise [B, 4, h, w].
+        """Return the estimated noise [B, 4, h, w].
 
         Args:
             sample: [B, 8, h, w] noisy latents, then those of the input image.
             timestep: [B] of the noise schedule.
             context: [B, tokens, D].
-            volumes: [B, C, D, h, w] features of the frustum, of each level's resolution, the finest first.
+            volumes: frustum features [B, C, D, h, w] at each level's resolution, the finest first.
         """
         embedding = self.time_embed(sinusoids(timestep, self.width).to(sample.dtype))
         x, skips = sample, []

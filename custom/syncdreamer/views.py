@@ -1,4 +1,4 @@
-"""SyncDreamer's views: sixteen cameras of one elevation around the object, and the input picture."""
+"""SyncDreamer's views: sixteen cameras of one elevation around the object, and the input image."""
 
 import contextlib
 import math
@@ -32,39 +32,39 @@ from .denoising import decomposed
 from .preparation import framed
 from .ranking import Rank, rank
 
-PictureElevationDeg = Annotated[float, Range(-10, 40)]  # as SyncDreamer and the bundled prior were trained on
-CELL = 96  # pixels across a view in the picture of all instances
+PictureElevationDeg = Annotated[float, Range(-10, 40)]  # range that SyncDreamer and the bundled prior were trained on
+CELL = 96  # pixels across a view in the image of all instances
 
 
 @register("syncdreamer-views")
 class SyncDreamerViews(PriorViews):
-    """Sixteen views around the object in a picture, sampled as SyncDreamer does, with its guidance or HarmonyView's.
+    """Sixteen views around the object in an input image, sampled as in SyncDreamer, with its guidance or HarmonyView's.
 
-    After Liu et al. 2023, "SyncDreamer", and Woo et al. 2024, "HarmonyView": ancestral steps from several starts
-    (instances), of which one is chosen. Views are 360 / `count` degrees apart, the first at the picture's azimuth,
-    all from 30 degrees above. The picture, which has its own elevation, is one view more; at 30 degrees it takes the
-    place of the first.
+    After Liu et al. 2023, "SyncDreamer", and Woo et al. 2024, "HarmonyView": ancestral sampling from several starts
+    (instances), of which one is chosen. Views are 360 / `count` degrees apart, the first at the input image's azimuth,
+    all at 30 degrees of elevation. The input image, which has its own elevation, is an additional view; at 30 degrees
+    it replaces the first.
     """
 
     @dataclass
     class Config(PriorViews.Config):
-        elevation_deg: PictureElevationDeg = 30.0  # of the camera that took the picture, degrees above its horizon
-        frame_ratio: FrameRatio = 200 / 256  # share of the frame that the longer side of the object's box takes
+        elevation_deg: PictureElevationDeg = 30.0  # of the input image's camera, degrees above the horizon
+        frame_ratio: FrameRatio = 200 / 256  # share of the frame that the object's longer side takes
         distance: Distance = rig.DISTANCE * 2 * HALF_SIDE  # of the cameras from the object's centre, world units
         fov_deg: FovDeg = 2 * math.degrees(math.atan(0.5 / rig.FOCAL_LENGTH))  # field of view of the cameras
-        count: Annotated[int, Range(2)] = 16  # views around the object; SyncDreamer's own weights know 16 only
+        count: Annotated[int, Range(2)] = 16  # views around the object; SyncDreamer's own weights support 16 only
         guidance: Literal["cfg", "harmonyview"] = "cfg"  # classifier-free, or HarmonyView's decomposed one
-        guidance_scale: GuidanceScale = 0.0  # of cfg, u + s (c - u); 0: what suits the prior
-        harmony_scales: tuple[NonNegativeFloat, NonNegativeFloat] | None = None  # s1, s2; none: what suits the prior
-        instances: PositiveInt = 4  # sets of views that are sampled
-        instance: NonNegativeInt | Literal["best"] = "best"  # set that is used; best: by the silhouettes' agreement
+        guidance_scale: GuidanceScale = 0.0  # s of cfg, u + s (c - u); 0: the prior's default
+        harmony_scales: tuple[NonNegativeFloat, NonNegativeFloat] | None = None  # s1, s2; none: the prior's default
+        instances: PositiveInt = 4  # number of sets of views to sample
+        instance: NonNegativeInt | Literal["best"] = "best"  # the set to use; best: by the silhouettes' agreement
 
         def __post_init__(self) -> None:
             super().__post_init__()
             if self.guidance == "cfg" and self.harmony_scales is not None:
-                raise InputError("harmony_scales: for guidance: harmonyview alone; here it is cfg, with guidance_scale")
+                raise InputError("harmony_scales: only for guidance: harmonyview; cfg uses guidance_scale")
             if self.guidance == "harmonyview" and self.guidance_scale != 0:
-                raise InputError("guidance_scale: for guidance: cfg alone; here it is harmonyview, with harmony_scales")
+                raise InputError("guidance_scale: only for guidance: cfg; harmonyview uses harmony_scales")
             if self.instance != "best":
                 check_range("instance", self.instance, 0, self.instances - 1)
 
@@ -72,12 +72,12 @@ class SyncDreamerViews(PriorViews):
     not_deciding: ClassVar[frozenset[str]] = PriorViews.not_deciding | {"instance"}
 
     def angles(self) -> Angles:
-        """Azimuths from 0, all at 30 degrees of elevation."""
+        """Return azimuths from 0, and elevations of 30 degrees."""
         azimuth_deg = 360 / self.config.count * torch.arange(self.config.count)
         return azimuth_deg, torch.full_like(azimuth_deg, rig.ELEVATION_DEG)
 
     def conditioning_image(self, picture: InputImage, resolution: int) -> tuple[Tensor, Tensor]:
-        """As the official script frames it, by the box of the object as everywhere: what is faint does not count."""
+        """Frame the image as in the official script, but by the usual bounding box, which ignores faint pixels."""
         rgba = torch.cat([picture.rgb, picture.alpha], dim=-1)
         if not self.config.recenter:
             return framed(rgba, resolution, 0)
@@ -87,7 +87,7 @@ class SyncDreamerViews(PriorViews):
         return framed(rgba[top:bottom, left:right], resolution, int(self.config.frame_ratio * resolution))
 
     def suited_steps(self, prior: Prior) -> int:
-        """Of ancestral sampling."""
+        """Return the prior's default number of steps for ancestral sampling."""
         return prior.ancestral_steps or prior.steps
 
     def sample(
@@ -99,7 +99,7 @@ class SyncDreamerViews(PriorViews):
         generator: torch.Generator,
         on_step: OnStep,
     ) -> Tensor:
-        """All instances [instances * T, ...], one after the other; none depends on how many there are."""
+        """Sample all instances, [instances * T, ...]; an instance does not depend on how many there are."""
         condition = prior.condition(posed)
         config, device = self.config, cameras.device
         scales = self.guidance_scales(prior, len(cameras)).to(device)
@@ -118,9 +118,9 @@ class SyncDreamerViews(PriorViews):
         return ancestral(denoise, noises, sigmas, on_step).flatten(0, 1)
 
     def assemble(self, images: Tensor, masks: Tensor, picture: InputImage) -> ReferenceViews:
-        """The chosen instance, with a picture of all of them.
+        """Return the chosen instance, with an image of all instances.
 
-        `instance: best` is the one whose silhouettes agree best with one another and with the picture's: see
+        `instance: best` is the one whose silhouettes agree best with one another and with the input image's; see
         `ranking.rank`.
 
         Raises:
@@ -145,7 +145,7 @@ class SyncDreamerViews(PriorViews):
 def _noises(
     shape: tuple[int, ...], instances: int, generator: torch.Generator, device: torch.device
 ) -> Iterator[Tensor]:
-    """Unit noise [instances, *shape] without end; each instance has a generator of its own."""
+    """Yield unit normal noise [instances, *shape] endlessly; each instance has its own generator."""
     seeds = (int(torch.randint(2**62, (), generator=generator)) for _ in range(instances))
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     while True:
@@ -153,13 +153,13 @@ def _noises(
 
 
 def _sheet(instances: Sequence[Tensor], labels: Sequence[str]) -> Tensor:
-    """[H, W, 3] picture: a row for each instance's images [T, R, R, 3], with its label."""
+    """Return an image [H, W, 3] with a labelled row for each instance's images [T, R, R, 3]."""
     rows = [[resize_area(image, CELL, CELL) for image in images] for images in instances]
     return grid(rows, [[label, *[""] * (len(row) - 1)] for label, row in zip(labels, rows, strict=True)])
 
 
 def _all_empty(ranks: Sequence[Rank], chosen: int, instances: Sequence[Tensor]) -> str:
-    """What to do about it, and where a picture is of the images as they were made: the run has no folder yet."""
+    """Return an error message with advice; saves an image of all instances in the cache: no run folder exists yet."""
     path, others = cache_folder() / "views" / "instances.png", [n for n, one in enumerate(ranks) if one.used]
     which, advice = "all instances", "another views.seed, or another views.elevation_deg"
     if others:

@@ -1,4 +1,4 @@
-"""From noisy views to a volume in space, and from that to a volume in each view's frustum (SyncDreamer, sec. 3.3)."""
+"""Networks from noisy views to a spatial volume, and from that to a volume in each view's frustum (sec. 3.3)."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ VIEW_WIDTH = 4  # of the view embedding
 
 @dataclass(frozen=True)
 class VolumeSize:
-    """What fixes the shapes of the volume networks, and of the volumes."""
+    """The sizes that fix the shapes of the volume networks and of the volumes."""
 
-    views: int  # whose number and order the network has learned
+    views: int  # the network depends on their number and order
     time_width: int
     channels: tuple[int, ...]  # at each of the four resolutions, the finest first
     vertices: int  # along each side of the spatial volume
@@ -24,7 +24,7 @@ class VolumeSize:
 
 
 class ViewBlock(nn.Module):
-    """Residual block over a view, shifted by its time and view embeddings [B, T] and [B, 4]."""
+    """A residual block over a view, shifted by its time and view embeddings [B, T] and [B, 4]."""
 
     def __init__(self, channels: int, time_width: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class ViewBlock(nn.Module):
 
 
 class NoisyTargetViewEncoder(nn.Module):
-    """Features [B, 16, h, w] of noisy latents [B, 4, h, w]."""
+    """Encodes noisy latents [B, 4, h, w] as features [B, 16, h, w]."""
 
     def __init__(self, time_width: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class NoisyTargetViewEncoder(nn.Module):
 
 
 class VolumeBlock(nn.Module):
-    """Convolution of features [B, C, ...] shifted by the time embedding, and by the view embedding where wanted."""
+    """A convolution of features [B, C, ...], shifted by the time embedding and optionally the view embedding."""
 
     def __init__(self, inside: int, outside: int, time_width: int, *, has_view: bool, stride: int = 1) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class VolumeBlock(nn.Module):
 
 
 class VolumeUpBlock(nn.Module):
-    """The same at twice the resolution."""
+    """A `VolumeBlock` that doubles the resolution."""
 
     def __init__(self, inside: int, outside: int, time_width: int, *, has_view: bool) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class VolumeUpBlock(nn.Module):
 
 
 class SpatialTime3DNet(nn.Module):
-    """3D U-Net over the spatial volume: [B, 16 N, V, V, V] to [B, C, V, V, V]."""
+    """A 3D U-Net over the spatial volume: [B, 16 N, V, V, V] to [B, C, V, V, V]."""
 
     def __init__(self, size: VolumeSize) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class SpatialTime3DNet(nn.Module):
 
 
 class FrustumTV3DNet(nn.Module):
-    """3D U-Net over frustum volumes [B, C, D, L, L]: features at four resolutions, the finest first."""
+    """A 3D U-Net over frustum volumes [B, C, D, L, L]; returns features at four resolutions, the finest first."""
 
     def __init__(self, size: VolumeSize) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class FrustumTV3DNet(nn.Module):
 
 
 class SpatialVolume(nn.Module):
-    """The three networks, and the resampling between them, of one object."""
+    """The three networks, and the resampling between them, for one object."""
 
     def __init__(self, size: VolumeSize) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class SpatialVolume(nn.Module):
         self.frustum_volume_feats = FrustumTV3DNet(size)
 
     def spatial(self, noisy: Tensor, time: Tensor, view: Tensor, rig: Rig) -> Tensor:
-        """The spatial volume [1, C, V, V, V] (axes z, y, x) of all noisy views [N, 4, h, w].
+        """Compute the spatial volume [1, C, V, V, V] (axes z, y, x) of all noisy views [N, 4, h, w].
 
         time: [1, T]. view: [N, 4]. rig: of the N views.
         """
@@ -159,14 +159,14 @@ class SpatialVolume(nn.Module):
         return self.spatial_volume_feats(self.unproject(encoded, rig).flatten(0, 1)[None], time)
 
     def unproject(self, encoded: Tensor, rig: Rig) -> Tensor:
-        """[N, 16, V, V, V] what each vertex is in each view [N, 16, h, w]; 0 where it is beside the view."""
+        """Sample the encoded views [N, 16, h, w] at each vertex: [N, 16, V, V, V]; 0 outside a view."""
         count = self.size.vertices
         where = rig.warp_coordinates(vertices(count, encoded.device), encoded.shape[-1])
         sampled = F.grid_sample(encoded.float(), where[:, :, None], align_corners=True)[..., 0]
         return sampled.to(encoded.dtype).unflatten(-1, (count, count, count))
 
     def frustum(self, volume: Tensor, latent_size: int, time: Tensor, view: Tensor, rig: Rig) -> list[Tensor]:
-        """Features [B, C, D, h, w] of the frustums of some views, at four resolutions, the finest first.
+        """Compute features [B, C, D, h, w] of the frustums of B views, at four resolutions, the finest first.
 
         volume: [1, C, V, V, V]. time: [1, T]. view: [B, 4]. rig: of these views.
         """
@@ -174,7 +174,7 @@ class SpatialVolume(nn.Module):
         return self.frustum_volume_feats(sampled, time.expand(len(view), -1), view)
 
     def resample(self, volume: Tensor, latent_size: int, rig: Rig) -> Tensor:
-        """[B, C, D, L, L] the spatial volume [1, C, V, V, V] in the frustums of B views; 0 beside it."""
+        """Resample the spatial volume [1, C, V, V, V] in the frustums of B views: [B, C, D, L, L]; 0 outside it."""
         points = rig.frustum_points(self.size.planes, latent_size) / HALF_SIDE
         volumes = volume.float().expand(len(rig), -1, -1, -1, -1)
         return F.grid_sample(volumes, points, align_corners=True).to(volume.dtype)

@@ -1,4 +1,4 @@
-"""Text-to-image models as 2D priors: DeepFloyd IF, Stable Diffusion and what has their form."""
+"""Text-to-image models as 2D priors: DeepFloyd IF, Stable Diffusion and models of the same form."""
 
 COMPONENTS = {
     "prior": {"deepfloyd-if": "prior", "stable-diffusion": "prior"},

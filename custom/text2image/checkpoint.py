@@ -1,4 +1,4 @@
-"""Text-to-image models in diffusers' folders: network, autoencoder if there is one, noise schedule."""
+"""Text-to-image models in diffusers folders: network, autoencoder (if any), noise schedule."""
 
 import re
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "tra
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """What a network was trained with.
+    """The noise schedule and prediction type that a network was trained with.
 
     levels:     [timesteps] float64 ascending noise levels.
-    prediction: what the network estimates: "epsilon" or "v_prediction".
+    prediction: what the network predicts: "epsilon" or "v_prediction".
     """
 
     levels: Tensor
@@ -30,22 +30,23 @@ class NoiseSchedule:
 
 
 def is_pixel_unet(weights: Weights) -> bool:
-    """Whether these are weights of a diffusers UNet from colours to noise and its variance (DeepFloyd IF, stage I)."""
+    """Return whether these are weights of a diffusers UNet from pixels to noise and variance (DeepFloyd IF stage I)."""
     return _channels(weights) == (3, 6)
 
 
 def is_latent_unet(weights: Weights) -> bool:
-    """Whether these are weights of a diffusers UNet from an autoencoder's latents to noise (Stable Diffusion)."""
+    """Return whether these are weights of a diffusers UNet from a VAE's latents to noise (Stable Diffusion)."""
     return _channels(weights) == (4, 4)
 
 
 def unet_part(folder: str, channels: tuple[int, int], published: str) -> Part:
-    """The network of a folder, checked, no weight read.
+    """Return the network in a folder; it is checked, but no weight is read.
 
     Args:
-        channels: that it must have, in and out.
+        channels: expected channels, in and out.
+
     Raises:
-        InputError: there is none, a weight is missing, unknown or of another shape, or it is of another kind.
+        InputError: there is none, a weight is missing, unknown or has the wrong shape, or it is of another kind.
     """
     check_folder(folder, published)
     from diffusers import UNet2DConditionModel  # takes seconds to import
@@ -58,32 +59,34 @@ def unet_part(folder: str, channels: tuple[int, int], published: str) -> Part:
             f"and {channels[1]}; {published}"
         )
     if config.addition_embed_type not in (None, "text"):
-        raise InputError(f"{folder}/unet: it wants more than a text ({config.addition_embed_type}); {published}")
+        raise InputError(
+            f"{folder}/unet: needs other inputs besides a text ({config.addition_embed_type}); {published}"
+        )
     return part
 
 
 def vae_part(folder: str, published: str) -> Part:
-    """The autoencoder of a folder, checked, no weight read.
+    """Return the autoencoder in a folder; it is checked, but no weight is read.
 
     Raises:
-        InputError: there is none, or one whose latents are scaled otherwise than Stable Diffusion's.
+        InputError: there is none, or the scale of its latents is not Stable Diffusion's.
     """
     check_folder(folder, published)
     return _checked(autoencoder_part(f"{folder}/vae", published))
 
 
 def read_schedule(folder: str, published: str) -> NoiseSchedule:
-    """The noise schedule of a folder.
+    """Read the noise schedule in a folder.
 
     Raises:
-        InputError: there is none, or a network that estimates neither noise nor v.
+        InputError: there is none, or the network predicts neither noise nor v.
     """
     from diffusers import DDPMScheduler
 
     options = read_scheduler(folder, ("epsilon", "v_prediction"), published)
     try:
         scheduler: Any = DDPMScheduler(**{name: options[name] for name in _BETAS if name in options})
-    except Exception as error:  # options of many types that make no schedule
+    except Exception as error:  # invalid options raise many types
         raise InputError(f"{folder}/scheduler: not a noise schedule ({error}); {published}") from error
     levels = sigma_from_alpha_bar(scheduler.alphas_cumprod.to(torch.float64))
     return NoiseSchedule(levels, options["prediction_type"])

@@ -1,4 +1,4 @@
-"""Score distillation by a text-to-image model: DreamFusion's."""
+"""Score distillation from a text-to-image model, as in DreamFusion."""
 
 from dataclasses import dataclass
 
@@ -19,15 +19,15 @@ from .prior import TextToImage
 
 @register("text-to-image-sds")
 class TextToImageSDS(OrbitDistillation):
-    """Score distillation of random views by a text (Poole et al. 2022, "DreamFusion", eq. 3).
+    """Score distillation on random views from a text (Poole et al. 2022, "DreamFusion", eq. 3).
 
-    The text is the same from all sides. Beside a picture the views are of its distance and lens.
+    The text is the same for all viewpoints. With an input image, views have its distance and field of view.
     """
 
     @dataclass(kw_only=True)
     class Config(OrbitDistillation.Config):
-        distance: Distance = 3.8  # of the cameras from the object's centre, world units, where there is no picture
-        fov_deg: FovDeg = 20.0  # their field of view, where there is no picture
+        distance: Distance = 3.8  # of the cameras from the object's centre, world units, without an input image
+        fov_deg: FovDeg = 20.0  # field of view of the cameras, without an input image
 
     config: Config
     prior: TextToImage
@@ -42,24 +42,24 @@ class TextToImageSDS(OrbitDistillation):
         log.info("guidance: prior %s", self.prior.name)
 
     def check_prior(self) -> None:
-        """It must be of a text alone, and of single pictures."""
+        """Check that the prior is a text-to-image model."""
         if not isinstance(self.prior, TextToImage):
             raise InputError(
-                f"prior: {self.prior.name} is no text-to-image model; use deepfloyd-if or stable-diffusion"
+                f"prior: {self.prior.name} is not a text-to-image model; use deepfloyd-if or stable-diffusion"
             )
 
     def center(self) -> Cameras:
-        """The picture's, or that of the options."""
+        """Return the input image's camera, or the one that the options give."""
         return self._center
 
     def levels(self) -> Tensor:
-        """Those that the prior was trained with."""
+        """Return the noise levels that the prior was trained with."""
         return self.prior.levels
 
     def passes(self) -> frozenset[str]:
-        """The background."""
+        """Return the render passes that `shown` needs: the background."""
         return frozenset({"background"})
 
     def shown(self, request: DistillationRequest, render: Render) -> Tensor:
-        """Over the scene's background."""
+        """Return the render composited over the scene's background."""
         return render.over(render.require("background"))

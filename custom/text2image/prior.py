@@ -1,4 +1,4 @@
-"""Text-to-image models behind the interface of all priors."""
+"""Text-to-image models as `Prior`s."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ from .text import embed_texts
 
 
 class TextToImage(Prior):
-    """Pictures of a text, each by itself, from no camera in particular; the folder is in diffusers' form."""
+    """Generates images from a text, independently and without camera control; the folder is in diffusers' format."""
 
     @dataclass
     class Config(Prior.Config):
-        prompt: str = ""  # what the object is, in a few words; taken literally
-        negative_prompt: str = ""  # what it is not
+        prompt: str = ""  # the object in a few words; taken literally
+        negative_prompt: str = ""  # what the object is not
 
     config: Config
     takes_image = False
@@ -39,9 +39,9 @@ class TextToImage(Prior):
     channels: tuple[int, int]  # of the network, in and out
 
     def read(self, config: Config, device: torch.device) -> int:
-        """The network, after the schedule and the embedded texts; pixels across its latents."""
+        """Read the noise schedule, embed the texts and load the network; returns the pixels across its latents."""
         if not config.prompt:
-            raise InputError("prompt: a text-to-image model makes pictures of text alone; say which object")
+            raise InputError("prompt: a text-to-image model needs a text; describe the object")
         self.config, self.device = config, device
         unet = unet_part(config.weights, self.channels, self.published)
         side = latent_side(unet, self.published)
@@ -51,7 +51,7 @@ class TextToImage(Prior):
         wanted = unet.module.config.encoder_hid_dim or unet.module.config.cross_attention_dim
         if self.text.shape[-1] != wanted:
             raise InputError(
-                f"{config.weights}: the text encoder's tokens are {self.text.shape[-1]} wide, the UNet wants {wanted}"
+                f"{config.weights}: expected text tokens {wanted} wide for the UNet, got {self.text.shape[-1]}"
             )
         self.levels, self.prediction = schedule.levels, schedule.prediction
         self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
@@ -59,19 +59,19 @@ class TextToImage(Prior):
         return side
 
     def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
-        """They are not told to the network."""
+        """Accept any cameras: the network does not depend on them."""
 
     def sigmas(self, steps: int) -> Tensor:
-        """Those of DDIM: see `samplers.ddim_sigmas`."""
+        """Return the noise levels of DDIM; see `samplers.ddim_sigmas`."""
         return ddim_sigmas(self.levels, steps)
 
     def condition(self, posed: None) -> Tensor:
-        """[2, L, D] of the prompt and of the negative one."""
+        """Return the embeddings [2, L, D] of the prompt and the negative prompt."""
         return self.text
 
     @torch.no_grad()
     def denoise(self, noisy: NoisyViews[Tensor]) -> Tensor:
-        """See `Prior.denoise`; where the network estimates a variance as well, that is left out."""
+        """See `Prior.denoise`; if the network also predicts a variance, that is ignored."""
         sigma, timestep = noisy.sigma, nearest_timestep(self.levels, noisy.sigma)
         scaled, dtype = noisy.latents / (1 + sigma**2) ** 0.5, self.unet.dtype
 
@@ -87,7 +87,7 @@ class TextToImage(Prior):
 
 @register("deepfloyd-if")
 class DeepFloydIF(TextToImage):
-    """DeepFloyd IF, stage I: pictures of a text, 64 pixels across, without an autoencoder."""
+    """DeepFloyd IF, stage I: images from a text, in pixel space, 64 pixels across."""
 
     published = (
         "DeepFloyd IF's stage I is at huggingface.co/DeepFloyd/IF-I-XL-v1.0, under its publisher's licence, which must "
@@ -106,7 +106,7 @@ class DeepFloydIF(TextToImage):
         return is_pixel_unet(weights)
 
     def encode(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Pixels are the latents: see `Prior.encode`."""
+        """See `Prior.encode`; the latents are the pixels."""
         check_shape("images", images, ("T", self.resolution, self.resolution, 3))
         return 2 * images.permute(0, 3, 1, 2) - 1
 
@@ -117,10 +117,10 @@ class DeepFloydIF(TextToImage):
 
 @register("stable-diffusion")
 class StableDiffusion(TextToImage, LatentPrior):
-    """Stable Diffusion 1 or 2, or a model of their form: pictures of a text, in the latents of an autoencoder."""
+    """Stable Diffusion 1 or 2, or a model of the same form: images from a text, in the latents of an autoencoder."""
 
     published = (
-        "Stable Diffusion in diffusers' form is at huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, under "
+        "Stable Diffusion in diffusers' format is at huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, under "
         "the CreativeML Open RAIL-M licence"
     )
     config: TextToImage.Config

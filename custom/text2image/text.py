@@ -1,4 +1,4 @@
-"""Texts as text-to-image models are shown them: by CLIP's text tower, or by T5's."""
+"""Text embeddings for text-to-image models, by CLIP's text tower or T5's encoder."""
 
 import json
 from pathlib import Path
@@ -12,16 +12,18 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.weights import find_file
 from liftstudio.priors.network_folders import embed_tokens, open_tokenizer, text_tower_part, token_ids
 
-T5_TOKENS = 77  # of a text that DeepFloyd IF is shown; shorter ones are padded
+T5_TOKENS = 77  # tokens of a text for DeepFloyd IF; shorter texts are padded
 
 
 def embed_texts(folder: str, texts: dict[str, str], device: torch.device, published: str) -> Tensor:
-    """[texts, L, D] float32 of texts by their options' names; the tower is in memory only here.
+    """Embed texts: [texts, L, D] float32; the text encoder is in memory only here.
 
     Args:
-        folder: with text_encoder/ and tokenizer/, here or `owner/name` on the hub.
+        folder: has text_encoder/ and tokenizer/; a local path, or `owner/name` on the hub.
+        texts: option name -> text.
+
     Raises:
-        InputError: they are not there or not readable, or a text has more tokens than the tower takes.
+        InputError: the folders are missing or not readable, or a text has more tokens than the encoder takes.
     """
     options = json.loads(find_file(f"{folder}/text_encoder/config.json", published).read_text())
     embed = _by_t5 if options.get("model_type") == "t5" else _by_clip
@@ -40,7 +42,7 @@ def _by_clip(folder: str, texts: dict[str, str], device: torch.device, published
 
 @torch.no_grad()
 def _by_t5(folder: str, texts: dict[str, str], device: torch.device, published: str) -> Tensor:
-    """In lower case, as officially; padding is not attended to."""
+    """Embed in lower case, as the official code does; padding is not attended to."""
     from transformers import AutoTokenizer  # takes seconds to import
 
     tokenizer = _pretrained(AutoTokenizer, folder, "tokenizer", published)
@@ -53,7 +55,7 @@ def _by_t5(folder: str, texts: dict[str, str], device: torch.device, published: 
 
 
 def _t5_tower(folder: str, device: torch.device, published: str) -> Any:
-    """In bfloat16 on CUDA: float16 is too narrow for it."""
+    """Load T5's encoder, in bfloat16 on CUDA: float16 would overflow."""
     from transformers import T5EncoderModel
 
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -62,23 +64,23 @@ def _t5_tower(folder: str, device: torch.device, published: str) -> Any:
     missing = sorted({*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])})
     if missing:
         raise InputError(
-            f"{folder}/text_encoder: the weight '{missing[0]}' is missing or of another shape; {published}"
+            f"{folder}/text_encoder: the weight '{missing[0]}' is missing or has the wrong shape; {published}"
         )
     return tower.to(device).eval()
 
 
 def _pretrained(cls: Any, folder: str, subfolder: str, published: str, **options: Any) -> Any:
-    """What transformers reads from a folder, here or on the hub; its weights may be in several files."""
+    """Load an object of transformers from a local folder or the hub; its weights may be in several files."""
     place: Path = input_path(folder)
     try:
         if place.is_dir():
             return cls.from_pretrained(str(place / subfolder), local_files_only=True, **options)
         return cls.from_pretrained(folder, subfolder=subfolder, **options)
-    except Exception as error:  # a dozen unrelated types
+    except Exception as error:  # it raises a dozen unrelated types
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{folder}/{subfolder}: cannot be loaded ({reason[0]}); {published}") from error
 
 
 def _check_length(name: str, count: int, most: int) -> None:
     if count > most:
-        raise InputError(f"{name}: {count} tokens, the text encoder takes at most {most}: shorten it")
+        raise InputError(f"{name}: {count} tokens, but the text encoder takes at most {most}; shorten it")

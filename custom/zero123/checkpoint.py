@@ -1,4 +1,4 @@
-"""Zero-1-to-3 as diffusers' community pipelines keep it: a folder of networks."""
+"""Zero-1-to-3 in the format of diffusers' community pipelines: a folder of networks."""
 
 import contextlib
 import re
@@ -19,12 +19,12 @@ from liftstudio.priors.network_folders import (
 )
 
 PUBLISHED = (
-    "Zero-1-to-3 in diffusers' form (unet/, vae/, image_encoder/, cc_projection/) is at huggingface.co/kxic/zero123-xl "
-    "and kxic/zero123-165000, under the MIT licence; read there what else holds for them"
+    "Zero-1-to-3 in diffusers' format (unet/, vae/, image_encoder/, cc_projection/) is at "
+    "huggingface.co/kxic/zero123-xl and kxic/zero123-165000, under the MIT licence; see there for further terms"
 )
-POSE = 4  # numbers of a relative camera
+POSE = 4  # numbers per relative camera
 
-# Folder of the projection -> its name in there, of the two conversions that are about.
+# Folder of the projection -> name of the layer in it, for the two published kinds of conversions.
 _PROJECTIONS = {"cc_projection": "projection", "clip_camera_projection": "proj"}
 _NOT_USED = re.compile(r"vision_model\.embeddings\.position_ids$")
 _INPUT = "conv_in.weight"
@@ -32,7 +32,7 @@ _INPUT = "conv_in.weight"
 
 @dataclass(frozen=True)
 class Parts:
-    """The networks of a folder; the projection makes one token of the picture's embedding and the relative camera."""
+    """The networks of a folder; the projection maps the image embedding and the relative camera to one token."""
 
     unet: Part
     vae: Part
@@ -41,18 +41,19 @@ class Parts:
 
 
 def is_zero123(weights: Weights) -> bool:
-    """Whether these are weights of a diffusers UNet that is shown a picture's latents beside the noisy ones."""
+    """Return whether these are weights of a diffusers UNet that takes an image's latents next to the noisy ones."""
     return weights.shapes.get(_INPUT, ())[1:2] == (8,) and weights.shapes.get("conv_out.weight", ())[:1] == (4,)
 
 
 def open_folder(folder: str) -> Parts:
-    """All networks, checked, no weight read: `part.load` does that.
+    """Open all networks; they are checked, but weights are read only by `part.load`.
 
     Args:
-        folder: in diffusers' form, or `owner/name` on the Hugging Face hub.
+        folder: in diffusers' format, or `owner/name` on the Hugging Face hub.
+
     Raises:
-        InputError: a file is missing (says where it is published) or not readable; a weight is missing, unknown or of
-            another shape; the networks do not belong together, or estimate something other than noise.
+        InputError: a file is missing (the message says where it is published) or not readable; a weight is missing,
+            unknown or has the wrong shape; the networks do not match, or predict something other than noise.
     """
     check_folder(folder, PUBLISHED)
     check_predicts_noise(folder, PUBLISHED)
@@ -84,7 +85,7 @@ def _projection_weights(folder: str) -> tuple[Weights, str]:
         with contextlib.suppress(InputError):
             return open_folder_weights(f"{folder}/{subfolder}", "diffusion_pytorch_model", ""), name
     first, second = _PROJECTIONS
-    raise InputError(f"{folder}: no projection of the camera there, neither {first}/ nor {second}/; {PUBLISHED}")
+    raise InputError(f"{folder}: no camera projection, neither {first}/ nor {second}/; {PUBLISHED}")
 
 
 def _check_match(folder: str, parts: Parts) -> None:
@@ -92,17 +93,17 @@ def _check_match(folder: str, parts: Parts) -> None:
     projection = parts.projection.module
     if unet.in_channels != 2 * unet.out_channels:
         raise InputError(
-            f"{folder}/unet: {unet.in_channels} channels in and {unet.out_channels} out; a network that is shown the "
-            f"picture beside its noisy latents has twice as many in as out; {PUBLISHED}"
+            f"{folder}/unet: {unet.in_channels} channels in and {unet.out_channels} out; expected twice as many in as "
+            f"out, for noisy latents and the image's; {PUBLISHED}"
         )
     for name, wanted, got in (
         ("vae: channels of its latents", unet.out_channels, vae.latent_channels),
         (
-            "image_encoder: width of what the projection takes, less the camera's",
+            "image_encoder: width of its embedding",
             projection.in_features - POSE,
             tower.projection_dim,
         ),
-        ("the projection: width of what the UNet attends to", unet.cross_attention_dim, projection.out_features),
+        ("projection: width of its token", unet.cross_attention_dim, projection.out_features),
     ):
         if got != wanted:
             raise InputError(f"{folder}: {name}: expected {wanted}, got {got}")

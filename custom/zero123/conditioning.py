@@ -1,4 +1,4 @@
-"""What Zero-1-to-3 is told besides the noisy latents: the picture, and where the view is seen from."""
+"""Conditioning of Zero-1-to-3: the input image and the relative camera of each view."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 from liftstudio.data.cameras import Cameras
 
-OBJECT_LENGTH = 1.8  # of an object's longest side in this world; 1 in the networks'
+OBJECT_LENGTH = 1.8  # length of an object's longest side in this world; 1 in the network's
 
 
 @dataclass(frozen=True)
 class Condition:
-    """The encoded picture.
+    """The encoded input image.
 
-    embedding: [D] float32 of CLIP's image tower.
-    latent:    [4, h, w] float32 of the autoencoder, not scaled.
-    camera:    the one it was taken with.
+    embedding: [D] float32, from CLIP's image tower.
+    latent:    [4, h, w] float32, from the autoencoder, unscaled.
+    camera:    that of the image.
     """
 
     embedding: Tensor
@@ -25,10 +25,10 @@ class Condition:
 
 
 def relative_poses(start: Cameras, cameras: Cameras) -> Tensor:
-    """[T, 4] float32 where T cameras are, from one camera: (d_theta, sin d_phi, cos d_phi, d_r).
+    """Return T cameras relative to one camera, [T, 4] float32: (d_theta, sin d_phi, cos d_phi, d_r).
 
     After Liu et al. 2023, "Zero-1-to-3", and its released code: theta is the angle from the zenith, phi the azimuth,
-    counter-clockwise from above, both in radians, and r the distance where objects are 1 long.
+    counter-clockwise seen from above, both in radians, and r the distance in units of the object's length.
     """
     fall = torch.deg2rad(start.elevation_deg - cameras.elevation_deg)
     turn = torch.deg2rad(cameras.azimuth_deg - start.azimuth_deg)

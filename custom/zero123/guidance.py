@@ -1,4 +1,4 @@
-"""Score distillation on random views of the object in a picture, each by itself."""
+"""Score distillation on random views of the object in an input image, each denoised independently."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ from .views import denoise_alone
 
 @register("zero123-sds")
 class Zero123SDS(OrbitDistillation):
-    """Score distillation at cameras relative to the picture's, as with Zero-1-to-3.
+    """Score distillation at cameras relative to the input image's, as with Zero-1-to-3.
 
-    After Liu et al. 2023, "Zero-1-to-3", sec. 3.3, with the noise weighted as in DreamFusion. With a prior of any kind
-    that takes a picture and cameras: it is asked about one view at a time.
+    After Liu et al. 2023, "Zero-1-to-3", sec. 3.3, with DreamFusion's weighting of noise levels. It works with any
+    prior that takes an input image and cameras, one view at a time.
     """
 
     def __init__(self, config: OrbitDistillation.Config, *, views: ReferenceViews | None, device: torch.device) -> None:
@@ -29,9 +29,9 @@ class Zero123SDS(OrbitDistillation):
         log.info("guidance: prior %s", self.prior.name)
 
     def check_prior(self) -> None:
-        """It must take a picture, and any number of views."""
+        """Check that the prior takes an input image and any number of views."""
         if not self.prior.takes_image or self.prior.frames:
-            raise InputError(f"prior: {self.prior.name} does not make a single view of a picture")
+            raise InputError(f"prior: {self.prior.name} cannot generate a single view from an input image")
 
     def estimate(self, request: DistillationRequest, noisy: Tensor, condition: Any, wanted: Tensor) -> Tensor:
         """See `PriorGuidance.estimate`."""

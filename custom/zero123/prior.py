@@ -1,4 +1,4 @@
-"""Zero-1-to-3 behind the interface of all priors."""
+"""Zero-1-to-3 as a `Prior`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,17 +27,17 @@ from .conditioning import Condition, relative_poses
 
 @register("zero123")
 class Zero123(LatentPrior):
-    """Zero-1-to-3: views of the object in a picture, each by itself, at cameras relative to the picture's.
+    """Zero-1-to-3: independent views of the object in an input image, at cameras relative to the image's.
 
-    After Liu et al. 2023, "Zero-1-to-3: Zero-shot One Image to 3D Object". The views of a batch know nothing of one
-    another. The networks are told directions and the distance, no lens.
+    After Liu et al. 2023, "Zero-1-to-3: Zero-shot One Image to 3D Object". The views of a batch are independent. The
+    network is given relative angles and distance, but no field of view.
     """
 
     published = PUBLISHED
 
     @dataclass
     class Config(Prior.Config):
-        resolution: Annotated[int, Range(16)] = 256  # pixels across the pictures: those of the networks' training
+        resolution: Annotated[int, Range(16)] = 256  # pixels across the images, as in the networks' training
 
     config: Config
     own_chunk = 4
@@ -62,15 +62,15 @@ class Zero123(LatentPrior):
         return is_zero123(weights)
 
     def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
-        """Any cameras that look at the object will do."""
+        """Accept any cameras that look at the object."""
 
     def sigmas(self, steps: int) -> Tensor:
-        """Those of DDIM, as officially: see `samplers.ddim_sigmas`."""
+        """Return the noise levels of DDIM, as in the official sampler; see `samplers.ddim_sigmas`."""
         return ddim_sigmas(self.levels, steps)
 
     @torch.no_grad()
     def condition(self, posed: PosedImage) -> Condition:
-        """The picture, over white, as CLIP embeds it and as latents; CLIP is in memory only here."""
+        """Return the CLIP embedding and the latents of the input image over white; CLIP is in memory only here."""
         check_shape("posed.image", posed.image, (self.resolution, self.resolution, 3))
         image = posed.image.to(self.device)
         tower = self.tower.load(torch.float32, self.device)
@@ -79,7 +79,7 @@ class Zero123(LatentPrior):
 
     @torch.no_grad()
     def denoise(self, noisy: NoisyViews[Condition]) -> Tensor:
-        """See `Prior.denoise`; without the picture there are zeros for its latents and for the token of it."""
+        """See `Prior.denoise`; the unconditional branch has zeros for the image's latents and token."""
         latents, sigma = noisy.latents, noisy.sigma
         token, latent = self._tokens(noisy.condition, noisy.cameras), noisy.condition.latent.expand_as(latents)
         scaled, timestep = latents / (1 + sigma**2) ** 0.5, nearest_timestep(self.levels, sigma)
@@ -95,7 +95,7 @@ class Zero123(LatentPrior):
         return guided_estimate(estimate, (token, latent), nothing, noisy.guidance_scale)
 
     def _tokens(self, condition: Condition, cameras: Cameras) -> Tensor:
-        """[T, 1, D] what the network attends to: the picture, as seen from where the cameras are."""
+        """Return the tokens [T, 1, D] that the network attends to: the image's embedding and the relative cameras."""
         poses = relative_poses(condition.camera, cameras.to(self.device))
         embedding = condition.embedding.expand(len(poses), -1)
         return self.projection(torch.cat([embedding, poses], dim=-1))[:, None]

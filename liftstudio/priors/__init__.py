@@ -1,1 +1,1 @@
-"""Diffusion priors: one interface, noise levels and samplers, reading of weights, the bundled prior and its trainer."""
+"""Diffusion priors: their interface, noise levels and samplers, weight files, and the bundled priors."""

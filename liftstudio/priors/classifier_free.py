@@ -7,13 +7,13 @@ from torch import Tensor
 
 from liftstudio.core.ranges import Range
 
-Shown = TypeVar("Shown")  # what a network is shown besides noisy latents
+Shown = TypeVar("Shown")  # inputs of a network other than noisy latents
 
-GuidanceScale = Annotated[float, Range(1, or_zero=True)]  # 0: what suits the prior
+GuidanceScale = Annotated[float, Range(1, or_zero=True)]  # 0: the prior's default
 
 
 def guided(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
-    """u + g (c - u) of two estimates [T, ...] with a scale per frame [T]."""
+    """Return u + g (c - u) for two estimates c, u [T, ...] and a scale g per frame [T]."""
     per_frame = scale.to(conditional).reshape(-1, *[1] * (conditional.ndim - 1))
     return unconditional + per_frame * (conditional - unconditional)
 
@@ -21,11 +21,13 @@ def guided(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
 def guided_estimate(
     estimate: Callable[[Sequence[Shown]], Tensor], conditional: Shown, unconditional: Shown, scale: Tensor | None
 ) -> Tensor:
-    """[T, ...] the guided estimate of what a network is shown with and without a condition, no more than is needed.
+    """Return the guided estimate [T, ...]; a branch that does not count is not evaluated.
 
     Args:
-        estimate: [N, T, ...] estimates of N things shown, 1 or 2, in one batch.
-        scale: [T] per frame; None or all 1: the conditional estimate alone; all 0: the unconditional one alone.
+        estimate: returns estimates [N, T, ...] under N conditions, 1 or 2, in one batch.
+        conditional: the network's inputs with the condition.
+        unconditional: the same without it.
+        scale: [T] per frame; None or all 1: only the conditional estimate; all 0: only the unconditional one.
     """
     if scale is None or bool((scale == 1).all()):
         return estimate([conditional])[0]

@@ -1,8 +1,8 @@
-"""Score distillation: pure functions of tensors.
+"""Score distillation, as pure functions of tensors.
 
-Latents z0 are noised to z = z0 + sigma * eps; a prior's estimate of the clean latents from z is D(z; sigma). Score
-distillation (Poole et al. 2022, "DreamFusion", eq. 3) moves what made z0 along w (eps_hat - eps), without the network's
-Jacobian. With eps_hat = (z - D) / sigma (Karras et al. 2022, "EDM", eq. 3) that is w (z0 - D) / sigma.
+Latents z0 are noised to z = z0 + sigma * eps; D(z; sigma) is a prior's estimate of the clean latents. Score
+distillation (Poole et al. 2022, "DreamFusion", eq. 3) uses w (eps_hat - eps) as the gradient of z0, without the
+network's Jacobian. With eps_hat = (z - D) / sigma (Karras et al. 2022, "EDM", eq. 3) that is w (z0 - D) / sigma.
 """
 
 import math
@@ -15,7 +15,7 @@ Encoder = Callable[[Tensor, Tensor], Tensor]  # images [T, R, R, 3], masks [T, R
 
 
 def draw_sigma(generator: torch.Generator, log_mean: float, log_std: float, bounds: tuple[float, float]) -> float:
-    """A noise level with log sigma ~ N(log_mean, log_std^2) (EDM, table 1), of those within `bounds`: one draw."""
+    """Draw a noise level, log sigma ~ N(log_mean, log_std^2) within `bounds` (EDM, table 1), by one random number."""
     ends = (torch.tensor(bounds, dtype=torch.float64).log() - log_mean) / log_std
     low, high = torch.special.ndtr(ends).tolist()
     quantile = low + (high - low) * torch.rand((), dtype=torch.float64, generator=generator, device=generator.device)
@@ -24,15 +24,15 @@ def draw_sigma(generator: torch.Generator, log_mean: float, log_std: float, boun
 
 
 def sds_weight(sigma: float) -> float:
-    """w = sigma^2 / (1 + sigma^2): DreamFusion's sigma_t^2 = 1 - alpha_bar_t, sigma being noise over signal."""
+    """Return w = sigma^2 / (1 + sigma^2): DreamFusion's sigma_t^2 = 1 - alpha_bar_t, with sigma noise over signal."""
     return sigma**2 / (1 + sigma**2)
 
 
 def sds_loss(latents: Tensor, denoised: Tensor, sigma: float, mask: Tensor | float = 1.0) -> Tensor:
-    """A scalar whose gradient is that of score distillation: 1/2 w / sigma * mean of M (z0 - D)^2, D held fixed.
+    """Return a scalar with the gradient of score distillation: 1/2 w / sigma * mean of M (z0 - D)^2, D held fixed.
 
-    Its gradient with respect to the N numbers of z0 is w M (z0 - D) / (sigma N). The mean is over all of them, whatever
-    the mask, so the fewer are masked in, the weaker the loss.
+    Its gradient with respect to the N elements of z0 is w M (z0 - D) / (sigma N). The mean is over all elements,
+    whatever the mask, so a smaller mask gives a weaker loss.
 
     latents, denoised: z0 and D, [T, C, h, w]. mask: M in [0, 1], broadcast against them; no gradient flows to it.
     """
@@ -40,10 +40,10 @@ def sds_loss(latents: Tensor, denoised: Tensor, sigma: float, mask: Tensor | flo
 
 
 def reconstruction_loss(latents: Tensor, denoised: Tensor, mask: Tensor | float = 1.0) -> Tensor:
-    """1/2 mean of M (z0 - D)^2, D held fixed: score distillation weighted by sigma.
+    """Return 1/2 mean of M (z0 - D)^2, D held fixed: score distillation weighted by sigma.
 
-    It pulls z0 to the estimate itself, alike at all noise levels (Shi et al. 2023, "MVDream", eq. 5, without its
-    expectation). Its authors sum over a view's numbers instead: their loss is C h w times this one.
+    It pulls z0 towards the estimate itself, equally at all noise levels (Shi et al. 2023, "MVDream", eq. 5, without its
+    expectation). The authors sum over a view's elements instead: their loss is C h w times this one.
 
     latents, denoised, mask: as in `sds_loss`.
     """
@@ -53,10 +53,10 @@ def reconstruction_loss(latents: Tensor, denoised: Tensor, mask: Tensor | float 
 
 
 def encode_in_chunks(encode: Encoder, images: Tensor, masks: Tensor, chunk: int) -> Tensor:
-    """`encode(images, masks)`, holding the graph of `chunk` frames at a time only.
+    """Return `encode(images, masks)`, keeping the graph of only `chunk` frames in memory at a time.
 
-    The latents are computed without a graph; when their gradient arrives, each chunk is encoded again with one, and the
-    gradient goes on to its pixels. `encode` must be deterministic and treat frames independently.
+    The latents are computed without a graph. In the backward pass each chunk is encoded again with one, which passes
+    the gradient on to its pixels. `encode` must be deterministic and treat frames independently.
 
     images: [T, R, R, 3]. masks: [T, R, R, 1]. Returns [T, C, h, w].
     """

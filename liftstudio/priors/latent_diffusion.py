@@ -1,6 +1,6 @@
-"""What checkpoints of latent diffusion models share: autoencoder, CLIP's image tower and UNet in their original layout.
+"""Reading checkpoints of latent diffusion models: autoencoder, CLIP image tower and UNet in their original layout.
 
-The tables of names follow from comparing that layout with diffusers' and transformers'.
+The tables map the names of diffusers and transformers to those of the original layout.
 """
 
 import copy
@@ -17,9 +17,9 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.weights import Weights, check_module, load_module
 
 Change = Callable[[Tensor], Tensor]
-Sources = dict[str, tuple[str, Change]]  # module's key -> the file's, and the change of layout
+Sources = dict[str, tuple[str, Change]]  # module's key -> the file's key, and the change of layout
 
-VAE_GROUPS = 32  # of the channels, in the norms of Stable Diffusion's autoencoder
+VAE_GROUPS = 32  # channel groups of the norms in Stable Diffusion's autoencoder
 
 _UNET_BLOCK = r"^(?P<way>down|up)_blocks\.(?P<level>\d+)\.(?P<part>[a-z]+)\.(?P<index>\d+)(?:(?<=samplers\.\d)\.conv)?"
 _UNET_PARTS = {
@@ -67,17 +67,17 @@ _CLIP_PARTS = {
 }
 
 
-_GROUP = 32  # channels of a UNet's residual blocks come in multiples of it
+_GROUP = 32  # the channels of a UNet's residual blocks are multiples of this
 
 
 @dataclass(frozen=True)
 class UNetSizes:
-    """Sizes of a UNet in its original layout; of its levels from the finest to the coarsest.
+    """Sizes of a UNet in its original layout; levels are ordered from the finest to the coarsest.
 
-    channels: of their residual blocks.
-    attends:  whether there is attention.
-    depths:   transformer blocks of an attention; at the coarsest level those of the middle, which is built alike.
-    layers:   residual blocks of a level on the way down; one more on the way up.
+    channels: of the residual blocks, per level.
+    attends:  whether a level has attention.
+    depths:   transformer blocks per attention layer; at the coarsest level those of the middle, which is built alike.
+    layers:   residual blocks of a level in the down path; the up path has one more.
     """
 
     in_channels: int
@@ -89,7 +89,7 @@ class UNetSizes:
     context_width: int
 
     def options(self, block: str) -> dict[str, Any]:
-        """As diffusers' networks name them; `block` is what the names of their blocks end in."""
+        """Return the sizes as options of diffusers' networks; `block` is the suffix of their block names."""
         kinds = ["CrossAttn" if attends else "" for attends in self.attends]
         return {
             "in_channels": self.in_channels,
@@ -105,28 +105,28 @@ class UNetSizes:
 
 @dataclass(frozen=True)
 class Part:
-    """One network of a file: built on the meta device, where its weights are, and read when asked for."""
+    """One network of a file: a module on the meta device, and where its weights are; read only by `load`."""
 
     module: Any  # an nn.Module; diffusers and transformers are untyped
     weights: Weights
     sources: Sources
 
     def check(self) -> None:
-        """Raise an InputError that names the first weight that is missing or of another shape."""
+        """Raise an InputError that names the first weight that is missing or has the wrong shape."""
         check_module(self.module, self.weights, self.sources)
 
     def load(self, dtype: torch.dtype, device: torch.device) -> Any:
-        """The network with its weights, frozen; each call reads them anew."""
+        """Return the network with its weights, frozen; each call reads the file again."""
         module = copy.deepcopy(self.module)
         load_module(module, self.weights, self.sources, dtype, device)
         return module
 
 
 def vae_part(weights: Weights, prefix: str) -> Part:
-    """The autoencoder under `prefix`; all sizes are read from shapes.
+    """Return the autoencoder under `prefix`; all sizes are read from shapes.
 
     Raises:
-        InputError: a weight that tells a size is missing, or tells an impossible one.
+        InputError: a weight that determines a size is missing or has an impossible shape.
     """
     levels = max(1, weight_count(weights, f"{prefix}encoder.down."))
     firsts = [f"{prefix}encoder.down.{level}.block.0.conv1.weight" for level in range(levels)]
@@ -139,9 +139,10 @@ def vae_part(weights: Weights, prefix: str) -> Part:
 
 
 def make_vae(widths: tuple[int, ...], layers: int, latent_channels: int, groups: int = VAE_GROUPS) -> Any:
-    """An autoencoder with random weights; each of the `widths`, from the finest level, but the last is halved after.
+    """Return an autoencoder with random weights.
 
-    groups: of the channels, in its norms.
+    widths: channels per level, the finest first; after each level but the last the resolution is halved.
+    groups: channel groups in its norms.
     """
     from diffusers import AutoencoderKL  # takes seconds to import
 
@@ -156,20 +157,23 @@ def make_vae(widths: tuple[int, ...], layers: int, latent_channels: int, groups:
 
 
 def clip_part(weights: Weights, prefix: str, head_channels: int, activation: str) -> Part:
-    """The image tower under `prefix`.
+    """Return the CLIP image tower under `prefix`.
 
     Args:
-        head_channels: width of an attention head, which no shape tells.
-        activation: as transformers names it: "quick_gelu" (OpenAI's weights) or "gelu" (OpenCLIP's).
+        head_channels: width of an attention head, which no shape reveals.
+        activation: transformers' name of it: "quick_gelu" (OpenAI's weights) or "gelu" (OpenCLIP's).
+
     Raises:
-        InputError: a weight that tells a size is missing, or the heads do not divide the width.
+        InputError: a weight that determines a size is missing, or the head size does not divide the width.
     """
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     width, _, patch, _ = weight_shape(weights, f"{prefix}conv1.weight", 4)
     tokens = weight_shape(weights, f"{prefix}positional_embedding", 2)[0]
     if width % head_channels:
-        raise InputError(f"{weights.path}: '{prefix}conv1.weight': {width} channels are no heads of {head_channels}")
+        raise InputError(
+            f"{weights.path}: '{prefix}conv1.weight': width {width} is not divisible by the head size {head_channels}"
+        )
     config = CLIPVisionConfig(
         hidden_size=width,
         intermediate_size=weight_shape(weights, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
@@ -182,15 +186,15 @@ def clip_part(weights: Weights, prefix: str, head_channels: int, activation: str
     )
     with torch.device("meta"):
         module = CLIPVisionModelWithProjection(config)
-    module.vision_model.embeddings.position_ids = torch.arange(tokens)[None]  # in no file
+    module.vision_model.embeddings.position_ids = torch.arange(tokens)[None]  # not stored in files
     return Part(module, weights, clip_sources(module.state_dict(), prefix))
 
 
 def unet_sizes(weights: Weights, prefix: str) -> UNetSizes:
-    """Sizes of the UNet under `prefix`, all by shapes.
+    """Return the sizes of the UNet under `prefix`, all read from shapes.
 
     Raises:
-        InputError: a weight that tells a size is missing, or tells an impossible one.
+        InputError: a weight that determines a size is missing or has an impossible shape.
     """
     block = re.compile(rf"{re.escape(prefix)}input_blocks\.(?P<block>\d+)\.(?P<part>.+)")
     found = [match for key in weights.shapes if (match := block.match(key))]
@@ -211,14 +215,15 @@ def unet_sizes(weights: Weights, prefix: str) -> UNetSizes:
 
 
 def head_count(weights: Weights, name: str, width: int, channels: int) -> int:
-    """How many heads of `width` channels an attention has; `name`: of that width in the metadata of files.
+    """Return the number of attention heads of `width` channels each; `name`: key of that width in a file's metadata.
 
     Raises:
-        InputError: the heads do not divide the channels.
+        InputError: the width does not divide the channels.
     """
     if channels % width:
         raise InputError(
-            f"{weights.path}: heads of {width} channels do not divide {channels}; its metadata must say {name}"
+            f"{weights.path}: {channels} channels are not divisible by the head size {width}; "
+            f"set {name} in its metadata"
         )
     return channels // width
 
@@ -226,18 +231,19 @@ def head_count(weights: Weights, name: str, width: int, channels: int) -> int:
 def unet_sources(
     names: Iterable[str], layers: int, levels_with_attention: Sequence[bool], prefix: str, others: dict[str, str]
 ) -> Sources:
-    """Sources of the weights of a network whose blocks are diffusers'.
+    """Return the sources of the weights of a network made of diffusers' blocks.
 
     Args:
         names: the module's keys.
-        layers: residual blocks per level on the way down (one more on the way up).
-        levels_with_attention: from the finest level to the coarsest.
-        others: a part that not all such networks have -> its original name.
+        layers: residual blocks per level in the down path (one more in the up path).
+        levels_with_attention: whether each level has attention, from the finest to the coarsest.
+        prefix: that of the file's keys.
+        others: a part that only some networks have -> its original name.
     """
     upwards = levels_with_attention[::-1]
 
     def flat_block(match: re.Match[str]) -> str:
-        """Original blocks are numbered through all levels, and their parts by position."""
+        """In the original layout, blocks are numbered across levels, and their parts by position."""
         way, part = match["way"], match["part"]
         level, index = int(match["level"]), int(match["index"])
         if part == "downsamplers":
@@ -262,7 +268,7 @@ def unet_sources(
 
 
 def vae_sources(names: Iterable[str], levels: int, prefix: str) -> Sources:
-    """Sources of the autoencoder's weights; `levels` counts its resolutions."""
+    """Return the sources of the autoencoder's weights; `levels` is its number of resolutions."""
 
     def official(name: str) -> str:
         name = re.sub(r"^encoder\.down_blocks\.(\d+)\.resnets", r"encoder.down.\1.block", name)
@@ -272,14 +278,16 @@ def vae_sources(names: Iterable[str], levels: int, prefix: str) -> Sources:
         return prefix + replace_parts(name, _VAE_PARTS)
 
     def change(name: str) -> Change:
-        is_attention_matrix = re.search(r"\.(to_[qkv]|to_out\.0)\.weight$", name)  # officially a 1x1 convolution
+        is_attention_matrix = re.search(
+            r"\.(to_[qkv]|to_out\.0)\.weight$", name
+        )  # a 1x1 convolution in the original layout
         return _without_pixels if is_attention_matrix else same
 
     return {name: (official(name), change(name)) for name in names}
 
 
 def clip_sources(names: Iterable[str], prefix: str) -> Sources:
-    """Sources of the image tower's weights; the original file has query, key and value in one matrix."""
+    """Return the sources of the image tower's weights; the original file has query, key and value in one matrix."""
 
     def source(name: str) -> tuple[str, Change]:
         match = re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)", name)
@@ -292,7 +300,7 @@ def clip_sources(names: Iterable[str], prefix: str) -> Sources:
 
 
 def check_all_used(weights: Weights, parts: Iterable[Part], others: re.Pattern[str]) -> None:
-    """Raise an InputError that names the first key of the file that no part uses and `others` does not name."""
+    """Raise an InputError that names the first key of the file that no part uses and `others` does not match."""
     used = {source[0] for part in parts for source in part.sources.values()}
     for key in weights.shapes:
         if key not in used and not others.match(key):
@@ -300,7 +308,7 @@ def check_all_used(weights: Weights, parts: Iterable[Part], others: re.Pattern[s
 
 
 def official_state(module: nn.Module, sources: Sources) -> dict[str, Tensor]:
-    """The module's weights under the original keys, in the original layout: the inverse of loading by `sources`."""
+    """Return the module's weights under the original keys and in the original layout: the inverse of loading."""
     state = module.state_dict()
     parts: defaultdict[str, dict[int, Tensor]] = defaultdict(dict)
     for name, (key, change) in sources.items():
@@ -310,16 +318,16 @@ def official_state(module: nn.Module, sources: Sources) -> dict[str, Tensor]:
 
 
 def replace_parts(name: str, parts: dict[str, str]) -> str:
-    """`name` with each run of its dotted words that is in `parts` replaced."""
+    """Replace each run of dotted words in `name` that is a key of `parts`."""
     known = "|".join(map(re.escape, parts))
     return re.sub(rf"(?<![^.])({known})(?![^.])", lambda match: parts[match[0]], name)
 
 
 def weight_shape(weights: Weights, key: str, dimensions: int) -> tuple[int, ...]:
-    """The shape of a weight that tells sizes.
+    """Return the shape of a weight that determines sizes.
 
     Raises:
-        InputError: it is missing, or empty, or has another number of dimensions.
+        InputError: it is missing, empty, or has another number of dimensions.
     """
     if key not in weights:
         raise InputError(f"{weights.path}: the weight '{key}' is missing")
@@ -334,29 +342,29 @@ def weight_shape(weights: Weights, key: str, dimensions: int) -> tuple[int, ...]
 
 
 def output_channels(weights: Weights, key: str, dimensions: int, *divisors: int) -> int:
-    """Output channels of a convolution, which groups and heads must divide.
+    """Return the output channels of a convolution, which must be multiples of `divisors` (groups, heads).
 
     Raises:
-        InputError: they do not, or as `weight_shape`.
+        InputError: they are not, or as `weight_shape`.
     """
     channels = weight_shape(weights, key, dimensions)[0]
     for divisor in divisors:
         if channels % divisor:
-            raise InputError(f"{weights.path}: '{key}' has {channels} channels, which is no multiple of {divisor}")
+            raise InputError(f"{weights.path}: '{key}' has {channels} channels, not a multiple of {divisor}")
     return channels
 
 
 def weight_count(weights: Weights, prefix: str) -> int:
-    """One more than the highest number that follows `prefix` in a key: how many numbered modules are there."""
+    """Return the number of numbered modules: one more than the highest number that follows `prefix` in a key."""
     numbered = re.compile(rf"{re.escape(prefix)}(\d+)\.")
     return 1 + max((int(match[1]) for key in weights.shapes if (match := numbered.match(key))), default=-1)
 
 
 def metadata_number(weights: Weights, name: str, official: int) -> int:
-    """What no shape tells: what the file's metadata says under `name`, or else `official`.
+    """Return a size that no shape reveals: the file's metadata under `name`, else `official`.
 
     Raises:
-        InputError: the metadata holds something else than a whole number above 0 there.
+        InputError: the metadata's value is not a whole number above 0.
     """
     text = weights.metadata.get(name, str(official))
     if not text.isdecimal() or int(text) < 1:
@@ -367,12 +375,12 @@ def metadata_number(weights: Weights, name: str, official: int) -> int:
 def _grouped_channels(weights: Weights, key: str) -> int:
     channels = weight_shape(weights, key, 4)[0]
     if channels < _GROUP or channels % _GROUP:
-        raise InputError(f"{weights.path}: '{key}' has {channels} channels, which is no multiple of {_GROUP}")
+        raise InputError(f"{weights.path}: '{key}' has {channels} channels, not a multiple of {_GROUP}")
     return channels
 
 
 def same(tensor: Tensor) -> Tensor:
-    """No change of layout."""
+    """Return the tensor unchanged: the layouts agree."""
     return tensor
 
 
@@ -392,9 +400,9 @@ def _piece(index: int, count: int) -> Change:
     return lambda tensor: tensor.chunk(count)[index]
 
 
-HALVES = [_piece(index, 2) for index in range(2)]  # of a matrix that holds two of the module's
+HALVES = [_piece(index, 2) for index in range(2)]  # of a matrix that stacks two of the module's
 _THIRDS = [_piece(index, 3) for index in range(3)]
-# change of layout -> its place among those that share a key, and the way back
+# Change of layout -> its position among those that share a key, and its inverse.
 _INVERSE: dict[Change, tuple[int, Change]] = {
     same: (0, same),
     _transposed: (0, _transposed),

@@ -1,4 +1,4 @@
-"""What priors in the latents of an autoencoder share: coding pictures, and how CLIP's image tower is shown one."""
+"""The base of priors on the latents of an autoencoder, and preprocessing for the CLIP image tower."""
 
 from typing import Any, ClassVar
 
@@ -10,16 +10,16 @@ from liftstudio.core.checks import check_shape
 from liftstudio.priors.base import Prior
 from liftstudio.priors.latent_diffusion import Part
 
-LATENT_SCALE = 0.18215  # of the latents that are denoised, over the autoencoder's own
+LATENT_SCALE = 0.18215  # factor from the autoencoder's latents to those that are denoised
 
 # OpenAI's CLIP preprocessing.
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 class LatentPrior(Prior):
-    """A prior whose latents are those of an autoencoder, scaled; it knows no masks."""
+    """A prior on the scaled latents of an autoencoder; it makes no masks."""
 
-    own_chunk: ClassVar[int]  # `chunk` if the config does not say
+    own_chunk: ClassVar[int]  # default of `chunk`
     config: Prior.Config
 
     def __init__(self, config: Prior.Config, vae: Part, resolution: int, *, device: torch.device) -> None:
@@ -42,24 +42,24 @@ class LatentPrior(Prior):
 
     @property
     def chunk(self) -> int:
-        """Frames through the autoencoder at once."""
+        """Number of frames to encode or decode at once."""
         return self.config.chunk or self.own_chunk
 
     def posterior(self, images: Tensor) -> Any:
-        """The autoencoder's distribution of latents [B, 4, h, w], not scaled, of images [B, R, R, 3] in [-1, 1]."""
+        """Return the distribution of unscaled latents [B, 4, h, w] of images [B, R, R, 3] in [-1, 1]."""
         return self.vae.encode(images.permute(0, 3, 1, 2)).latent_dist
 
 
 def clip_pixels(image: Tensor, size: int) -> Tensor:
-    """[1, 3, size, size] input of a CLIP image tower, of an image [R, R, 3] in [0, 1].
+    """Return the input [1, 3, size, size] of a CLIP image tower for an image [R, R, 3] in [0, 1].
 
-    Resized bicubically between the corner pixels' centres, without antialiasing, and normalised.
+    The image is resized bicubically with aligned corners, without antialiasing, and normalised.
     """
     pixels = F.interpolate(image.permute(2, 0, 1)[None], (size, size), mode="bicubic", align_corners=True)
     return clip_normalized(pixels)
 
 
 def clip_normalized(pixels: Tensor) -> Tensor:
-    """Input of a CLIP image tower, of channels [B, 3, H, W] in [0, 1]."""
+    """Normalise pixels [B, 3, H, W] in [0, 1] for a CLIP image tower."""
     mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (_CLIP_MEAN, _CLIP_STD))
     return (pixels - mean) / std

@@ -1,4 +1,4 @@
-"""Layers of the bundled priors' networks, whose matrices are kept as Muon wants them."""
+"""Layers of the bundled priors' networks; weights are stored as matrices for the Muon optimizer."""
 
 import math
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ HeadMultiple = Annotated[int, Range(multiple_of=HEAD_WIDTH)]
 
 
 class Conv(nn.Module):
-    """A convolution over 2 or 3 axes whose weight is kept as a matrix [out, in * kernel], as Muon wants it."""
+    """A 2D or 3D convolution whose weight is stored as a matrix [out, in * kernel], as Muon needs it."""
 
     def __init__(self, inside: int, outside: int, axes: int, kernel: int = 3, stride: int = 1, gain: float = 1.0):
         super().__init__()
@@ -32,14 +32,14 @@ class Conv(nn.Module):
         if self.axes == 2:
             return F.conv2d(x, weight, bias, self.stride, padding)
         if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
-            # For one small volume F.conv3d leaves oneDNN for its own form, which takes two to three times as long.
+            # For one small volume F.conv3d bypasses oneDNN; its own implementation takes two to three times as long.
             stride, each_side, dilation = ([value] * 3 for value in (self.stride, padding, 1))
             return torch.mkldnn_convolution(x, weight, bias, each_side, stride, dilation, 1)
         return F.conv3d(x, weight, bias, self.stride, padding)
 
 
 class Block(nn.Module):
-    """Residual block, shifted by the embedding where there is one."""
+    """A residual block, shifted by an optional embedding."""
 
     def __init__(self, inside: int, outside: int, axes: int, embedding: int = 0):
         super().__init__()
@@ -57,7 +57,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over all vertices of a small volume: what one side shows is known on the other."""
+    """Self-attention over all positions of a small image or volume, so that distant parts inform each other."""
 
     def __init__(self, width: int, head: int = HEAD_WIDTH):
         super().__init__()
@@ -72,19 +72,19 @@ class Attention(nn.Module):
 
 
 def through(blocks: Iterable[nn.Module], x: Tensor, embedding: Tensor) -> Tensor:
-    """`x` after all blocks."""
+    """Pass `x` through all blocks."""
     for block in blocks:
         x = block(x, embedding)
     return x
 
 
 def doubled(x: Tensor) -> Tensor:
-    """Every value of [B, C, ...] twice along each axis."""
+    """Upsample [B, C, ...] by 2 along each axis, by nearest neighbours."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def level_features(sigma: Tensor, views: Tensor) -> Tensor:
-    """[B, 33] Fourier features of 0.25 ln sigma, and the number of views."""
+    """Return [B, 33]: Fourier features of 0.25 ln sigma, and log(1 + number of views)."""
     c = 0.25 * sigma.log()
     frequency = 2.0 ** torch.linspace(-1, 4, 16, device=sigma.device)
     angle = c[:, None] * frequency

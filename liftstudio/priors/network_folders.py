@@ -1,7 +1,7 @@
-"""Networks in the folders that diffusers and transformers write: `config.json` and a file of weights beside it.
+"""Networks in folders as diffusers and transformers write them: `config.json` with a weight file next to it.
 
-A folder is one on this machine, or `owner/name` or `owner/name/folder` on the Hugging Face hub. `published`, in all
-functions here, is where the official one is found and under which licence: said when something is wrong with it.
+A folder is a local path, or `owner/name` or `owner/name/folder` on the Hugging Face hub. In all functions here,
+`published` says where the official folder is published and under which licence; error messages include it.
 """
 
 import contextlib
@@ -19,29 +19,30 @@ from liftstudio.core.weights import Weights, find_file, is_hub_name
 from liftstudio.priors.latent_diffusion import Part, Sources, replace_parts, same
 from liftstudio.priors.latent_prior import LATENT_SCALE
 
-_OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}  # of diffusers before 0.15
+_OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}  # diffusers before 0.15
 _OLD_STEMS = {"model": "pytorch_model"}
 _SCHEDULER = "scheduler/scheduler_config.json"
 
-Build = Callable[[dict[str, Any]], nn.Module]  # a network of the options in `config.json`
+Build = Callable[[dict[str, Any]], nn.Module]  # builds a network from the options in `config.json`
 
 
 def check_folder(folder: str, published: str) -> None:
-    """Raise an InputError for what is neither a folder here nor can be one on the hub."""
+    """Raise an InputError if this is neither a local folder nor a possible name on the hub."""
     if not input_path(folder).is_dir() and not is_hub_name(folder):
         raise InputError(f"{folder}: no such folder; {published}")
 
 
 def read_scheduler(folder: str, predictions: Sequence[str], published: str) -> dict[str, Any]:
-    """The options of a pipeline's noise schedule, `prediction_type` among them: what its network estimates.
+    """Read the options of a pipeline's noise schedule, including `prediction_type`: what its network predicts.
 
     Args:
-        predictions: that the caller knows.
+        predictions: prediction types that the caller supports.
+
     Raises:
-        InputError: there is none, or the network estimates something else.
+        InputError: there is no schedule, or the network predicts something else.
     """
     path = find_file(f"{folder}/{_SCHEDULER}", published)
-    options = {"prediction_type": "epsilon"} | _read_options(path, published)  # that is diffusers' default
+    options = {"prediction_type": "epsilon"} | _read_options(path, published)  # diffusers' default
     if options["prediction_type"] not in predictions:
         wanted, got = " or ".join(predictions), options["prediction_type"]
         raise InputError(f"{path}: prediction_type: expected {wanted}, got {got}; {published}")
@@ -49,7 +50,7 @@ def read_scheduler(folder: str, predictions: Sequence[str], published: str) -> d
 
 
 def check_predicts_noise(folder: str, published: str) -> None:
-    """Raise an InputError for a pipeline whose noise schedule is there and says that its network estimates no noise."""
+    """Raise an InputError if a pipeline has a noise schedule that says that its network does not predict noise."""
     try:
         find_file(f"{folder}/{_SCHEDULER}")
     except InputError:
@@ -58,10 +59,11 @@ def check_predicts_noise(folder: str, published: str) -> None:
 
 
 def diffusers_part(cls: Any, folder: str, published: str) -> Part:
-    """The network in a folder of diffusers.
+    """Return the network in a diffusers folder.
 
     Args:
-        cls: the network's class there.
+        cls: the network's class in diffusers.
+
     Raises:
         InputError: there is none, or one of another class.
     """
@@ -75,25 +77,25 @@ def diffusers_part(cls: Any, folder: str, published: str) -> Part:
 
 
 def autoencoder_part(folder: str, published: str) -> Part:
-    """The autoencoder in a folder of diffusers.
+    """Return the autoencoder in a diffusers folder.
 
     Raises:
-        InputError: there is none, or one whose latents are scaled otherwise than Stable Diffusion's.
+        InputError: there is none, or the scale of its latents is not Stable Diffusion's.
     """
     from diffusers import AutoencoderKL  # takes seconds to import
 
     part = diffusers_part(AutoencoderKL, folder, published)
     scale = part.module.config.scaling_factor
     if scale != LATENT_SCALE:
-        raise InputError(f"{folder}: its latents are scaled by {scale}, not by {LATENT_SCALE:g}; {published}")
+        raise InputError(f"{folder}: its latents are scaled by {scale}, expected {LATENT_SCALE:g}; {published}")
     return part
 
 
 def latent_side(unet: Part, published: str) -> int:
-    """Pixels across the square latents that a UNet was made for.
+    """Return the number of pixels across the square latents that a UNet was made for.
 
     Raises:
-        InputError: its config.json does not say.
+        InputError: its config.json does not say so.
     """
     size = unet.module.config.sample_size
     height, width = size if isinstance(size, list | tuple) and len(size) == 2 else (size, size)
@@ -106,10 +108,11 @@ def latent_side(unet: Part, published: str) -> int:
 
 
 def image_tower_part(folder: str, published: str, *, projected: bool = False) -> Part:
-    """CLIP's image tower in a folder that has both towers or this one alone.
+    """Return the CLIP image tower in a folder that has both towers or only this one.
 
     Args:
-        projected: with the projection to its embedding, which is that of texts, too.
+        projected: include the projection to the embedding space that images share with texts.
+
     Raises:
         InputError: there is none.
     """
@@ -124,7 +127,7 @@ def image_tower_part(folder: str, published: str, *, projected: bool = False) ->
 
 
 def text_tower_part(folder: str, published: str) -> Part:
-    """CLIP's text tower in a folder.
+    """Return the CLIP text tower in a folder.
 
     Raises:
         InputError: there is none.
@@ -138,10 +141,10 @@ def text_tower_part(folder: str, published: str) -> Part:
 
 
 def open_tokenizer(folder: str, tower: Any, published: str) -> Any:
-    """CLIP's tokenizer in a folder, for a text tower.
+    """Open the CLIP tokenizer in a folder, for a text tower.
 
     Raises:
-        InputError: there is none, or one that has more words than the tower knows.
+        InputError: there is none, or its vocabulary is larger than the tower's.
     """
     from transformers import CLIPTokenizer
 
@@ -149,7 +152,7 @@ def open_tokenizer(folder: str, tower: Any, published: str) -> Any:
     with contextlib.suppress(InputError):
         find_file(f"{folder}/special_tokens_map.json")
     try:
-        find_file(f"{folder}/tokenizer.json")  # all in one, as the latest transformers write it
+        find_file(f"{folder}/tokenizer.json")  # a single file, as recent versions of transformers write it
     except InputError:
         for name in ("vocab.json", "merges.txt"):
             find_file(f"{folder}/{name}", published)
@@ -158,34 +161,35 @@ def open_tokenizer(folder: str, tower: Any, published: str) -> Any:
     except Exception as error:  # the reader raises a dozen unrelated types
         raise InputError(f"{place}: not a readable tokenizer ({type(error).__name__}); {published}") from error
     if len(tokenizer) > tower.config.vocab_size:
-        known = f"the text tower knows {tower.config.vocab_size}"
-        raise InputError(f"{place}: {len(tokenizer)} words, but {known}; {published}")
+        known = f"the text tower has {tower.config.vocab_size}"
+        raise InputError(f"{place}: vocabulary of {len(tokenizer)} tokens, but {known}; {published}")
     return tokenizer
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
-    """Those of a text, taken literally, between its start's and its end's; as many as it has.
+    """Return the token ids of a text, with start and end tokens, not padded or truncated.
 
-    A special token's name in it, as "<|endoftext|>", is text as well.
+    The text is taken literally: the name of a special token in it, such as "<|endoftext|>", is plain text.
     """
     return tokenizer(text, verbose=False, split_special_tokens=True).input_ids
 
 
 @torch.no_grad()
 def embed_tokens(tokenizer: Any, tower: Any, texts: Sequence[list[int]]) -> Tensor:
-    """[texts, L, D] float32, what UNets attend to, of the tokens of texts, padded to the L that the tower takes."""
+    """Embed the tokens of texts as context of UNets: [texts, L, D] float32, padded to the tower's length L."""
     length = tower.config.max_position_embeddings
     padded = [[*ids, *[tokenizer.pad_token_id] * (length - len(ids))] for ids in texts]
     return tower(torch.tensor(padded, device=tower.device)).last_hidden_state.float()
 
 
 def open_folder_weights(folder: str, stem: str, published: str) -> Weights:
-    """The weights in full precision, or else in half, or else as older versions of the two packages wrote them.
+    """Open the weight file: in full precision, else in half precision, else as older versions of the packages wrote it.
 
     Args:
-        stem: of the file's name: "model" or "diffusion_pytorch_model".
+        stem: stem of the file name: "model" or "diffusion_pytorch_model".
+
     Raises:
-        InputError: there are none, or they are not readable.
+        InputError: there is none, or it is not readable.
     """
     names = [f"{stem}.safetensors", f"{stem}.fp16.safetensors", f"{_OLD_STEMS.get(stem, stem)}.bin"]
     for name in names:
@@ -193,7 +197,7 @@ def open_folder_weights(folder: str, stem: str, published: str) -> Weights:
             path = find_file(f"{folder}/{name}")
             break
     else:
-        path = find_file(f"{folder}/{names[0]}", published)  # says what is missing
+        path = find_file(f"{folder}/{names[0]}", published)  # raises an error that names the missing file
     return Weights(path)
 
 
@@ -201,21 +205,21 @@ def _part(build: Build, folder: str, stem: str, prefix: str, published: str) -> 
     check_folder(folder, published)
     module = _built(build, find_file(f"{folder}/config.json", published), published)
     for part in module.modules():
-        if isinstance(positions := getattr(part, "position_ids", None), Tensor):  # in no file
+        if isinstance(positions := getattr(part, "position_ids", None), Tensor):  # not stored in files
             part.position_ids = torch.arange(positions.shape[-1])[None]
     weights = open_folder_weights(folder, stem, published)
     return Part(module, weights, _sources(module, weights, prefix))
 
 
 def _built(build: Build, path: Path, published: str) -> nn.Module:
-    """The network of the options in a file, without memory."""
+    """Build the network of a config file on the meta device, without allocating memory."""
     options = _read_options(path, published)
     try:
         with torch.device("meta"):
             return build(options)
-    except Exception as error:  # classes of two packages check their options in many ways
+    except Exception as error:  # the classes of both packages raise many unrelated types
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path}: no network can be made of it ({reason[0]}); {published}") from error
+        raise InputError(f"{path}: no network can be built from it ({reason[0]}); {published}") from error
 
 
 def _read_options(path: Path, published: str) -> dict[str, Any]:
@@ -229,9 +233,9 @@ def _read_options(path: Path, published: str) -> dict[str, Any]:
 
 
 def _sources(module: nn.Module, weights: Weights, prefix: str) -> Sources:
-    """Every weight of the module by its name in the file: files and packages are of different ages.
+    """Map every weight of the module to its name in the file, which depends on the version of the packages.
 
-    prefix: of all names, or of none, by the version of transformers.
+    prefix: by the version of transformers, all names have it or none.
     """
 
     def names(name: str) -> list[str]:

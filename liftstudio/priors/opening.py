@@ -1,4 +1,4 @@
-"""From a config block to a prior with its weights."""
+"""Opening the prior that a config block names, with its weights."""
 
 import contextlib
 import dataclasses
@@ -26,29 +26,29 @@ from liftstudio.priors.base import Prior
 
 KIND = "prior"
 AUTO = "auto"
-_NETWORK_SUFFIXES = (".json", ".txt", *SUFFIXES)  # options, words, weights
+_NETWORK_SUFFIXES = (".json", ".txt", *SUFFIXES)  # options, vocabularies, weights
 
 
 @register(AUTO)
 class AutoPrior(Component):
-    """The prior that recognises the weight file, with its own defaults for the options not given here."""
+    """The prior that recognises the weight file; it has its own defaults for options that are not given here."""
 
     kind: ClassVar[str] = KIND
 
     @dataclass
     class Config(Prior.Config):
-        prompt: str = ""  # what the object is, in a few words, for a prior that reads text; others say that they do not
+        prompt: str = ""  # the object in a few words, for a prior that reads text; others log that they ignore it
 
 
-_open: WeakValueDictionary[str, Prior] = WeakValueDictionary()  # those in use, by all that decides them
+_open: WeakValueDictionary[str, Prior] = WeakValueDictionary()  # priors in use, by config and device
 
 
 @dataclass(frozen=True)
 class ResolvedPrior:
-    """A prior that a config names, before its networks are loaded; `resolve` makes it.
+    """A prior that a config names, before its networks are loaded; made by `resolve`.
 
-    block:  of the prior itself, never `type: auto`: its name and its options.
-    opened: its weight file, if that is open already.
+    block:  config block of the prior itself, never `type: auto`.
+    opened: its weight file, if it is already open.
     """
 
     block: ComponentSpec
@@ -64,20 +64,20 @@ class ResolvedPrior:
         """The weight file, opened once; no tensor is read.
 
         Raises:
-            InputError: missing or unreadable weights; says where those of this prior are published.
+            InputError: missing or unreadable weights; the message says where this prior's are published.
         """
         return self.opened or _open_weights(self.block.options.weights, [self.cls])
 
     def check_count(self, count: int) -> None:
-        """Raise an InputError where the weights tell how many views they make, and it is not `count`."""
+        """Raise an InputError if the weight file fixes the number of views and it is not `count`."""
         self.cls.check_count(self.weights, count)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Plain data that differ where the networks differ.
+        """Return plain data that differ if the networks differ.
 
-        The digest of the weights, and their name, which may tell how the network is called; of the pipeline that these
-        are a part of, and of other folders that options name, the files' names, sizes and times. What is on the hub
-        goes by its name, which is among the options.
+        They are the digest and the name of the weight file, as the name may tell the variant; and the names, sizes and
+        times of the files in its pipeline folder and in other folders that options name. Networks on the hub are
+        identified by their name, which is among the options.
 
         Raises:
             InputError: as `weights`.
@@ -86,18 +86,18 @@ class ResolvedPrior:
         pipeline = pipeline_folder(path)
         options = dataclasses.asdict(self.block.options) | {"weights": str(pipeline or "")}
         places = {name: input_path(value) for name, value in options.items() if isinstance(value, str) and value}
-        # Among them are texts, some too long for `Path.is_dir`.
+        # Some values are texts, which may be too long for `Path.is_dir`.
         folders = {name: _listing(place) for name, place in places.items() if os.path.isdir(place)}  # noqa: PTH112
         names = [path.name, pipeline.name if pipeline else ""]
         return {"weights": file_digest(path), "names": names, "folders": folders}
 
     def load(self, device: torch.device) -> Prior:
-        """The prior with its networks; who loads the same while it is in use gets the same one.
+        """Return the prior with its networks; while it is in use, loading it again returns the same object.
 
-        So the stages of a run share their networks.
+        Stages of a run thus share their networks.
 
         Raises:
-            InputError: missing, damaged or foreign weights.
+            InputError: missing or damaged weights, or weights of another model.
         """
         key = json.dumps([to_plain(self.block), str(device)])
         prior = _open.get(key)
@@ -107,9 +107,9 @@ class ResolvedPrior:
 
 
 def resolve(block: ComponentSpec) -> ResolvedPrior:
-    """The prior that a block of kind "prior" names, or, for `type: auto`, the one that its weights belong to.
+    """Return the prior that a block of kind "prior" names, or, for `type: auto`, the one that its weights belong to.
 
-    Says so if that prior does not read the text that the block has for it.
+    It logs if that prior ignores the block's prompt.
 
     Raises:
         InputError: for `type: auto`, missing or unreadable weights, or weights of no known prior.
@@ -122,11 +122,11 @@ def resolve(block: ComponentSpec) -> ResolvedPrior:
         if prior.recognizes(weights):
             options = _known_options(name, prior, dataclasses.asdict(block.options))
             return ResolvedPrior(ComponentSpec(KIND, name, prior.Config(**options)), weights)
-    raise InputError(f"{weights.path}: weights of no known prior; known: {', '.join(known)}")
+    raise InputError(f"{weights.path}: not weights of a known prior; known: {', '.join(known)}")
 
 
 def open_prior(block: ComponentSpec, device: torch.device) -> Prior:
-    """The prior that a block of kind "prior" names, with its networks: see `resolve` and `ResolvedPrior.load`."""
+    """Load the prior that a block of kind "prior" names; see `resolve` and `ResolvedPrior.load`."""
     return resolve(block).load(device)
 
 
@@ -135,21 +135,21 @@ def _open_weights(text: str, priors: Iterable[type[Prior]]) -> Weights:
 
 
 def _listing(folder: Path) -> list[list[Any]]:
-    """Name, size and time of the files in a folder and in the folders in it that networks may be made of."""
+    """Return name, size and time of the network files in a folder and its subfolders."""
     paths = (path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.suffix in _NETWORK_SUFFIXES)
     known = ((path.relative_to(folder).as_posix(), path.stat()) for path in sorted(paths))
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in known]
 
 
 def _published(priors: Iterable[type[Prior]], weights: str) -> str:
-    """Where official weights are found: of the priors which name that file, or, if none does, of all."""
+    """Return where official weights are published: of the priors that mention this file, or of all if none does."""
     texts = [prior.published for prior in priors if prior.published]
     whole_name = re.compile(rf"(?<![\w.-]){re.escape(Path(weights).name)}(?![\w-])")
     return "; ".join([text for text in texts if whole_name.search(text)] or texts)
 
 
 def _known_options(name: str, prior: type[Prior], options: dict[str, Any]) -> dict[str, Any]:
-    """Of the options of `type: auto`, those that the prior has: a text may not be among them."""
+    """Return those options of `type: auto` that the prior has; logs if `prompt` is not among them."""
     fields = {field.name for field in dataclasses.fields(prior.Config)}
     text = options["prompt"]
     if text and "prompt" not in fields:
@@ -160,5 +160,5 @@ def _known_options(name: str, prior: type[Prior], options: dict[str, Any]) -> di
 def _known_priors() -> Iterator[tuple[str, type[Prior]]]:
     for name in registry.names(KIND):
         if name != AUTO:
-            with contextlib.suppress(InputError):  # one that lacks a package must not stand in the way of the others
+            with contextlib.suppress(InputError):  # a prior with a missing package must not block the others
                 yield name, registry.find(name, KIND)

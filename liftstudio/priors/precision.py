@@ -1,4 +1,4 @@
-"""In which precision a prior's network computes."""
+"""The precision that a prior's network computes in."""
 
 import torch
 
@@ -8,14 +8,14 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype that an option names; "auto": bfloat16 where that is faster than float32."""
+    """Return the dtype that an option names; "auto": bfloat16 where it is faster than float32."""
     if precision == "auto":
         return torch.bfloat16 if fast_bfloat16(device.type) else torch.float32
     return _DTYPES[precision]
 
 
 def half_on_cuda(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype that an option names; "auto": float16 on CUDA, for large networks that were published in it."""
+    """Return the dtype that an option names; "auto": float16 on CUDA, for large networks that were published in it."""
     if precision == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     return _DTYPES[precision]

@@ -1,4 +1,4 @@
-"""Cameras as projections to [-1, 1]^2, the form in which networks take them, and pixels of what lies on their rays."""
+"""Projection matrices of cameras to [-1, 1]^2, the form that networks take, and sampling along rays."""
 
 import torch
 import torch.nn.functional as F
@@ -6,11 +6,11 @@ from torch import Tensor
 
 from liftstudio.data.cameras import Cameras
 
-NEAR = 1e-3  # least depth that is divided by
+NEAR = 1e-3  # least depth to divide by
 
 
 def projections(cameras: Cameras) -> Tensor:
-    """[T, 3, 4] matrices from world points (x, 1) to (u w, v w, w): u, v in [-1, 1] over the image, w the depth."""
+    """Return matrices [T, 3, 4] from world points (x, 1) to (u w, v w, w): u, v in [-1, 1] over the image, w depth."""
     c2w = cameras.c2w
     rotation = c2w[:, :3, :3].mT
     w2c = torch.cat([rotation, -rotation @ c2w[:, :3, 3:]], dim=-1)
@@ -22,18 +22,18 @@ def projections(cameras: Cameras) -> Tensor:
 
 
 def project(projection: Tensor, points: Tensor) -> Tensor:
-    """Image coordinates [B, N, 2] in [-1, 1] of world points [B, N, 3] by [B, 3, 4]."""
+    """Project world points [B, N, 3] by matrices [B, 3, 4] to image coordinates [B, N, 2], [-1, 1] over the image."""
     u, v, w = torch.baddbmm(projection[:, :, 3:], projection[:, :, :3], points.mT).unbind(1)
     w = w.clamp_min(NEAR)
     return torch.stack([u / w, v / w], dim=-1)
 
 
 def sample_image(image: Tensor, points: Tensor) -> Tensor:
-    """[B, C, N] bilinear samples of [B, C, H, W] at [B, N, 2]; the border's value beyond it."""
+    """Sample images [B, C, H, W] bilinearly at [B, N, 2]: [B, C, N]; beyond the border its value is repeated."""
     return F.grid_sample(image.float(), points[:, :, None].float(), padding_mode="border", align_corners=False)[..., 0]
 
 
 def ray_shares(optical: Tensor) -> Tensor:
-    """[..., S] share of each sample in its ray's pixel, front first; optical: [..., S] density times length."""
+    """Return the compositing weight of each sample, [..., S], nearest first; optical: [..., S] density times length."""
     before = torch.exp(-(optical.cumsum(-1) - optical))
     return before * (1 - torch.exp(-optical))

@@ -1,4 +1,4 @@
-"""Noise levels and the solvers that follow them (Karras et al. 2022; Song et al. 2021)."""
+"""Noise schedules and samplers (Karras et al. 2022; Song et al. 2021)."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,12 +11,12 @@ from liftstudio.core.checks import check_range
 from liftstudio.core.errors import InputError
 from liftstudio.priors.parameterization import sigma_from_alpha_bar
 
-LEAST_SCHEDULE = 0.85  # share of a schedule's timesteps that DDIM's steps span: below it they start amid the noise
+LEAST_SCHEDULE = 0.85  # least share of the timesteps that DDIM's steps span; with less they start far below full noise
 Denoise = Callable[[Tensor, float], Tensor]
 
 
 def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
-    """[steps + 1] float32 noise levels, from `sigma_max` to `sigma_min` and then 0 (eq. 5).
+    """Return [steps + 1] float32 noise levels, from `sigma_max` to `sigma_min` and then 0 (Karras et al. 2022, eq. 5).
 
     Raises:
         InputError: fewer than 1 step, or noise levels that are not 0 < sigma_min <= sigma_max.
@@ -30,41 +30,42 @@ def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float = 7
 
 
 def scaled_linear_alpha_bars(timesteps: int = 1000, first: float = 0.00085, last: float = 0.012) -> Tensor:
-    """[timesteps] float64 cumulative products of alphas of Stable Diffusion's schedule.
+    """Return the cumulative products of alphas of Stable Diffusion's schedule, [timesteps] float64.
 
-    The roots of beta rise linearly: Rombach et al. 2022 and its released code; `first` and `last` are betas.
+    The square root of beta rises linearly (Rombach et al. 2022 and its released code); `first` and `last` are betas.
     """
     betas = torch.linspace(first**0.5, last**0.5, timesteps, dtype=torch.float64) ** 2
     return (1 - betas).cumprod(0)
 
 
 def scaled_linear_levels() -> Tensor:
-    """[1000] float64 ascending noise levels of that schedule."""
+    """Return the ascending noise levels of that schedule, [1000] float64."""
     return sigma_from_alpha_bar(scaled_linear_alpha_bars())
 
 
 def nearest_timestep(levels: Tensor, sigma: float) -> int:
-    """The timestep of a schedule, of noise levels [T], whose logarithm is nearest to that of `sigma`."""
+    """Return the timestep of a schedule with noise levels [T] that is nearest to `sigma` by logarithm."""
     return int((levels.log() - math.log(sigma)).abs().argmin())
 
 
 def ddim_sigmas(levels: Tensor, steps: int) -> Tensor:
-    """[steps + 1] noise levels of a schedule, at the timesteps 1 + k i from the highest, k = T // steps, then at 0.
+    """Return [steps + 1] noise levels of a schedule, at descending timesteps 1 + k i, k = T // steps, and last at 0.
 
-    This is DDIM's choice in Stable Diffusion and what descends from it.
+    This is the choice of DDIM in Stable Diffusion and its descendants.
 
     Args:
         levels: [T] noise level of each timestep, ascending.
+
     Raises:
-        InputError: fewer than 1 step, or T and more, or so many more than half or a third of T that the first is far
-            below full noise.
+        InputError: fewer than 1 step, T or more, or a number for which the rounding of k leaves the first level far
+            below full noise (such as somewhat more than T / 2 or T / 3).
     """
     check_range("steps", steps, 1, len(levels) - 1)
     timesteps = 1 + len(levels) // steps * torch.arange(steps - 1, -1, -1)
     if steps > 1 and timesteps[0] + len(levels) // steps < LEAST_SCHEDULE * len(levels):
         fitting = len(levels) // math.ceil(len(levels) / steps)
         raise InputError(
-            f"steps: {steps} would begin amid the noise, at timestep {timesteps[0]}; use {fitting} instead"
+            f"steps: {steps} would start below full noise, at timestep {timesteps[0]}; use {fitting} instead"
         )
     return levels[torch.cat([timesteps, timesteps.new_zeros(1)])]
 
@@ -72,15 +73,15 @@ def ddim_sigmas(levels: Tensor, steps: int) -> Tensor:
 def euler(
     denoise: Denoise, noise: Tensor, sigmas: Tensor, on_step: Callable[[int, Tensor], None] | None = None
 ) -> Tensor:
-    """Clean latents by Euler steps along the probability-flow ODE, without added noise (algorithm 1, S_churn = 0).
+    """Sample clean latents by Euler steps along the probability-flow ODE (Karras et al. 2022, alg. 1, S_churn = 0).
 
-    On `ddim_sigmas` these are DDIM's steps with eta = 0.
+    With `ddim_sigmas` these are the steps of DDIM with eta = 0.
 
     Args:
-        denoise: estimate of x0 from (noisy latents, noise level), both in the form z = x0 + sigma * eps.
-        noise: unit normal, of the latents' shape; the start is noise * sqrt(1 + sigmas[0]^2).
+        denoise: returns the estimate of x0 from (noisy latents, noise level), in the form z = x0 + sigma * eps.
+        noise: unit normal, of the latents' shape; sampling starts at noise * sqrt(1 + sigmas[0]^2).
         sigmas: [steps + 1] descending noise levels; the last may be above 0, as in `ancestral`.
-        on_step: told (number of the step from 0, latents after it).
+        on_step: called after each step with (its number from 0, the latents).
     """
     levels = sigmas.tolist()
     latents = noise * (1 + levels[0] ** 2) ** 0.5
@@ -95,18 +96,18 @@ def euler(
 def ancestral(
     denoise: Denoise, noises: Iterator[Tensor], sigmas: Tensor, on_step: Callable[[int, Tensor], None] | None = None
 ) -> Tensor:
-    """Clean latents by steps that draw new noise: DDIM with eta = 1 (Song et al. 2021, eq. 12 and 16).
+    """Sample clean latents by ancestral steps: DDIM with eta = 1 (Song et al. 2021, eq. 12 and 16).
 
     In the form z = x0 + sigma * eps, a step from noise level a to b is z_b = x0 + b^2 / a eps + b sqrt(1 - b^2 / a^2) n
-    with new noise n, which the last step leaves out.
+    with new noise n, which the last step omits.
 
     Args:
-        denoise: estimate of x0 from (noisy latents, noise level), both in that form.
-        noises: unit normal, of the latents' shape: of the start (times sqrt(1 + sigmas[0]^2)), then of each step but
+        denoise: returns the estimate of x0 from (noisy latents, noise level), in that form.
+        noises: unit normal, of the latents' shape: for the start (times sqrt(1 + sigmas[0]^2)), then for each step but
             the last.
-        sigmas: [steps + 1] descending noise levels; the last may be above 0: what then is left of the noise stays in
-            the result, which is z / sqrt(1 + sigmas[-1]^2).
-        on_step: told (number of the step from 0, z after it).
+        sigmas: [steps + 1] descending noise levels; if the last is above 0, the remaining noise stays in the result,
+            which is z / sqrt(1 + sigmas[-1]^2).
+        on_step: called after each step with (its number from 0, z).
     """
     levels = sigmas.tolist()
     latents = next(noises) * (1 + levels[0] ** 2) ** 0.5

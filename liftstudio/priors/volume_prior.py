@@ -1,4 +1,4 @@
-"""What the bundled priors share: pixels as latents, and x0 rendered from a volume that the network makes."""
+"""The base of the bundled priors: latents are pixels, and x0 is rendered from a volume that the network predicts."""
 
 import dataclasses
 import json
@@ -23,12 +23,12 @@ RAYS = 16384  # rendered at once
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """What the network makes of the picture, once for all steps.
+    """The input image as the network encodes it, once for all steps.
 
-    It was trained in the frame where the picture is at azimuth 0, and all cameras are turned into that.
+    The network was trained in the frame where the input image is at azimuth 0; all cameras are rotated to it.
 
-    picture:     what the network's `look` made of it.
-    azimuth_deg: of the picture's camera, in the run's world.
+    picture:     result of the network's `look`.
+    azimuth_deg: of the input image's camera, in the run's world.
     """
 
     picture: Any
@@ -36,19 +36,19 @@ class Condition:
 
 
 class VolumePrior(Prior):
-    """A prior whose estimates are renderings of one volume, so that its views agree; at any cameras.
+    """A prior whose estimates are renderings of one volume, so its views are consistent; for any cameras.
 
-    Its network has `look(image, projection)`, which makes a picture of the input, `lift(picture, views, projections,
-    sigma, has_image, has_views)`, which makes a volume, and `render(volume, origins, directions, samples)`.
+    Its network has `look(image, projection)`, which encodes the input image, `lift(picture, views, projections, sigma,
+    has_image, has_views)`, which predicts a volume, and `render(volume, origins, directions, samples)`.
     """
 
-    note: ClassVar[str]  # the prior's name in the notes of its weight files
-    size_type: ClassVar[type]  # what fixes its network's shapes: the other note
+    note: ClassVar[str]  # the prior's name in the metadata of its weight files
+    size_type: ClassVar[type]  # dataclass that fixes the network's shapes; also in the metadata
     network_type: ClassVar[type[nn.Module]]
     samples: ClassVar[int]  # along each ray
-    trained_fov_deg: ClassVar[tuple[float, float]]  # of the pictures it was trained on, degrees, least and most
+    trained_fov_deg: ClassVar[tuple[float, float]]  # range of the images it was trained on, degrees
     trained_elevation_deg: ClassVar[tuple[float, float]]
-    trained_azimuth_deg: ClassVar[tuple[float, float]]  # from the object's front, at azimuth 0 where that is known
+    trained_azimuth_deg: ClassVar[tuple[float, float]]  # from the object's front, which is at azimuth 0 if known
     resolution = RESOLUTION
     latent_shape = (4, RESOLUTION, RESOLUTION)
     sigma_min, sigma_max = SIGMA_MIN, SIGMA_MAX
@@ -68,35 +68,37 @@ class VolumePrior(Prior):
 
     @classmethod
     def around(cls, network: nn.Module) -> Self:
-        """The prior of a network that is being trained."""
+        """Return a prior around a network that is being trained."""
         prior = cls.__new__(cls)
         prior.config, prior.network, prior.device = cls.Config(""), network, next(network.parameters()).device
         return prior
 
     @classmethod
     def recognizes(cls, weights: Weights) -> bool:
-        """By the note that training writes into the file."""
+        """Recognize the file by the metadata that training writes."""
         return weights.metadata.get("prior") == cls.note
 
     @classmethod
     def describe(cls, size: Any) -> dict[str, str]:
-        """The notes of a weight file."""
+        """Return the metadata of a weight file."""
         return {"prior": cls.note, "size": json.dumps(dataclasses.asdict(size))}
 
     @classmethod
     def read_size(cls, weights: Weights) -> Any:
-        """What `describe` noted.
+        """Return the network's size from the metadata that `describe` made.
 
         Raises:
-            InputError: the note is missing or not a size.
+            InputError: it is missing or invalid.
         """
         try:
             return parse(json.loads(weights.metadata["size"]), cls.size_type)
         except (KeyError, ValueError, InputError):
-            raise InputError(f"{weights.path}: its note 'size' does not describe the network '{cls.note}'") from None
+            raise InputError(
+                f"{weights.path}: its metadata 'size' does not describe the network '{cls.note}'"
+            ) from None
 
     def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
-        """Any cameras will do; warns of lenses, and of places of the picture's camera, that are new to it."""
+        """Accept any cameras; warn if fields of view or the input camera's angles are outside the training range."""
         fov_deg = torch.cat([one.fov_deg.cpu() for one in (input_camera, cameras)])
         self.warn_beyond("field of view", fov_deg, self.trained_fov_deg)
         self.warn_beyond("elevation of the picture", input_camera.elevation_deg, self.trained_elevation_deg)
@@ -104,7 +106,7 @@ class VolumePrior(Prior):
         self.warn_beyond("azimuth of the picture", azimuth_deg, self.trained_azimuth_deg)
 
     def encode(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Pixels are the latents: see `Prior.encode`."""
+        """See `Prior.encode`; the latents are the pixels."""
         return (2 * torch.cat([images, masks], dim=-1) - 1).permute(0, 3, 1, 2)
 
     def decode(self, latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,7 +123,7 @@ class VolumePrior(Prior):
 
     @torch.no_grad()
     def denoise(self, noisy: NoisyViews[Condition]) -> Tensor:
-        """See `Prior.denoise`; the result is a rendering, so its views agree."""
+        """See `Prior.denoise`; the result is a rendering, so its views are consistent."""
         scale = noisy.guidance_scale
         if scale is None or bool((scale == 1).all()):
             return self._estimate(noisy)
@@ -132,11 +134,11 @@ class VolumePrior(Prior):
 
     @torch.no_grad()
     def denoise_separately(self, noisy: NoisyViews[Condition]) -> Estimates:
-        """See `Prior.denoise_separately`; from the picture alone, the estimate is the same at all noise levels."""
+        """See `Prior.denoise_separately`; from the input image alone, the estimate is the same at all noise levels."""
         return Estimates(
             self._estimate(noisy),
             self._estimate(noisy, has_image=False),
-            self._estimate(dataclasses.replace(noisy, sigma=SIGMA_MAX), has_views=False),  # as it was trained
+            self._estimate(dataclasses.replace(noisy, sigma=SIGMA_MAX), has_views=False),  # as in training
         )
 
     def _estimate(self, noisy: NoisyViews[Condition], *, has_image: bool = True, has_views: bool = True) -> Tensor:
@@ -155,7 +157,7 @@ class VolumePrior(Prior):
         return self._render(lifted, cameras, noisy.wanted)
 
     def _render(self, lifted: Any, cameras: Cameras, wanted: Tensor | None) -> Tensor:
-        """[T, 4, R, R] pixels in [-1, 1] of the network's volume; 0 at those that are not `wanted` [T, R, R]."""
+        """Render the network's volume: [T, 4, R, R] pixels in [-1, 1]; 0 where not `wanted` [T, R, R]."""
         origins, directions = cameras.rays()
         if wanted is None:
             wanted = torch.ones(origins.shape[:-1], dtype=torch.bool, device=origins.device)

@@ -1,1 +1,1 @@
-"""Where reference views come from: posed images on disk, or a prior's sampler."""
+"""Sources of reference views: posed images on disk, or samples from a prior."""

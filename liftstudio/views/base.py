@@ -1,4 +1,4 @@
-"""The interface of what makes the reference views of a run."""
+"""The interface of sources of reference views."""
 
 from abc import abstractmethod
 from pathlib import Path
@@ -12,26 +12,26 @@ from liftstudio.data.reference_views import ReferenceViews
 
 
 class ViewSource(Component):
-    """Makes the reference views of a run."""
+    """A source of the reference views of a run."""
 
     kind: ClassVar[str] = "views"
 
     @abstractmethod
     def __init__(self, config: Any, *, device: torch.device) -> None:
-        """Nothing is read yet. device: for networks that make the views."""
+        """Store the options; nothing is read yet. device: of the networks that make the views."""
 
     @abstractmethod
     def load(self) -> ReferenceViews:
-        """The views, on the CPU.
+        """Return the views, on the CPU.
 
         Raises:
-            InputError: the input is missing, faulty or impossible; before any long work.
+            InputError: the input is missing, invalid or impossible; raised before any long work.
         """
 
     def truth_mesh(self) -> Path | None:
-        """The file of the object's true surface, in the data's own world, where it is known."""
+        """Return the file of the ground-truth mesh, in the data's own world, or None if there is none."""
         return None
 
     def data_from_world(self) -> Tensor:
-        """[4, 4] float32 similarity from the world of the views' cameras to the data's own."""
+        """Return the [4, 4] float32 similarity from the world of the views' cameras to the data's own."""
         return torch.eye(4)

@@ -1,4 +1,4 @@
-"""Reader of COLMAP models, text and binary: cameras and images only; points are not needed."""
+"""Reader of COLMAP models, text and binary: cameras and images only, no points."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from liftstudio.views.frames import Capture, Frame, check_intrinsics, check_pose
 
 T = TypeVar("T")
 
-# number in binary files -> name, its parameters in order
+# Model id in binary files -> name, parameters in order.
 MODELS: dict[int, tuple[str, tuple[str, ...]]] = {
     0: ("SIMPLE_PINHOLE", ("f", "cx", "cy")),
     1: ("PINHOLE", ("fx", "fy", "cx", "cy")),
@@ -29,7 +29,7 @@ OPENCV_FROM_OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch
 
 @dataclass(frozen=True)
 class Lens:
-    """Intrinsics shared by images: size in pixels, and the model's parameters by name."""
+    """Intrinsics that images share: size in pixels, and the camera model's parameters by name."""
 
     width: int
     height: int
@@ -38,7 +38,7 @@ class Lens:
 
 @dataclass(frozen=True)
 class Pose:
-    """World-to-camera rotation (unit quaternion w, x, y, z) and translation of one image, OpenCV axes."""
+    """World-to-camera rotation (unit quaternion w, x, y, z) and translation of one image, in OpenCV axes."""
 
     quaternion: tuple[float, ...]
     translation: tuple[float, ...]
@@ -47,7 +47,7 @@ class Pose:
 
 
 def find_model(folder: Path) -> Path | None:
-    """The folder with a model's `cameras` and `images` files (.bin or .txt) in a capture, or None."""
+    """Return the folder in a capture that has a model's `cameras` and `images` files (.bin or .txt), or None."""
     for name in MODEL_FOLDERS:
         if any((folder / name / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
             return folder / name
@@ -55,12 +55,12 @@ def find_model(folder: Path) -> Path | None:
 
 
 def read_colmap(folder: Path) -> Capture:
-    """A capture from a COLMAP model in `folder` or its `sparse/0`, with photographs in `images` and masks in `masks`.
+    """Read a COLMAP model from `folder` or its `sparse/0`, with photographs in `images` and masks in `masks`.
 
     Frames are sorted by name. Poses are converted from OpenCV world-to-camera to OpenGL camera-to-world.
 
     Raises:
-        InputError: missing, cut or faulty files, a lens with distortion, a missing image or mask.
+        InputError: missing, truncated or invalid files, a lens with distortion, a missing image or mask.
     """
     model = find_model(folder)
     if model is None:
@@ -76,7 +76,7 @@ def read_colmap(folder: Path) -> Capture:
 
 
 def _images_folder(folder: Path) -> Path:
-    for parent in (folder, *list(folder.resolve().parents)[:3]):  # `folder` may be the model's own
+    for parent in (folder, *list(folder.resolve().parents)[:3]):  # `folder` may be that of the model itself
         if (parent / "images").is_dir():
             return parent / "images"
     raise InputError(f"{folder / 'images'}: no such folder of images")
@@ -113,7 +113,7 @@ def _c2w(pose: Pose, where: str) -> Tensor:
 
 
 def _read(path: Path, parse: Callable[[Path], Iterator[T]]) -> list[T]:
-    """A list of what `parse` finds in the file, with every fault as an InputError that names it."""
+    """Return the list of what `parse` yields; every failure becomes an InputError that names the file."""
     try:
         return list(parse(path))
     except FileNotFoundError:
@@ -143,14 +143,14 @@ def _text_poses(path: Path) -> Iterator[Pose]:
     lines = _text_lines(path)
     while lines and not lines[-1].strip():
         lines.pop()
-    for line in lines[::2]:  # every second line lists an image's points, and may be empty
+    for line in lines[::2]:  # every second line lists an image's points and may be empty
         fields = line.split(maxsplit=9)
         numbers = tuple(float(value) for value in fields[1:8])
         yield Pose(numbers[:4], numbers[4:], int(fields[8]), fields[9].strip())
 
 
 class _Bytes:
-    """A little-endian binary file, read from the front."""
+    """A little-endian binary file, read sequentially."""
 
     def __init__(self, path: Path) -> None:
         self.data, self.at = path.read_bytes(), 0
@@ -163,7 +163,7 @@ class _Bytes:
     def skip(self, size: int) -> None:
         self.at += size
         if self.at > len(self.data):
-            raise ValueError("the file is cut off")
+            raise ValueError("the file is truncated")
 
     def text(self) -> str:
         end = self.data.index(b"\0", self.at)
@@ -185,5 +185,5 @@ def _binary_poses(path: Path) -> Iterator[Pose]:
         _, *numbers, lens = file.take("I7dI")
         name = file.text()
         (points,) = file.take("Q")
-        file.skip(points * 24)  # x, y and the number of each observed point
+        file.skip(points * 24)  # x, y and the id of each observed point
         yield Pose(tuple(numbers[:4]), tuple(numbers[4:]), lens, name)

@@ -1,4 +1,4 @@
-"""Plug-ins that repaint the views a prior has made, in the manner of the picture it made them from."""
+"""Plug-ins that repaint the views that a prior has generated, with the texture of the input image."""
 
 from abc import abstractmethod
 from dataclasses import replace
@@ -11,23 +11,23 @@ from liftstudio.views.plug_in import ViewPlugIn
 
 
 class ViewEnhancer(ViewPlugIn):
-    """Repaints generated views; shapes, cameras and the picture itself stay as they are."""
+    """Repaints generated views; silhouettes, cameras and the input image itself stay unchanged."""
 
     kind: ClassVar[str] = "view-enhancer"
 
     @abstractmethod
     def repaint(self, views: ReferenceViews) -> Tensor:
-        """Straight colours [V, H, W, 3] in [0, 1], on the CPU, of views that have an `input_view`, the picture.
+        """Return straight colours [V, H, W, 3] in [0, 1], on the CPU, for views that include the `input_view`.
 
-        What it returns beside the masks and for the picture is not used.
+        The result is used only inside the masks and not for the input view.
 
         Raises:
-            InputError: views that it cannot repaint; before the long work.
+            InputError: it cannot repaint these views; raised before the long work.
         """
 
 
 def with_colors(views: ReferenceViews, colors: Tensor) -> ReferenceViews:
-    """The views with other straight colours [V, H, W, 3] inside their masks; the picture among them stays."""
+    """Return the views with new straight colours [V, H, W, 3] inside their masks; the input view stays unchanged."""
     images = colors.where(views.masks > 0, views.images)
     if views.input_view is not None:
         images[views.input_view] = views.images[views.input_view]

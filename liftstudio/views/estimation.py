@@ -1,4 +1,4 @@
-"""Plug-ins that estimate depth and normals of reference views, for the losses that compare with them."""
+"""Plug-ins that estimate the depth and normals of reference views, for losses that compare against them."""
 
 from abc import abstractmethod
 from typing import ClassVar
@@ -10,13 +10,13 @@ from liftstudio.views.plug_in import ViewPlugIn
 
 
 class MapEstimator(ViewPlugIn):
-    """Estimates what reference views have no pictures of: how far their surface is, and which way it faces."""
+    """Estimates depth and normal maps for reference views that have none."""
 
     kind: ClassVar[str] = "map-estimator"
 
     @abstractmethod
     def maps(self, views: ReferenceViews) -> dict[str, Tensor]:
-        """`depths` [V, H, W, 1], `normals` [V, H, W, 3] or both, as `ReferenceViews` has them, on the CPU.
+        """Return `depths` [V, H, W, 1], `normals` [V, H, W, 3] or both, as `ReferenceViews` defines them, on the CPU.
 
-        Those of held-out views are read by nothing and may hold anything.
+        Maps of held-out views are never read and may hold anything.
         """

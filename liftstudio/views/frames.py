@@ -1,4 +1,4 @@
-"""What every reader of posed photographs returns."""
+"""The common result of all readers of posed photographs, and checks of poses and intrinsics."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,18 +8,18 @@ from torch import Tensor
 
 from liftstudio.core.errors import InputError
 
-ROTATION_TOLERANCE = 1e-3  # of every entry of R^T R
-DISTORTION_TOLERANCE = 1e-4  # a lens coefficient below moves no pixel visibly
+ROTATION_TOLERANCE = 1e-3  # for every entry of R^T R
+DISTORTION_TOLERANCE = 1e-4  # a smaller distortion coefficient moves no pixel visibly
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One photograph with its pinhole camera; pixels unread.
+    """One photograph with its pinhole camera; the pixels are not read yet.
 
-    image:          the file; `name` is how the capture calls it.
-    c2w:            [4, 4] float64 camera-to-world, OpenGL axes, the capture's own world.
+    image:          the file; `name` is its name in the capture.
+    c2w:            [4, 4] float64 camera-to-world, OpenGL axes, in the capture's own world.
     fx, fy, cx, cy: intrinsics in pixels of an image of `width` x `height`, pixel centres at + 0.5.
-    held_out:       for measuring only.
+    held_out:       whether it is used for evaluation only.
     mask:           file with the object's silhouette, or None.
     depth, normal:  files of per-pixel maps, or None.
     """
@@ -41,18 +41,18 @@ class Frame:
 
 @dataclass(frozen=True)
 class Capture:
-    """All frames of a capture, at least one, and the file of the true surface where it is known."""
+    """The frames of a capture, at least one, and the file of the ground-truth mesh, if any."""
 
     frames: list[Frame]
     mesh: Path | None = None
 
 
 def check_pose(c2w: Tensor, where: str) -> Tensor:
-    """The [4, 4] matrix, if it is a rigid motion.
+    """Return the [4, 4] matrix if it is a rigid motion.
 
     Raises:
-        InputError: naming `where`: values that are not finite, a last row other than 0 0 0 1, a rotation that is not
-            orthonormal or mirrors.
+        InputError: it has non-finite values, a last row other than 0 0 0 1, or a rotation that is not orthonormal or
+            that mirrors; the message starts with `where`.
     """
     if not torch.isfinite(c2w).all():
         raise InputError(f"{where}: the camera pose has values that are not finite")
@@ -68,10 +68,10 @@ def check_pose(c2w: Tensor, where: str) -> Tensor:
 
 
 def check_intrinsics(frame: Frame, where: str) -> Frame:
-    """The frame, if its focal lengths and its size are above 0 and the principal point is within the image.
+    """Return the frame if its focal lengths and size are above 0 and its principal point is within the image.
 
     Raises:
-        InputError: naming `where`.
+        InputError: otherwise; the message starts with `where`.
     """
     if min(frame.width, frame.height) < 1:
         raise InputError(f"{where}: expected an image size above 0, got {frame.width}x{frame.height}")
@@ -84,10 +84,10 @@ def check_intrinsics(frame: Frame, where: str) -> Frame:
 
 
 def check_undistorted(coefficients: dict[str, float], where: str) -> None:
-    """Refuse a lens that is not a pinhole.
+    """Check that a lens has no distortion.
 
     Raises:
-        InputError: naming `where` and the first coefficient that is not about zero.
+        InputError: it has; the message starts with `where` and names the first coefficient that is not about 0.
     """
     for name, value in coefficients.items():
         if abs(value) > DISTORTION_TOLERANCE:
@@ -95,12 +95,12 @@ def check_undistorted(coefficients: dict[str, float], where: str) -> None:
 
 
 def find_mask(masks: Path, image_name: str) -> Path | None:
-    """The silhouette of an image in a folder of masks: `000.jpg` -> `000.jpg.png`, `000.png` or `000.jpg`.
+    """Return an image's mask file in a folder of masks: `000.jpg` -> `000.jpg.png`, `000.png` or `000.jpg`.
 
-    Returns None where there is no such folder.
+    Returns None if there is no such folder.
 
     Raises:
-        InputError: there is a folder but no mask for this image.
+        InputError: the folder exists but has no mask for this image.
     """
     if not masks.is_dir():
         return None

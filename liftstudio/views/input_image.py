@@ -1,4 +1,4 @@
-"""The user's picture of one object: cut out, centred in a square, at any resolution."""
+"""The user's input image of one object: cut out, centred in a square, at any resolution."""
 
 import logging
 import math
@@ -16,8 +16,8 @@ from liftstudio.views.silhouettes import SPECK, alpha_before, border_color, boun
 
 log = logging.getLogger("liftstudio")
 
-FRAME_RATIO = 0.83  # what an object 1.8 long takes of a frame from distance 3.6, with a view of 33.8 degrees
-LEAST_SIDE = 32  # pixels; of the object's longer side
+FRAME_RATIO = 0.83  # share of the frame that an object 1.8 long fills at distance 3.6 and a field of view of 33.8 deg
+LEAST_SIDE = 32  # pixels along the object's longer side
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class InputImage:
 
     rgb:   [H, W, 3] float32 sRGB in [0, 1], straight colour.
     alpha: [H, W, 1] float32 in [0, 1].
-    left, top, side: the square in pixels of the picture, fractions allowed; it may reach beyond the picture.
+    left, top, side: the square in pixels of the image, fractions allowed; it may reach beyond the image.
     """
 
     rgb: Tensor
@@ -36,29 +36,30 @@ class InputImage:
     side: float
 
     def frame(self, resolution: int) -> tuple[Tensor, Tensor]:
-        """What is in the square: image [R, R, 3] over white and mask [R, R, 1], in [0, 1].
+        """Return the square's content: image [R, R, 3] composited over white and mask [R, R, 1], in [0, 1].
 
-        Resized with premultiplied colour, so that what is hidden under alpha 0 does not bleed into the outline.
+        It is resized with premultiplied colour, so that colours under alpha 0 do not bleed into the outline.
         """
         size = math.ceil(self.side) + 2
         left, top = math.floor(self.left), math.floor(self.top)
         premultiplied = _window(torch.cat([self.rgb * self.alpha, self.alpha], dim=-1), left, top, size)
         x, y = self.left - left, self.top - top
         resized = resize_lanczos(premultiplied, resolution, resolution, (x, y, x + self.side, y + self.side))
-        rgb = (resized[..., :3] / resized[..., 3:].clamp_min(1e-3)).clamp(0, 1)  # overshoots along with its alpha
+        rgb = (resized[..., :3] / resized[..., 3:].clamp_min(1e-3)).clamp(0, 1)  # it overshoots where alpha does
         mask = resized[..., 3:].clamp(0, 1)
         return rgb * mask + 1 - mask, mask
 
 
 def load_input_image(path: Path, *, recenter: bool = True, frame_ratio: float = FRAME_RATIO) -> InputImage:
-    """The object in an image file.
+    """Load the object in an image file.
 
-    Alpha is taken as it is. An opaque picture is cut out by rembg where that is installed, else by the one colour of
-    its border. Specks are dropped; several larger pieces are warned of.
+    An alpha channel is used as it is. An opaque image is cut out by rembg if that is installed, else by the uniform
+    colour of its border. Specks are dropped; several larger pieces cause a warning.
 
     Args:
-        recenter: frame the object's bounding box; otherwise the whole picture, centred in a square.
-        frame_ratio: how much of the frame's side the longer side of the box takes, above 0 to 1; with `recenter`.
+        recenter: frame the object's bounding box; otherwise the whole image, centred in a square.
+        frame_ratio: share of the frame's side that the longer side of the box takes, in (0, 1]; with `recenter`.
+
     Raises:
         InputError: no readable image, no way to cut it out, no foreground, or an object of only a few pixels.
     """
@@ -68,14 +69,12 @@ def load_input_image(path: Path, *, recenter: bool = True, frame_ratio: float = 
     alpha, pieces = main_pieces(alpha, SPECK)
     box = bounding_box(alpha)
     if box is None:
-        raise InputError(f"{path}: no foreground; the picture is transparent everywhere")
+        raise InputError(f"{path}: no foreground; the image is transparent everywhere")
     width, height = box[2] - box[0], box[3] - box[1]
     if max(width, height) < LEAST_SIDE:
         raise InputError(f"{path}: the object is only {width}x{height} pixels; expected {LEAST_SIDE} or more")
     if pieces > 1:
-        log.warning(
-            "%s: %d separate objects are taken for one; if that is wrong, crop the picture to one", path, pieces
-        )
+        log.warning("%s: %d separate objects are treated as one; if that is wrong, crop the image to one", path, pieces)
     if not recenter:
         return _framed(rgb, alpha, (0, 0, rgb.shape[1], rgb.shape[0]), 1.0)
     return _framed(rgb, alpha, box, frame_ratio)
@@ -88,19 +87,19 @@ def _framed(rgb: Tensor, alpha: Tensor, box: tuple[int, int, int, int], ratio: f
 
 
 def _cut_out(path: Path, rgb: Tensor) -> tuple[Tensor, Tensor]:
-    """Straight colour and alpha of an opaque picture."""
+    """Return straight colour and alpha of an opaque image."""
     if matting.installed():
         return _matted(path, rgb)
     background = border_color(rgb)
     if background is None:
         raise InputError(
-            f"{path}: the picture is opaque and its background is not one plain colour; "
-            f"give an RGBA picture, or {matting.INSTALL}"
+            f"{path}: the image is opaque and its background is not one plain colour; "
+            f"give an RGBA image, or {matting.INSTALL}"
         )
     log.info("%s: opaque, cut out by the plain colour of its border", path)
     alpha = alpha_before(rgb, background)
     if not alpha.any():
-        raise InputError(f"{path}: no foreground; the picture is one plain colour")
+        raise InputError(f"{path}: no foreground; the image is one plain colour")
     return (background + (rgb - background) / alpha.clamp_min(1e-6)).clamp(0, 1).where(alpha > 0, 1.0), alpha
 
 
@@ -108,13 +107,13 @@ def _matted(path: Path, rgb: Tensor) -> tuple[Tensor, Tensor]:
     try:
         cut = matting.cut_out(rgb)
     except InputError as error:
-        raise InputError(f"{path}: {error}; give an RGBA picture") from error
+        raise InputError(f"{path}: {error}; give an RGBA image") from error
     log.info("%s: opaque, cut out by rembg (%s)", path, matting.MODEL)
     return cut
 
 
 def _window(image: Tensor, left: int, top: int, size: int) -> Tensor:
-    """[size, size, C] part of an image [H, W, C] from a corner that may be outside of it; 0 beyond the image."""
+    """Crop [size, size, C] of an image [H, W, C] at a top-left corner that may lie outside; 0 beyond the image."""
     height, width = image.shape[:2]
-    pads = (0, 0, -left, left + size - width, -top, top + size - height)  # negative ones crop
+    pads = (0, 0, -left, left + size - width, -top, top + size - height)  # negative pads crop
     return F.pad(image, pads)

@@ -1,4 +1,4 @@
-"""Plug-ins of generated views: what is made of them before a run sees them."""
+"""Plug-ins that process generated views before a run uses them."""
 
 from abc import abstractmethod
 from typing import Any
@@ -9,16 +9,16 @@ from liftstudio.core.registry import Component
 
 
 class ViewPlugIn(Component):
-    """Makes something of reference views; the result is cached by the views and the plug-in's fingerprint."""
+    """Computes something from reference views; the result is cached by the views and the plug-in's fingerprint."""
 
     @abstractmethod
     def __init__(self, config: Any, *, device: torch.device) -> None:
-        """Check options and files, before the views are made.
+        """Check options and files, before the views are generated.
 
         Raises:
-            InputError: the options or the files are refused.
+            InputError: the options or the files are invalid.
         """
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """All that decides the result beside the views, as plain data: its options, and digests of its files."""
+        """Return all that determines the result besides the views, as plain data: options and digests of files."""

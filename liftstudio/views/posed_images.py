@@ -26,44 +26,44 @@ from liftstudio.views.transforms import read_splits, read_transforms
 
 log = logging.getLogger("liftstudio")
 
-MAX_TOTAL_PIXELS = 512 * 1024 * 1024  # of all views together: 8 GB as float32
-ASPECT_TOLERANCE = 0.01  # relative; a reduced image is not exactly of its camera's aspect
+MAX_TOTAL_PIXELS = 512 * 1024 * 1024  # in all views together: 8 GB as float32
+ASPECT_TOLERANCE = 0.01  # relative; downscaling rounds the image size, so the aspect is not exactly the camera's
 
 
 @register("posed-images")
 class PosedImages(ViewSource):
-    """Pictures with known cameras: transforms.json (nerfstudio, NeRF-synthetic) or a COLMAP model."""
+    """Images with known cameras: transforms.json (nerfstudio, NeRF-synthetic) or a COLMAP model."""
 
     @dataclass
     class Config:
         path: str  # a folder with transforms.json, transforms_train.json or a COLMAP model, or a .json file
-        held_out: list[int] = field(default_factory=list)  # views (from 0, in file order) to measure, not train on
-        max_size: NonNegativeInt = 0  # pixels of the longer image side; larger images are reduced; 0 = as they are
-        background: Literal["none", "white", "black"] = "none"  # colour behind the object, for images without mask
-        background_threshold: Annotated[float, Range(above=0, below=1)] = 0.05  # largest channel difference from that
-        normalize: Literal["auto", "as-given"] = "auto"  # auto: centre and scale the object by cameras and silhouettes
-        up: Literal["z", "cameras"] = "z"  # the data's up: its z axis, or the cameras' mean up (for COLMAP)
-        scale: Annotated[float, Range(above=0)] = 1.0  # further factor on world lengths, after normalize
-        offset: tuple[float, float, float] = (0.0, 0.0, 0.0)  # further shift in world units, after scale
+        held_out: list[int] = field(default_factory=list)  # views for evaluation only, by index from 0 in file order
+        max_size: NonNegativeInt = 0  # pixels along the longer side; larger images are downscaled; 0: no limit
+        background: Literal["none", "white", "black"] = "none"  # colour behind the object, for images without a mask
+        background_threshold: Annotated[float, Range(above=0, below=1)] = 0.05  # largest channel difference from it
+        normalize: Literal["auto", "as-given"] = "auto"  # auto: centre and scale by cameras and silhouettes
+        up: Literal["z", "cameras"] = "z"  # the data's up direction: its z axis, or the cameras' mean up (for COLMAP)
+        scale: Annotated[float, Range(above=0)] = 1.0  # additional factor on world lengths, after normalize
+        offset: tuple[float, float, float] = (0.0, 0.0, 0.0)  # additional shift in world units, after scale
         normal_space: Literal["camera", "world"] = "camera"  # axes of normal maps: OpenGL camera, or the data's world
-        mesh: str = ""  # true surface to measure against; empty = the key `mesh` of transforms.json, if any
+        mesh: str = ""  # ground-truth mesh to evaluate against; empty: the key `mesh` of transforms.json, if any
 
     def __init__(self, config: Config, *, device: torch.device) -> None:
         self.config = config
 
     def load(self) -> ReferenceViews:
-        """The views at `max_size`, moved and scaled as the options say.
+        """Return the views, downscaled to `max_size`, moved and scaled as the options say.
 
         Raises:
-            InputError: what `read_capture` refuses; images, masks or maps that are faulty, empty or of unequal size.
+            InputError: as `read_capture`; or images, masks or maps that are invalid, empty or of unequal size.
         """
         return self._loaded[0]
 
     def truth_mesh(self) -> Path | None:
-        """The option `mesh`, else the capture's own.
+        """Return the option `mesh`, else the mesh that the capture names, if any.
 
         Raises:
-            InputError: there is no such file.
+            InputError: the file does not exist.
         """
         if not self.config.mesh:
             return self._capture.mesh
@@ -73,7 +73,7 @@ class PosedImages(ViewSource):
         return path
 
     def data_from_world(self) -> Tensor:
-        """[4, 4] float32, the inverse of what `normalize`, `up`, `scale` and `offset` did."""
+        """Return the inverse of what `normalize`, `up`, `scale` and `offset` did, [4, 4] float32."""
         return torch.linalg.inv(self._loaded[1]).float()
 
     @cached_property
@@ -83,8 +83,8 @@ class PosedImages(ViewSource):
 
     @cached_property
     def _loaded(self) -> tuple[ReferenceViews, Tensor]:
-        """The views, and the [4, 4] similarity from the data's world to theirs (float64)."""
-        self.truth_mesh()  # a wrong path is said before the images are read
+        """The views, and the [4, 4] float64 similarity from the data's world to theirs."""
+        self.truth_mesh()  # reports a wrong path before the images are read
         frames = self._capture.frames
         pictures = _load_pictures(frames, self.config)
         data_cameras = _cameras(frames, pictures)
@@ -119,10 +119,10 @@ class PosedImages(ViewSource):
 
 
 def read_capture(path: Path) -> Capture:
-    """The capture at `path`: a .json file or a folder, whatever its format.
+    """Read the capture at `path`, a .json file or a folder, in any supported format.
 
     Raises:
-        InputError: nothing there, nothing known there, or a fault in it.
+        InputError: nothing exists there, its format is unknown, or it is invalid.
     """
     if path.is_file() and path.suffix == ".json":
         return read_transforms(path)
@@ -139,7 +139,7 @@ def read_capture(path: Path) -> Capture:
 
 
 def is_capture(folder: Path) -> bool:
-    """Whether a folder holds what `read_capture` reads."""
+    """Return whether a folder holds what `read_capture` reads."""
     names = ("transforms.json", "transforms_train.json")
     return any((folder / name).is_file() for name in names) or find_model(folder) is not None
 
@@ -156,7 +156,7 @@ def _hold_out(frames: list[Frame], indices: list[int]) -> list[Frame]:
 
 @dataclass(frozen=True)
 class _Picture:
-    """One frame's pixels: rgb [H, W, 3] straight, mask, depth [H, W, 1] and normal [H, W, 3] as the file has them."""
+    """One frame's pixels: straight rgb [H, W, 3], mask and depth [H, W, 1], normal [H, W, 3]; maps as in the files."""
 
     rgb: Tensor
     mask: Tensor
@@ -171,9 +171,9 @@ def _load_pictures(frames: list[Frame], config: PosedImages.Config) -> list[_Pic
         (height, width), (wanted_height, wanted_width) = pictures[-1].rgb.shape[:2], pictures[0].rgb.shape[:2]
         if (height, width) != (wanted_height, wanted_width):
             sizes = f"{width}x{height} pixels, but {frames[0].image} has {wanted_width}x{wanted_height}"
-            raise InputError(f"{frame.image}: {sizes}; all images must have one size")
+            raise InputError(f"{frame.image}: {sizes}; all images must have the same size")
         if height * width * len(frames) > MAX_TOTAL_PIXELS:
-            raise InputError(f"{len(frames)} images of {width}x{height} pixels are too much; set views.max_size")
+            raise InputError(f"{len(frames)} images of {width}x{height} pixels are too many; set views.max_size")
     if all(bool((picture.mask == 1).all()) for picture in pictures):
         raise InputError(_no_mask(frames[0], "is opaque everywhere, like all the others"))
     return pictures
@@ -198,7 +198,7 @@ def _load_picture(frame: Frame, config: PosedImages.Config) -> _Picture:
 
 def _check_aspect(frame: Frame, height: int, width: int) -> None:
     if abs((width / frame.width) / (height / frame.height) - 1) > ASPECT_TOLERANCE:
-        sizes = f"{width}x{height} pixels, but its camera is of {frame.width}x{frame.height}"
+        sizes = f"{width}x{height} pixels, but its camera has {frame.width}x{frame.height}"
         raise InputError(f"{frame.image}: {sizes}")
 
 
@@ -221,7 +221,7 @@ def _no_mask(frame: Frame, problem: str) -> str:
 def _load_mask(path: Path) -> Tensor:
     rgb, alpha = load_image(path)
     mask = rgb.mean(-1, keepdim=True) * (1.0 if alpha is None else alpha)
-    return mask / mask.max() if 0 < mask.max() < 2 / 255 else mask  # some masks are written as 0 and 1 of 255
+    return mask / mask.max() if 0 < mask.max() < 2 / 255 else mask  # some masks are stored as 0 and 1 of 255
 
 
 def _load_depth(path: Path) -> Tensor:
@@ -246,7 +246,7 @@ def _same_size(path: Path, image: Tensor, frame: Frame, rgb: Tensor) -> Tensor:
 
 
 def _cameras(frames: list[Frame], pictures: list[_Picture]) -> Cameras:
-    """The data's own cameras, for the size the images have now."""
+    """Return the cameras in the data's world, for the size that the images have now."""
     height, width = pictures[0].rgb.shape[:2]
     scale_x = torch.tensor([width / frame.width for frame in frames])
     scale_y = torch.tensor([height / frame.height for frame in frames])

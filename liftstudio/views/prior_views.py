@@ -1,4 +1,4 @@
-"""Reference views that a diffusion prior makes, of one picture or of a text."""
+"""Reference views that a diffusion prior generates from one image or from a text."""
 
 import hashlib
 from abc import abstractmethod
@@ -34,8 +34,8 @@ from liftstudio.views.silhouettes import FOREGROUND, alpha_before, main_pieces
 
 OnStep = Callable[[int, Tensor], None]
 
-LEAST_SIZE = 256  # pixels across the views if no other size is asked for: the picture has detail to keep
-MAIN_PIECE = 0.1  # of a generated silhouette's area; smaller detached pieces are dropped
+LEAST_SIZE = 256  # least pixels across the views by default, which keeps detail of the input image
+MAIN_PIECE = 0.1  # share of a generated silhouette's area; smaller detached pieces are dropped
 SAME_ANGLE_DEG = 1e-3
 
 PixelsAcross = Annotated[int, Range(16, 4096, or_zero=True)]
@@ -43,34 +43,34 @@ FrameRatio = Annotated[float, Range(0.1, 1)]
 
 
 class GeneratedViews(ViewSource):
-    """Views of one object, sampled from a prior on cameras around it; one base for all such sources.
+    """Base of sources that sample views of one object from a prior, for cameras around it.
 
-    A subclass has the cameras' angles and the sampler, and maybe a picture; it may sample several sets of views to
-    choose from. What the prior makes is cached by the content of all that decides it.
+    A subclass provides the cameras' angles and the sampler, and may have an input image. It may sample several sets of
+    views to choose from. The prior's output is cached by the content of everything that determines it.
     """
 
     @dataclass
     class Config:
-        prior: Annotated[ComponentSpec, "prior"]  # the diffusion model that makes the views
+        prior: Annotated[ComponentSpec, "prior"]  # the diffusion model that generates the views
         elevation_deg: ElevationDeg = 10.0  # of the cameras, degrees above the object's horizon
-        steps: NonNegativeInt = 0  # denoising steps; 0: what suits the prior
-        guidance_scale: GuidanceScale = 0.0  # classifier-free guidance; 1: none; 0: what suits the prior
+        steps: NonNegativeInt = 0  # denoising steps; 0: the prior's default
+        guidance_scale: GuidanceScale = 0.0  # classifier-free guidance; 1: none; 0: the prior's default
         seed: Annotated[int, Range(0, 2**63 - 1)] = 0  # of the noise (and of a random orbit)
-        resolution: PixelsAcross = 0  # pixels across the views, which are resized; 0: the prior's, at least 256
-        matting: bool = False  # views without masks are cut out by rembg, not by their white: for objects with white
+        resolution: PixelsAcross = 0  # pixels across the views, resized to it; 0: the prior's, at least 256
+        matting: bool = False  # cut out views without masks by rembg, not by their white: for objects with white parts
         distance: Distance = 3.6  # of the cameras from the object's centre, world units: twice its longest side
         fov_deg: FovDeg = 33.8  # field of view of the cameras
-        enhance: Annotated[ComponentSpec, "view-enhancer"] | None = None  # repaints the views as the picture is
-        maps: Annotated[ComponentSpec, "map-estimator"] | None = None  # estimates their depth and normals
-        held_out: bool = False  # generated views are only shown and measured: no guidance is by them
-        cache: bool = True  # keep what the prior makes for the next run ($LIFTSTUDIO_CACHE or ~/.cache/liftstudio)
+        enhance: Annotated[ComponentSpec, "view-enhancer"] | None = None  # adds the input image's texture to the views
+        maps: Annotated[ComponentSpec, "map-estimator"] | None = None  # estimates the depth and normals of the views
+        held_out: bool = False  # use generated views for display and evaluation only, not for guidance
+        cache: bool = True  # keep the prior's output for the next run ($LIFTSTUDIO_CACHE or ~/.cache/liftstudio)
 
         def __post_init__(self) -> None:
             if self.matting and not matting.installed():
-                raise InputError(f"matting: rembg is not there; {matting.INSTALL}")
+                raise InputError(f"matting: rembg is not installed; {matting.INSTALL}")
 
     config: Config
-    # Options that do not change what the prior makes.
+    # Options that do not change the prior's output.
     not_deciding: ClassVar[frozenset[str]] = frozenset({"prior", "resolution", "enhance", "maps", "held_out", "cache"})
 
     def __init__(self, config: Config, *, device: torch.device) -> None:
@@ -78,7 +78,7 @@ class GeneratedViews(ViewSource):
 
     @abstractmethod
     def angles(self) -> Angles:
-        """(azimuth_deg [T], elevation_deg [T]) of the views."""
+        """Return (azimuth_deg [T], elevation_deg [T]) of the views."""
 
     def sample(
         self,
@@ -89,15 +89,15 @@ class GeneratedViews(ViewSource):
         generator: torch.Generator,
         on_step: OnStep,
     ) -> Tensor:
-        """Latents [T, *prior.latent_shape] of the views, on the prior's device; of K sets of them [K T, ...].
+        """Sample latents [T, *prior.latent_shape] of the views, on the prior's device; for K sets of views [K T, ...].
 
-        All views together by Euler steps (DDIM without added noise), under `guidance_scales` and `estimate`, unless a
-        subclass samples in another way.
+        All views are sampled together by Euler steps (DDIM without added noise), with `guidance_scales` and `estimate`,
+        unless a subclass samples differently.
 
-        posed: a `PosedImage`; None without a picture.
-        sigmas: [steps + 1] descending noise levels, as the prior has them.
-        generator: on the CPU, so that all devices draw equal noise.
-        on_step: to be told after each step (its number from 0, latents after it), as the samplers do.
+        posed: a `PosedImage`; None without an input image.
+        sigmas: [steps + 1] descending noise levels, from the prior.
+        generator: on the CPU, so that all devices draw the same noise.
+        on_step: called after each step with its number from 0 and the latents, as by the samplers.
         """
         condition, scales = prior.condition(posed), self.guidance_scales(prior, len(cameras)).to(cameras.device)
         noise = torch.randn(len(cameras), *prior.latent_shape, generator=generator).to(cameras.device)
@@ -108,34 +108,34 @@ class GeneratedViews(ViewSource):
         return euler(denoise, noise, sigmas, on_step)
 
     def guidance_scales(self, prior: Prior, count: int) -> Tensor:
-        """[count] classifier-free guidance of each view: the same for all."""
+        """Return the classifier-free guidance scale of each view, [count]: the same for all."""
         return torch.full((count,), self.config.guidance_scale or prior.guidance_scale)
 
     def estimate(self, prior: Prior, noisy: NoisyViews[Any]) -> Tensor:
-        """The prior's estimate of clean latents [T, ...], as `Prior.denoise` says: of all views together."""
+        """Return the prior's estimate of the clean latents [T, ...] of all views together; see `Prior.denoise`."""
         return prior.denoise(noisy)
 
     def suited_steps(self, prior: Prior) -> int:
-        """How many denoising steps suit the prior under this source's sampler."""
+        """Return the prior's default number of denoising steps for this source's sampler."""
         return prior.steps
 
     def input_image(self) -> InputImage | None:
-        """The picture, if there is one."""
+        """Return the input image, if there is one."""
         return None
 
     def posed_image(self, picture: Any, resolution: int) -> PosedImage | None:
-        """The picture as the prior sees it, on the source's device."""
+        """Return the input image as the prior sees it, on the source's device."""
         return None
 
     def load(self) -> ReferenceViews:
-        """The views, made or from the cache.
+        """Return the views, newly generated or from the cache.
 
         Raises:
-            InputError: the picture, the weights, the cameras or a plug-in are refused; before the sampling.
+            InputError: the input image, the weights, the cameras or a plug-in are invalid; raised before the sampling.
         """
         picture = self.input_image()
         if self.config.enhance is not None and picture is None:
-            raise InputError("enhance: there is no picture, and so nothing to enhance the views by")
+            raise InputError("enhance: there is no input image to enhance the views by")
         enhancer: ViewEnhancer | None = self._plug_in(self.config.enhance)
         estimator: MapEstimator | None = self._plug_in(self.config.maps)
         self._say_which_prior()
@@ -147,14 +147,16 @@ class GeneratedViews(ViewSource):
             views = self._enhanced(views, enhancer)
         if self.config.held_out:
             if views.input_view is None and picture is not None:
-                raise InputError("held_out: the picture is none of the views, and so nothing would be left to train on")
+                raise InputError(
+                    "held_out: the input image is not one of the views, so no view would be left to train on"
+                )
             views = replace(views, held_out=torch.tensor([index != views.input_view for index in range(len(views))]))
         if estimator is not None:
             views = replace(views, **self._derived("view-maps", estimator, views, lambda: estimator.maps(views)))
         return views
 
     def _cached(self, prior: ResolvedPrior, picture: InputImage | None) -> dict[str, Any]:
-        """What `_make` makes, or the cache has; what was warned of when it was made is warned of again."""
+        """Return the result of `_make`, from the cache if it is there, and repeat the warnings that it caused."""
         now: list[str] = []
 
         def make() -> dict[str, Any]:
@@ -173,9 +175,9 @@ class GeneratedViews(ViewSource):
         return None if block is None else block.build(device=self.device)
 
     def _enhanced(self, views: ReferenceViews, enhancer: ViewEnhancer) -> ReferenceViews:
-        """The views with the colours that the enhancer gives them."""
+        """Return the views with the enhancer's colours."""
         if views.input_view is None:
-            raise InputError("enhance: the picture is none of the views, and so nothing to enhance the others by")
+            raise InputError("enhance: the input image is not one of the views, so it cannot enhance the others")
 
         def make() -> dict[str, Any]:
             return {"colors": _quantized(enhancer.repaint(views))}
@@ -185,7 +187,7 @@ class GeneratedViews(ViewSource):
     def _derived(
         self, kind: str, plug_in: ViewPlugIn, views: ReferenceViews, make: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
-        """What a plug-in makes of the views, by `make` or from the cache."""
+        """Return what a plug-in computes from the views, by `make` or from the cache."""
         key = {
             "version": __version__,
             "plug-in": plug_in.fingerprint(),
@@ -199,10 +201,10 @@ class GeneratedViews(ViewSource):
         weights = self.config.prior.options.weights
         log.info("views: prior %s", weights)
         if weights.startswith(SCHEME):
-            log.info("views: that is the small bundled prior; it stands in for the official network of the method")
+            log.info("views: this is the small bundled prior; it stands in for the official network of the method")
 
     def _key(self, prior: ResolvedPrior, picture: InputImage | None) -> str:
-        """A name for all that decides what the prior makes."""
+        """Return a cache key of everything that determines the prior's output."""
         options = {k: v for k, v in to_plain(self.config).items() if k not in self.not_deciding}
         return content_key(
             {
@@ -216,13 +218,13 @@ class GeneratedViews(ViewSource):
         )
 
     def _make(self, resolved: ResolvedPrior, picture: InputImage | None) -> dict[str, Any]:
-        """Images [K T, R, R, 3] over white and masks [K T, R, R, 1] of the prior's resolution, uint8."""
+        """Generate images [K T, R, R, 3] over white and masks [K T, R, R, 1] at the prior's resolution, uint8."""
         resolved.check_count(len(self.angles()[0]))
         prior = resolved.load(self.device)
         if prior.takes_image and picture is None:
-            raise InputError(f"prior: {prior.name} makes views of a picture, and here is none")
+            raise InputError(f"prior: {prior.name} makes views from an input image, but there is none")
         if picture is not None and not prior.takes_image:
-            raise InputError(f"prior: {prior.name} makes views of a text alone, and here is a picture")
+            raise InputError(f"prior: {prior.name} makes views from text alone, but there is an input image")
         cameras, posed = self._cameras(prior.resolution), self.posed_image(picture, prior.resolution)
         prior.check_cameras(cameras if posed is None else posed.camera, cameras)
         generator = torch.Generator().manual_seed(self.config.seed)
@@ -236,13 +238,13 @@ class GeneratedViews(ViewSource):
         if masks is None:
             masks = torch.stack([silhouette(image.cpu(), self.config.matting) for image in images])
         elif self.config.matting:
-            log.warning("views.matting: %s makes masks itself; they are used", prior.name)
+            log.warning("views.matting: not used, since %s makes masks itself", prior.name)
         return {"images": _quantized(images), "masks": _quantized(masks)}
 
     def assemble(self, images: Tensor, masks: Tensor, picture: Any) -> ReferenceViews:
-        """The views at the wanted resolution, the picture itself, if there is one, among them with all its detail.
+        """Return the views at the requested resolution; an input image among them keeps its full detail.
 
-        images [T, R, R, 3] over white and masks [T, R, R, 1] are what the prior made; of K sets [K T, ...].
+        images [T, R, R, 3] over white and masks [T, R, R, 1] are the prior's output; for K sets [K T, ...].
         """
         size = self.config.resolution or max(images.shape[1], LEAST_SIZE)
         frames = torch.cat([images, masks], dim=-1)
@@ -265,51 +267,51 @@ class GeneratedViews(ViewSource):
         return orbit_cameras(*self.angles(), self.config.distance, self.config.fov_deg, size, size)
 
     def _input_view(self) -> int | None:
-        """Which of the views is the picture itself, if any."""
+        """Return the index of the view that is the input image itself, if any."""
         return None
 
 
 class PriorViews(GeneratedViews):
-    """Views of the object in one picture.
+    """Views of the object in one input image.
 
-    The view at azimuth 0 and the picture's own elevation, if the subclass has one, is the picture itself. A subclass
-    may frame the input image in its own way.
+    If a subclass has a view at azimuth 0 and the input image's elevation, that view is the input image itself. A
+    subclass may frame the input image in its own way.
     """
 
     @dataclass(kw_only=True)
     class Config(GeneratedViews.Config):
-        image: str  # the picture: RGBA, or opaque before a plain background or with the matting extra
-        elevation_deg: ElevationDeg = 10.0  # of the camera that took the picture, degrees above the object's horizon
-        recenter: bool = True  # frame the object's bounding box; false: the whole picture
-        frame_ratio: FrameRatio = FRAME_RATIO  # share of the frame that the longer side of that box takes
+        image: str  # input image: RGBA, or opaque with a plain background or the matting extra
+        elevation_deg: ElevationDeg = 10.0  # of the input image's camera, degrees above the object's horizon
+        recenter: bool = True  # frame the object's bounding box; false: the whole image
+        frame_ratio: FrameRatio = FRAME_RATIO  # share of the frame that the longer side of the box takes
 
     config: Config
     not_deciding = GeneratedViews.not_deciding | {"image"}
 
     def load(self) -> ReferenceViews:
-        """See `GeneratedViews.load`; says the elevation, which no method finds out."""
+        """See `GeneratedViews.load`; logs the elevation, which no method estimates."""
         elevation = f"{self.config.elevation_deg:g} degrees"
-        log.info("views: the picture is taken to be from an elevation of %s (views.elevation_deg)", elevation)
+        log.info("views: assuming that the input image is from an elevation of %s (views.elevation_deg)", elevation)
         return super().load()
 
     def input_image(self) -> InputImage:
-        """As the options frame it."""
+        """Return the input image, framed as the options say."""
         return load_input_image(
             input_path(self.config.image), recenter=self.config.recenter, frame_ratio=self.config.frame_ratio
         )
 
     def conditioning_image(self, picture: InputImage, resolution: int) -> tuple[Tensor, Tensor]:
-        """What the prior sees of the picture: image [R, R, 3] over white and mask [R, R, 1], in [0, 1]."""
+        """Return what the prior sees of the input image: image [R, R, 3] over white and mask [R, R, 1], in [0, 1]."""
         return picture.frame(resolution)
 
     def posed_image(self, picture: InputImage, resolution: int) -> PosedImage:
-        """The picture as `conditioning_image` has it, with its camera."""
+        """Return the `conditioning_image` with its camera."""
         image, mask = self.conditioning_image(picture, resolution)
         camera = self._input_camera(resolution)
         return PosedImage(image.to(self.device), mask.to(self.device), camera.to(self.device))
 
     def with_input_image(self, views: ReferenceViews, picture: InputImage) -> ReferenceViews:
-        """The views with the picture as the last, unless it is one of them already."""
+        """Return the views with the input image appended, unless it is one of them already."""
         if views.input_view is not None:
             return views
         size, count = views.cameras.width, len(views)
@@ -329,7 +331,7 @@ class PriorViews(GeneratedViews):
         return orbit_cameras(*angles, self.config.distance, self.config.fov_deg, size, size)
 
     def _input_view(self) -> int | None:
-        """That of the picture's angles."""
+        """Return the index of the view with the input image's angles, if any."""
         azimuth_deg, elevation_deg = self.angles()
         turn = torch.remainder(azimuth_deg + 180, 360) - 180
         same = torch.maximum(turn.abs(), (elevation_deg - self.config.elevation_deg).abs()) < SAME_ANGLE_DEG
@@ -337,18 +339,18 @@ class PriorViews(GeneratedViews):
 
 
 def silhouette(image: Tensor, by_matting: bool = False) -> Tensor:
-    """Mask [R, R, 1] of a generated image [R, R, 3] over white, by that white or by the matting extra."""
+    """Return the mask [R, R, 1] of a generated image [R, R, 3] over white, by that white or by the matting extra."""
     alpha = matting.cut_out(image.float().clamp(0, 1))[1] if by_matting else alpha_before(image, torch.ones(3))
     return main_pieces(alpha, MAIN_PIECE)[0]
 
 
 def _quantized(images: Tensor) -> Tensor:
-    """As a PNG would keep them, so that the cache, the views' folder and the run have the same."""
+    """Quantize images to 8 bits as in a PNG, so that the cache, the views' folder and the run have the same values."""
     return (images.cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _shown_on(progress: WorkProgress, steps: int) -> OnStep:
-    """A callback that moves `progress` with every step, and changes its text, which may be a line each, ten times."""
+    """Return a callback that advances `progress` at every step; the text, which may be logged, changes ten times."""
 
     def show(step: int, latents: Tensor) -> None:
         share = (step + 1) / steps
@@ -358,15 +360,15 @@ def _shown_on(progress: WorkProgress, steps: int) -> OnStep:
 
 
 def not_empty(views: ReferenceViews) -> Tensor:
-    """[V] bool: whether a view shows something."""
+    """Return [V] bool: whether each view shows anything."""
     return (views.masks > FOREGROUND).flatten(1).any(1)
 
 
 def _without_empty(views: ReferenceViews) -> ReferenceViews:
-    """The views that show something.
+    """Return the views that show anything.
 
     Raises:
-        InputError: none but the picture does.
+        InputError: all views other than the input image are empty.
     """
     seen = not_empty(views)
     generated = [index for index in range(len(views)) if index != views.input_view]
@@ -375,7 +377,7 @@ def _without_empty(views: ReferenceViews) -> ReferenceViews:
     if bool(seen.all()):
         return views
     empty = [name for name, shown in zip(views.names, seen.tolist(), strict=True) if not shown]
-    log.warning("views: left out, since they are empty: %s", ", ".join(empty))
+    log.warning("views: left out because they are empty: %s", ", ".join(empty))
     return views.select(seen.nonzero().flatten())
 
 

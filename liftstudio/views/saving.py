@@ -1,4 +1,4 @@
-"""Reference views as files that this and other tools read: pictures with alpha, cameras, a video, a contact sheet."""
+"""Saving reference views for this and other tools: RGBA images, cameras, a video, a contact sheet."""
 
 import json
 import math
@@ -13,18 +13,18 @@ from liftstudio.data.cameras import Cameras
 from liftstudio.data.images import grid, resize_lanczos, save_image, save_video
 from liftstudio.data.reference_views import ReferenceViews
 
-FPS = 7  # an orbit of 21 frames goes round in 3 seconds
-SHEET_CELL = 192  # pixels; the longer side of a picture in the contact sheet
+FPS = 7  # an orbit of 21 frames takes 3 seconds
+SHEET_CELL = 192  # pixels along the longer side of an image in the contact sheet
 
 
 def save_views(folder: Path, views: ReferenceViews) -> None:
     """Write `000.png`... (RGBA, straight colour), orbit.mp4, contact_sheet.png and, last, transforms.json.
 
-    Where the views were chosen from several sets, instances.png shows all of them.
+    If the views were chosen from several sets, instances.png shows all sets.
 
-    The video goes round from the user's picture, if it is among the views. The pixels' files are numbered, whatever
-    the views' names are; `posed-images` reads the folder back, with `normalize: as-given` in the same world. Depth and
-    normal maps are not written.
+    The video starts at the input image, if it is among the views. Image files are numbered, whatever the views' names
+    are. `posed-images` reads the folder back; with `normalize: as-given`, in the same world. Depth and normal maps are
+    not written.
 
     Raises:
         OSError: the folder cannot be written.
@@ -55,7 +55,7 @@ def _pinholes(cameras: Cameras) -> list[dict[str, Any]]:
 
 
 def _contact_sheet(over_white: Tensor, views: ReferenceViews) -> Tensor:
-    """[H, W, 3]: all views in order, each with its angles."""
+    """Return an image [H, W, 3] of all views in order, each labelled with its angles."""
     scale = SHEET_CELL / max(over_white.shape[1:3])
     height, width = (max(1, round(side * scale)) for side in over_white.shape[1:3])
     cells = [resize_lanczos(image, height, width) for image in over_white]

@@ -1,4 +1,4 @@
-"""Silhouettes of pictures without alpha: an object before a plain background, its specks and pinholes."""
+"""Silhouettes of images without alpha: an object on a plain background; removal of specks and pinholes."""
 
 import numpy as np
 import torch
@@ -6,15 +6,15 @@ from scipy import ndimage
 from torch import Tensor
 
 FOREGROUND = 0.1  # alpha above this belongs to the object
-BACKGROUND = 0.05  # the largest channel difference (0-1) to the background's colour that still is background
-BORDER_SHARE = 0.9  # of the picture's border must be of one colour for that to be its background
-PINHOLE = 0.02  # of the object's area; enclosed background up to this size is the object's own (the white of an eye)
-SPECK = 0.01  # of the foreground's area; pieces below are not objects
-_TOUCHING = np.ones((3, 3), dtype=bool)  # pixels that share a corner belong together
+BACKGROUND = 0.05  # largest channel difference, of 1, from the background's colour that still is background
+BORDER_SHARE = 0.9  # share of the border's pixels that must have one colour for that to be the background's
+PINHOLE = 0.02  # share of the object's area; smaller enclosed background belongs to the object (the white of an eye)
+SPECK = 0.01  # share of the foreground's area; smaller pieces are not objects
+_TOUCHING = np.ones((3, 3), dtype=bool)  # 8-connectivity
 
 
 def border_color(image: Tensor) -> Tensor | None:
-    """The one colour [3] of the border of an image [H, W, 3], or None where it has no such colour."""
+    """Return the colour [3] of the border of an image [H, W, 3], or None if the border is not uniform."""
     border = torch.cat([image[0], image[-1], image[1:-1, 0], image[1:-1, -1]])
     color = border.median(0).values
     same = (border - color).abs().amax(-1) <= BACKGROUND
@@ -22,9 +22,9 @@ def border_color(image: Tensor) -> Tensor | None:
 
 
 def alpha_before(image: Tensor, color: Tensor) -> Tensor:
-    """Alpha [H, W, 1] of an object before a background of one `color` [3], soft along its outline.
+    """Return alpha [H, W, 1] of an object on a background of one `color` [3], soft along its outline.
 
-    There, a pixel that mixes both is covered as far as it stands out compared with the pixels beside it.
+    Along the outline, a pixel's coverage is its difference from the background relative to the largest one nearby.
     """
     distance = (image - color).abs().amax(-1).cpu().numpy()
     inside = _without_pinholes(distance > BACKGROUND)
@@ -35,7 +35,7 @@ def alpha_before(image: Tensor, color: Tensor) -> Tensor:
 
 
 def main_pieces(alpha: Tensor, least_share: float) -> tuple[Tensor, int]:
-    """`alpha` [H, W, 1] without its pieces below `least_share` of the foreground's area, and how many are left."""
+    """Return `alpha` [H, W, 1] without pieces below `least_share` of the foreground's area, and the number left."""
     labels, count = ndimage.label(alpha[..., 0].cpu().numpy() > FOREGROUND, _TOUCHING)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     areas[0] = 0
@@ -45,7 +45,7 @@ def main_pieces(alpha: Tensor, least_share: float) -> tuple[Tensor, int]:
 
 
 def bounding_box(alpha: Tensor) -> tuple[int, int, int, int] | None:
-    """(left, top, right, bottom) in pixels of the foreground of `alpha` [H, W, 1]; None if there is none."""
+    """Return (left, top, right, bottom), in pixels, of the foreground of `alpha` [H, W, 1]; None if there is none."""
     inside = alpha[..., 0] > FOREGROUND
     rows, columns = inside.any(1).nonzero(), inside.any(0).nonzero()
     if not len(rows):
@@ -57,5 +57,5 @@ def _without_pinholes(inside: np.ndarray) -> np.ndarray:
     labels, count = ndimage.label(~inside)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     pinhole = areas < PINHOLE * inside.sum()
-    pinhole[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = False  # open at the border
+    pinhole[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = False  # connected to the border
     return inside | pinhole[labels]

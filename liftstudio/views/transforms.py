@@ -1,4 +1,4 @@
-"""Reader of transforms.json: nerfstudio's, instant-ngp's and NeRF-synthetic's (Blender) variants."""
+"""Reader of transforms.json: the variants of nerfstudio, instant-ngp and NeRF-synthetic (Blender)."""
 
 import json
 import math
@@ -20,14 +20,15 @@ IMAGE_SUFFIXES = ("", ".png", ".jpg", ".jpeg")
 
 
 def read_transforms(path: Path) -> Capture:
-    """A capture from one JSON file.
+    """Read a capture from one JSON file.
 
-    Intrinsics may stand at the top, per frame, or both (the frame's win): `fl_x` and `fl_y` in pixels, or
-    `camera_angle_x` in radians; `cx`, `cy`, `w`, `h` default to the image's centre and size. Frames that the lists
-    `test_filenames` and `val_filenames` name are held out. Masks: `mask_path` per frame, or a folder `masks` beside it.
+    Intrinsics may be given at the top level, per frame, or both (the frame's take precedence): `fl_x` and `fl_y` in
+    pixels, or `camera_angle_x` in radians; `cx`, `cy`, `w`, `h` default to the image's centre and size. Frames listed
+    in `test_filenames` or `val_filenames` are held out. Masks: `mask_path` per frame, or a folder `masks` next to the
+    JSON file.
 
     Raises:
-        InputError: missing or faulty file, a missing key or a wrong type, an impossible pose or lens, a missing image.
+        InputError: a missing or invalid file, a missing key, a wrong type, an impossible pose or lens, a missing image.
     """
     data = _read_json(path)
     items = data.get("frames")
@@ -44,7 +45,7 @@ def read_transforms(path: Path) -> Capture:
 
 
 def read_splits(folder: Path) -> Capture:
-    """A NeRF-synthetic capture: transforms_train.json, with the frames of transforms_test.json (else _val) held out.
+    """Read a NeRF-synthetic capture: transforms_train.json; frames of transforms_test.json (else _val) are held out.
 
     Raises:
         InputError: as `read_transforms`.
@@ -60,7 +61,7 @@ def read_splits(folder: Path) -> Capture:
 
 def _read_json(path: Path) -> Record:
     def refuse(constant: str) -> None:
-        raise InputError(f"{path}: {constant} is not a number JSON knows")
+        raise InputError(f"{path}: {constant} is not a valid JSON number")
 
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=refuse)
@@ -101,7 +102,7 @@ def _frame(data: Record, folder: Path, where: str) -> Frame:
 
 
 def _image_path(folder: Path, name: str, where: str) -> Path:
-    path = folder / name.replace("\\", "/")  # some captures are written on Windows
+    path = folder / name.replace("\\", "/")  # some captures were written on Windows
     for suffix in IMAGE_SUFFIXES:
         candidate = path.with_name(path.name + suffix) if path.name else path
         if candidate.is_file():
@@ -151,7 +152,7 @@ def _pose(data: Record, where: str) -> Tensor:
 
 
 def _is_number(value: object) -> bool:
-    """True for a finite JSON number."""
+    """Return whether a value is a finite JSON number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
@@ -172,7 +173,7 @@ def _text(data: Record, key: str, where: str) -> str:
 
 
 def _path(data: Record, keys: tuple[str, ...], folder: Path, where: str) -> Path | None:
-    """The file named by the first of `keys` that is there, if any."""
+    """Return the file named by the first of `keys` that is present, or None."""
     for key in keys:
         if data.get(key) is not None:
             path = folder / _text(data, key, where).replace("\\", "/")

@@ -214,7 +214,7 @@ def test_full_size_keys(manifest: Path, width: int) -> None:
     other = {**shapes, last: [*shapes[last], 7]}
     with pytest.raises(InputError, match=f"'{re.escape(last)}' has shape {re.escape(str(other[last]))}"):
         checkpoint.open_parts(Listed(other))
-    with pytest.raises(InputError, match=r"label_emb\.0\.0\.weight' has shape \[\d+, 768\], its width must be 1280"):
+    with pytest.raises(InputError, match=r"label_emb\.0\.0\.weight' has shape \[\d+, 768\], expected width 1280"):
         checkpoint.open_parts(Listed({**shapes, vector: [shapes[vector][0], 768]}))
 
 

@@ -100,6 +100,6 @@ def test_numbers_of_steps_that_miss_the_noisiest(steps: int, fitting: int) -> No
     if steps == 170:  # 85 % of the schedule are enough
         assert ddim_sigmas(levels(), steps)[0] > 0.4 * levels()[-1]
     else:
-        with pytest.raises(InputError, match=f"{steps} would begin amid the noise, at timestep .*; use {fitting} "):
+        with pytest.raises(InputError, match=f"{steps} would start below full noise, at timestep .*; use {fitting} "):
             ddim_sigmas(levels(), steps)
     assert ddim_sigmas(levels(), fitting)[0] > 0.9 * levels()[-1]

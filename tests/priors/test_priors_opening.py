@@ -139,7 +139,7 @@ def test_foreign_weights_belong_to_no_prior(tmp_path: Path, state: dict[str, tor
         {"prior": {"type": "auto", "weights": str(tmp_path / "x.safetensors")}},
         dict[str, Annotated[ComponentSpec, "prior"]],
     )
-    with pytest.raises(InputError, match=r"x\.safetensors: weights of no known prior; known: .*sv3d"):
+    with pytest.raises(InputError, match=r"x\.safetensors: not weights of a known prior; known: .*sv3d"):
         open_prior(block["prior"], CPU)
 
 

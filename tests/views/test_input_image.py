@@ -115,7 +115,7 @@ def test_pinholes_are_filled_and_holes_are_not() -> None:
 
 def test_an_opaque_photograph_needs_matting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "a.png", torch.rand(60, 80, 3))
-    with pytest.raises(InputError, match=r"a\.png: the picture is opaque.*RGBA picture.*pip install 'rembg\[cpu\]'"):
+    with pytest.raises(InputError, match=r"a\.png: the image is opaque.*RGBA image.*pip install 'rembg\[cpu\]'"):
         load_input_image(path)
     rembg = rembg_that_keeps((20, 10, 60, 50), monkeypatch)
     assert load_input_image(path).alpha.sum() == 1600
@@ -164,8 +164,8 @@ def faulty(name: str, path: Path) -> None:
     [
         ("missing", r"a\.png: no such image"),
         ("not an image", r"a\.png: not a readable image"),
-        ("transparent", r"a\.png: no foreground; the picture is transparent everywhere"),
-        ("plain", r"a\.png: no foreground; the picture is one plain colour"),
+        ("transparent", r"a\.png: no foreground; the image is transparent everywhere"),
+        ("plain", r"a\.png: no foreground; the image is one plain colour"),
         ("tiny", r"a\.png: the object is only 30x20 pixels; expected 32 or more"),
     ],
 )

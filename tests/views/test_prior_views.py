@@ -171,7 +171,7 @@ def test_a_cache_that_cannot_be_written_is_only_warned_of(
 def test_an_empty_view_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     views = make(prior={"empty_view": 3})
     assert len(views) == 8 and "003.png" not in views.names and views.names[views.input_view or 0] == "008.png"
-    assert "left out, since they are empty: 003.png" in caplog.text
+    assert "left out because they are empty: 003.png" in caplog.text
     with pytest.raises(InputError, match="all generated views are empty"):
         make(orbit={"frames": 2}, prior={"empty_view": 0})
 

@@ -1,11 +1,11 @@
-"""Volumes on the rays of the picture's pixels: whatever the picture shows lies on them.
+"""Volumes along the rays of the input image's pixels, which pass through everything that the image shows.
 
-A frustum has a cell for every pixel and every plane. Its coordinates (u, v, s) are in [-1, 1]: u and v over the
-picture, s over the planes. These lie at equal steps about the world's origin and stand upright, so that upright things
-have one depth from top to bottom; where the camera looks down or up by more than STEEPEST they lean by the rest, so
-that rays still cross them.
+A frustum has a cell for every pixel and plane. Its coordinates (u, v, s) are in [-1, 1]: u and v over the image, s over
+the planes. The planes are equally spaced about the world's origin and vertical, so that an upright object has one depth
+from top to bottom. If the camera looks down or up by more than STEEPEST, they tilt by the difference, so that rays
+still cross them.
 
-A frame [B, 4, 4] takes world points (x, 1) to (u w, v w, w, s), w being the z-depth.
+A frame [B, 4, 4] maps world points (x, 1) to (u w, v w, w, s), where w is the z-depth.
 """
 
 import math
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from liftstudio.priors.projections import NEAR
 
-REACH = 1.3  # world units before and behind the origin that the planes span; objects are 1.8 long
+REACH = 1.3  # world units in front of and behind the origin that the planes span; objects are 1.8 long
 STEEPEST = math.radians(40)
 
 
 def frame_of(projection: Tensor) -> Tensor:
-    """[B, 4, 4] frames of cameras with projections [B, 3, 4] that look at the world's origin."""
+    """Return frames [B, 4, 4] of cameras with projections [B, 3, 4] that look at the world's origin."""
     forward = projection[:, 2, :3]
     ahead, _, up = upright_axes(projection).unbind(1)
     elevation = torch.asin(-forward[:, 2:].clamp(-1, 1))
@@ -32,9 +32,9 @@ def frame_of(projection: Tensor) -> Tensor:
 
 
 def upright_axes(projection: Tensor) -> Tensor:
-    """[B, 3, 3] the world's axes as a camera that stands upright has them: ahead, right, up."""
+    """Return the axes [B, 3, 3] of a levelled camera, in world coordinates: ahead, right, up."""
     level = projection[:, 2, :2]
-    below = projection[:, 1, :2] * projection[:, 2, 2:3].sign()  # what is ahead where it looks straight up or down
+    below = projection[:, 1, :2] * projection[:, 2, 2:3].sign()  # ahead if it looks straight up or down
     level = torch.where(level.norm(dim=1, keepdim=True) > 1e-4, level, below)
     x, y = F.normalize(level, dim=1).unbind(1)
     zero, one = torch.zeros_like(x), torch.ones_like(x)
@@ -42,14 +42,14 @@ def upright_axes(projection: Tensor) -> Tensor:
 
 
 def coordinates(frame: Tensor, points: Tensor) -> Tensor:
-    """(u, v, s) [B, N, 3] of world points [B, N, 3] in frames [B, 4, 4]."""
+    """Return (u, v, s) [B, N, 3] of world points [B, N, 3] in frames [B, 4, 4]."""
     x, y, w, s = torch.baddbmm(frame[:, :, 3:], frame[:, :, :3], points.mT).unbind(1)
     near = w.clamp_min(NEAR)
     return torch.stack([x / near, y / near, s], dim=-1)
 
 
 def pixel_rays(frame: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """[B, height, width, 3] where each pixel's ray meets the plane s = 0, and its way from there until s = 1."""
+    """Return where each pixel's ray meets the plane s = 0, and the vector from it to s = 1, [B, height, width, 3]."""
     back = torch.linalg.inv(frame[:, :3, :3]).mT
     v, u = torch.meshgrid(centers(height), centers(width), indexing="ij")
     pixels = torch.stack([u, v, torch.ones_like(u)], dim=-1).to(frame)
@@ -61,16 +61,16 @@ def pixel_rays(frame: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def cell_centers(frame: Tensor, planes: int, height: int, width: int) -> Tensor:
-    """[B, planes, height, width, 3] world positions of the cells' centres."""
+    """Return world positions of the cells' centres, [B, planes, height, width, 3]."""
     middle, way = pixel_rays(frame, height, width)
     return middle[:, None] + centers(planes).to(frame).view(-1, 1, 1, 1) * way[:, None]
 
 
 def centers(count: int) -> Tensor:
-    """[count] centres of equal cells of [-1, 1]: of pixels, and of planes."""
+    """Return the centres [count] of equal cells of [-1, 1], for pixels and planes."""
     return (2 * torch.arange(count) + 1) / count - 1
 
 
 def sample_frustum(volume: Tensor, where: Tensor) -> Tensor:
-    """[B, C, N] trilinear samples of volumes [B, C, D, H, W] at (u, v, s) [B, N, 3]; the border's value beyond it."""
+    """Sample volumes [B, C, D, H, W] trilinearly at (u, v, s) [B, N, 3]: [B, C, N]; the border is repeated outside."""
     return F.grid_sample(volume, where[:, :, None, None], padding_mode="border", align_corners=False)[..., 0, 0]

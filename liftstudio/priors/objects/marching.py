@@ -1,4 +1,4 @@
-"""Rays through one filled frustum, composited without gradients on the CPU."""
+"""Volume rendering of one frustum, without gradients, on the CPU."""
 
 import numpy as np
 import torch
@@ -10,23 +10,23 @@ from liftstudio.ops.threads import parallel_for
 from liftstudio.priors.projections import NEAR
 
 Floats = NDArray[np.float32]
-GRAIN = 512  # rays in a job, at least
-DONE = 1e-3  # transmittance below which nothing more is seen
-EMPTY = -12.0  # before the softplus: density below which a sample is not looked at
+GRAIN = 512  # least number of rays in a job
+DONE = 1e-3  # transmittance below which a ray ends
+EMPTY = -12.0  # density, before the softplus, below which a sample is skipped
 
 
 def render_rays(
     density: Tensor, color: Tensor, frame: Tensor, first: Tensor, step: Tensor, *, reach: float, samples: int
 ) -> Tensor:
-    """[N, 4] colour over white and alpha, in [-1, 1]; see `network.ObjectsNetwork.render`, the reference.
+    """Render rays: [N, 4] colour over white and alpha, in [-1, 1]; the reference is `network.ObjectsNetwork.render`.
 
-    density: [D, R, R] before its softplus, which makes it density per plane spacing. color: [3, K, R, R] in [-1, 1].
-    frame: [4, 4] of the frustum. first, step: [N, 3] each ray's first sample, and from one sample to the next; world
-    units. reach: how far before and behind the world's origin the planes span.
+    density: [D, R, R] before the softplus, after which it is per plane spacing. color: [3, K, R, R] in [-1, 1].
+    frame: [4, 4] of the frustum. first, step: [N, 3] each ray's first sample, and the step between samples; world
+    units. reach: distance in front of and behind the world's origin that the planes span.
     """
     pixels = torch.empty(len(first), 4)
-    columns = density.permute(1, 2, 0)  # neighbours along the frustum's rays lie side by side
-    densest = columns.amax(2)  # what a whole column may be skipped by
+    columns = density.permute(1, 2, 0)  # neighbours along the frustum's rays are adjacent in memory
+    densest = columns.amax(2)  # allows whole columns to be skipped
     colors = color.permute(2, 3, 1, 0)
     tensors = (columns, densest, colors, frame, first, step, pixels)
     arrays = [tensor.float().contiguous().numpy() for tensor in tensors]
@@ -91,7 +91,7 @@ def _march(
 
 @njit(nogil=True, cache=True, fastmath=True, inline="always")
 def _cell(place: float, count: int) -> tuple[int, np.float32]:
-    """Index of the lower of the two neighbouring cell centres of [-1, 1], and the weight of the upper one."""
+    """Return the index of the lower of the two cell centres next to `place` in [-1, 1], and the upper one's weight."""
     position = min(max(np.float32(0.5) * ((place + 1) * count - 1), np.float32(0)), np.float32(count - 1))
     lower = min(int(position), count - 2)
     return lower, np.float32(position - lower)

@@ -1,12 +1,11 @@
-"""A denoiser whose x0 is a rendering of the picture's own frustum, filled by a 2D network.
+"""A denoiser whose x0 is a rendering of the input image's frustum, filled by a 2D network.
 
-What the picture shows lies on the rays of its pixels, so the channels of a U-Net over the picture can be what is along
-these rays: density and colour at planes of depth. Fronts are sharp by construction, the silhouette is the picture's,
-and 2D convolutions are cheap. (Planes in front of one camera are those of Zhou et al. 2018, "Stereo Magnification";
-x0 as a volume rendering is that of Szymanowicz et al. 2023, "Viewset Diffusion".) The noisy views enter as what they
-show at the cells of a coarser frustum, and how far they agree there, and are joined with what the picture says twice:
-at the start, and cell by cell at the end. In it, pixels are [-1, 1], channels first, four channels: rgb over white and
-alpha.
+Everything that the image shows lies on the rays of its pixels, so the output channels of a U-Net over the image can be
+density and colour at planes of depth along these rays. Fronts are sharp by construction, the silhouette is the image's,
+and 2D convolutions are cheap. (Planes in front of one camera are from Zhou et al. 2018, "Stereo Magnification"; x0 as a
+volume rendering is from Szymanowicz et al. 2023, "Viewset Diffusion".) The noisy views enter as their mean and variance
+at the cells of a coarser frustum. These are combined with the image's features twice: at the start, and cell by cell
+at the end. Here, pixels are in [-1, 1], channels first, with four channels: rgb over white and alpha.
 """
 
 from dataclasses import dataclass
@@ -42,36 +41,36 @@ from liftstudio.priors.objects.marching import render_rays
 from liftstudio.priors.projections import ray_shares
 
 CHANNELS = 4  # rgb over white, alpha
-SIGMA_DATA = 0.5  # scale of the pixels
-SIGMA_BLIND = 10.0  # noise level far beyond which views show nothing
-POOLED = (2, 8)  # pixels across the means of the noisy views that are looked at: details, and what noise leaves of them
-SEEN = 2 * CHANNELS * len(POOLED)  # features of a cell: mean and variance over the views of each
-CLEAR = 1e-4  # least alpha of a pixel that its ray's logits are lowered by
-SHOWN = 1e-2  # least share of a sample in its pixel for its colour to be looked at, in training
+SIGMA_DATA = 0.5  # standard deviation of the pixels
+SIGMA_BLIND = 10.0  # noise level far above which views are ignored
+POOLED = (2, 8)  # pixels across the blocks that noisy views are averaged over: for detail, and against noise
+SEEN = 2 * CHANNELS * len(POOLED)  # features of a cell: mean and variance over the views, per channel and block size
+CLEAR = 1e-4  # lower bound of the alpha whose logarithm is added to a ray's logits
+SHOWN = 1e-2  # compositing weight below which a sample's colour is skipped
 CAMERA_FEATURES = 6  # of `camera_features`
 PLACE_FEATURES = 8  # of `place_features`
 
 
 @dataclass(frozen=True)
 class Size:
-    """What fixes the network's shapes."""
+    """The options that fix the network's shapes."""
 
-    planes: Annotated[int, Range(2)] = 40  # of density, along each ray
-    color_planes: Annotated[int, Range(2)] = 10  # of colour
-    view_planes: PositiveInt = 16  # of the coarser frustum, at half resolution
-    cell: PositiveInt = 8  # features that the picture gives each of its cells
-    cell_hidden: PositiveInt = 24  # channels in which those and what the views show in a cell are joined
-    full: PositiveInt = 16  # channels at full resolution, from the picture and from below
-    head: Multiple8 = 40  # channels that the planes are read from
+    planes: Annotated[int, Range(2)] = 40  # density planes along each ray
+    color_planes: Annotated[int, Range(2)] = 10  # colour planes along each ray
+    view_planes: PositiveInt = 16  # planes of the coarser frustum of the views, at half resolution
+    cell: PositiveInt = 8  # image features per cell of that frustum
+    cell_hidden: PositiveInt = 24  # hidden channels that combine a cell's image features with those of the views
+    full: PositiveInt = 16  # channels at full resolution, from the image and from coarser levels
+    head: Multiple8 = 40  # channels that the planes are predicted from
     widths: tuple[Multiple8, Multiple8, HeadMultiple] = (48, 112, 192)  # channels at 1/2, 1/4 and 1/8 resolution
-    down: tuple[NonNegativeInt, NonNegativeInt] = (1, 1)  # residual blocks at 1/2 and 1/4 before 1/8 resolution
-    middle: PositiveInt = 2  # residual blocks at an eighth, with attention between them
-    up: tuple[NonNegativeInt, NonNegativeInt] = (1, 2)  # residual blocks at 1/2 and 1/4 resolution after it
-    embedding: PositiveInt = 192  # of noise level, number of views and camera
+    down: tuple[NonNegativeInt, NonNegativeInt] = (1, 1)  # residual blocks at 1/2 and 1/4 resolution in the down path
+    middle: PositiveInt = 2  # residual blocks at 1/8 resolution, with attention between them
+    up: tuple[NonNegativeInt, NonNegativeInt] = (1, 2)  # residual blocks at 1/2 and 1/4 resolution in the up path
+    embedding: PositiveInt = 192  # width of the embedding of noise level, number of views and camera
 
 
 class Pose(NamedTuple):
-    """What the network makes of the picture's camera, each [B]: a guess, and ln of the error that it expects.
+    """The network's estimate of the input camera and the natural logarithms of the expected errors; each [B].
 
     elevation: radians above the object's horizon. zoom: ln of the focal length in half image sizes.
     """
@@ -84,7 +83,7 @@ class Pose(NamedTuple):
 
 @dataclass(frozen=True)
 class Picture:
-    """The input picture [B, 4, R, R] and its camera's projection [B, 3, 4]; is_posed [B]: whether it is made use of."""
+    """The input image [B, 4, R, R] and its camera's projection [B, 3, 4]; is_posed [B]: whether the camera is used."""
 
     image: Tensor
     projection: Tensor
@@ -93,12 +92,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Lifted:
-    """What can be rendered into any camera.
+    """The filled frustum, which can be rendered into any camera.
 
-    occupancy:  [B, D, R, R] logits. density: the same before its softplus, which makes it density per plane spacing.
-    color:      [B, 3, K, R, R] in [-1, 1].
-    frame:      [B, 4, 4] of the frustum.
-    pose:       the network's guess of that camera.
+    occupancy: [B, D, R, R] logits.
+    density:   [B, D, R, R] before the softplus, after which it is per plane spacing.
+    color:     [B, 3, K, R, R] in [-1, 1].
+    frame:     [B, 4, 4] of the frustum.
+    pose:      the network's estimate of the input camera.
     """
 
     occupancy: Tensor
@@ -109,7 +109,7 @@ class Lifted:
 
 
 class ObjectsNetwork(nn.Module):
-    """The denoiser."""
+    """The denoiser; see the module's description."""
 
     def __init__(self, size: Size):
         super().__init__()
@@ -141,9 +141,9 @@ class ObjectsNetwork(nn.Module):
             self.last.bias[: 2 * size.planes] = _first_guess(size.planes).repeat(2)
 
     def look(self, image: Tensor, projection: Tensor, is_posed: Tensor | None = None) -> Picture:
-        """The input picture [B, 4, R, R] in [-1, 1] with its projection [B, 3, 4], as `lift` takes it.
+        """Return the input image [B, 4, R, R] in [-1, 1] with its projection [B, 3, 4], as input of `lift`.
 
-        is_posed: [B] bool, whether elevation and lens are made use of, or guessed; None: they are.
+        is_posed: [B] bool, whether elevation and focal length are given to the network; None: they are.
         """
         known = torch.ones(len(image), dtype=torch.bool, device=image.device) if is_posed is None else is_posed
         return Picture(image, projection, known)
@@ -157,10 +157,10 @@ class ObjectsNetwork(nn.Module):
         has_image: Tensor,
         has_views: Tensor,
     ) -> Lifted:
-        """The filled frustum.
+        """Fill the frustum.
 
         views: [B, T, 4, R, R] noisy, with projections [B, T, 3, 4]. sigma: [B]. has_image, has_views: [B] bool; where
-        not, picture or views are not looked at.
+        False, the image or the views are ignored.
         """
         dtype = self.dtype
         image = picture.image * has_image.float().view(-1, 1, 1, 1)
@@ -190,9 +190,9 @@ class ObjectsNetwork(nn.Module):
         return Lifted(logits[:, 0], logits[:, 1], color, frame, pose)
 
     def _join_cells(self, x: Tensor, seen: Tensor, embedding: Tensor) -> Tensor:
-        """[B, 2 + 4, P, R / 2, R / 2] what each cell adds to the two logits and to the colours.
+        """Return what each cell adds to the two logits and to the colours, [B, 2 + 4, P, R / 2, R / 2].
 
-        x: [B, C, R / 2, R / 2] features of the picture. seen: [B, SEEN, P, R / 2, R / 2] of the views.
+        x: [B, C, R / 2, R / 2] image features. seen: [B, SEEN, P, R / 2, R / 2] features of the views.
         """
         of_picture = self.cell_first(x).unflatten(1, (self.size.cell, -1))
         cells = torch.cat([of_picture, seen.to(x.dtype)], dim=1).flatten(2, 3)
@@ -200,14 +200,14 @@ class ObjectsNetwork(nn.Module):
         return self.cell_last(F.silu(self.cell_hidden(cells) + shift)).float().unflatten(2, seen.shape[2:4])
 
     def _colors(self, raw: Tensor, image: Tensor) -> Tensor:
-        """[B, 3, K, R, R] in [-1, 1]: own colours, or the picture's where they are copied along the ray."""
+        """Return colours [B, 3, K, R, R] in [-1, 1]: predicted ones blended with the image's, copied along the ray."""
         own, copied = raw.split([3, 1], dim=1)
         return torch.lerp(torch.tanh(own), straight_colors(image)[:, :, None], torch.sigmoid(copied))
 
     def _seen(self, frame: Tensor, views: Tensor, projections: Tensor, sigma: Tensor, has_views: Tensor) -> Tensor:
-        """[B, SEEN, P, R / 2, R / 2] mean and variance over the noisy views at cells of the frustum.
+        """Return mean and variance over the noisy views at cells of the frustum, [B, SEEN, P, R / 2, R / 2].
 
-        Views keep their scale whatever the noise, but fade where it is all that is left of them.
+        Views are scaled to the same variance at all noise levels, but fade out where they are nothing but noise.
         """
         side = views.shape[-1] // 2
         points = cell_centers(frame, self.size.view_planes, side, side)
@@ -223,9 +223,10 @@ class ObjectsNetwork(nn.Module):
     def render(
         self, lifted: Lifted, origins: Tensor, directions: Tensor, samples: int, jitter: Tensor | None = None
     ) -> Tensor:
-        """Pixels [B, N, 4] in [-1, 1] of rays [B, N, 3] (unit directions) by `samples` samples about the origin.
+        """Render pixels [B, N, 4] in [-1, 1] of rays [B, N, 3] (unit directions), with samples about the origin.
 
-        jitter: [B, N, samples] in [0, 1), the place of each sample in its interval; None: the middle.
+        samples: number per ray.
+        jitter: [B, N, samples] in [0, 1), the position of each sample in its interval; None: the middle.
         """
         first = origins + directions * (-(origins * directions).sum(-1, keepdim=True) - REACH)
         step = directions * (2 * REACH / samples)
@@ -242,7 +243,7 @@ class ObjectsNetwork(nn.Module):
 
 
 def _weights(lifted: Lifted, where: Tensor, shape: torch.Size, spacing: float) -> Tensor:
-    """[B, N, S] share of each sample in its ray's pixel; spacing: world units from one to the next."""
+    """Return the compositing weight of each sample, [B, N, S]; spacing: world units between samples."""
     raw = sample_frustum(lifted.density[:, None], where)[:, 0]
     inside = (where.abs() <= 1).all(-1)
     density = torch.where(inside, F.softplus(raw), 0.0).view(shape) * (lifted.density.shape[1] / (2 * REACH))
@@ -250,13 +251,13 @@ def _weights(lifted: Lifted, where: Tensor, shape: torch.Size, spacing: float) -
 
 
 def _pose(raw: Tensor) -> Pose:
-    """The pose that [B, 4] numbers mean; log errors are squashed to [-3, 1], where their gradient does not vanish."""
+    """Convert outputs [B, 4] to a pose; log errors are squashed to [-3, 1] by tanh, so that gradients do not vanish."""
     elevation, elevation_error, lens, lens_error = raw.unbind(1)
     return Pose(elevation, 2 * torch.tanh(elevation_error) - 1, lens, 2 * torch.tanh(lens_error) - 1)
 
 
 def composited(color: Tensor, where: Tensor, weights: Tensor) -> Tensor:
-    """[B, N, 3] colours of volumes [B, 3, K, R, R] at [B, N, S, 3], weighted by [B, N, S].
+    """Composite colours of volumes [B, 3, K, R, R] at (u, v, s) [B, N, S, 3] with weights [B, N, S]: [B, N, 3].
 
     Samples with a weight below SHOWN are skipped.
     """
@@ -270,7 +271,7 @@ def composited(color: Tensor, where: Tensor, weights: Tensor) -> Tensor:
 
 
 def camera_features(projection: Tensor, is_posed: Tensor) -> Tensor:
-    """[B, 6] what a network is told of a camera: log zoom, distance, the world's up in its axes, and a flag.
+    """Return the network's inputs for a camera, [B, 6]: log zoom, distance, the world's up in its axes, and a flag.
 
     The flag says whether the camera is known; if not, all are 0.
     """
@@ -281,39 +282,39 @@ def camera_features(projection: Tensor, is_posed: Tensor) -> Tensor:
 
 
 def zoom(projection: Tensor) -> Tensor:
-    """[B] ln of the focal length, in half image sizes."""
+    """Return ln of the focal length in half image sizes, [B]."""
     across, forward = projection[:, 0, :3], projection[:, 2, :3]
     off_axis = (across * forward).sum(-1, keepdim=True)
     return (across - off_axis * forward).norm(dim=-1).log()
 
 
 def _up(right: Tensor, down: Tensor, forward: Tensor) -> Tensor:
-    """[B, 3] the world's z in a camera's axes, from the rows of its projection."""
+    """Return the world's z axis in a camera's axes, [B, 3], from the rows of its projection."""
     rows = (F.normalize(row - (row * forward).sum(-1, keepdim=True) * forward, dim=-1) for row in (right, down))
     return torch.stack([*(row[:, 2] for row in rows), forward[:, 2]], dim=1)
 
 
 def straight_colors(image: Tensor) -> Tensor:
-    """[B, 3, R, R] in [-1, 1]: the object's colour without the white behind it; white where it is not."""
+    """Return straight colours [B, 3, R, R] in [-1, 1] from colours over white; white on the background."""
     alpha = (0.5 * image[:, 3:] + 0.5).clamp(0.05, 1)
     return (1 + (image[:, :3] - 1) / alpha).clamp(-1, 1)
 
 
 def _carved(image: Tensor, has_image: Tensor) -> Tensor:
-    """[B, 1, R, R] what is added to logits along a pixel's ray: where the picture shows no object, there is none."""
+    """Return what is added to the logits along each pixel's ray, [B, 1, R, R]: it empties rays of the background."""
     alpha = (0.5 * image[:, 3:] + 0.5).clamp(CLEAR, 1)
     return alpha.log() * has_image.float().view(-1, 1, 1, 1)
 
 
 def _first_guess(planes: int) -> Tensor:
-    """[D] logits before anything is learned: something about the origin's depth."""
+    """Return initial logits [D], which are highest at the depth of the origin."""
     return -0.5 - 6 * centers(planes).square()
 
 
 def place_features(projection: Tensor, is_posed: Tensor, size: int) -> Tensor:
-    """[B, 8, size, size] where each pixel is, in the picture and, where `is_posed`, in the world of an upright camera.
+    """Return each pixel's position in the image and, if `is_posed`, its ray: [B, 8, size, size].
 
-    The latter are the point where its ray meets the plane s = 0, and the ray's direction.
+    The ray is given by the point where it meets the plane s = 0 and its direction, in the axes of a levelled camera.
     """
     axis = centers(size).to(projection)
     flat = torch.stack(torch.meshgrid(axis, axis, indexing="xy")).expand(len(projection), -1, -1, -1)
@@ -328,5 +329,5 @@ def _blocks(count: int, width: int, embedding: int) -> nn.ModuleList:
 
 
 def _added(fine: Tensor, coarse: Tensor) -> Tensor:
-    """Volumes [B, C, D, R, R] plus coarser ones, trilinear between their cells."""
+    """Add coarser volumes, interpolated trilinearly, to volumes [B, C, D, R, R]."""
     return fine + F.interpolate(coarse, fine.shape[2:], mode="trilinear")

@@ -1,4 +1,4 @@
-"""The bundled prior of real objects behind the interface of all priors."""
+"""The bundled prior of real objects as a `Prior`."""
 
 import torch
 from torch import Tensor
@@ -11,25 +11,25 @@ from liftstudio.priors.objects.network import Lifted, ObjectsNetwork, Size
 from liftstudio.priors.projections import projections
 from liftstudio.priors.volume_prior import SIGMA_MAX, VolumePrior
 
-OUTSIDE = -20.0  # logit beyond the frustum
+OUTSIDE = -20.0  # logit outside the frustum
 
 
 @register("objects")
 class ObjectsPrior(VolumePrior):
-    """Objects of all kinds at any cameras: the small bundled prior that stands in for large ones."""
+    """The small bundled prior of objects of all kinds, for any cameras; it stands in for large ones."""
 
     name = "objects (bundled)"
     note, size_type, network_type, samples = "objects", Size, ObjectsNetwork, 48
     trained_fov_deg, trained_elevation_deg, trained_azimuth_deg = (25.0, 60.0), (-20.0, 60.0), (-180.0, 180.0)
-    steps = 4  # sharper than one evaluation; more of them are no nearer to the truth
-    ancestral_steps = 2  # a small network guesses means better than samples, and few steps stay near the mean
-    decomposed_scales = (0.1, 0.1)  # all guidance costs it accuracy
+    steps = 4  # sharper than one evaluation; more are not more accurate
+    ancestral_steps = 2  # a small network predicts means better than samples, and few steps stay near the mean
+    decomposed_scales = (0.1, 0.1)  # guidance reduces its accuracy
 
     @torch.no_grad()
     def occupancy(self, posed: PosedImage, points: Tensor) -> Tensor:
-        """[N] logits of being inside the object, of world points [N, 3] in a run's world; from the picture alone.
+        """Return occupancy logits [N] of points [N, 3] in the run's world, from the input image alone.
 
-        Where depth is uncertain they stay below 0 throughout: surfaces are at a level that is found by measurement.
+        Where depth is uncertain they stay below 0 throughout; the level of surfaces must be found by measurement.
         """
         lifted = self._lift_alone(posed, is_posed=True)
         axes = turned(posed.camera, -float(posed.camera.azimuth_deg)).c2w[0, :3, :3]
@@ -40,12 +40,12 @@ class ObjectsPrior(VolumePrior):
 
     @torch.no_grad()
     def guessed_elevation_deg(self, posed: PosedImage) -> tuple[float, float]:
-        """The picture's elevation as the network guesses it without being told, and the error that it expects."""
+        """Return the network's estimate of the input image's elevation, and the error that it expects, in degrees."""
         pose = self._lift_alone(posed, is_posed=False).pose
         return float(pose.elevation.rad2deg()), float(pose.elevation_log_error.exp().rad2deg())
 
     def _lift_alone(self, posed: PosedImage, *, is_posed: bool) -> Lifted:
-        """What the network makes of the picture without any view."""
+        """Fill the frustum from the input image alone, without views."""
         camera = turned(posed.camera.to(self.device), -float(posed.camera.azimuth_deg))
         image = self.encode(posed.image[None], posed.mask[None]).to(self.device)
         yes = torch.ones(1, dtype=torch.bool, device=self.device)

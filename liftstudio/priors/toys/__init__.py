@@ -1,1 +1,1 @@
-"""The bundled prior: a denoiser of multi-view images with a volume inside."""
+"""The bundled prior of toy figures: a denoiser of multi-view images with an internal volume."""

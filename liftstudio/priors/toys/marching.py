@@ -1,4 +1,4 @@
-"""Weights of the samples along rays through a small density grid, for rendering without gradients on the CPU."""
+"""Compositing weights of samples along rays through a small density grid, without gradients, on the CPU."""
 
 import numpy as np
 import torch
@@ -9,15 +9,15 @@ from torch import Tensor
 from liftstudio.ops.threads import parallel_for
 
 Floats = NDArray[np.float32]
-GRAIN = 512  # rays in a job, at least
-DONE = 1e-3  # transmittance below which nothing more is seen
+GRAIN = 512  # least number of rays in a job
+DONE = 1e-3  # transmittance below which a ray ends
 
 
 def ray_weights(raw: Tensor, half_side: float, first: Tensor, step: Tensor, samples: int) -> Tensor:
-    """[R, samples] share of each sample in its ray's pixel; see `network.ToysNetwork.weights`, the reference.
+    """Return the compositing weight of each sample, [R, samples]; the reference is `network.ToysNetwork.weights`.
 
-    raw: [G, G, G] float32 (axes z, y, x) on the cube [-half_side, half_side]^3: before the softplus that makes density
-    per voxel of it. first: [R, 3] each ray's first sample; step: [R, 3] from one sample to the next; world units.
+    raw: [G, G, G] float32 (axes z, y, x) on the cube [-half_side, half_side]^3, before the softplus, after which it is
+    density per voxel. first: [R, 3] each ray's first sample; step: [R, 3] the step between samples; world units.
     """
     weights = torch.zeros(len(first), samples)
     arrays = [tensor.contiguous().numpy() for tensor in (raw, first, step, weights)]

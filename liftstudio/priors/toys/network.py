@@ -1,8 +1,8 @@
-"""A denoiser with a volume inside: pictures are lifted into a grid, completed there, and rendered back.
+"""A denoiser with an internal volume: images are lifted into a grid, completed there, and rendered back.
 
-The idea is that of SyncDreamer's spatial volume (Liu et al. 2023) and of viewset diffusion (Szymanowicz et al. 2023):
-x0 is a volume rendering, so the views agree by construction, and cameras are free in number and place. In it, pixels
-are [-1, 1], channels first, four channels: rgb over white and alpha.
+The idea is from SyncDreamer's spatial volume (Liu et al. 2023) and viewset diffusion (Szymanowicz et al. 2023): x0 is a
+volume rendering, so the views are consistent by construction, and cameras are free in number and position. Here,
+pixels are in [-1, 1], channels first, with four channels: rgb over white and alpha.
 """
 
 import itertools
@@ -29,29 +29,29 @@ from liftstudio.priors.projections import project, ray_shares, sample_image
 from liftstudio.priors.toys.marching import ray_weights
 
 CHANNELS = 4  # rgb over white, alpha
-SIGMA_DATA = 0.5  # scale of the pixels, for c_in
-EMPTY = torch.tensor([1.0, 1.0, 1.0, -1.0])  # a pixel without object: white, transparent
-REACH = 1.02  # half the length of rays that is sampled, in half sides of the cube
+SIGMA_DATA = 0.5  # standard deviation of the pixels, for c_in
+EMPTY = torch.tensor([1.0, 1.0, 1.0, -1.0])  # a background pixel: white, transparent
+REACH = 1.02  # half the sampled length of a ray, in half sides of the cube
 
 
 @dataclass(frozen=True)
 class Size:
-    """What fixes the network's shapes."""
+    """The options that fix the network's shapes."""
 
     grid: Annotated[int, Range(multiple_of=4)] = 32  # vertices along each axis of the volume
-    half_side: Annotated[float, Range(0.1)] = 1.0  # of the cube it fills, world units; the object's longest side is 1.8
+    half_side: Annotated[float, Range(0.1)] = 1.0  # of the volume's cube, world units; the object's longest side is 1.8
     widths: tuple[Multiple8, Multiple8, HeadMultiple] = (32, 64, 128)  # channels at full, 1/2 and 1/4 resolution
-    down: tuple[NonNegativeInt, NonNegativeInt] = (0, 1)  # residual blocks at full and 1/2 before 1/4 resolution
-    middle: PositiveInt = 4  # residual blocks at quarter resolution, with attention between them
-    up: tuple[NonNegativeInt, NonNegativeInt] = (1, 2)  # residual blocks at full and 1/2 resolution after it
-    image_widths: tuple[Multiple8, Multiple8, Multiple8, Multiple8] = (32, 48, 64, 96)  # of the input picture's pyramid
+    down: tuple[NonNegativeInt, NonNegativeInt] = (0, 1)  # residual blocks at full and 1/2 resolution in the down path
+    middle: PositiveInt = 4  # residual blocks at 1/4 resolution, with attention between them
+    up: tuple[NonNegativeInt, NonNegativeInt] = (1, 2)  # residual blocks at full and 1/2 resolution in the up path
+    image_widths: tuple[Multiple8, Multiple8, Multiple8, Multiple8] = (32, 48, 64, 96)  # of the input image's pyramid
     view_width: Multiple8 = 16  # channels of a noisy view's features
-    color_features: PositiveInt = 14  # channels of the volume that colour is read from
-    embedding: PositiveInt = 192  # of noise level, number of views and whole picture
+    color_features: PositiveInt = 14  # channels of the volume that colour is predicted from
+    embedding: PositiveInt = 192  # width of the embedding of noise level, number of views and whole image
 
 
 class ImageEncoder(nn.Module):
-    """The input picture to features at full resolution that have seen the whole, and one vector."""
+    """A U-Net that encodes the input image as features at full resolution with global context, and as one vector."""
 
     def __init__(self, widths: tuple[int, ...], vector: int):
         super().__init__()
@@ -72,7 +72,7 @@ class ImageEncoder(nn.Module):
 
 
 class VolumeNet(nn.Module):
-    """3D U-Net over the grid."""
+    """A 3D U-Net over the grid."""
 
     def __init__(self, inside: int, outside: int, size: Size):
         super().__init__()
@@ -103,12 +103,13 @@ class VolumeNet(nn.Module):
 
 @dataclass(frozen=True)
 class Lifted:
-    """What can be rendered into any camera.
+    """The completed volume, which can be rendered into any camera.
 
-    density:        [B, 1, G, G, G] before its softplus; axes z, y, x.
+    density:        [B, 1, G, G, G] before the softplus; axes z, y, x.
     occupancy:      [B, G, G, G] logits.
     color_features: [B, F, G, G, G].
-    image_features: [B, C, R, R] of the input picture, with its projection [B, 3, 4].
+    image_features: [B, C, R, R] of the input image.
+    projection:     [B, 3, 4] of its camera.
     """
 
     density: Tensor
@@ -120,12 +121,13 @@ class Lifted:
 
 @dataclass(frozen=True)
 class Picture:
-    """What the network has seen in the input picture, whatever the noise.
+    """The encoded input image, which does not depend on the noise.
 
-    image:       [B, 4, R, R] in [-1, 1], with its projection [B, 3, 4].
+    image:       [B, 4, R, R] in [-1, 1].
+    projection:  [B, 3, 4] of its camera.
     features:    [B, C, R, R].
-    vector:      [B, E] of the whole.
-    at_vertices: [B, G^3, C] the features where each vertex is seen.
+    vector:      [B, E], an embedding of the whole image.
+    at_vertices: [B, G^3, C] features at the projection of each vertex.
     """
 
     image: Tensor
@@ -136,7 +138,7 @@ class Picture:
 
 
 class ToysNetwork(nn.Module):
-    """x0 of noisy views at any cameras, given one picture of the object."""
+    """Estimates x0 of noisy views at any cameras, given one image of the object."""
 
     grid: Tensor  # [G^3, 3] world positions of the vertices, x fastest
 
@@ -158,13 +160,13 @@ class ToysNetwork(nn.Module):
         self.color = nn.Sequential(nn.Linear(inside, 48), nn.SiLU(), nn.Linear(48, 32), nn.SiLU(), nn.Linear(32, 3))
 
     def make_grid(self, device: torch.device) -> None:
-        """Place the vertices (they are in no weight file)."""
+        """Compute the vertices' positions, which are not stored in weight files."""
         axis = torch.linspace(-self.size.half_side, self.size.half_side, self.size.grid, device=device)
         z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
         self.register_buffer("grid", torch.stack([x, y, z], dim=-1).view(-1, 3), persistent=False)
 
     def look(self, image: Tensor, projection: Tensor) -> Picture:
-        """The input picture [B, 4, R, R] in [-1, 1] with its projection [B, 3, 4], as `lift` takes it."""
+        """Encode the input image [B, 4, R, R] in [-1, 1], with projection [B, 3, 4], as input of `lift`."""
         features, vector = self.image_encoder(image.to(self.dtype))
         pixels = project(projection, self.grid.expand(len(image), -1, -1))
         return Picture(image, projection, features, vector, sample_image(features, pixels).mT)
@@ -178,10 +180,10 @@ class ToysNetwork(nn.Module):
         has_image: Tensor,
         has_views: Tensor,
     ) -> Lifted:
-        """The completed volume.
+        """Lift image and views into the volume and complete it.
 
         views: [B, T, 4, R, R] noisy, with projections [B, T, 3, 4]. sigma: [B]. has_image, has_views: [B] bool; where
-        not, picture or views are not looked at.
+        False, the image or the views are ignored.
         """
         dtype = self.dtype
         nothing = self.no_image.to(dtype)
@@ -199,14 +201,14 @@ class ToysNetwork(nn.Module):
         return Lifted(density, occupancy[:, 0], color, image_features.float(), picture.projection)
 
     def _pooled(self, views: Tensor, projections: Tensor, sigma: Tensor) -> Tensor:
-        """[B, G^3, 2 C] mean and variance over the views of their features at each vertex."""
+        """Return mean and variance over the views of their features at each vertex, [B, G^3, 2 C]."""
         b, t = views.shape[:2]
         scaled = views / (sigma.square() + SIGMA_DATA**2).sqrt().view(-1, 1, 1, 1, 1)
         features = self.view_block(self.view_first(scaled.flatten(0, 1).to(self.dtype)))
         return lift(features.permute(0, 2, 3, 1).float().unflatten(0, (b, t)), projections, self.grid)
 
     def _place(self, projection: Tensor, sigma: Tensor) -> Tensor:
-        """[B, G^3, 8] where a vertex is: in the world, in the picture, and the noise level."""
+        """Return each vertex's position in the world and in the input image, and the noise level, [B, G^3, 8]."""
         b = len(projection)
         world = self.grid.expand(b, -1, -1)
         pixel = project(projection, world)
@@ -218,9 +220,9 @@ class ToysNetwork(nn.Module):
     def render(
         self, lifted: Lifted, origins: Tensor, directions: Tensor, samples: int, jitter: Tensor | None = None
     ) -> Tensor:
-        """Pixels [B, R, 4] in [-1, 1] of rays [B, R, 3] (unit directions) by `samples` samples within the cube.
+        """Render pixels [B, R, 4] in [-1, 1] of rays [B, R, 3] (unit directions), with `samples` samples in the cube.
 
-        jitter: [B, R, samples] in [0, 1), the place of each sample in its interval; None: the middle.
+        jitter: [B, R, samples] in [0, 1), the position of each sample in its interval; None: the middle.
         """
         first, step, inside = self._samples(origins, directions, samples, jitter)
         if jitter is None and first.device.type == "cpu" and not torch.is_grad_enabled():
@@ -235,26 +237,26 @@ class ToysNetwork(nn.Module):
     def _samples(
         self, origins: Tensor, directions: Tensor, samples: int, jitter: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Where rays enter the cube's surroundings [B, R, 3], their steps [B, R, 3], and samples in steps [B, R, S]."""
+        """Return the rays' starts [B, R, 3], just outside the cube, steps [B, R, 3], and samples in steps [B, R, S]."""
         reach = self.size.half_side * REACH
         first = origins + directions * (-(origins * directions).sum(-1, keepdim=True) - reach)
         inside = torch.arange(samples, device=origins.device) + (0.5 if jitter is None else jitter)
         return first, directions * (2 * reach / samples), inside.expand(*origins.shape[:2], samples)
 
     def weights(self, lifted: Lifted, points: Tensor, step: Tensor) -> Tensor:
-        """[B, R, S] share of each sample [B, R, S, 3] in its ray's pixel; steps [B, R, 3]."""
+        """Return the compositing weights [B, R, S] of samples [B, R, S, 3]; steps [B, R, 3]."""
         density = self.density(lifted, points.flatten(1, 2)).view(points.shape[:-1])
         return ray_shares(density * step.norm(dim=-1, keepdim=True))
 
     def density(self, lifted: Lifted, points: Tensor) -> Tensor:
-        """[B, N] density per world unit at [B, N, 3]; 0 outside the cube."""
+        """Return the density per world unit at points [B, N, 3], [B, N]; 0 outside the cube."""
         raw = sample_volume(lifted.density, points, self.size.half_side)[:, 0]
         inside = (points.abs() <= self.size.half_side).all(-1)
         voxel = 2 * self.size.half_side / (self.size.grid - 1)
         return torch.where(inside, F.softplus(raw) / voxel, 0.0)
 
     def _colors(self, lifted: Lifted, first: Tensor, step: Tensor, inside: Tensor, weights: Tensor) -> Tensor:
-        """[B, R, 3] composited colour in [-1, 1]; samples of no weight are not looked at."""
+        """Return composited colours [B, R, 3] in [-1, 1]; samples with little weight are skipped."""
         out = []
         volumes, pictures = lifted.color_features.split(1), lifted.image_features.split(1)
         for i, (volume, picture) in enumerate(zip(volumes, pictures, strict=True)):
@@ -270,6 +272,6 @@ class ToysNetwork(nn.Module):
 
 
 def sample_volume(volume: Tensor, points: Tensor, half_side: float) -> Tensor:
-    """[B, C, N] trilinear samples of [B, C, G, G, G] (axes z, y, x) at world points [B, N, 3]."""
+    """Sample volumes [B, C, G, G, G] (axes z, y, x) trilinearly at world points [B, N, 3]: [B, C, N]."""
     where = (points / half_side)[:, :, None, None]
     return F.grid_sample(volume, where, padding_mode="border", align_corners=True)[..., 0, 0]

@@ -198,9 +198,9 @@ SPOILED = {
     "no table": (spoil_table, r"unet/config\.json: expected a table of options"),
     "another class": (
         spoil_class,
-        r"unet/config\.json: no network can be made of it \(expected a UNet2DConditionModel",
+        r"unet/config\.json: no network can be built from it \(expected a UNet2DConditionModel",
     ),
-    "unknown option": (spoil_option, r"unet/config\.json: no network can be made of it \(.*"),
+    "unknown option": (spoil_option, r"unet/config\.json: no network can be built from it \(.*"),
     "damaged": (spoil_weights, "not a readable weight file"),
     "another shape": (spoil_shape, r"the weight 'conv_in\.bias' has shape \[7\]; .* of the network has \[16\]"),
     "a weight missing": (spoil_key, r"the weight 'decoder\.conv_in\.weight' is missing"),

@@ -289,7 +289,7 @@ def test_bad_input(options: dict[str, Any], spoil: Callable[[Path], None], messa
 def test_without_the_picture_there_is_no_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     cls = registry.find("sv3d-views", "views")
     monkeypatch.setattr(cls, "angles", lambda self: (torch.tensor([90.0, 180.0]), torch.zeros(2)))
-    with pytest.raises(InputError, match="enhance: the picture is none of the views"):
+    with pytest.raises(InputError, match="enhance: the input image is not one of the views"):
         make(enhance={})
 
 
@@ -297,7 +297,7 @@ def test_views_of_a_text_are_refused_before_they_are_made(monkeypatch: pytest.Mo
     monkeypatch.setattr(TinyBall, "takes_image", False)
     cls = registry.find("mvdream-views", "views")
     data = {"prior": {"type": "tiny-ball", "weights": "ball.safetensors"}, "enhance": "rgnv"}
-    with pytest.raises(InputError, match="enhance: there is no picture, and so nothing to enhance the views by"):
+    with pytest.raises(InputError, match="enhance: there is no input image to enhance the views by"):
         cls(parse(data, cls.Config, "views"), device=CPU).load()
     assert not TinyBall.prompts
 

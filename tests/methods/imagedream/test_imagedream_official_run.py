@@ -84,7 +84,7 @@ WRONG = {
     "picture": (["image=ball.png"], "'image=ball.png' has no effect"),
     "toys": (
         ["prior={type: auto, weights: asset://priors/toys}"],
-        "makes views of a picture, and here is none",
+        "makes views from an input image, but there is none",
     ),
     "compared": (
         ["prior.weights=tiny-4view.safetensors", f"{COARSE}.guidance.picture=reconstruction"],
@@ -115,7 +115,7 @@ def test_a_picture_where_a_text_is_needed(here: Path, capsys: pytest.CaptureFixt
         "prior.text_encoder=text",
     ]
     assert main(["--config", OFFICIAL, "--views", "image=ball.png", "prompt=a ball", "views.steps=1", *prior]) == 2
-    assert "makes views of a text alone, and here is a picture" in capsys.readouterr().err
+    assert "makes views from text alone, but there is an input image" in capsys.readouterr().err
 
 
 def picture_options(here: Path, name: str, mode: str) -> list[str]:

@@ -235,7 +235,7 @@ def test_the_picture_alone_is_compared(here: Path) -> None:
 
 
 FAULTS = {
-    "image=opaque.png": "opaque.png: the picture is opaque and its background is not one plain colour; give an RGBA",
+    "image=opaque.png": "opaque.png: the image is opaque and its background is not one plain colour; give an RGBA",
     f"{COARSE}.guidance.mv.views_per_step=[6]": "views_per_step[0]: expected a multiple of 4, got 6",
     f"{COARSE}.renderer.normal_gradients=false": "renderer.normal_gradients: expected true, since lambda_orientation",
     "system.material.shaded=2": "system.material.shaded: expected 0 to 1, got 2",

@@ -256,9 +256,9 @@ BACKWARDS = (torch.tensor([288.0, 216, 144, 72, 0]), STATIC[1])
 @pytest.mark.parametrize(
     ("variant", "angles", "message"),
     [
-        ("u", SWINGING, "knows no cameras and keeps the input's elevation, but the orbit goes from -18"),
+        ("u", SWINGING, "ignores cameras and keeps the input's elevation, but the orbit goes from -18"),
         ("p", OPEN, "it must be closed, with the input view last"),
-        ("p", static(FRAMES, 12.0), "2 in elevation from the input's"),
+        ("p", static(FRAMES, 12.0), "2 in elevation"),
         ("p", BACKWARDS, "its azimuths must ascend"),
     ],
 )
@@ -277,7 +277,7 @@ def test_possible_orbits(files: dict[str, Path], variant: str, angles: Angles) -
 def test_another_number_of_frames_is_a_warning(prior: Prior, caplog: pytest.LogCaptureFixture) -> None:
     posed = input_of(torch.Generator())
     prior.check_cameras(posed.camera, cameras_of(static(7, 10.0)))
-    assert "trained on 5 views at once, not 7" in caplog.text
+    assert "trained on 5 views at a time, not 7" in caplog.text
 
 
 def test_missing_weights_say_where_they_are_published(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ VECTOR = "model.diffusion_model.label_emb.0.0.weight"
         (lambda state: state.pop(KEY), f"the weight '{re.escape(KEY)}' is missing"),
         (lambda state: state.pop(VECTOR), f"not SV3D's weights in their official layout: '{re.escape(VECTOR)}'"),
         (lambda state: state.update(extra=torch.ones(1)), "unexpected weight 'extra'"),
-        (lambda state: state.update({VECTOR: torch.ones(128, 768)}), "has shape .128, 768., its width must be 1280"),
+        (lambda state: state.update({VECTOR: torch.ones(128, 768)}), "has shape .128, 768., expected width 1280"),
     ],
 )
 def test_wrong_files_are_refused(files: dict[str, Path], tmp_path: Path, change: Any, message: str) -> None:
@@ -309,7 +309,7 @@ def test_wrong_files_are_refused(files: dict[str, Path], tmp_path: Path, change:
 def test_sizes_that_no_shape_tells(files: dict[str, Path], tmp_path: Path) -> None:
     state = load_file(files["p"])
     for metadata, message in (
-        ({}, "heads of 64 channels do not divide 32; its metadata must say num_head_channels"),
+        ({}, "32 channels are not divisible by the head size 64; set num_head_channels in its metadata"),
         ({**NUMBERS, "image_size": "large"}, "metadata 'image_size': expected a whole number above 0, got 'large'"),
     ):
         save_file(state, tmp_path / "wrong.safetensors", metadata=metadata)

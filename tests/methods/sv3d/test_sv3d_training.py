@@ -187,7 +187,7 @@ WRONG = {
     "task.size.head_width=64": "task.size.widths: expected multiples of 64, got 32, 64",
     "task.size.tower_width=40": "task.size.tower_width: expected multiples of 16, got 40",
     "task.size.patch=5": "data.resolution: expected a multiple of 5 for this task.size, got 32",
-    "data.rig.views=[1,4]": "data.rig.views: expected 2 or more, a round that ends at the input view, got 1",
+    "data.rig.views=[1,4]": "data.rig.views: expected 2 or more, an orbit that ends at the input view, got 1",
 }
 
 
@@ -201,7 +201,7 @@ def test_wrong_options(override: str) -> None:
 def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
     task = tiny_task()
     task.save(task.network, tmp_path / "weights.safetensors")
-    with pytest.raises(InputError, match=r"its num_head_channels is 32, that of task.size is 16"):
+    with pytest.raises(InputError, match=r"its num_head_channels is 32, but task.size has 16"):
         tiny_task("task.size.head_width=16").load(str(tmp_path))
     with pytest.raises(InputError, match=r"the weight '.*' has shape .* of the network has"):
         tiny_task("task.size.embedding=32").load(str(tmp_path))

@@ -72,7 +72,7 @@ def test_the_file_is_recognised(file: Path) -> None:
 def test_a_lightning_checkpoint_is_opened(file: Path, prior: Prior, generator: torch.Generator, tmp_path: Path) -> None:
     """The official file is one: its weights are under `state_dict`. Its sizes that no shape tells are the official."""
     torch.save({"state_dict": load_file(file), "global_step": 3}, tmp_path / "tiny.ckpt")
-    with pytest.raises(InputError, match="48 channels are no heads of 64"):
+    with pytest.raises(InputError, match="width 48 is not divisible by the head size 64"):
         open_syncdreamer(tmp_path / "tiny.ckpt")
     opened = checkpoint.network_part(find_weights(tmp_path / "tiny.ckpt"))
     sizes = opened.module.spatial_volume.size
@@ -223,9 +223,9 @@ def test_its_own_cameras_at_any_scale_and_azimuth(prior: Prior, turn_deg: float)
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (official_cameras(5, SIZE), r"makes its 4 views together, not 5 views"),
-        (turned(official_cameras(VIEWS, SIZE), 2.0), r"another is view 0, at azimuth 2 and elevation 30 degrees"),
-        (official_cameras(VIEWS, SIZE)[[0, 2, 1, 3]], r"another is view 1, at azimuth 180"),
+        (official_cameras(5, SIZE), r"makes its 4 views together, not 5"),
+        (turned(official_cameras(VIEWS, SIZE), 2.0), r"view 0 differs, at azimuth 2 and elevation 30 degrees"),
+        (official_cameras(VIEWS, SIZE)[[0, 2, 1, 3]], r"view 1 differs, at azimuth 180"),
         (orbit_cameras(90 * torch.arange(4), torch.full((4,), 30.0), 2.7, 40, SIZE, SIZE), r"field of view of 40 deg"),
         (
             orbit_cameras(90 * torch.arange(4), torch.full((4,), 20.0), 2.7, 49.1343, SIZE, SIZE),
@@ -272,14 +272,14 @@ PROJ = "clip_image_encoder.model.visual.proj"
         ),
         (
             lambda s: s.update({VAE_CONV: torch.ones(33, *s[VAE_CONV].shape[1:])}),
-            "has 33 channels, which is no multiple of 32",
+            "has 33 channels, not a multiple of 32",
         ),
         (lambda s: s.update({PATCHES: s[PATCHES][..., :0].clone()}), f"'{re.escape(PATCHES)}' is empty"),
-        (lambda s: s.update({PROJ: s[PROJ][:, 1:].clone()}), r"'cc_projection\.weight' is for \d+ channels; wanted"),
-        (lambda s: s.update({FIRST_CONV: s[FIRST_CONV][:, 1:].clone()}), "is for 7 channels; expected 8"),
+        (lambda s: s.update({PROJ: s[PROJ][:, 1:].clone()}), r"'cc_projection\.weight' has \d+ channels; expected"),
+        (lambda s: s.update({FIRST_CONV: s[FIRST_CONV][:, 1:].clone()}), "has 7 channels; expected 8"),
         (
             lambda s: s.update(alphas_cumprod=s["alphas_cumprod"].flip(0)),
-            "a noise schedule that falls, between 1 and 0",
+            "expected decreasing values between 1 and 0",
         ),
     ],
 )
@@ -295,7 +295,7 @@ def test_wrong_files_are_refused(file: Path, tmp_path: Path, change: Any, messag
     ("metadata", "message"),
     [
         ({"num_heads": "many"}, "metadata 'num_heads': expected a whole number above 0, got 'many'"),
-        ({"num_heads": "5"}, r"in_layers\.2\.weight' has 32 channels, which is no multiple of 5"),
+        ({"num_heads": "5"}, r"in_layers\.2\.weight' has 32 channels, not a multiple of 5"),
         ({"frustum_volume_depth": "12"}, "metadata 'frustum_volume_depth': expected a multiple of 8, got 12"),
     ],
 )

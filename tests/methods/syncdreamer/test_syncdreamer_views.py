@@ -99,7 +99,7 @@ def test_the_prior_sees_the_object_as_large_as_its_own_view_has_it(folder: Path)
 def test_the_elevation_in_use_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "liftstudio"):
         make(elevation_deg=12.5)
-    assert "taken to be from an elevation of 12.5 degrees (views.elevation_deg)" in caplog.text
+    assert "is from an elevation of 12.5 degrees (views.elevation_deg)" in caplog.text
 
 
 def test_steps_that_suit_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +271,7 @@ def test_harmonyview_combines_the_three_estimates(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_prior_without_separate_estimates() -> None:
-    with pytest.raises(InputError, match="tiny ball has no estimates from the picture alone"):
+    with pytest.raises(InputError, match="tiny ball has no estimates from the input image alone"):
         make(guidance="harmonyview")
 
 
@@ -303,9 +303,9 @@ def test_the_official_network_from_file_to_views(folder: Path, guidance: str, ca
     assert torch.equal(again.images, views.images)
     in_chunks = make(prior={**prior, "chunk": 1}, **options, cache=False)
     assert (in_chunks.over(1.0) - views.over(1.0)).abs().mean() < 2 / 255  # rounding, then 8 bits
-    with pytest.raises(InputError, match=r"makes its 4 views together, not 16 views; expected .* with count: 4$"):
+    with pytest.raises(InputError, match=r"makes its 4 views together, not 16; expected .* with count: 4$"):
         make(prior=prior, **{**options, "count": 16})
-    with pytest.raises(InputError, match="knows its own 4 cameras only"):
+    with pytest.raises(InputError, match="supports its own 4 cameras only"):
         make(prior=prior, **options, fov_deg=40)
 
 
@@ -315,7 +315,7 @@ def test_another_number_of_views_is_refused_before_the_weights_are_loaded(folder
     del state["first_stage_model.decoder.conv_out.bias"]
     save_file(state, folder / "part.safetensors", metadata=NUMBERS)
     for kind in ("auto", "syncdreamer"):
-        with pytest.raises(InputError, match="makes its 4 views together, not 16 views"):
+        with pytest.raises(InputError, match="makes its 4 views together, not 16"):
             make(prior={"type": kind, "weights": "part.safetensors"})
     with pytest.raises(InputError, match="is missing"):
         make(prior={"type": "auto", "weights": "part.safetensors"}, count=4)
@@ -336,8 +336,8 @@ def test_the_bundled_prior_stands_in(guidance: str) -> None:
         ({"elevation_deg": 41}, r"views\.elevation_deg: expected -10 to 40, got 41"),
         ({"guidance": "harmony"}, r"views\.guidance: expected one of cfg, harmonyview"),
         ({"harmony_scales": [1, -1]}, r"views\.harmony_scales\[1\]: expected 0 or more, got -1"),
-        ({"harmony_scales": [1, 1]}, r"views\.harmony_scales: for guidance: harmonyview alone"),
-        ({"guidance": "harmonyview", "guidance_scale": 2}, r"views\.guidance_scale: for guidance: cfg alone"),
+        ({"harmony_scales": [1, 1]}, r"views\.harmony_scales: only for guidance: harmonyview"),
+        ({"guidance": "harmonyview", "guidance_scale": 2}, r"views\.guidance_scale: only for guidance: cfg"),
         ({"instance": 2}, r"views\.instance: expected 0 to 1, got 2"),
         ({"instance": "first"}, r"views\.instance: expected a whole number of 0 or more or best, got 'first'"),
     ],
@@ -353,14 +353,14 @@ def test_a_picture_without_alpha_before_a_motley_background(folder: Path, monkey
 
     monkeypatch.setitem(sys.modules, "rembg", None)  # the matting extra
     save_image(folder / "motley.png", torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(SEED)))
-    with pytest.raises(InputError, match="give an RGBA picture, or install the matting extra"):
+    with pytest.raises(InputError, match="give an RGBA image, or install the matting extra"):
         make(image="motley.png")
 
 
 def test_an_empty_view_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     views = make(prior={"empty_view": 3})
     assert len(views) == 16 and "003.png" not in views.names and views.names[views.input_view or 0] == "016.png"
-    assert "left out, since they are empty: 003.png" in caplog.text
+    assert "left out because they are empty: 003.png" in caplog.text
 
 
 def write_white_network(folder: Path) -> None:
@@ -374,7 +374,7 @@ def write_white_network(folder: Path) -> None:
 def test_matting_cuts_out_what_white_cannot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The official network knows no masks: here its views are white everywhere."""
     monkeypatch.setitem(sys.modules, "rembg", None)
-    with pytest.raises(InputError, match=r"views\.matting: rembg is not there; install the matting extra: pip install"):
+    with pytest.raises(InputError, match=r"views\.matting: rembg is not installed; install the matting extra: pip"):
         make(matting=True)
     rembg_that_keeps((8, 4, 28, 24), monkeypatch)
     write_white_network(folder)

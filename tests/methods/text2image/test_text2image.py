@@ -203,15 +203,25 @@ def other_channels(folder: Path) -> None:
 
 
 BAD: dict[str, tuple[str, Callable[[Path], None], dict[str, Any], str]] = {
-    "no prompt": ("sd", lambda _: None, {"prompt": ""}, "prompt: a text-to-image model makes pictures of text alone"),
-    "long": ("sd", lambda _: None, {"prompt": "a" * TOKENS}, f"prompt: {TOKENS + 2} tokens, the text encoder takes at"),
-    "long T5": ("if", lambda _: None, {"negative_prompt": "a" * 77}, "negative_prompt: 78 tokens, the text encoder"),
-    "no text": ("sd", no_text, {}, r"text_encoder/config\.json: no such file .*Stable Diffusion in diffusers' form"),
+    "no prompt": ("sd", lambda _: None, {"prompt": ""}, "prompt: a text-to-image model needs a text"),
+    "long": (
+        "sd",
+        lambda _: None,
+        {"prompt": "a" * TOKENS},
+        f"prompt: {TOKENS + 2} tokens, but the text enc",
+    ),
+    "long T5": (
+        "if",
+        lambda _: None,
+        {"negative_prompt": "a" * 77},
+        "negative_prompt: 78 tokens, but the text",
+    ),
+    "no text": ("sd", no_text, {}, r"text_encoder/config\.json: no such file .*Stable Diffusion in diffusers' format"),
     "no IF": ("if", shutil.rmtree, {}, "if: no such folder; DeepFloyd IF's stage I is at"),
-    "no SD": ("sd", shutil.rmtree, {}, "sd: no such folder; Stable Diffusion in diffusers' form"),
+    "no SD": ("sd", shutil.rmtree, {}, "sd: no such folder; Stable Diffusion in diffusers' format"),
     "no schedule": ("sd", no_schedule, {}, r"scheduler_config\.json: no such file"),
     "schedule": ("sd", strange_schedule, {}, "prediction_type: expected epsilon or v_prediction, got sample"),
-    "lacking T5": ("if", lacking_text, {}, "SelfAttention.q.weight' is missing or of another shape; DeepFloyd IF's"),
+    "lacking T5": ("if", lacking_text, {}, "SelfAttention.q.weight' is missing or has the wrong shape; DeepFloyd IF's"),
     "no tokenizer": ("if", no_tokenizer, {}, "tokenizer: cannot be loaded"),
     "no size": ("sd", sample_size(None), {}, r"unet/config\.json: sample_size: expected a whole number .*, got None"),
     "size": (
@@ -236,6 +246,6 @@ def test_bad_input(
 
 def test_another_prior_is_refused() -> None:
     toys = ComponentSpec("prior", "auto", find("auto", "prior").Config("asset://priors/toys"))
-    with pytest.raises(InputError, match=r"prior: toys \(bundled\) is no text-to-image model"):
+    with pytest.raises(InputError, match=r"prior: toys \(bundled\) is not a text-to-image model"):
         make(toys)
     assert TextToImageSDS.Config is find("text-to-image-sds", "guidance").Config

@@ -130,5 +130,5 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 def test_a_prior_of_text_alone_is_refused(tmp_path: Path) -> None:
     write_tiny_stable_diffusion(tmp_path / "sd", SEED)
     config = find("stable-diffusion", "prior").Config(str(tmp_path / "sd"), prompt="a cat")
-    with pytest.raises(InputError, match=r"prior: Stable Diffusion \(sd\) does not make a single view of a picture"):
+    with pytest.raises(InputError, match=r"prior: Stable Diffusion \(sd\) cannot generate a single view"):
         make(ComponentSpec("prior", "stable-diffusion", config))

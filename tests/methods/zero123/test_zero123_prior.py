@@ -246,17 +246,17 @@ def other_prediction(folder: Path) -> None:
 
 
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no folder": (shutil.rmtree, "tiny: no such folder; Zero-1-to-3 in diffusers' form"),
-    "no projection": (no_projection, "tiny: no projection of the camera there, neither cc_projection/ nor clip_camera"),
-    "narrow": (narrow_projection, "width of what the projection takes, less the camera's: expected 12, got 16"),
-    "no picture": (no_picture, "unet: 4 channels in and 4 out; a network that is shown the picture beside its noisy"),
-    "no tower": (no_tower, r"image_encoder/config.json: no such file or folder; Zero-1-to-3 in diffusers' form"),
+    "no folder": (shutil.rmtree, "tiny: no such folder; Zero-1-to-3 in diffusers' format"),
+    "no projection": (no_projection, "tiny: no camera projection, neither cc_projection/ nor clip_camera"),
+    "narrow": (narrow_projection, "image_encoder: width of its embedding: expected 12, got 16"),
+    "no picture": (no_picture, "unet: 4 channels in and 4 out; expected twice as many in as out"),
+    "no tower": (no_tower, r"image_encoder/config.json: no such file or folder; Zero-1-to-3 in diffusers' format"),
     "damaged": (damaged, "diffusion_pytorch_model.safetensors: not a readable weight file"),
     "lacking": (lacking, r"the weight 'conv_in\.bias' is missing"),
     "too much": (too_much, r"unexpected weight 'text_model\.x'"),
     "prediction": (
         other_prediction,
-        "prediction_type: expected epsilon, got v_prediction; Zero-1-to-3 in diffusers' form",
+        "prediction_type: expected epsilon, got v_prediction; Zero-1-to-3 in diffusers' format",
     ),
 }
 
@@ -273,9 +273,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"azimuths_deg": []}, r"views\.azimuths_deg: expected at least 1"),
     (
         {"azimuths_deg": [0.0]},
-        r"views\.azimuths_deg: the only view is the picture's own; expected one from another side",
+        r"views\.azimuths_deg: the only view is the input image's own; expected one from another side",
     ),
-    ({"azimuths_deg": [-360.0], "elevations_deg": [10.0]}, r"views\.azimuths_deg: the only view is the picture's own"),
+    (
+        {"azimuths_deg": [-360.0], "elevations_deg": [10.0]},
+        r"views\.azimuths_deg: the only view is the input image's own",
+    ),
     ({"elevations_deg": [1.0]}, r"views\.elevations_deg: expected as many as azimuths_deg"),
     ({"azimuths_deg": [1.0], "elevations_deg": [95.0]}, r"views\.elevations_deg\[0\]: expected -89 to 89, got 95"),
     (
