@@ -202,7 +202,7 @@ def test_the_unet_learns_with_the_text_tower(tmp_path: Path) -> None:
     task.save(task.network, tmp_path / "model")
     task = tiny_task("task.part=unet")
     batch = task.prepare(samples_of(2), seeded(SEED))
-    with pytest.raises(InputError, match=r"start_from: task.part=unet wants the folder that task.part=autoencoder"):
+    with pytest.raises(InputError, match=r"start_from: expected the folder written with task.part=autoencoder"):
         task.losses(batch)
     task.load(str(tmp_path / "model"))
     optimizer = torch.optim.AdamW([p for p in task.network.parameters() if p.requires_grad], lr=3e-3)

@@ -121,13 +121,13 @@ def faulty(kind: str) -> tuple[Tensor, Tensor]:
 
 
 FAULTS = {
-    "empty mask": "depth of view 1: no object in sight; check its mask",
-    "nothing rendered": "depth of view 1: no object in sight; check its mask",
-    "flat": "depth of view 1: flat, which tells nothing; use the mask alone",
-    "flat but for rounding": "depth of view 1: flat, which tells nothing; use the mask alone",
-    "not a number": "depth of view 1: not a finite number somewhere on the object",
-    "infinite": "depth of view 1: not a finite number somewhere on the object",
-    "one pixel": "depth of view 1: flat, which tells nothing; use the mask alone",
+    "empty mask": "depth of view 1: no object in view; check its mask",
+    "nothing rendered": "depth of view 1: no object in view; check its mask",
+    "flat": "depth of view 1: flat, so it says nothing about the shape; use the mask alone",
+    "flat but for rounding": "depth of view 1: flat, so it says nothing about the shape; use the mask alone",
+    "not a number": "depth of view 1: not finite everywhere on the object",
+    "infinite": "depth of view 1: not finite everywhere on the object",
+    "one pixel": "depth of view 1: flat, so it says nothing about the shape; use the mask alone",
 }
 
 
@@ -149,14 +149,14 @@ def test_a_flat_view_by_its_mask() -> None:
     torch.testing.assert_close(found[1:2], mask_channel(mask[1:2], SIZE), rtol=0, atol=0)
     torch.testing.assert_close(found[::2], channel(distance[::2], mask[::2]), rtol=0, atol=0)
     distance[0] = 4.0
-    with pytest.raises(NotInSightError, match="depth of view 0: no object in sight"):
+    with pytest.raises(NotInSightError, match="depth of view 0: no object in view"):
         depth_channel(distance, mask, SIZE, "distance", flat_by_mask=True)
     with pytest.raises(FlatDepthError, match="depth of view 0: flat"):
         depth_channel(distance, mask, SIZE, "distance")
 
 
 def test_empty_masks_alone() -> None:
-    with pytest.raises(InputError, match="depth of view 0: no object in sight; check its mask"):
+    with pytest.raises(InputError, match="depth of view 0: no object in view; check its mask"):
         mask_channel(torch.zeros(1, 32, 32, 1), SIZE)
     with pytest.raises(ValueError, match="masks: expected shape"):
         mask_channel(torch.zeros(32, 32, 1), SIZE)

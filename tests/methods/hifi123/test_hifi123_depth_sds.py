@@ -152,7 +152,7 @@ def test_texture_learns_and_geometry_stays() -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "long prompt": ({"prompt": "a" * TOKENS}, rf"texture\.prompt: {TOKENS} tokens, the text encoder takes at most"),
+    "long prompt": ({"prompt": "a" * TOKENS}, rf"texture\.prompt: expected at most {TOKENS - 2} tokens, got {TOKENS}"),
     "no folder": ({"prior": {"type": "sd2-depth", "weights": "nowhere"}}, r"prior\.weights: nowhere: no such folder"),
     "noise": (
         {"min_step_percent": 0.9, "max_step_percent": 0.5},

@@ -207,9 +207,9 @@ SPOILED = {
     "a weight more": (spoil_more, r"unexpected weight 'class_embedding\.weight'"),
     "no depth": (
         spoil_channels,
-        "4 channels in and 4 out; a network with a channel for depth has one more in than out",
+        "expected one more channel in than out, for depth, got 4 in and 4 out",
     ),
-    "another width": (spoil_width, f"text_encoder: it has {WIDTH} channels, the UNet beside it wants {WIDTH + 4}"),
+    "another width": (spoil_width, f"text_encoder: expected {WIDTH + 4} channels, .* the UNet beside it, got {WIDTH}"),
     "no size": (
         spoil_number("unet", "sample_size", None),
         r"unet/config\.json: sample_size: expected a whole number above 0, or two equal ones, got None; stable-",
@@ -263,11 +263,11 @@ def test_sizes_of_pictures() -> None:
     unet, vae = tiny_unet(generator), tiny_vae(generator)
     assert model.shrinkage(vae) == 4 and model.resolution(unet, vae) == 32
     model.check_image_size("reference", 32, 28, unet, vae)
-    with pytest.raises(InputError, match="reference: 36x32 pixels; the encoder takes at most 32x32: reduce the image"):
+    with pytest.raises(InputError, match="reference: expected at most 32x32 pixels, got 36x32: reduce the image"):
         model.check_image_size("reference", 32, 36, unet, vae)
-    with pytest.raises(InputError, match="view 3: 30x32 pixels; the encoder takes multiples of 4 only: resize"):
+    with pytest.raises(InputError, match="view 3: expected multiples of 4 pixels, got 30x32: resize"):
         model.check_image_size("view 3", 32, 30, unet, vae)
-    with pytest.raises(InputError, match="reference: 64x64 pixels; the encoder takes at most 32x32: reduce the image"):
+    with pytest.raises(InputError, match="reference: expected at most 32x32 pixels, got 64x64: reduce the image"):
         model.encode(unet, vae, torch.zeros(1, 64, 64, 3), "reference")
 
 
@@ -280,7 +280,7 @@ def test_two_equal_sizes_are_one(folder: Path) -> None:
 def test_a_component_takes_no_larger_pictures(written: Path) -> None:
     prior = DepthPrior(DepthPrior.Config(str(written)), device=CPU)
     assert prior.side == 8
-    with pytest.raises(InputError, match="reference: 36x32 pixels; the encoder takes at most 32x32"):
+    with pytest.raises(InputError, match="reference: expected at most 32x32 pixels, got 36x32"):
         prior.encode(torch.zeros(1, 32, 36, 3), "reference")
 
 
@@ -295,7 +295,7 @@ def test_texts(written: Path) -> None:
     torch.testing.assert_close(target, tower(tokens).last_hidden_state, rtol=0, atol=1e-6)
     assert (empty - target).abs().max() > 1e-3
     model.embed_text(parts.tokenizer, tower, "a" * (TOKENS - 2))
-    with pytest.raises(InputError, match=f"prompt: {TOKENS - 1} tokens, the text encoder takes at most {TOKENS - 2}:"):
+    with pytest.raises(InputError, match=f"prompt: expected at most {TOKENS - 2} tokens, got {TOKENS - 1}:"):
         model.embed_text(parts.tokenizer, tower, "a" * (TOKENS - 1))
 
 

@@ -139,10 +139,10 @@ WITHOUT = {
     "no attention at all": (
         {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "mid_block_type": None},
         1,
-        "last_layers: expected 1 to 0, the UNet's layers with self-attention, got 1",
+        "last_layers: expected 1 to 0, the UNet's self-attention layers, got 1",
     ),
-    "fewer": ({}, 8, "last_layers: expected 1 to 7, the UNet's layers with self-attention, got 8"),
-    "below none": ({}, -1, "last_layers: expected 1 to 7, the UNet's layers with self-attention, got -1"),
+    "fewer": ({}, 8, "last_layers: expected 1 to 7, the UNet's self-attention layers, got 8"),
+    "below none": ({}, -1, "last_layers: expected 1 to 7, the UNet's self-attention layers, got -1"),
     "cross-attention there": (
         {"only_cross_attention": (True, False), "mid_block_only_cross_attention": False},
         3,

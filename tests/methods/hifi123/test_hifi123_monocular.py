@@ -153,8 +153,12 @@ MARIGOLD: dict[str, tuple[str, Callable[[], None], str]] = {
         to_depth,
         "estimator: normals: expected a MarigoldNormalsPipeline, got a MarigoldDepthPipeline",
     ),
-    "no steps": ("NormalEstimator", without("default_denoising_steps"), "json: no default_denoising_steps there"),
-    "no size": ("NormalEstimator", without("default_processing_resolution"), "no default_processing_resolution there"),
+    "no steps": ("NormalEstimator", without("default_denoising_steps"), "json: default_denoising_steps is missing"),
+    "no size": (
+        "NormalEstimator",
+        without("default_processing_resolution"),
+        "processing_resolution is missing",
+    ),
 }
 
 

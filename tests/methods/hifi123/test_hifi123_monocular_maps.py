@@ -110,16 +110,16 @@ def test_depth_that_tells_nothing_is_refused(folder: Path, held_out: bool, name:
     state = load_file(weights)
     state["head.head.4.bias"].fill_(torch.nan)
     save_file(state, weights, metadata={"format": "pt"})
-    for estimator, fault in (("flat", "flat, which tells nothing"), ("broken", "not a finite number somewhere")):
-        with pytest.raises(InputError, match=rf"^views\.maps\.depth: estimated of {name}: {fault}"):
+    for estimator, fault in (("flat", "flat, so it says nothing"), ("broken", "not finite everywhere")):
+        with pytest.raises(InputError, match=rf"^views\.maps\.depth: depth of {name}: {fault}"):
             make({"depth": estimator}, held_out=held_out)
     assert not (cache_folder() / "view-maps").exists()
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({}, r"views\.maps\.depth: expected an estimator of depth, or one of normals"),
+    ({}, r"views\.maps\.depth: expected a depth estimator, or a normal estimator in normals"),
     ({"depth": "nowhere"}, "estimator: nowhere: no such folder"),
-    ({"normals": "."}, r"estimator: \.: no estimator of normals can be loaded"),
+    ({"normals": "."}, r"estimator: \.: cannot load a normal estimator"),
 ]
 
 

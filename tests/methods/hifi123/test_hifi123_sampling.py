@@ -216,7 +216,7 @@ def test_views_do_not_depend_on_one_another() -> None:
 def test_missing_layers_are_refused_before_the_work() -> None:
     scene = Scene()
     form = rgnv.Form.symmetric(4, last_layers=9)
-    with pytest.raises(InputError, match="last_layers: expected 1 to 7, the UNet's layers with self-attention, got 9"):
+    with pytest.raises(InputError, match="last_layers: expected 1 to 7, the UNet's self-attention layers, got 9"):
         scene.prepared(grid(6), form)
     assert not scene.calls
 

@@ -133,9 +133,7 @@ def test_a_reference_that_is_sampled_gives_other_views() -> None:
 def test_lost_detail_is_told_once(resolution: int, count: int, caplog: pytest.LogCaptureFixture) -> None:
     make(enhance={}, resolution=resolution)
     said = [text for text in caplog.messages if text.startswith("enhance: views of ")]
-    assert said == count * [
-        "enhance: views of 48x48 pixels are reduced to the 32x32 that the model works at; finer detail is lost"
-    ]
+    assert said == count * ["enhance: views of 48x48 pixels are reduced to the model's 32x32; finer detail is lost"]
 
 
 def test_what_overflows_is_not_painted(folder: Path) -> None:
@@ -219,7 +217,7 @@ def test_depth_from_an_estimator(folder: Path) -> None:
         wanted = DPTForDepthEstimation.from_pretrained("dpt")(pixels).predicted_depth
     torch.testing.assert_close(values[..., 0], wanted, rtol=1e-4, atol=1e-3, msg=f"seed {SEED}")
     write_estimator(Path("dpt"), SEED, flat=True)
-    with pytest.raises(InputError, match="depth of view 0: flat, which tells nothing; use the mask alone"):
+    with pytest.raises(InputError, match="depth of view 0: flat, so it says nothing about the shape"):
         make(enhance={"estimator": "dpt"})
 
 
@@ -250,20 +248,20 @@ def untouched(folder: Path) -> None:
 BAD: dict[str, tuple[dict[str, Any], Callable[[Path], None], str]] = {
     "no folder": ({"prior": {"weights": "nowhere"}}, untouched, "nowhere: no such folder; stable-diffusion-2-depth is"),
     "no network": ({}, no_unet, r"unet/config\.json: no such file or folder; stable-diffusion-2"),
-    "long prompt": ({"prompt": "a" * TOKENS}, untouched, f"prompt: {TOKENS} tokens, the text encoder takes at most"),
+    "long prompt": ({"prompt": "a" * TOKENS}, untouched, f"prompt: expected at most {TOKENS - 2} tokens, got {TOKENS}"),
     "many layers": (
         {"last_layers": 8},
         untouched,
-        "last_layers: expected 1 to 7, the UNet's layers with self-attention",
+        "last_layers: expected 1 to 7, the UNet's self-attention layers",
     ),
     "cross-attention": (
         {"last_layers": 7},
         no_self_attention,
         r"layer \d of the UNet .* has no self-attention",
     ),
-    "large": ({"resolution": 64}, untouched, "resolution: 64x64 pixels; the encoder takes at most 32x32"),
+    "large": ({"resolution": 64}, untouched, "resolution: expected at most 32x32 pixels, got 64x64"),
     "small": ({"resolution": 8}, untouched, "resolution: expected 16 or more, got 8"),
-    "odd": ({"resolution": 30}, untouched, "resolution: 30x30 pixels; the encoder takes multiples of 4 only"),
+    "odd": ({"resolution": 30}, untouched, "resolution: expected multiples of 4 pixels, got 30x30"),
     "levels": ({"levels": 101}, untouched, r"views\.enhance\.levels: expected 2 to 100, got 101"),
     "start": ({"start_step": 5}, untouched, r"views\.enhance\.start_step: expected 0 to 4, got 5"),
     "chunk": ({"prior": {"chunk": 0}}, untouched, r"views\.enhance\.prior\.chunk: expected 1 or more"),
@@ -273,7 +271,7 @@ BAD: dict[str, tuple[dict[str, Any], Callable[[Path], None], str]] = {
         r"enhance\.prior\.type: unknown depth-prior 'toys'",
     ),
     "estimator": ({"estimator": "nowhere"}, untouched, "estimator: nowhere: no such folder"),
-    "no estimator": ({"estimator": "tiny"}, untouched, "estimator: tiny: no depth estimator can be loaded"),
+    "no estimator": ({"estimator": "tiny"}, untouched, "estimator: tiny: cannot load a depth estimator"),
 }
 
 

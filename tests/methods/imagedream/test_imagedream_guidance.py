@@ -306,12 +306,17 @@ def test_the_guidance_must_fit_the_weights(folder: Path) -> None:
     published = folder / "sd-v2.1-base-4view-ipmv.safetensors"
     published.symlink_to(folder / "tiny-ipmv.safetensors")
     cases = [
-        ("imagedream-sds", prior_of(folder, "tiny-4view"), with_picture(), "takes no picture; .* 'mvdream-sds'"),
-        ("mvdream-sds", toys(), with_picture(64), "toys .* wants a picture; .* 'imagedream-sds'"),
-        ("mvdream-sds", prior_of(folder, "tiny-ipmv"), with_picture(), "wants a picture; .* 'imagedream-sds'"),
+        ("imagedream-sds", prior_of(folder, "tiny-4view"), with_picture(), "takes no image; .* 'mvdream-sds'"),
+        ("mvdream-sds", toys(), with_picture(64), "toys .* needs an image; .* 'imagedream-sds'"),
+        ("mvdream-sds", prior_of(folder, "tiny-ipmv"), with_picture(), "needs an image; .* 'imagedream-sds'"),
         ("imagedream-sds", prior_of(folder, "tiny-ipmv"), None, "needs an input picture; add a 'views:' block"),
         ("imagedream-sds", prior_of(folder, published.stem, mode="local"), with_picture(), "mode: expected pixel"),
-        ("mvdream-sds", prior_of(folder, "tiny-4view", prompt=""), None, "prompt: .* say which object"),
+        (
+            "mvdream-sds",
+            prior_of(folder, "tiny-4view", prompt=""),
+            None,
+            "prompt: expected a description of the object",
+        ),
     ]
     for kind, prior, views, message in cases:
         with pytest.raises(InputError, match=message):
@@ -329,7 +334,7 @@ def test_a_perspective_the_prior_does_not_know(folder: Path, caplog: pytest.LogC
     )
     assert "field of view: 30 to 50 degrees" in caplog.text and caplog.text.count("trained") == 2
     make(prior_of(folder, "tiny-ipmv"), views=with_picture(), elevation_range_deg=(10.0, 20.0))
-    assert "elevation of the picture: 5 degrees, the views from 10 to 20" in caplog.text
+    assert "elevation of the input image: 5 degrees, but views from 10 to 20" in caplog.text
     assert caplog.text.count("trained") == 3
 
 

@@ -50,7 +50,7 @@ def test_official_networks_from_start_to_file(here: Path, name: str, capsys: pyt
     ]
     assert main(["--config", OFFICIAL, "--train", *QUICK, *SMALL, *options]) == 0
     said = capsys.readouterr()
-    assert "prompt: too long, only its first 10 tokens" in said.out + said.err
+    assert "prompt: too long, only the first 10 tokens" in said.out + said.err
     mode = "local" if "local" in name else "pixel"
     assert f"guidance: prior ImageDream ({mode}, {name}.safetensors)" in said.out
     (run,) = (here / "runs").glob("*/a")
@@ -144,5 +144,5 @@ def test_doubts_are_said_every_time(here: Path, capsys: pytest.CaptureFixture[st
         assert main(["--config", OFFICIAL, "--views", *options, f"tag={tag}"]) == 0
         said = capsys.readouterr()
         assert ("from the cache" in said.out) == (tag == "cached")
-        for doubt in ("no prompt; a few words that say what the picture shows", "the name of tiny-ipmv.safetensors sp"):
+        for doubt in ("no prompt; a short description of the object", "the name of tiny-ipmv.safetensors su"):
             assert said.err.count(doubt) == 1, said.err

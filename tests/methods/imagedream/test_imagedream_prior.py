@@ -113,15 +113,15 @@ class Listed(Weights):
         ("model.pt", {}, "local", "local"),
         ("model.pt", {"mode": "local"}, "auto", "local"),
         ("model.pt", {}, "auto", r"with the prior's type: imagedream, say mode: pixel .* or mode: local"),
-        ("ipmv/model.pt", {}, "auto", r"neither its weights nor its name tell"),
+        ("ipmv/model.pt", {}, "auto", r"cannot tell the mode from its weights or its name"),
         ("ipmv-local/my-ipmv.pt", {}, "auto", "pixel"),
         ("models--o--my-ipmv-local/snapshots/01ab/unet/model.safetensors", {}, "auto", "local"),
         ("my-ipmv/unet/my-ipmv-local.pt", {}, "auto", "local"),
-        ("my-ipmv/unet/model.pt", {}, "auto", r"neither its weights nor its name tell"),
-        ("my-ipmv.pt", {"mode": "local"}, "pixel", r"mode: expected local, as .* is of that, got pixel"),
-        ("sd-v2.1-base-4view-ipmv.pt", {}, "local", r"mode: expected pixel, as .*ipmv\.pt is of that, got local"),
-        ("sd-v2.1-base-4view-ipmv-local.pt", {}, "pixel", r"mode: expected local, as .* is of that, got pixel"),
-        ("model.pt", {}, "text", r"mode: expected pixel or local, as .* is of that, got text"),
+        ("my-ipmv/unet/model.pt", {}, "auto", r"cannot tell the mode from its weights or its name"),
+        ("my-ipmv.pt", {"mode": "local"}, "pixel", r"mode: expected local, the mode of .*, got pixel"),
+        ("sd-v2.1-base-4view-ipmv.pt", {}, "local", r"mode: expected pixel, the mode of .*ipmv\.pt, got local"),
+        ("sd-v2.1-base-4view-ipmv-local.pt", {}, "pixel", r"mode: expected local, the mode of .*, got pixel"),
+        ("model.pt", {}, "text", r"mode: expected pixel or local, the mode of .*, got text"),
         ("model.pt", {"mode": "global"}, "auto", r"metadata 'mode': expected pixel or local, got 'global'"),
     ],
 )
@@ -144,16 +144,16 @@ def test_a_pipeline_is_known_by_its_files(tmp_path: Path) -> None:
     assert layout.pipeline_of(official) == tmp_path
 
 
-@pytest.mark.parametrize(("name", "said"), [("my-ipmv.pt", "speaks of pixel"), ("my.pt", ""), ("ipmv/my.pt", "")])
+@pytest.mark.parametrize(("name", "said"), [("my-ipmv.pt", "suggests pixel"), ("my.pt", ""), ("ipmv/my.pt", "")])
 def test_a_mode_that_is_asked_for_goes_before_a_name(name: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
     assert layout.mode_of(Listed(name, {}), "local") == "local"
     assert said in caplog.text if said else not caplog.text
 
 
 def test_text_only_weights_take_no_picture(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"mode: expected text, as .*tiny-4view\.safetensors is of that, got pixel"):
+    with pytest.raises(InputError, match=r"mode: expected text, the mode of .*tiny-4view\.safetensors, got pixel"):
         open_imagedream(folder / "tiny-4view.safetensors", folder / "text", mode="pixel")
-    with pytest.raises(InputError, match=r"prompt: tiny-4view\.safetensors makes objects of text alone"):
+    with pytest.raises(InputError, match=r"prompt: expected .*, as tiny-4view\.safetensors takes text alone"):
         open_imagedream(folder / "tiny-4view.safetensors", folder / "text", prompt="")
 
 
@@ -279,7 +279,7 @@ def test_encoding_has_gradients(pixel: Any, generator: torch.Generator) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 5, 6])
 def test_views_come_in_fours(pixel: Any, count: int) -> None:
-    with pytest.raises(InputError, match=f"makes 4 views together, and so multiples of them, not {count}"):
+    with pytest.raises(InputError, match=f"expected a multiple of 4 views, got {count}"):
         pixel.check_cameras(cameras(1), cameras(count))
     pixel.check_cameras(cameras(1), cameras(8))
 
@@ -325,8 +325,8 @@ def test_views_are_around_in_any_order(pixel: Any, caplog: pytest.LogCaptureFixt
     [
         (-90.0, 5.0, ""),
         (90.0, 5.0, ""),
-        (260.0, 5.0, "azimuth of the picture: -100 to -100 degrees; .* was trained for -90 to 90 degrees"),
-        (0.0, 12.0, "elevation of the picture: 12 degrees, the views from 5 to 5; .* was trained on equal ones"),
+        (260.0, 5.0, "azimuth of the input image: -100 to -100 degrees; .* was trained for -90 to 90 degrees"),
+        (0.0, 12.0, "elevation of the input image: 12 degrees, but views from 5 to 5; .* was trained on equal ones"),
     ],
 )
 def test_warnings_about_the_picture(
@@ -364,7 +364,7 @@ def test_a_long_prompt_is_cut_with_a_warning(folder: Path, caplog: pytest.LogCap
         tokens = encoder.encode({"prompt": "abcdefghij", "other": "abc"}, CPU)
         assert not caplog.text
         long = encoder.encode({"prompt": "abcdefghij klm n"}, CPU)
-    assert re.search(r"prompt: too long, only its first 10 tokens are used; lost: klm n", caplog.text), caplog.text
+    assert re.search(r"prompt: too long, only the first 10 tokens are used; lost: klm n", caplog.text), caplog.text
     assert tokens.shape == (2, TEXT_LENGTH, 16) and long.shape == (1, TEXT_LENGTH, 16)
 
 
@@ -381,7 +381,7 @@ def test_lost_words_are_the_users_own(folder: Path, text: str, lost: str, caplog
     encoder = TextEncoder(str(folder / "text"))
     with caplog.at_level(logging.WARNING, logger="liftstudio"):
         encoder.encode({"prompt": text}, CPU)
-    assert caplog.messages == [f"prompt: too long, only its first 10 tokens are used; lost: {lost}"]
+    assert caplog.messages == [f"prompt: too long, only the first 10 tokens are used; lost: {lost}"]
 
 
 @pytest.mark.parametrize("special", ["<|endoftext|>", "<|startoftext|>"])
@@ -483,7 +483,7 @@ def test_foreign_autoencoders(folder: Path, tmp_path: Path) -> None:
     ):
         open_imagedream(folder / "tiny-ipmv.safetensors", folder / "text", vae=str(vae))
     AutoencoderKL.from_config(options | {"latent_channels": 8}).save_pretrained(tmp_path / "wide")
-    with pytest.raises(InputError, match=r"wide.*: latents of 8 channels; .*tiny-ipmv\.safetensors wants 4"):
+    with pytest.raises(InputError, match=r"wide.*: expected 4 latent channels, as .*tiny-ipmv\.safetensors has, got 8"):
         open_imagedream(folder / "tiny-ipmv.safetensors", folder / "text", vae=str(tmp_path / "wide"))
 
 
@@ -570,11 +570,11 @@ def test_other_missing_parts(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"absent.*no such folder.*{message}.*licence"):
             open_imagedream(folder / "tiny-ipmv.safetensors", text, **{option: absent})
     wide = write_tiny_text(tmp_path / "wide", width=24)
-    with pytest.raises(InputError, match=r"text_encoder: its tokens are 24 wide; .* wants 16"):
+    with pytest.raises(InputError, match=r"text_encoder: expected tokens of width 16, .* got 24"):
         open_imagedream(folder / "tiny-ipmv.safetensors", wide)
     state[f"{PREFIX}image_embed.proj_in.weight"] = torch.ones(24, 20)
     save_file(state, tmp_path / "other-ipmv.safetensors", NUMBERS)
-    with pytest.raises(InputError, match=r"the image tower's tokens are 48 wide; .* wants 20"):
+    with pytest.raises(InputError, match=r"expected image tokens of width 20, .* got 48"):
         open_imagedream(tmp_path / "other-ipmv.safetensors", text)
 
 
