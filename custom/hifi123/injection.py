@@ -24,8 +24,8 @@ def injection(
 ) -> Iterator[KeysValues]:
     """Replace keys and values in the last self-attention layers of `unet` by those of a reference.
 
-    No calls are counted: every call inside the context does the same. On exit, also after an exception, the attention processors are
-    restored.
+    No calls are counted: every call inside the context does the same. On exit, also after an exception, the attention
+    processors are restored.
 
     Args:
         unet: diffusers' UNet2DConditionModel.

@@ -44,14 +44,14 @@ class MultiViewSDS(ScheduledDistillation):
         elevation_range_deg: tuple[ElevationDeg, ElevationDeg] = (0.0, 5.0)  # of the cameras, lowest to highest
         fov_range_deg: tuple[FovDeg, FovDeg] = (45.0, 50.0)  # of the cameras, narrowest to widest
         # Half the side of a view at the object's centre, world units; determines the cameras' distance.
-        half_view_range: tuple[HalfView, HalfView] = (0.6 * WORLD_SCALE, 0.75 * WORLD_SCALE)  # smallest to largest
+        half_view_range: tuple[HalfView, HalfView] = (0.6 * WORLD_SCALE, 0.75 * WORLD_SCALE)  # half a view, world units
         # Noise levels, as fractions of the 1000 timesteps of Stable Diffusion's schedule; drawn uniformly in between.
         min_step_percent: NoiseShares = field(
             default_factory=lambda: Schedule.parse([0, 0.98, 0.02, 8000])
-        )  # smallest fraction
+        )  # lowest noise level, as a fraction of the timesteps
         max_step_percent: NoiseShares = field(
             default_factory=lambda: Schedule.parse([0, 0.98, 0.5, 8000])
-        )  # largest fraction
+        )  # highest noise level, as a fraction of the timesteps
         loss: Literal["reconstruction", "sds"] = "reconstruction"  # distance to the estimate, or DreamFusion's
         rescale: UnitFloat = 0.2  # share of the estimate rescaled to unguided contrast; for loss reconstruction
         random_background: UnitFloat = 0.5  # fraction of steps over one random colour instead of the scene's background
@@ -178,7 +178,7 @@ class MVDreamSDS(MultiViewSDS):
         guidance_scale: GuidanceScale = 50.0  # classifier-free guidance; 1: none; 0: the prior's sampling default
         elevation_range_deg: tuple[ElevationDeg, ElevationDeg] = (0.0, 30.0)  # of the cameras, lowest to highest
         fov_range_deg: tuple[FovDeg, FovDeg] = (15.0, 60.0)  # of the cameras, narrowest to widest
-        half_view_range: tuple[HalfView, HalfView] = (0.8 * WORLD_SCALE, 1.0 * WORLD_SCALE)  # smallest to largest
+        half_view_range: tuple[HalfView, HalfView] = (0.8 * WORLD_SCALE, 1.0 * WORLD_SCALE)  # half a view, world units
         rescale: UnitFloat = 0.5  # share of the estimate rescaled to unguided contrast; for loss reconstruction
 
     config: Config
