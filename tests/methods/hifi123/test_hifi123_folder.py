@@ -1,4 +1,4 @@
-"""A folder in diffusers' form, read as diffusers reads it, or refused in one line; pictures and texts for its nets."""
+"""A folder in diffusers' format, read as by diffusers or rejected in one line; encoding of images and texts."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(written: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
+    """A copy of the folder, to be damaged."""
     return Path(shutil.copytree(written, tmp_path / "tiny"))
 
 
@@ -82,8 +82,8 @@ def test_networks_are_those_of_diffusers(written: Path) -> None:
     assert parts.unet.load(torch.bfloat16, CPU).dtype == torch.bfloat16
 
 
-def test_files_of_other_ages(folder: Path) -> None:
-    """Attention's names before diffusers 0.15, the text tower's with and without prefix, and a half-precision file."""
+def test_files_of_older_and_newer_packages(folder: Path) -> None:
+    """Attention names before diffusers 0.15, text encoder names with and without prefix, a half-precision file."""
     expected = of_diffusers(folder)
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
@@ -124,7 +124,7 @@ FILES = (
 
 @pytest.mark.parametrize("name", FILES)
 def test_missing_files(folder: Path, name: str) -> None:
-    """The message names the file, where the official one is and its licence; so it does for a whole folder."""
+    """The message names the file, where the official one is, and its licence; also for a missing folder."""
     (folder / name).unlink()
     with pytest.raises(InputError) as error:
         opened(folder)
@@ -194,8 +194,8 @@ def spoil_number(part: str, option: str, value: Any) -> Callable[[Path], None]:
 
 
 SPOILED = {
-    "no JSON": (spoil_json, r"vae/config\.json: not a JSON file \("),
-    "no table": (spoil_table, r"unet/config\.json: expected a table of options"),
+    "not JSON": (spoil_json, r"vae/config\.json: not a JSON file \("),
+    "not a table": (spoil_table, r"unet/config\.json: expected a table of options"),
     "another class": (
         spoil_class,
         r"unet/config\.json: no network can be made of it \(expected a UNet2DConditionModel",
@@ -203,8 +203,8 @@ SPOILED = {
     "unknown option": (spoil_option, r"unet/config\.json: no network can be made of it \(.*"),
     "damaged": (spoil_weights, "not a readable weight file"),
     "another shape": (spoil_shape, r"the weight 'conv_in\.bias' has shape \[7\]; .* of the network has \[16\]"),
-    "a weight missing": (spoil_key, r"the weight 'decoder\.conv_in\.weight' is missing"),
-    "a weight more": (spoil_more, r"unexpected weight 'class_embedding\.weight'"),
+    "missing weight": (spoil_key, r"the weight 'decoder\.conv_in\.weight' is missing"),
+    "unknown weight": (spoil_more, r"unexpected weight 'class_embedding\.weight'"),
     "no depth": (
         spoil_channels,
         "expected one more channel in than out, for depth, got 4 in and 4 out",
@@ -214,7 +214,7 @@ SPOILED = {
         spoil_number("unet", "sample_size", None),
         r"unet/config\.json: sample_size: expected a whole number above 0, or two equal ones, got None; stable-",
     ),
-    "a text for a size": (spoil_number("unet", "sample_size", "8"), r"unet/config\.json: sample_size: expected .* '8'"),
+    "size as text": (spoil_number("unet", "sample_size", "8"), r"unet/config\.json: sample_size: expected .* '8'"),
     "not square": (spoil_number("unet", "sample_size", [8, 6]), r"unet/config\.json: sample_size: .*, got \[8, 6\]"),
     "no scale": (
         spoil_number("vae", "scaling_factor", None),
@@ -244,7 +244,7 @@ def test_a_schedule_of_noise_predictions_is_taken(folder: Path) -> None:
 
 
 def test_pictures() -> None:
-    """The mean of the autoencoder's distribution, scaled; gradients reach the picture; decoding ends in [0, 1]."""
+    """Latents are the scaled mean of the distribution; gradients reach the image; decoded values are in [0, 1]."""
     generator = torch.Generator().manual_seed(SEED)
     unet, vae = tiny_unet(generator), tiny_vae(generator)
     images = torch.rand(2, 32, 24, 3, generator=generator, requires_grad=True)
@@ -271,7 +271,7 @@ def test_sizes_of_pictures() -> None:
         model.encode(unet, vae, torch.zeros(1, 64, 64, 3), "reference")
 
 
-def test_two_equal_sizes_are_one(folder: Path) -> None:
+def test_two_equal_sizes_count_as_one(folder: Path) -> None:
     reconfigure(folder / "unet", sample_size=[8, 8])
     parts = opened(folder)
     assert model.resolution(parts.unet.module, parts.vae.module) == 32
@@ -301,7 +301,7 @@ def test_texts(written: Path) -> None:
 
 @torch.no_grad()
 def test_from_pictures_to_pictures(written: Path) -> None:
-    """All modules in a row, as the extension's page shows it; a reference that looks at itself is sampled plainly."""
+    """All modules in sequence, as in the README; a reference that attends to itself is sampled as without injection."""
     parts, generator = opened(written), torch.Generator().manual_seed(SEED)
     unet, vae, tower = (part.load(torch.float32, CPU) for part in (parts.unet, parts.vae, parts.text))
     empty = model.embed_text(parts.tokenizer, tower, "")

@@ -1,4 +1,4 @@
-"""Estimated depth and normals of the views of a picture, up to the losses that compare with them."""
+"""Estimated depth and normals of views, from the networks to the losses that compare with them."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def make(maps: dict[str, Any] | None, **options: Any) -> ReferenceViews:
 
 
 def test_maps_of_the_networks(folder: Path) -> None:
-    """Depth grows with distance, whatever the network says; normals are the world's; both come from the cache."""
+    """Depth grows with distance for any network; normals are in world axes; both are cached."""
     write_estimator(folder / "dpt", SEED)
     write_normals(folder / "marigold", SEED, SIZE)
     views = make({"depth": "dpt", "normals": "marigold"}, held_out=False)
@@ -61,7 +61,7 @@ def test_maps_of_the_networks(folder: Path) -> None:
 
 
 def test_views_that_no_loss_reads_are_not_estimated(folder: Path) -> None:
-    """Held-out ones; when they are trained on after all, what is in the cache is not taken for them."""
+    """Held-out views are skipped; if they are trained on later, the cached maps are not reused."""
     write_estimator(folder / "dpt", SEED)
     held_out, free = make({"depth": "dpt"}), make({"depth": "dpt"}, held_out=False)
     assert held_out.held_out.tolist() == [True] * 3 + [False] and not free.held_out.any()
@@ -71,7 +71,7 @@ def test_views_that_no_loss_reads_are_not_estimated(folder: Path) -> None:
 
 
 def test_axes_of_normals() -> None:
-    """A normal to the viewer points at the camera, one to the right along the image's rows, one up to its top."""
+    """Normals towards the viewer, right and up point at the camera, along image rows, and to the top."""
     views = make(None, held_out=False)
     estimator = object.__new__(registry.find("monocular", "map-estimator"))
     estimator.depth = None
@@ -84,7 +84,7 @@ def test_axes_of_normals() -> None:
 
 
 def test_losses_compare_with_them(folder: Path) -> None:
-    """A render of the estimated depth and normals has no loss, one turned inside out has the most."""
+    """A render with the estimated depth and normals has zero loss; one turned inside out has the maximum."""
     write_estimator(folder / "dpt", SEED)
     write_normals(folder / "marigold", SEED, SIZE)
     views = make({"depth": "dpt", "normals": "marigold"})
@@ -104,7 +104,7 @@ def test_losses_compare_with_them(folder: Path) -> None:
 
 @pytest.mark.parametrize(("held_out", "name"), [(True, "003.png"), (False, "000.png")])
 def test_depth_that_tells_nothing_is_refused(folder: Path, held_out: bool, name: str) -> None:
-    """Flat on the object, or no number: of a view that is trained on, by its name; nothing is cached."""
+    """Flat or non-finite depth of a training view is reported by the view's name; nothing is cached."""
     write_estimator(folder / "flat", SEED, flat=True)
     weights = write_estimator(folder / "broken", SEED) / "model.safetensors"
     state = load_file(weights)

@@ -1,4 +1,4 @@
-"""ImageDream and MVDream as a prior: miniatures in the official layouts, from the file to estimates."""
+"""ImageDream and MVDream as priors: miniatures in the official layouts, from file to estimates."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ CAPTION = "a cat"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of ImageDream and MVDream under their official names, and a text tower."""
+    """Files of ImageDream and MVDream under their official names, and a text encoder."""
     folder = tmp_path_factory.mktemp("imagedream")
     write_tiny_imagedream(folder / "tiny-ipmv.safetensors", seed=SEED)
     write_tiny_imagedream(folder / "tiny-4view.safetensors", seed=SEED, image=False)
@@ -84,7 +84,7 @@ def latents_of(prior: Any, generator: torch.Generator, count: int = FRAMES) -> T
     return torch.randn(count, *prior.latent_shape, generator=generator)
 
 
-def test_modes_by_the_files(pixel: Any, local: Any, text_only: Any) -> None:
+def test_modes_are_read_from_the_files(pixel: Any, local: Any, text_only: Any) -> None:
     assert [prior.mode for prior in (pixel, local, text_only)] == ["pixel", "local", "text"]
     assert pixel.name == "ImageDream (pixel, tiny-ipmv.safetensors)"
     assert text_only.name == "MVDream (text, tiny-4view.safetensors)"
@@ -95,7 +95,7 @@ def test_modes_by_the_files(pixel: Any, local: Any, text_only: Any) -> None:
 
 
 class Listed(Weights):
-    """A weight file of which only the name and some keys are at hand; the public conversion's have no prefix."""
+    """A weight file of which only the name and some keys are available; those of the conversion have no prefix."""
 
     def __init__(self, name: str, metadata: dict[str, str]) -> None:
         self.path, self.metadata = Path(name), metadata
@@ -135,7 +135,7 @@ def test_mode_is_checked(name: str, metadata: dict[str, str], asked: str, wanted
 
 
 def test_a_pipeline_is_known_by_its_files(tmp_path: Path) -> None:
-    """An official file in a folder `unet` is of none, unless the pipeline's own list lies beside that."""
+    """An official file in a folder `unet` belongs to no pipeline unless the pipeline's index is beside it."""
     official = Listed(f"{tmp_path}/unet/model.pt", {})
     assert layout.pipeline_of(Listed(f"{tmp_path}/unet/model.safetensors", {})) == tmp_path
     assert layout.pipeline_of(Listed(f"{tmp_path}/model.safetensors", {})) is None
@@ -145,7 +145,7 @@ def test_a_pipeline_is_known_by_its_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "said"), [("my-ipmv.pt", "suggests pixel"), ("my.pt", ""), ("ipmv/my.pt", "")])
-def test_a_mode_that_is_asked_for_goes_before_a_name(name: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_explicit_mode_overrides_a_hint_in_the_name(name: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
     assert layout.mode_of(Listed(name, {}), "local") == "local"
     assert said in caplog.text if said else not caplog.text
 
@@ -179,7 +179,7 @@ def test_what_each_mode_depends_on(pixel: Any, local: Any, text_only: Any, gener
 
 
 def test_without_image_tokens_it_is_the_text_only_network(folder: Path, generator: torch.Generator) -> None:
-    """MVDream's network is ImageDream's with the image prompt's weight at 0: both code paths say the same."""
+    """MVDream's network equals ImageDream's with the image weight at 0, by both code paths."""
     state = load_file(folder / "tiny-ipmv.safetensors")
     weights = Weights(folder / "tiny-ipmv.safetensors")
     with_image = checkpoint.unet_part(weights, 0.0).load(torch.float32, CPU)
@@ -195,11 +195,11 @@ def test_without_image_tokens_it_is_the_text_only_network(folder: Path, generato
         with torch.no_grad():
             found = text_only(sample, 300, context[:, :TEXT_LENGTH], conditions)
             expected = with_image(sample, 300, context, conditions)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # float32, attention summed otherwise
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # float32, attention summed in another order
 
 
 def test_calls_leave_nothing_behind(pixel: Any, generator: torch.Generator) -> None:
-    """The number of frames goes with the call, and what is given stays as it was."""
+    """The number of frames is per call, and arguments are not modified."""
     condition, poses = pixel.condition(input_of(generator)), cameras()
     latents, before = latents_of(pixel, generator), poses.c2w.clone()
     kept = latents.clone()
@@ -211,7 +211,7 @@ def test_calls_leave_nothing_behind(pixel: Any, generator: torch.Generator) -> N
 
 
 def test_objects_side_by_side(pixel: Any, local: Any, generator: torch.Generator) -> None:
-    """Two fours of views are two objects: nothing passes between them; within one, views see one another."""
+    """Two sets of four views are independent objects; within one, views attend to one another."""
     for prior in (pixel, local):
         condition, latents = prior.condition(input_of(generator)), latents_of(prior, generator, 2 * FRAMES)
         poses, scale = cameras(2 * FRAMES, turn_deg=20.0), torch.full((2 * FRAMES,), 5.0)
@@ -247,7 +247,7 @@ def test_guidance_and_schedule(pixel: Any, generator: torch.Generator) -> None:
 
 
 def test_cameras_matter_by_direction_only(pixel: Any, generator: torch.Generator) -> None:
-    """The network is told no distance and no field of view; another azimuth or elevation is another condition."""
+    """The network is not given distance or field of view; azimuth and elevation change the condition."""
     latents, condition = latents_of(pixel, generator), pixel.condition(input_of(generator))
     one = pixel.denoise(NoisyViews(latents, 1.0, condition, cameras()))
     far = orbit_cameras(90.0 * torch.arange(FRAMES), torch.full((FRAMES,), 5.0), 7.0, 20.0, SIZE, SIZE)
@@ -310,7 +310,7 @@ def test_warnings_about_cameras(pixel: Any, asked: Cameras, message: str, caplog
 
 
 def test_views_are_around_in_any_order(pixel: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Whichever is the first, and by groups of four."""
+    """Any view may be first, in each group of four."""
     turns_deg = torch.tensor([350.0, 170.0, 80.0, -100.0, 3.0, 273.0, 93.0, 183.0])
     asked = orbit_cameras(turns_deg, torch.tensor([5.0, 9.0]).repeat_interleave(4), 2.0, 48.0, SIZE, SIZE)
     with caplog.at_level(logging.WARNING, logger="liftstudio"):
@@ -358,7 +358,7 @@ def test_text_decides(folder: Path, text_only: Any, generator: torch.Generator) 
 
 
 def test_a_long_prompt_is_cut_with_a_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Every letter is a token here: 10 of them fit beside start and end."""
+    """Every letter is a token here: 10 fit between start and end."""
     encoder = TextEncoder(str(folder / "text"))
     with caplog.at_level(logging.WARNING, logger="liftstudio"):
         tokens = encoder.encode({"prompt": "abcdefghij", "other": "abc"}, CPU)
@@ -376,8 +376,8 @@ def test_a_long_prompt_is_cut_with_a_warning(folder: Path, caplog: pytest.LogCap
         ("abcdefghi j\tÉ", "É"),
     ],
 )
-def test_lost_words_are_the_users_own(folder: Path, text: str, lost: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Whole ones, as they are written."""
+def test_lost_words_are_logged_as_written(folder: Path, text: str, lost: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whole words, as written by the user."""
     encoder = TextEncoder(str(folder / "text"))
     with caplog.at_level(logging.WARNING, logger="liftstudio"):
         encoder.encode({"prompt": text}, CPU)
@@ -385,8 +385,8 @@ def test_lost_words_are_the_users_own(folder: Path, text: str, lost: str, caplog
 
 
 @pytest.mark.parametrize("special", ["<|endoftext|>", "<|startoftext|>"])
-def test_a_text_ends_where_it_ends(folder: Path, special: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The tokenizer's own marks are but letters in it."""
+def test_special_tokens_are_plain_letters(folder: Path, special: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Special tokens of the tokenizer are plain letters in a text."""
     encoder = TextEncoder(str(folder / "text"))
     with caplog.at_level(logging.WARNING, logger="liftstudio"):
         found = encoder.encode({"prompt": special, "other": special[:7], "short": "a"}, CPU)
@@ -394,7 +394,7 @@ def test_a_text_ends_where_it_ends(folder: Path, special: str, caplog: pytest.Lo
     assert not torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
-def test_text_is_what_the_towers_own_pipeline_makes_of_it(folder: Path) -> None:
+def test_text_embeddings_equal_those_of_the_stock_pipeline(folder: Path) -> None:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(folder / "text" / "tokenizer", local_files_only=True)
@@ -413,7 +413,7 @@ def test_without_a_prompt_there_is_a_warning(folder: Path, caplog: pytest.LogCap
 
 
 def write_pipeline(folder: Path, state: dict[str, Tensor], old_names: bool) -> None:
-    """The public conversion: official names without a prefix, autoencoder and image tower in their packages' own."""
+    """Write the public conversion: official names without a prefix; autoencoder and image tower in library format."""
     from transformers import CLIPVisionModel
 
     save_file(state, folder.with_suffix(".safetensors"), NUMBERS)
@@ -460,10 +460,10 @@ def test_the_public_conversion(
     ("place", "weights"),
     [("unet", "diffusion_pytorch_model.safetensors"), (".", "unet"), (".", "."), (".", "unet/../unet/"), ("vae", "..")],
 )
-def test_the_public_conversion_from_within(
+def test_the_public_conversion_by_its_unet(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, weights: str
 ) -> None:
-    """By names that do not say where the pipeline is."""
+    """Opened by paths that do not name the pipeline."""
     write_pipeline(tmp_path / "tiny-ipmv", load_file(folder / "tiny-ipmv.safetensors"), old_names=False)
     write_tiny_text(tmp_path / "tiny-ipmv", seed=SEED)
     monkeypatch.chdir(tmp_path / "tiny-ipmv" / place)
@@ -471,7 +471,7 @@ def test_the_public_conversion_from_within(
 
 
 def test_foreign_autoencoders(folder: Path, tmp_path: Path) -> None:
-    """Of another scale, or of latents that are not the network's."""
+    """Autoencoders with another latent scale, or other latents than the network's."""
     from diffusers import AutoencoderKL
 
     write_pipeline(tmp_path / "parts-ipmv", load_file(folder / "tiny-ipmv.safetensors"), old_names=False)
@@ -490,7 +490,7 @@ def test_foreign_autoencoders(folder: Path, tmp_path: Path) -> None:
 def test_what_a_file_lacks_comes_from_folders(
     folder: Path, pixel: Any, tmp_path: Path, generator: torch.Generator
 ) -> None:
-    """An official file without its towers, or with others than those that are wanted."""
+    """An official file without encoders, or with ones that options replace."""
     state = load_file(folder / "tiny-ipmv.safetensors")
     write_pipeline(tmp_path / "parts-ipmv", state, old_names=False)
     bare = {key: value for key, value in state.items() if key.startswith(PREFIX)}
@@ -511,10 +511,10 @@ def test_what_a_file_lacks_comes_from_folders(
         "text/text_encoder/config.json",
     ],
 )
-def test_other_networks_have_another_key(
+def test_other_networks_have_another_cache_key(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
-    """By which what they make is kept: of the weights' pipeline, and of the folders that options name."""
+    """The cache key covers the weights' pipeline and the folders that options name."""
     monkeypatch.chdir(tmp_path)
     write_pipeline(Path("tiny-ipmv"), load_file(folder / "tiny-ipmv.safetensors"), old_names=False)
     write_tiny_text(Path("text"), seed=SEED)
@@ -525,7 +525,7 @@ def test_other_networks_have_another_key(
     assert resolve(block).fingerprint() == key and set(key["folders"]) == {"weights", "text_encoder"}
     Path("text/notes.md").write_text("no part of a network")
     assert resolve(block).fingerprint() == key
-    Path(changed).write_bytes(Path(changed).read_bytes())  # another time is enough
+    Path(changed).write_bytes(Path(changed).read_bytes())  # another modification time suffices
     assert resolve(block).fingerprint() != key
     alone = ComponentSpec("prior", "imagedream", replace(config, weights=str(folder / "tiny-ipmv.safetensors")))
     assert set(resolve(alone).fingerprint()["folders"]) == {"text_encoder"}
@@ -550,7 +550,7 @@ def remove(path: Path) -> None:
     ],
 )
 def test_missing_text_weights(folder: Path, tmp_path: Path, damage: Callable[[Path], Any], message: str) -> None:
-    """One line that names the file, what is wanted, where it is and whose licence it is under."""
+    """One line that names the file, what is expected, where it is published, and its licence."""
     text = write_tiny_text(tmp_path / "text")
     damage(text)
     with pytest.raises(InputError, match=f"{message}.*text_encoder/ and tokenizer/.*licence.*huggingface") as raised:
@@ -611,7 +611,7 @@ def test_heads_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_torch_is_opened(folder: Path, pixel: Any, tmp_path: Path) -> None:
-    """The official file is a flat one; what no shape tells is then that of the official models."""
+    """The official file is a flat dict; what no shape reveals is then that of the official models."""
     torch.save(load_file(folder / "tiny-ipmv.safetensors"), tmp_path / "tiny-ipmv.pt")
     with pytest.raises(InputError, match="heads of 64 channels do not divide 32"):
         open_imagedream(tmp_path / "tiny-ipmv.pt", folder / "text")
@@ -633,7 +633,7 @@ SIZES = {
 def test_other_sizes(
     options: dict[str, Any], image: bool, folder: Path, tmp_path: Path, generator: torch.Generator
 ) -> None:
-    """Sizes come from the file alone."""
+    """Sizes are determined by the file alone."""
     state = tiny_state(seed=SEED, image=image, **options)
     heads = {"num_head_channels": str(options.get("head_channels", 16))}
     save_file(state, tmp_path / "other.safetensors", NUMBERS | heads | {"mode": "local"})
@@ -643,8 +643,8 @@ def test_other_sizes(
     assert estimate.shape == latents.shape and torch.isfinite(estimate).all()
 
 
-def test_any_prior_of_these_weights_is_found(folder: Path) -> None:
-    """`type: auto` asks all priors, of which this one says yes, and needs its own options then."""
+def test_the_prior_is_recognised_by_its_weights(folder: Path) -> None:
+    """`type: auto` finds this prior by its weights, and then needs its options."""
     recognizes = find("imagedream", "prior").recognizes
     for name in ("tiny-ipmv", "tiny-4view"):
         assert recognizes(Weights(folder / f"{name}.safetensors"))
