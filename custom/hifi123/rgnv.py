@@ -229,8 +229,8 @@ class RGNV(ViewEnhancer):
         config, prior, size = self.config, self.prior, self.size
         prior.announce("enhance")
         warn_of_shrinking("enhance", views, size)
-        before_grey = _resized(views.over(GREY), size, size)
-        depths = self._depths(before_grey, _resized(views.masks, size, size)).to(self.device)
+        over_grey = _resized(views.over(GREY), size, size)
+        depths = self._depths(over_grey, _resized(views.masks, size, size)).to(self.device)
         scale = config.guidance_scale if config.prompt else 1.0
         form = Form(config.levels, config.levels - config.start_step, scale, config.last_layers)
         grid, prompts = prior.grid(config.steps), prior.prompts(config.prompt)
@@ -239,11 +239,11 @@ class RGNV(ViewEnhancer):
         chunks = [others[begin : begin + prior.config.chunk] for begin in range(0, len(others), prior.config.chunk)]
         stored = config.stored_reference
         with _shown_calls(prior.unet, form.reference_calls(stored=stored) + form.view_calls * len(chunks)):
-            latents = prior.encode(before_grey[[views.input_view]].to(self.device), "reference")
+            latents = prior.encode(over_grey[[views.input_view]].to(self.device), "reference")
             depth = depths[[views.input_view]]
             reference = prepare_reference(prior.unet, latents, depth, prompts.empty, grid, form, stored=stored)
             for chosen in chunks:
-                latents = prior.encode(before_grey[chosen].to(self.device), "view")
+                latents = prior.encode(over_grey[chosen].to(self.device), "view")
                 enhanced = enhance(prior.unet, latents, depths[chosen], prompts, reference, grid, form)
                 _check_finite(enhanced)
                 found = _resized(prior.decode(enhanced).cpu(), *views.images.shape[1:3])

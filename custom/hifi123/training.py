@@ -80,7 +80,7 @@ class DepthTask(PriorTask):
     def prepare(self, samples: list[Sample], generator: torch.Generator) -> dict[str, Tensor]:
         """See `PriorTask.prepare`; every view is an independent image."""
         views = torch.cat([each.images for each in samples])
-        images = self._before_greys(views, generator)
+        images = self._over_greys(views, generator)
         if self.config.part == "autoencoder":
             images = self._parts(images, views[..., 3], generator)
             return {"images": images, "noise": self._draw_noise(images, generator)}
@@ -97,7 +97,7 @@ class DepthTask(PriorTask):
         side = images.shape[-1] // self.config.size.shrink
         return torch.randn(len(images), LATENT_CHANNELS, side, side, generator=generator)
 
-    def _before_greys(self, views: Tensor, generator: torch.Generator) -> Tensor:
+    def _over_greys(self, views: Tensor, generator: torch.Generator) -> Tensor:
         """Return views [B, R, R, 4] composited over greys, as [B, 3, R, R] in [-1, 1]."""
         is_usual, any_grey = torch.rand(2, len(views), 1, 1, 1, generator=generator)
         greys = torch.where(is_usual < self.config.usual_grey, GREY, any_grey)

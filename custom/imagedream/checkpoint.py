@@ -97,7 +97,7 @@ def open_parts(weights: Weights, image_weight: float, elsewhere: Elsewhere) -> P
     for part in all_parts:
         part.check()
     _check_widths(weights, parts)
-    check_all_used(weights, all_parts, _in_no_part(parts))
+    check_all_used(weights, all_parts, _ignored_weights(parts))
     return parts
 
 
@@ -196,7 +196,7 @@ def _check_widths(weights: Weights, parts: Parts) -> None:
         )
 
 
-def _in_no_part(parts: Parts) -> re.Pattern[str]:
+def _ignored_weights(parts: Parts) -> re.Pattern[str]:
     """Return a pattern of weights to ignore: those not needed, and those of parts read from elsewhere or unused."""
     others = [*([CLIP] if parts.tower is None or parts.tower.weights is not parts.unet.weights else [])]
     others += [*(VAES if parts.vae.weights is not parts.unet.weights else [])]

@@ -28,7 +28,7 @@ def unseen(index: int, views: int = 1) -> Sample:
     return ProceduralObjects(DataConfig(toys=1.0, patterned=1.0, resolution=64, rig=rig)).unseen(index)
 
 
-def before_grey(sample: Sample) -> tuple[Tensor, Tensor]:
+def over_grey(sample: Sample) -> tuple[Tensor, Tensor]:
     """Return images over grey, and masks."""
     return training.before(GREY, sample.images), sample.images[..., 3:]
 
@@ -44,7 +44,7 @@ def test_the_folder_is_small_and_documented(prior: Any) -> None:
 def test_unseen_pictures_come_back_from_their_noise(prior: Any) -> None:
     """Inverted and sampled back they are hardly worse than decoded latents, which have about 25 dB."""
     samples = [unseen(index) for index in range(4)]
-    images, masks = (torch.cat(maps) for maps in zip(*map(before_grey, samples), strict=True))
+    images, masks = (torch.cat(maps) for maps in zip(*map(over_grey, samples), strict=True))
     depths = torch.cat([training.view_depths(sample, prior.side) for sample in samples])
     latents = prior.encode(images)
     back = training.reconstructed(prior, latents, depths, 20, LEVELS)
@@ -59,7 +59,7 @@ def test_a_view_takes_on_the_colours_of_the_picture(prior: Any) -> None:
     form, grid, prompts = rgnv.Form.symmetric(LEVELS, guidance_scale=1.0), prior.grid(20), prior.prompts("")
     for index in range(4):
         sample = unseen(index, views=2)
-        images, masks = before_grey(sample)
+        images, masks = over_grey(sample)
         depths = training.view_depths(sample, prior.side)
         wrong = images[1:] * (1 - masks[1:]) + (0.75 * images[1:] + torch.tensor([0.1, 0.0, 0.2])) * masks[1:]
         latents = prior.encode(torch.cat([images[:1], wrong.clamp(0, 1)]))

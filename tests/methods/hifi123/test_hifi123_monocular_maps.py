@@ -48,10 +48,10 @@ def test_maps_of_the_networks(folder: Path) -> None:
     assert views.depths is not None and views.normals is not None
     plain = make(None)
     assert plain.depths is None and torch.equal(plain.images, views.images)
-    before_grey = plain.over(0.5)
-    nearness = monocular.DepthEstimator("dpt", device=CPU)(before_grey)
+    over_grey = plain.over(0.5)
+    nearness = monocular.DepthEstimator("dpt", device=CPU)(over_grey)
     torch.testing.assert_close(views.depths, -nearness, rtol=1e-5, atol=1e-4)
-    seen = monocular.NormalEstimator("marigold", device=CPU)(before_grey)
+    seen = monocular.NormalEstimator("marigold", device=CPU)(over_grey)
     assert (views.normals.norm(dim=-1) - 1).abs().max() < 1e-4
     back = torch.einsum("vij,vhwi->vhwj", views.cameras.c2w[:, :3, :3], views.normals)  # into the camera's axes
     torch.testing.assert_close(back, seen, rtol=0, atol=1e-4)
