@@ -62,7 +62,7 @@ class DepthTask(PriorTask):
         if not 0 <= config.crop <= data.resolution or config.crop % config.size.shrink:
             raise InputError(
                 f"task.crop: expected a multiple of {config.size.shrink} up to data.resolution, {data.resolution}, or "
-                f"0 for whole pictures, got {config.crop}"
+                f"0 for whole images, got {config.crop}"
             )
         self.config, self.dtype = config, dtype
         self.side = data.resolution // config.size.shrink

@@ -312,4 +312,4 @@ def test_the_bundled_model_is_logged(folder: Path, monkeypatch: pytest.MonkeyPat
     with caplog.at_level(logging.INFO, "liftstudio"):
         views = cls(parse(data, cls.Config, "views"), device=CPU).load()
     assert len(views) == 2 and "enhance: depth prior asset://priors/depth-tiny" in caplog.text
-    assert "stands in for Stable Diffusion 2's depth model" in caplog.text
+    assert "a stand-in for Stable Diffusion 2's depth model" in caplog.text
