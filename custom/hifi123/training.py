@@ -44,7 +44,7 @@ class DepthTask(PriorTask):
         part: Literal["autoencoder", "unet"] = "autoencoder"  # what is trained; `unet` starts from the other's folder
         size: Size = field(default_factory=Size)  # of the networks
         crop: NonNegativeInt = 24  # pixels across the crops that the autoencoder learns from; 0: whole images
-        lambda_l1: NonNegativeFloat = 1.0  # weight of the L1 error of decoded images, beside the squared error's 1
+        lambda_l1: NonNegativeFloat = 1.0  # weight of the L1 error of decoded images, next to 1 for the squared error
         lambda_kl: NonNegativeFloat = 1e-4  # weight of the KL divergence of the latents from a unit Gaussian
         usual_grey: UnitFloat = 0.6  # fraction of images over the grey of enhancement; others: over a random grey
         mask_only: UnitFloat = 0.25  # fraction of images with the mask alone as depth
