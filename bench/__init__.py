@@ -1,3 +1,3 @@
-"""Benchmarks; liftstudio comes first because it sets how OpenMP's threads wait, before torch starts them."""
+"""Benchmarks. liftstudio is imported first: it sets how OpenMP threads wait, before torch starts them."""
 
 import liftstudio  # noqa: F401

@@ -1,4 +1,4 @@
-"""Baselines without a prior: the inflated silhouette, the mean of the other objects, the input view repeated."""
+"""Baselines without a prior: inflated silhouette, mean of the other objects, repeated input view."""
 
 from collections.abc import Sequence
 
@@ -19,22 +19,22 @@ from liftstudio.metrics.voxels import occupancy
 from liftstudio.ops.marching_cubes import marching_cubes
 from liftstudio.run.truth import moved_mesh
 
-SILHOUETTE = 128  # pixels across the silhouette that is inflated
+SILHOUETTE = 128  # width and height in pixels of the silhouette that is inflated
 GRID = 128  # points along each axis of the cube [-1, 1] in which objects are averaged
-MAJORITY = 0.5  # of the other objects, above which a point is the mean object's
-SAME_POSE = 0.02  # world units, and parts of unit axes; nearer cameras are the same
-SAME_LENS = 0.01  # shares of the image's width; focal lengths and principal points that are nearer are the same
+MAJORITY = 0.5  # share of the other objects above which a point is in the mean object
+SAME_POSE = 0.02  # tolerance for equal poses: world units, and components of unit axes
+SAME_LENS = 0.01  # tolerance for equal focal lengths and principal points, share of the image width
 
 
 def repeated(views: ReferenceViews) -> Pictures:
-    """The input view at all cameras."""
+    """Return the input view at all cameras."""
     assert views.input_view is not None
     chosen = torch.full((len(views),), views.input_view)
     return views.over(1.0)[chosen], views.masks[chosen]
 
 
 def inflated(subject: Subject) -> tuple[Mesh, Pictures]:
-    """The silhouette as a rounded body, and how it looks with the picture projected through it, to its back too."""
+    """Return the silhouette as a rounded body, and its views with the input image projected through to the back."""
     views = subject.views
     assert views.input_view is not None
     camera = views.cameras[[views.input_view]]
@@ -50,18 +50,18 @@ def inflated(subject: Subject) -> tuple[Mesh, Pictures]:
 
 
 def spread(image: Tensor, mask: Tensor) -> Tensor:
-    """The image [H, W, 3] with the colour of the nearest pixel inside of the mask [H, W, 1] everywhere outside."""
+    """Fill the image [H, W, 3] outside the mask [H, W, 1] with the colour of the nearest pixel inside."""
     outside = mask[..., 0].numpy() <= 0.5
     rows, columns = distance_transform_edt(outside, return_distances=False, return_indices=True)
     return image[torch.from_numpy(rows), torch.from_numpy(columns)]
 
 
 def inflate(mask: Tensor, camera: Cameras) -> Mesh:
-    """A body with the silhouette `mask` [H, W, 1] (square), symmetric about the plane through the origin that faces it.
+    """Inflate a square silhouette [H, W, 1] to a body, symmetric about the plane through the origin facing the camera.
 
-    Its half depth is sqrt(u) with Laplacian u = -4 inside and u = 0 on the outline: a disc becomes a ball.
+    Its half depth is sqrt(u), with Laplacian u = -4 inside and u = 0 on the outline: a disc becomes a ball.
     """
-    # An empty pixel around it, so that a silhouette which the border cuts gives a closed mesh, too.
+    # One empty pixel of padding, so that a silhouette cut by the border also gives a closed mesh.
     inside = np.pad(resize_area(mask, SILHOUETTE, SILHOUETTE)[..., 0].numpy() > 0.5, 1)
     squared = poisson(inside)
     half = int(np.ceil(np.sqrt(squared.max()))) + 1
@@ -69,12 +69,12 @@ def inflate(mask: Tensor, camera: Cameras) -> Mesh:
     values = torch.from_numpy(depths**2 - np.where(inside, squared, -1.0)[..., None]).float()
     edge = SILHOUETTE + 0.5
     box = torch.tensor([[-0.5, -0.5, depths[0]], [edge, edge, depths[-1]]], dtype=torch.float32)
-    surface = marching_cubes(values.transpose(0, 1), box)  # column, row, depth: right-handed, as the camera sees them
+    surface = marching_cubes(values.transpose(0, 1), box)  # column, row, depth: right-handed, in the camera's frame
     return Mesh(_in_world(surface.vertices, camera.resized(SILHOUETTE, SILHOUETTE)), surface.faces)
 
 
 def poisson(inside: np.ndarray) -> np.ndarray:
-    """[H, W] float64 u with Laplacian -4 in pixels where `inside`, and 0 elsewhere."""
+    """Solve for u [H, W] float64 with Laplacian -4 per pixel where `inside`, and u = 0 elsewhere."""
     height, width = inside.shape
     lines = [diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(size, size)) for size in (height, width)]
     laplacian = csr_array(kron(lines[0], eye_array(width)) + kron(eye_array(height), lines[1]))
@@ -85,12 +85,12 @@ def poisson(inside: np.ndarray) -> np.ndarray:
 
 
 def mean_mesh(subject: Subject, others: Sequence[Subject]) -> Mesh:
-    """What is inside most of the other objects, each with its input view where this one has its own.
+    """Return the region inside most of the other objects, with all input views aligned.
 
-    Where no point is inside more than half of them, the level is half the largest share.
+    If no point is inside more than half of them, the threshold is half of the largest share.
 
     Args:
-        others: one or more of them with a mesh.
+        others: at least one of them has a mesh.
     """
     meshes = [other.truth.mesh for other in others if other.truth.mesh is not None]
     share = np.mean([occupancy(mesh, GRID) for mesh in meshes], axis=0)
@@ -101,7 +101,7 @@ def mean_mesh(subject: Subject, others: Sequence[Subject]) -> Mesh:
 
 
 def mean_pictures(subject: Subject, others: Sequence[Subject]) -> Pictures | None:
-    """The mean of the other captures' views; None if their cameras are not the same."""
+    """Return the mean views of the other captures; None if their cameras differ."""
     if not all(same_cameras(subject.views.cameras, other.views.cameras) for other in others):
         return None
     images = torch.stack([other.views.over(1.0) for other in others]).mean(dim=0)
@@ -109,7 +109,7 @@ def mean_pictures(subject: Subject, others: Sequence[Subject]) -> Pictures | Non
 
 
 def same_cameras(a: Cameras, b: Cameras) -> bool:
-    """Whether there are as many, of the same image size, and with poses and lenses about the same."""
+    """Return whether cameras have the same number and image size, and nearly equal poses and lenses."""
     if (len(a), a.height, a.width) != (len(b), b.height, b.width):
         return False
     lens, other_lens = (torch.stack([each.fx, each.fy, each.cx, each.cy]) / each.width for each in (a, b))
@@ -117,10 +117,10 @@ def same_cameras(a: Cameras, b: Cameras) -> bool:
 
 
 def _in_world(points: Tensor, camera: Cameras) -> Tensor:
-    """[N, 3] of points (column, row, depth behind the plane through the origin that faces the camera; pixels).
+    """Map points [N, 3] to world; they are column, row and depth behind the plane facing the camera, in pixels.
 
-    A pixel's distance from the axis is that of its ray from the origin, since outline rays are tangent to the body; so
-    a ball's outline gives the ball's radius.
+    The plane passes through the origin. The distance of a pixel from the axis is that of its ray from the origin, since
+    outline rays are tangent to the body; thus the outline of a ball gives its radius.
     """
     distance, focal = camera.distance[0], camera.fx[0]
     across, down = points[:, 0] - camera.cx[0], points[:, 1] - camera.cy[0]

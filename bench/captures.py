@@ -1,4 +1,4 @@
-"""Captures as objects of one picture: found in a folder, and seen as a run of a config sees them."""
+"""Captures as single-image tasks: finds them in a folder, and converts them to the world of a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,14 @@ from liftstudio.training.captures import find_captures as captures_in
 from liftstudio.views.normalization import HALF_SIDE
 from liftstudio.views.posed_images import read_capture
 
-TOLERANCE = 0.01  # share of the picture's side; largest allowed offset of the cube's corners under the run's camera
+TOLERANCE = 0.01  # maximum offset of the cube's corners under the run's camera, as a share of the image side
 
 
 def find_captures(folder: Path, only: list[str] | None) -> list[Path]:
-    """The folder itself, if it is a capture, else the captures among its sub-folders; or those of these names.
+    """Return the folder itself if it is a capture, else the captures among its sub-folders, filtered by name.
 
     Raises:
-        InputError: there is none, or none of such a name.
+        InputError: there is no capture, or none of a given name.
     """
     try:
         found = {name_of(path): path for path in captures_in(folder)}
@@ -31,17 +31,17 @@ def find_captures(folder: Path, only: list[str] | None) -> list[Path]:
         raise InputError(str(error).removeprefix("data.captures: ")) from None
     for name in only or []:
         if name not in found:
-            raise InputError(f"--only {name}: no such capture in {folder}; there are: {', '.join(found)}")
+            raise InputError(f"--only {name}: no such capture in {folder}; available: {', '.join(found)}")
     return [capture for name, capture in found.items() if not only or name in only]
 
 
 def name_of(capture: Path) -> str:
-    """The name of its folder as it was given; of `.` and `..` that of the folder which they stand for."""
+    """Return the name of the folder as given; `.` and `..` are resolved."""
     return capture.name if capture.name.strip(".") else capture.resolve().name
 
 
 def digest_of(capture: Path) -> str:
-    """A digest of its cameras, images, masks and mesh; other ones have another."""
+    """Return a digest of its cameras, images, masks and mesh."""
     read = read_capture(capture)
     cameras = [
         [frame.name, frame.c2w.tolist(), frame.fx, frame.fy, frame.cx, frame.cy, frame.width, frame.height]
@@ -54,9 +54,9 @@ def digest_of(capture: Path) -> str:
 
 @dataclass(frozen=True)
 class Subject:
-    """A capture as a run has it, its input view at the azimuth of the run's picture.
+    """A capture in the world of a run, its input view at the azimuth of the run's input image.
 
-    truth: its views, in the order of the file, and its mesh. camera: the input view's, as a run is told of it.
+    truth: its views, in the order of the file, and its mesh. camera: the input camera, as options of a run.
     """
 
     name: str
@@ -65,19 +65,19 @@ class Subject:
 
     @property
     def views(self) -> ReferenceViews:
-        """All views; `input_view` is the one given."""
+        """All views; `input_view` is the index of the input."""
         assert self.truth.views is not None
         return self.truth.views
 
     def save_picture(self, path: Path) -> None:
-        """Write the input view as RGBA, as the capture has it."""
+        """Write the input view as RGBA, unchanged from the capture."""
         picture = self.views.select([self.views.input_view or 0])
         save_image(path, torch.cat([picture.images, picture.masks], dim=-1)[0])
 
 
 @dataclass(frozen=True)
 class InputCamera:
-    """The camera of a picture that looks at the origin: degrees above the horizon, world units, degrees."""
+    """An input camera that looks at the origin; elevation and field of view in degrees, distance in world units."""
 
     elevation_deg: float
     distance: float
@@ -85,10 +85,12 @@ class InputCamera:
 
 
 def read_subject(capture: Path, view: str = "", azimuth_deg: float = 0.0) -> Subject:
-    """The capture with the input view of this file name (empty: the first), whose camera comes to that azimuth.
+    """Read a capture, rotated so that the input camera has the given azimuth.
+
+    view: file name of the input view; empty: the first.
 
     Raises:
-        InputError: faulty files, a view that is not there, or one that no run's camera can stand for.
+        InputError: faulty files, a view that does not exist, or one whose camera a run cannot represent.
     """
     truth = load_truth(TruthConfig(views=str(capture), view=view), azimuth_deg)
     assert truth.views is not None and truth.views.input_view is not None
@@ -99,7 +101,7 @@ def read_subject(capture: Path, view: str = "", azimuth_deg: float = 0.0) -> Sub
 
 
 def sides(views: ReferenceViews) -> list[int]:
-    """Eight views for a sheet: the input view, and those nearest to each further 45 degrees of azimuth from it."""
+    """Return eight views for a sheet: the input view, and those nearest to multiples of 45 degrees azimuth from it."""
     azimuth_deg = views.cameras.azimuth_deg
     assert views.input_view is not None
     turn = azimuth_deg - azimuth_deg[views.input_view]
@@ -109,12 +111,12 @@ def sides(views: ReferenceViews) -> list[int]:
 
 
 def _check_camera(where: str, true: Cameras, camera: InputCamera, azimuth_deg: float) -> None:
-    """A run's cameras stand upright, look at the origin, and have the principal point in the middle."""
+    """Check that the camera is upright, looks at the origin, and has a centred principal point, as in a run."""
     sides = torch.tensor([-HALF_SIDE, HALF_SIDE])
     corners = torch.cartesian_prod(sides, sides, sides)
     angles = torch.tensor([azimuth_deg]), torch.tensor([camera.elevation_deg])
     own = orbit_cameras(*angles, camera.distance, camera.fov_deg, true.height, true.width)
     off = (own.project(corners)[0] - true.project(corners)[0]).abs().max() / true.width
     if not off <= TOLERANCE:
-        wanted = "expected an upright camera, its principal point in the middle, as the pictures of runs are taken by"
-        raise InputError(f"{where}: {wanted}; choose another view by --view (off by {100 * off:.3g} % of the picture)")
+        expected = "expected an upright camera with a centred principal point, as in runs"
+        raise InputError(f"{where}: {expected}; choose another view by --view (off by {100 * off:.3g} % of the image)")

@@ -12,7 +12,7 @@ from liftstudio.ops.marching import march
 
 
 def cases(device: torch.device) -> list[Case]:
-    """Colours, opacity and depth, without and with distortion, against running sums and `index_add` in torch."""
+    """Return cases of colours, opacity and depth, without and with distortion, against `cumsum` and `index_add`."""
     samples = march(*shell_scene(device), STEP_SIZE)
     rays, count = len(samples.offsets) - 1, len(samples.t_start)
     sigma = (20 * torch.rand(count, device=device)).requires_grad_()

@@ -1,9 +1,9 @@
 """Inversion with depth against inversion without: `python -m bench.depth_prior [--prior FOLDER] [--count 12]`.
 
-Pictures of toys and composites that no training saw, with strong patterns, before grey, are inverted by DDIM and
-sampled back with the empty prompt, as HiFi-123's supplement compares: with their depth, with the depth of their masks
-alone (constant on the object), and without depth. What comes back is compared with the picture. The autoencoder alone
-is the ceiling. Mean and standard error over the objects; gains are of the same pictures.
+Images of unseen toys and composites with high-contrast patterns, composited over grey, are inverted by DDIM and sampled
+back with the empty prompt, as in the comparison of HiFi-123's supplement: with their depth, with the depth of their
+masks alone (constant on the object), and without depth. The results are compared with the original images. The
+autoencoder alone is the upper bound. The table has mean and standard error over the objects; gains are paired.
 """
 
 import argparse
@@ -34,19 +34,19 @@ from liftstudio.training.rigs import RigConfig
 
 DIGITS = {"psnr": 2, "ssim": 4, "psnr on the object": 2}
 CEILING, BASELINE = "autoencoder alone", "without depth"
-VIEWS = 2  # pictures of an object
-SHEET_OBJECTS = 8  # of each kind
+VIEWS = 2  # images per object
+SHEET_OBJECTS = 8  # of each kind, on the sheet
 
 
 def unseen(kind: Kind, index: int, resolution: int) -> Sample:
-    """The index-th unseen object of a kind, patterned, from anywhere."""
+    """Return views from anywhere of unseen object `index` of a kind, with high-contrast patterns."""
     rig = RigConfig(views=(VIEWS, VIEWS), orbit_share=0.0)
     data = DataConfig(toys=float(kind == "toy"), patterned=1.0, resolution=resolution, rig=rig)
     return ProceduralObjects(data).unseen(index)
 
 
 def depth_channels(sample: Sample, side: int) -> dict[str, Tensor]:
-    """The channels [V, 1, side, side] of each way to invert."""
+    """Return the depth channels [V, 1, side, side] of each variant."""
     known = training.view_depths(sample, side)
     masks = mask_channel(sample.images[..., 3:], (side, side))
     nothing = torch.full_like(known, training.NO_DEPTH)
@@ -55,7 +55,7 @@ def depth_channels(sample: Sample, side: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def measure_object(prior: Any, sample: Sample, steps: int, levels: int) -> tuple[Rows, dict[str, Tensor]]:
-    """The rows of one object, and its pictures of each way."""
+    """Return the rows of one object, and its images of each variant."""
     masks = sample.images[..., 3:]
     images = training.before(GREY, sample.images)
     latents = prior.encode(images.to(prior.device))
@@ -67,7 +67,7 @@ def measure_object(prior: Any, sample: Sample, steps: int, levels: int) -> tuple
 
 
 def compare(images: Tensor, truth: Tensor, masks: Tensor) -> dict[str, float]:
-    """Means over pictures [V, R, R, 3]; on the object: of the pixels inside the masks [V, R, R, 1] alone."""
+    """Return means over images [V, R, R, 3]; "on the object": only over pixels inside the masks [V, R, R, 1]."""
     inside = (masks > 0.5).expand_as(truth)
     error = (images - truth)[inside].square().mean()
     values = {"psnr": psnr(images, truth).mean(), "ssim": ssim(images, truth).mean()}
@@ -75,7 +75,7 @@ def compare(images: Tensor, truth: Tensor, masks: Tensor) -> dict[str, float]:
 
 
 def table_of(rows: list[Rows], title: str) -> Table:
-    """Mean and standard error over the objects, and the gain over inversion without depth, in Markdown."""
+    """Return a Markdown table of mean and standard error over the objects, and the gain over no depth."""
     table = Table(title, *DIGITS, "psnr gained", box=box.MARKDOWN)
     for name in rows[0]:
         texts = [with_error([row[name][measure] for row in rows], digits) for measure, digits in DIGITS.items()]
@@ -85,20 +85,20 @@ def table_of(rows: list[Rows], title: str) -> Table:
 
 
 def summary(rows: list[Rows]) -> dict[str, dict[str, tuple[float, float]]]:
-    """Way -> measure -> (mean, standard error)."""
+    """Return variant -> measure -> (mean, standard error)."""
     return {name: {m: mean_and_error([row[name][m] for row in rows]) for m in DIGITS} for name in rows[0]}
 
 
 def main() -> None:
-    """Measure, and print a table for each kind of object and one for all."""
+    """Run the benchmark and print a table for each kind of object and one for all."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.depth_prior", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--prior", default="asset://priors/depth-tiny", help="folder (default: the bundled prior's)")
-    parser.add_argument("--count", type=int, default=12, help="unseen objects of each kind")
-    parser.add_argument("--steps", type=int, default=20, help="of the grid")
-    parser.add_argument("--levels", type=int, default=0, help="steps that are inverted (default: all)")
-    parser.add_argument("--sheet", type=Path, help="PNG: a row per way, under the pictures")
+    parser.add_argument("--prior", default="asset://priors/depth-tiny", help="folder (default: of the bundled prior)")
+    parser.add_argument("--count", type=int, default=12, help="number of unseen objects of each kind")
+    parser.add_argument("--steps", type=int, default=20, help="steps of the timestep grid")
+    parser.add_argument("--levels", type=int, default=0, help="number of steps to invert (default: all)")
+    parser.add_argument("--sheet", type=Path, help="PNG: the images, above a row per variant")
     parser.add_argument("--json", type=Path, help="the table as a file")
     options = parser.parse_args()
 

@@ -13,7 +13,7 @@ POINTS = 65_536
 
 
 def cases(device: torch.device) -> list[Case]:
-    """The default grid of the device: forward + backward to the table, also to the points, and of a normal loss."""
+    """Return cases on the device's default grid: gradients of table, of table and points, and of a normal loss."""
     spec = HashGridSpec(log2_table_size=15 if device.type == "cpu" else 19)
     points = torch.rand(POINTS, 3, device=device)
     table = torch.randn(spec.entries, spec.features, device=device, requires_grad=True)

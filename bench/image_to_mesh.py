@@ -1,19 +1,18 @@
-"""From a picture to a mesh, on unseen toys of known shape: `python -m bench.image_to_mesh [--config NAME]`.
+"""Image to mesh, on unseen toys of known shape: `python -m bench.image_to_mesh [--config NAME]`.
 
-A toy is drawn from within 46 degrees of its front, 10 degrees above its horizon, through the lens of the config's
-views, and `configs/NAME.yaml` (default: sv3d-masked-sds) makes a mesh of the picture. Azimuth 0 is the picture's; where
-the views have an option for the picture's azimuth (imagedream-toys), it is the object's front, and the picture's is
-given. Measured on the exported file:
-IoU and Chamfer distance in the unit box (see `liftstudio.metrics.meshes`), PSNR and SSIM of the shaded mesh on an orbit
-of 21 views the run never had, and the error of its albedo there beside that of the true shaded views. `--views true`
-gives the run what a perfect prior would, at the same cameras: what the reconstruction alone can do, for configs that
-learn from views. `--variants` are changes of sv3d-masked-sds.
+A toy is rendered from within 46 degrees of its front, at elevation 10 degrees, through the lens of the config's views,
+and `configs/NAME.yaml` (default: sv3d-masked-sds) makes a mesh from this image. Azimuth 0 is that of the input view. If
+the views have an option for its azimuth (imagedream-toys), azimuth 0 is the front of the object instead, and the option
+is set. The benchmark measures the exported files: IoU and Chamfer distance in the unit box (see
+`liftstudio.metrics.meshes`), PSNR and SSIM of the shaded mesh on an orbit of 21 novel views, and the albedo error on
+these, next to the error of the true shaded views. `--views true` replaces the generated views by true ones at the same
+cameras, which isolates the reconstruction, for configs that learn from views. `--variants` modify sv3d-masked-sds.
 
-Every run has a process of its own, so that its memory is its own. Rows are appended to a JSON lines file; runs that are
-in it are not repeated.
+Each run has its own process, so that its memory is measured separately. Rows are appended to a JSON Lines file;
+existing runs are not repeated.
 """
 
-import liftstudio  # isort: skip  # noqa: F401  before torch: it sets how OpenMP's threads wait
+import liftstudio  # isort: skip  # noqa: F401  before torch: it sets how OpenMP threads wait
 
 import argparse
 import json
@@ -68,17 +67,17 @@ from liftstudio.synthetic.truth import to_mesh
 from liftstudio.views.prior_views import PriorViews
 
 ELEVATION_DEG = 10.0  # of the input view
-PROMPT_SIZE, VIEW_SIZE = 512, 256  # pixels across the picture and across the views that the mesh is measured in
+PROMPT_SIZE, VIEW_SIZE = 512, 256  # pixels across the input image, and across the views of the evaluation
 UNIT_FROM_WORLD = unit_from_world()
 
 _STAGES = "system.stages"
 _UNSEEN = f"{_STAGES}.fine.guidance.unseen"
-# What differs from sv3d-masked-sds: its orbit is sine-30, its mask soft, its light 24 spherical Gaussians.
+# Changes to sv3d-masked-sds, which has a sine-30 orbit, a soft mask and a light of 24 spherical Gaussians.
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "static": {"views.orbit.type": "static"},
     "sine-50": {"views.orbit.amplitude_deg": 50},
-    "photometric": {f"{_UNSEEN}.start": 10**6},  # later than the last step
+    "photometric": {f"{_UNSEEN}.start": 10**6},  # after the last step
     "naive-sds": {f"{_UNSEEN}.mask": "none"},
     "hard-mask": {f"{_UNSEEN}.mask": "hard"},
     "z-test": {f"{_UNSEEN}.mask": "soft-z-test"},
@@ -86,7 +85,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "system.light": "uniform",
         f"{_STAGES}.coarse.guidance.views.lambda_illumination": 0,
         f"{_STAGES}.fine.guidance.views.lambda_illumination": 0,
-        # The config's, without the light's.
+        # Those of the config, without the light.
         f"{_STAGES}.fine.optimizer.groups": "{geometry.sdf: {lr: [0, 0.002, 0.0005, 1000]}, "
         "geometry.deformation: {lr: [0, 0.01, 0.002, 1000]}}",
     },
@@ -99,7 +98,7 @@ APPEARANCE = {"psnr": 2, "ssim": 3, "silhouette_iou": 3, "albedo_rmse": 3, "shad
 class Job:
     """One run of a config.
 
-    views: whose the run gets. pixels: across the true ones, which are then resized as the prior's are.
+    views: generated or true. pixels: resolution of the true views, which are then resized like those of the prior.
     """
 
     toy: int
@@ -110,22 +109,22 @@ class Job:
     config: str = "sv3d-masked-sds"
 
     def options(self) -> list[str]:
-        """Overrides of the config."""
+        """Config overrides of this job."""
         return [*(f"{key}={value}" for key, value in VARIANTS[self.variant].items()), *self.overrides]
 
     @property
     def setting(self) -> str:
-        """For folders and tables."""
+        """Name in folders and tables."""
         views = f"true-{self.pixels}" if self.views == "true" else "prior"
         return f"{self.config}-{views}-{self.variant}"
 
     def load(self, *options: str) -> RunConfig:
-        """The config with these options, then the job's own."""
+        """Load the config with `options`, followed by those of the job."""
         return load_run_config(config_path(self.config), [*options, *self.options()])
 
 
 def reconstruct(job: Job, folder: Path) -> dict[str, Any]:
-    """Run one job in `folder`; returns the columns of its row."""
+    """Run one job in `folder`; return its row."""
     begin = time.perf_counter()
     registry.load_methods()
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,7 +158,7 @@ def reconstruct(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def pose(job: Job) -> tuple[TexturedObject, dict[str, float]]:
-    """The toy as the run's world has it, and the options of the views that say where its picture is taken from."""
+    """Return the toy in the run's world, and the view options that describe the input camera."""
     views = job.load("image=none").views
     assert views is not None
     if not hasattr(views.options, "azimuth_deg"):
@@ -168,7 +167,7 @@ def pose(job: Job) -> tuple[TexturedObject, dict[str, float]]:
 
 
 def save_picture(toy: TexturedObject, path: Path, lens: Any) -> None:
-    """The picture of the toy as RGBA, straight colour; `lens`: options of the views."""
+    """Write the input image of the toy as RGBA with straight alpha; lens: options of the views."""
     angles = torch.tensor([getattr(lens, "azimuth_deg", 0.0)]), torch.tensor([ELEVATION_DEG])
     camera = orbit_cameras(*angles, lens.distance, lens.fov_deg, PROMPT_SIZE, PROMPT_SIZE)
     seen = render(toy, camera, supersampling=SUPERSAMPLING)
@@ -176,14 +175,14 @@ def save_picture(toy: TexturedObject, path: Path, lens: Any) -> None:
 
 
 def save_unit_mesh(toy: TexturedObject, path: Path) -> None:
-    """The true surface, its longest side 1: the unit box of the mesh metrics."""
+    """Write the true surface scaled to longest side 1, the unit box of the mesh metrics."""
     mesh = to_mesh(toy)
     scale = UNIT_FROM_WORLD[0, 0]
     trimesh.Trimesh((mesh.vertices * scale).numpy(), mesh.faces.numpy(), process=False).export(path)
 
 
 def make_inputs(job: Job, toy: TexturedObject, config: RunConfig) -> Inputs:
-    """The views the run works from."""
+    """Return the inputs of the run."""
     if job.views == "prior":
         return load_inputs(config, None)
     assert config.views is not None
@@ -191,7 +190,7 @@ def make_inputs(job: Job, toy: TexturedObject, config: RunConfig) -> Inputs:
 
 
 def true_views(toy: TexturedObject, views: ComponentSpec, pixels: int) -> ReferenceViews:
-    """What the config's view source would make of a perfect prior of `pixels` pixels: the toy at its cameras."""
+    """Return the true views of the toy at the cameras of the config's view source, at a resolution of `pixels`."""
     source: PriorViews = views.build(device=torch.device("cpu"))
     lens = views.options
     cameras = orbit_cameras(*source.angles(), lens.distance, lens.fov_deg, pixels, pixels)
@@ -200,7 +199,7 @@ def true_views(toy: TexturedObject, views: ComponentSpec, pixels: int) -> Refere
 
 
 def novel_cameras() -> Cameras:
-    """The dynamic orbit that meshes are measured on, with the lens of SV3D's views."""
+    """Return the dynamic orbit on which meshes are evaluated, with the lens of SV3D's views."""
     generator = torch.Generator().manual_seed(0)
     lens = registry.find("sv3d-views", "views").Config
     angles = dynamic(21, ELEVATION_DEG, 30.0, generator)
@@ -208,11 +207,11 @@ def novel_cameras() -> Cameras:
 
 
 def appearance(export: Path, toy: TexturedObject) -> dict[str, float]:
-    """How the exported files look on `novel_cameras`, beside the toy.
+    """Compare renders of the exported files with the toy on `novel_cameras`.
 
-    psnr, ssim: of the shaded mesh over white. silhouette_iou: mean over views. albedo_rmse, shaded_rmse: how far the
-    exported albedo, and the true shaded views, are from the true albedo, where both objects are seen; *_free: after the
-    best common factor on the colours, which light and albedo can exchange.
+    psnr, ssim: of the shaded mesh over white. silhouette_iou: mean over views. albedo_rmse, shaded_rmse: RMSE of the
+    exported albedo, and of the true shaded views, against the true albedo, where both objects are visible. *_free: the
+    same after scaling by the best common factor, since light and albedo have a scale ambiguity.
     """
     cameras = novel_cameras()
     lit, alpha = render_glb(export / "mesh_shaded.glb", cameras)
@@ -232,9 +231,9 @@ def appearance(export: Path, toy: TexturedObject) -> dict[str, float]:
 
 
 def table_of(rows: list[dict[str, Any]]) -> Table:
-    """A line for every run, and one with mean and standard error for every setting, in Markdown.
+    """Return a Markdown table with a line per run, and one with mean and standard error per setting.
 
-    A stage that a config does not have stays empty.
+    Stages that a config does not have stay empty.
     """
     columns = with_cost(GEOMETRY | APPEARANCE, rows)
     table = Table("views and variant", "toy", *columns, box=box.MARKDOWN)
@@ -247,10 +246,11 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
 
 
 def key_of(job: Job) -> dict[str, Any]:
-    """What its row is found by: the job, and the digest of the prior's weight file.
+    """Return the key of a job's row: the job, and the digest of the prior's weights.
 
     Raises:
-        InputError: the config refuses the job's options or does not learn from true views; no weights.
+        InputError: the config rejects the job's options, true views are requested though it does not learn from views,
+            or the weights are missing.
     """
     config = job.load("image=none")
     assert config.views is not None
@@ -261,9 +261,9 @@ def key_of(job: Job) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is not measured yet, and print the table of what was asked for; returns an exit code as `launch.py`'s.
+    """Run what has no row yet and print the requested table; return an exit code with the meanings of `launch.py`.
 
-    arguments: of the command line (default: this process's).
+    arguments: the command line (default: that of this process).
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     return command_line.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
@@ -276,14 +276,14 @@ def _dispatch(arguments: list[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", default=Job.config, help="name of a file in configs/, without its ending")
-    parser.add_argument("--count", type=int, default=10, help="unseen toys, from number 0")
-    parser.add_argument("--only", type=int, nargs="+", help="numbers of toys")
-    parser.add_argument("--views", choices=("prior", "true"), default="prior", help="whose views the run gets")
-    parser.add_argument("--pixels", type=int, default=VIEW_SIZE, help="across a true view before it is resized")
+    parser.add_argument("--config", default=Job.config, help="name of a file in configs/, without .yaml")
+    parser.add_argument("--count", type=int, default=10, help="number of unseen toys, from index 0")
+    parser.add_argument("--only", type=int, nargs="+", help="indices of toys")
+    parser.add_argument("--views", choices=("prior", "true"), default="prior", help="generated or true views")
+    parser.add_argument("--pixels", type=int, default=VIEW_SIZE, help="resolution of true views before resizing")
     parser.add_argument("--variants", nargs="+", choices=("all", *VARIANTS), default=["default"])
-    parser.add_argument("--results", type=Path, default=Path("rows.jsonl"), help="rows are appended and looked up here")
-    parser.add_argument("--keep", type=Path, help="folder in which runs stay, with their sheets, videos and meshes")
+    parser.add_argument("--results", type=Path, default=Path("rows.jsonl"), help="file of rows, read and extended")
+    parser.add_argument("--keep", type=Path, help="folder that keeps the runs, with sheets, videos and meshes")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
     options = parser.parse_args([word for word in arguments if word not in overrides])
@@ -298,7 +298,7 @@ def _dispatch(arguments: list[str]) -> int:
     rows = read_rows(options.results)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
-        os.environ.setdefault("LIFTSTUDIO_CACHE", str(folder / "cache"))  # so that `views_s` is not that of old views
+        os.environ.setdefault("LIFTSTUDIO_CACHE", str(folder / "cache"))  # a fresh cache, so that `views_s` is measured
         for job, key in zip(jobs, keys, strict=True):
             if not any(key.items() <= row.items() for row in rows):
                 rows.append({**key, "setting": job.setting, **in_own_process(reconstruct, job, folder)})

@@ -12,7 +12,7 @@ SIZE, ITERATIONS = 64, 50
 
 
 def cases(device: torch.device) -> list[Case]:
-    """Random data."""
+    """Return one case with random data."""
     data = torch.randn(SIZE, SIZE, SIZE, generator=torch.Generator().manual_seed(0)).to(device)
 
     def reference() -> torch.Tensor:

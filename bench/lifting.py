@@ -1,4 +1,4 @@
-"""Lifting of several views' features against grid_sample with all views' samples in memory."""
+"""Lifting of multi-view features, against grid_sample with the samples of all views in memory."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ BATCH, CHANNELS, SIZE, GRID = 2, 16, 64, 32
 
 
 def cases(device: torch.device) -> list[Case]:
-    """As the bundled prior does it: a training step of few views, and forward only for an orbit of 21."""
+    """Return cases as in the bundled prior: a training step with few views, and forward only for an orbit of 21."""
     return [_case(device, views=6, backward=True), _case(device, views=21, backward=False)]
 
 

@@ -1,8 +1,8 @@
-"""`python -m bench.light`: does a fitted light leave the true albedo? Uniform light against spherical Gaussians.
+"""`python -m bench.light`: albedo error with uniform light against fitted spherical Gaussians.
 
-A bumpy ball of known colours is rendered from 16 sides under a strong known light of spherical Gaussians. A texture is
-then fitted to the pictures twice with the same losses: under uniform light, and under spherical Gaussians that start
-from their default and are fitted too.
+A bumpy ball of known colours is rendered from 16 sides under a strong, known light of spherical Gaussians. A texture is
+then fitted to these images twice with the same losses: under uniform light, and under spherical Gaussians that start
+from their defaults and are fitted as well.
 """
 
 import argparse
@@ -38,7 +38,7 @@ COLORS = torch.tensor([[0.80, 0.25, 0.20], [0.25, 0.65, 0.30], [0.20, 0.35, 0.75
 
 
 class TrueLight(Light):
-    """A strong key light from a random side, a weak one from another, and a nearly even rest."""
+    """A strong key light from a random side, a weak light from another side, and nearly uniform ambient light."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class TrueLight(Light):
 
 
 class TrueObject(Geometry):
-    """A bumpy ball in patches of four colours, laid out at random."""
+    """A bumpy ball with random patches of four colours."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class TrueObject(Geometry):
         self.phase = 2 * math.pi * torch.rand(len(COLORS), generator=generator)
 
     def mesh(self) -> Mesh:
-        """Closed, of radius about 0.7, with normals all over the sphere and many ways round it."""
+        """Return a closed mesh of radius about 0.7, with a wide variety of normals."""
         ball = trimesh.creation.icosphere(5)
         unit = torch.from_numpy(ball.vertices).float()
         x, y, z = (7 * unit).unbind(-1)
@@ -67,15 +67,15 @@ class TrueObject(Geometry):
         return Mesh(unit * radius[:, None], torch.from_numpy(ball.faces).long())
 
     def albedo(self, points: Tensor) -> Tensor:
-        """[N, 3] sRGB at world points [N, 3]; the patches have soft borders."""
+        """Return sRGB [N, 3] at world points [N, 3]; the patches have soft borders."""
         return torch.softmax(12 * torch.sin(points @ self.frequency + self.phase), dim=-1) @ COLORS
 
     def features(self, points: Tensor) -> Tensor:
-        return torch.logit(self.albedo(points))  # the diffuse material takes their sigmoid
+        return torch.logit(self.albedo(points))  # the diffuse material applies a sigmoid
 
 
 def reference_views(scene: Scene, size: int) -> tuple[ReferenceViews, Render]:
-    """16 views of `size` pixels a side, from three heights."""
+    """Render 16 views of `size` x `size` pixels, from three elevations."""
     index = torch.arange(VIEWS)
     elevation = torch.tensor([-35.0, 10.0, 45.0, 10.0])[index % 4]
     cameras = orbit_cameras(index * 360.0 / VIEWS, elevation, 3.0, 35.0, size, size)
@@ -87,7 +87,7 @@ def reference_views(scene: Scene, size: int) -> tuple[ReferenceViews, Render]:
 
 
 def fit(light: str, mesh_path: Path, views: ReferenceViews, steps: int) -> CoarseToFine:
-    """The system after fitting texture and light on the known mesh."""
+    """Fit texture and light on the known mesh, and return the system."""
     grid = {"levels": 8, "log2_table_size": 14, "finest_resolution": 256}
     stage = {
         "steps": steps,
@@ -109,15 +109,15 @@ def fit(light: str, mesh_path: Path, views: ReferenceViews, steps: int) -> Coars
 
 
 def scale_invariant_rmse(found: Tensor, wanted: Tensor) -> float:
-    """Root of the mean squared difference of [N, 3] colours after the one best factor on all of `found`."""
+    """Return the RMSE of colours [N, 3] after scaling `found` by the best common factor."""
     factor = (found * wanted).sum() / found.square().sum()
     return (factor * found - wanted).square().mean().sqrt().item()
 
 
 def albedo_errors(seed: int, size: int = 80, steps: int = 300) -> dict[str, float]:
-    """Scale-invariant error of the albedo over the visible surface points, by the light that was fitted.
+    """Return the scale-invariant albedo error over the visible surface points, by type of fitted light.
 
-    seed draws the true light and colours; size: pixels across a view; steps: optimisation steps.
+    seed: of the true light and colours. size: width and height of a view in pixels. steps: optimisation steps.
     """
     generator = torch.Generator().manual_seed(seed)
     truth = TrueObject(generator)
@@ -135,9 +135,9 @@ def albedo_errors(seed: int, size: int = 80, steps: int = 300) -> dict[str, floa
 
 
 def main() -> None:
-    """Print the errors under both lights for some true lights and colours."""
+    """Print the errors under both lights for random true lights and colours."""
     parser = argparse.ArgumentParser(prog="python -m bench.light", description=__doc__)
-    parser.add_argument("--scenes", type=int, default=3, help="how many random true lights and colours")
+    parser.add_argument("--scenes", type=int, default=3, help="number of random true lights and colours")
     table = Table("true scene", *LIGHTS, "ratio", "target", title="scale-invariant albedo error (RMSE, sRGB 0-1)")
     for seed in range(parser.parse_args().scenes):
         errors = albedo_errors(seed)

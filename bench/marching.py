@@ -1,4 +1,4 @@
-"""Marching through a spherical shell: 16,384 rays, occupancy 128^3, about 1.3 M samples."""
+"""Ray marching through a spherical shell: 16,384 rays, occupancy 128^3, about 1.3 M samples."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ RAYS, RESOLUTION, STEP_SIZE = 16_384, 128, 0.0045
 
 
 def shell_scene(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Origins and directions of rays from around the box [-1, 1]^3 into it, a shell's occupancy, and the box."""
+    """Return origins and directions of rays into the box [-1, 1]^3, the occupancy of a shell, and the box."""
     generator = torch.Generator().manual_seed(0)
     origins = 2.5 * F.normalize(torch.randn(RAYS, 3, generator=generator), dim=1)
     directions = F.normalize(1.6 * torch.rand(RAYS, 3, generator=generator) - 0.8 - origins, dim=1)
@@ -24,7 +24,7 @@ def shell_scene(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def cases(device: torch.device) -> list[Case]:
-    """One case: the fast backend of `device` against looking up every lattice sample in torch."""
+    """Return one case: the fast backend of `device` against looking up every lattice sample in torch."""
     origins, directions, occupancy, aabb = shell_scene(device)
 
     def fast() -> Samples:

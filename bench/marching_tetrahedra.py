@@ -1,4 +1,4 @@
-"""Marching tetrahedra, forward and backward, against the form that makes the crossed edges unique at every step."""
+"""Marching tetrahedra, forward and backward, against a version that deduplicates crossed edges at every step."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ TARGET_RATIOS = {64: 12.0, 128: None}
 
 
 def cases(device: torch.device) -> list[Case]:
-    """A bumpy sphere that fills about a tenth of the grid."""
+    """Return one case: a bumpy sphere that fills about a tenth of the grid."""
     return [_case(resolution, target, device) for resolution, target in TARGET_RATIOS.items()]
 
 

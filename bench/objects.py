@@ -1,8 +1,8 @@
 """Reconstruction quality on a folder of objects with known meshes: `python -m bench.objects FOLDER [key=value ...]`.
 
-FOLDER holds one capture per object (transforms.json, images, mesh). Every object is a run of its own with the config
-`reconstruct-views`, or another by `--config`; the overrides (any words with `=`) apply to all of them. What a run does
-not measure, as without held-out views or without a mesh, stays empty.
+FOLDER holds one capture per object (transforms.json, images, mesh). Each object is a separate run with the config
+`reconstruct-views`, or the one given by `--config`; overrides (any words with `=`) apply to all runs. Metrics that a
+run does not have, for example without held-out views or without a mesh, stay empty.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from liftstudio.cli import command_line
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "reconstruct-views.yaml"
 COLUMNS = ("chamfer", "iou", "f_score_0.01", "normal_consistency", "psnr train", "psnr held out", "ssim held out")
-GROUPS = {"training": "train", "held_out": "held out"}  # of a run's views -> in the names of columns
+GROUPS = {"training": "train", "held_out": "held out"}  # split of a run's views -> its name in the columns
 
 
 def reconstruct(capture: Path, config: Path, runs_dir: Path, overrides: list[str]) -> Row:
-    """Run one object; returns the columns of its row that its run measured, with its seconds."""
+    """Run one object; return its row: the metrics of its run, and its seconds."""
     begin = time.perf_counter()
     name = name_of(capture)
     own = [f"data.path={capture}", f"runs_dir={runs_dir}", f"name={config.stem}", f"tag={name}"]
@@ -38,7 +38,7 @@ def reconstruct(capture: Path, config: Path, runs_dir: Path, overrides: list[str
 
 
 def row_of(metrics: dict[str, Any]) -> Row:
-    """The figures in a run's metrics.json."""
+    """Return the row of a run's metrics.json."""
     images = {
         f"{measure} {name}": value
         for group, name in GROUPS.items()
@@ -48,7 +48,7 @@ def row_of(metrics: dict[str, Any]) -> Row:
 
 
 def table_of(rows: dict[str, Row]) -> Table:
-    """One line per object, and the mean over those that have a figure."""
+    """Return a table with one line per object, and the means over the objects that have a value."""
     digits = dict.fromkeys(COLUMNS, 4) | {"seconds": 0}
     table = Table("object", *digits)
     known = {column: [row[column] for row in rows.values() if column in row] for column in digits}
@@ -60,7 +60,7 @@ def table_of(rows: dict[str, Row]) -> Table:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command line (default: this process's); returns an exit code with the meaning that `launch.py`'s have."""
+    """Run a command line (default: that of this process); return an exit code with the meanings of `launch.py`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     return command_line.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
 
@@ -73,8 +73,8 @@ def _dispatch(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--only", nargs="+", help="names of objects; default: all")
-    parser.add_argument("--config", type=Path, default=CONFIG, help="that takes data.path; default: %(default)s")
+    parser.add_argument("--only", nargs="+", help="names of the objects to run; default: all")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="config that takes data.path; default: %(default)s")
     parser.add_argument("--runs-dir", type=Path, default=Path(tempfile.gettempdir()) / "liftstudio-objects")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     overrides = [word for word in arguments if "=" in word and not word.startswith("-")]

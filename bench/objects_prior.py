@@ -1,12 +1,12 @@
-"""Quality of a prior on meshes it never saw: `python -m bench.objects_prior FOLDER [--weights FILE ...] [--count 64]`.
+"""Quality of a prior on unseen meshes: `python -m bench.objects_prior FOLDER [--weights FILE ...] [--count 64]`.
 
-FOLDER holds packs with their catalogue, or mesh files (docs/training-priors.md). Measured are the meshes that training
-holds out: evenly lit, an input view from any azimuth and -10 to 45 degrees above, six views anywhere around; angles and
-noise are fixed by the object's number. Means over views, then mean and standard error over objects. `--licences any`
-measures among the meshes that training leaves out for their licences, too.
+FOLDER holds packs with their catalogue, or mesh files (docs/training-priors.md). The benchmark uses the meshes that
+training holds out: under ambient light, an input view from any azimuth and -10 to 45 degrees elevation, six views from
+anywhere; the index of an object fixes its angles and noise. Results are means over views, then mean and standard error
+over objects. `--licences any` includes meshes that training excludes because of their licences.
 
-IoU in space is that of what is inside by the picture alone, on a grid over the true object's cube, at the level that
-suits all objects best. The elevation is guessed without being told the lens.
+"IoU in space" compares the occupancy estimated from the input image alone with the true one, on a grid over a cube, at
+the threshold that is best over all objects. The elevation is estimated without knowledge of the lens.
 """
 
 import argparse
@@ -39,17 +39,17 @@ from liftstudio.priors.samplers import euler
 from liftstudio.training.data import DataConfig, Licences, Sample
 from liftstudio.training.meshes.source import MeshObjects
 
-CELLS = 48  # along each side of the cube in which volumes are compared
-HALF_SIDE = 0.95  # of that cube, world units
+CELLS = 48  # along each side of the cube in which occupancies are compared
+HALF_SIDE = 0.95  # half the side of that cube, world units
 LEVELS = torch.arange(-4.0, 2.01, 0.25)  # logits above which a cell counts as inside
 MEASURES = {"psnr": 2, "ssim": 3, "silhouette iou": 3, "iou in space": 3}  # digits
-MEASURES |= {"elevation error": 1, "expected error": 1}  # of degrees
+MEASURES |= {"elevation error": 1, "expected error": 1}  # in degrees
 SHEET_OBJECTS = 16
 ONCE = "one evaluation"
 
 
 def estimators(prior: Prior, sample: Sample, number: int, steps: list[int]) -> dict[str, Callable[[], Pictures]]:
-    """Name in the table -> what makes the prior's pictures of all views, sampled by so many steps among them."""
+    """Return functions that generate all views, by name in the table; steps: numbers of steps to sample with."""
     condition, cameras = prior.condition(input_of(sample)), sample.rig.views
     noise = torch.randn(len(cameras), *prior.latent_shape, generator=torch.Generator().manual_seed(number))
 
@@ -69,7 +69,7 @@ def estimators(prior: Prior, sample: Sample, number: int, steps: list[int]) -> d
 
 
 def compare(pictures: Pictures, sample: Sample) -> Row:
-    """Means over the views."""
+    """Return the metrics, averaged over the views."""
     (images, masks), truth = pictures, sample.images
     return {
         "psnr": float(psnr(images, truth[..., :3]).clamp_max(100.0).mean()),
@@ -79,7 +79,7 @@ def compare(pictures: Pictures, sample: Sample) -> Row:
 
 
 def volumes(prior: ObjectsPrior, sample: Sample) -> Tensor:
-    """[L] IoU with the true volume at each of LEVELS."""
+    """Return IoU [L] with the true occupancy at each of LEVELS."""
     assert sample.solid is not None
     axis = HALF_SIDE * ((2 * torch.arange(CELLS) + 1) / CELLS - 1)
     points = torch.cartesian_prod(axis, axis, axis)
@@ -89,7 +89,7 @@ def volumes(prior: ObjectsPrior, sample: Sample) -> Tensor:
 
 
 def elevation(prior: ObjectsPrior, sample: Sample) -> Row:
-    """How far the guessed elevation is off, and by how much the network expects it to be; degrees."""
+    """Return the error of the estimated elevation, and the error that the network expects, in degrees."""
     guess_deg, error_deg = prior.guessed_elevation_deg(input_of(sample))
     return {
         "elevation error": abs(guess_deg - float(sample.rig.input_camera.elevation_deg)),
@@ -98,14 +98,14 @@ def elevation(prior: ObjectsPrior, sample: Sample) -> Row:
 
 
 def input_of(sample: Sample) -> PosedImage:
-    """The picture as a prior takes it."""
+    """Return the input view in the form that a prior takes."""
     return PosedImage(sample.input_image[..., :3], sample.input_image[..., 3:], sample.rig.input_camera)
 
 
 def measure(
     prior: Prior, samples: list[Sample], label: str, steps: list[int]
 ) -> tuple[dict[str, list[Row]], list[list[list[Tensor]]]]:
-    """Rows of all objects by the table's names, and a part of the sheet for each of the first objects."""
+    """Return the rows of all objects by name in the table, and sheet rows for the first objects."""
     rows: dict[str, list[Row]] = {}
     sheet: list[list[list[Tensor]]] = []
     levels = []
@@ -129,13 +129,13 @@ def measure(
 
 
 def repeated(sample: Sample) -> Row:
-    """The baseline without a prior: the picture at all cameras."""
+    """Return the row of the baseline that repeats the input image at all cameras."""
     rgb, alpha = sample.input_image.expand_as(sample.images).split([3, 1], dim=-1)
     return compare((rgb, alpha), sample)
 
 
 def table_of(rows: dict[str, list[Row]]) -> Table:
-    """Mean and standard error over the objects, in Markdown."""
+    """Return a Markdown table of mean and standard error over the objects."""
     table = Table("", *MEASURES, box=box.MARKDOWN)
     for name, each in rows.items():
         columns = [[row[measure] for row in each if measure in row] for measure in MEASURES]
@@ -145,9 +145,9 @@ def table_of(rows: dict[str, list[Row]]) -> Table:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, and print one table; returns an exit code with the meaning that `launch.py`'s have.
+    """Run the benchmark and print one table; return an exit code with the meanings of `launch.py`.
 
-    arguments: of the command line (default: this process's).
+    arguments: the command line (default: that of this process).
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     return command_line.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
@@ -159,10 +159,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("folder", metavar="FOLDER")
     parser.add_argument("--weights", nargs="+", default=["asset://priors/objects"], help="weight files")
-    parser.add_argument("--steps", type=int, nargs="*", default=[], help="sample by so many steps, too")
-    parser.add_argument("--count", type=int, default=64, help="held-out meshes, if there are as many")
+    parser.add_argument("--steps", type=int, nargs="*", default=[], help="also sample with these numbers of steps")
+    parser.add_argument("--count", type=int, default=64, help="maximum number of held-out meshes")
     parser.add_argument("--licences", choices=get_args(Licences), default="permissive")
-    parser.add_argument("--sheet", type=Path, help="PNG: input view and truth over each prior's estimates")
+    parser.add_argument("--sheet", type=Path, help="PNG: input view and truth, above the results of each prior")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if min(options.count, *options.steps, 1) < 1:
@@ -171,17 +171,17 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def open_suited(weights: str, resolution: int) -> Prior:
-    """The prior of a weight file, of which `measure` can ask views of so many pixels across.
+    """Open the prior of a weight file, for views of `resolution` pixels with masks.
 
     Raises:
-        InputError: missing or unknown weights; a prior of another resolution, or one that makes no masks.
+        InputError: missing or unknown weights, or a prior that has another resolution or no masks.
     """
     prior = open_prior(ComponentSpec("prior", AUTO, AutoPrior.Config(weights)), torch.device("cpu"))
     if prior.resolution != resolution:
-        wanted = f"only priors of {resolution} pixels are measured"
-        raise InputError(f"--weights {weights}: {prior.name} makes views of {prior.resolution} pixels; {wanted}")
+        expected = f"expected {resolution} pixels"
+        raise InputError(f"--weights {weights}: {prior.name} generates views of {prior.resolution} pixels; {expected}")
     if prior.decode(torch.zeros(1, *prior.latent_shape))[1] is None:
-        raise InputError(f"--weights {weights}: {prior.name} makes no masks; only priors that do are measured")
+        raise InputError(f"--weights {weights}: {prior.name} generates no masks, which this benchmark needs")
     return prior
 
 
@@ -193,7 +193,7 @@ def _dispatch(arguments: list[str]) -> int:
     source = MeshObjects(data)
     count = min(options.count, len(source.measured))
     if count < options.count:
-        Console(stderr=True).print(f"--count {options.count}: training holds out {count} meshes; all are measured")
+        Console(stderr=True).print(f"--count {options.count}: training holds out only {count} meshes; using all")
     samples = [source.unseen(number) for number in range(count)]
     rows = {"input repeated": [repeated(sample) for sample in samples]}
     blocks: list[list[list[Tensor]]] = [

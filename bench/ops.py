@@ -1,4 +1,4 @@
-"""`python -m bench.ops [--device cpu|cuda] [--only NAME]`: every op against its plain-PyTorch reference."""
+"""`python -m bench.ops [--device cpu|cuda] [--only NAME]`: benchmarks every op against its plain-PyTorch reference."""
 
 import argparse
 import importlib
@@ -40,10 +40,10 @@ def table_row(case: Case) -> list[str]:
 
 
 def main() -> None:
-    """Print one table over the chosen ops."""
+    """Print one table of the selected ops."""
     parser = argparse.ArgumentParser(prog="python -m bench.ops", description=__doc__)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--only", choices=OPS, help="one op instead of all")
+    parser.add_argument("--only", choices=OPS, help="run one op instead of all")
     args = parser.parse_args()
     device = torch.device(args.device)
     threads = torch.get_num_threads()

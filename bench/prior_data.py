@@ -1,4 +1,4 @@
-"""`python -m bench.prior_data`: objects made and rendered per second for training, against plain PyTorch."""
+"""`python -m bench.prior_data`: training objects generated and rendered per second, against plain PyTorch."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -24,18 +24,18 @@ from liftstudio.training.meshes.variation import varied
 from liftstudio.training.rigs import draw_rig
 
 THREADS, FRAMES, SIZE, OBJECTS = 2, 21, 64, 16
-VIEWS, POINTS = 8, 64 * 64 * 40  # of a mesh's sample; points whose inside is asked for
+VIEWS, POINTS = 8, 64 * 64 * 40  # of a mesh sample; number of points tested for occupancy
 
 T = TypeVar("T")
 
 
 def orbit() -> Cameras:
-    """The orbit of SV3D around the object, seen as the priors are trained."""
+    """Return SV3D's orbit around the object, with the lens of prior training."""
     return orbit_cameras(*sine(FRAMES, 10.0, 20.0), 3.6, 33.8, SIZE, SIZE)
 
 
 def batch(one: Callable[[T], object], items: Sequence[T]) -> Callable[[], object]:
-    """Does `one` for all items, THREADS at a time."""
+    """Return a function that calls `one` on all items, THREADS at a time."""
 
     def run() -> object:
         with ThreadPoolExecutor(THREADS) as pool:
@@ -45,7 +45,7 @@ def batch(one: Callable[[T], object], items: Sequence[T]) -> Callable[[], object
 
 
 def procedural(kind: objects.Kind) -> Case:
-    """New objects of a kind, seen from an orbit."""
+    """Return a case of new objects of a kind, rendered on an orbit."""
     cameras = orbit()
     seeds = [objects.split(index, kind, "train") for index in range(OBJECTS)]
 
@@ -57,9 +57,9 @@ def procedural(kind: objects.Kind) -> Case:
 
 
 def meshes(folder: str) -> list[Case]:
-    """Pictures of meshes alone, against plain PyTorch; and whole samples of a training, with points looked up.
+    """Return cases of rendering meshes alone, against plain PyTorch, and of whole training samples with occupancy.
 
-    What is inside a mesh is made in the first, untimed round, as the cache does it for a training.
+    Interiors of meshes are computed in the first, untimed round, as training gets them from the cache.
     """
     config = DataConfig(objects=folder, objects_share=1.0, resolution=SIZE)
     source = MeshObjects(config)
@@ -85,16 +85,16 @@ def meshes(folder: str) -> list[Case]:
     size = f"{VIEWS + 1} x {SIZE}^2"
     return [
         Case("mesh", size, fast, slow, "plain PyTorch"),
-        Case(f"mesh, {POINTS} points", size, batch(sample, numbers), slow, "plain PyTorch's pictures"),
+        Case(f"mesh, {POINTS} points", size, batch(sample, numbers), slow, "plain PyTorch, rendering only"),
     ]
 
 
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(prog="python -m bench.prior_data", description=__doc__)
-    parser.add_argument("--objects", metavar="FOLDER", help="also measure meshes from there (data.objects)")
+    parser.add_argument("--objects", metavar="FOLDER", help="also measure meshes from this folder (data.objects)")
     folder = parser.parse_args().objects
-    torch.set_num_threads(1)  # the threads are those of the pool
+    torch.set_num_threads(1)  # parallelism comes from the thread pool
     table = Table(
         "objects", "views", "objects/s", "reference", "ratio", title=f"{THREADS} threads, best of several runs"
     )

@@ -1,8 +1,8 @@
-"""Published figures, in the layouts of the papers' tables, each table with where it stands.
+"""Published results in the layout of the papers' tables, each with its source.
 
-They are over the papers' own objects, views and instances, which are not those of a benchmark here: 30 objects of
-Google Scanned Objects for SyncDreamer and HarmonyView (the latter's views and meshes are the best of 4 instances), 300
-for SV3D's views, 50 for its meshes. A table without rows is a layout alone.
+The papers' objects, views and instances differ from those of the benchmarks here: 30 objects of Google Scanned Objects
+for SyncDreamer and HarmonyView (the latter's views and meshes are the best of 4 instances), 300 for SV3D's views, 50
+for its meshes. A table without rows only gives the layout.
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ Figures = tuple[float | None, ...]
 class Published:
     """One table of a paper.
 
-    columns: heading -> (our column, digits). rows: method -> figures in that order; None where the paper has none.
-    kind:    which of our rows stand beside: novel views of priors, or meshes.
-    source:  paper and number of the table.
+    columns: heading -> (our column, digits). rows: method -> values in that order; None if not reported.
+    kind:    which of our rows to compare: novel views of priors, or meshes.
+    source:  paper and table number.
     """
 
     title: str

@@ -18,7 +18,7 @@ SIZES = {"20k triangles, 256^2": (100, 256), "20k triangles, 512^2": (100, 512),
 
 
 def bumpy_sphere(columns: int, device: torch.device) -> Mesh:
-    """About 2 columns^2 triangles that cover 44 % of the view of `clip_positions`."""
+    """Return a mesh of about 2 columns^2 triangles that cover 44 % of the view of `clip_positions`."""
     import trimesh
 
     mesh = trimesh.creation.uv_sphere(count=[columns // 2 + 1, columns])
@@ -28,7 +28,7 @@ def bumpy_sphere(columns: int, device: torch.device) -> Mesh:
 
 
 def clip_positions(vertices: Tensor) -> Tensor:
-    """[1, V, 4] seen along -z from DISTANCE, near 0.1, far 100."""
+    """Return clip coordinates [1, V, 4] for a camera at DISTANCE that looks along -z; near 0.1, far 100."""
     scale = 1 / math.tan(math.radians(FOV_DEG / 2))
     x, y, z = vertices.unbind(-1)
     w = DISTANCE - z
@@ -36,7 +36,7 @@ def clip_positions(vertices: Tensor) -> Tensor:
 
 
 def embree_cast(mesh: Mesh, size: int) -> Callable[[], object]:
-    """Builds Embree's scene of the mesh and casts one ray per pixel, as it must be done when topology changes."""
+    """Return a function that builds an Embree scene and casts one ray per pixel, as changing topology requires."""
     try:
         from embreex.mesh_construction import TriangleMesh
         from embreex.rtcore_scene import EmbreeScene

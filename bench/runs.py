@@ -1,4 +1,4 @@
-"""Runs as benchmarks make them: a config's from beginning to end, in a process of its own, noted down in rows."""
+"""Runs of benchmarks: from start to end, in separate processes, recorded as rows."""
 
 import csv
 import json
@@ -30,19 +30,19 @@ from liftstudio.run.run import Run, make_fabric, make_folder
 
 CONFIGS = assets.packaged("configs")
 SUPERSAMPLING = 2
-COST = {"views_s": 0, "test_s": 0, "export_s": 0, "all_s": 0, "memory_gb": 2}  # and of every stage; column -> digits
+COST = {"views_s": 0, "test_s": 0, "export_s": 0, "all_s": 0, "memory_gb": 2}  # besides stages; column -> digits
 
 Row = dict[str, Any]
 Pictures = tuple[Tensor, Tensor]  # images [V, H, W, 3] over white and masks [V, H, W, 1], in [0, 1]
 
 
 def config_path(name: str) -> Path:
-    """A file in configs/ by its name without ending, or any .yaml file."""
+    """Return the config file of that name in configs/, or `name` itself if it ends in .yaml."""
     return Path(name) if name.endswith(".yaml") else CONFIGS / f"{name}.yaml"
 
 
 def run_all(config: RunConfig, inputs: Inputs, command: str) -> Run:
-    """What `launch.py --train` does, from given inputs; `command` is noted in the run's folder."""
+    """Do what `launch.py --train` does, from given inputs; `command` is recorded in the run folder."""
     run = Run(config, inputs, make_fabric(config.device, None))
     run.folder = make_folder(config, inputs, command)
     run.fit()
@@ -52,7 +52,7 @@ def run_all(config: RunConfig, inputs: Inputs, command: str) -> Run:
 
 
 def cost_of(folder: RunFolder) -> Row:
-    """Seconds of each stage, of test and export; memory (GB, the most so far) at the end of each stage, and of all."""
+    """Return seconds of each stage, test and export, and peak memory (GB) by the end of each stage and overall."""
     run = json.loads(folder.metrics.read_text())["run"]
     with folder.log_csv.open(newline="") as file:
         memory = {line["stage"]: float(line["memory_gb"]) for line in csv.DictReader(file) if line["memory_gb"]}
@@ -66,30 +66,30 @@ def cost_of(folder: RunFolder) -> Row:
 
 
 def with_cost(columns: dict[str, int], rows: list[Row]) -> dict[str, int]:
-    """The columns, then seconds and memory of all stages that rows have, and COST; column -> digits."""
+    """Return the columns, those for time and memory of all stages in the rows, and COST; column -> digits."""
     stages = dict.fromkeys(name for row in rows for name in row if name.endswith(("_s", "_gb")) and name not in COST)
     return columns | {name: 2 if name.endswith("_gb") else 0 for name in stages} | COST
 
 
 def cells(row: Row, columns: dict[str, int]) -> list[str]:
-    """The figures of a row as text; what it does not have stays empty."""
+    """Return the values of a row as text; empty if missing."""
     return [f"{row[name]:.{digits}f}" if row.get(name) is not None else "" for name, digits in columns.items()]
 
 
 def mean_cells(rows: list[Row], columns: dict[str, int]) -> list[str]:
-    """Mean and standard error over the rows that have a figure."""
+    """Return mean and standard error over the rows that have a value."""
     known = ([row[name] for row in rows if row.get(name) is not None] for name in columns)
     return [with_error(each, digits) if each else "" for each, digits in zip(known, columns.values(), strict=True)]
 
 
 def in_own_process(work: Callable[..., Any], *arguments: Any) -> Any:
-    """What `work(*arguments)` returns, from a new process, so that its memory is its own."""
+    """Return the result of `work(*arguments)` from a new process, so that its memory is measured separately."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
 
 
 def read_rows(path: Path) -> list[Row]:
-    """What earlier calls have measured.
+    """Read the rows of earlier calls; empty if there is no file.
 
     Raises:
         InputError: the file is not in JSON Lines format.
@@ -101,12 +101,12 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def append_rows(path: Path, rows: list[Row]) -> None:
-    """Append the rows to the file, all of them at once: interrupted on the way, it stays as it was."""
+    """Append rows to the file atomically: if interrupted, it stays unchanged."""
     atomic_write(path, "".join(json.dumps(row) + "\n" for row in [*read_rows(path), *rows]))
 
 
 def render_glb(path: Path, cameras: Cameras) -> Pictures:
-    """Renders of a GLB's base colour texture, unlit, at the cameras."""
+    """Render the base colour texture of a GLB, unlit."""
     loaded = trimesh.load(path, force="mesh", process=False)
     x, y, z = np.asarray(loaded.vertices, np.float32).T
     mesh = Mesh(torch.from_numpy(np.stack([x, -z, y], axis=1)), torch.from_numpy(loaded.faces).long())
@@ -116,14 +116,14 @@ def render_glb(path: Path, cameras: Cameras) -> Pictures:
 
 
 def texels(texture: Tensor, uv: Tensor) -> Tensor:
-    """[N, 3] colours of a texture [H, W, 3] at places [N, 2], v upwards, interpolated; the border goes on outside."""
+    """Look up colours [N, 3] of a texture [H, W, 3] at uv [N, 2], v upwards: bilinear, with clamped borders."""
     places = uv * torch.tensor([2.0, -2.0]) + torch.tensor([-1.0, 1.0])
     image = texture.permute(2, 0, 1)[None]
     return F.grid_sample(image, places[None, None], padding_mode="border", align_corners=False)[0, :, 0].T
 
 
 def render_colored(mesh: Mesh, attributes: Tensor, color: Callable[[Tensor], Tensor], cameras: Cameras) -> Pictures:
-    """A mesh whose colour [N, 3] is a function of what its vertices carry [V, C], interpolated to [N, C]."""
+    """Render a mesh whose colour [N, 3] is a function of vertex attributes [V, C], interpolated to [N, C]."""
     fine = cameras.resized(cameras.height * SUPERSAMPLING, cameras.width * SUPERSAMPLING)
     frames = []
     for index in range(len(cameras)):

@@ -1,24 +1,24 @@
-"""One picture of a real object to novel views and a mesh: `python -m bench.single_image FOLDER [options] [key=value]`.
+"""One image of a real object to novel views and a mesh: `python -m bench.single_image FOLDER [options] [key=value]`.
 
-FOLDER holds captures, or is one: transforms.json, images and, for measures of shape, a mesh. One view goes in, the
-others and the mesh are the truth. The picture is given as it is, with its camera's elevation, distance and field of
-view; azimuth 0 is its own. Measured are
+FOLDER is a capture or holds captures: transforms.json, images and, for shape metrics, a mesh. One view is the input;
+the others and the mesh are the ground truth. The input image is not recentred; elevation, distance and field of view of
+its camera are given, and its azimuth is 0. The benchmark measures
 
-- the views of the config's prior, asked for at the capture's own cameras: `one evaluation` at the highest noise, and
-  `sampled` as the config's views are; each at the prior's resolution against truth reduced by areas, and at 256 pixels,
-  resized as a run does it;
-- the `mesh` of the whole run, as exported: its looks with light at the capture's cameras, its shape by the protocol of
-  SyncDreamer and HarmonyView, as it is (see `liftstudio.metrics.meshes`), seconds and memory;
+- the views of the config's prior at the cameras of the capture: `one evaluation` at the highest noise level, and
+  `sampled` like the views of the config; each at the prior's resolution, against area-downsampled ground truth, and at
+  256 pixels, resized as in a run;
+- the exported `mesh` of the whole run: its shaded renders at the cameras of the capture, its shape by the protocol of
+  SyncDreamer and HarmonyView, without rescaling (see `liftstudio.metrics.meshes`), time and memory;
 - with `--baselines`: the input view `repeated`; the silhouette inflated to a rounded body (`inflate`); the `mean` of
-  the other captures, its views and its shape; the same config with the bundled prior (`toys`).
+  the other captures, views and shape; the same config with the bundled prior (`toys`).
 
-Images are compared over white; the input view is left out of means. LPIPS, CLIP, contextual distances by VGG and E_flow
-are measured where the config names weights: test.lpips_weights=..., test.clip_weights, test.contextual_weights,
-test.raft_weights. Rows are appended to a JSON lines file, one for each object, method and resolution; what is in it is
-not measured again, so that an interrupted benchmark goes on.
+Images are compared over white; means exclude the input view. LPIPS, CLIP, contextual distances by VGG and E_flow are
+measured if the config names weights: test.lpips_weights=..., test.clip_weights, test.contextual_weights,
+test.raft_weights. Rows are appended to a JSON Lines file, one per object, method and resolution. Existing rows are not
+measured again, so an interrupted benchmark can be resumed.
 """
 
-import liftstudio  # isort: skip  # noqa: F401  before torch: it sets how OpenMP's threads wait
+import liftstudio  # isort: skip  # noqa: F401  before torch: it sets how OpenMP threads wait
 
 import argparse
 import functools
@@ -41,9 +41,9 @@ from liftstudio.core.errors import InputError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure what is not measured yet, and print the tables; returns an exit code as `launch.py`'s.
+    """Measure what has no rows yet and print the tables; return an exit code with the meanings of `launch.py`.
 
-    arguments: of the command line (default: this process's).
+    arguments: the command line (default: that of this process).
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     return command_line.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
@@ -59,16 +59,16 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("folder", type=Path)
     add("--config", default=Setting.config, help="name of a file in configs/, or a .yaml file")
-    add("--only", nargs="+", help="names of objects; default: all")
+    add("--only", nargs="+", help="names of the objects to run; default: all")
     add("--view", default="", help="file name of the input view, for example 000.png; default: the first")
-    add("--estimate-elevation", action="store_true", help="let the config find the elevation, which else is given")
-    add("--views-only", action="store_true", help="the prior's views, no run and no mesh")
-    add("--baselines", nargs="+", choices=BASELINES, default=[], help="what needs no prior, and the bundled prior")
-    add("--scale-by-box", action="store_true", help="shapes with the longest side of the true bounding box")
-    add("--table", choices=TABLES, action="append", default=[], help="also in that paper's layout, beside its figures")
-    add("--sheet", type=Path, help="PNG: the input and the true views, over what each method makes of them")
-    add("--results", type=Path, help="rows are looked up and appended here; default: runs/single_image/CONFIG.jsonl")
-    add("--keep", type=Path, help="folder in which runs stay, with their sheets, videos and meshes")
+    add("--estimate-elevation", action="store_true", help="let the config estimate the elevation instead of giving it")
+    add("--views-only", action="store_true", help="measure only the views of the prior, without a run")
+    add("--baselines", nargs="+", choices=BASELINES, default=[], help="baselines, and the bundled prior")
+    add("--scale-by-box", action="store_true", help="scale shapes to the longest side of the true bounding box")
+    add("--table", choices=TABLES, action="append", default=[], help="also print that paper's table, with its results")
+    add("--sheet", type=Path, help="PNG: input and true views, above the results of each method")
+    add("--results", type=Path, help="file of rows, read and extended; default: runs/single_image/CONFIG.jsonl")
+    add("--keep", type=Path, help="folder that keeps the runs, with sheets, videos and meshes")
     add("--debug", action="store_true", help="show the traceback of an error")
     overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
     options = parser.parse_args([word for word in arguments if word not in overrides])
@@ -78,10 +78,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def plan(options: argparse.Namespace) -> list[Task]:
-    """What there is to measure of each object, each once.
+    """Return the tasks of all objects, each once.
 
     Raises:
-        InputError: no captures, or a config or baseline that cannot work with them.
+        InputError: there are no captures, or the config or a baseline does not work with them.
     """
     captures = find_captures(options.folder, options.only)
     setting: Setting = options.setting
@@ -91,7 +91,7 @@ def plan(options: argparse.Namespace) -> list[Task]:
         settings.append(bundled)
     kinds = ["views"] if options.views_only else ["views", "mesh"]
     every = find_captures(options.folder, None) if "mean" in options.baselines else captures
-    meshes = {capture: setting.read(capture).truth.mesh is not None for capture in every}  # or says what is wrong
+    meshes = {capture: setting.read(capture).truth.mesh is not None for capture in every}  # fails if one is faulty
     tasks = []
     for capture in captures:
         others = tuple(other for other in every if other != capture)
@@ -113,14 +113,14 @@ def _dispatch(arguments: list[str]) -> int:
     rows, shown, failures = read_rows(options.results), list[Row](), list[str]()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
-        os.environ.setdefault("LIFTSTUDIO_CACHE", str(folder / "cache"))  # so that `views_s` is not that of old views
+        os.environ.setdefault("LIFTSTUDIO_CACHE", str(folder / "cache"))  # a fresh cache, so that `views_s` is measured
         for task, key in zip(tasks, keys, strict=True):
             found = [row for row in rows if key.items() <= row.items()]
             if not found:
                 strips = options.results.with_suffix("") / f"{key['object']}-{key['digest'][:12]}"
                 try:
                     found = [{**key, **row} for row in task.measure(judges, folder, strips)]
-                except InputError as error:  # for example, all views came out empty; the other objects go on.
+                except InputError as error:  # for example, all views are empty; continue with the other objects
                     failures.append(f"{key['object']}, {task.kind}: {error}")
                 else:
                     append_rows(options.results, found)
@@ -134,7 +134,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def show(rows: list[Row], options: argparse.Namespace) -> None:
-    """Print the tables that are asked for, and write the sheet."""
+    """Print the requested tables, and write the sheet."""
     console = Console(width=300)
     for table in tables(rows, by_box=options.scale_by_box):
         console.print(table)

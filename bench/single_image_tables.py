@@ -1,4 +1,4 @@
-"""How the rows of `bench.single_image` are shown: our tables, those of papers, and a sheet of pictures."""
+"""Output of `bench.single_image`: our tables, tables in the layout of papers, and a contact sheet."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +18,12 @@ from liftstudio.metrics.diversity import cd_score
 VIEWS = {"psnr": 2, "ssim": 3, "silhouette_iou": 3, "lpips": 3, "clip_to_view": 3, "clip_to_picture": 3}
 VIEWS |= {"contextual_to_view": 3, "contextual_to_picture": 3, "cd_score": 3, "e_flow": 3, "views_s": 2}  # digits
 SHAPE = {"chamfer": 4, "iou": 3, "f_score_0.01": 3, "f_score_0.02": 3, "normal_consistency": 3}
-BESIDE = {"views": ("views", "repeated", "inflate", "mean"), "mesh": ("mesh", "inflate", "mean")}  # of our kinds
+BESIDE = {"views": ("views", "repeated", "inflate", "mean"), "mesh": ("mesh", "inflate", "mean")}  # our kinds
 BY_BOX = "each prediction scaled to the longest side of the true bounding box"
 
 
 def tables(rows: Sequence[Row], *, by_box: bool) -> list[Table]:
-    """Novel views, then shapes and cost: a line for each object, then mean with standard error, least and most."""
+    """Return tables of novel views, and of shapes and cost: a line per object, then mean with error, min and max."""
     known = scored(rows, by_box=by_box)
     shapes = [row for row in known if "chamfer" in row or row["kind"] == "mesh"]
     features = dict.fromkeys(row["contextual_by"] for row in known if "contextual_by" in row)
@@ -36,30 +36,30 @@ def tables(rows: Sequence[Row], *, by_box: bool) -> list[Table]:
 
 
 def published_tables(rows: Sequence[Row], published: Sequence[Published], *, by_box: bool) -> list[Table]:
-    """Each table of a paper: its figures, and ours at full size below."""
+    """Return the tables of a paper: the published results, and below them ours at full size."""
     known = scored(full_size(rows), by_box=by_box)
     return [_beside(each, known, by_box=by_box) for each in published]
 
 
 def full_size(rows: Sequence[Row]) -> list[Row]:
-    """Of each object and method the row of the largest views: of 256 pixels, if the capture has as many."""
+    """Return for each object and method the row with the largest views: 256 pixels, or the size of the capture."""
     largest = {(row["object"], row["method"]): row for row in sorted(rows, key=lambda row: row["pixels"])}
     return [row for row in rows if row is largest[row["object"], row["method"]]]
 
 
 def scored(rows: Sequence[Row], *, by_box: bool) -> list[Row]:
-    """The rows with the CD score of each object, and the wanted measures of shape."""
+    """Return the rows with the CD score of each object, and the shape metrics selected by `by_box`."""
     return [{**row, "cd_score": score_of([row]), **(row.get("by_box", {}) if by_box else {})} for row in rows]
 
 
 def score_of(rows: Sequence[Row]) -> float | None:
-    """The CD score over the rows that have its terms; None if there are none, or their views do not vary."""
+    """Return the CD score over the rows that have its terms; None if there are none or their views do not vary."""
     terms = [(row["cd_distance"], row["cd_variance"]) for row in rows if "cd_distance" in row]
     return cd_score(*torch.tensor(terms, dtype=torch.float64).T) if terms else None
 
 
 def save_sheet(path: Path, setting: Setting, captures: Sequence[Path], rows: Sequence[Row]) -> None:
-    """PNG: for each object its true views, the input first, over the same views of each method."""
+    """Write a PNG: for each object the true views, the input first, above the same views of each method."""
     lines, labels = [], []
     for capture in captures:
         subject = setting.read(capture)
@@ -85,7 +85,7 @@ def _table(title: str, rows: Sequence[Row], columns: dict[str, int]) -> Table:
 
 
 def summary(rows: Sequence[Row], columns: dict[str, int]) -> dict[str, list[str]]:
-    """Mean with standard error, least and most of each column; the CD score's mean is a ratio of means."""
+    """Return mean with standard error, min and max of each column; the mean CD score is a ratio of means."""
     known = {name: [row[name] for row in rows if row.get(name) is not None] for name in columns}
     ends = {
         what: cells({name: take(values) for name, values in known.items() if values}, columns)
@@ -95,7 +95,7 @@ def summary(rows: Sequence[Row], columns: dict[str, int]) -> dict[str, list[str]
 
 
 def means(rows: Sequence[Row], columns: dict[str, int]) -> list[str]:
-    """Mean and standard error of each column over the objects."""
+    """Return mean and standard error of each column over the objects."""
     found = dict(zip(columns, mean_cells(list(rows), columns), strict=True))
     if "cd_score" in columns:
         (found["cd_score"],) = cells({"cd_score": score_of(rows)}, {"cd_score": columns["cd_score"]})

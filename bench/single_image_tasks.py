@@ -1,4 +1,4 @@
-"""What `bench.single_image` measures of one object: views of a prior, a run's mesh, or what needs neither."""
+"""Tasks of `bench.single_image` on one object: views of a prior, the mesh of a run, or a baseline."""
 
 import time
 from collections.abc import Callable
@@ -31,18 +31,18 @@ from liftstudio.run.run import load_inputs
 from liftstudio.run.truth import Truth, compare_mesh
 
 BASELINES = ("repeated", "inflate", "mean", "toys")
-CAMERA = ("elevation_deg", "distance", "fov_deg")  # options of views that say what the input view's camera is
-OWN = {  # options that only the benchmark sets
+CAMERA = ("elevation_deg", "distance", "fov_deg")  # options of views that describe the input camera
+OWN = {  # options that the benchmark sets itself
     *("image", "views.image", "views.recenter", *(f"views.{name}" for name in CAMERA)),
     *("runs_dir", "tag", "export.formats", "export.shaded"),
 }
 BUNDLED = {"prior.type": "auto", "prior.weights": "asset://priors/toys"}
-CELL = 128  # pixels across a view in the strips that sheets are made of
+CELL = 128  # width and height in pixels of a view on the sheet
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How all objects are worked on: a config, changes of it, and what is known of the input view."""
+    """What all objects have in common: config, overrides, and how the input view is given."""
 
     config: str = "sv3d-masked-sds"
     overrides: tuple[str, ...] = ()
@@ -50,31 +50,31 @@ class Setting:
     estimate_elevation: bool = False
 
     def bundled(self) -> "Setting":
-        """The same with the prior `toys` that comes with the project, whatever prior the user names."""
+        """Return the same setting with the bundled prior `toys`, whatever prior the user names."""
         others = (word for word in self.overrides if word.partition("=")[0] not in BUNDLED)
         return replace(self, overrides=(*others, *(f"{key}={value}" for key, value in BUNDLED.items())))
 
     @property
     def name(self) -> str:
-        """For tables: the config and its weights."""
+        """Name in tables: the config and its weights."""
         weights = Path(self._views.prior.options.weights)
         return f"{Path(self.config).stem}, {'/'.join(weights.parts[-2:])}"
 
     def load(self, *options: str) -> RunConfig:
-        """The config with the user's options, then these."""
+        """Load the config with the user's overrides, followed by `options`."""
         return load_run_config(config_path(self.config), [*self.overrides, *options])
 
     @cached_property
     def without_picture(self) -> RunConfig:
-        """The config before it is told of a capture."""
+        """The config before it is given a capture."""
         return self.load("image=none")
 
     def check(self) -> None:
-        """Before any long work.
+        """Check the setting before any long work.
 
         Raises:
-            InputError: an option that only the benchmark sets; the config does not work from a picture, has no options
-                for that picture's camera, or estimates no elevation where that is asked for.
+            InputError: an override is one that the benchmark sets itself; the config does not take an input image, has
+                no options for its camera, or cannot estimate the elevation though requested.
         """
         for word in self.overrides:
             if word.partition("=")[0] in OWN:
@@ -83,15 +83,15 @@ class Setting:
         for name in ("image", "recenter", *CAMERA):
             if views is None or not hasattr(views.options, name):
                 problem = f"{self.config}: its views have no option '{name}'"
-                raise InputError(f"{problem}; expected a config of one picture, whose camera can be given")
+                raise InputError(f"{problem}; expected a config that takes one image and its camera")
         if self.estimate_elevation:
             try:
                 self.load("image=none", "views.elevation_deg=auto")
             except InputError:
-                raise InputError(f"--estimate-elevation: {self.config} estimates no elevation; leave it out") from None
+                raise InputError(f"--estimate-elevation: {self.config} does not estimate it; leave it out") from None
 
     def of(self, subject: Subject, picture: Path, *options: str) -> RunConfig:
-        """The config for the subject's picture, as the capture has it."""
+        """Return the config for the subject's input image, unchanged from the capture."""
         camera = {name: str(getattr(subject.camera, name)) for name in CAMERA}
         if self.estimate_elevation:
             camera["elevation_deg"] = "auto"
@@ -99,10 +99,10 @@ class Setting:
         return self.load(f"image={picture}", "views.recenter=false", *known, *options)
 
     def read(self, capture: Path) -> Subject:
-        """The capture, its input view at the azimuth that the config has for pictures.
+        """Read a capture, with its input view at the azimuth that the config gives to input images.
 
         Raises:
-            InputError: as `read_subject`; views too small for RAFT, where the config has it.
+            InputError: see `read_subject`; or the views are too small for RAFT and the config uses it.
         """
         subject = read_subject(capture, self.view, getattr(self._views, "azimuth_deg", 0.0))
         if self.without_picture.test.raft_weights:
@@ -112,14 +112,14 @@ class Setting:
 
     @cached_property
     def weights(self) -> dict[str, Any]:
-        """What tells the prior's weights from others."""
+        """Fingerprint of the prior's weights."""
         return resolve(self._views.prior).fingerprint()
 
     def judges(self) -> Judges:
-        """What the config measures views by, of any object.
+        """Load the judges that the config selects for views, without a text for the object.
 
         Raises:
-            InputError: as `load_judges`.
+            InputError: see `load_judges`.
         """
         config = self.without_picture
         return load_judges(config.test, None, first_device(config.device, None))
@@ -132,7 +132,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Task:
-    """One way to work on one object; `others` are the captures that the mean object is of, else none."""
+    """One kind of measurement on one object; others: the captures to average for the mean object, else empty."""
 
     kind: str
     setting: Setting
@@ -140,7 +140,7 @@ class Task:
     others: tuple[Path, ...] = ()
 
     def key(self, digest_of: Callable[[Path], str]) -> Row:
-        """What its rows are found by: names for readers, and a digest of all that decides them, captures by theirs."""
+        """Return the key of its rows: readable names, and a digest of everything that determines the result."""
         setting, config = self.setting, self.setting.without_picture
         key: Row = {"object": name_of(self.capture), "kind": self.kind, "view": setting.view}
         if self.kind in ("views", "mesh"):
@@ -153,21 +153,21 @@ class Task:
         return {**key, "digest": content_key({**decided, "capture": digest_of(self.capture)})}
 
     def method(self, row: Row) -> str:
-        """The name of a row's method in tables."""
+        """Return the name of a row's method in tables."""
         if self.kind not in ("views", "mesh"):
             return {"repeated": "input repeated", "inflate": "silhouette inflated", "mean": "mean object"}[self.kind]
         return f"{self.setting.name}: {row['row']}"
 
     def measure(self, judges: Judges, folder: Path, strips: Path) -> list[Row]:
-        """Its rows.
+        """Measure, and return the rows.
 
         Args:
             judges: of views.
-            folder: for temporary files, and for runs.
-            strips: what the names of the pictures for sheets begin with.
+            folder: for temporary files and runs.
+            strips: path prefix of the image strips for the sheet.
         """
         if self.kind == "mesh":
-            fresh = replace(self, setting=replace(self.setting))  # what is kept of a config cannot go to a new process
+            fresh = replace(self, setting=replace(self.setting))  # without cached properties, which cannot be pickled
             return in_own_process(reconstruct, fresh, folder, strips)
         subject = self.setting.read(self.capture)
         judges = judges_of(subject, judges)
@@ -190,7 +190,7 @@ class Task:
         return [{**row, **look} for look in looks]
 
     def picture(self, subject: Subject, folder: Path) -> Path:
-        """The file of the input view, written there."""
+        """Write the input view to `folder` and return the file."""
         path = folder / f"{subject.name}.png"
         subject.save_picture(path)
         return path
@@ -209,7 +209,7 @@ class Task:
 
 
 def reconstruct(task: Task, folder: Path, strips: Path) -> list[Row]:
-    """Run the task's config from picture to mesh; its row. See `Task.measure`."""
+    """Run the task's config from image to mesh and return its row. See `Task.measure`."""
     begin = time.perf_counter()
     registry.load_methods()
     subject = task.setting.read(task.capture)
@@ -234,19 +234,19 @@ def reconstruct(task: Task, folder: Path, strips: Path) -> list[Row]:
 
 
 def judges_of(subject: Subject, judges: Judges) -> Judges:
-    """The judges, told what the object is."""
+    """Return the judges with a text for the object."""
     return replace(judges, text=object_prompt(subject.name))
 
 
 def shape_of(mesh: Mesh, truth: Truth) -> Row:
-    """Measures of a mesh in the run's world, and with the true box's longest side as `by_box`; none without truth."""
+    """Return shape metrics of a mesh in the run's world; `by_box`: scaled to the true box. Empty without true mesh."""
     if truth.mesh is None:
         return {}
     return {**compare_mesh(mesh, truth), "by_box": compare_mesh(mesh, truth, scale_by_box=True)}
 
 
 def save_strip(strips: Path, name: str, subject: Subject, images: Tensor) -> str:
-    """Write some of the views [V, H, W, 3] side by side as a PNG whose path begins with `strips`; returns that path."""
+    """Write some of the views [V, H, W, 3] side by side as a PNG with path prefix `strips`; return its path."""
     path = strips.with_name(f"{strips.name}-{name.replace(' ', '-')}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_image(path, grid([list(fit(images[sides(subject.views)], CELL))]))

@@ -1,4 +1,4 @@
-"""Irradiance of 24 lobes, forward and backward, against one lobe at a time by the formula as printed."""
+"""Irradiance of 24 lobes, forward and backward, against the published formula evaluated lobe by lobe."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ NORMALS = 65536
 
 
 def cases(device: torch.device) -> list[Case]:
-    """Random normals and lobes."""
+    """Return one case with random normals and lobes."""
     generator = torch.Generator().manual_seed(0)
     normals, axes = (
         F.normalize(torch.randn(count, 3, generator=generator), dim=-1).to(device).requires_grad_()

@@ -1,13 +1,13 @@
-"""Sixteen synchronised views of objects no prior saw, by both guidances: `python -m bench.syncdreamer [--count 50]`.
+"""Sixteen synchronised views of unseen objects, under both guidances: `python -m bench.syncdreamer [--count 50]`.
 
-Each toy is seen by SyncDreamer's cameras: 16 azimuths, 30 degrees above it; the first is the input view, the others
-are compared with the truth over white, at the prior's resolution. Input and noise are fixed by the object's number:
-all settings start from the same noise. Means over views, then average, best and variance over the instances of each
-object (HarmonyView, table 6), then mean and standard error over objects. CD score and diversity: `metrics.diversity`.
-With `--clip` the CD score is HarmonyView's, by the text "An image of NOUN"; without, a tiny encoder embeds views, and
-what they should show is the centroid of the true ones. E_flow, with `--raft`: `metrics.flow`, in pixels of all 16 views
-resized to the 256 of the paper. Masks of a prior that knows none are the silhouettes of its views over white.
-Baselines: the input view repeated, and the mean of training objects before the same cameras.
+Each toy is seen by SyncDreamer's cameras: 16 azimuths at elevation 30 degrees. The first is the input view, the others
+are compared with the ground truth over white, at the prior's resolution. The index of an object fixes its input and
+noise, so all settings start from the same noise. Results are means over views, then average, best and variance over the
+instances of each object (HarmonyView, table 6), then mean and standard error over objects. CD score and diversity: see
+`metrics.diversity`. With `--clip`, the CD score is that of HarmonyView, for the text "An image of NOUN"; without it, a
+tiny encoder embeds the views, and the centroid of the true views replaces the text. E_flow, with `--raft`: see
+`metrics.flow`, in pixels of all 16 views resized to 256 as in the paper. If a prior has no masks, silhouettes of its
+views over white are used. Baselines: the input view repeated, and the mean of training objects at the same cameras.
 """
 
 import argparse
@@ -44,10 +44,10 @@ from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
 from liftstudio.synthetic import render
 from liftstudio.views.prior_views import silhouette
 
-MEASURES = {"psnr": 2, "ssim": 3, "iou": 3, "e_flow": 3}  # of each instance -> digits
+MEASURES = {"psnr": 2, "ssim": 3, "iou": 3, "e_flow": 3}  # measure of each instance -> digits
 LOWER_IS_BETTER = {"e_flow"}
-FLOW_SIZE = 256  # pixels across the views that flow is estimated of
-NOUN = "toy"  # what all objects are
+FLOW_SIZE = 256  # width and height in pixels of the views for optical flow
+NOUN = "toy"  # describes all objects
 SHEET_OBJECTS = 4
 
 Rows = dict[str, dict[str, Any]]  # setting -> measure -> value
@@ -55,7 +55,7 @@ Rows = dict[str, dict[str, Any]]  # setting -> measure -> value
 
 @dataclass(frozen=True)
 class Scene:
-    """One object: its prompt, the cameras, and what is truly seen."""
+    """One object: its input view, the cameras, and the true views."""
 
     posed: PosedImage
     cameras: Cameras
@@ -63,10 +63,10 @@ class Scene:
 
 
 def make_scene(index: int, source: Any, prior: Prior) -> Scene:
-    """The scene of the index-th unseen toy, before the cameras of a source `syncdreamer-views`; on the CPU.
+    """Return the scene of unseen toy `index`, with the cameras of a source `syncdreamer-views`; on the CPU.
 
     Raises:
-        InputError: the prior cannot be asked about these cameras.
+        InputError: the prior does not support these cameras.
     """
     size = prior.resolution
     azimuth_deg, elevation_deg = source.angles()
@@ -78,7 +78,7 @@ def make_scene(index: int, source: Any, prior: Prior) -> Scene:
 
 
 def make_source(instances: int, options: dict[str, Any], device: torch.device) -> Any:
-    """The source of views with these options."""
+    """Build the source of views with these options."""
     found = registry.find("syncdreamer-views", "views")
     block = ComponentSpec("prior", AUTO, AutoPrior.Config("asset://priors/toys"))
     config = found.Config(image="", prior=block, instances=instances, **options)
@@ -86,7 +86,7 @@ def make_source(instances: int, options: dict[str, Any], device: torch.device) -
 
 
 def baselines(scene: Scene, index: int, mean_of: int) -> dict[str, Pictures]:
-    """One instance each, of one who knows no prior; `mean_of`: training toys in the mean views, 0 for none."""
+    """Return the baselines, one instance each; mean_of: number of training toys in the mean views, 0 for none."""
     images, masks = scene.truth
     pictures = {"input repeated": (images[:1].expand_as(images)[None], masks[:1].expand_as(masks)[None])}
     if mean_of:
@@ -97,7 +97,7 @@ def baselines(scene: Scene, index: int, mean_of: int) -> dict[str, Pictures]:
 
 @torch.no_grad()
 def sample(source: Any, prior: Prior, scene: Scene, index: int) -> Pictures:
-    """Images [S, T, R, R, 3] and masks [S, T, R, R, 1] of all instances, on the CPU."""
+    """Sample images [S, T, R, R, 3] and masks [S, T, R, R, 1] of all instances; on the CPU."""
     generator = torch.Generator().manual_seed(2**31 + index)
     sigmas = prior.sigmas(source.config.steps or source.suited_steps(prior))
     posed, device = scene.posed, source.device
@@ -105,28 +105,29 @@ def sample(source: Any, prior: Prior, scene: Scene, index: int) -> Pictures:
     latents = source.sample(prior, given, scene.cameras.to(device), sigmas, generator, lambda step, latents: None)
     images, masks = prior.decode(latents)
     images = images.cpu()
-    if masks is None:  # as `liftstudio.views.prior_views` cuts out views
+    if masks is None:  # like `liftstudio.views.prior_views`
         masks = torch.stack([silhouette(image) for image in images])
     shape = (source.config.instances, len(scene.cameras))
     return images.unflatten(0, shape), masks.cpu().unflatten(0, shape)
 
 
 class Judge:
-    """Compares instances with the truth.
+    """Compares instances with the ground truth.
 
     Args:
         clip: folder of a CLIP checkpoint; None: a tiny encoder, and the centroid of the true views instead of a text.
-        noun: what the objects are, in CLIP's text.
+        noun: noun for the objects in CLIP's text.
         raft: weights of RAFT, or a folder with them; None: no E_flow.
         device: of the networks.
+
     Raises:
-        InputError: the weights are missing or faulty; torchvision is missing, which RAFT needs.
+        InputError: weights are missing or faulty, or torchvision, which RAFT needs, is missing.
     """
 
     def __init__(self, clip: Path | None, noun: str, raft: Path | None, device: torch.device) -> None:
         self.encoder = load_encoder(clip, device)
         self.text: str | None = None
-        self.meaning: Tensor | None = None  # of the text
+        self.meaning: Tensor | None = None  # embedding of the text
         if isinstance(self.encoder, Clip):
             self.text = object_prompt(noun)
             self.meaning = self.encoder.text(self.text)
@@ -134,7 +135,7 @@ class Judge:
 
     @torch.no_grad()
     def compare(self, found: dict[str, Pictures], scene: Scene) -> Rows:
-        """Of each setting: MEASURES and terms of the CD score of each instance [S], and `diversity` of all."""
+        """Return for each setting MEASURES and CD score terms per instance [S], and the diversity over all."""
         truth = scene.truth[0]
         meaning = centroid(self.encoder.images(truth)) if self.meaning is None else self.meaning
         true_flows = self._flows(truth) if self.estimate else None
@@ -165,7 +166,7 @@ class Judge:
 
 
 def table_of(rows: list[Rows]) -> Table:
-    """A line for every setting, in Markdown."""
+    """Return a Markdown table with a line per setting."""
     measures = [measure for measure in MEASURES if all(measure in row for row in rows[0].values())]
     columns = [f"{measure}{kind}" for measure in measures for kind in ("", " best", " variance")]
     table = Table("", *columns, "diversity", "CD score", box=box.MARKDOWN)
@@ -180,7 +181,7 @@ def table_of(rows: list[Rows]) -> Table:
 
 
 def over_instances(rows: list[dict[str, Any]], measure: str) -> list[str]:
-    """Average, best and variance, with their standard errors over objects; of single instances the average alone."""
+    """Return average, best and variance with standard errors over objects; only the average for single instances."""
     values, digits = [torch.tensor([row[measure]]) for row in rows], MEASURES[measure]
     each = [summarize_instances(value, higher_is_better=measure not in LOWER_IS_BETTER) for value in values]
     average = with_error([one.average for one in each], digits)
@@ -191,13 +192,13 @@ def over_instances(rows: list[dict[str, Any]], measure: str) -> list[str]:
 
 
 def score_of(rows: list[dict[str, Any]]) -> float | None:
-    """The CD score over all instances of all objects; None if their views do not vary."""
+    """Return the CD score over all instances of all objects; None if their views do not vary."""
     distance, variance = (torch.tensor([row[f"cd {term}"] for row in rows]) for term in ("distance", "variance"))
     return cd_score(distance, variance)
 
 
 def settings_of(scales: list[float], harmony_scales: list[list[float]]) -> dict[str, dict[str, Any]]:
-    """Name in the table -> options of the view source."""
+    """Return the options of the view source by name in the table."""
     plain = {f"cfg {scale:g}": {"guidance": "cfg", "guidance_scale": scale} for scale in scales}
     harmony = {
         f"harmonyview {s1:g}, {s2:g}": {"guidance": "harmonyview", "harmony_scales": (s1, s2)}
@@ -207,17 +208,17 @@ def settings_of(scales: list[float], harmony_scales: list[list[float]]) -> dict[
 
 
 def guidance_scale(text: str) -> float:
-    """An argument of --cfg. (0 means in configs what suits the prior; here, that is leaving --cfg out.)"""
+    """Parse an argument of --cfg. In configs, 0 selects the prior's default; here, omitting --cfg does."""
     scale = float(text)
     if not scale >= 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}; without --cfg it is what suits the prior")
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}; omit --cfg for the prior's default")
     return scale
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, and print one table; returns an exit code with the meaning that `launch.py`'s have.
+    """Run the benchmark and print one table; return an exit code with the meanings of `launch.py`.
 
-    arguments: of the command line (default: this process's).
+    arguments: the command line (default: that of this process).
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     return command_line.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
@@ -227,21 +228,21 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = command_line.Parser(
         prog="python -m bench.syncdreamer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--weights", default="asset://priors/toys", help="weight file (default: the bundled prior's)")
-    parser.add_argument("--count", type=int, default=50, help="unseen toys")
-    parser.add_argument("--instances", type=int, default=4, help="of each toy")
-    parser.add_argument("--cfg", type=guidance_scale, nargs="*", help="guidance scales (default: what suits the prior)")
-    parser.add_argument("--harmony", type=float, nargs=2, action="append", metavar=("S1", "S2"), help="as --cfg")
+    parser.add_argument("--weights", default="asset://priors/toys", help="weight file (default: of the bundled prior)")
+    parser.add_argument("--count", type=int, default=50, help="number of unseen toys")
+    parser.add_argument("--instances", type=int, default=4, help="instances per toy")
+    parser.add_argument("--cfg", type=guidance_scale, nargs="*", help="guidance scales (default: the prior's)")
+    parser.add_argument("--harmony", type=float, nargs=2, action="append", metavar=("S1", "S2"), help="like --cfg")
     parser.add_argument("--clip", type=Path, help="folder of a CLIP checkpoint (default: a tiny encoder)")
-    parser.add_argument("--noun", help=f"of the objects, in CLIP's text (default: {NOUN})")
+    parser.add_argument("--noun", help=f"noun for the objects in CLIP's text (default: {NOUN})")
     parser.add_argument("--raft", type=Path, help="RAFT's weight file, for E_flow; needs torchvision")
-    parser.add_argument("--mean-of", type=int, default=100, help="training toys in the mean views; 0: none")
-    parser.add_argument("--sheet", type=Path, help="PNG: truth over the first instance of every setting")
-    parser.add_argument("--json", type=Path, help="all figures as a file")
+    parser.add_argument("--mean-of", type=int, default=100, help="number of training toys in the mean views; 0: none")
+    parser.add_argument("--sheet", type=Path, help="PNG: truth, above the first instance of every setting")
+    parser.add_argument("--json", type=Path, help="file for all results")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if options.noun and not options.clip:
-        raise InputError("--noun: only CLIP reads text; give its folder by --clip")
+        raise InputError("--noun: only CLIP encodes text; give its folder by --clip")
     if options.count < 1:
         raise InputError(f"--count: expected 1 or more, got {options.count}")
     return options

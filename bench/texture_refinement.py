@@ -1,15 +1,15 @@
-"""Texture refined by RGSD, by plain SDS, by the picture alone: `python -m bench.texture_refinement [--count 8]`.
+"""Texture refined by RGSD, by plain SDS, by the input image alone: `python -m bench.texture_refinement [--count 8]`.
 
-Toys and composites that no training saw, with strong patterns, are seen once from the front. Of that picture
-`configs/hifi123-toys.yaml` makes a coarse result, once for each object, and its last stage refines the texture of that
-very result as the config says (RGSD), by plain score distillation with the same model, and by the picture's losses
-alone; or not at all, which is the last stage before its first step. `--captions` guides both kinds of distillation by a
-caption of each object, of its own colours and pattern. `--coarse degraded` has the coarse stage fit many true views
-without detail and in other colours instead: its shape is nearly right, and only texture is wrong.
+Unseen toys and composites with high-contrast patterns are seen once from the front. From that input image,
+`configs/hifi123-toys.yaml` makes one coarse result per object. Its last stage then refines the texture of this result
+as in the config (RGSD), by plain score distillation with the same model, and by the losses on the input image alone;
+the baseline is no refinement, that is, the last stage before its first step. `--captions` prompts both kinds of
+distillation with a caption of each object's colours and pattern. With `--coarse degraded`, the coarse stage fits many
+true views of reduced detail and changed colours instead: the shape is nearly right, and only the texture is wrong.
 
-Renders from five other sides are compared with the truth and with the picture: see `bench.textures.Judge.compare`; mean
-and standard error over the objects, and of the change from the unrefined renders of the same objects. `key=value`
-overrides the config.
+Renders from five other sides are compared with the ground truth and with the input image (see
+`bench.textures.Judge.compare`): mean and standard error over the objects, also of the change from the unrefined renders
+of the same objects. `key=value` overrides the config.
 """
 
 import argparse
@@ -49,17 +49,17 @@ Coarse = Literal["config", "degraded"]
 
 CONFIG = assets.packaged("configs") / "hifi123-toys.yaml"
 UNREFINED, PICTURE_ALONE, SDS, RGSD = "no refine stage", "picture alone", "SDS", "RGSD"
-VIEW_SIZE = 128  # pixels across the views that are compared
-SHOWN_VIEWS = (0, 2)  # on the sheet
-# Column -> digits. Seconds: of the whole stage, over its steps. Evaluations: images through the network per step.
+VIEW_SIZE = 128  # width and height in pixels of the views that are compared
+SHOWN_VIEWS = (0, 2)  # of those on the sheet
+# Column -> digits. Seconds: of the whole stage, divided by its steps. Evaluations: UNet images per step.
 COST = {"seconds per step": 3, "unet evaluations": 1}
-# Of the distance of latents from their estimate, the gradient of RGSD is 2 alpha, that of SDS sqrt(alpha (1 - alpha)):
-# 1.62 and 0.33 on average over cameras and timesteps. By this factor more, SDS pulls as strongly.
+# The gradient is the distance of the latents to their estimate, times 2 alpha for RGSD and sqrt(alpha (1 - alpha)) for
+# SDS: 1.62 and 0.33 on average over cameras and timesteps. This factor makes both gradients equally strong.
 SDS_WEIGHT = 1.62 / 0.33
 
 
 def settings_of(config: RunConfig) -> dict[str, RunConfig]:
-    """Name in the table -> the config whose last stage refines so."""
+    """Return configs by name in the table; they differ in how the last stage refines."""
     guidance, name = last_guidance(config)
     return {
         PICTURE_ALONE: with_guidance(config, {key: block for key, block in guidance.items() if key != name}),
@@ -69,7 +69,7 @@ def settings_of(config: RunConfig) -> dict[str, RunConfig]:
 
 
 def captioned(config: RunConfig, number: int) -> RunConfig:
-    """The config whose RGSD has a caption of the object as its prompt, in the words that `depth-tiny` knows."""
+    """Return the config with a caption of the object as the prompt of RGSD, in words that `depth-tiny` knows."""
     guidance, name = last_guidance(config)
     noun = "toy" if KINDS[number % len(KINDS)] == "toy" else "object"
     options = replace(guidance[name].options, prompt=caption(textured(number), noun))
@@ -77,13 +77,13 @@ def captioned(config: RunConfig, number: int) -> RunConfig:
 
 
 def last_guidance(config: RunConfig) -> tuple[dict[str, ComponentSpec], str]:
-    """The guidance of the last stage, and which of it is RGSD."""
+    """Return the guidances of the last stage, and the name of the one that is RGSD."""
     guidance = list(config.system.options.stages.values())[-1].guidance
     return guidance, next(name for name, block in guidance.items() if block.type == "hifi123-rgsd")
 
 
 def plain_distillation(rgsd: Any) -> ComponentSpec:
-    """Guidance by SDS, with the model, the prompt and the random cameras of RGSD with these options."""
+    """Return an SDS guidance with the model, the prompt and the random cameras of RGSD with these options."""
     weight = Schedule(tuple((step, SDS_WEIGHT * value) for step, value in rgsd.lambda_rgsd.points))
     options = registry.find("depth-sds", "guidance").Config(
         start=rgsd.start,
@@ -98,7 +98,7 @@ def plain_distillation(rgsd: Any) -> ComponentSpec:
 
 
 def with_guidance(config: RunConfig, guidance: dict[str, ComponentSpec], stage: int = -1) -> RunConfig:
-    """The config with other guidance in one of its stages, by default the last."""
+    """Return the config with the guidances of one stage replaced, by default of the last."""
     options = config.system.options
     name = list(options.stages)[stage]
     stages = {**options.stages, name: replace(options.stages[name], guidance=guidance)}
@@ -106,20 +106,20 @@ def with_guidance(config: RunConfig, guidance: dict[str, ComponentSpec], stage: 
 
 
 def by_degraded_views(config: RunConfig) -> RunConfig:
-    """The config whose first stage is fitted to all its views, as they are."""
+    """Return the config with a first stage that reconstructs all its views."""
     options = registry.find("reconstruction", "guidance").Config(resolution=[64])
     return with_guidance(config, {"views": ComponentSpec("guidance", "reconstruction", options)}, stage=0)
 
 
 def picture_view(obj: TexturedObject, camera: Cameras) -> ReferenceViews:
-    """The picture by itself: the only view a run of the config gets."""
+    """Return the input image as the only view of a run."""
     camera = camera.resized(LEAST_SIZE, LEAST_SIZE)
     seen = render(obj, camera)
     return as_views(Pictures(seen.rgb, seen.alpha), camera)
 
 
 def degraded_views(obj: TexturedObject, lens: Any, number: int) -> ReferenceViews:
-    """The object from all around, degraded; the first view is the picture's."""
+    """Return degraded views of the object from all around; the first has the camera of the input image."""
     azimuths_deg, elevations_deg = torch.meshgrid(torch.arange(12) * 30.0, torch.tensor([10.0, 45.0]), indexing="ij")
     angles = azimuths_deg.flatten(), elevations_deg.flatten()
     cameras = orbit_cameras(*angles, lens.distance, lens.fov_deg, VIEW_SIZE, VIEW_SIZE)
@@ -129,12 +129,12 @@ def degraded_views(obj: TexturedObject, lens: Any, number: int) -> ReferenceView
 
 
 def build(config: RunConfig, views: ReferenceViews) -> System:
-    """The system of a run."""
+    """Build the system of a run."""
     return Run(config, Inputs(views, None, torch.eye(4)), make_fabric(config.device, None)).system
 
 
 def fit(system: System, stage: str, seed: int) -> dict[str, float]:
-    """All steps of the stage that the system is in; returns what the last one logs."""
+    """Run all steps of the current stage; return what the last one logs."""
     seed_everything(seed)
     logged: dict[str, float] = {}
     for step in range(system.stages[stage]):
@@ -144,7 +144,7 @@ def fit(system: System, stage: str, seed: int) -> dict[str, float]:
 
 
 def coarse_result(config: RunConfig, views: ReferenceViews) -> dict[str, Any]:
-    """The system's state in its last stage, before the first step there."""
+    """Return the state of the system at the start of its last stage."""
     system = build(config, views)
     *before, last = system.stages
     for stage in before:
@@ -155,7 +155,10 @@ def coarse_result(config: RunConfig, views: ReferenceViews) -> dict[str, Any]:
 
 
 def coarse_key(config: RunConfig, number: int) -> str:
-    """What decides the coarse result of an object, but for the code: of the last stage its shape and appearance."""
+    """Return a key of all that determines an object's coarse result, except the code.
+
+    Of the last stage, only what determines its initial state counts.
+    """
     plain = to_plain(config)
     *_, last = plain["system"]["stages"].values()
     for name in ("guidance", "steps", "regularizers"):
@@ -170,7 +173,7 @@ def coarse_key(config: RunConfig, number: int) -> str:
 def refined(
     config: RunConfig, views: ReferenceViews, coarse: dict[str, Any], cameras: Cameras, *, steps: bool = True
 ) -> tuple[Pictures, dict[str, float]]:
-    """Renders after the last stage (steps: or before its first step), and what its steps cost."""
+    """Return renders after the last stage, or before its first step if not `steps`, and the cost of the steps."""
     system = build(config, views)
     *_, last = system.stages
     system.enter(last, coarse)
@@ -187,7 +190,7 @@ def refined(
 
 
 def measure_object(number: int, config: RunConfig, kind: Coarse, judge: Judge) -> tuple[Rows, dict[str, Pictures]]:
-    """The rows of one object, and its pictures: the picture itself, the truth, and those of each way."""
+    """Return the rows of one object, and its images: input, ground truth, and the renders of each variant."""
     assert config.views is not None
     obj, lens = textured(number), config.views.options
     cameras = scene_cameras(lens.distance, lens.fov_deg, VIEW_SIZE)
@@ -207,23 +210,21 @@ def measure_object(number: int, config: RunConfig, kind: Coarse, judge: Judge) -
 
 
 def main() -> None:
-    """Measure, and print one table."""
+    """Run the benchmark and print one table."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.texture_refinement",
         usage="python -m bench.texture_refinement [options] [key=value ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--count", type=int, default=8, help="unseen objects, toys and composites in turns")
-    parser.add_argument("--coarse", choices=get_args(Coarse), default="config", help="what is refined")
-    parser.add_argument("--captions", action="store_true", help="prompts are the objects' own colours and patterns")
-    parser.add_argument("--keep", type=Path, help="folder in which coarse results stay, to be refined again")
-    parser.add_argument("--vgg", type=Path, help="LPIPS's files for VGG-16 (default: contextual by patches of pixels)")
+    parser.add_argument("--count", type=int, default=8, help="number of unseen toys and composites, alternating")
+    parser.add_argument("--coarse", choices=get_args(Coarse), default="config", help="the coarse result to refine")
+    parser.add_argument("--captions", action="store_true", help="prompt with each object's colours and pattern")
+    parser.add_argument("--keep", type=Path, help="folder that keeps coarse results for later calls")
+    parser.add_argument("--vgg", type=Path, help="LPIPS weights for VGG-16 (default: contextual on pixel patches)")
     parser.add_argument("--clip", type=Path, help="folder of a CLIP checkpoint (default: a tiny encoder)")
-    parser.add_argument(
-        "--sheet", type=Path, help="PNG, two views of each object: picture, truth, then as in the table"
-    )
-    parser.add_argument("--json", type=Path, help="all figures as a file")
+    parser.add_argument("--sheet", type=Path, help="PNG, two views per object: input, truth, rows of the table")
+    parser.add_argument("--json", type=Path, help="file for all results")
     overrides = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
     options = parser.parse_args([word for word in sys.argv[1:] if word not in overrides])
 

@@ -1,6 +1,6 @@
-"""Objects with strong patterns, and how near pictures of them come to the truth and to the picture they are made from.
+"""Objects with high-contrast patterns, and the comparison of their views with the ground truth and the input image.
 
-What the benchmarks of HiFi-123's parts share.
+Shared by the benchmarks of HiFi-123's components.
 """
 
 from dataclasses import dataclass
@@ -23,25 +23,25 @@ from liftstudio.synthetic import ObjectRender, TexturedObject, patterned, split
 from liftstudio.training.data import KINDS
 from liftstudio.views.silhouettes import bounding_box
 
-AZIMUTHS_DEG = (45.0, 120.0, 180.0, 240.0, 315.0)  # of the novel views, from the picture: none of RGSD's fixed cameras
-ELEVATION_DEG = 10.0  # of the picture and of the novel views
-LOST_DETAIL = 3  # times as few pixels across degraded views
-GAINS, OFFSETS = (0.8, 1.2), (-0.1, 0.1)  # of their colour channels, least and most
+AZIMUTHS_DEG = (45.0, 120.0, 180.0, 240.0, 315.0)  # of novel views, from the input; no fixed cameras of RGSD
+ELEVATION_DEG = 10.0  # of the input and the novel views
+LOST_DETAIL = 3  # downsampling factor of degraded views
+GAINS, OFFSETS = (0.8, 1.2), (-0.1, 0.1)  # ranges of the changes to their colour channels
 
 DIGITS = {"psnr": 2, "ssim": 3, "contextual": 3, "contextual, truth": 3, "similarity": 4}  # measure -> digits
-CHANGES = ("psnr", "ssim", "contextual")  # measures that are also shown as differences from the baseline
+CHANGES = ("psnr", "ssim", "contextual")  # measures also shown as change from the baseline
 
-Rows = dict[str, dict[str, float]]  # way -> measure -> value
+Rows = dict[str, dict[str, float]]  # variant -> measure -> value
 
 
 def textured(number: int) -> TexturedObject:
-    """The number-th unseen object with strong patterns, its picture's azimuth 0; toys and composites in turns."""
+    """Return unseen object `number` with high-contrast patterns, input at azimuth 0; toys and composites alternate."""
     kind, index = KINDS[number % len(KINDS)], number // len(KINDS)
     return patterned(prompted(kind, index), split(index, kind, "unseen"))
 
 
 def scene_cameras(distance: float, fov_deg: float, size: int) -> Cameras:
-    """The picture's camera, then those of the novel views."""
+    """Return the input camera, followed by those of the novel views."""
     azimuths_deg = torch.tensor([0.0, *AZIMUTHS_DEG])
     return orbit_cameras(azimuths_deg, torch.full_like(azimuths_deg, ELEVATION_DEG), distance, fov_deg, size, size)
 
@@ -55,18 +55,18 @@ class Pictures:
 
     @classmethod
     def of(cls, seen: ObjectRender) -> tuple["Pictures", "Pictures"]:
-        """The picture, and the true novel views, of a render by `scene_cameras`."""
+        """Split a render by `scene_cameras` into the input image and the true novel views."""
         return cls(seen.rgb[:1], seen.alpha[:1]), cls(seen.rgb[1:], seen.alpha[1:])
 
     def repeated(self, count: int) -> "Pictures":
-        """One picture, several times."""
+        """Return a single image repeated `count` times."""
         return Pictures(self.images.expand(count, -1, -1, -1), self.masks.expand(count, -1, -1, -1))
 
 
 def degraded(views: Pictures, generator: torch.Generator, *, alike: bool = False) -> Pictures:
-    """The views with less detail, and with a gain and an offset on each channel; outlines stay.
+    """Return the views with less detail, and a random gain and offset per channel; outlines are unchanged.
 
-    alike: gains and offsets are the same for all views.
+    alike: use the same gains and offsets for all views.
     """
     masks, size = views.masks, views.images.shape[1]
     straight = straight_from_white(views.images, masks)
@@ -79,7 +79,7 @@ def degraded(views: Pictures, generator: torch.Generator, *, alike: bool = False
 
 
 def as_views(pictures: Pictures, cameras: Cameras) -> ReferenceViews:
-    """The views of a run, the first of which is the picture."""
+    """Return views of a run, the first of which is the input view."""
     count = len(cameras)
     return ReferenceViews(
         images=straight_from_white(pictures.images, pictures.masks),
@@ -92,10 +92,10 @@ def as_views(pictures: Pictures, cameras: Cameras) -> ReferenceViews:
 
 
 class Judge:
-    """Compares novel views with the truth and with the picture.
+    """Compares novel views with the ground truth and the input image.
 
     Args:
-        vgg: weights of LPIPS for VGG-16, by which contextual distances are; None: patches of pixels.
+        vgg: LPIPS weights for VGG-16, whose features contextual distances use; None: patches of pixels.
         clip: folder of a CLIP checkpoint; None: a tiny encoder.
     """
 
@@ -104,16 +104,17 @@ class Judge:
 
     @property
     def names(self) -> dict[str, str]:
-        """What measures what."""
+        """Names of the features behind each measure."""
         return {"contextual": self.features.name, "similarity": self.encoder.name}
 
     @torch.no_grad()
     def compare(self, found: Pictures, truth: Pictures, picture: Pictures) -> dict[str, float]:
-        """The measures of DIGITS, over views of one object.
+        """Return the measures in DIGITS, averaged over the views of one object.
 
-        psnr: of the pixels that are the object's in both. ssim: in the box about the object in either. contextual: the
-        distance from the picture, that is, how little of it is found in a view; of the objects alone. contextual,
-        truth: the same, from the true view. similarity: the cosine of embeddings of a view and the picture.
+        psnr: over pixels on the object in both. ssim: in the bounding box of the object in either. contextual:
+        contextual distance to the input image, on the objects alone; it is large if little of the input is found in a
+        view. contextual, truth: the same, to the true view. similarity: cosine similarity of the embeddings of a view
+        and the input image.
         """
         inside = ((found.masks > 0.5) & (truth.masks > 0.5)).expand_as(truth.images)
         picture = picture.repeated(len(found.images))
@@ -141,9 +142,9 @@ class Judge:
 
 
 def table_of(rows: list[Rows], title: str, baseline: str, others: dict[str, int] | None = None) -> Table:
-    """Mean and standard error over the objects, and of the differences from the baseline, in Markdown.
+    """Return a Markdown table of mean and standard error over the objects, also of the change from the baseline.
 
-    others: measures beside those of DIGITS -> digits.
+    others: additional measures -> digits.
     """
     digits = DIGITS | (others or {})
     table = Table(title, *digits, *(f"{name}, change" for name in CHANGES), box=box.MARKDOWN)
@@ -156,12 +157,12 @@ def table_of(rows: list[Rows], title: str, baseline: str, others: dict[str, int]
 
 
 def changes_of(rows: list[Rows], way: str, baseline: str, measure: str) -> list[float]:
-    """By how much a way differs from the baseline, of each object."""
+    """Return the difference of a variant from the baseline, per object."""
     return [row[way][measure] - row[baseline][measure] for row in rows]
 
 
 def summary(rows: list[Rows], baseline: str) -> dict[str, dict[str, dict[str, tuple[float, float]]]]:
-    """Way -> measure -> "value" and "change" (from the baseline, where that has it), each (mean, standard error)."""
+    """Return variant -> measure -> "value", and "change" if the baseline has the measure, each (mean, error)."""
     found: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
     for way, measures in rows[0].items():
         found[way] = {name: {"value": mean_and_error([row[way][name] for row in rows])} for name in measures}

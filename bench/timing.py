@@ -14,7 +14,7 @@ T = TypeVar("T")
 class Case:
     """One row of the table: `fast` and `reference` do the same work on the same data.
 
-    reference_name says in a few words what it is compared with; target_ratio is reference time over fast time.
+    reference_name: short description of the reference. target_ratio: of reference time to fast time.
     """
 
     op: str
@@ -26,7 +26,7 @@ class Case:
 
 
 def timed(fn: Callable[[], T]) -> tuple[T, float]:
-    """What one call returns, and its wall seconds, the device's queue drained before and after."""
+    """Call `fn`; return its result and wall time in seconds, synchronising the device before and after."""
     _synchronize()
     begin = time.perf_counter()
     made = fn()
@@ -35,21 +35,21 @@ def timed(fn: Callable[[], T]) -> tuple[T, float]:
 
 
 def run_seconds(fn: Callable[[], object]) -> float:
-    """The wall seconds of `timed` alone."""
+    """Return only the wall time of `timed`, in seconds."""
     return timed(fn)[1]
 
 
 def measure(fn: Callable[[], object], repeats: int = 5, warmups: int = 2) -> float:
-    """Best wall seconds of `fn` over `repeats` calls after `warmups` (compilation, caches)."""
+    """Return the best wall time of `fn` in seconds, over `repeats` calls after `warmups` (compilation, caches)."""
     for _ in range(warmups):
         fn()
     return min(run_seconds(fn) for _ in range(repeats))
 
 
 def measure_pair(case: Case, repeats: int = 7, warmups: int = 2) -> tuple[float, float]:
-    """Best wall seconds of (fast, reference), their runs interleaved so that noise hits both alike.
+    """Return the best wall times (fast, reference) in seconds, interleaved so that noise affects both equally.
 
-    Before each timed run comes an untimed one of the same kind: neither is timed with the other's data in the caches.
+    An untimed run of the same kind precedes each timed one, so that neither runs with the caches filled by the other.
     """
     for _ in range(warmups):
         case.fast()

@@ -1,9 +1,10 @@
-"""Quality of a prior on objects it never saw: `python -m bench.toys_prior [--weights FILE] [--sampler 50 80 0.05 2.5]`.
+"""Quality of a prior on unseen objects: `python -m bench.toys_prior [--weights FILE] [--sampler 50 80 0.05 2.5]`.
 
-Each object is seen on a closed sine orbit of 21 views that ends at the input view; angles and noise are fixed by the
-object's number. The 20 novel views are compared with the truth over white, at the prior's resolution, all on a side
-or behind (`back`: 90 degrees and more from the input view). Means over views, then mean and standard error over
-objects. Baselines: the input view repeated, and the mean of training objects on the same orbit.
+Each object is seen on a closed sine orbit of 21 views that ends at the input view; the index of an object fixes its
+angles and noise. The 20 novel views are compared with the ground truth over white, at the prior's resolution, also
+separately for views on the input's side (`near`) and behind (`back`: 90 degrees and more from the input view). Results
+are means over views, then mean and standard error over objects. Baselines: the input view repeated, and the mean of
+training objects on the same orbit.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from liftstudio.synthetic import Kind, render
 from liftstudio.training.rigs import DISTANCE, FOV_DEG
 
 FRAMES = 21
-LEVELS = (5.0, 1.0)  # noise levels of single evaluations, beside the highest
+LEVELS = (5.0, 1.0)  # noise levels of single evaluations, in addition to the highest
 MEASURES = {"psnr": 2, "psnr near": 2, "psnr back": 2, "ssim": 3, "iou": 3, "seconds": 2}  # digits
 SHEET_OBJECTS = 8
 
@@ -53,12 +54,12 @@ class Sampler:
 
     @property
     def name(self) -> str:
-        """For the table."""
+        """Name in the table."""
         guidance = f", guidance {self.peak:g}" if self.peak != 1 else ""
         return f"{self.steps} steps, sigma {self.sigma_max:g} to {self.sigma_min:g}{guidance}"
 
     def sample(self, prior: Prior, scene: "Scene") -> Tensor:
-        """Latents of all views."""
+        """Sample latents of all views."""
         condition, cameras = prior.condition(scene.posed), scene.cameras
         scale = None if self.peak == 1 else triangle(len(cameras), most=self.peak).to(cameras.device)
 
@@ -70,7 +71,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Scene:
-    """One object: its prompt, the orbit that ends there, what is truly seen on it (on the CPU), and unit noise."""
+    """One object: its input view, the orbit that ends there, the true views (on the CPU), and unit noise."""
 
     posed: PosedImage
     cameras: Cameras
@@ -79,8 +80,8 @@ class Scene:
 
 
 def make_scene(kind: Kind, index: int, prior: Prior, device: torch.device) -> Scene:
-    """The scene of the index-th unseen object; what the prior is given is on `device`."""
-    generator = torch.Generator().manual_seed(2**31 + index)  # not the input view's draws
+    """Return the scene of unseen object `index`; the inputs of the prior are on `device`."""
+    generator = torch.Generator().manual_seed(2**31 + index)  # independent of the draws of the input view
     orbit = draw_orbit(prior.resolution, generator)
     seen = render(prompted(kind, index), orbit)
     cameras = orbit.to(device)
@@ -90,14 +91,14 @@ def make_scene(kind: Kind, index: int, prior: Prior, device: torch.device) -> Sc
 
 
 def draw_orbit(size: int, generator: torch.Generator) -> Cameras:
-    """A sine orbit in the ranges of training."""
+    """Draw a sine orbit in the ranges of training."""
     elevation_deg = uniform(*RIG.input_elevation_deg, generator)
     amplitude_deg = uniform(-RIG.amplitude_deg, RIG.amplitude_deg, generator)
     return orbit_cameras(*sine(FRAMES, elevation_deg, amplitude_deg), DISTANCE, FOV_DEG, size, size)
 
 
 def make_baselines(kind: Kind, index: int, scene: Scene, mean_of: int) -> dict[str, Pictures]:
-    """The pictures of one who knows no prior; `mean_of`: training objects in the mean orbit, 0 for none."""
+    """Return the views of the baselines; mean_of: number of training objects in the mean orbit, 0 for none."""
     images, masks = scene.truth
     baselines = {"input repeated": (images[-1:].expand_as(images), masks[-1:].expand_as(masks))}
     if mean_of:
@@ -107,7 +108,7 @@ def make_baselines(kind: Kind, index: int, scene: Scene, mean_of: int) -> dict[s
 
 
 def mean_orbit(kind: Kind, cameras: Cameras, first: int, count: int) -> Pictures:
-    """The mean of `count` training objects, the first of that number, each with an input view at azimuth 0."""
+    """Return the mean views of `count` training objects from index `first` on, input views at azimuth 0."""
     total = torch.zeros(len(cameras), cameras.height, cameras.width, 4)
     for index in range(first, first + count):
         seen = render(prompted(kind, index, "train"), cameras)
@@ -117,26 +118,26 @@ def mean_orbit(kind: Kind, cameras: Cameras, first: int, count: int) -> Pictures
 
 
 def estimators(prior: Prior, scene: Scene, samplers: list[Sampler]) -> dict[str, Callable[[], Pictures]]:
-    """Name in the table -> what makes the prior's pictures of all views."""
+    """Return functions that generate all views, by name in the table."""
     condition = prior.condition(scene.posed)
     clean = prior.encode(*(pictures.to(scene.noise.device) for pictures in scene.truth))
 
     def decoded(latents: Tensor) -> Pictures:
         images, masks = prior.decode(latents)
-        assert masks is not None, "only priors that know masks are measured"
+        assert masks is not None, "the benchmark needs a prior with masks"
         return images.cpu(), masks.cpu()
 
     def at(sigma: float, start: Tensor) -> Callable[[], Pictures]:
         return lambda: decoded(prior.denoise(NoisyViews(start + sigma * scene.noise, sigma, condition, scene.cameras)))
 
-    # The highest level is met as in sampling, from noise alone: even 80 leaves a trace of the truth in 4096 pixels.
+    # The highest level starts from pure noise, as in sampling: even sigma 80 leaves traces of the truth in 4096 pixels.
     evaluations = {f"one evaluation, sigma {prior.sigma_max:g}": at(prior.sigma_max, torch.zeros_like(clean))}
     evaluations |= {f"one evaluation, sigma {level:g}": at(level, clean) for level in LEVELS}
     return evaluations | {s.name: lambda s=s: decoded(s.sample(prior, scene)) for s in samplers}
 
 
 def compare(pictures: Pictures, truth: Pictures, cameras: Cameras) -> dict[str, float]:
-    """The measures over the novel views but `seconds`."""
+    """Return all measures over the novel views except `seconds`."""
     images, masks, true_images, true_masks = (p[:-1] for p in (*pictures, *truth))
     is_back = ((cameras.azimuth_deg[:-1] - 180).abs() <= 90).cpu()
     decibels = psnr(images, true_images).clamp_max(100.0)
@@ -154,14 +155,14 @@ def compare(pictures: Pictures, truth: Pictures, cameras: Cameras) -> dict[str, 
 
 @dataclass(frozen=True)
 class Measured:
-    """Rows of the table for one object, and its part of the contact sheet."""
+    """Table rows of one object, and its part of the contact sheet."""
 
     rows: dict[str, dict[str, float]]
     sheet: list[list[Tensor]]
 
 
 def measure_object(prior: Prior, scene: Scene, samplers: list[Sampler], baselines: dict[str, Pictures]) -> Measured:
-    """The rows of one object: the baselines, and what the prior makes."""
+    """Return the rows of one object: the baselines, and the views of the prior."""
     pictures, seconds = dict(baselines), dict[str, float]()
     for name, estimate in estimators(prior, scene, samplers).items():
 
@@ -177,7 +178,7 @@ def measure_object(prior: Prior, scene: Scene, samplers: list[Sampler], baseline
 
 
 def table_of(rows: list[dict[str, dict[str, float]]]) -> Table:
-    """Mean and standard error over the objects, in Markdown."""
+    """Return a Markdown table of mean and standard error over the objects."""
     table = Table("", *MEASURES, box=box.MARKDOWN)
     for name in rows[0]:
         columns = [[row[name][m] for row in rows if m in row[name]] for m in MEASURES]
@@ -187,28 +188,28 @@ def table_of(rows: list[dict[str, dict[str, float]]]) -> Table:
 
 
 def summary(rows: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, tuple[float, float]]]:
-    """Name -> measure -> (mean, standard error)."""
+    """Return name -> measure -> (mean, standard error)."""
     return {name: {m: mean_and_error([row[name][m] for row in rows]) for m in rows[0][name]} for name in rows[0]}
 
 
 def denoise_seconds(prior: Prior, scene: Scene, views: int) -> float:
-    """Best seconds of one evaluation for so many views."""
+    """Return the best time in seconds of one evaluation with `views` views."""
     condition, cameras = prior.condition(scene.posed), scene.cameras[:views]
     noisy = prior.sigma_max * scene.noise[:views]
     return measure(lambda: prior.denoise(NoisyViews(noisy, prior.sigma_max, condition, cameras)), repeats=3, warmups=1)
 
 
 def main() -> None:
-    """Measure, and print one table."""
+    """Run the benchmark and print one table."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.toys_prior", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--weights", default="asset://priors/toys", help="weight file (default: the bundled prior's)")
+    parser.add_argument("--weights", default="asset://priors/toys", help="weight file (default: of the bundled prior)")
     parser.add_argument("--kind", choices=get_args(Kind), default="toy")
-    parser.add_argument("--count", type=int, default=50, help="unseen objects")
+    parser.add_argument("--count", type=int, default=50, help="number of unseen objects")
     parser.add_argument("--sampler", nargs=4, action="append", metavar=("STEPS", "SIGMA_MAX", "SIGMA_MIN", "PEAK"))
-    parser.add_argument("--mean-of", type=int, default=100, help="training objects in a mean orbit; 0: none")
-    parser.add_argument("--sheet", type=Path, help="PNG: truth over samples over the evaluation at the highest noise")
+    parser.add_argument("--mean-of", type=int, default=100, help="number of training objects in a mean orbit; 0: none")
+    parser.add_argument("--sheet", type=Path, help="PNG: rows of truth, samples, and evaluations at the highest noise")
     parser.add_argument("--json", type=Path, help="the table as a file")
     options = parser.parse_args()
 

@@ -1,16 +1,16 @@
 """RGNV on degraded views of unseen objects: `python -m bench.view_enhancement [--prior FOLDER] [--count 8]`.
 
-Toys and composites that no training saw, with strong patterns, are seen once from the front, which is the picture, and
-from five more sides. Of these views detail is taken away and their colours are changed, each by itself, as happens to
-generated views. HiFi-123's enhancement by the picture is to bring both back: in its first row as the plug-in `rgnv`, to
-which a run's views are given, with the depth of the mask alone; in its second with the true depth. Beside them are its
-ablations, as in the paper's figure 7: with the depth of the mask alone (constant on the object), without depth, without
-the picture's attention, and SDEdit, where noise is added instead of found by inversion, likewise without attention.
-What the model's autoencoder alone makes of the degraded and of the true views is beside them: the latter is the
-ceiling. Options of `rgnv` are those of all ways; by default they are what it is shipped with.
+Unseen toys and composites with high-contrast patterns are seen once from the front (the input image) and from five
+other sides. These views are degraded: each loses detail and changes its colours, as generated views do. HiFi-123's
+enhancement restores both from the input image. The first row is the plug-in `rgnv` as it is applied to the views of a
+run, with the depth of the mask alone; the second has the true depth. Then come the ablations of the paper's figure 7:
+with the depth of the mask alone (constant on the object), without depth, without attention to the input image, and
+SDEdit, which adds noise instead of inverting, also without attention. For comparison, the degraded and the true views
+are passed through the autoencoder alone; the latter is the upper bound. Options of `rgnv` apply to all variants; the
+defaults are its own.
 
-See `bench.textures.Judge.compare` for the measures; mean and standard error over the objects, and of the change from
-the degraded views of the same objects.
+See `bench.textures.Judge.compare` for the metrics. The table has mean and standard error over the objects, also of the
+change from the degraded views of the same objects.
 """
 
 import argparse
@@ -40,24 +40,24 @@ from liftstudio.training.rigs import DISTANCE, FOV_DEG
 DEGRADED, CEILING = "degraded", "truth through the autoencoder"
 CODED = "degraded, through the autoencoder"
 PLUG_IN = "rgnv, the plug-in"
-SHOWN_VIEW = 0  # on the sheet
-OPTIONS = {  # of `rgnv`, and of all ways, where they have it
-    "steps": "of the grid",
-    "levels": "of those: steps of inversion, and of sampling",
-    "start_step": "of sampling, from which on views look at the picture",
-    "last_layers": "self-attentions that look at the picture; 0: the last quarter of all",
-    "prompt": "of sampling",
-    "guidance_scale": "of sampling by the prompt",
+SHOWN_VIEW = 0  # index of the view on the sheet
+OPTIONS = {  # of `rgnv`, applied to all variants that have them
+    "steps": "number of steps of the timestep grid",
+    "levels": "number of those used for inversion and sampling",
+    "start_step": "sampling step from which views attend to the input image",
+    "last_layers": "number of self-attention layers, the last ones, that attend to the input image; 0: a quarter",
+    "prompt": "prompt for sampling",
+    "guidance_scale": "guidance scale of the prompt for sampling",
 }
 
 
 @dataclass(frozen=True)
 class Way:
-    """What is done to views; the defaults are RGNV's."""
+    """One variant of the enhancement; the defaults are those of RGNV."""
 
     depth: Literal["known", "mask", "none"] = "known"
-    attends: bool = True  # to the picture
-    inverts: bool = True  # else noise is added
+    attends: bool = True  # to the input image
+    inverts: bool = True  # else adds noise
 
 
 WAYS = {
@@ -70,7 +70,7 @@ WAYS = {
 
 
 def depth_channels(seen: ObjectRender, side: int) -> dict[str, Tensor]:
-    """The channels [1 + V, 1, side, side] of picture and views, of each kind of depth."""
+    """Return the depth channels [1 + V, 1, side, side] of input image and views, by kind of depth."""
     size = (side, side)
     known = depth_channel(seen.depth, seen.alpha, size, "distance", flat_by_mask=True)
     nothing = torch.full_like(known, training.NO_DEPTH)
@@ -79,11 +79,11 @@ def depth_channels(seen: ObjectRender, side: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def repaint(prior: Any, latents: Tensor, depths: Tensor, way: Way, settings: Any, generator: torch.Generator) -> Tensor:
-    """Latents [V, 4, h, w] of the views.
+    """Return enhanced latents [V, 4, h, w] of the views.
 
     Args:
         settings: options of `rgnv`.
-        latents, depths: [1 + V, 4 and 1, h, w] of the picture and the views.
+        latents, depths: [1 + V, 4, h, w] and [1 + V, 1, h, w] of the input image and the views.
     """
     levels, unet = settings.levels, prior.unet
     grid_of, prompts = prior.grid(settings.steps), prior.prompts(settings.prompt)
@@ -101,7 +101,7 @@ def repaint(prior: Any, latents: Tensor, depths: Tensor, way: Way, settings: Any
 
 
 def repaint_by_plug_in(enhancer: Any, picture: Pictures, views: Pictures, cameras: Cameras) -> Pictures:
-    """What the plug-in makes of the views of a run, of which the picture is one."""
+    """Return the views enhanced by the plug-in, as views of a run together with the input image."""
     every = Pictures(torch.cat([picture.images, views.images]), torch.cat([picture.masks, views.masks]))
     painted = enhancer.repaint(as_views(every, cameras))[1:]
     return Pictures(painted * views.masks + 1 - views.masks, views.masks)
@@ -109,9 +109,9 @@ def repaint_by_plug_in(enhancer: Any, picture: Pictures, views: Pictures, camera
 
 @torch.no_grad()
 def repaint_all(enhancer: Any, number: int) -> tuple[Pictures, Pictures, dict[str, Pictures]]:
-    """The picture and the true views of an object, and what becomes of degraded ones in each way.
+    """Return the input image and the true views of an object, and the enhanced views of each variant.
 
-    enhancer: the plug-in `rgnv`; the other ways have its options.
+    enhancer: the plug-in `rgnv`; the other variants use its options.
     """
     prior, settings = enhancer.prior, enhancer.config
     cameras = scene_cameras(DISTANCE, FOV_DEG, prior.resolution)
@@ -137,7 +137,7 @@ def repaint_all(enhancer: Any, number: int) -> tuple[Pictures, Pictures, dict[st
 
 
 def main() -> None:
-    """Measure, and print one table."""
+    """Run the benchmark and print one table."""
     registry.load_methods()
     shipped = RGNV.Config()
     parser = argparse.ArgumentParser(
@@ -145,16 +145,16 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--prior", default="asset://priors/depth-tiny", help="folder (default: the bundled prior's)")
-    parser.add_argument("--count", type=int, default=8, help="unseen objects, toys and composites in turns")
+    parser.add_argument("--prior", default="asset://priors/depth-tiny", help="folder (default: of the bundled prior)")
+    parser.add_argument("--count", type=int, default=8, help="number of unseen toys and composites, alternating")
     for name, meaning in OPTIONS.items():
         value = getattr(shipped, name)
         text = f"{meaning} (default: {value!r})"
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=text)
-    parser.add_argument("--vgg", type=Path, help="LPIPS's files for VGG-16 (default: contextual by patches of pixels)")
+    parser.add_argument("--vgg", type=Path, help="LPIPS weights for VGG-16 (default: contextual on pixel patches)")
     parser.add_argument("--clip", type=Path, help="folder of a CLIP checkpoint (default: a tiny encoder)")
-    parser.add_argument("--sheet", type=Path, help="PNG, a row per object: picture, truth, then as in the table")
-    parser.add_argument("--json", type=Path, help="all figures as a file")
+    parser.add_argument("--sheet", type=Path, help="PNG, a row per object: input, truth, then as in the table")
+    parser.add_argument("--json", type=Path, help="file for all results")
     options = parser.parse_args()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,12 +1,12 @@
-"""liftstudio: images to textured 3D meshes by optimisation under diffusion priors."""
+"""liftstudio: textured 3D meshes from images, by optimisation under diffusion priors."""
 
 import contextlib
 import ctypes
 import os
 
-# Read by OpenMP when torch is first imported: how long its threads spin for more work before they sleep. By default
-# they do so for milliseconds after every parallel torch op, on the very cores that our own thread pool
-# (ops/threads.py) wants next; if they sleep at once, waking them takes longer than many an op. This is about 50 us.
+# How long OpenMP's threads spin for more work before they sleep; read when torch is first imported. By default they
+# spin for milliseconds after every parallel torch op, on the cores that our own thread pool (ops/threads.py) needs
+# next. If they sleep at once, waking them takes longer than many ops. This value is about 50 us.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
@@ -14,11 +14,11 @@ __version__ = "0.1.0"
 
 
 def _keep_freed_memory() -> None:
-    """Let the C library reuse large blocks instead of returning them to the system after every torch op.
+    """Make the C library reuse large blocks instead of returning them to the system after every torch op.
 
-    Otherwise each large tensor is made of new pages, which the kernel clears first: a quarter of a step on the CPU.
+    Otherwise each large tensor gets new pages, which the kernel zeroes first: a quarter of a step's time on the CPU.
     """
-    mmap_max, trim_threshold = -4, -1  # of glibc's malloc.h; other C libraries do not have the function
+    mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of glibc; other C libraries have no mallopt
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(mmap_max, 0)

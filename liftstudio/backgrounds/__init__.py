@@ -1,1 +1,1 @@
-"""Backgrounds: colour from the viewing direction."""
+"""Backgrounds: colour as a function of the viewing direction."""

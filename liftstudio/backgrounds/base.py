@@ -9,10 +9,10 @@ from liftstudio.core.registry import Component
 
 
 class Background(Component, nn.Module):
-    """What is seen where the object is not."""
+    """The colour behind the object."""
 
     kind: ClassVar[str] = "background"
 
     @abstractmethod
     def color(self, directions: Tensor) -> Tensor:
-        """sRGB [..., 3] in [0, 1] along unit world-space directions [..., 3]."""
+        """Colour (sRGB) [..., 3] in [0, 1] along unit world-space directions [..., 3]."""

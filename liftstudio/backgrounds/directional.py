@@ -1,4 +1,4 @@
-"""A learned colour for every direction."""
+"""Background with a learned colour for every direction."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from liftstudio.ops.mlp import mlp
 
 @register("directional")
 class Directional(Background):
-    """Colours learned by direction: spherical harmonics to the second degree and a small network."""
+    """Learned colour by direction: spherical harmonics up to degree 2, followed by a small network."""
 
     @dataclass
     class Config(Background.Config):
@@ -26,12 +26,12 @@ class Directional(Background):
         self.network = mlp(9, config.hidden, config.layers, 3)
 
     def color(self, directions: Tensor) -> Tensor:
-        """sRGB [..., 3] in (0, 1) along unit directions [..., 3]."""
+        """Colour (sRGB) [..., 3] in (0, 1) along unit directions [..., 3]."""
         return torch.sigmoid(self.network(spherical_harmonics(directions)))
 
 
 def spherical_harmonics(directions: Tensor) -> Tensor:
-    """[..., 9] real orthonormal spherical harmonics of degrees 0 to 2 at unit directions [..., 3].
+    """Real orthonormal spherical harmonics [..., 9] of degrees 0 to 2 at unit directions [..., 3].
 
     Ramamoorthi & Hanrahan 2001, "An Efficient Representation for Irradiance Environment Maps", eq. 3.
     """

@@ -1,4 +1,4 @@
-"""One colour everywhere."""
+"""Background of a single colour."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from liftstudio.core.registry import register
 
 @register("solid-color")
 class SolidColor(Background):
-    """One fixed colour in all directions."""
+    """The same fixed colour in all directions."""
 
     @dataclass
     class Config(Background.Config):
@@ -25,5 +25,5 @@ class SolidColor(Background):
         self.register_buffer("rgb", torch.tensor(config.color))
 
     def color(self, directions: Tensor) -> Tensor:
-        """The option's sRGB [..., 3] whatever the unit directions [..., 3]."""
+        """The option's colour (sRGB), expanded to the shape of `directions` [..., 3]."""
         return self.rgb.expand_as(directions)

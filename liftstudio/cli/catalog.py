@@ -1,4 +1,4 @@
-"""`--list`: what is registered and which options it takes, read from the code."""
+"""`--list`: the registered components and their options, read from the code."""
 
 import ast
 import dataclasses
@@ -22,7 +22,7 @@ RUN = "run"  # the pseudo kind that lists the options of the run itself
 
 
 def catalog(kind: str = "") -> str:
-    """The listing of all kinds and names, or that of one kind with purposes and options.
+    """Return a listing of all kinds and names, or of one kind with purposes and options.
 
     Raises:
         InputError: unknown kind.
@@ -52,7 +52,7 @@ def _component(name: str, kind: str) -> Iterator[str]:
 
 
 def purpose(component: type) -> str:
-    """The first line of a class's docstring."""
+    """Return the first line of a class's docstring."""
     return (inspect.getdoc(component) or "").split("\n")[0]
 
 
@@ -69,7 +69,7 @@ def _options(config: type, depth: int) -> list[str]:
 
 
 def default_text(field: "dataclasses.Field[Any]") -> str:
-    """A field's default as YAML would have it; `(required)` if it has none."""
+    """Return a field's default as YAML; `(required)` if it has none."""
     value = field.default
     if field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()
@@ -82,7 +82,7 @@ def default_text(field: "dataclasses.Field[Any]") -> str:
 
 
 def nested_options(wanted: Any) -> type | None:
-    """The dataclass whose options a field of this type holds, directly, optionally, or by name."""
+    """Return the dataclass of options that a field of this type contains, directly or as an item of it."""
     if dataclasses.is_dataclass(wanted) and wanted is not Schedule and wanted is not ComponentSpec:
         return typing.cast(type, wanted)
     if typing.get_origin(wanted) in (dict, list, tuple, typing.Union, types.UnionType):
@@ -91,7 +91,7 @@ def nested_options(wanted: Any) -> type | None:
 
 
 def field_comments(config: type) -> dict[str, str]:
-    """Field name -> the comment behind it in the source, of the class and all it inherits from."""
+    """Return field name -> the comment behind it in the source, of the class and its base classes."""
     comments: dict[str, str] = {}
     for cls in reversed(config.__mro__[:-1]):
         comments |= _own_comments(cls)
@@ -101,7 +101,7 @@ def field_comments(config: type) -> dict[str, str]:
 def _own_comments(cls: type) -> dict[str, str]:
     try:
         source = textwrap.dedent(inspect.getsource(cls))
-    except (OSError, TypeError):  # made at run time
+    except (OSError, TypeError):  # a class created at run time has no source
         return {}
     by_line = {
         token.start[0]: token.string.lstrip("# ").rstrip()

@@ -1,4 +1,4 @@
-"""The command line. `--help` and a mistake in what is no component's option do not wait for torch to be imported."""
+"""The command line. `--help`, and errors in options outside components, do not wait for the import of torch."""
 
 import argparse
 import difflib
@@ -25,13 +25,13 @@ NEW_RUN = ("train", "views")  # modes that start from any config; the others nee
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command line (default: this process's); returns the exit code."""
+    """Run one command line (default: that of this process) and return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     return guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
 
 
 def guard(work: Callable[[], int], *, debug: bool) -> int:
-    """The exit code of `work`, whose errors end as one line on stderr; debug: after their traceback."""
+    """Return the exit code of `work`; an error is printed as one line on stderr, with `debug` after its traceback."""
     try:
         with interrupt_on_sigterm():
             return work()
@@ -70,11 +70,7 @@ def _run(options: argparse.Namespace, command: str) -> None:
     folder = None if options.mode in NEW_RUN else _reopened(options.config)
     config = load_run_config(folder.config if folder else find_config(options.config), options.overrides)
 
-    from liftstudio.run.run import (  # its imports take longer than refusing a bad config may
-        Interrupted,
-        Run,
-        make_views,
-    )
+    from liftstudio.run.run import Interrupted, Run, make_views  # slow to import, so a bad config is reported first
 
     if options.mode == "views":
         make_views(config, command, options.gpu)
@@ -88,7 +84,7 @@ def _run(options: argparse.Namespace, command: str) -> None:
     except KeyboardInterrupt as error:
         where = error.where if isinstance(error, Interrupted) else "at once"
         resume = f"{program()} --config {run.folder.config} --resume"
-        raise KeyboardInterrupt(f"stopped {where}; go on with: {resume}") from None
+        raise KeyboardInterrupt(f"stopped {where}; continue with: {resume}") from None
 
 
 def _reopened(config: Path) -> "RunFolder":
@@ -98,22 +94,22 @@ def _reopened(config: Path) -> "RunFolder":
 
 
 def copy_config(name: Path) -> Path:
-    """Write the packaged config of that name into the current folder, and return where.
+    """Copy the packaged config of that name into the current folder, and return the path of the copy.
 
     Raises:
-        InputError: there is no such config, or a file of that name is there.
+        InputError: there is no such config, or a file of that name exists already.
     """
     source = find_config(Path(name.name))
     target = Path(source.name)
     if target.exists():
-        raise InputError(f"{target}: it is there already; move it away to copy the packaged one")
+        raise InputError(f"{target}: exists already; move it away to copy the packaged one")
     atomic_write(target, source.read_text())
     logs.log.info("config: %s", target)
     return target
 
 
 def program() -> str:
-    """How a user starts this command: `liftstudio`, `python -m liftstudio` or `python launch.py`."""
+    """Return how the user started the program: `liftstudio`, `python -m liftstudio` or `python launch.py`."""
     name = Path(sys.argv[0]).name
     return {"launch.py": "python launch.py", "__main__.py": "python -m liftstudio"}.get(name, "liftstudio")
 
@@ -134,7 +130,7 @@ def _work(run: Any, mode: str) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Wrong arguments are an InputError."""
+    """An argument parser that raises InputError for invalid arguments."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see --help")
@@ -144,27 +140,27 @@ def _parser() -> Parser:
     parser = Parser(
         prog=program(),
         usage=f"{program()} --config FILE ({' | '.join(f'--{mode}' for mode in MODES)}) [key=value ...]",
-        description="Images to textured 3D meshes. Any option of the config can be set by its dotted key: seed=1",
+        description="Textured 3D meshes from images. Any option of the config can be set by its dotted key: seed=1",
         epilog="exit codes: 0 done, 1 a bug, 2 bad input, 3 interrupted (resumable), 4 out of memory",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="a config, a packaged one's name, or a run's config.yaml"
+        "--config", type=Path, metavar="FILE", help="config file, name of a packaged config, or a run's config.yaml"
     )
     mode = parser.add_mutually_exclusive_group()
     for name, text in {
         "train": "optimise all stages, then test and export",
-        "views": "only make the reference views; --resume goes on from there",
-        "resume": "go on exactly where a run stopped, then test and export",
-        "validate": "image grid of a run's newest checkpoint",
-        "test": "turntable video, passes and metrics of a run's newest checkpoint",
-        "export": "mesh files of a run's newest checkpoint",
+        "views": "generate the reference views only; --resume continues from there",
+        "resume": "continue exactly where a run stopped, then test and export",
+        "validate": "write an image grid of a run's newest checkpoint",
+        "test": "write turntable video, passes and metrics of a run's newest checkpoint",
+        "export": "write mesh files of a run's newest checkpoint",
     }.items():
         mode.add_argument(f"--{name}", dest="mode", action="store_const", const=name, help=text)
-    mode.add_argument("--list", nargs="?", const="", metavar="KIND", help="registered components, or those of a kind")
-    mode.add_argument("--copy-config", type=Path, metavar="NAME", help="write a packaged config here, to be edited")
-    mode.add_argument("--doctor", action="store_true", help="what runs on what, and why; versions, memory, extensions")
-    parser.add_argument("--gpu", type=_gpus, metavar="0,1", help="CUDA devices to use (default: as the config says)")
+    mode.add_argument("--list", nargs="?", const="", metavar="KIND", help="list all components, or a kind with options")
+    mode.add_argument("--copy-config", type=Path, metavar="NAME", help="copy a packaged config here, for editing")
+    mode.add_argument("--doctor", action="store_true", help="show backends and why, versions, memory, extensions")
+    parser.add_argument("--gpu", type=_gpus, metavar="0,1", help="CUDA devices to use (default: those of the config)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--verbose", action="store_true", help="also show debug messages and warnings of libraries")
     parser.add_argument("--version", action="version", version=f"liftstudio {__version__}")
@@ -206,7 +202,7 @@ def _gpus(text: str) -> list[int]:
 
 
 def load_extensions(verbose: bool) -> None:
-    """Import the user's extensions and declare the methods; warn of extensions that fail."""
+    """Import the user's extensions and declare the methods; warn about extensions that fail to load."""
     custom = Path("custom")
     if not assets.is_checkout() or custom.resolve() != assets.CHECKOUT / "custom":
         registry.load_extensions(custom)
@@ -217,7 +213,7 @@ def load_extensions(verbose: bool) -> None:
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
-    """Exit code and one line for an error that ends the program."""
+    """Return the exit code and the one-line message for an error that ends the program."""
     if isinstance(error, InputError):
         return BAD_INPUT, f"error: {error}"
     if isinstance(error, KeyboardInterrupt):

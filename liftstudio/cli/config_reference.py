@@ -1,4 +1,4 @@
-"""Write docs/config-reference.md from the code: python -m liftstudio.cli.config_reference [--check]."""
+"""Generator of docs/config-reference.md from the code: python -m liftstudio.cli.config_reference [--check]."""
 
 import dataclasses
 import sys
@@ -14,52 +14,51 @@ from liftstudio.core.config import option_key, type_name
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_write
 
-PAGE = Path("docs/config-reference.md")  # in the current folder, which is a checkout's
+PAGE = Path("docs/config-reference.md")  # relative to the root of a checkout, the current folder
 COMMAND = "python -m liftstudio.cli.config_reference"
 HEAD = f"""\
 # Config reference
 
-Every component and every option, with its type, its default and its meaning. `{COMMAND}`
-generates this page from the code; `liftstudio --list KIND` prints the same, your own extensions included.
+All components and options, with type, default and meaning. This page is generated from the code by
+`{COMMAND}`; `liftstudio --list KIND` prints the same, including your own extensions.
 
-A component is named by `type:` in the config, with its options beside it; a component without options may be written as
-its bare name. Every option can be set on the command line by its dotted key, for example
-`system.stages.coarse.steps=300`. `NAME` in a key is a name of your choice. A *schedule* is a number,
-`[start_step, v0, v1, end_step]` or `[[step, value], ...]`.
+A component is selected by `type:` in the config, with its options beside it; without options, its bare name is enough.
+Any option can be set on the command line by its dotted key, for example `system.stages.coarse.steps=300`. `NAME` in a
+key is a name of your choice. A *schedule* is a number, `[start_step, v0, v1, end_step]` or `[[step, value], ...]`.
 """
 TABLE = ("| option | type | default | meaning |", "|---|---|---|---|")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command line (default: this process's); returns an exit code with the meaning that `launch.py`'s have."""
+    """Run one command line (default: that of this process) and return the exit code; see `command_line.guard`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     return command_line.guard(lambda: _dispatch(arguments), debug=False)
 
 
 def _dispatch(arguments: list[str]) -> int:
     parser = command_line.Parser(prog=COMMAND, description=f"Write {PAGE} from the code.", allow_abbrev=False)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is out of date")
     options = parser.parse_args(arguments)
     registry.load_methods()
     if not options.check:
         atomic_write(PAGE, reference())
     elif not PAGE.is_file() or PAGE.read_text() != reference():
-        raise InputError(f"{PAGE}: not up to date with the code; run {COMMAND}")
+        raise InputError(f"{PAGE}: out of date; run {COMMAND}")
     return command_line.DONE
 
 
 def reference() -> str:
-    """The page: the run's options, those of each component by kind, and those of prior training."""
+    """Return the page: options of the run, of each component by kind, and of prior training."""
     from liftstudio.run.config import RunConfig
     from liftstudio.training.config import TrainingConfig
 
-    sections = [HEAD, _section(RUN, "The top level of a run's config.", table(RunConfig))]
+    sections = [HEAD, _section(RUN, "Top-level options of a run.", table(RunConfig))]
     for kind in registry.kinds():
         sections.append(f"## {kind}\n")
         for name in registry.names(kind):
             component = registry.find(name, kind)
             sections.append(f"### {kind}: {name}\n\n{purpose(component)}\n\n{table(component.Config)}")
-    sections.append(_section("training", "The top level of a config of `train_prior`.", table(TrainingConfig)))
+    sections.append(_section("training", "Top-level options of prior training.", table(TrainingConfig)))
     return "\n".join(sections)
 
 
@@ -68,7 +67,7 @@ def _section(title: str, text: str, body: str) -> str:
 
 
 def table(config: type) -> str:
-    """The options of a config dataclass as a Markdown table, nested ones by their dotted keys."""
+    """Return the options of a config dataclass as a Markdown table, nested options under their dotted keys."""
     rows = list(_rows(config, ""))
     return "\n".join([*TABLE, *rows, ""]) if rows else "No options.\n"
 

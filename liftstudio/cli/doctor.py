@@ -1,4 +1,4 @@
-"""`--doctor`: what runs on what, and why."""
+"""`--doctor`: a report on machine, packages, the backend of each kernel, and extensions."""
 
 import importlib.metadata
 import os
@@ -18,7 +18,7 @@ PACKAGES = ("torch", "numpy", "numba", "warp-lang", "lightning-fabric", "scipy",
 
 
 def report() -> str:
-    """The whole report as text."""
+    """Return the report as text."""
     sections = {
         "machine": _machine(),
         "packages": _packages(),
@@ -72,4 +72,4 @@ def _extensions() -> Iterator[str]:
         yield f"{name}: failed"
         yield from (f"    {line}" for line in trace.strip().splitlines())
     if not registry.loaded_extensions() and not registry.extension_failures:
-        yield "none of your own in custom/"
+        yield "none in ./custom/"

@@ -1,4 +1,4 @@
-"""Package trained weights as files of this project: python -m liftstudio.cli.package_prior WEIGHTS FOLDER."""
+"""Packaging of trained weights as an asset: python -m liftstudio.cli.package_prior WEIGHTS FOLDER."""
 
 import shutil
 import sys
@@ -11,7 +11,7 @@ from liftstudio.core.files import atomic_path, atomic_write
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command line (default: this process's); returns an exit code with the meaning that `launch.py`'s have."""
+    """Run one command line (default: that of this process) and return the exit code; see `command_line.guard`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     return command_line.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
 
@@ -19,10 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     parser = command_line.Parser(
         prog="python -m liftstudio.cli.package_prior",
-        description="Copy a prior's weights into a folder, with the SHA-256 that is checked when asset:// opens them",
+        description="Copy a prior's weights into a folder, with SHA-256 digests that asset:// checks on opening",
         allow_abbrev=False,
     )
-    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="what training wrote, a file or a folder")
+    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="file or folder that training wrote")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="assets/priors/<name>; add a README.md there")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
@@ -32,17 +32,17 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def package(weights: Path, folder: Path) -> None:
-    """Write SHA256SUMS (as sha256sum does) and what it names to `folder`: weights.safetensors, or a folder's files.
+    """Copy `weights` to `folder`, a file as weights.safetensors, and write its SHA256SUMS in the format of sha256sum.
 
     Raises:
-        InputError: `weights` is neither a readable .safetensors file nor a folder with some.
+        InputError: `weights` is neither a readable .safetensors file nor a folder that contains one.
     """
     from liftstudio.core.cache import file_digest
     from liftstudio.core.weights import SUMS, Weights
 
     files = _named(weights)
     if not any(file.suffix == ".safetensors" for file in files.values()):
-        raise InputError(f"{weights}: expected a .safetensors file, or a folder with some")
+        raise InputError(f"{weights}: expected a .safetensors file, or a folder that contains one")
     for file in files.values():
         if file.suffix == ".safetensors":
             Weights(file)
@@ -54,7 +54,7 @@ def package(weights: Path, folder: Path) -> None:
 
 
 def _named(weights: Path) -> dict[str, Path]:
-    """What is packaged, by its name in the package."""
+    """Return name in the package -> file to copy."""
     if weights.is_dir():
         files = sorted(file for file in weights.rglob("*") if file.is_file())
         return {file.relative_to(weights).as_posix(): file for file in files}

@@ -1,4 +1,4 @@
-"""Train a prior: python -m liftstudio.cli.train_prior --config configs/priors/toys.yaml [key=value ...]."""
+"""Training of a prior: python -m liftstudio.cli.train_prior --config configs/priors/toys.yaml [key=value ...]."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from liftstudio.core.errors import InputError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command line (default: this process's); returns an exit code with the meaning that `launch.py`'s have."""
+    """Run one command line (default: that of this process) and return the exit code; see `command_line.guard`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     return command_line.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
 
@@ -19,11 +19,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     parser = command_line.Parser(
         prog="python -m liftstudio.cli.train_prior",
-        description="Train or fine-tune a prior, or go on where the same command stopped: docs/training-priors.md",
+        description="Train or fine-tune a prior; the same command again continues. See docs/training-priors.md",
         epilog="exit codes: 0 done, 1 a bug, 2 bad input, 3 interrupted (resumable), 4 out of memory",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="a config, or a packaged one's name")
+    parser.add_argument(
+        "--config", type=Path, required=True, metavar="FILE", help="config file, or name of a packaged config"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="options of the config")
     options = parser.parse_args(arguments)
@@ -43,7 +45,7 @@ def _train(path: Path, overrides: list[str]) -> None:
     except ModuleNotFoundError as error:
         if error.name != "pytorch_lightning":
             raise
-        raise InputError("training needs a package: pip install pytorch-lightning") from None
+        raise InputError("training needs pytorch-lightning: pip install pytorch-lightning") from None
     train(config, Path(config.runs_dir) / config.name)
 
 

@@ -1,1 +1,1 @@
-"""What everything else stands on: configs, the registry, files, logs."""
+"""The foundation of all other packages: configs, the registry, files, logs."""

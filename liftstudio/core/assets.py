@@ -1,4 +1,4 @@
-"""Files that come with the project: configs, and what configs name `asset://...`."""
+"""Files that come with the project: configs, and the assets that configs refer to as `asset://...`."""
 
 import difflib
 from importlib import resources
@@ -8,26 +8,26 @@ from liftstudio.core.errors import InputError
 
 SCHEME = "asset://"
 PACKAGE = Path(str(resources.files("liftstudio")))
-CHECKOUT = PACKAGE.parent  # of the repository, if that is where the package lies
+CHECKOUT = PACKAGE.parent  # the repository's root, if the package lies in a checkout
 
 
 def is_checkout() -> bool:
-    """Whether the package lies in a checkout; an installed package holds the checkout's folders itself."""
+    """Return whether the package lies in a checkout; an installed package contains the data folders itself."""
     return (CHECKOUT / "pyproject.toml").is_file() and not (PACKAGE / "assets").is_dir()
 
 
 def packaged(folder: str) -> Path:
-    """The path of `assets` or `configs`, as files."""
+    """Return the path of the packaged folder `assets` or `configs`."""
     return (CHECKOUT if is_checkout() else PACKAGE) / folder
 
 
 def find_config(path: Path, folder: str = "") -> Path:
-    """The config file at `path`; for a bare name, that of the current folder or else the packaged one.
+    """Return the config file at `path`; a bare name is looked up in the current folder, then in the packaged configs.
 
-    folder: of `configs/` where packaged ones are: "priors" for those of prior training.
+    folder: subfolder of the packaged `configs/` to look in: "priors" for prior training.
 
     Raises:
-        InputError: there is neither; says which packaged config is near.
+        InputError: the config is in neither place; names the packaged config with the most similar name.
     """
     if len(path.parts) > 1 or path.exists():
         return path
@@ -42,7 +42,7 @@ def find_config(path: Path, folder: str = "") -> Path:
 
 
 def input_path(text: str) -> Path:
-    """The path of a packaged file (`asset://demo/mario`) or of a user's file (relative to the current folder)."""
+    """Return the path of a packaged file (`asset://demo/mario`) or of a user's file, relative to the current folder."""
     if text.startswith(SCHEME):
         return packaged("assets") / text.removeprefix(SCHEME)
     return Path(text).expanduser()

@@ -1,4 +1,4 @@
-"""Results of long work, kept between runs in $LIFTSTUDIO_CACHE, else ~/.cache/liftstudio."""
+"""Cache of expensive results between runs, in $LIFTSTUDIO_CACHE or else ~/.cache/liftstudio."""
 
 import hashlib
 import json
@@ -13,18 +13,18 @@ from liftstudio.core.logs import log
 
 
 def cache_folder() -> Path:
-    """Where results are kept."""
+    """Return the folder of the cache."""
     given = os.environ.get("LIFTSTUDIO_CACHE")
     return Path(given).expanduser() if given else Path.home() / ".cache" / "liftstudio"
 
 
 def content_key(parts: dict[str, Any]) -> str:
-    """A file name for plain data; other data have another name."""
+    """Return a file name for plain data, a hash of its content."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes.
+    """Return the SHA-256 of a file's bytes, in hexadecimal.
 
     Raises:
         OSError: the file cannot be read.
@@ -34,9 +34,9 @@ def file_digest(path: Path) -> str:
 
 
 def cached(kind: str, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `make` returns (nested dicts and lists of tensors and numbers), from the cache if it is there and whole.
+    """Return the result of `make` (nested dicts and lists of tensors and numbers), from the cache if it is there.
 
-    A damaged entry is made again. A cache that cannot be written is warned of and costs nothing else.
+    A damaged entry is computed again. A cache that cannot be written gives a warning, no error.
     """
     path = cache_folder() / kind / f"{key}.ckpt"
     if path.is_file():
@@ -45,10 +45,10 @@ def cached(kind: str, key: str, make: Callable[[], dict[str, Any]]) -> dict[str,
             log.info("%s: from the cache, %s", kind, path)
             return found
         except InputError as error:
-            log.warning("%s; made again", error)
+            log.warning("%s; computing it again", error)
     made = make()
     try:
         write_verified(path, made)
     except OSError as error:
-        log.warning("%s: not kept for another run (%s)", error.filename or path, error.strerror or error)
+        log.warning("%s: cannot be written to the cache (%s)", error.filename or path, error.strerror or error)
     return made

@@ -1,4 +1,4 @@
-"""A run's checkpoints: one file each, complete or absent, verified before use, safe to load."""
+"""Checkpoints of a run: one file each, written atomically, verified before use, safe to load."""
 
 import dataclasses
 import hashlib
@@ -23,14 +23,14 @@ KEPT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run needs to go on as if it had never stopped.
+    """Everything a run needs to continue as if it had never stopped.
 
-    stage, step: `step` steps of `stage` are done; total_step counts them over all stages.
-    system:      what `System.state()` gave.
-    config:      the options that decide the result, as plain data.
-    elapsed:     stage -> wall seconds spent in it.
+    stage, step: the stage and the number of its steps that are done; total_step counts the steps of all stages.
+    system:      the result of `System.state()`.
+    config:      the options that determine the result, as plain data.
+    elapsed:     stage -> wall-clock seconds spent in it.
     random:      the process's global random states (the system keeps its own generators in its state).
-    versions:    package -> version that wrote it.
+    versions:    package -> version that wrote the checkpoint.
     """
 
     stage: str
@@ -44,18 +44,18 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints in a folder; the last two are kept."""
+    """The checkpoints in a folder, which keeps the last two."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint, then drop all but the last two.
+        """Write a checkpoint, delete all but the last two, and return its path.
 
         Raises:
             OSError: full disk, read-only folder, ...
-            TypeError: the system's state holds something that cannot be loaded safely.
-            InputError: the system's state holds values that are not numbers any more.
+            TypeError: the system's state contains objects that cannot be loaded safely.
+            InputError: the system's state contains NaN.
         """
         _check_state(checkpoint.system, "state")
         path = self.folder / f"step-{checkpoint.total_step:08d}-{checkpoint.stage}.ckpt"
@@ -65,28 +65,29 @@ class Checkpoints:
         return path
 
     def paths(self) -> list[Path]:
-        """All checkpoint files, newest first."""
+        """Return all checkpoint files, newest first."""
         return sorted(self.folder.glob("step-*.ckpt"), reverse=True)
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest good checkpoint (None if there is no file at all), and why newer ones were refused.
+        """Return the newest valid checkpoint (None if there are no files), and why newer ones were rejected.
 
         Raises:
-            InputError: there are files but none is good.
+            InputError: there are files, but none is valid.
         """
         refused: list[str] = []
         for path in self.paths():
             try:
                 return Checkpoint(**read_verified(path)), refused
             except (InputError, TypeError) as error:
-                refused.append(str(error) if isinstance(error, InputError) else f"{path}: not of this version")
+                is_foreign = isinstance(error, TypeError)
+                refused.append(f"{path}: not a checkpoint of this version" if is_foreign else str(error))
         if refused:
             raise InputError(f"no usable checkpoint: {'; '.join(refused)}")
         return None, []
 
 
 def write_verified(path: Path, data: dict[str, Any]) -> None:
-    """Write nested dicts and lists of tensors and numbers, with a header that lets `read_verified` prove them whole."""
+    """Write nested dicts and lists of tensors and numbers, with a header by which `read_verified` verifies them."""
     buffer = io.BytesIO()
     torch.save(data, buffer)
     payload = buffer.getbuffer()
@@ -97,10 +98,10 @@ def write_verified(path: Path, data: dict[str, Any]) -> None:
 
 
 def read_verified(path: Path) -> dict[str, Any]:
-    """What `write_verified` wrote; on the CPU, and without running anything the file may hold.
+    """Return what `write_verified` wrote, on the CPU; no code that the file may contain is run.
 
     Raises:
-        InputError: the file is unreadable, torn, changed or not ours.
+        InputError: the file is unreadable, truncated, damaged or of another format.
     """
     try:
         header_line, _, payload = path.read_bytes().partition(b"\n")
@@ -112,26 +113,26 @@ def read_verified(path: Path) -> dict[str, Any]:
     if not isinstance(header, dict) or header.get("magic") != MAGIC:
         raise InputError(f"{path}: not a checkpoint of this version")
     if len(payload) != header.get("bytes"):
-        raise InputError(f"{path}: torn, {len(payload)} of {header.get('bytes')} bytes")
+        raise InputError(f"{path}: truncated, {len(payload)} of {header.get('bytes')} bytes")
     if hashlib.sha256(payload).hexdigest() != header.get("sha256"):
         raise InputError(f"{path}: damaged, its SHA-256 does not match")
     try:
         return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError):
-        raise InputError(f"{path}: holds something that is not safe to load") from None
+        raise InputError(f"{path}: contains objects that are not safe to load") from None
 
 
 def check_same_config(saved: dict[str, Any], current: dict[str, Any], path: Path) -> None:
-    """Refuse to go on with other options than the run was started with.
+    """Check that a run continues with the options it was started with.
 
     Raises:
-        InputError: naming the first dotted key that differs.
+        InputError: an option differs; names the dotted key of the first one.
     """
     before, now = dict(_flat(saved)), dict(_flat(current))
     for key in [*before, *now]:
         if before.get(key, "absent") != now.get(key, "absent"):
             was, wanted = before.get(key, "absent"), now.get(key, "absent")
-            raise InputError(f"{key}: the run in {path} was started with {was}, now {wanted}; start a new run for that")
+            raise InputError(f"{key}: the run in {path} was started with {was}, not {wanted}; start a new run instead")
 
 
 def _flat(data: Any, path: str = "") -> list[tuple[str, Any]]:
@@ -148,13 +149,13 @@ def _check_state(value: Any, path: str) -> None:
             _check_state(item, f"{path}.{key}")
     elif isinstance(value, Tensor):
         if value.is_floating_point() and torch.isnan(value).any():
-            raise InputError(f"{path} holds NaN: not saved; lower the learning rate or the loss weights")
-    elif type(value) not in (int, float, str, bool, type(None)):  # exactly: NumPy's scalars are floats too
-        raise TypeError(f"{path}: a checkpoint cannot hold {type(value)}")
+            raise InputError(f"{path} contains NaN: not saved; lower the learning rate or the loss weights")
+    elif type(value) not in (int, float, str, bool, type(None)):  # not isinstance: NumPy's float64 is a float too
+        raise TypeError(f"{path}: a checkpoint cannot contain {type(value)}")
 
 
 def random_states() -> dict[str, Any]:
-    """The process's global random states, as plain data and tensors."""
+    """Return the process's global random states, as plain data and tensors."""
     name, keys, *position = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
@@ -165,7 +166,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Put back what `random_states` gave."""
+    """Restore the result of `random_states`."""
     random.setstate(states["python"])
     np.random.set_state(tuple(states["numpy"]))
     torch.set_rng_state(states["torch"])
@@ -174,7 +175,7 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the process's global random states; our own code draws from explicit generators."""
+    """Seed the process's global random generators; our own code draws from explicit ones."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Checks at the public edge: options that fit together, tensors of the right shape. Inside, both are trusted."""
+"""Checks at public interfaces: consistent options, tensors of the right shape. Internal code trusts both."""
 
 import math
 from collections.abc import Sequence
@@ -12,28 +12,28 @@ if TYPE_CHECKING:
 
 
 def check_range(name: str, value: float, least: float, most: float = math.inf) -> None:
-    """Raise if a value is outside [least, most]: for a range that depends on other options, or of an argument.
+    """Check that a value is in [least, most]: for arguments, and for ranges that depend on other options.
 
     Raises:
-        InputError: naming the value, its range and what it is.
+        InputError: it is not; contains the name, the range and the value.
     """
     Range(least, most).check(name, value)
 
 
 def check_pair(name: str, pair: Sequence[float]) -> None:
-    """Raise an InputError that names the option unless the lower of its two values comes first."""
+    """Raise an InputError that names the option if the first of its two values is above the second."""
     if pair[0] > pair[1]:
         raise InputError(f"{name}: expected the lower value first, got {pair[0]:g}, {pair[1]:g}")
 
 
 def check_shape(name: str, tensor: "Tensor", wanted: Sequence[int | str]) -> None:
-    """Raise if `tensor` does not have the `wanted` shape.
+    """Check that `tensor` has the shape `wanted`.
 
-    `wanted` holds sizes and names: `("N", 3)`. A name stands for any size, the same one each time it occurs;
+    `wanted` consists of sizes and names: `("N", 3)`. A name stands for any size, the same one each time it occurs;
     a leading `"..."` stands for any number of dimensions.
 
     Raises:
-        ValueError: naming the tensor, the wanted and the actual shape.
+        ValueError: it has not; contains the tensor's name, the expected and the actual shape.
     """
     shape, sizes = list(tensor.shape), list(wanted)
     if sizes and sizes[0] == "...":
@@ -49,10 +49,10 @@ def check_shape(name: str, tensor: "Tensor", wanted: Sequence[int | str]) -> Non
 
 
 def check_indices(name: str, indices: "Tensor", size: int, *, least: int = 0) -> None:
-    """Raise if an element of the integer tensor `indices` is outside [least, size): kernels read memory by them.
+    """Check that all elements of the integer tensor `indices` are in [least, size), since kernels read memory by them.
 
     Raises:
-        ValueError: naming the tensor, the wanted range and the range found.
+        ValueError: they are not; contains the tensor's name, the expected and the actual range.
     """
     if indices.numel() == 0:
         return
@@ -62,6 +62,6 @@ def check_indices(name: str, indices: "Tensor", size: int, *, least: int = 0) ->
 
 
 def check_multiples(name: str, values: Sequence[int], factor: int) -> None:
-    """Raise an InputError unless there are values, and all are multiples of `factor`, from it on."""
+    """Raise an InputError if there are no values, or one is not a positive multiple of `factor`."""
     if not values or any(value < factor or value % factor for value in values):
         raise InputError(f"{name}: expected multiples of {factor}, got {', '.join(map(str, values)) or 'none'}")

@@ -1,4 +1,4 @@
-"""YAML and `key=value` overrides to typed dataclasses; a typo is an error with its path and the right key."""
+"""Parsing of YAML and `key=value` overrides into typed dataclasses; a typo is an error that names the right key."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,7 @@ from liftstudio.core.schedules import Schedule
 
 T = TypeVar("T")
 
-TYPO = 0.8  # keys at least so alike, of 1, are the same one misspelt
+TYPO = 0.8  # similarity in [0, 1] from which a key counts as a misspelling of another
 
 RESOLVERS: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b,
@@ -46,12 +46,12 @@ class ComponentSpec:
     options: Any
 
     def build(self, *arguments: Any, **named: Any) -> Any:
-        """The component, constructed as `cls(options, *arguments, **named)`."""
+        """Return the component, constructed as `cls(options, *arguments, **named)`."""
         return find(self.type, self.kind)(self.options, *arguments, **named)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose numbers may be written `1e-3`, which YAML 1.1 reads as text."""
+    """YAML loader that reads `1e-3` as a number, which YAML 1.1 reads as text."""
 
 
 _Loader.add_implicit_resolver(
@@ -60,16 +60,16 @@ _Loader.add_implicit_resolver(
 
 
 def read_config(path: Path, overrides: list[str], inputs: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The config file with `dotted.key=value` overrides applied and `${...}` resolved, as plain data.
+    """Return the config file as plain data, with `dotted.key=value` overrides applied and `${...}` resolved.
 
-    Override values are literal text until a field's type says otherwise, so a prompt may hold anything: only in the
-    file does `???` stand for a value that is missing.
-    inputs: dotted keys that only other parts of the config read; an override of one that none reads, or of an option
-        below it, is an error.
+    An override's value is literal text until it is parsed as its field's type, so a prompt may contain anything. `???`
+    marks a missing value in the file only.
+
+    inputs: dotted keys that have an effect only where other parts of the config refer to them; overriding one of them,
+        or an option below it, is an error if nothing refers to it.
 
     Raises:
-        InputError: missing or faulty file, malformed override, an interpolation that cannot be resolved, or a value
-            that is missing.
+        InputError: missing or invalid file, malformed override, unresolvable interpolation or missing value.
     """
     for name, function in RESOLVERS.items():
         OmegaConf.register_resolver(name, function, replace=True)
@@ -89,7 +89,7 @@ def read_config(path: Path, overrides: list[str], inputs: tuple[str, ...] = ()) 
 
 
 def write_config(data: dict[str, Any]) -> str:
-    """YAML that `read_config` reads back as `data`, even where a text holds `${` or `???`."""
+    """Return YAML that `read_config` reads back as `data`, even where a string contains `${` or `???`."""
     return yaml.safe_dump(_literal(data), sort_keys=False, allow_unicode=True)
 
 
@@ -112,14 +112,14 @@ def _apply_override(loaded: Any, override: str) -> None:
     if not separator or not key or key.startswith("-"):
         raise InputError(f"'{override}': expected key=value, for example seed=1")
     try:
-        _open_blocks(loaded, key)
+        _expand_components(loaded, key)
         OmegaConf.update(loaded, key, _literal(value))
     except (OmegaConfBaseException, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise InputError(f"'{override}': cannot set '{key}': {str(error).splitlines()[0]}") from None
 
 
-def _open_blocks(loaded: Any, key: str) -> None:
-    """Let `light.lobes=8` set an option of a component that stands there by its name alone (`light: uniform`)."""
+def _expand_components(loaded: Any, key: str) -> None:
+    """Expand a component given by its name alone (`light: uniform`), so that `light.lobes=8` can set its option."""
     parts = key.split(".")
     for end in range(1, len(parts)):
         path = ".".join(parts[:end])
@@ -139,7 +139,7 @@ def _missing(key: str | None) -> InputError:
 
 
 def _literal(value: Any) -> Any:
-    """`value` with its texts escaped, so that `${` in them is no interpolation, and `???` alone no missing value."""
+    """Return `value` with its strings escaped: `${` does not start an interpolation, `???` is not a missing value."""
     if isinstance(value, dict):
         return {key: _literal(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -150,10 +150,10 @@ def _literal(value: Any) -> Any:
 
 
 def parse(data: Any, wanted: type[T], path: str = "") -> T:
-    """`data` as an instance of the dataclass `wanted`, checked key by key.
+    """Return `data` as an instance of the dataclass `wanted`, checked key by key.
 
     Raises:
-        InputError: naming the dotted path of the first unknown key, missing key or wrong value.
+        InputError: unknown key, missing key or invalid value; names the dotted path of the first one.
     """
     return typing.cast(T, _convert(data, wanted, path))
 
@@ -167,7 +167,7 @@ def _checked(value: Any, wanted: Any, path: str) -> Any:
 def _convert(value: Any, wanted: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is typing.Annotated and arguments[0] is ComponentSpec:
-        return _convert_block(value, arguments[1], path)
+        return _convert_component(value, arguments[1], path)
     if origin is typing.Annotated:
         return _convert(value, arguments[0], path)
     if origin in (typing.Union, types.UnionType):
@@ -195,26 +195,26 @@ def _convert_dataclass(value: Any, wanted: type, path: str) -> Any:
             raise InputError(f"{_join(path, name)}: missing; expected {type_name(hints[field.name])}")
     names = {key: fields[key].name for key in data}
     typed = {key: _of_default_type(item, fields[key]) for key, item in data.items()}
-    in_order = sorted(typed, key=lambda key: _holds_block(hints[names[key]]))  # plain mistakes first: see _holds_block
+    in_order = sorted(typed, key=lambda key: _holds_component(hints[names[key]]))  # cheap checks first
     values = {names[key]: _checked(typed[key], hints[names[key]], _join(path, key)) for key in in_order}
     try:
         return wanted(**values)
-    except InputError as error:  # from the dataclass's own checks, which start with the field's name
+    except InputError as error:  # from the dataclass's own checks, whose messages start with the field's name
         raise InputError(_join(path, error)) from None
 
 
-def _holds_block(wanted: Any) -> bool:
-    """Whether a value of this type names components, whose modules take seconds to import."""
+def _holds_component(wanted: Any) -> bool:
+    """Return whether a value of this type names components, whose modules take seconds to import."""
     if typing.get_origin(wanted) is typing.Annotated:
-        return typing.get_args(wanted)[0] is ComponentSpec or _holds_block(typing.get_args(wanted)[0])
+        return typing.get_args(wanted)[0] is ComponentSpec or _holds_component(typing.get_args(wanted)[0])
     if dataclasses.is_dataclass(wanted) and wanted is not Schedule:
         hints = typing.get_type_hints(wanted, include_extras=True)
-        return any(_holds_block(hints[field.name]) for field in dataclasses.fields(wanted))
-    return any(map(_holds_block, typing.get_args(wanted)))
+        return any(_holds_component(hints[field.name]) for field in dataclasses.fields(wanted))
+    return any(map(_holds_component, typing.get_args(wanted)))
 
 
 def _of_default_type(value: Any, field: dataclasses.Field[Any]) -> Any:
-    """Options of a component without its name are those of the one that stands there by default."""
+    """Return component options without `type` completed by the type of the field's default component."""
     default = None if field.default_factory is dataclasses.MISSING else field.default_factory()
     if (
         isinstance(default, ComponentSpec)
@@ -226,11 +226,11 @@ def _of_default_type(value: Any, field: dataclasses.Field[Any]) -> Any:
 
 
 def option_key(field_name: str) -> str:
-    """The key of a field; a field named like a Python keyword (`from`) has an underscore behind it."""
+    """Return the config key of a field; a field whose key is a Python keyword (`from`) has a trailing underscore."""
     return field_name.removesuffix("_")
 
 
-def _convert_block(value: Any, kind: str, path: str) -> ComponentSpec:
+def _convert_component(value: Any, kind: str, path: str) -> ComponentSpec:
     data = {"type": value} if isinstance(value, str) and not value.lstrip().startswith("{") else _mapping(value, path)
     if not isinstance(data.get("type"), str):
         raise InputError(f"{_join(path, 'type')}: missing; expected the name of a {kind} (see --list {kind})")
@@ -241,7 +241,7 @@ def _convert_block(value: Any, kind: str, path: str) -> ComponentSpec:
     options = {key: item for key, item in data.items() if key != "type"}
     known = _option_keys(component.Config)
     for key in options:
-        is_typo = difflib.get_close_matches(key, known, n=1, cutoff=TYPO)  # or it is known
+        is_typo = difflib.get_close_matches(key, known, n=1, cutoff=TYPO)  # also true of known keys
         if not is_typo and (others := _types_with(key, kind)):
             wanted = " or ".join(f"{_join(path, 'type')}={other}" for other in others)
             raise InputError(f"unknown key '{_join(path, key)}'; '{data['type']}' has no such option; add {wanted}")
@@ -253,10 +253,10 @@ def _option_keys(config: type) -> set[str]:
 
 
 def _types_with(key: str, kind: str) -> list[str]:
-    """The components of a kind that have an option of that name; it takes seconds to import them all."""
+    """Return the components of a kind that have an option `key`; importing them all takes seconds."""
     found = []
     for name in names(kind):
-        with contextlib.suppress(InputError):  # one that lacks a package
+        with contextlib.suppress(InputError):  # a package that the component needs is not installed
             if key in _option_keys(find(name, kind).Config):
                 found.append(name)
     return found
@@ -350,7 +350,7 @@ def _join(path: str, key: object) -> str:
 
 
 def type_name(wanted: Any) -> str:
-    """A field's type in words: in error messages and in `--list`."""
+    """Return a field's type in words, for error messages and `--list`."""
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is typing.Annotated:
         if arguments[0] is ComponentSpec:
@@ -379,7 +379,7 @@ def type_name(wanted: Any) -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """A parsed config as plain data that `read_config` and `parse` turn back into an equal one."""
+    """Return a parsed config as plain data, from which `write_config`, `read_config` and `parse` restore it."""
     if isinstance(value, ComponentSpec):
         return {"type": value.type, **to_plain(value.options)}
     if isinstance(value, Schedule):

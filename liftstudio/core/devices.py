@@ -1,4 +1,4 @@
-"""Which devices a run uses."""
+"""Choice of the devices that a run uses."""
 
 import torch
 
@@ -6,20 +6,20 @@ from liftstudio.core.errors import InputError
 
 
 def first_device(device: str, gpus: list[int] | None) -> torch.device:
-    """The run's first device, where its reference views are made.
+    """Return the run's first device, on which its reference views are generated.
 
     Raises:
-        InputError: as `choose_devices`.
+        InputError: see `choose_devices`.
     """
     accelerator, devices = choose_devices(device, gpus)
     return torch.device(accelerator, devices[0]) if isinstance(devices, list) else torch.device(accelerator)
 
 
 def choose_devices(device: str, gpus: list[int] | None) -> tuple[str, list[int] | int]:
-    """Accelerator and devices for Fabric.
+    """Return the accelerator and the devices for Fabric.
 
     Raises:
-        InputError: CUDA is asked for and not there.
+        InputError: CUDA is requested but not available.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for gpu in gpus or []:
@@ -28,5 +28,5 @@ def choose_devices(device: str, gpus: list[int] | None) -> tuple[str, list[int] 
     if gpus:
         return "cuda", gpus
     if device == "cuda" and not count:
-        raise InputError("device: cuda is asked for, but there is no CUDA device; use device=cpu or device=auto")
+        raise InputError("device: expected a CUDA device, but none is available; use device=cpu or device=auto")
     return ("cpu", 1) if device == "cpu" or not count else ("cuda", [0])

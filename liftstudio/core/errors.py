@@ -1,5 +1,5 @@
-"""The one exception a user is meant to see."""
+"""The exception for bad input."""
 
 
 class InputError(Exception):
-    """Something the user gave is wrong: one line that names it and says what to do (exit code 2)."""
+    """Bad input from the user; the message is one line that names it and says what to do (exit code 2)."""

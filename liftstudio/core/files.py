@@ -1,4 +1,4 @@
-"""Files that are either absent, old or complete: never half-written."""
+"""Atomic writing: a file is absent, old or complete, never half-written."""
 
 import contextlib
 import os
@@ -9,11 +9,11 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that replaces it when the block ends well, and vanishes when it does not.
+    """Yield a temporary path beside `path`; it replaces `path` if the block succeeds and is deleted if it fails.
 
-    The temporary name keeps the suffix of `path`, since many writers choose their format by it. The bytes are on the
-    disk before the name appears, so a crash or `kill -9` at any moment leaves the old file or the new one.
-    The folder is made if it is missing.
+    The temporary name keeps the suffix of `path`, since many writers choose their format by it. The bytes are synced to
+    disk before the rename, so a crash or `kill -9` at any moment leaves either the old file or the new one. The folder
+    is created if it is missing.
 
     Raises:
         OSError: read-only folder, full disk, ...
@@ -33,14 +33,14 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 def clear_temporaries(folder: Path) -> None:
-    """Remove what killed processes left half-written anywhere below `folder`; none may be writing there now."""
+    """Delete temporary files that killed processes left below `folder`; no process may be writing there."""
     for path in folder.rglob(".*.tmp*"):
         path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def blaming(path: Path) -> Iterator[None]:
-    """Make an OSError inside the block name `path`: one from a write (full disk, ...) names no file by itself."""
+    """Make an OSError raised inside the block name `path`; failed writes (full disk, ...) name no file themselves."""
     try:
         yield
     except OSError as error:
@@ -49,7 +49,7 @@ def blaming(path: Path) -> Iterator[None]:
 
 
 def atomic_write(path: Path | str, data: bytes | str) -> None:
-    """Write `data` (text as UTF-8) to `path` as `atomic_path` does.
+    """Write `data` (text as UTF-8) to `path` atomically; see `atomic_path`.
 
     Raises:
         OSError: read-only folder, full disk, ...
@@ -59,7 +59,7 @@ def atomic_write(path: Path | str, data: bytes | str) -> None:
 
 
 def _sync(path: Path) -> None:
-    # Windows flushes only what is open for writing; a POSIX folder opens only for reading.
+    # Windows flushes only files opened for writing; POSIX opens folders only for reading.
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)

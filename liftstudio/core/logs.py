@@ -1,4 +1,4 @@
-"""What a run says: messages, the progress line, log.csv, TensorBoard, memory."""
+"""Logging of a run: messages, progress lines, log.csv and TensorBoard."""
 
 import contextlib
 import csv
@@ -21,7 +21,7 @@ from liftstudio.core.ranges import NonNegativeInt, PositiveInt
 log = logging.getLogger("liftstudio")
 
 PLAIN_SECONDS = 10.0  # between progress lines where there is no terminal
-SMOOTHING = 0.9  # of the seconds per step that the progress line shows
+SMOOTHING = 0.9  # decay of the moving average of the seconds per step
 KEYS = ("total_step", "stage", "step")
 
 
@@ -42,7 +42,7 @@ class _Handler(logging.Handler):
 
 
 def configure(verbose: bool) -> None:
-    """Messages of ours to stdout, warnings to stderr; chatter of libraries only if `verbose`."""
+    """Send our messages to stdout and our warnings to stderr; hide warnings of libraries unless `verbose`."""
     log.handlers = [_Handler()]
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     if not verbose:
@@ -61,7 +61,7 @@ class _Keeper(logging.Handler):
 
 @contextlib.contextmanager
 def warnings_only() -> Iterator[None]:
-    """Silence messages below warnings, for example while many captures are read."""
+    """Hide messages below warnings inside the block, for example while many captures are read."""
     level = log.level
     log.setLevel("WARNING")
     try:
@@ -72,7 +72,7 @@ def warnings_only() -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept_warnings() -> Iterator[list[str]]:
-    """The texts of our warnings inside, which are given as always."""
+    """Yield a list that collects the texts of our warnings inside the block, which are shown as usual."""
     keeper = _Keeper()
     log.addHandler(keeper)
     try:
@@ -82,10 +82,10 @@ def kept_warnings() -> Iterator[list[str]]:
 
 
 class CsvLog:
-    """log.csv: a row per logged step and a column for every value there ever was."""
+    """log.csv: a row for every logged step, a column for every value that was ever logged."""
 
     def __init__(self, path: Path, total_step: int = 0) -> None:
-        """Go on in `path`, if it exists, after step `total_step`: later and torn rows are cut."""
+        """Continue `path`, if it exists, after step `total_step`; later and incomplete rows are deleted."""
         self.path = path
         self.columns = list(KEYS)
         self._rewrite([row for row in self._read() if int(row["total_step"]) <= total_step])
@@ -128,26 +128,26 @@ class RunLog:
             self.tensorboard = SummaryWriter(str(tensorboard), purge_step=total_step + 1)
 
     def write(self, stage: str, step: int, total_step: int, values: dict[str, float]) -> None:
-        """Log the values of the step that was the `step`-th of its stage and the `total_step`-th of all (1-based)."""
+        """Log the values of a step: number `step` of its stage, `total_step` over all stages (both 1-based)."""
         self.csv.write({"total_step": total_step, "stage": stage, "step": step, **values})
         if self.tensorboard is not None:
             for name, value in values.items():
                 self.tensorboard.add_scalar(f"{stage}/{name}", value, total_step)
 
     def close(self) -> None:
-        """Write out what TensorBoard still holds back."""
+        """Flush and close the TensorBoard writer."""
         if self.tensorboard is not None:
             self.tensorboard.close()
 
 
 class StageProgress:
-    """Stage, step, losses, seconds per step and time left: live on a terminal, else as a line every few seconds.
+    """Progress line of a stage: step, losses, seconds per step, time left; live on a terminal, else every few seconds.
 
-    total: steps in all; may be changed on the way.
+    total: number of steps; may be changed while running.
     """
 
     def __init__(self, stage: str, done: int, total: int, *, quiet: bool = False, every: float = PLAIN_SECONDS) -> None:
-        """every: seconds between the lines where there is no terminal."""
+        """Start at step `done` of `total`; `every`: seconds between the lines where there is no terminal."""
         self.stage, self.total, self.quiet, self.every = stage, total, quiet, every
         self.seconds: float | None = None
         self.last = time.perf_counter()
@@ -168,7 +168,7 @@ class StageProgress:
             self.live.stop()
 
     def update(self, done: int, losses: dict[str, float]) -> None:
-        """Show that `done` steps are done."""
+        """Show the progress after `done` steps, with the losses of the last one."""
         now = time.perf_counter()
         spent, self.last = now - self.last, now
         self.seconds = spent if self.seconds is None else SMOOTHING * self.seconds + (1 - SMOOTHING) * spent
@@ -186,7 +186,7 @@ class StageProgress:
 
 
 class WorkProgress:
-    """The steps of a long job, called as `progress(step, fraction done)`: a bar on a terminal, else a line each."""
+    """Progress of a long job, called as `progress(step, fraction)`: a bar on a terminal, else a line for each step."""
 
     def __init__(self, title: str) -> None:
         self.title, self.step = title, ""

@@ -1,4 +1,4 @@
-"""How much memory a run used, and what to lower when there is not enough."""
+"""Memory of a run: how much it used, and which options to lower when there is not enough."""
 
 import contextlib
 import math
@@ -14,15 +14,15 @@ from liftstudio.core.config import to_plain
 
 
 class OutOfMemoryError(MemoryError):
-    """The device's or the machine's memory is used up; says what to lower."""
+    """The device or the machine is out of memory; the message says what to lower."""
 
 
 @contextlib.contextmanager
 def memory_advice(config: Any, key: str) -> Iterator[None]:
-    """Turn running out of memory inside the block into an error that says which options to lower.
+    """Turn an out-of-memory error inside the block into one that says which options to lower.
 
     Raises:
-        OutOfMemoryError: naming those options under the dotted `key` that cost memory.
+        OutOfMemoryError: names the options under the dotted `key` that determine memory use.
     """
     try:
         yield
@@ -35,13 +35,13 @@ def memory_advice(config: Any, key: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error is one of the many forms of a failed allocation."""
+    """Return whether the error is one of the many forms of a failed allocation."""
     texts = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(t in str(error).lower() for t in texts)
 
 
 def memory_options(plain: dict[str, Any], key: str) -> list[str]:
-    """`dotted.key=value` of the numbers under `key` whose names tell of memory."""
+    """Return `dotted.key=value` of the integers under `key` whose names suggest that they determine memory use."""
     node: Any = plain
     for part in key.split("."):
         node = node.get(part, {}) if isinstance(node, dict) else {}
@@ -56,12 +56,12 @@ def memory_options(plain: dict[str, Any], key: str) -> list[str]:
 
 
 def check_growth(growth: float, device: torch.device, advice: str) -> None:
-    """Refuse a step whose activations will be `growth` times those of the steps before, if memory cannot hold them.
+    """Raise if a step would not fit into memory whose activations are `growth` times those of the steps before.
 
-    What this process has used so far, all of it taken to grow, is the estimate: simple, and on the safe side.
+    The estimate scales all memory that this process has used so far, which is simple and conservative.
 
     Raises:
-        OutOfMemoryError: with `advice`, what to lower.
+        OutOfMemoryError: ends with `advice`, which says what to lower.
     """
     if device.type == "cuda":
         used = float(torch.cuda.max_memory_allocated(device))
@@ -71,13 +71,13 @@ def check_growth(growth: float, device: torch.device, advice: str) -> None:
         available = available_memory_bytes()
     if used * growth > available + used:
         raise OutOfMemoryError(
-            f"out of memory ahead: about {used * growth / 1e9:.1f} GB would be needed, "
-            f"{(available + used) / 1e9:.1f} GB are there; {advice}"
+            f"not enough memory for the next step: it needs about {used * growth / 1e9:.1f} GB, "
+            f"{(available + used) / 1e9:.1f} GB are available; {advice}"
         )
 
 
 def available_memory_bytes() -> float:
-    """Memory new work may take on this machine, infinite where the system does not tell."""
+    """Return the bytes of memory available to new work on this machine; infinite where the system does not say."""
     with contextlib.suppress(OSError):  # Linux only
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -86,14 +86,14 @@ def available_memory_bytes() -> float:
 
 
 def total_memory_gb() -> float | None:
-    """The machine's memory in units of 1e9 bytes, None where the system does not tell."""
+    """Return the machine's memory in units of 1e9 bytes; None where the system does not say."""
     with contextlib.suppress(AttributeError, ValueError, OSError):  # not on Windows
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return None
 
 
 def memory_high_water_gb() -> dict[str, float]:
-    """The most memory this process ever used, in units of 1e9 bytes; of the GPU too, where one is used."""
+    """Return the peak memory of this process in units of 1e9 bytes, and that of the GPU where one is used."""
     used = {}
     with contextlib.suppress(ImportError):  # Windows has no such module
         import resource

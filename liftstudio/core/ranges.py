@@ -1,4 +1,4 @@
-"""Ranges of options, as part of their types: `Annotated[int, Range(2, 1000)]`."""
+"""Allowed ranges of options, as part of their types: `Annotated[int, Range(2, 1000)]`."""
 
 import dataclasses
 import math
@@ -16,8 +16,8 @@ from liftstudio.core.schedules import Schedule
 class Range:
     """The values that a number, or a schedule at every step, may have.
 
-    `low` and `high` belong to the range, `above` and `below` do not. A `multiple_of` is at least that number itself.
-    `or_zero` allows 0 as well, where it stands for a default or for none.
+    `low` and `high` are inclusive bounds, `above` and `below` exclusive ones. `multiple_of` allows only positive
+    multiples of a number. `or_zero` allows 0 as well, where it stands for a default or for none.
     """
 
     low: float = -math.inf
@@ -39,15 +39,15 @@ class Range:
         return f"{text}, or 0" if self.or_zero else text
 
     def describe(self, noun: str) -> str:
-        """Return what a value is in words, such as "a whole number from 2 to 1000"; noun: "a whole number"."""
+        """Return the range in words: "a whole number from 2 to 1000" for the noun "a whole number"."""
         text = self._of(f"a multiple of {self.multiple_of}" if self.multiple_of else noun)
         return f"{text}, or 0" if self.or_zero else text
 
     def check(self, path: str, value: "float | Schedule") -> None:
-        """Raise unless the number, or every value of the schedule, lies in the range.
+        """Check that the number, or every value of the schedule, lies in the range.
 
         Raises:
-            InputError: naming the option's path, the range and the first value outside.
+            InputError: it does not; names the option's path, the range and the first value outside.
         """
         for each in [v for _, v in value.points] if isinstance(value, Schedule) else [value]:
             if each not in self:
@@ -70,16 +70,16 @@ class Range:
 
 @dataclass(frozen=True)
 class MinLength:
-    """How many items a list or tuple has at least: `Annotated[list[float], MinLength(1)]`."""
+    """The least number of items of a list or tuple: `Annotated[list[float], MinLength(1)]`."""
 
     least: int
 
     def describe(self, noun: str) -> str:
-        """Return what a value is in words; noun: "a list of text"."""
+        """Return the constraint in words: "a list of text (1 or more of them)" for the noun "a list of text"."""
         return f"{noun} ({self.least} or more of them)"
 
     def check(self, path: str, values: Sequence[object]) -> None:
-        """Raise an InputError that names the option's path unless it has so many items."""
+        """Raise an InputError that names the option's path if there are fewer items."""
         if len(values) < self.least:
             raise InputError(f"{path}: expected at least {self.least} values, got {len(values)}")
 
@@ -91,14 +91,15 @@ UnitFloat = Annotated[float, Range(0, 1)]
 
 
 def check_ranges(value: Any, wanted: Any, path: str = "") -> None:
-    """Raise unless every number and list in `value` is as its type's `Range` or `MinLength` says.
+    """Check every number and list in `value` against the `Range` or `MinLength` of its type.
 
     Args:
-        value: of the type `wanted`; what has another type is passed over.
-        wanted: a type with annotations, or a dataclass of such.
+        value: a value of the type `wanted`; parts of another type are skipped.
+        wanted: a type with annotations, or a dataclass whose fields have such types.
         path: dotted path of the value.
+
     Raises:
-        InputError: naming the path of the first value that is not.
+        InputError: a value is out of range; names the path of the first one.
     """
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is Annotated:

@@ -1,4 +1,4 @@
-"""Components by name. A name's module is imported when the name is first asked for."""
+"""Registry of components by kind and name; a component's module is imported when its name is first looked up."""
 
 import difflib
 import importlib
@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from liftstudio.core.errors import InputError
 from liftstudio.core.ranges import check_ranges
 
-METHODS = "liftstudio.methods"  # the package whose sub-packages are the methods of papers
+METHODS = "liftstudio.methods"  # the package whose subpackages each implement a paper's method
 
 # kind -> name -> module that registers it
 BUILTIN: dict[str, dict[str, str]] = {
@@ -56,9 +56,10 @@ BUILTIN: dict[str, dict[str, str]] = {
 
 
 class Component:
-    """What is registered: a class of one kind with its options as a nested dataclass `Config`.
+    """Base class of all registered classes: each has a kind, and its options as a nested dataclass `Config`.
 
-    The first line of the docstring is its purpose in `--list`; a comment on each Config field is its meaning and unit.
+    `--list` prints the first line of the docstring as the purpose, and the comment behind each field of `Config` as the
+    meaning and unit of that option.
     """
 
     kind: ClassVar[str]
@@ -68,7 +69,7 @@ class Component:
         """No options."""
 
     def __new__(cls, *arguments: Any, **_: Any) -> Self:
-        """Check the options' ranges: they may have been built in Python, without a reader."""
+        """Check the ranges of the options, which may have been built in Python rather than parsed from a config."""
         if arguments and isinstance(arguments[0], cls.Config):
             check_ranges(arguments[0], type(arguments[0]))
         return super().__new__(cls)
@@ -78,16 +79,16 @@ ComponentType = TypeVar("ComponentType", bound=type[Component])
 Item = TypeVar("Item")
 
 _registered: dict[str, dict[str, type[Component]]] = {}
-_declared: dict[str, dict[str, str]] = {}  # what extensions add to BUILTIN
+_declared: dict[str, dict[str, str]] = {}  # the same as BUILTIN, for methods and extensions
 declared_methods: dict[str, str] = {}  # package -> its `__init__.py`
 extension_failures: dict[str, str] = {}  # extension folder name -> traceback of its import
 
 
 def register(name: str) -> Callable[[ComponentType], ComponentType]:
-    """Class decorator: make a component available as `type: name` among those of its kind.
+    """Return a class decorator that registers a component of its kind as `type: name`.
 
     Raises:
-        ValueError: the name is taken by another class of that kind.
+        ValueError: another class of that kind has the name.
     """
 
     def add(cls: ComponentType) -> ComponentType:
@@ -102,21 +103,21 @@ def register(name: str) -> Callable[[ComponentType], ComponentType]:
 
 
 def kinds() -> list[str]:
-    """All component kinds, in the order of the pipeline, then those only extensions add."""
+    """Return all component kinds: the built-in ones in the order of the pipeline, then those that extensions add."""
     return list(BUILTIN) + sorted({*_registered, *_declared} - set(BUILTIN))
 
 
 def names(kind: str) -> list[str]:
-    """All registered names of a kind, sorted."""
+    """Return all registered names of a kind, sorted."""
     return sorted({*BUILTIN.get(kind, {}), *_declared.get(kind, {}), *_registered.get(kind, {})})
 
 
 def find(name: str, kind: str) -> type[Any]:
-    """The component class registered under `name`.
+    """Return the component class registered under `name`.
 
     Raises:
-        InputError: unknown name: lists near matches, and the extensions that failed to load; or the component
-            needs a package that is not installed, or its extension's module fails to load.
+        InputError: unknown name (lists close matches and the extensions that failed to load); the component needs a
+            package that is not installed; or its extension's module fails to load.
     """
     module = _module_of(name, kind)
     if module is not None and name not in _registered.get(kind, {}):
@@ -153,7 +154,7 @@ def _unknown(name: str, kind: str) -> str:
 
 
 def load_methods() -> None:
-    """Declare the components of `liftstudio.methods`, except where a user's extension has a method's name."""
+    """Declare the components of `liftstudio.methods`, except for methods whose name a user's extension has."""
     for module in pkgutil.iter_modules(importlib.import_module(METHODS).__path__):
         replacement = loaded_extensions().get(module.name)
         package = f"{METHODS}.{module.name}"
@@ -165,7 +166,7 @@ def load_methods() -> None:
 
 
 def load_extensions(folder: Path) -> None:
-    """Import every sub-folder of `folder` that has an `__init__.py`; one that fails is noted, and the others go on."""
+    """Import every subfolder of `folder` that has an `__init__.py`; a failure is recorded and the others still load."""
     for init in sorted(folder.resolve().glob("*/__init__.py")):
         name = init.parent.name
         loaded = sys.modules.get(_module_name(name))
@@ -176,7 +177,7 @@ def load_extensions(folder: Path) -> None:
 
 
 def loaded_extensions() -> dict[str, str]:
-    """Name -> `__init__.py` of the extensions that are loaded."""
+    """Return name -> `__init__.py` of the loaded extensions."""
     prefix = _module_name("")
     loaded = {name.removeprefix(prefix): module for name, module in sys.modules.items() if name.startswith(prefix)}
     return {name: str(module.__file__) for name, module in loaded.items() if "." not in name}
@@ -196,7 +197,7 @@ def _load_extension(name: str, init: Path) -> None:
 
 
 def _declare(package: str) -> None:
-    """Note the extension's `COMPONENTS`, kind -> name -> its module, imported when the name is first asked for."""
+    """Record a package's `COMPONENTS`, kind -> name -> module; the module is imported when the name is looked up."""
     for kind, modules in getattr(sys.modules[package], "COMPONENTS", {}).items():
         for name, module in modules.items():
             place, registered = f"{package}.{module}", _registered.get(kind, {}).get(name)
@@ -206,7 +207,7 @@ def _declare(package: str) -> None:
 
 
 def _forget(package: str) -> None:
-    """Nothing of a half-loaded extension stays; what it imported from elsewhere does."""
+    """Remove all traces of a half-loaded extension; modules that it imported from elsewhere stay loaded."""
 
     def is_inside(module: str) -> bool:
         return module == package or module.startswith(f"{package}.")

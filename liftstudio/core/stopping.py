@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: at once, or when the work is ready for it."""
+"""Handling of SIGINT and SIGTERM: stop at once, or at the next safe point."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class StopRequest:
-    """While active, SIGINT and SIGTERM set `requested`; a second SIGINT raises KeyboardInterrupt at once."""
+    """Context in which SIGINT and SIGTERM set `requested`; a SIGINT after that raises KeyboardInterrupt at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -30,7 +30,7 @@ class StopRequest:
 
 @contextmanager
 def interrupt_on_sigterm() -> Iterator[None]:
-    """While active, SIGTERM raises KeyboardInterrupt, as SIGINT does."""
+    """Make SIGTERM raise KeyboardInterrupt inside the block, as SIGINT does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Weight files of priors: found, opened without reading them, and copied tensor by tensor into a module."""
+"""Weight files of networks: found, opened without being read, and copied into a module tensor by tensor."""
 
 import pickle
 import re
@@ -13,20 +13,20 @@ from liftstudio.core.assets import SCHEME, input_path
 from liftstudio.core.cache import file_digest
 from liftstudio.core.errors import InputError
 
-Source = str | tuple[str, Callable[[Tensor], Tensor]]  # a key of a file; with a function: the layout changes by it
+Source = str | tuple[str, Callable[[Tensor], Tensor]]  # a key of a file, optionally with a function that converts it
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-UNET_FOLDER = "unet"  # in the folder of a diffusers pipeline: the denoising network
-SUMS = "SHA256SUMS"  # in the folder of a packaged prior: the digest of its weight file
+UNET_FOLDER = "unet"  # subfolder of a diffusers pipeline that holds the denoising network
+SUMS = "SHA256SUMS"  # file in the folder of a packaged prior with the digests of its files
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(/[\w./-]+)?")
 
 
 class Weights:
-    """An opened weight file: what it holds is known, and a tensor is read (memory-mapped) only when asked for.
+    """An opened weight file: keys and shapes are known, a tensor is read (memory-mapped) only when accessed.
 
     path:     the file.
-    shapes:   key -> shape of every tensor in it.
-    metadata: the file's own notes as text (of .safetensors; otherwise empty).
+    shapes:   key -> shape of every tensor in the file.
+    metadata: the metadata of a .safetensors file, as text; otherwise empty.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,7 +49,7 @@ class Weights:
         return key in self.shapes
 
     def __getitem__(self, key: str) -> Tensor:
-        """The tensor of that key, on the CPU, in the file's dtype; its memory is the file's: copy before changing."""
+        """Return the tensor `key` on the CPU, in the file's dtype; it is memory-mapped: copy it before changing it."""
         return self._tensors[key] if self._tensors else self._file.get_tensor(key)
 
     def _open_safetensors(self) -> dict[str, tuple[int, ...]]:
@@ -66,30 +66,31 @@ class Weights:
         state = state.get("state_dict", state) if isinstance(state, Mapping) else {}
         self._tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
         if not self._tensors:
-            raise InputError(f"{self.path}: expected a table of tensors")
+            raise InputError(f"{self.path}: expected a dict of tensors")
         return {key: tuple(value.shape) for key, value in self._tensors.items()}
 
 
 def _not_only_tensors(path: Path, objects: list[str]) -> InputError:
-    """What to do about a checkpoint that holds these objects, too."""
+    """Return the error for a checkpoint that also contains `objects`, which says how to convert it."""
     named = ", ".join(sorted(objects)[:3]) + (", ..." if len(objects) > 3 else "")
     load = f"torch.load('{path}', map_location='cpu', weights_only=False)"
     return InputError(
-        f"{path}: it holds other Python objects than tensors ({named}), which are not loaded, since that can run any "
-        "code; if you trust where it is from, save its state_dict alone: "
+        f"{path}: contains Python objects other than tensors ({named}); they are not loaded, since that can run "
+        "arbitrary code; if you trust the source of the file, save its state_dict alone: "
         f"python -c \"import torch; torch.save({load}['state_dict'], 'weights.ckpt')\""
     )
 
 
 def open_weights(text: str, published: str = "") -> Weights:
-    """The weights that an option names.
+    """Return the weights that an option refers to, opened.
 
     Args:
-        text: a weight file, a folder with one weight file, `asset://...`, or on the Hugging Face hub `owner/name` (of a
-            repository with one weight file) or `owner/name/file`. Of a diffusers pipeline it is the `unet`'s.
-        published: where the official file is found and under which licence: said when there is none.
+        text: a weight file, a folder with one weight file, `asset://...`, or on the Hugging Face hub `owner/name` (a
+            repository with one weight file) or `owner/name/file`. Of a diffusers pipeline, the file in `unet` is used.
+        published: where the official file is published and under which licence; added to the error if no file is found.
+
     Raises:
-        InputError: there is no such file, it is not a readable weight file, or a packaged one is not what was packaged.
+        InputError: there is no such file, it is not a readable weight file, or a packaged file is damaged.
     """
     path = find_file(text, published)
     if text.startswith(SCHEME):
@@ -98,7 +99,9 @@ def open_weights(text: str, published: str = "") -> Weights:
 
 
 def find_file(text: str, published: str = "") -> Path:
-    """The file that `text` names, as in `open_weights`, of any kind if it is named itself; downloaded if need be.
+    """Return the file that `text` refers to, as in `open_weights`; downloaded if necessary.
+
+    A file that is named directly may be of any format.
 
     Raises:
         InputError: there is no such file; see `open_weights`.
@@ -114,7 +117,7 @@ def find_file(text: str, published: str = "") -> Path:
 
 
 def pipeline_folder(path: Path) -> Path | None:
-    """The folder of the diffusers pipeline whose denoising network a weight file is; None if it is of none."""
+    """Return the folder of the diffusers pipeline that the weight file `path` belongs to; None if there is none."""
     folder = path.parent.absolute()
     return folder.parent if folder.name == UNET_FOLDER else None
 
@@ -122,16 +125,20 @@ def pipeline_folder(path: Path) -> Path | None:
 def load_module(
     module: nn.Module, weights: Weights, keys: Mapping[str, Source], dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Give a module that was built on the meta device its weights, frozen, and put it into eval mode.
+    """Load weights into a module that was built on the meta device, freeze it and put it into eval mode.
 
-    One tensor at a time is read, cast and moved, so that the memory needed is that of the module and one tensor.
+    Tensors are read, cast and moved one at a time, so the memory needed is that of the module and one tensor.
 
     Args:
-        keys: the module's key -> the file's, or (the file's, a function of the tensor); what is not in it has the
-            same key in both.
-        dtype: of floating-point tensors.
+        module: the module, on the meta device.
+        weights: the opened file.
+        keys: the module's key -> the file's key, or (the file's key, a function that converts the tensor); keys that
+            are not listed are the same in both.
+        dtype: dtype of floating-point tensors.
+        device: device of the loaded module.
+
     Raises:
-        InputError: the file lacks a key, or a shape differs; the first one is named, in the module's order.
+        InputError: the file lacks a key, or a shape differs; names the first one in the module's order.
     """
     check_module(module, weights, keys)
     state: dict[str, Tensor] = {}
@@ -140,18 +147,18 @@ def load_module(
         cast = dtype if tensor.is_floating_point() else tensor.dtype
         state[name] = change(weights[key]).to(device, cast, copy=True).contiguous()
     module.load_state_dict(state, strict=True, assign=True)
-    module.to(device).requires_grad_(False).eval()  # the move is for buffers that are in no file
+    module.to(device).requires_grad_(False).eval()  # moves non-persistent buffers
 
 
 def check_module(module: nn.Module, weights: Weights, keys: Mapping[str, Source]) -> None:
-    """Raise as `load_module` would, without reading a tensor."""
+    """Raise the errors of `load_module`, without reading a tensor."""
     for name, tensor in module.state_dict().items():
         key, change = _source(name, keys)
         if key not in weights:
             raise InputError(f"{weights.path}: the weight '{key}' is missing")
         try:
             fits = change(torch.empty(weights.shapes[key], device="meta")).shape == tensor.shape
-        except (RuntimeError, IndexError):  # so foreign a shape that it cannot be changed
+        except (RuntimeError, IndexError):  # `change` does not apply to this shape
             fits = False
         if not fits:
             shapes = f"has shape {list(weights.shapes[key])}; '{name}' of the network has {list(tensor.shape)}"
@@ -159,26 +166,26 @@ def check_module(module: nn.Module, weights: Weights, keys: Mapping[str, Source]
 
 
 def check_packaged_folder(folder: Path) -> None:
-    """Raise an InputError unless a packaged folder's files are those that its SHA256SUMS names, undamaged."""
+    """Raise an InputError unless all files listed in the SHA256SUMS of a packaged folder are there and undamaged."""
     known = _digests(folder / SUMS)
     if not known:
-        raise InputError(f"{folder}: no digests in {folder / SUMS}; fetch the project's files again")
+        raise InputError(f"{folder}: no digests in {folder / SUMS}; download the project's files again")
     for name in known:
         _check_digest(folder / name, folder)
 
 
 def _check_digest(path: Path, folder: Path) -> None:
-    """Raise an InputError unless the SHA256SUMS of a folder has the digest of a file in it."""
+    """Raise an InputError unless the SHA-256 of `path` is the one in the SHA256SUMS of `folder`."""
     sums = folder / SUMS
     known = _digests(sums).get(path.relative_to(folder).as_posix())
     if known is None:
-        raise InputError(f"{path}: no digest of it in {sums}; fetch the project's files again")
+        raise InputError(f"{path}: its digest is missing in {sums}; download the project's files again")
     if not path.is_file() or file_digest(path) != known:
-        raise InputError(f"{path}: damaged, its SHA-256 is not that in {sums}; fetch the project's files again")
+        raise InputError(f"{path}: damaged, its SHA-256 differs from {sums}; download the project's files again")
 
 
 def _digests(sums: Path) -> dict[str, str]:
-    """File -> digest, as sha256sum writes them; none where there is no such file."""
+    """Return file name -> digest, from a file in the format of sha256sum; empty if there is no such file."""
     lines = sums.read_text().splitlines() if sums.is_file() else []
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
@@ -191,7 +198,7 @@ def _source(name: str, keys: Mapping[str, Source]) -> tuple[str, Callable[[Tenso
 def _only_one(names: list[str], place: str) -> str:
     files = [name for name in names if name.endswith(SUFFIXES)]
     files = [name for name in files if name.startswith(f"{UNET_FOLDER}/")] or files
-    files = [name for name in files if not name.endswith(".bin")] or files  # the same in an older form
+    files = [name for name in files if not name.endswith(".bin")] or files  # the same weights in an older format
     if not files:
         raise InputError(f"{place}: no weight file there (*{', *'.join(SUFFIXES)})")
     if len(files) > 1:
@@ -200,14 +207,14 @@ def _only_one(names: list[str], place: str) -> str:
 
 
 def _from_hub(text: str) -> Path:
-    """The local copy of a file on the hub, downloaded if need be."""
+    """Return the local copy of a file on the hub, downloaded if necessary."""
     if not is_hub_name(text):
         raise InputError(f"{text}: no such file or folder")
     try:
         import huggingface_hub
     except ModuleNotFoundError:
         raise InputError(
-            f"{text}: no such file or folder; names on the Hugging Face hub need the package huggingface_hub"
+            f"{text}: no such file or folder; to download it from the Hugging Face hub, install huggingface_hub"
         ) from None
     owner, name, *file = text.split("/", 2)
     repository = f"{owner}/{name}"
@@ -218,11 +225,12 @@ def _from_hub(text: str) -> Path:
         raise
     except Exception as error:  # no network, no such repository, a licence not accepted, ...
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{text}: no such file, and not to be had from the Hugging Face hub ({reason[0]})") from error
+        message = f"{text}: no such file, and it cannot be downloaded from the Hugging Face hub ({reason[0]})"
+        raise InputError(message) from error
 
 
 def is_hub_name(text: str) -> bool:
-    """Whether a text that names no local file can be a name on the hub: not where its first folder exists here."""
+    """Return whether a text that names no local file can be a hub name: not if its first folder exists locally."""
     is_file = text.count("/") == 1 and text.endswith(SUFFIXES)
     return not (text.startswith(SCHEME) or is_file or Path(text.partition("/")[0]).exists()) and bool(
         _HUB_NAME.fullmatch(text)

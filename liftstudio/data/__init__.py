@@ -1,1 +1,1 @@
-"""The values that are handed from one part to the next: cameras, images, meshes, renders."""
+"""Data types that the packages exchange: cameras, images, meshes, renders."""

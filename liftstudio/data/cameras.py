@@ -1,4 +1,4 @@
-"""A batch of pinhole cameras: rays, projection, clip coordinates, orbits' placement."""
+"""Batches of pinhole cameras: rays, projection, clip coordinates, placement on orbits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,16 +12,16 @@ from liftstudio.core.checks import check_shape
 from liftstudio.core.errors import InputError
 from liftstudio.core.ranges import Range
 
-Distance = Annotated[float, Range(1e-3)]  # of a camera from the origin, world units
+Distance = Annotated[float, Range(1e-3)]  # distance of a camera from the origin, world units
 FovDeg = Annotated[float, Range(1, 170)]
 
 
 @dataclass(frozen=True)
 class Cameras:
-    """B pinholes that share an image size.
+    """B pinhole cameras with the same image size.
 
     c2w:            [B, 4, 4] float32 camera-to-world, OpenGL axes (x right, y up, looks along -z), world units.
-    fx, fy, cx, cy: [B] float32 intrinsics in pixels; pixel (row i, column j) has its centre at (j + 0.5, i + 0.5).
+    fx, fy, cx, cy: [B] float32 intrinsics in pixels; the centre of pixel (row i, column j) is at (j + 0.5, i + 0.5).
     height, width:  image size in pixels.
     """
 
@@ -45,7 +45,7 @@ class Cameras:
         return self._map(lambda tensor: tensor[index])
 
     def to(self, device: torch.device | str) -> "Cameras":
-        """The same cameras with their tensors on `device`."""
+        """Return the cameras with their tensors on `device`."""
         return self._map(lambda tensor: tensor.to(device))
 
     def _map(self, change) -> "Cameras":  # type: ignore[no-untyped-def]
@@ -53,41 +53,41 @@ class Cameras:
 
     @property
     def device(self) -> torch.device:
-        """Where all the tensors are."""
+        """The device of all tensors."""
         return self.c2w.device
 
     @property
     def centers(self) -> Tensor:
-        """[B, 3] camera positions in the world."""
+        """Camera positions in the world, [B, 3]."""
         return self.c2w[:, :3, 3]
 
     @property
     def forward(self) -> Tensor:
-        """[B, 3] unit viewing directions in the world."""
+        """Unit viewing directions in the world, [B, 3]."""
         return -self.c2w[:, :3, 2]
 
     @property
     def distance(self) -> Tensor:
-        """[B] distance to the world's origin."""
+        """Distances to the world's origin, [B]."""
         return self.centers.norm(dim=-1)
 
     @property
     def azimuth_deg(self) -> Tensor:
-        """[B] counter-clockwise from +x seen from above, in [0, 360)."""
+        """Azimuths [B] in [0, 360), counter-clockwise from +x seen from above."""
         return torch.rad2deg(torch.atan2(self.centers[:, 1], self.centers[:, 0])) % 360
 
     @property
     def elevation_deg(self) -> Tensor:
-        """[B] above the xy plane, in [-90, 90]."""
+        """Elevations [B] above the xy plane, in [-90, 90]."""
         return torch.rad2deg(torch.asin((self.centers[:, 2] / self.distance).clamp(-1, 1)))
 
     @property
     def fov_deg(self) -> Tensor:
-        """[B] vertical field of view, if the image's centre is the principal point."""
+        """Vertical fields of view [B], for a principal point at the image's centre."""
         return 2 * torch.rad2deg(torch.atan(0.5 * self.height / self.fy))
 
     def lattice(self, stride: int, offset_x: Tensor, offset_y: Tensor, height: int, width: int) -> "Cameras":
-        """The pinholes whose pixels are every `stride`-th pixel of these, from column/row offsets [B] (pixels).
+        """Return cameras whose pixels are every `stride`-th pixel of these, starting at the offsets [B] (pixels).
 
         Pixel (i, j) of the result has exactly the ray of pixel (offset_y + i*stride, offset_x + j*stride).
         """
@@ -102,12 +102,12 @@ class Cameras:
         )
 
     def resized(self, height: int, width: int) -> "Cameras":
-        """The same views with another number of pixels."""
+        """Return the same views at another resolution."""
         sx, sy = width / self.width, height / self.height
         return Cameras(self.c2w, self.fx * sx, self.fy * sy, self.cx * sx, self.cy * sy, height, width)
 
     def rays(self) -> tuple[Tensor, Tensor]:
-        """Origins and unit directions of all pixel centres in the world, both [B, H, W, 3]."""
+        """Return origins and unit directions of the rays through all pixel centres in the world, both [B, H, W, 3]."""
         column = torch.arange(self.width, device=self.device) + 0.5
         row = torch.arange(self.height, device=self.device) + 0.5
         x = (column[None] - self.cx[:, None]) / self.fx[:, None]
@@ -118,11 +118,11 @@ class Cameras:
         return self.centers[:, None, None].expand_as(directions), directions
 
     def to_camera(self, points: Tensor) -> Tensor:
-        """[N, 3] world points in camera axes: [B, N, 3]."""
+        """Return world points [N, 3] in the axes of each camera, [B, N, 3]."""
         return torch.einsum("bji,bnj->bni", self.c2w[:, :3, :3], points[None] - self.centers[:, None])
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixel coordinates (x, y) [B, N, 2] and z-depth [B, N] (world units, < 0 behind) of world points [N, 3]."""
+        """Return pixel coordinates (x, y) [B, N, 2] and z-depths [B, N] (world units, < 0 behind) of points [N, 3]."""
         local = self.to_camera(points)
         depth = -local[..., 2]
         safe = torch.where(depth.abs() < 1e-9, torch.full_like(depth, 1e-9), depth)
@@ -131,7 +131,7 @@ class Cameras:
         return torch.stack([x, y], dim=-1), depth
 
     def clip(self, points: Tensor, near: float = 0.01, far: float = 100.0) -> Tensor:
-        """OpenGL clip coordinates [B, N, 4] of world points [N, 3]; differentiable."""
+        """Return OpenGL clip coordinates [B, N, 4] of world points [N, 3]; differentiable."""
         x, y, z = self.to_camera(points).unbind(-1)
         sx, sy = 2 * self.fx / self.width, 2 * self.fy / self.height
         ox, oy = 2 * self.cx / self.width - 1, 1 - 2 * self.cy / self.height
@@ -143,14 +143,14 @@ class Cameras:
 
 
 def concatenate(batches: Sequence[Cameras]) -> Cameras:
-    """One batch from several of equal image size."""
+    """Return one batch made of several batches with the same image size."""
     first = batches[0]
     c2w, fx, fy, cx, cy = (torch.cat([getattr(b, n) for b in batches]) for n in ("c2w", "fx", "fy", "cx", "cy"))
     return Cameras(c2w, fx, fy, cx, cy, first.height, first.width)
 
 
 def turned(cameras: Cameras, angle_deg: float) -> Cameras:
-    """The cameras turned about the world's z, counter-clockwise from above."""
+    """Return the cameras rotated about the world's z axis, counter-clockwise seen from above."""
     angle = torch.deg2rad(torch.tensor(angle_deg))
     turn = torch.eye(4)
     turn[0, 0] = turn[1, 1] = angle.cos()
@@ -159,9 +159,9 @@ def turned(cameras: Cameras, angle_deg: float) -> Cameras:
 
 
 def moved(cameras: Cameras, similarity: Tensor, c2w: Tensor | None = None) -> Cameras:
-    """The cameras taken through a similarity [4, 4] in float64; their axes stay of unit length.
+    """Return the cameras transformed by a similarity [4, 4] in float64; their axes keep unit length.
 
-    c2w: [B, 4, 4] float64, their poses where these are known more exactly than `cameras` keeps them.
+    c2w: [B, 4, 4] float64 poses, if they are known more precisely than in `cameras`.
     """
     poses = similarity.double() @ (cameras.c2w if c2w is None else c2w).double()
     poses[:, :3, :3] /= similarity[:3, 0].double().norm()
@@ -169,7 +169,7 @@ def moved(cameras: Cameras, similarity: Tensor, c2w: Tensor | None = None) -> Ca
 
 
 def look_at(centers: Tensor, targets: Tensor) -> Tensor:
-    """[B, 4, 4] camera-to-world matrices at `centers` [B, 3] looking at `targets` [B, 3] with world z up.
+    """Return camera-to-world matrices [B, 4, 4] at `centers` [B, 3] looking at `targets` [B, 3], with world z up.
 
     Straight above or below, the image's up is the world's -x or +x (the limit of a camera on +x).
     """
@@ -187,20 +187,20 @@ def look_at(centers: Tensor, targets: Tensor) -> Tensor:
 def orbit_cameras(
     azimuth_deg: Tensor, elevation_deg: Tensor, distance: Tensor | float, fov_deg: float, height: int, width: int
 ) -> Cameras:
-    """Cameras around the origin that look at it.
+    """Return cameras around the origin that look at it.
 
-    azimuth_deg, elevation_deg: [B] degrees (design: 0 azimuth = +x, counter-clockwise from above).
+    azimuth_deg, elevation_deg: [B] degrees; azimuth 0 is +x, counter-clockwise seen from above.
     distance: [B] or a number, world units. fov_deg: vertical field of view.
 
     Raises:
-        InputError: for a field of view outside (0, 180), a distance that is not positive or values that are not finite.
+        InputError: field of view outside (0, 180), a distance that is not positive, or values that are not finite.
     """
     azimuth, elevation = torch.deg2rad(azimuth_deg.float()), torch.deg2rad(elevation_deg.float())
     distances = torch.as_tensor(distance, dtype=torch.float32, device=azimuth.device).expand_as(azimuth)
     if not 0 < fov_deg < 180:
         raise InputError(f"fov_deg: expected a field of view between 0 and 180 degrees, got {fov_deg}")
     if not (torch.isfinite(azimuth + elevation).all() and (distances > 0).all()):
-        raise InputError("orbit: expected finite angles and a distance above 0")
+        raise InputError("orbit: expected finite angles and distances above 0")
     unit = torch.stack([elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()], dim=-1)
     centers = unit * distances[:, None]
     focal = 0.5 * height / torch.tan(torch.deg2rad(torch.tensor(fov_deg / 2)))

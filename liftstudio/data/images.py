@@ -1,4 +1,4 @@
-"""Images on disk and on the screen: reading, reducing, colouring passes, grids, PNGs and videos."""
+"""Images: reading, resizing, colouring of render passes, grids, PNG files and videos."""
 
 import contextlib
 import itertools
@@ -17,36 +17,36 @@ from torch import Tensor
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_path
 
-MAX_PIXELS = 64 * 1024 * 1024  # larger images are refused before they are decoded
-LABEL_HEIGHT = 16  # pixels above an image of a grid
+MAX_PIXELS = 64 * 1024 * 1024  # larger images are rejected before decoding
+LABEL_HEIGHT = 16  # pixels above each image of a grid
 EXIF_ORIENTATION = 0x0112
 
 T = TypeVar("T")
 
 
 def load_image(path: Path | str) -> tuple[Tensor, Tensor | None]:
-    """An image file as it is meant to be seen: palette, grey, 16-bit, CMYK and EXIF-rotated files included.
+    """Return an image file as RGB and alpha; reads palette, grey, 16-bit, CMYK and EXIF-rotated files as well.
 
-    Returns sRGB [H, W, 3] and alpha [H, W, 1] (None where the file has none), float32 in [0, 1], straight alpha.
-    16-bit grey keeps its precision; Pillow reduces 16-bit colour to 8 bits.
+    Returns sRGB [H, W, 3] and alpha [H, W, 1] (None if the file has none), float32 in [0, 1], straight alpha. 16-bit
+    grey keeps its precision; Pillow reduces 16-bit colour to 8 bits.
 
     Raises:
-        InputError: missing, empty, corrupt, truncated, not an image, without pixels, or above MAX_PIXELS.
+        InputError: the file is missing, empty, corrupt, truncated, not an image, without pixels, or above MAX_PIXELS.
     """
     return _opened(Path(path), lambda image: _decode(ImageOps.exif_transpose(image)))
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
-    """Height and width in pixels of what `load_image` would return, from the file's header.
+    """Return height and width in pixels of the image that `load_image` would return, from the file's header alone.
 
     Raises:
-        InputError: as `load_image`, for what the header shows.
+        InputError: see `load_image`; faults behind the header are not found.
     """
     return _opened(Path(path), _upright_size)
 
 
 def resize_area(image: Tensor, height: int, width: int) -> Tensor:
-    """[H, W, C] image at [height, width, C], every pixel the exact mean of the area it covers; for reducing."""
+    """Return an image [H, W, C] reduced to [height, width, C]; each pixel is the exact mean of the area it covers."""
     if image.shape[:2] == (height, width):
         return image
     rows, columns = (_area_weights(old, new) for old, new in zip(image.shape[:2], (height, width), strict=True))
@@ -54,7 +54,7 @@ def resize_area(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize_smooth(images: Tensor, height: int, width: int) -> Tensor:
-    """[B, H, W, C] images at [B, height, width, C], larger or smaller: bilinear, antialiased; differentiable."""
+    """Return images [B, H, W, C] resized to [B, height, width, C]: bilinear, antialiased; differentiable."""
     if images.shape[1:3] == (height, width):
         return images
     channels_first = images.permute(0, 3, 1, 2)
@@ -63,7 +63,7 @@ def resize_smooth(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def reduce_image(rgb: Tensor, alpha: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Straight-alpha `rgb` [H, W, 3] and `alpha` [H, W, 1] at a smaller size; hidden colours do not bleed in."""
+    """Return straight-alpha `rgb` [H, W, 3] and `alpha` [H, W, 1] reduced; transparent pixels' colours do not bleed."""
     smaller = resize_area(torch.cat([rgb * alpha, alpha], dim=-1), height, width)
     reduced = smaller[..., 3:].clamp(0, 1)
     return (smaller[..., :3] / reduced.clamp_min(1e-6)).clamp(0, 1), reduced
@@ -72,9 +72,9 @@ def reduce_image(rgb: Tensor, alpha: Tensor, height: int, width: int) -> tuple[T
 def resize_lanczos(
     image: Tensor, height: int, width: int, box: tuple[float, float, float, float] | None = None
 ) -> Tensor:
-    """[H, W, C] image at [height, width, C] by Lanczos' filter, wide enough where it reduces; it may overshoot.
+    """Return an image [H, W, C] resized to [height, width, C] with a Lanczos filter, antialiased; it may overshoot.
 
-    box: the part (left, top, right, bottom in pixels, fractions allowed, inside the image) that is resized; None: all.
+    box: the part to resize: left, top, right, bottom in pixels, fractions allowed, inside the image; None: all of it.
     """
     channels = image.detach().cpu().float().unbind(-1)
     resized = [
@@ -85,12 +85,15 @@ def resize_lanczos(
 
 
 def straight_from_white(image: Tensor, alpha: Tensor) -> Tensor:
-    """Straight colour [..., 3] in [0, 1] of an image over white [..., 3] with alpha [..., 1]; white where it is 0."""
+    """Return the straight colour [..., 3] in [0, 1] of an image composited over white; white where `alpha` is 0.
+
+    image: [..., 3] in [0, 1]. alpha: [..., 1].
+    """
     return (1 - (1 - image) / alpha.clamp_min(1e-6)).clamp(0, 1).where(alpha > 0, 1.0)
 
 
 def save_image(path: Path | str, image: Tensor) -> None:
-    """Write [H, W, C] float in [0, 1] (C = 1, 3 or 4; values beyond are clamped), atomically.
+    """Write an image [H, W, C] in [0, 1] atomically; C is 1, 3 or 4, values outside are clamped.
 
     Raises:
         OSError: the file cannot be written.
@@ -100,12 +103,13 @@ def save_image(path: Path | str, image: Tensor) -> None:
 
 
 def save_video(path: Path | str, frames: Iterable[Tensor], fps: float) -> None:
-    """Write [H, W, 3] frames in [0, 1] of one size as an H.264 mp4 that plays everywhere (yuv420p), atomically.
+    """Write frames [H, W, 3] in [0, 1] of one size as an H.264 mp4 in the widely supported yuv420p format, atomically.
 
-    Frames are drawn one by one, so an iterator may render them on demand. An odd size gains a repeated row or column.
+    Frames are consumed one by one, so an iterator may render them on demand. Odd sizes are padded by repeating the last
+    row or column.
 
     Raises:
-        ValueError: no frames.
+        ValueError: there are no frames.
         OSError: the file cannot be written.
     """
     encoded = (_bytes(_even(frame)) for frame in frames)
@@ -131,9 +135,9 @@ def save_video(path: Path | str, frames: Iterable[Tensor], fps: float) -> None:
 
 
 def grid(rows: Sequence[Sequence[Tensor]], labels: Sequence[Sequence[str]] | None = None) -> Tensor:
-    """One [H, W, 3] picture from rows of images [h, w, 1 or 3] in [0, 1] of any sizes, on white.
+    """Return one image [H, W, 3] of rows of images [h, w, 1 or 3] in [0, 1] of any sizes, on white.
 
-    labels: a text above each image, of the shape of `rows`; "" for none.
+    labels: text above each image, in the structure of `rows`; "" leaves the space empty. None: no space for labels.
     """
     if labels is not None:
         rows = [[_labelled(i, t) for i, t in zip(*row, strict=True)] for row in zip(rows, labels, strict=True)]
@@ -149,7 +153,7 @@ def grid(rows: Sequence[Sequence[Tensor]], labels: Sequence[Sequence[str]] | Non
 
 
 def color_depth(depth: Tensor) -> Tensor:
-    """[..., 3] grey picture of z-depth [..., 1]: the nearest is white, the farthest dark, 0 (no surface) black."""
+    """Return z-depth [..., 1] as a grey image [..., 3]: the nearest point white, the farthest dark, 0 (empty) black."""
     seen = depth > 0
     if not seen.any():
         return torch.zeros_like(depth).expand(*depth.shape[:-1], 3)
@@ -159,19 +163,19 @@ def color_depth(depth: Tensor) -> Tensor:
 
 
 def color_normal(normal: Tensor) -> Tensor:
-    """[..., 3] the usual picture (n + 1) / 2 of unit normals [..., 3]; zero vectors (no surface) are black."""
+    """Return unit normals [..., 3] as colours (n + 1) / 2; zero vectors (no surface) are black."""
     return torch.where(normal.abs().sum(-1, keepdim=True) > 0, 0.5 * normal + 0.5, 0)
 
 
 def _opened(path: Path, use: Callable[[Image.Image], T]) -> T:
-    """What `use` makes of the opened image, with every fault as an InputError that names the file."""
+    """Return `use(image)` for the image at `path`; every failure becomes an InputError that names the file."""
     if not path.is_file():
         raise InputError(f"{path}: {'is not a file' if path.exists() else 'no such image'}")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the image file is empty")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's hint at large images; our limit follows
+            warnings.simplefilter("ignore")  # Pillow's warning about large images; we have a limit of our own
             with Image.open(path) as image:
                 _check_size(path, *image.size)
                 return use(image)
@@ -213,12 +217,12 @@ def _decode(image: Image.Image) -> tuple[Tensor, Tensor | None]:
 
 def _grey(values: np.ndarray) -> Tensor:
     if not np.isfinite(values).all():
-        raise ValueError("not-a-number or infinite pixels")
+        raise ValueError("NaN or infinite pixels")
     return torch.from_numpy(values.clip(0, 1)).float()[..., None].expand(-1, -1, 3).contiguous()
 
 
 def _area_weights(old: int, new: int) -> Tensor:
-    """[new, old]: which share of each new pixel every old one fills."""
+    """Return weights [new, old]: the fraction of each new pixel that each old pixel covers."""
     edges = torch.arange(new + 1, dtype=torch.float64) * old / new
     start = torch.arange(old, dtype=torch.float64)
     overlap = torch.minimum(edges[1:, None], start + 1) - torch.maximum(edges[:-1, None], start)

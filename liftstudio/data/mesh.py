@@ -1,4 +1,4 @@
-"""A triangle mesh as tensors."""
+"""Triangle meshes as tensors."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles in world space, counter-clockwise seen from outside.
+    """A triangle mesh in world space; faces are counter-clockwise seen from outside.
 
     vertices: [V, 3] float, world units; may require gradients.
     faces:    [F, 3] int64 indices into `vertices`.
@@ -19,16 +19,16 @@ class Mesh:
     faces: Tensor
 
     def corners(self) -> Tensor:
-        """[F, 3, 3]: the three corner positions of every face."""
+        """Return the positions of the three corners of every face, [F, 3, 3]."""
         return self.vertices[self.faces]
 
     def face_area_vectors(self) -> Tensor:
-        """[F, 3]: outward normals scaled by the face's area (world units squared)."""
+        """Return the outward normals of the faces times their areas (world units squared), [F, 3]."""
         a, b, c = self.corners().unbind(1)
         return 0.5 * torch.linalg.cross(b - a, c - a)
 
     def vertex_normals(self) -> Tensor:
-        """[V, 3] unit outward normals, the area-weighted mean over the faces around each vertex."""
+        """Return unit outward normals [V, 3]: at each vertex the area-weighted mean over its faces."""
         areas = self.face_area_vectors()
         summed = torch.zeros_like(self.vertices)
         for corner in range(3):
@@ -36,7 +36,7 @@ class Mesh:
         return F.normalize(summed, dim=-1)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """[count, 3] points spread evenly over the surface."""
+        """Return random points [count, 3], uniform over the surface."""
         areas = self.face_area_vectors().norm(dim=-1)
         chosen = torch.multinomial(areas, count, replacement=True, generator=generator)
         u, v = torch.rand(2, count, 1, generator=generator, device=areas.device)
@@ -46,9 +46,9 @@ class Mesh:
         return a + u * (b - a) + v * (c - a)
 
     def to(self, device: torch.device | str) -> "Mesh":
-        """The same mesh with its tensors on `device`."""
+        """Return the mesh with its tensors on `device`."""
         return Mesh(self.vertices.to(device), self.faces.to(device))
 
     def detach(self) -> "Mesh":
-        """The same mesh without gradients."""
+        """Return the mesh detached from the graph of its vertices."""
         return Mesh(self.vertices.detach(), self.faces)

@@ -1,4 +1,4 @@
-"""Reads a triangle mesh from a file that may be anything."""
+"""Reading of triangle meshes from untrusted files."""
 
 from pathlib import Path
 
@@ -15,11 +15,11 @@ MAX_FACES = 5_000_000
 
 
 def read_mesh(path: str | Path) -> Mesh:
-    """The geometry of an OBJ, PLY, GLB, OFF or STL file; polygons become triangles, a scene becomes one mesh.
+    """Return the geometry of an OBJ, PLY, GLB, OFF or STL file; polygons become triangles, a scene becomes one mesh.
 
-    Vertices of bit-equal position become one: formats that split them at texture seams (GLB, OBJ) or do not share
-    them at all (STL) keep their surface connected. glTF is y-up by its specification, so a GLB is turned to z-up
-    (its +y becomes +z, its -z becomes +y); the other formats are taken as z-up. Only this one file is read: no
+    Vertices with bit-equal positions are merged, so that surfaces stay connected in formats that split vertices at
+    texture seams (GLB, OBJ) or do not share them at all (STL). glTF is y-up by its specification, so a GLB is rotated
+    to z-up (its +y becomes +z, its -z becomes +y); the other formats are read as z-up. Only this one file is read: no
     materials, no textures.
 
     Returns a float32 mesh on the CPU with at least one face.
@@ -38,7 +38,7 @@ def read_mesh(path: str | Path) -> Mesh:
         # A scene may also hold points and lines; they have no faces.
         loaded = scene.to_mesh()
         vertices, faces = np.asarray(loaded.vertices, np.float64), np.asarray(loaded.faces, np.int64)
-    except Exception as error:  # trimesh raises whatever its parsers stumble over
+    except Exception as error:  # trimesh's parsers raise errors of any type
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(f"{path}: not a readable {path.suffix[1:].lower()} mesh ({reason})") from error
     _check_geometry(path, vertices, faces)
@@ -56,23 +56,23 @@ def _check_file(path: Path) -> None:
     if size == 0:
         raise InputError(f"{path}: the file is empty")
     if size > MAX_BYTES:
-        raise InputError(f"{path}: {size / 1e6:.0f} MB, more than the {MAX_BYTES / 1e6:.0f} MB that are read")
+        raise InputError(f"{path}: {size / 1e6:.0f} MB is above the limit of {MAX_BYTES / 1e6:.0f} MB")
 
 
 def _check_geometry(path: Path, vertices: np.ndarray, faces: np.ndarray) -> None:
     if len(faces) == 0:
         raise InputError(f"{path}: no triangles in the file")
     if len(faces) > MAX_FACES:
-        raise InputError(f"{path}: {len(faces)} faces, more than the {MAX_FACES} that are read")
+        raise InputError(f"{path}: {len(faces)} faces are above the limit of {MAX_FACES}")
     if faces.min() < 0 or faces.max() >= len(vertices):
-        raise InputError(f"{path}: a face names a vertex that does not exist")
+        raise InputError(f"{path}: a face refers to a vertex that does not exist")
     with np.errstate(over="ignore"):
         if not np.isfinite(vertices.astype(np.float32)).all():
             raise InputError(f"{path}: a vertex is not finite")
 
 
 def _merged(vertices: np.ndarray, faces: np.ndarray) -> Mesh:
-    """The mesh with bit-equal vertices made one, in order of first appearance."""
+    """Return the mesh with bit-equal vertices merged, in order of first appearance."""
     rows = np.ascontiguousarray(vertices).view([("", np.float32)] * 3)[:, 0]
     _, first, group = np.unique(rows, return_index=True, return_inverse=True)
     order = np.argsort(first)

@@ -1,7 +1,7 @@
 """Camera paths as angles: (azimuth_deg [T], elevation_deg [T]), float32.
 
-A closed orbit of T frames goes round once, counter-clockwise seen from above, in ascending azimuths, and its last frame
-is the input view at azimuth 0: azimuth_i = 360 (i + 1) / T mod 360 (the order of SV3D).
+A closed orbit of T frames is one turn in ascending azimuths, counter-clockwise seen from above. Its last frame is the
+input view at azimuth 0: azimuth_i = 360 (i + 1) / T mod 360 (the order of SV3D).
 """
 
 from typing import Annotated
@@ -14,13 +14,13 @@ from liftstudio.core.ranges import Range
 
 MAX_ELEVATION_DEG = 89.0  # at the poles the image's up is not defined
 ElevationDeg = Annotated[float, Range(-MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)]
-HARMONICS = 5  # sinusoids of a dynamic orbit: 1 to 5 periods in a round
+HARMONICS = 5  # sinusoids of a dynamic orbit: 1 to 5 periods per turn
 
 Angles = tuple[Tensor, Tensor]
 
 
 def static(frames: int, elevation_deg: float) -> Angles:
-    """A closed orbit at one elevation.
+    """Return a closed orbit at one elevation.
 
     Raises:
         InputError: fewer than 1 frame, or an elevation beyond +-89 degrees.
@@ -29,9 +29,9 @@ def static(frames: int, elevation_deg: float) -> Angles:
 
 
 def sine(frames: int, elevation_deg: float, amplitude_deg: float) -> Angles:
-    """A closed orbit whose elevation swings once: e_i = e_0 + A sin(2 pi (i + 1) / T) (SV3D's "sine-30" has A = 30).
+    """Return a closed orbit with one sine period in elevation: e_i = e_0 + A sin(2 pi (i + 1) / T).
 
-    A negative amplitude begins downwards.
+    SV3D's "sine-30" has A = 30. With a negative amplitude the orbit starts downwards.
 
     Raises:
         InputError: fewer than 1 frame, or elevations beyond +-89 degrees.
@@ -49,11 +49,15 @@ def random_sine(
     generator: torch.Generator,
     azimuth_jitter_deg: float = 0.0,
 ) -> Angles:
-    """A `sine` orbit of random amplitude, with irregular azimuth steps.
+    """Return a `sine` orbit of random amplitude, with irregular azimuth steps.
 
     Args:
-        amplitude_deg: the amplitude is uniform in [-this, this], or in the part of it that keeps within +-89 degrees.
+        frames: number of frames.
+        elevation_deg: elevation of the last frame.
+        amplitude_deg: the amplitude is uniform in [-this, this], reduced so that elevations stay within +-89 degrees.
+        generator: source of the random draws.
         azimuth_jitter_deg: each azimuth but the last moves by a uniform draw from [-this, this]; below half a step.
+
     Raises:
         InputError: fewer than 1 frame, an elevation beyond +-89 degrees, or a jitter of half a step or more.
     """
@@ -70,12 +74,17 @@ def dynamic(
     generator: torch.Generator,
     azimuth_jitter_deg: float = 0.0,
 ) -> Angles:
-    """A random closed orbit: a sum of sinusoids of 1 to 5 periods in elevation, and irregular azimuth steps.
+    """Return a random closed orbit: a sum of sinusoids of 1 to 5 periods in elevation, and irregular azimuth steps.
 
-    It ends at the input view exactly. The largest departure from `elevation_deg` is `amplitude_deg`.
+    It ends exactly at the input view.
 
     Args:
+        frames: number of frames.
+        elevation_deg: elevation of the last frame.
+        amplitude_deg: the largest deviation from `elevation_deg`.
+        generator: source of the random draws.
         azimuth_jitter_deg: each azimuth but the last moves by a uniform draw from [-this, this]; below half a step.
+
     Raises:
         InputError: fewer than 1 frame, elevations beyond +-89 degrees, or a jitter of half a step or more.
     """
@@ -93,7 +102,7 @@ def random(
     elevation_range_deg: tuple[float, float] = (-MAX_ELEVATION_DEG, MAX_ELEVATION_DEG),
     azimuth_range_deg: tuple[float, float] = (0.0, 360.0),
 ) -> Angles:
-    """Independent views, uniform over the part of the sphere between the given angles.
+    """Return independent random views, uniform over the part of the sphere between the given angles.
 
     Raises:
         InputError: a negative count, a range that descends, or elevations beyond +-89 degrees.
@@ -111,7 +120,7 @@ def random(
 
 
 def _turn(frames: int) -> Tensor:
-    """[T] share of the round that is done at each frame, the last 1."""
+    """Return the fraction of the turn that is done at each frame, [T]; the last is 1."""
     return torch.arange(1, frames + 1, dtype=torch.float64) / frames
 
 
@@ -120,7 +129,7 @@ def _azimuth(turn: Tensor) -> Tensor:
 
 
 def _jittered(turn: Tensor, azimuth_jitter_deg: float, generator: torch.Generator) -> Tensor:
-    """[T] `turn` with all but the last moved by up to `azimuth_jitter_deg` either way."""
+    """Return `turn` [T] with all but the last moved by up to `azimuth_jitter_deg` in either direction."""
     if not 0 <= azimuth_jitter_deg < 180 / len(turn):
         limit = f"0 to below {180 / len(turn):g} degrees (half a step)"
         raise InputError(f"azimuth_jitter_deg: expected {limit}, got {azimuth_jitter_deg}")
@@ -130,17 +139,17 @@ def _jittered(turn: Tensor, azimuth_jitter_deg: float, generator: torch.Generato
 
 
 def _closed_wave(turn: Tensor, generator: torch.Generator) -> Tensor:
-    """[T] random sum of sinusoids that is 0 at the end of the round."""
+    """Return a random sum of sinusoids [T] that is 0 at the end of the turn."""
     periods = torch.arange(1, HARMONICS + 1, dtype=torch.float64)[:, None]
-    amplitude = _uniform(HARMONICS, 0.0, 1.0, generator)[:, None] / periods  # slower swings are larger
+    amplitude = _uniform(HARMONICS, 0.0, 1.0, generator)[:, None] / periods  # lower frequencies have larger amplitudes
     phase = _uniform(HARMONICS, 0.0, 2 * torch.pi, generator)[:, None]
     wave = amplitude * (torch.sin(2 * torch.pi * periods * turn + phase) - torch.sin(phase))
-    wave[:, -1] = 0  # exactly, not to rounding
+    wave[:, -1] = 0  # exactly, without rounding error
     return wave.sum(0)
 
 
 def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """[count] float64 on the CPU, whatever the generator's device."""
+    """Return uniform draws [count], float64 on the CPU for any device of the generator."""
     draw = torch.rand(count, dtype=torch.float64, generator=generator, device=generator.device).cpu()
     return low + (high - low) * draw
 

@@ -1,4 +1,4 @@
-"""Reference views: the pictures that supervise a run."""
+"""Reference views: the images that supervise a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +11,17 @@ from liftstudio.data.cameras import Cameras
 
 @dataclass(frozen=True)
 class ReferenceViews:
-    """V pictures of one object with their cameras.
+    """V images of one object with their cameras.
 
     images:   [V, H, W, 3] float32 sRGB in [0, 1], straight (not premultiplied) colour.
     masks:    [V, H, W, 1] float32 alpha in [0, 1].
     cameras:  V cameras of that image size.
     names:    V file names or labels for reports.
-    held_out: [V] bool; these are never trained on, only measured.
+    held_out: [V] bool; held-out views are never trained on, only used for metrics.
     depths:   [V, H, W, 1] z-depth up to scale and shift, or None.
     normals:  [V, H, W, 3] unit world-space normals, or None.
-    input_view: which of them is the picture the user gave, from which a prior made the others; None: all are given.
-    sheet:    [H, W, 3] picture of all sets of views that a prior made, where these are one of several; None: they are
-              the only ones.
+    input_view: index of the user's picture, from which a prior generated the others; None: all views are the user's.
+    sheet:    [H, W, 3] overview of all sets of views that a prior generated, if this is one of several; else None.
     """
 
     images: Tensor
@@ -39,7 +38,7 @@ class ReferenceViews:
         return len(self.images)
 
     def select(self, index: Sequence[int] | Tensor) -> "ReferenceViews":
-        """The views at `index`, in that order."""
+        """Return the views at `index`, in that order."""
         chosen = torch.as_tensor(index, dtype=torch.long)
         order = chosen.tolist()
         return ReferenceViews(
@@ -55,9 +54,9 @@ class ReferenceViews:
         )
 
     def training(self) -> "ReferenceViews":
-        """The views that may be trained on."""
+        """Return the views that are not held out."""
         return self.select(torch.nonzero(~self.held_out).flatten())
 
     def over(self, background: Tensor | float) -> Tensor:
-        """[V, H, W, 3] images composed over a background colour."""
+        """Return the images composited over a background colour, [V, H, W, 3]."""
         return self.images * self.masks + (1 - self.masks) * background

@@ -1,4 +1,4 @@
-"""What a renderer returns: images of one or several cameras."""
+"""The result of a renderer: images of one or several cameras."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,19 +23,19 @@ PASSES = (
 
 @dataclass(frozen=True)
 class Render:
-    """Images of B cameras. Colours are premultiplied by opacity, except `rgb`, which is over the background.
+    """Images of B cameras.
 
-    rgb:        [B, H, W, 3] sRGB in [0, 1] over the scene's background.
-    foreground: [B, H, W, 3] shaded colour premultiplied by opacity: `foreground + (1 - opacity) * background`.
+    rgb:        [B, H, W, 3] sRGB in [0, 1], `foreground + (1 - opacity) * background`.
+    foreground: [B, H, W, 3] shaded sRGB colour, premultiplied by opacity.
     opacity:    [B, H, W, 1] in [0, 1].
-    albedo:     [B, H, W, 3] premultiplied, or None when not asked for (as all below).
+    albedo:     [B, H, W, 3] sRGB, premultiplied by opacity; None if not requested (as all below).
     irradiance: [B, H, W, 1] scalar white light at the pixel, not premultiplied.
     normal:     [B, H, W, 3] unit world-space outward normals where opacity > 0, else zero.
     depth:      [B, H, W, 1] z-depth in world units where opacity > 0, else zero.
     points:     [B, H, W, 3] world-space surface points where opacity > 0, else zero.
-    background: [B, H, W, 3] sRGB of the scene's background, as if nothing were before it.
-    distortion: [B, H, W, 1] mip-NeRF 360 distortion (volume renderer only).
-    orientation: [B, H, W, 1] how much of what is seen faces away (volume renderer only); see `losses.orientation`.
+    background: [B, H, W, 3] sRGB of the scene's background, without the object.
+    distortion: [B, H, W, 1] Mip-NeRF 360 distortion (volume renderer only).
+    orientation: [B, H, W, 1] penalty for normals that face away (volume renderer only); see `losses.orientation`.
     """
 
     rgb: Tensor
@@ -51,23 +51,23 @@ class Render:
     orientation: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Render":
-        """The same images on `device`."""
+        """Return the images on `device`."""
         images: dict[str, Any] = {n: None if image is None else image.to(device) for n, image in vars(self).items()}
         return Render(**images)
 
     def require(self, name: str) -> Tensor:
-        """The image of a pass that was asked for."""
+        """Return the image of a pass that was requested."""
         image = getattr(self, name)
         assert image is not None, f"the pass '{name}' was not rendered"
         return image
 
     def over(self, background: Tensor | float) -> Tensor:
-        """[B, H, W, 3]: the foreground over another background colour."""
+        """Return the foreground composited over another background colour, [B, H, W, 3]."""
         return self.foreground + (1 - self.opacity) * background
 
 
 def join(renders: Sequence[Render]) -> Render:
-    """One render of all the cameras of several, which hold the same passes."""
+    """Return several renders with the same passes as one render of all their cameras."""
     names = [name for name, image in vars(renders[0]).items() if image is not None]
     images: dict[str, Any] = {name: torch.cat([getattr(render, name) for render in renders]) for name in names}
     return Render(**images)

@@ -1,6 +1,6 @@
-"""From a surface with a colour field to mesh files; `pipeline.export_mesh` does it.
+"""Export of a surface with a colour field to mesh files; see `pipeline.export_mesh`.
 
-Only the options are imported here: the pipeline's libraries take longer than refusing a bad config may.
+Only the options are imported here, so that a bad config is rejected without loading the pipeline's slow libraries.
 """
 
 from liftstudio.export.options import ExportConfig, check_export

@@ -1,7 +1,7 @@
-"""Charts by xatlas: a script that `unwrap` runs in a process of its own; imports numpy and xatlas alone.
+"""Charts from xatlas: a script that `unwrap` runs in a separate process; imports only numpy and xatlas.
 
-The destructor of an Atlas wakes its threads and joins them, but now and then the wake-up is lost and it waits for ever.
-So every Atlas is kept, with its threads, until the process ends by `os._exit`, which destroys nothing.
+The destructor of an Atlas wakes its threads and joins them, but occasionally the wake-up is lost and it waits for ever.
+So every Atlas is kept alive until the process ends by `os._exit`, which runs no destructors.
 """
 
 import io
@@ -15,37 +15,37 @@ import numpy as np
 import xatlas
 from numpy.typing import NDArray
 
-# xatlas takes more than linear time and says nothing meanwhile, so the surface is given to it in pieces of at most
-# this many faces. That is faster, shows progress, and was not found to make more charts.
+# xatlas takes more than linear time and reports no progress, so it gets the surface in pieces of at most this many
+# faces. That is faster, shows progress, and was not found to increase the number of charts.
 FACES_PER_PIECE = 4096
-# The scale of the charts, 1 if they would cover the texture without any waste, is found by that many halvings between
-# this least one and 1. Where charts are so many that the least does not fit, narrower gutters are better.
+# The scale of the charts (1: they would cover the texture without waste) is found by bisection between MIN_SCALE and
+# 1, in this many steps. If not even MIN_SCALE fits, because charts are very many, the gutters are narrowed.
 HALVINGS = 5
-LEAST_SCALE = 0.3
+MIN_SCALE = 0.3
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-_kept: list[xatlas.Atlas] = []  # every Atlas there is
+_kept: list[xatlas.Atlas] = []  # every Atlas, so that none is destroyed
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some faces of a mesh, cut into charts."""
+    """A subset of a mesh's faces, cut into charts."""
 
-    face_list: Ints  # [n] which faces of the whole mesh
-    faces: Ints  # [n, 3] the same faces, into `source` and `uv`
+    face_list: Ints  # [n] indices of the faces in the whole mesh
+    faces: Ints  # [n, 3] the same faces, as indices into `source` and `uv`
     source: Ints  # [v] vertex of the whole mesh
     uv: Floats  # [v, 2] texels
 
 
 def main() -> None:
-    """Unwrap the mesh on standard input; its sizes, in texels, are the arguments `texture_size` and `gutter`.
+    """Unwrap the mesh on standard input; command-line arguments: `texture_size` and `gutter`, in texels.
 
-    In, npz:  vertices [V, 3] float32, texels; faces [F, 3] int64.
-    Out:      lines with the fraction done in [0, 1] and, unless the charts do not fit, an empty line and an npz:
-              faces [F, 3] int64 into the cut vertices, source [v] int64 into the uncut ones, uv [v, 2] float32 in
-              texels without the gutter along the border, and the numbers charts and gutter.
+    Input:  npz with vertices [V, 3] float32, texels, and faces [F, 3] int64.
+    Output: lines with the completed fraction in [0, 1]; then, if the charts fit, an empty line and an npz with
+            faces [F, 3] int64 into the cut vertices, source [v] int64 into the uncut ones, uv [v, 2] float32 in
+            texels without the gutter along the border, and the numbers charts and gutter.
     """
     texture_size, gutter = map(int, sys.argv[1:])
     mesh = np.load(sys.stdin.buffer)
@@ -79,7 +79,7 @@ def _archive(pieces: list[_Piece], charts: int, gutter: int, face_count: int) ->
 
 
 def _split(centres: Floats, face_list: Ints) -> Iterator[Ints]:
-    """Halve along the longest side until no list has more than FACES_PER_PIECE."""
+    """Split the faces in half along the longest side of their bounds until no list exceeds FACES_PER_PIECE."""
     if len(face_list) <= FACES_PER_PIECE:
         yield face_list
         return
@@ -90,7 +90,7 @@ def _split(centres: Floats, face_list: Ints) -> Iterator[Ints]:
 
 
 def _cut(texels: Floats, faces: Ints, face_list: Ints) -> _Piece:
-    """Charts for some faces of a mesh whose vertices are measured in texels (xatlas ignores areas below 1e-7)."""
+    """Cut some faces of a mesh with vertices in texels into charts (xatlas ignores areas below 1e-7)."""
     source, local = np.unique(faces[face_list], return_inverse=True)
     atlas = _kept_atlas()
     atlas.add_mesh(texels[source].astype(np.float32), local.reshape(-1, 3).astype(np.uint32))
@@ -99,10 +99,13 @@ def _cut(texels: Floats, faces: Ints, face_list: Ints) -> _Piece:
 
 
 def _packed(pieces: list[_Piece], texture_size: int, gutter: int) -> tuple[list[_Piece], int, int] | None:
-    """The charts of all pieces, scaled alike, where they go in a square that is smaller than the texture by a gutter
-    on every side; how many there are; and the gutter, halved until they fit. None if they do not without one."""
+    """Pack the charts of all pieces, at one scale, into the texture without a gutter along its border.
+
+    Returns the pieces with packed coordinates, the number of charts, and the gutter, halved until the charts fit; None
+    if they do not fit even without a gutter.
+    """
     while True:
-        atlas = _largest_fit(pieces, texture_size - 2 * gutter, 2 * gutter, LEAST_SCALE if gutter else 0.01)
+        atlas = _largest_fit(pieces, texture_size - 2 * gutter, 2 * gutter, MIN_SCALE if gutter else 0.01)
         if atlas:
             placed = [_placed(atlas, i, piece.face_list, piece.source) for i, piece in enumerate(pieces)]
             return placed, atlas.chart_count, gutter
@@ -111,9 +114,9 @@ def _packed(pieces: list[_Piece], texture_size: int, gutter: int) -> tuple[list[
         gutter //= 2
 
 
-def _largest_fit(pieces: list[_Piece], size: int, gap: int, least_scale: float) -> xatlas.Atlas | None:
-    """A packing into one square of `size` texels at the largest scale found; None if the least does not fit."""
-    fitting, low, high = _packed_once(pieces, size, gap, least_scale), least_scale, 1.0
+def _largest_fit(pieces: list[_Piece], size: int, gap: int, min_scale: float) -> xatlas.Atlas | None:
+    """The packing into one square of `size` texels at the largest scale found; None if `min_scale` does not fit."""
+    fitting, low, high = _packed_once(pieces, size, gap, min_scale), min_scale, 1.0
     for _ in range(HALVINGS if fitting else 0):
         middle = (low + high) / 2
         atlas = _packed_once(pieces, size, gap, middle)
@@ -138,24 +141,24 @@ def _kept_atlas() -> xatlas.Atlas:
 
 
 def _pack_options(padding: int, scale: float, size: int = 0) -> xatlas.PackOptions:
-    """padding: texels between charts; scale: texels per unit; size: texels per side, 0 for as many as it takes."""
+    """Packing options; padding: texels between charts; scale: texels per unit; size: texels per side, 0: as needed."""
     options = xatlas.PackOptions()
     options.resolution = size
     options.padding = padding
     options.texels_per_unit = scale
-    options.bilinear = False  # the gap is meant to be all of it
+    options.bilinear = False  # no extra padding: `padding` is the whole gap
     return options
 
 
 def _placed(atlas: xatlas.Atlas, index: int, face_list: Ints, source: Ints) -> _Piece:
     vertex, faces, uv = atlas[index]
-    # Faces without area are in no chart and get a zero, or a NaN where the atlas is empty.
+    # Faces without area are in no chart; their coordinates are zero, or NaN if the atlas is empty.
     texels = np.nan_to_num(uv * np.array([atlas.width, atlas.height], np.float32))
     return _Piece(face_list, faces.astype(np.int64), source[vertex], texels)
 
 
 def _joined_faces(pieces: list[_Piece], count: int) -> Ints:
-    """[count, 3] the faces of all pieces in their original order, into the pieces' vertices one after the other."""
+    """Faces [count, 3] of all pieces in their original order, as indices into the concatenated vertices."""
     faces, offset = np.empty((count, 3), np.int64), 0
     for piece in pieces:
         faces[piece.face_list] = piece.faces + offset

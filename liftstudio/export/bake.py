@@ -1,4 +1,4 @@
-"""Textures: a field on the surface, sampled at the texels of its charts."""
+"""Texture baking: a colour field on the surface, sampled at the texels of the charts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,9 +24,11 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Texels:
-    """The texels whose centre lies in a chart, and the surface there.
+    """The texels whose centre lies in a chart, with their surface points and normals.
 
-    pixel: [N] int64, flat index of the texel, row 0 at the top. points, normals: [N, 3] world space.
+    pixel:           [N] int64, flat index of the texel, row 0 at the top.
+    points, normals: [N, 3], world space.
+    size:            texels per side of the texture.
     """
 
     pixel: Tensor
@@ -46,10 +48,10 @@ def surface_texels(uv_mesh: UvMesh, normals: Tensor, size: int) -> Texels:
 
 
 def bake_texture(field: Field, texels: Texels) -> Bytes:
-    """[size, size, 3] the field at every texel; those outside the charts take the colour of the nearest one inside.
+    """Texture [size, size, 3] of the field; texels outside the charts take the colour of the nearest one inside.
 
     Raises:
-        InputError: when the field is not finite somewhere.
+        InputError: the field is not finite somewhere.
     """
     image = np.zeros((texels.size**2, 3), np.uint8)
     image[texels.pixel.numpy()] = colors(field, texels.points, texels.normals)
@@ -60,10 +62,10 @@ def bake_texture(field: Field, texels: Texels) -> Bytes:
 
 @torch.no_grad()
 def colors(field: Field, points: Tensor, normals: Tensor) -> Bytes:
-    """[N, 3] the field at surface points, rounded to bytes; asked for in chunks.
+    """Colours [N, 3] uint8 of the field at surface points, evaluated in chunks.
 
     Raises:
-        InputError: when the field is not finite somewhere.
+        InputError: the field is not finite somewhere.
     """
     chunks = zip(points.split(POINTS_PER_CHUNK), normals.split(POINTS_PER_CHUNK), strict=True)
     values = torch.cat([field(*chunk).float().cpu() for chunk in chunks])
@@ -73,7 +75,7 @@ def colors(field: Field, points: Tensor, normals: Tensor) -> Bytes:
 
 
 def _filled(image: Bytes, empty: NDArray[np.bool_]) -> Bytes:
-    if empty.all():  # every triangle slips between the texel centres
+    if empty.all():  # no triangle covers a texel centre
         return image
     rows, columns = distance_transform_edt(empty, return_distances=False, return_indices=True)
     return image[rows, columns]

@@ -1,4 +1,4 @@
-"""From a surface with a colour field to mesh files: clean, decimate, unwrap, bake, write, report."""
+"""Export of a surface with a colour field to mesh files: clean up, decimate, unwrap, bake, write, report."""
 
 import json
 from collections.abc import Callable
@@ -30,18 +30,19 @@ def export_mesh(
     shaded: Field | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write `mesh` with its colour to `folder` as mesh.glb, mesh.obj + .mtl + .png and mesh.ply, and report.json last.
+    """Write `mesh` with its colour to `folder` in the formats of `config` (mesh.glb, .obj, .ply), then report.json.
 
-    albedo: surface points [N, 3] -> colour [N, 3] in [0, 1], without light. shaded: (points [N, 3], unit outward
-    normals [N, 3]) -> colour with light, needed for `config.shaded`. Both are asked on the mesh's device.
-    progress is told the step's name and the fraction of it that is done, in [0, 1].
+    albedo: surface points [N, 3] -> colour [N, 3] in [0, 1], without light.
+    shaded: (points [N, 3], unit outward normals [N, 3]) -> colour with light; required if `config.shaded`. Both
+        functions are called with tensors on the mesh's device.
+    progress: called with the name of the current step and its completed fraction in [0, 1].
 
     Returns the report: faces, vertices, watertight, components, bounding_box, charts, texture_size, gutter,
     faces_before_decimation, dropped {components, faces, area_fraction}, files {name: bytes}, up_axis {format: axis}.
 
     Raises:
-        InputError: for wrong settings, a surface that is empty, has no area or is not finite, colours that are not
-            finite, or charts that do not fit the texture.
+        InputError: invalid options; a surface that is empty, has no area or is not finite; colours that are not
+            finite; or charts that do not fit the texture.
         OSError: the folder cannot be written.
     """
     check_export(config)
@@ -65,11 +66,11 @@ def export_mesh(
 def _fields(
     albedo: Callable[[Tensor], Tensor], shaded: Field | None, config: ExportConfig, device: torch.device
 ) -> dict[str, Field]:
-    """What is baked, by the stem of its files; points and normals are moved to `device`."""
+    """The colour fields to bake, keyed by the stem of their files; points and normals are moved to `device`."""
     fields: dict[str, Field] = {"mesh": lambda points, normals: albedo(points.to(device))}
     if config.shaded:
         if shaded is None:
-            raise InputError("export.shaded: there is no light to bake into the colour here; set it to false")
+            raise InputError("export.shaded: there is no light to bake into the colour; set it to false")
         fields["mesh_shaded"] = lambda points, normals: shaded(points.to(device), normals.to(device))
     return fields
 
@@ -78,7 +79,7 @@ def _cleaned(raw: Mesh, config: ExportConfig, tell: Progress) -> tuple[Mesh, Dro
     tell("clean up", 0.0)
     mesh, dropped = drop_floaters(raw, config.min_component_area)
     mesh = decimate(mesh, config.target_faces)
-    # Mending may cut off crumbs; half the limit, so that no piece kept above is lost to rounding.
+    # Repair may split off small pieces. Half the limit, so that no component kept above is lost to rounding.
     mesh, _ = drop_floaters(mesh, 0.5 * config.min_component_area)
     tell("clean up", 1.0)
     return mesh, dropped
@@ -87,7 +88,7 @@ def _cleaned(raw: Mesh, config: ExportConfig, tell: Progress) -> tuple[Mesh, Dro
 def _write_textured(
     surface: Mesh, fields: dict[str, Field], folder: Path, config: ExportConfig, report: dict[str, Any], tell: Progress
 ) -> list[Path]:
-    """The formats that carry a texture, for every field; adds the charts and the texture's size to the report."""
+    """Write the textured formats for every field; adds charts, texture size and gutter to the report."""
     writers = [WRITERS[name] for name in config.formats if name in WRITERS]
     if not writers:
         return []
@@ -106,11 +107,11 @@ def _write_textured(
 
 def _check_surface(mesh: Mesh) -> None:
     if len(mesh.faces) == 0:
-        raise InputError("export: the surface is empty, it has no faces")
+        raise InputError("export: the surface is empty (no faces)")
     vertices = mesh.vertices[mesh.faces.unique()]
     broken = int((~vertices.isfinite().all(dim=1)).sum())
     if broken:
-        raise InputError(f"export: the surface exploded, {broken} of its {len(vertices)} vertices are not finite")
+        raise InputError(f"export: the surface diverged, {broken} of its {len(vertices)} vertices are not finite")
     area = mesh.face_area_vectors().norm(dim=-1).sum()
     if not (area > 0 and area.isfinite()):
-        raise InputError(f"export: the surface has an area of {area.item():g}, there is nothing to texture")
+        raise InputError(f"export: the surface has an area of {area.item():g}: nothing to texture")

@@ -1,4 +1,4 @@
-"""What was exported, in numbers."""
+"""The statistics in report.json."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from liftstudio.export.writers import UP_AXES
 
 
 def mesh_report(mesh: Mesh) -> dict[str, Any]:
-    """Counts, closedness and bounding box (world units, z up) of a mesh before it is cut along texture seams."""
+    """Counts, watertightness and bounding box (world units, z up) of a mesh before it is cut along texture seams."""
     surface = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False)
     return {
         "faces": len(mesh.faces),
@@ -25,12 +25,12 @@ def mesh_report(mesh: Mesh) -> dict[str, Any]:
 
 
 def cleanup_report(raw: Mesh, dropped: Dropped) -> dict[str, Any]:
-    """What the raw surface had, and which floaters went."""
+    """Faces before decimation (without the floaters), and the dropped floaters."""
     return {"faces_before_decimation": len(raw.faces) - dropped.faces, "dropped": asdict(dropped)}
 
 
 def file_report(files: Iterable[Path], formats: Iterable[str]) -> dict[str, Any]:
-    """Bytes of every file by its name, and which axis is up in which format."""
+    """Size in bytes of every file by name, and the up axis of every format."""
     return {
         "files": {path.name: path.stat().st_size for path in files},
         "up_axis": {name: UP_AXES[name] for name in formats},

@@ -1,7 +1,7 @@
-"""Mesh files through trimesh, each written completely or not at all, with the same bytes for the same input.
+"""Mesh file writers based on trimesh; each file is written atomically, with the same bytes for the same input.
 
-Axes: OBJ and PLY keep world space (z up). glTF is y-up by its specification, so GLB vertices are (x, z, -y) of the
-world's: a rotation, the one Blender undoes on import. The object's front, world +x, stays +x.
+Axes: OBJ and PLY keep world space (z up). glTF is y-up by specification, so GLB vertices are the world's (x, z, -y), a
+rotation that Blender undoes on import. The object's front, world +x, stays +x.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ UP_AXES = {"glb": "y", "obj": "z", "ply": "z"}
 
 
 def write_glb(stem: Path, uv_mesh: UvMesh, normals: Tensor, texture: Bytes) -> list[Path]:
-    """Binary glTF 2.0 with its texture inside: rough dielectric material, smooth normals. Returns the files written."""
+    """Write binary glTF 2.0 with embedded texture, a rough dielectric material and smooth normals; return the files."""
     material = PBRMaterial(
         name=stem.name, baseColorTexture=Image.fromarray(texture), metallicFactor=0.0, roughnessFactor=1.0
     )
@@ -41,7 +41,7 @@ def write_glb(stem: Path, uv_mesh: UvMesh, normals: Tensor, texture: Bytes) -> l
 
 
 def write_obj(stem: Path, uv_mesh: UvMesh, normals: Tensor, texture: Bytes) -> list[Path]:
-    """Wavefront OBJ, its MTL and its PNG under the same stem. Returns the files written."""
+    """Write Wavefront OBJ, MTL and PNG under the same stem; return the files."""
     white, black = (255, 255, 255, 255), (0, 0, 0, 255)
     material = SimpleMaterial(Image.fromarray(texture), diffuse=white, ambient=white, specular=black, name=stem.name)
     mesh = trimesh.Trimesh(
@@ -61,14 +61,14 @@ def write_obj(stem: Path, uv_mesh: UvMesh, normals: Tensor, texture: Bytes) -> l
 
 
 def write_ply(path: Path, mesh: Mesh, colors: Bytes) -> list[Path]:
-    """Binary PLY with 8-bit vertex colours. Returns the files written."""
+    """Write binary PLY with 8-bit vertex colours; return the files."""
     surface = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False)
     surface.visual = ColorVisuals(surface, vertex_colors=colors)
     atomic_write(path, ply.export_ply(surface, vertex_normal=False))
     return [path]
 
 
-# The formats that carry a texture.
+# Formats with a texture.
 WRITERS = {"glb": write_glb, "obj": write_obj}
 
 

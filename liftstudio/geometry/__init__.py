@@ -1,1 +1,1 @@
-"""Representations of a shape: density fields, signed distance grids, meshes."""
+"""Geometries: density fields, signed distance fields and grids, meshes."""

@@ -35,11 +35,11 @@ class Geometry(Component, nn.Module):
     box: Tensor  # [2, 3] lowest and highest corner of the region that may hold the object, world units
 
     def update(self, step: int) -> None:
-        """Follow the schedules of this geometry; called before each training step (0-based in the stage)."""
+        """Apply the schedules of this geometry; called before each training step (0-based in the stage)."""
 
     @classmethod
     def is_volume(cls) -> bool:
-        """Whether there is a density to render; else there is only a surface."""
+        """Whether the geometry has a density to render; otherwise it has only a surface."""
         return cls.field is not Geometry.field
 
     def field(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,15 +48,15 @@ class Geometry(Component, nn.Module):
 
     @classmethod
     def is_signed_distance(cls) -> bool:
-        """Whether there is a signed distance everywhere, as the renderer 'neus' needs it."""
+        """Whether the geometry has a signed distance everywhere, as the renderer `neus` requires."""
         return cls.signed_distance is not Geometry.signed_distance
 
     def signed_distance(self, points: Tensor) -> Tensor:
-        """Signed distance [N, 1] to the surface, world units, negative inside, at world points [N, 3]."""
+        """Signed distance [N, 1] to the surface at world points [N, 3]; world units, negative inside."""
         raise InputError(f"{type(self).__name__} has no signed distance: render it with 'volume' or 'surface'")
 
     def sharpness(self) -> Tensor:
-        """Scalar s > 0, per world unit, of the logistic function that turns signed distances into opacity."""
+        """Sharpness s > 0 (scalar, per world unit) of the logistic function that maps signed distance to opacity."""
         raise InputError(f"{type(self).__name__} has no signed distance: render it with 'volume' or 'surface'")
 
     def normals(self, points: Tensor) -> Tensor:
@@ -68,21 +68,22 @@ class Geometry(Component, nn.Module):
         return self.field(points)[1]
 
     def mesh(self) -> Mesh:
-        """The surface; differentiable where the geometry is a surface."""
+        """The surface as a mesh; differentiable if the geometry is a surface geometry."""
         raise InputError(f"{type(self).__name__} is a volume: render it with 'volume', not 'surface'")
 
     def sdf_gradients(self, generator: torch.Generator) -> Tensor:
-        """Gradients [N, 3] of the signed distance near its surface; differentiable. `generator` draws the points."""
+        """Gradients [N, 3] of the signed distance at points near the surface, drawn by `generator`; differentiable."""
         raise InputError(f"{type(self).__name__} has no signed distance: lambda_eikonal does not apply")
 
     def describe_level(self) -> str:
-        """The field's range and a level to try, for the error on an empty surface."""
+        """Text for the error on an empty surface: the range of the field, and what to change."""
         return "the surface is empty"
 
     @torch.no_grad()
     def initialize(self, other: "Geometry", cameras: "Cameras", seen: "Render") -> None:
-        """Coarse to fine: take over the shape and the appearance field of another stage's geometry.
+        """Initialise the shape and the appearance field from another stage's geometry (coarse to fine).
 
-        cameras, seen: views of `other` and how it looks from them (`depth`, `opacity`), on this module's device.
+        cameras, seen: cameras and the renders of `other` from them (`depth`, `opacity`, `points`), on this module's
+        device.
         """
         raise InputError(f"{type(self).__name__} cannot be initialised from another geometry")

@@ -1,7 +1,7 @@
-"""From depth maps to one closed shape: carving, truncated signed distances, a least surface where nothing was seen.
+"""Fusion of depth maps into one closed shape: space carving, truncated signed distances, minimal area where unseen.
 
-Range image integration as in Zach, Pock and Bischof (ICCV 2007). Cells no camera saw carry no data, so there the
-surface of least area closes the shape: undersides become flat instead of the visual hull's cone.
+Range image integration as in Zach, Pock and Bischof (ICCV 2007). Cells that no camera saw carry no data; there the
+surface of least area closes the shape. Undersides become flat instead of the visual hull's cone.
 """
 
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from liftstudio.data.render import Render
 from liftstudio.ops.least_area import least_area
 
 RESOLUTION = 64  # cells per side of the fusion grid
-TRUNCATION_CELLS = 3.0  # depth of the band behind a seen surface that counts as inside
+TRUNCATION_CELLS = 3.0  # thickness of the band behind a seen surface that counts as inside
 DATA_WEIGHT = 3.0  # lambda, per cell
 ITERATIONS = 200
-STRAY_SHARE = 0.001  # of the seen points, at each end of each axis, that may be floaters
+STRAY_SHARE = 0.001  # fraction of the seen points, at each end of each axis, that is treated as floaters
 
 
 @dataclass(frozen=True)
 class FusedShape:
     """A closed shape on a grid.
 
-    sdf:  [G, G, G] signed distance in world units at the cell centres of `box` [2, 3], index order x, y, z.
-    seen: [2, 3] the box around nearly all points that views saw, fine parts that the grid lost included.
+    sdf:  [G, G, G] signed distance in world units at the cell centres of `box` [2, 3], indexed x, y, z.
+    seen: [2, 3] bounding box of nearly all points seen in the views, including fine parts that the grid lost.
     """
 
     sdf: Tensor
@@ -36,14 +36,14 @@ class FusedShape:
     seen: Tensor
 
     def sample(self, points: Tensor) -> Tensor:
-        """[N] signed distance at world points [N, 3], trilinear; constant outside the box."""
+        """Signed distance [N] at world points [N, 3], trilinear; outside the box, that of the nearest border point."""
         unit = 2 * (points - self.box[0]) / (self.box[1] - self.box[0]) - 1
-        grid = unit.flip(-1)[None, None, None]  # grid_sample wants (z, y, x) for a volume indexed x, y, z
+        grid = unit.flip(-1)[None, None, None]  # grid_sample expects (z, y, x) for a volume indexed x, y, z
         sampled = F.grid_sample(self.sdf[None, None], grid, align_corners=False, padding_mode="border")
         return sampled.flatten()
 
     def bounding_box(self, margin: float) -> Tensor:
-        """[2, 3] the cube around inside and seen points, `margin` times its longest side larger on every side."""
+        """Cube [2, 3] around the inside and the seen points, enlarged on every side by `margin` times its side."""
         cell = (self.box[1] - self.box[0]) / len(self.sdf)
         inside = torch.nonzero(self.sdf < 0)
         low = torch.minimum(self.box[0] + inside.amin(0) * cell, self.seen[0])
@@ -54,38 +54,39 @@ class FusedShape:
 
 
 def fuse_depth(seen: Render, cameras: Cameras, box: Tensor) -> FusedShape:
-    """One closed shape from depth and opacity of B views.
+    """Fuse the depth and opacity of B views into one closed shape.
 
-    seen: `depth`, `opacity` and `points` of the `cameras`. box: [2, 3] where the object may be, world units.
+    seen: the renders from `cameras`, with `depth`, `opacity` and `points`. box: [2, 3] region that may hold the object,
+    world units.
 
     Raises:
-        InputError: no view sees anything, or what they see leaves no shape.
+        InputError: no view sees the object, or no shape is consistent with all views.
     """
     region, core = _region(seen, box)
     signed, weight = truncated_distance(seen, cameras, region)
-    # Nothing of the object is at the border: else, where nothing was seen, a shape could end there for free.
+    # The border is forced outside: otherwise an unseen part could be cut off there at no area cost.
     data = F.pad((signed * weight)[1:-1, 1:-1, 1:-1], [1] * 6, value=1.0)
     inside = least_area(data * DATA_WEIGHT, ITERATIONS) > 0.5
     if not inside.any():
         raise InputError(
             "no shape is left: what one view shows as the object, others show as background; "
-            "raise the steps of the stage before, or check that masks and poses belong together"
+            "raise the steps of the previous stage, or check that masks and poses belong together"
         )
     return FusedShape(_signed_distance(inside, region), region, core)
 
 
 def _region(seen: Render, box: Tensor) -> tuple[Tensor, Tensor]:
-    """The cube to fuse in, which holds all seen points, and the box around all but the outermost few of them."""
+    """The fusion cube, which holds all seen points, and the bounding box of all but the outermost few of them."""
     assert seen.points is not None
     points = seen.points[seen.opacity[..., 0] > 0.5]
     if not len(points):
         raise InputError(
-            "no camera sees the object: its opacity is below 0.5 everywhere; raise the steps of the stage before"
+            "no camera sees the object: its opacity is below 0.5 everywhere; raise the steps of the previous stage"
         )
     low, high = points.amin(0).maximum(box[0]), points.amax(0).minimum(box[1])
     half = (high - low).max() * 0.56
     center = (low + high) / 2
-    rows = points.sort(dim=0).values  # by axis; torch.quantile refuses so many
+    rows = points.sort(dim=0).values  # per axis; torch.quantile refuses inputs of this size
     few = int(len(rows) * STRAY_SHARE)
     core = torch.stack([rows[few].maximum(low), rows[-1 - few].minimum(high)])
     return torch.stack([center - half, center + half]), core
@@ -98,10 +99,10 @@ def _cell_centers(region: Tensor) -> Tensor:
 
 
 def truncated_distance(seen: Render, cameras: Cameras, region: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean signed distance to what was seen, in [-1, 1] (positive outside), and its weight in [0, 1].
+    """Mean truncated signed distance to the seen surfaces, in [-1, 1] (positive outside), and its weight in [0, 1].
 
-    Both [G, G, G]. A cell before a seen surface or before the background is outside; one just behind a surface is
-    inside; one farther behind, in every view, is unknown and has weight 0.
+    Both are [G, G, G]. A cell in front of a seen surface or of the background is outside. A cell just behind a surface
+    is inside. A cell farther behind in every view is unknown and has weight 0.
     """
     assert seen.depth is not None
     centers = _cell_centers(region).reshape(-1, 3)
@@ -143,7 +144,7 @@ def _signed_distance(inside: Tensor, region: Tensor) -> Tensor:
 
 
 def _smooth(volume: Tensor) -> Tensor:
-    """A Gaussian of one cell: takes the stairs off the labels."""
+    """The volume filtered by a Gaussian with a sigma of one cell, which removes the staircase of the binary labels."""
     offsets = torch.arange(-3, 4, device=volume.device)
     kernel = torch.exp(-0.5 * offsets.float() ** 2)
     kernel = kernel / kernel.sum()

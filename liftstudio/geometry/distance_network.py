@@ -1,4 +1,4 @@
-"""A signed distance in a plain network, as NeuS has it."""
+"""Signed distance as a multi-layer perceptron, as in NeuS."""
 
 import itertools
 import math
@@ -17,22 +17,22 @@ from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
 
 @dataclass
 class DistanceNetworkConfig:
-    """The network of NeuS (Wang et al. 2021, appendix B)."""
+    """The signed-distance network of NeuS (Wang et al. 2021, appendix B)."""
 
     layers: Annotated[int, Range(1, 64)] = 8  # hidden layers
     hidden: PositiveInt = 256  # width of the hidden layers
-    skip: NonNegativeInt = 4  # hidden layer, from 0, that sees the input once more; 0: none
-    frequencies: Annotated[int, Range(0, 16)] = 6  # octaves of sines and cosines the network sees beside the point
+    skip: NonNegativeInt = 4  # index (from 0) of the hidden layer that receives the input again; 0: none
+    frequencies: Annotated[int, Range(0, 16)] = 6  # octaves of the positional encoding, besides the point itself
 
     def __post_init__(self) -> None:
         check_range("skip", self.skip, 0, self.layers - 1)
-        least = 3 + 6 * self.frequencies + 1 if self.skip else 1
-        if self.hidden < least:
-            raise InputError(f"hidden: expected {least} or more, so that the skip leaves room, got {self.hidden}")
+        minimum = 3 + 6 * self.frequencies + 1 if self.skip else 1
+        if self.hidden < minimum:
+            raise InputError(f"hidden: expected {minimum} or more, to leave room for the skip input, got {self.hidden}")
 
 
 class DistanceNetwork(nn.Module):
-    """Points [N, 3] in about [-1, 1]^3 -> signed distance [N, 1]; a sphere at the start."""
+    """Maps points [N, 3] in about [-1, 1]^3 to signed distances [N, 1]; initially those of a sphere."""
 
     def __init__(self, config: DistanceNetworkConfig) -> None:
         super().__init__()
@@ -46,9 +46,9 @@ class DistanceNetwork(nn.Module):
 
     @torch.no_grad()
     def reset(self, radius: float, generator: torch.Generator) -> None:
-        """Draw all parameters anew, about those of a sphere: Atzmon and Lipman 2020 (SAL), theorem 1.
+        """Draw all parameters such that the output approximates a sphere (Atzmon and Lipman 2020, SAL, theorem 1).
 
-        The sines and cosines count nothing at first, so that only the point itself tells the distance.
+        The weights of the sines and cosines start at zero: at first the distance depends on the point alone.
         """
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, nn.Linear)
@@ -62,10 +62,10 @@ class DistanceNetwork(nn.Module):
             if index == len(self.layers) - 1:
                 nn.init.normal_(weight, math.sqrt(math.pi / weight.shape[1]), 1e-4, generator=generator)
                 nn.init.constant_(layer.bias, -radius)
-            layer.weight = weight  # sets both parts of the normalised weight
+            layer.weight = weight  # sets both parts of the weight normalisation
 
     def forward(self, points: Tensor) -> Tensor:
-        """[N, 1] in the unit of the points [N, 3]."""
+        """Signed distance [N, 1] in the units of the points [N, 3]."""
         encoded = self._encoded(points)
         hidden = encoded
         for index, layer in enumerate(self.layers):

@@ -24,9 +24,9 @@ class DMTet(Geometry):
     @dataclass
     class Config(Geometry.Config):
         radius: Radius = 1.0  # half the side of the cube that may hold the object, world units
-        resolution: Annotated[int, Range(2, 256)] = 64  # size of the tetrahedral grid: 64 has 37k vertices, 128 273k
-        sphere_radius: UnitFloat = 0.5  # initial sphere, as a part of `radius`, where no stage initialises the shape
-        margin: NonNegativeFloat = 0.08  # kept free around an initialising shape, as a part of its longest side
+        resolution: Annotated[int, Range(2, 256)] = 64  # of the tetrahedral grid: 64 has 37k vertices, 128 has 273k
+        sphere_radius: UnitFloat = 0.5  # initial sphere, as a fraction of `radius`; used if no stage gives the shape
+        margin: NonNegativeFloat = 0.08  # free space around the shape of a previous stage, fraction of its longest side
         grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # appearance field
         features: Features = 3  # appearance features per point
 
@@ -41,14 +41,14 @@ class DMTet(Geometry):
         self.deformation = nn.Parameter(torch.zeros_like(unit))  # before tanh, in units of `half_spacing`
         self.border = (unit.abs() == 1).any(-1)
         edges = unit[self.grid.edges[:, 0].long()] - unit[self.grid.edges[:, 1].long()]
-        self.half_spacing = 0.5 * edges.norm(dim=-1).min().item()  # of the shortest edge
+        self.half_spacing = 0.5 * edges.norm(dim=-1).min().item()  # half the shortest edge
         self.hash_field = HashField(config.grid, 1 + config.features, self.box).to(device)
         self.hash_field.reset(generator)
         self.is_training_step = False
-        self.extracted: tuple[tuple[int, ...], Mesh] | None = None  # what it was extracted from, and the surface
+        self.extracted: tuple[tuple[int, ...], Mesh] | None = None  # version of the grid, and its surface
 
     def update(self, step: int) -> None:
-        """From now on the surface is extracted once for all that ask for it between two changes of the grid."""
+        """Clear the cached surface; from now on it is extracted once per change of the grid and shared by callers."""
         self.is_training_step, self.extracted = True, None
 
     def _positions(self) -> Tensor:
@@ -56,10 +56,10 @@ class DMTet(Geometry):
         return self.box.mean(0) + unit * (self.box[1] - self.box[0]) / 2
 
     def mesh(self) -> Mesh:
-        """The zero level; on the grid's border everything is outside, so that the surface is closed."""
+        """The zero level set. The border of the grid counts as outside, so the surface is closed."""
         if not self.is_training_step:
             return self._extract()
-        state = (self.sdf._version, self.deformation._version, self.box._version)  # counts of changes in place
+        state = (self.sdf._version, self.deformation._version, self.box._version)  # counters of in-place changes
         wants_graph = torch.is_grad_enabled()
         if self.extracted is None or self.extracted[0] != state or (wants_graph and not self._has_graph()):
             self.extracted = state, self._extract()
@@ -73,7 +73,7 @@ class DMTet(Geometry):
         return marching_tetrahedra(self._positions(), closed, self.grid)
 
     def sdf_gradients(self, generator: torch.Generator) -> Tensor:
-        """One gradient for each tetrahedron the surface passes through, in which the signed distance is linear."""
+        """Gradients [N, 3], one for each tetrahedron that the surface crosses; the signed distance is linear in it."""
         tets = self.grid.tets.long()
         inside = self.sdf.detach()[tets] < 0
         crossed = tets[inside.any(1) & ~inside.all(1)]
@@ -85,22 +85,22 @@ class DMTet(Geometry):
         return (rise * normals).sum(1) / six_volumes
 
     def features(self, points: Tensor) -> Tensor:
-        """Appearance features [N, F] at world points [N, 3]; those outside the box have those of its border."""
+        """Appearance features [N, F] at world points [N, 3]; points outside the box are clamped to its border."""
         return self.hash_field(points)[:, 1:]
 
     def describe_level(self) -> str:
-        """The range of the signed distance, and what keeps a surface alive."""
+        """The range of the signed distance, and settings that keep the surface from vanishing."""
         low, high = self.sdf.min().item(), self.sdf.max().item()
         return (
-            f"the signed distance on the grid ranges from {low:.3g} to {high:.3g} and never crosses 0, only "
-            f"{(low + high) / 2:.3g}; lower the learning rate of geometry.sdf or raise the weight of the masks"
+            f"the signed distance on the grid ranges from {low:.3g} to {high:.3g} (middle: {(low + high) / 2:.3g}) and "
+            "never crosses 0; lower the learning rate of geometry.sdf or raise the weight of the masks"
         )
 
     @torch.no_grad()
     def initialize(self, other: Geometry, cameras: Cameras, seen: Render) -> None:
-        """Fuse what was seen of `other` into a closed shape and fit the grid's box to it.
+        """Fuse the renders of `other` into a closed shape and fit the grid's box to it.
 
-        The appearance field goes on from `other.hash_field`; if it has none, it starts from scratch.
+        The appearance field is copied from `other.hash_field`; if there is none, it starts from scratch.
         """
         fused = fuse_depth(seen, cameras, other.box)
         self.box.copy_(fused.bounding_box(self.config.margin))

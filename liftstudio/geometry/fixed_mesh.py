@@ -1,4 +1,4 @@
-"""A mesh whose vertices may move and whose texture is a field."""
+"""A mesh from a file, with a field as its texture and optionally movable vertices."""
 
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from liftstudio.geometry.hash_field import HashField, HashFieldConfig
 
 @register("mesh")
 class FixedMesh(Geometry):
-    """A mesh from a file with a texture field; its vertices stay where they are unless `movable`."""
+    """A mesh from a file with a texture field; its vertices are fixed unless `movable`."""
 
     @dataclass
     class Config(Geometry.Config):
@@ -43,9 +43,9 @@ class FixedMesh(Geometry):
         self.hash_field.reset(generator)
 
     def mesh(self) -> Mesh:
-        """The mesh; its vertices have gradients if they are `movable`."""
+        """The mesh; its vertices require gradients if `movable`."""
         return Mesh(self.vertices, self.faces)
 
     def features(self, points: Tensor) -> Tensor:
-        """Appearance features [N, F] at world points [N, 3]; those outside the box have those of its border."""
+        """Appearance features [N, F] at world points [N, 3]; points outside the box are clamped to its border."""
         return self.hash_field(points)[:, 1:]

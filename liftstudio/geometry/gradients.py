@@ -1,4 +1,4 @@
-"""Gradients of scalar fields at points, where a loss may in turn depend on them."""
+"""Gradients of scalar fields at points, themselves differentiable so that losses can use them."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ ScalarField = Callable[[Tensor], Tensor]  # points [N, 3] -> values [N, 1]
 
 
 def analytic_gradient(field: ScalarField, points: Tensor) -> Tensor:
-    """[N, 3] by differentiation; differentiable once more when gradients are enabled."""
+    """Gradient [N, 3] of `field` at `points` [N, 3] by autograd; differentiable again when gradients are enabled."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         points = points if points.requires_grad else points.detach().requires_grad_()
@@ -18,9 +18,10 @@ def analytic_gradient(field: ScalarField, points: Tensor) -> Tensor:
 
 
 def difference_gradient(field: ScalarField, points: Tensor, step: float) -> Tensor:
-    """[N, 3] by four evaluations, `step` to each side along the axes of a cube whose every other corner they take.
+    """Gradient [N, 3] of `field` at `points` [N, 3] by finite differences from four evaluations.
 
-    The directions d to the corners of a tetrahedron sum to zero, and sum d d^T = 4 I.
+    The field is evaluated at every other corner of a cube of half side `step` around each point. These corners form a
+    tetrahedron; their directions d sum to zero, and sum d d^T = 4 I.
     """
     corners = points.new_tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
     shifted = points[None] + step * corners[:, None]

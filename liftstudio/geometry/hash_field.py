@@ -1,4 +1,4 @@
-"""Hash-grid fields: an encoding of points followed by a small network."""
+"""Hash-grid fields: a hash encoding of points followed by a small network."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ HashResolution = Annotated[int, Range(1, 1 << 16)]
 
 @dataclass
 class HashFieldConfig:
-    """A multi-resolution hash grid and the network behind it (Instant-NGP, Mueller et al. 2022)."""
+    """A multi-resolution hash grid and the network after it (Instant-NGP, Mueller et al. 2022)."""
 
     levels: HashLevels = 16  # resolution levels of the hash grid
     features_per_level: Annotated[int, Range(1, 8)] = 2  # features per grid vertex
@@ -30,20 +30,20 @@ class HashFieldConfig:
     finest_resolution: HashResolution = 512  # cells per side at the finest level
     hidden: PositiveInt = 64  # width of the network's hidden layers
     layers: NonNegativeInt = 1  # hidden layers of the network
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"  # of its matrix products; auto: the faster one here
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"  # of the network's matrix products; auto: the faster
 
     def __post_init__(self) -> None:
         check_range("finest_resolution", self.finest_resolution, self.base_resolution)
 
 
 def check_levels_used(levels_used: Schedule | None, config: HashFieldConfig) -> None:
-    """Raise an InputError for a schedule of more levels than there are, or of fewer than none."""
+    """Raise an InputError if a value of the schedule is negative or exceeds the number of levels."""
     for _, value in levels_used.points if levels_used else ():
         check_range("levels_used", value, 0, config.levels)
 
 
 class HashField(nn.Module):
-    """World points [N, 3] in a box -> [N, outputs]."""
+    """Maps world points [N, 3] in a box to outputs [N, outputs]."""
 
     box: Tensor
     level_weights: Tensor
@@ -54,7 +54,7 @@ class HashField(nn.Module):
         self.spec = HashGridSpec(
             config.levels, config.features_per_level, log2_table_size, config.base_resolution, config.finest_resolution
         )
-        self.used = self.spec  # the levels that are encoded: those beyond have a weight of 0
+        self.used = self.spec  # the levels that are encoded; finer ones have a weight of 0
         self.register_buffer("box", box.clone())
         self.register_buffer("level_weights", torch.ones(self.spec.output_size, device=box.device))
         self.table = nn.Parameter(torch.empty(self.spec.entries, self.spec.features))
@@ -62,7 +62,7 @@ class HashField(nn.Module):
         self.precision = config.precision
 
     def reset(self, generator: torch.Generator) -> None:
-        """Draw all parameters anew."""
+        """Draw new random values for all parameters."""
         with torch.no_grad():
             self.table.uniform_(-1e-4, 1e-4, generator=generator)
             for layer in self.network:
@@ -71,13 +71,13 @@ class HashField(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def use_levels(self, count: float) -> None:
-        """Let only the `count` coarsest levels through; the last of them in part if `count` is not whole."""
+        """Use only the `count` coarsest levels; a fractional `count` weights the last of them by its fraction."""
         self.used = self.spec.coarsest(min(max(math.ceil(count), 1), self.spec.levels))
         levels = torch.arange(self.spec.levels, device=self.level_weights.device)
         self.level_weights.copy_((count - levels).clamp(0, 1).repeat_interleave(self.spec.features))
 
     def forward(self, points: Tensor) -> Tensor:
-        """[N, outputs] float32 at world points [N, 3]; those outside the box have the value of its border."""
+        """Outputs [N, outputs] float32 at world points [N, 3]; points outside the box are clamped to its border."""
         unit = (points - self.box[0]) / (self.box[1] - self.box[0])
         encoded = hash_encode(unit.clamp(0, 1), self.table[: self.used.entries], self.used)
         encoded = F.pad(encoded, (0, self.spec.output_size - self.used.output_size)) * self.level_weights

@@ -1,4 +1,4 @@
-"""Instant-NGP: a density field in a hash grid."""
+"""Instant-NGP: a density field encoded by a hash grid."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -22,21 +22,21 @@ CHUNK = 1 << 18  # points evaluated at a time without gradients
 
 @register("instant-ngp")
 class InstantNGP(Geometry):
-    """Density field: hash grid and a small network (Mueller et al. 2022), with a blob as the initial shape."""
+    """Density field: a hash grid and a small network (Mueller et al. 2022), with a blob as the initial shape."""
 
     @dataclass
     class Config(Geometry.Config):
         radius: Radius = 1.0  # half the side of the cube that may hold the object, world units
         grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # hash grid and network
-        levels_used: Schedule | None = None  # coarsest hash levels in use, over the steps; none: all from the start
+        levels_used: Schedule | None = None  # number of coarsest hash levels in use, by step; none: always all
         features: Features = 3  # appearance features per point
         density_bias: float = -4.0  # added to the network's output before the softplus; lower: emptier at the start
         blob_density: float = 0.0  # height of the initial blob before the softplus; 0: no blob
-        blob_radius: Annotated[float, Range(1e-3)] = 0.5  # where the blob has half its height, as a part of `radius`
-        normals: Literal["finite-difference", "analytic"] = "finite-difference"  # how normals are taken
-        normal_step: NormalStep = 0.01  # half the span of finite differences, as a part of `radius`
+        blob_radius: Annotated[float, Range(1e-3)] = 0.5  # radius at half the blob's height, as a fraction of `radius`
+        normals: Literal["finite-difference", "analytic"] = "finite-difference"  # how normals are computed
+        normal_step: NormalStep = 0.01  # half the span of finite differences, as a fraction of `radius`
         surface_level: NonNegativeFloat = 0.0  # density of the exported surface, 1/unit; 0: opaque in 0.05 `radius`
-        surface_resolution: Annotated[int, Range(2, 256)] = 160  # of the grid for the export, as `dmtet` counts
+        surface_resolution: Annotated[int, Range(2, 256)] = 160  # of the tetrahedral grid for export, as in `dmtet`
 
         def __post_init__(self) -> None:
             check_levels_used(self.levels_used, self.grid)
@@ -50,18 +50,18 @@ class InstantNGP(Geometry):
         self.hash_field.reset(generator)
 
     def update(self, step: int) -> None:
-        """Let through the hash levels `levels_used` says for this step (0-based in the stage)."""
+        """Use the number of hash levels that `levels_used` gives for this step (0-based in the stage)."""
         if self.config.levels_used is not None:
             self.hash_field.use_levels(self.config.levels_used(step))
 
     def field(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Density [N, 1] >= 0 (per world unit) and features [N, F] at world points [N, 3]."""
         raw, features = self._raw_field(points)
-        # A softplus of slope 1 per object radius would need huge outputs to be opaque: scale to the box.
+        # With a slope of 1 per object radius, opacity would need huge outputs; hence the scale relative to the box.
         return F.softplus(raw) * (10.0 / self.config.radius), features
 
     def _raw_field(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Density before its softplus [N, 1] and features."""
+        """Density before the softplus [N, 1] and features [N, F]."""
         outputs = self.hash_field(points)
         return outputs[:, :1] + self.config.density_bias + self._blob(points), outputs[:, 1:]
 
@@ -70,9 +70,10 @@ class InstantNGP(Geometry):
         return self.config.blob_density * (1 - 0.5 * distance)
 
     def normals(self, points: Tensor) -> Tensor:
-        """The negated, normalised gradient of the density; differentiable when gradients are enabled.
+        """Negated, normalised gradient [N, 3] of the density; differentiable when gradients are enabled.
 
-        Taken before the softplus: its direction is the same, and it bends less, so differences are nearer to it.
+        It is taken before the softplus: the direction is the same, and the less curved field makes finite differences
+        more accurate.
         """
         if self.config.normals == "analytic":
             gradient = analytic_gradient(self._raw_density, points)
@@ -84,7 +85,7 @@ class InstantNGP(Geometry):
         return self._raw_field(points)[0]
 
     def mesh(self) -> Mesh:
-        """The surface where the density reaches the level; no gradients."""
+        """The surface where the density equals `surface_level`; no gradients."""
         grid = tet_grid(self.config.surface_resolution).to(self.box.device)
         positions = grid.vertices * self.config.radius
         with torch.no_grad():
@@ -98,11 +99,11 @@ class InstantNGP(Geometry):
 
     @torch.no_grad()
     def describe_level(self) -> str:
-        """The range of the density, the level that was sought, and one that would cross it."""
+        """The range of the density, the level of the surface, and a level within the range."""
         positions = tet_grid(self.config.surface_resolution).to(self.box.device).vertices * self.config.radius
         density = self._densities(positions)
         low, high = density.min().item(), density.max().item()
         return (
-            f"the density ranges from {low:.3g} to {high:.3g} and the surface was sought at {self._level():.3g}; "
+            f"the density ranges from {low:.3g} to {high:.3g}, the level of the surface is {self._level():.3g}; "
             f"try geometry.surface_level={(low + high) / 2:.3g}"
         )

@@ -1,4 +1,4 @@
-"""NeuS: a signed distance whose surface is rendered as a volume."""
+"""NeuS: a signed distance field that is rendered as a volume."""
 
 import math
 from dataclasses import dataclass, field
@@ -20,37 +20,37 @@ from liftstudio.ops.marching_cubes import marching_cubes
 
 CHUNK = 1 << 18  # points evaluated at a time without gradients
 SHARPEST = 1e6  # per world unit
-GRADIENT_POINTS = 2048  # for the gradients of `sdf_gradients`
-CANDIDATES = 4  # points drawn for each of them
+GRADIENT_POINTS = 2048  # points of `sdf_gradients`
+CANDIDATES = 4  # points drawn for each point kept
 
 
 @dataclass
 class DistanceGridConfig(HashFieldConfig):
-    """Coarser than the grid of the appearance: textures are finer than shapes, and unused detail is noise."""
+    """Hash grid of the distance: coarser than the appearance grid, as textures are finer and unused detail is noise."""
 
     levels: HashLevels = 12  # resolution levels of the hash grid
     finest_resolution: HashResolution = 128  # cells per side at the finest level
-    precision: Literal["auto", "bfloat16", "float32"] = "float32"  # bfloat16 has 8 bits: too few for a distance
+    precision: Literal["auto", "bfloat16", "float32"] = "float32"  # the 8 bits of bfloat16 are too few for a distance
 
 
 @register("neus")
 class NeuS(Geometry):
-    """Signed distance in a hash grid or in a network, rendered as a volume with the renderer `neus` (NeuS)."""
+    """Signed distance as a hash grid or a network, rendered as a volume by the renderer `neus` (NeuS)."""
 
     @dataclass
     class Config(Geometry.Config):
         radius: Radius = 1.0  # half the side of the cube that may hold the object, world units
-        distance: Literal["hash-grid", "network"] = "hash-grid"  # what holds the signed distance
+        distance: Literal["hash-grid", "network"] = "hash-grid"  # representation of the signed distance
         distance_grid: DistanceGridConfig = field(default_factory=DistanceGridConfig)  # for `distance: hash-grid`
-        levels_used: Schedule | None = None  # its coarsest levels in use, over the steps; none: all from the start
+        levels_used: Schedule | None = None  # number of its coarsest levels in use, by step; none: always all
         network: DistanceNetworkConfig = field(default_factory=DistanceNetworkConfig)  # for `distance: network`
         grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # appearance field
         features: Features = 3  # appearance features per point
-        sphere_radius: Annotated[float, Range(0.01, 1)] = 0.5  # initial sphere, as a part of `radius`
+        sphere_radius: Annotated[float, Range(0.01, 1)] = 0.5  # initial sphere, as a fraction of `radius`
         sharpness: Annotated[float, Range(1e-3, SHARPEST)] = 20.0  # initial s, learned; surface width 1/s, world units
-        normals: Literal["finite-difference", "analytic"] = "finite-difference"  # how gradients are taken
-        normal_step: NormalStep = 0.01  # half the span of differences, as part of `radius`; at least half a hash cell
-        surface_resolution: Annotated[int, Range(2, 1024)] = 192  # cells along a side of the cube for the export
+        normals: Literal["finite-difference", "analytic"] = "finite-difference"  # how gradients are computed
+        normal_step: NormalStep = 0.01  # half the span of differences, fraction of `radius`; at least half a hash cell
+        surface_resolution: Annotated[int, Range(2, 1024)] = 192  # cells per side of the cube for the export
 
         def __post_init__(self) -> None:
             check_levels_used(self.levels_used, self.distance_grid)
@@ -72,7 +72,7 @@ class NeuS(Geometry):
         self.log_sharpness = nn.Parameter(torch.tensor(math.log(config.sharpness), device=device))
 
     def update(self, step: int) -> None:
-        """Let through the hash levels `levels_used` says for this step (0-based in the stage)."""
+        """Use the number of hash levels that `levels_used` gives for this step (0-based in the stage)."""
         if self.config.levels_used is not None and isinstance(self.distance, HashField):
             self.distance.use_levels(self.config.levels_used(step))
 
@@ -88,20 +88,20 @@ class NeuS(Geometry):
         return sphere + self.config.radius * self.distance(points)
 
     def features(self, points: Tensor) -> Tensor:
-        """Appearance features [N, F] at world points [N, 3]; those outside the box have those of its border."""
+        """Appearance features [N, F] at world points [N, 3]; points outside the box are clamped to its border."""
         return self.hash_field(points)[:, 1:]
 
     def field(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Density [N, 1] (per world unit) of eq. 10 for rays that meet the surface head-on, and features [N, F]."""
+        """Density [N, 1] (per world unit) of eq. 10 for rays perpendicular to the surface, and features [N, F]."""
         sharpness = self.sharpness()
         return sharpness * torch.sigmoid(-sharpness * self.signed_distance(points)), self.features(points)
 
     def normals(self, points: Tensor) -> Tensor:
-        """The normalised gradient of the distance; differentiable when gradients are enabled."""
+        """Normalised gradient [N, 3] of the distance; differentiable when gradients are enabled."""
         return F.normalize(self._gradient(points), dim=-1, eps=1e-8)
 
     def sdf_gradients(self, generator: torch.Generator) -> Tensor:
-        """At random points [N, 3] of the box, the nearer to the surface ones of those drawn."""
+        """Gradients [N, 3] at random points of the box: of all points drawn, those nearest to the surface."""
         unit = torch.rand(CANDIDATES * GRADIENT_POINTS, 3, generator=generator, device=self.box.device)
         points = self.box[0] + (self.box[1] - self.box[0]) * unit
         with torch.no_grad():
@@ -114,7 +114,7 @@ class NeuS(Geometry):
         return difference_gradient(self.signed_distance, points, self.config.radius * self._step())
 
     def _step(self) -> float:
-        """Differences over less than a cell see only what this cell alone holds (Li et al. 2023, Neuralangelo)."""
+        """Finite-difference step, fraction of `radius`; spans at least a cell (Li et al. 2023, Neuralangelo)."""
         if isinstance(self.distance, DistanceNetwork):
             return self.config.normal_step
         spec = self.distance.spec
@@ -123,12 +123,12 @@ class NeuS(Geometry):
 
     @torch.no_grad()
     def mesh(self) -> Mesh:
-        """The zero level; on the border everything is outside, so that the surface is closed. No gradients."""
+        """The zero level set, without gradients. The border counts as outside, so the surface is closed."""
         distances = F.pad(self._lattice()[1:-1, 1:-1, 1:-1], [1] * 6, value=self.config.radius)
         return marching_cubes(distances, self.box)
 
     def _lattice(self) -> Tensor:
-        """[R + 1, R + 1, R + 1] distances at the corners of the cells."""
+        """Signed distances [R + 1, R + 1, R + 1] at the corners of the cells."""
         count = self.config.surface_resolution + 1
         side = torch.linspace(-self.config.radius, self.config.radius, count, device=self.box.device)
         slabs = (torch.cartesian_prod(part, side, side) for part in side.split(max(1, CHUNK // count**2)))
@@ -136,7 +136,7 @@ class NeuS(Geometry):
 
     @torch.no_grad()
     def describe_level(self) -> str:
-        """The range of the signed distance, and what keeps a surface alive."""
+        """The range of the signed distance, and settings that keep the surface from vanishing."""
         low, high = (end.item() for end in self._lattice().aminmax())
         return (
             f"the signed distance ranges from {low:.3g} to {high:.3g} and never crosses 0; "

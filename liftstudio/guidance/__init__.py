@@ -1,1 +1,1 @@
-"""Guidance: which views to render at a step, and what to think of them."""
+"""Guidance: which views to render at a step, and the losses on their renders."""

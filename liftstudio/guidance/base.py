@@ -16,11 +16,11 @@ from liftstudio.data.render import Render
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a guidance asks to be rendered at a step. A subclass holds what else was drawn for the losses.
+    """What a guidance requests to be rendered at a step; subclasses add what else was drawn for the losses.
 
-    step:    0-based in the stage.
-    cameras: B views.
-    passes:  the optional render passes that the losses read (see `data.render.PASSES`).
+    step:    step of the stage, 0-based.
+    cameras: B cameras.
+    passes:  the optional render passes that the losses need (see `data.render.PASSES`).
     """
 
     step: int
@@ -35,7 +35,7 @@ class Guidance(Component, Generic[RequestType]):
     """A source of cameras plus losses on their renders."""
 
     kind: ClassVar[str] = "guidance"
-    compares_pictures: ClassVar[bool] = False  # whether it holds renders against pictures: no random shading then
+    compares_pictures: ClassVar[bool] = False  # whether it compares renders with images: no random shading then
 
     @dataclass
     class Config:
@@ -45,29 +45,29 @@ class Guidance(Component, Generic[RequestType]):
 
     @abstractmethod
     def request(self, step: int, generator: torch.Generator) -> RequestType:
-        """What is to be rendered at a step (0-based in the stage); all random draws of the step are made here."""
+        """Return what to render at a step (0-based in the stage); all random draws of the step are made here."""
 
     @abstractmethod
     def losses(self, request: RequestType, render: Render) -> dict[str, Tensor]:
-        """Named scalar losses of the render of a request; only those whose weight is not 0."""
+        """Return the named scalar losses of the render of a request; only those whose weight is not 0."""
 
     def figures(self) -> dict[str, float]:
-        """Numbers about the last `losses` that are no losses, for the log."""
+        """Return further figures about the last call of `losses`, for the log."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What it keeps between steps, for the checkpoint: nested dicts and lists of tensors and numbers."""
+        """Return what is kept between steps, for the checkpoint: nested dicts and lists of tensors and numbers."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned; the tensors may be on another device."""
+        """Restore what `state` returned; the tensors may be on another device."""
 
     def weight(self, name: str, step: int) -> float:
-        """The value of `lambda_<name>` at a step."""
+        """Return the value of `lambda_<name>` at a step."""
         schedule: Schedule = getattr(self.config, f"lambda_{name}")
         return schedule(step)
 
     def is_used(self, name: str) -> bool:
-        """Whether `lambda_<name>` is ever other than 0."""
+        """Return whether `lambda_<name>` is not 0 at some step."""
         schedule: Schedule = getattr(self.config, f"lambda_{name}")
         return not schedule.is_zero()

@@ -1,8 +1,8 @@
-"""Losses and regularisers: pure, differentiable functions of tensors to scalars.
+"""Losses and regularisers: pure, differentiable functions from tensors to scalars.
 
-Images are [B, H, W, C] float, masks [B, H, W, 1] float in [0, 1]. Every function takes the mean over the pixels (or
-points, rays, edges) that count, weighted by the mask where there is one, so its size does not depend on the resolution
-or on how much of the image the object covers; it is 0 where nothing counts. Gradients are finite everywhere.
+Images are [B, H, W, C] float, masks [B, H, W, 1] float in [0, 1]. Every function returns the mean over the pixels (or
+points, rays, edges) that count, weighted by the mask if there is one. Its magnitude therefore depends neither on the
+resolution nor on how much of the image the object covers; it is 0 if nothing counts. Gradients are finite everywhere.
 """
 
 import torch
@@ -17,12 +17,12 @@ _TINY = 1e-12
 
 
 def rgb(rgb: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Squared error per channel of [B, H, W, 3] images; over all pixels, or those of `mask`."""
+    """Squared error per channel of images [B, H, W, 3], over all pixels or weighted by `mask`."""
     return _mean((rgb - target).square(), mask)
 
 
 def one_minus_ssim(rgb: Tensor, target: Tensor) -> Tensor:
-    """1 - SSIM in [0, 2] of [B, H, W, 3] images in [0, 1] (Wang et al. 2004; see `metrics.images.ssim`)."""
+    """1 - SSIM in [0, 2] of images [B, H, W, 3] in [0, 1] (Wang et al. 2004; see `metrics.images.ssim`)."""
     return 1.0 - ssim(rgb, target).mean()
 
 
@@ -40,12 +40,12 @@ def mono_normal(normal: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def mono_depth(depth: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """1 - Pearson correlation in [0, 2] of each image's foreground depths, the mean over the images with a foreground.
+    """1 - Pearson correlation in [0, 2] of the depths of each image's foreground; mean over images with a foreground.
 
-    Blind to the scale (> 0) and shift that a monocular estimate leaves open. Gradients flow to `depth` alone.
+    Invariant to the scale (> 0) and shift that a monocular estimate leaves open. Gradients flow to `depth` only.
 
-    depth: [B, H, W, 1] world units, about 1 in size (deviations below 0.001 count as flat: no correlation).
-    target: [B, H, W, 1] any unit, growing with distance (negate a disparity).
+    depth: [B, H, W, 1] world units, of order 1 (a standard deviation below 0.001 counts as flat: no correlation).
+    target: [B, H, W, 1] any unit, increasing with distance (negate a disparity).
     """
     weights = mask / mask.sum(dim=(1, 2, 3), keepdim=True).clamp_min(_TINY)
     depth, target = _centered(depth, weights), _centered(target.detach(), weights)
@@ -56,9 +56,9 @@ def mono_depth(depth: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def depth_smoothness(depth: Tensor, mask: Tensor, camera_distance: Tensor | float) -> Tensor:
-    """(d(i,j) - d(i,j+1))^2 + (d(i,j) - d(i+1,j))^2 between foreground neighbours, each term a mean over its pairs.
+    """(d(i,j) - d(i,j+1))^2 + (d(i,j) - d(i+1,j))^2 over the foreground, each term a mean over its pairs of pixels.
 
-    RegNeRF (Niemeyer et al. 2022), "depth smoothness", with d the depth over the camera's distance, so it has no unit.
+    RegNeRF (Niemeyer et al. 2022), "depth smoothness"; d is the depth divided by the camera's distance, hence unitless.
 
     depth: [B, H, W, 1] world units. camera_distance: [B] or a number, world units, > 0.
     """
@@ -70,11 +70,12 @@ def depth_smoothness(depth: Tensor, mask: Tensor, camera_distance: Tensor | floa
 def bilateral_normal(normal: Tensor, image: Tensor, mask: Tensor) -> Tensor:
     """exp(-3 |grad I|) (sqrt(1 + |grad n|^2) - 1): flat normals where the image is flat (SV3D, sec. 4, "bilateral").
 
-    Gradients are Sobel differences per pixel; |grad I| is the mean over the channels of each one's length, |grad n|
-    is taken over channels and directions. The paper's sqrt(1 + |grad n|) has no derivative at flat normals; this form
-    is smooth there and 0. Pixels count by the least mask of their 3x3 neighbourhood; the image's border does not.
+    Gradients are Sobel derivatives per pixel; |grad I| is the mean over the channels of each channel's gradient length,
+    |grad n| is the norm over channels and directions. The paper's sqrt(1 + |grad n|) is not differentiable at flat
+    normals; this form is smooth and 0 there. A pixel's weight is the minimum of the mask in its 3x3 neighbourhood;
+    pixels on the image's border do not count.
 
-    normal: [B, H, W, 3] unit. image: [B, H, W, 3] the target in [0, 1]; no gradient flows to it.
+    normal: [B, H, W, 3] unit. image: [B, H, W, 3] target in [0, 1]; no gradient flows to it.
     """
     contrast = _sobel(image.detach()).square().sum(dim=0).sqrt().mean(dim=-1, keepdim=True)
     bending = _sobel(normal).square().sum(dim=0).sum(dim=-1, keepdim=True)
@@ -85,7 +86,7 @@ def bilateral_normal(normal: Tensor, image: Tensor, mask: Tensor) -> Tensor:
 def albedo_smoothness(albedo: Tensor, perturbed: Tensor) -> Tensor:
     """(c(x) - c(x + e))^2 per channel (SV3D, sec. 4, "albedo").
 
-    albedo, perturbed: [N, 3] in [0, 1], the albedo at surface points and near them (e ~ N(0, 0.01^2) world units).
+    albedo, perturbed: [N, 3] in [0, 1], the albedo at surface points x and near them (e ~ N(0, 0.01^2) world units).
     """
     return _mean((albedo - perturbed).square())
 
@@ -101,10 +102,10 @@ def normal_smoothness(normal: Tensor, perturbed: Tensor) -> Tensor:
 def illumination(irradiance: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """|V(I) - L / k|^2 over the foreground, V = max(r, g, b): light explains the brightness (SV3D, sec. 4, "illum").
 
-    k, the factor that fits best, is not in the paper: without it dark objects pull the light down and the albedo up,
-    although images say nothing of the scale of one against the other.
+    k, the factor of the best fit, is not in the paper. Without it dark objects lower the light and raise the albedo,
+    although images do not determine the scale of one relative to the other.
 
-    irradiance: [B, H, W, 1] >= 0. target: [B, H, W, 3] the true image in [0, 1].
+    irradiance: [B, H, W, 1] >= 0. target: [B, H, W, 3] reference image in [0, 1].
     """
     brightness = target.amax(dim=-1, keepdim=True)
     light = torch.where(mask > 0, irradiance, 0.0)
@@ -113,43 +114,43 @@ def illumination(irradiance: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def opaque(opacity: Tensor) -> Tensor:
-    """Binary entropy in nats, in [0, log 2]: pushes every ray's opacity [B, H, W, 1] in [0, 1] to 0 or 1.
+    """Binary entropy of the opacity [B, H, W, 1] in nats, in [0, log 2]: pushes the opacity of each ray to 0 or 1.
 
-    Opacities within 0.001 of either end count as there, with zero gradient.
+    Opacities within 0.001 of 0 or 1 are clamped there and get no gradient.
     """
     o = opacity.clamp(1e-3, 1.0 - 1e-3)
     return _mean(-(o * o.log() + (1.0 - o) * (1.0 - o).log()))
 
 
 def sparsity(opacity: Tensor) -> Tensor:
-    """Mean opacity [B, H, W, 1]: removes density that no image asks for."""
+    """Mean of the opacity [B, H, W, 1]: removes density that no image requires."""
     return _mean(opacity)
 
 
 def distortion(per_ray: Tensor) -> Tensor:
-    """Mean over the rays of their distortion [R] (Mip-NeRF 360, eq. 15), as `ops.compositing` computes it."""
+    """Mean of the distortion per ray [R] (Mip-NeRF 360, eq. 15), as `ops.compositing` computes it."""
     return _mean(per_ray)
 
 
 def orientation(facing_away: Tensor, opacity: Tensor) -> Tensor:
-    """Normals must not face away from who sees them (Ref-NeRF, Verbin et al. 2022, eq. 11), over rays that hit density.
+    """Penalty for normals facing away from the camera (Ref-NeRF, Verbin et al. 2022, eq. 11), over rays with opacity.
 
-    facing_away: [B, H, W, 1] sum over a ray's samples of w max(0, n . d)^2, with the ray's direction d and the share w
-        of the sample in it, which is held fixed.
+    facing_away: [B, H, W, 1] sum over a ray's samples of w max(0, n . d)^2; d is the ray's direction, w the sample's
+        compositing weight, through which no gradient flows.
     opacity: [B, H, W, 1].
     """
     return _mean(facing_away, (opacity.detach() > 0).to(facing_away))
 
 
 def eikonal(gradient: Tensor) -> Tensor:
-    """(|grad f| - 1)^2 of SDF gradients [N, 3] (Gropp et al. 2020, eq. 2); no gradient where grad f = 0."""
+    """(|grad f| - 1)^2 of SDF gradients [N, 3] (Gropp et al. 2020, eq. 2); its gradient is 0 where grad f = 0."""
     return _mean((torch.linalg.vector_norm(gradient, dim=-1) - 1.0).square())
 
 
 def mesh_laplacian(mesh: Mesh) -> Tensor:
     """Squared distance (world units) of a vertex from the mean of its neighbours: the uniform Laplacian.
 
-    Sorkine et al. 2004. The mean is over the vertices that have an edge.
+    Sorkine et al. 2004. Vertices without edges do not count.
     """
     a, b = edge_adjacency(mesh.faces, len(mesh.vertices)).vertices.unbind(1)
     ends, others = torch.cat([a, b]), torch.cat([b, a])
@@ -160,9 +161,9 @@ def mesh_laplacian(mesh: Mesh) -> Tensor:
 
 
 def mesh_normal_consistency(mesh: Mesh) -> Tensor:
-    """1 - cos of the angle between the normals of faces that share an edge, in [0, 2]; boundary edges do not count.
+    """1 - cosine between the normals of faces that share an edge, in [0, 2]; boundary edges do not count.
 
-    Slivers (height below 0.001 of the longest side) have no usable normal: edges at them do not count either.
+    Slivers (height below 0.001 of the longest side) have no usable normal; their edges do not count either.
     """
     normals, usable = _usable_normals(mesh)
     a, b = edge_adjacency(mesh.faces, len(mesh.vertices)).faces.unbind(1)
@@ -171,7 +172,7 @@ def mesh_normal_consistency(mesh: Mesh) -> Tensor:
 
 
 def _usable_normals(mesh: Mesh) -> tuple[Tensor, Tensor]:
-    """[F, 3] unit normals and [F] whether the face is more than a sliver; the normals of slivers are zero."""
+    """Return unit normals [F, 3], zero for slivers, and whether each face is not a sliver [F]."""
     areas = mesh.face_area_vectors()
     corners = mesh.corners().detach()
     longest = (corners - corners.roll(1, dims=1)).square().sum(dim=-1).amax(dim=1)  # squared
@@ -180,7 +181,7 @@ def _usable_normals(mesh: Mesh) -> tuple[Tensor, Tensor]:
 
 
 def _mean(values: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean of `values`, weighted by `weights` [..., 1] if given; 0 where there are none or they are all 0."""
+    """Return the mean of `values`, weighted by `weights` [..., 1] if given; 0 if nothing counts."""
     if weights is None:
         return values.sum() / max(values.numel(), 1)
     counted = torch.where(weights > 0, values * weights, 0.0)
@@ -192,19 +193,19 @@ def _image_sum(values: Tensor) -> Tensor:
 
 
 def _centered(values: Tensor, weights: Tensor) -> Tensor:
-    """`values` minus their weighted mean per image; 0 where the weight is 0, whatever the value."""
+    """Return `values` minus their weighted mean per image; 0 where the weight is 0, whatever the value."""
     values = torch.where(weights > 0, values, 0.0)
     return torch.where(weights > 0, values - _image_sum(values * weights), 0.0)
 
 
 def _pairs(mask: Tensor, dim: int) -> Tensor:
-    """The weights of neighbouring pixels along `dim`: the products of their masks."""
+    """Return the weights of pairs of neighbouring pixels along `dim`: the products of their masks."""
     size = mask.shape[dim] - 1
     return mask.narrow(dim, 0, size) * mask.narrow(dim, 1, size)
 
 
 def _sobel(image: Tensor) -> Tensor:
-    """[2, B, H-2, W-2, C] derivatives per pixel along columns and rows, inside the border."""
+    """Return Sobel derivatives per pixel along x and y, [2, B, H-2, W-2, C], without the border."""
     dx = image[:, :, 2:] - image[:, :, :-2]
     dy = image[:, 2:] - image[:, :-2]
     along_x = dx[:, :-2] + 2 * dx[:, 1:-1] + dx[:, 2:]

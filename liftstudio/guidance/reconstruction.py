@@ -1,4 +1,4 @@
-"""Photometric guidance from reference views."""
+"""Guidance by the reference views: photometric and geometric losses."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -18,18 +18,20 @@ from liftstudio.guidance import losses
 from liftstudio.guidance.base import Guidance, Request
 from liftstudio.metrics.lpips import load_lpips
 
-FACING = 0.5  # cosine to the user's picture from which it has all of a surface's detail
+FACING = (
+    0.5  # cosine between normal and viewing direction above which the user's picture shows a surface in full detail
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceRequest(Request):
-    """Pixels of B reference views to render, and what is known of them.
+    """Pixels of B reference views to render, with their targets.
 
-    images:       [B, H, W, 3] in [0, 1].
+    images:       [B, H, W, 3] straight colour in [0, 1].
     masks:        [B, H, W, 1] in [0, 1].
-    maps:         name of a loss -> [B, H, W, C] map it compares with.
-    background:   [B, 1, 1, 3] colour behind both sides, in [0, 1].
-    is_generated: [B, 1, 1, 1] bool, false for the input view; None: all colours count alike.
+    maps:         name of a loss -> target map [B, H, W, C].
+    background:   [B, 1, 1, 3] background colour of render and reference, in [0, 1].
+    is_generated: [B, 1, 1, 1] bool, false for the input view; None: the colours of all views have the same weight.
     """
 
     images: Tensor
@@ -47,12 +49,12 @@ class Reconstruction(Guidance[ReferenceRequest]):
 
     @dataclass
     class Config(Guidance.Config):
-        views_per_step: PositiveInt = 2  # reference views drawn per step, without repetition
-        input_view_weight: Annotated[float, Range(1e-3)] = 1.0  # how often the picture is drawn, a generated view: 1
-        input_view_priority: UnitFloat = 0.0  # how much less a generated view's colour counts where that picture has it
-        resolution: list[NonNegativeInt] = field(default_factory=lambda: [0])  # pixels across, per milestone; 0: all
+        views_per_step: PositiveInt = 2  # reference views drawn per step, without replacement
+        input_view_weight: Annotated[float, Range(1e-3)] = 1.0  # frequency of the input view relative to generated ones
+        input_view_priority: UnitFloat = 0.0  # how much less generated colours count where the input view shows them
+        resolution: list[NonNegativeInt] = field(default_factory=lambda: [0])  # render width per milestone; 0: full
         resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next resolution begins
-        random_background: bool = True  # compose both sides over a new random colour each step, so opacity is learned
+        random_background: bool = True  # random background colour for render and reference; otherwise white
         lpips_weights: str = ""  # folder or file with the published LPIPS weights; needed by lambda_lpips
         lambda_rgb: Schedule = ON  # mean squared colour error
         lambda_mask: Schedule = ON  # mean squared opacity error
@@ -60,8 +62,8 @@ class Reconstruction(Guidance[ReferenceRequest]):
         lambda_lpips: Schedule = OFF  # learned perceptual distance
         lambda_mono_normal: Schedule = OFF  # 1 - cosine to the views' normal maps
         lambda_mono_depth: Schedule = OFF  # 1 - correlation with the views' depth maps
-        lambda_depth_smoothness: Schedule = OFF  # squared depth steps between neighbouring pixels
-        lambda_bilateral_normal: Schedule = OFF  # normal changes where the image is smooth
+        lambda_depth_smoothness: Schedule = OFF  # squared depth difference of neighbouring pixels
+        lambda_bilateral_normal: Schedule = OFF  # change of the normal where the image is smooth
         lambda_illumination: Schedule = OFF  # light follows the image's brightness; needs a light that can be fitted
 
         def __post_init__(self) -> None:
@@ -79,7 +81,7 @@ class Reconstruction(Guidance[ReferenceRequest]):
         self.views = chosen
         self.reference_cameras = chosen.cameras.to(device)
         self.images, self.masks = chosen.images.to(device), chosen.masks.to(device)
-        self.shares = torch.ones(len(chosen), device=device)  # of the views in the draws, in arbitrary units
+        self.shares = torch.ones(len(chosen), device=device)  # relative frequencies of the views
         if chosen.input_view is not None:
             self.shares[chosen.input_view] = config.input_view_weight
         self.maps = {
@@ -88,20 +90,20 @@ class Reconstruction(Guidance[ReferenceRequest]):
         }
         self._check_maps()
         if self.is_used("lpips") and not config.lpips_weights:
-            raise InputError("lambda_lpips is above 0 but lpips_weights does not say where its weights are")
+            raise InputError("lambda_lpips is used, but lpips_weights is empty; set it to the published weights")
         self.lpips = load_lpips(input_path(config.lpips_weights)).to(device) if self.is_used("lpips") else None
 
     def _check_maps(self) -> None:
         for name, maps in self.maps.items():
             if maps is None and self.is_used(name):
-                raise InputError(f"lambda_{name} is above 0 but the views have no {name.removeprefix('mono_')} maps")
+                raise InputError(f"lambda_{name} is used, but the views have no {name.removeprefix('mono_')} maps")
 
     def resolution(self, step: int) -> int:
-        """Pixels across the renders of a step; 0 for all of the reference image."""
+        """Return the width in pixels of the renders at a step; 0: that of the reference images."""
         return self.config.resolution[phase(self.config.resolution_milestones, step)]
 
     def request(self, step: int, generator: torch.Generator) -> ReferenceRequest:
-        """Reference views drawn without repetition; at a lower resolution a random lattice of their pixels."""
+        """Draw reference views without replacement; at a lower resolution take a random lattice of their pixels."""
         device = self.images.device
         count = min(self.config.views_per_step, len(self.images))
         chosen = torch.multinomial(self.shares, count, generator=generator)
@@ -130,7 +132,7 @@ class Reconstruction(Guidance[ReferenceRequest]):
         return chosen.ne(self.views.input_view).view(-1, 1, 1, 1)
 
     def _passes(self) -> frozenset[str]:
-        """Normals, if a loss on them is ever on or the picture's colours come first; then points as well."""
+        """Return normals if a loss on them is used; normals and points if colours are weighted by the input view."""
         if self._weighs_colors:
             return frozenset({"normal", "points"})
         needs_normal = self.is_used("bilateral_normal") or self.is_used("mono_normal")
@@ -141,9 +143,10 @@ class Reconstruction(Guidance[ReferenceRequest]):
         return self.config.input_view_priority > 0 and self.views.input_view is not None
 
     def _color_weights(self, request: ReferenceRequest, render: Render) -> Tensor | None:
-        """[B, H, W, 1] in [0, 1]: less in generated views where the surface faces the user's picture.
+        """Return weights [B, H, W, 1] in [0, 1], lower in generated views where the surface faces the input view.
 
-        What hides behind other parts from there keeps a little weight: enough, since no other colours speak for it.
+        Occlusion is ignored: a surface that is hidden in the input view has a low weight too, which suffices, since no
+        other colours compete with it.
         """
         if request.is_generated is None:
             return None
@@ -154,7 +157,7 @@ class Reconstruction(Guidance[ReferenceRequest]):
         return 1 - self.config.input_view_priority * in_picture
 
     def losses(self, request: ReferenceRequest, render: Render) -> dict[str, Tensor]:
-        """The losses whose weight at the step is not 0, between a request's render and its reference views."""
+        """Return the losses between a request's render and its reference views, where their weight is not 0."""
         image, mask, maps = request.images, request.masks, request.maps
         rgb = render.over(request.background)
         target = image * mask + (1 - mask) * request.background

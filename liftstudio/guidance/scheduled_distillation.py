@@ -1,4 +1,4 @@
-"""Score distillation at the timesteps of a prior's noise schedule, between bounds that change with the step."""
+"""Score distillation at the timesteps of a noise schedule, between bounds that change over the steps."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -19,16 +19,20 @@ NoiseShares = Annotated[Schedule, Range(0, 0.999)]
 
 
 class ScheduledDistillation(PriorGuidance):
-    """Score distillation whose noise, number of views and pixels follow the step; a method has the views."""
+    """Score distillation with scheduled noise levels, view counts and resolutions; a subclass draws the views."""
 
     @dataclass(kw_only=True)
     class Config(PriorGuidance.Config):
-        views_per_step: list[PositiveInt] = field(default_factory=lambda: [1])  # renders; one per milestone, or for all
-        resolution: list[NonNegativeInt] = field(default_factory=lambda: [0])  # pixels across them; 0: the prior's
+        views_per_step: list[PositiveInt] = field(default_factory=lambda: [1])  # renders per milestone; or one for all
+        resolution: list[NonNegativeInt] = field(default_factory=lambda: [0])  # render width per milestone; 0: prior's
         resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next of these two begin
-        # Noise levels, as shares of the timesteps of the prior's schedule; between them all are as likely.
-        min_step_percent: NoiseShares = field(default_factory=lambda: Schedule.constant(0.02))  # least share
-        max_step_percent: NoiseShares = field(default_factory=lambda: Schedule.constant(0.98))  # largest share
+        # Timesteps are drawn uniformly between these two fractions of the noise schedule's length.
+        min_step_percent: NoiseShares = field(
+            default_factory=lambda: Schedule.constant(0.02)
+        )  # least timestep, as a fraction
+        max_step_percent: NoiseShares = field(
+            default_factory=lambda: Schedule.constant(0.98)
+        )  # largest timestep, as a fraction
 
         def __post_init__(self) -> None:
             check_milestones("resolution", self.resolution, self.resolution_milestones)
@@ -39,16 +43,16 @@ class ScheduledDistillation(PriorGuidance):
     config: Config
 
     def levels(self) -> Tensor:
-        """[timesteps] ascending noise levels of the schedule: Stable Diffusion's."""
+        """Return the noise levels of the schedule in ascending order, [timesteps]: those of Stable Diffusion."""
         return scaled_linear_levels()
 
     def view_count(self, step: int) -> int:
-        """Views of a step, by the milestones."""
+        """Return the number of views of the milestone that `step` falls in."""
         counts = self.config.views_per_step
         return counts[min(phase(self.config.resolution_milestones, step), len(counts) - 1)]
 
     def draw_sigma(self, step: int, generator: torch.Generator) -> float:
-        """That of a timestep between the step's least and most, or the nearest the prior was trained for."""
+        """Return the noise level of a uniformly drawn timestep, clamped to the range that the prior was trained for."""
         levels = self.levels()
         shares = (schedule(step) for schedule in (self.config.min_step_percent, self.config.max_step_percent))
         least, most = (int(len(levels) * share) for share in shares)  # rounded down, as in ImageDream's release
@@ -56,17 +60,17 @@ class ScheduledDistillation(PriorGuidance):
         return min(max(levels[int(timestep)].item(), self.prior.sigma_min), self.prior.sigma_max)
 
     def render_size(self, step: int) -> int:
-        """By the milestones."""
+        """Return the resolution of the milestone that `step` falls in."""
         resolution = self.config.resolution[phase(self.config.resolution_milestones, step)]
         return resolution or self.prior.resolution
 
 
 class OrbitDistillation(ScheduledDistillation):
-    """Scheduled score distillation on random views of the object, from all around, of the picture's lens."""
+    """Scheduled score distillation on random views from all around, at the input view's distance and field of view."""
 
     @dataclass(kw_only=True)
     class Config(ScheduledDistillation.Config):
-        elevations_deg: tuple[ElevationDeg, ElevationDeg] = (-10.0, 60.0)  # least and most, at any azimuth
+        elevations_deg: tuple[ElevationDeg, ElevationDeg] = (-10.0, 60.0)  # least and largest elevation
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -75,18 +79,18 @@ class OrbitDistillation(ScheduledDistillation):
     config: Config
 
     def draw_views(self, step: int, generator: torch.Generator) -> Cameras:
-        """Cameras at the distance of `center`, both angles uniform."""
+        """Return cameras at the distance of `center`, with uniform azimuths and elevations."""
         draws = torch.rand(2, self.view_count(step), generator=generator, device=generator.device).to(self.device)
         low, high = self.config.elevations_deg
         return self._views_at(360 * draws[0], low + (high - low) * draws[1])
 
     def typical_views(self) -> Cameras:
-        """From behind, at either end of the elevations."""
+        """Return cameras behind the object, at the least and the largest elevation."""
         elevations_deg = torch.tensor(self.config.elevations_deg, device=self.device)
         return self._views_at(torch.full_like(elevations_deg, 180), elevations_deg)
 
     def center(self) -> Cameras:
-        """The one camera whose distance and field of view the others share: the picture's."""
+        """Return the camera whose distance and field of view all views share: that of the input view."""
         return self.posed.camera
 
     def _views_at(self, turn_deg: Tensor, elevations_deg: Tensor) -> Cameras:

@@ -1,4 +1,4 @@
-"""Score distillation: renders are moved towards what a diffusion prior makes of them."""
+"""Score distillation: renders are moved towards a diffusion prior's denoised estimate of them."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ Sigma = Annotated[float, Range(above=0)]
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationRequest(Request):
-    """Renders that a prior is asked about.
+    """Renders that a prior is to denoise.
 
-    views:      T cameras of the prior's resolution. The request's own cameras are these, in the size of the renders;
-                behind them may come more, which only `latent_mask` sees.
+    views:      T cameras at the prior's resolution. `cameras` starts with the same at the renders' resolution; more may
+                follow, which only `latent_mask` uses.
     sigma:      the noise level.
     noise:      [T, C, h, w] standard normal.
-    background: [3] sRGB colour drawn for behind the object; None: none was.
+    background: [3] sRGB background colour that was drawn for the views; None: none was.
     """
 
     views: Cameras
@@ -42,21 +42,21 @@ class DistillationRequest(Request):
 
 
 class PriorGuidance(Guidance[DistillationRequest]):
-    """The base of all guidance by a diffusion prior.
+    """The base class of all guidance by a diffusion prior.
 
-    A method says which views it asks about (`draw_views`) and at which noise level (`draw_sigma`), one for all views
-    of a step. It may also say how strongly each frame follows the input view (`guidance_scales`), which latents count
-    (`latent_mask`) and which passes that reads (`passes`), how large the renders are (`render_size`), over which
-    background they are seen (`shown`) and with what the prior is told about that (`condition_for`), what the latents
-    are moved to (`estimate`) and by which loss (`distance`). See `priors.distillation` for the mathematics.
+    A subclass draws the views of a step (`draw_views`) and their common noise level (`draw_sigma`). It may override the
+    guidance scale of each view (`guidance_scales`), the weights of the latents (`latent_mask`) and the render passes
+    that these need (`passes`), the resolution of the renders (`render_size`), the background behind them (`shown`) and
+    the condition that describes it to the prior (`condition_for`), the target of the latents (`estimate`) and the loss
+    (`distance`). See `priors.distillation` for the mathematics.
     """
 
     @dataclass(kw_only=True)
     class Config(Guidance.Config):
         prior: Annotated[ComponentSpec, "prior"]  # the diffusion model; asset://priors/toys is the bundled one
-        guidance_scale: GuidanceScale = 0.0  # classifier-free guidance; 1: none; 0: what suits the prior
-        encoder_chunk: PositiveInt = 3  # frames whose encoding holds its graph at once; lower it to save memory
-        lambda_sds: Schedule = ON  # score distillation, a mean over the numbers of the latents
+        guidance_scale: GuidanceScale = 0.0  # classifier-free guidance; 1: none; 0: the prior's default
+        encoder_chunk: PositiveInt = 3  # views encoded with gradients at a time; lower it to save memory
+        lambda_sds: Schedule = ON  # score distillation, a mean over the elements of the latents
 
     config: Config
 
@@ -64,70 +64,70 @@ class PriorGuidance(Guidance[DistillationRequest]):
         self.config, self.device = config, device
         self.prior = self.open_prior()
         self.check_prior()
-        # An PosedImage; None for a prior that takes no picture.
+        # A PosedImage; None for a prior that takes no image.
         self.posed: Any = posed_image(views, self.prior.resolution, device) if self.prior.takes_image else None
         typical = self.typical_views()
         self.prior.check_cameras(typical if self.posed is None else self.posed.camera, typical)
         self.condition = self.prior.condition(self.posed)
 
     def open_prior(self) -> Prior:
-        """The diffusion model of the options."""
+        """Return the diffusion model that the options select."""
         return open_prior(self.config.prior, self.device)
 
     def check_prior(self) -> None:
-        """Refuse a prior that this guidance cannot work with.
+        """Check that this guidance can work with the prior.
 
         Raises:
-            InputError: naming it.
+            InputError: it cannot.
         """
 
     @abstractmethod
     def draw_views(self, step: int, generator: torch.Generator) -> Cameras:
-        """T random cameras that the prior is asked about together, of its own resolution, on the guidance's device."""
+        """Draw T cameras that the prior denoises together, at its resolution, on the guidance's device."""
 
     @abstractmethod
     def draw_sigma(self, step: int, generator: torch.Generator) -> float:
-        """The noise level of a step."""
+        """Draw the noise level of a step."""
 
     def typical_views(self) -> Cameras:
-        """Cameras as `draw_views` has them, which the prior checks before the long work."""
+        """Return cameras such as those of `draw_views`, which the prior checks before the long work."""
         return self.draw_views(0, torch.Generator(self.device))
 
     def render_size(self, step: int) -> int:
-        """Pixels across the renders of a step; they are resized to the prior's."""
+        """Return the resolution of the renders at a step; they are resized to that of the prior."""
         return self.prior.resolution
 
     def passes(self) -> frozenset[str]:
-        """The optional render passes that are read."""
+        """Return the optional render passes that are needed."""
         return frozenset()
 
     def guidance_scales(self, frames: int) -> Tensor:
-        """[T] classifier-free guidance of each frame."""
+        """Return the classifier-free guidance scale of each view, [T]."""
         return torch.full((frames,), self.config.guidance_scale or self.prior.guidance_scale, device=self.device)
 
     def latent_mask(self, render: Render) -> Tensor | float:
-        """Weights in [0, 1] of the latents [T, C, h, w], of a shape that broadcasts."""
+        """Return the weights in [0, 1] of the latents, in a shape that broadcasts to [T, C, h, w]."""
         return 1.0
 
     def shown(self, request: DistillationRequest, render: Render) -> Tensor:
-        """[T, H, W, 3] the drawn views as the prior is shown them: over white."""
+        """Return the images of the views as they are encoded for the prior, [T, H, W, 3]: composited over white."""
         return render.over(1.0)[: len(request.views)]
 
     def condition_for(self, request: DistillationRequest, render: Render) -> Any:
-        """The prior's condition for a render."""
+        """Return the prior's condition for a render."""
         return self.condition
 
     def estimate(self, request: DistillationRequest, noisy: Tensor, condition: Any, wanted: Tensor) -> Tensor:
-        """The clean latents [T, C, h, w] that the prior sees in noisy ones; used where `wanted` [T, h, w] is true."""
+        """Estimate the clean latents [T, C, h, w] by the prior; only used where `wanted` [T, h, w] is true."""
         scales = self.guidance_scales(len(noisy))
         return self.prior.denoise(NoisyViews(noisy, request.sigma, condition, request.views, scales, wanted))
 
     def distance(self, request: DistillationRequest, latents: Tensor, target: Tensor, mask: Tensor | float) -> Tensor:
-        """The loss between latents and what they are moved to."""
+        """Return the loss between the latents and their target."""
         return sds_loss(latents, target, request.sigma, mask)
 
     def request(self, step: int, generator: torch.Generator) -> DistillationRequest:
-        """The drawn views, the noise level and the noise."""
+        """Draw the views, the noise level and the noise."""
         views = self.draw_views(step, generator)
         sigma, size = self.draw_sigma(step, generator), self.render_size(step)
         noise = torch.randn((len(views), *self.prior.latent_shape), generator=generator, device=self.device)
@@ -137,7 +137,7 @@ class PriorGuidance(Guidance[DistillationRequest]):
         )
 
     def losses(self, request: DistillationRequest, render: Render) -> dict[str, Tensor]:
-        """`sds`: renders are encoded, noised, denoised; see `priors.distillation`."""
+        """Return the loss `sds` of the renders, which are encoded, noised and denoised; see `priors.distillation`."""
         if self.weight("sds", request.step) == 0:
             return {}
         latents = self._encode(request, render)
@@ -155,45 +155,47 @@ class PriorGuidance(Guidance[DistillationRequest]):
 
 
 class ScoreDistillation(PriorGuidance):
-    """Score distillation at random noise levels, the logarithm of which is normal; a method has the views."""
+    """Score distillation at log-normally distributed noise levels; a subclass draws the views."""
 
     @dataclass(kw_only=True)
     class Config(PriorGuidance.Config):
         sigma_log_mean: float = 0.7  # mean of the natural logarithm of the noise level
         sigma_log_std: Annotated[float, Range(1e-6)] = 1.6  # its standard deviation
-        sigma_range: tuple[Sigma, Sigma] = (0.05, 20.0)  # noise levels beyond are not drawn
-        resolution: NonNegativeInt = 0  # pixels across the renders; 0: the prior's, else they are resized to that
+        sigma_range: tuple[Sigma, Sigma] = (0.05, 20.0)  # least and largest noise level that is drawn
+        resolution: NonNegativeInt = 0  # width of the renders, which are resized to that of the prior; 0: the prior's
 
         def __post_init__(self) -> None:
             low, high = self.sigma_range
             if not low < high:
-                raise InputError(f"sigma_range: expected two rising levels, got {low:g}, {high:g}")
+                raise InputError(f"sigma_range: expected two ascending levels, got {low:g}, {high:g}")
 
     config: Config
 
     def check_prior(self) -> None:
-        """Its noise levels must reach as far as those that are drawn."""
+        """Check that the prior was trained for all noise levels that are drawn."""
         low, high = self.prior.sigma_min, self.prior.sigma_max
         if not low <= self.config.sigma_range[0] < self.config.sigma_range[1] <= high:
             raise InputError(f"sigma_range: the prior '{self.prior.name}' was trained for {low:g} to {high:g}")
 
     def draw_sigma(self, step: int, generator: torch.Generator) -> float:
-        """A draw whatever the step."""
+        """Draw a noise level, independently of the step."""
         return draw_sigma(generator, self.config.sigma_log_mean, self.config.sigma_log_std, self.config.sigma_range)
 
     def render_size(self, step: int) -> int:
-        """The option, or the prior's own."""
+        """Return the option `resolution`, or that of the prior."""
         return self.config.resolution or self.prior.resolution
 
 
 def posed_image(views: ReferenceViews | None, resolution: int, device: torch.device) -> PosedImage:
-    """The picture among the reference views from which the others were made, at `resolution` pixels.
+    """Return the input view, from which the other reference views were generated, at `resolution` pixels.
 
     Raises:
-        InputError: there are no views, none of them is such a picture, or it is not square.
+        InputError: there are no views, none of them is an input view, or it is not square.
     """
     if views is None or views.input_view is None:
-        raise InputError("score distillation needs an input picture; add a 'views:' block that makes views from one")
+        raise InputError(
+            "score distillation needs an input picture; add a 'views:' block that generates views from one"
+        )
     view = views.select([views.input_view])
     height, width = view.cameras.height, view.cameras.width
     if height != width:

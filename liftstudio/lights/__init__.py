@@ -1,1 +1,1 @@
-"""Lights: irradiance from the normal."""
+"""Lights: irradiance as a function of the surface normal."""

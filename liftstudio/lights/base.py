@@ -16,4 +16,4 @@ class Light(Component, nn.Module):
 
     @abstractmethod
     def irradiance(self, normals: Tensor) -> Tensor:
-        """Scalar irradiance [N, 1] at unit world-space normals [N, 3]; 1 leaves the albedo as it is."""
+        """Scalar irradiance [N, 1] at unit world-space normals [N, 3]; 1 leaves the albedo unchanged."""

@@ -13,7 +13,7 @@ from liftstudio.core.registry import register
 from liftstudio.lights.base import Light
 from liftstudio.ops.spherical_gaussians import irradiance
 
-DIRECTIONS = 512  # among which the best lit one is found
+DIRECTIONS = 512  # candidates for the brightest direction
 
 
 @register("spherical-gaussians")
@@ -22,9 +22,9 @@ class SphericalGaussians(Light):
 
     @dataclass
     class Config(Light.Config):
-        lobes: Annotated[int, Range(1, 4096)] = 24  # number of Gaussians, spread evenly over the sphere at the start
+        lobes: Annotated[int, Range(1, 4096)] = 24  # number of Gaussians, initially spread evenly over the sphere
         sharpness: Annotated[float, Range(1e-3, 1e3)] = 8.0  # initial sharpness of every lobe
-        brightest: NonNegativeFloat = 0.0  # irradiance of the best lit direction: images leave its scale open; 0: free
+        brightest: NonNegativeFloat = 0.0  # fixed irradiance of the brightest direction (images leave it open); 0: free
 
     directions: Tensor
 
@@ -32,7 +32,7 @@ class SphericalGaussians(Light):
         super().__init__()
         self.config = config
         self.register_buffer("directions", fibonacci_sphere(DIRECTIONS), persistent=False)
-        # K even lobes of amplitude a and sharpness s give irradiance K * 1.082 * a / (2 s): start at 1.
+        # K evenly spread lobes of amplitude a and sharpness s give irradiance K * 1.082 * a / (2 s): start at 1.
         amplitude = 2 * config.sharpness / (1.082 * config.lobes)
         self.axes = nn.Parameter(fibonacci_sphere(config.lobes))
         self.raw_sharpness = nn.Parameter(torch.full((config.lobes,), _inverse_softplus(config.sharpness)))
@@ -52,7 +52,7 @@ class SphericalGaussians(Light):
 
 
 def fibonacci_sphere(count: int) -> Tensor:
-    """[count, 3] unit vectors spread evenly over the sphere."""
+    """Unit vectors [count, 3] spread evenly over the sphere."""
     index = torch.arange(count) + 0.5
     z = 1 - 2 * index / count
     longitude = index * math.pi * (1 + math.sqrt(5))

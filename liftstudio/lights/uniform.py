@@ -1,4 +1,4 @@
-"""The same light from everywhere."""
+"""Uniform light from all directions."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from liftstudio.lights.base import Light
 
 @register("uniform")
 class Uniform(Light):
-    """Constant irradiance 1: what is seen is the albedo."""
+    """Constant irradiance 1: the rendered colour is the albedo."""
 
     needs_normals = False
 
@@ -16,5 +16,5 @@ class Uniform(Light):
         super().__init__()
 
     def irradiance(self, normals: Tensor) -> Tensor:
-        """Ones [N, 1], whatever the normals [N, 3]."""
+        """Ones [N, 1] for any normals [N, 3]."""
         return normals.new_ones(len(normals), 1)

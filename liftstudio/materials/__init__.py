@@ -1,1 +1,1 @@
-"""Materials: from appearance features to colour."""
+"""Materials: map appearance features and light to colour."""

@@ -13,7 +13,7 @@ from liftstudio.lights.base import Light
 
 @dataclass(frozen=True)
 class Shading:
-    """albedo [N, 3] and rgb [N, 3] in [0, 1]-ish display space, irradiance [N, 1]."""
+    """Shaded points: albedo [N, 3] and rgb [N, 3] in display space, about [0, 1]; irradiance [N, 1]."""
 
     albedo: Tensor
     irradiance: Tensor
@@ -22,7 +22,7 @@ class Shading:
 
 @dataclass(frozen=True)
 class ShadingPoints:
-    """Where shading happens: world points [N, 3], and the centres [N, 3] of the cameras that see them."""
+    """Points to shade [N, 3] in world space, and the centres [N, 3] of the cameras that see them."""
 
     points: Tensor
     viewers: Tensor
@@ -30,11 +30,11 @@ class ShadingPoints:
 
 @dataclass(frozen=True)
 class RandomShading:
-    """How one training step is shaded: under a point light near each camera (Poole et al. 2022, sec. 3.1).
+    """Random shading of one training step: a point light near each camera (Poole et al. 2022, sec. 3.1).
 
-    strength:       share of the point light in the shading, in [0, 1).
+    strength:       fraction of the shading that is due to the point light, in [0, 1).
     is_textureless: whether the albedo is white.
-    offset:         from the camera's centre, world units: the light is in the direction of where that leads.
+    offset:         added to the camera's centre to give the direction of the light from the origin, world units.
     distance:       of the light from the origin, world units.
     """
 
@@ -45,21 +45,21 @@ class RandomShading:
 
 
 class Material(Component, nn.Module):
-    """What a surface point looks like under a light."""
+    """The appearance of surface points under a light."""
 
     kind: ClassVar[str] = "material"
-    needs_normals: bool = False  # whether `shade` reads normals of its own, whatever the light
+    needs_normals: bool = False  # whether `shade` needs normals even if the light does not
 
     def draw_shading(self, step: int, generator: torch.Generator) -> RandomShading | None:
-        """How a training step (0-based, of all stages together) is shaded at random; None: as in tests and export.
+        """Random shading of a training step (0-based, counted over all stages); None: shading as in test and export.
 
-        Called once in each training step.
+        Called once per training step.
         """
         return None
 
     @abstractmethod
     def albedo(self, features: Tensor, shading: RandomShading | None = None) -> Tensor:
-        """Light-free colour [N, 3] in [0, 1] from appearance features [N, F]."""
+        """Albedo (colour without light) [N, 3] in [0, 1] from appearance features [N, F]."""
 
     @abstractmethod
     def shade(
@@ -70,7 +70,7 @@ class Material(Component, nn.Module):
         at: ShadingPoints | None = None,
         shading: RandomShading | None = None,
     ) -> Shading:
-        """Colour under a light; `albedo` [N, 3] may be premultiplied, `normals` [N, 3] are unit or zero.
+        """Colour under a light; `albedo` [N, 3] may be premultiplied by opacity, `normals` [N, 3] are unit or zero.
 
-        at: None where nothing is seen by a camera, as when a texture is baked; then there is no random shading.
+        at: None where there is no camera, as in texture baking; `shading` is then ignored.
         """

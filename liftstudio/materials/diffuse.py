@@ -1,4 +1,4 @@
-"""Lambertian surfaces."""
+"""Lambertian material."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ class Diffuse(Material):
         super().__init__()
 
     def albedo(self, features: Tensor, shading: RandomShading | None = None) -> Tensor:
-        """sRGB [N, 3] in [0, 1]: the sigmoid of the first three features [N, F]."""
+        """Albedo (sRGB) [N, 3] in [0, 1]: the sigmoid of the first three features [N, F]."""
         return torch.sigmoid(features[:, :3])
 
     def shade(
@@ -27,6 +27,6 @@ class Diffuse(Material):
         at: ShadingPoints | None = None,
         shading: RandomShading | None = None,
     ) -> Shading:
-        """albedo [N, 3] times the irradiance [N, 1] at the normals [N, 3]."""
+        """Albedo [N, 3] times the irradiance [N, 1] at the normals [N, 3]."""
         irradiance = light.irradiance(normals)
         return Shading(albedo, irradiance, albedo * irradiance)

@@ -1,4 +1,4 @@
-"""Lambertian surfaces that training lights from random points, so that shape shows in the shading."""
+"""Lambertian material under random point lights during training, so that the shading reveals the shape."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -16,29 +16,29 @@ from liftstudio.lights.base import Light
 from liftstudio.materials.base import Material, RandomShading, Shading, ShadingPoints
 from liftstudio.materials.diffuse import Diffuse
 
-SHADED = Schedule(((0.0, 0.0), (5000.0, 0.0), (5001.0, 0.75)))  # ImageDream's: from then on three steps of four
-LENGTH = 1.8  # of an object's longest side here, world units; in ImageDream's world it is 1
+SHADED = Schedule(((0.0, 0.0), (5000.0, 0.0), (5001.0, 0.75)))  # as in ImageDream: after step 5000, three steps in four
+LENGTH = 1.8  # longest side of an object, world units; it is 1 in ImageDream
 
 ShadedShare = Annotated[Schedule, Range(0, 1)]
 
 
 @register("diffuse-point-light")
 class DiffusePointLight(Diffuse):
-    """Diffuse, in some training steps also under a random point light near each camera; else the bare albedo.
+    """As `diffuse`; in some training steps also shaded by a random point light near each camera.
 
     After Poole et al. 2022, "DreamFusion", sec. 3.1, in ImageDream's soft form: colour = albedo x light x (1 - s +
-    s max(0, n . l)) with s uniform in [0, 1]. l points to a light in the camera's direction, moved by normal noise and
-    brought to a random distance from the origin. In some of these steps the albedo is white.
+    s max(0, n . l)) with s uniform in [0, 1]. l points to the light, which lies in the camera's direction plus normal
+    noise, at a random distance from the origin. In some of these steps the albedo is white.
 
-    Defaults are those of ImageDream's released configuration, its lengths (1; 0.8 to 1.5) times `LENGTH`: world units.
+    The defaults are those of ImageDream's released configuration, with its lengths (1; 0.8 to 1.5) times `LENGTH`.
     """
 
     @dataclass
     class Config(Material.Config):
-        shaded: ShadedShare = field(default_factory=lambda: SHADED)  # share that is shaded, by the step of all stages
-        textureless: UnitFloat = 0.5  # share of the shaded steps in which the albedo is white
-        spread: NonNegativeFloat = LENGTH  # standard deviation of the light's place about the camera's, along each axis
-        distance: tuple[Distance, Distance] = (0.8 * LENGTH, 1.5 * LENGTH)  # least and most, light to origin
+        shaded: ShadedShare = field(default_factory=lambda: SHADED)  # fraction of steps shaded; step over all stages
+        textureless: UnitFloat = 0.5  # fraction of the shaded steps in which the albedo is white
+        spread: NonNegativeFloat = LENGTH  # standard deviation of the light's offset from the camera, per axis
+        distance: tuple[Distance, Distance] = (0.8 * LENGTH, 1.5 * LENGTH)  # minimum and maximum, light to origin
 
         def __post_init__(self) -> None:
             check_pair("distance", self.distance)
@@ -48,19 +48,19 @@ class DiffusePointLight(Diffuse):
         self.config = config
 
     def draw_shading(self, step: int, generator: torch.Generator) -> RandomShading | None:
-        """Whether a step is shaded, how much, with or without texture, and from where."""
+        """The random shading of a training step; None if the step is not shaded."""
         uniform = torch.rand(4, generator=generator, device=generator.device)
         is_shaded, is_textureless, strength, distance = uniform.tolist()
         x, y, z = (self.config.spread * torch.randn(3, generator=generator, device=generator.device)).tolist()
         if is_shaded >= self.config.shaded(step):
             return None
-        least, most = self.config.distance
+        nearest, farthest = self.config.distance
         return RandomShading(
-            strength, is_textureless < self.config.textureless, (x, y, z), least + (most - least) * distance
+            strength, is_textureless < self.config.textureless, (x, y, z), nearest + (farthest - nearest) * distance
         )
 
     def albedo(self, features: Tensor, shading: RandomShading | None = None) -> Tensor:
-        """As `diffuse`; white [N, 3] in steps without texture."""
+        """As in `diffuse` [N, 3]; white in textureless steps."""
         albedo = super().albedo(features)
         return torch.ones_like(albedo) if shading is not None and shading.is_textureless else albedo
 
@@ -72,7 +72,7 @@ class DiffusePointLight(Diffuse):
         at: ShadingPoints | None = None,
         shading: RandomShading | None = None,
     ) -> Shading:
-        """As `diffuse`; in shaded steps times the point light's share."""
+        """As in `diffuse`; in shaded steps multiplied by the shading of the point light."""
         if at is None or shading is None:
             return super().shade(albedo, normals, light)
         lamps = at.viewers + torch.tensor(shading.offset, device=albedo.device)

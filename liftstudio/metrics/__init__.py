@@ -1,1 +1,1 @@
-"""Measures of quality, against true images and true meshes."""
+"""Quality metrics against ground-truth images and meshes."""

@@ -1,6 +1,6 @@
-"""How much generated views differ: HarmonyView's CD score of one object's views, and the diversity of its instances.
+"""Diversity of generated views: HarmonyView's CD score of an object's views, and the diversity of its instances.
 
-Both work on embeddings of the images (see `liftstudio.metrics.embeddings`).
+Both are computed from embeddings of the images (see `liftstudio.metrics.embeddings`).
 """
 
 from typing import Literal
@@ -13,7 +13,7 @@ from liftstudio.core.checks import check_shape
 
 Form = Literal["released", "paper"]
 
-_LEAST_VARIANCE = 1e-9  # below it is only the rounding of float32 embeddings
+_MIN_VARIANCE = 1e-9  # smaller variances are only rounding of float32 embeddings
 
 
 def cd_terms(
@@ -21,19 +21,22 @@ def cd_terms(
 ) -> tuple[Tensor, Tensor]:
     """Diversity D [...] and semantic variance S [...], the two terms of the CD score (Woo et al. 2024, "HarmonyView").
 
-    D: how far views are from the reference, 1 - cos each. S: the variance over the views of max(cos, 0) with the
-    meaning; small where no view turns into something else. "released" is as the official `eval_CD_score.py` computes
-    and the published tables show: D the sum over all V views, S the sample variance (V - 1) of 100 cos. "paper" is as
-    defined there: D the mean, S the population variance of cos. For the same V the scores D / S are proportional:
-    released = paper (V - 1) / 10^4.
+    D: distance 1 - cos of the views from the reference. S: variance over the views of max(cos, 0) with the meaning;
+    small if no view shows something else. "released" is what the official `eval_CD_score.py` computes and the
+    published tables show: D is the sum over all V views, S the sample variance (V - 1) of 100 cos. "paper" is the
+    paper's definition: D is the mean, S the population variance of cos. For equal V the scores D / S are
+    proportional: released = paper (V - 1) / 10^4.
 
     Args:
-        views: [..., V, E] embeddings of the views of each instance, V at least 2; of any length.
+        views: [..., V, E] embeddings of the views of each instance, of any norm; V at least 2.
         meaning: [..., 1, E] or [E], what all views should show: the embedding of the prompt "An image of <name>", or
-            `centroid` where there is no name or no text encoder.
+            `centroid` if there is no name or no text encoder.
         reference: [..., 1, E]; default: view 0 of each instance, as in the official code.
+        form: "released" or "paper".
+
     Returns:
-        float64.
+        D and S, float64.
+
     Raises:
         ValueError: for a wrong shape.
     """
@@ -54,33 +57,34 @@ def cd_terms(
 def cd_score(diversity: Tensor, variance: Tensor) -> float | None:
     """Mean D over mean S, both over all instances of all objects, higher is better; None if the views do not vary.
 
-    A ratio of means, as the official statistics have it. `diversity`, `variance`: of `cd_terms`, of any equal shape.
+    The ratio of means is that of the official statistics. `diversity`, `variance`: from `cd_terms`, of equal shape.
 
     Raises:
         ValueError: for unequal shapes.
     """
     check_shape("variance", variance, diversity.shape)
     mean_variance = variance.mean().item()
-    return diversity.mean().item() / mean_variance if mean_variance > _LEAST_VARIANCE else None
+    return diversity.mean().item() / mean_variance if mean_variance > _MIN_VARIANCE else None
 
 
 def centroid(views: Tensor) -> Tensor:
-    """[..., 1, E] the mean direction of views [..., V, E]: a stand-in for the text, what the views have in common.
+    """Mean direction [..., 1, E] of views [..., V, E]: what the views have in common, as a stand-in for a text.
 
-    With it, S of `cd_terms` is the variance of the views' likeness to their own mean: large where single views stand
-    out. Such figures compare with one another, never with published ones.
+    S of `cd_terms` is then the variance of the views' similarity to their own mean, large if single views stand out.
+    The values can be compared with each other, but not with published ones.
     """
     return F.normalize(F.normalize(views.double(), dim=-1).mean(dim=-2, keepdim=True), dim=-1)
 
 
 def instance_diversity(views: Tensor) -> float:
-    """How much the instances of one object differ: 1 - cos of the same view, mean over views and pairs of instances.
+    """Difference between instances of an object: mean of 1 - cos of equal views, over views and pairs of instances.
 
-    0 for equal instances. Sampling with more than one outcome shows here, not in the CD score, which sees only one
+    It is 0 for equal instances. It measures the diversity of sampling, which the CD score cannot, as that takes one
     instance at a time.
 
     Args:
         views: [S, V, E] embeddings of S >= 2 instances with the same cameras.
+
     Raises:
         ValueError: for a wrong shape or a single instance.
     """

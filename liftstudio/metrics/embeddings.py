@@ -1,4 +1,4 @@
-"""Images and texts as vectors whose angles mean likeness: CLIP, or without weights a tiny encoder of histograms."""
+"""Embeddings of images and texts for cosine similarity: CLIP, or a tiny encoder that needs no weights."""
 
 import math
 from pathlib import Path
@@ -21,30 +21,30 @@ _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.2613
 _BATCH = 16  # images embedded together
 
 _COLOUR_LEVELS = 4  # per channel of the colour histogram
-_EDGE_SIZE, _EDGE_CELLS, _EDGE_ANGLES = 64, 4, 8  # pixels; cells per side; directions in 180 degrees
+_EDGE_SIZE, _EDGE_CELLS, _EDGE_ANGLES = 64, 4, 8  # pixels; cells per side; directions over 180 degrees
 
 
 class ImageEncoder(Protocol):
-    """What embeds images; `name` says in reports what did."""
+    """An encoder of images; `name` identifies it in reports."""
 
     name: str
 
     def images(self, images: Tensor) -> Tensor:
-        """[B, E] float embeddings, of any length, of images [B, H, W, 3] (sRGB in [0, 1] over white)."""
+        """Embeddings [B, E] float, of any norm, of images [B, H, W, 3] (sRGB in [0, 1], composited over white)."""
 
 
 class TinyEncoder:
-    """Histograms of colours and edges: a stand-in that needs no weights. It is not CLIP and knows no meaning.
+    """Histograms of colours and edges: a stand-in for CLIP that needs no weights and captures no semantics.
 
-    An embedding has unit length: the square roots of a soft histogram of 4x4x4 colours, and of the edge strength of
-    grey by cell (4x4) and direction (8), each of unit length over the root of 2. So the cosine of two images is the
-    mean of two Bhattacharyya coefficients, in [0, 1]. It has no text; see `diversity.centroid`.
+    An embedding has unit length. It holds the square roots of a soft histogram of 4x4x4 colours and of the greyscale
+    edge strength by cell (4x4) and direction (8), each normalised to a length of 1 / sqrt(2). So the cosine of two
+    images is the mean of two Bhattacharyya coefficients, in [0, 1]. There is no text encoder; see `diversity.centroid`.
     """
 
     name = "tiny encoder (histograms of colours and edges, not CLIP)"
 
     def images(self, images: Tensor) -> Tensor:
-        """[B, 192] float32 embeddings of images [B, H, W, 3] (sRGB in [0, 1] over white).
+        """Embeddings [B, 192] float32 of images [B, H, W, 3] (sRGB in [0, 1], composited over white).
 
         Raises:
             ValueError: for another shape.
@@ -56,12 +56,13 @@ class TinyEncoder:
 
 
 class Clip:
-    """CLIP (Radford et al. 2021) with OpenAI's preprocessing: both towers, projected, not normalised.
+    """CLIP (Radford et al. 2021) with OpenAI's preprocessing: projected, unnormalised embeddings of images and texts.
 
     Args:
-        folder: a checkpoint in the layout of transformers' `CLIPModel` with its tokenizer. HarmonyView's figures are
-            of ViT-L/14. OpenAI's own file holds a program, not only tensors, and is not run.
-        device: where it computes and the embeddings come back.
+        folder: a checkpoint in the layout of transformers' `CLIPModel`, with its tokenizer. HarmonyView's figures use
+            ViT-L/14. OpenAI's own file is not supported, as it contains code and not only tensors.
+        device: device of the network and of the embeddings.
+
     Raises:
         InputError: the folder is missing, or its contents are not such a checkpoint.
     """
@@ -75,20 +76,20 @@ class Clip:
         try:
             self._tokenizer = CLIPTokenizer.from_pretrained(**options)
             loaded: Any = CLIPModel.from_pretrained(**options, output_loading_info=True)
-        except Exception as error:  # a dozen unrelated types
+        except Exception as error:  # many unrelated types
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(f"{folder}: not a CLIP checkpoint ({reason}); CLIP is {CLIP_PUBLISHED}") from error
         model, missing = loaded[0], sorted(loaded[1]["missing_keys"])
-        if missing:  # transformers would go on with random numbers in their place
+        if missing:  # transformers would initialise them randomly
             raise InputError(f"{folder}: the weight '{missing[0]}' is missing; CLIP is {CLIP_PUBLISHED}")
         self._model = model.to(device, torch.float32).eval()
         self.name = f"CLIP ({Path(folder).resolve().name})"
 
     @torch.no_grad()
     def images(self, images: Tensor) -> Tensor:
-        """[B, E] embeddings of images [B, H, W, 3] (sRGB in [0, 1] over white).
+        """Embeddings [B, E] of images [B, H, W, 3] (sRGB in [0, 1], composited over white).
 
-        The shorter side is resized to the network's (bicubic, antialiased), the middle square taken.
+        The shorter side is resized to the network's input size (bicubic, antialiased); then the centre is cropped.
 
         Raises:
             ValueError: for another shape.
@@ -101,7 +102,7 @@ class Clip:
 
     @torch.no_grad()
     def text(self, prompt: str) -> Tensor:
-        """[E] embedding of a prompt, cut at the network's longest."""
+        """Embedding [E] of a prompt, truncated to the network's maximum length."""
         longest = self._model.config.text_config.max_position_embeddings
         tokens = self._tokenizer([prompt], truncation=True, max_length=longest, return_tensors="pt")
         pooled = self._model.text_model(**tokens.to(self._model.device)).pooler_output
@@ -109,7 +110,7 @@ class Clip:
 
 
 def clip_pixels(images: Tensor, size: int) -> Tensor:
-    """[B, 3, size, size] normalised input of a CLIP image tower, of images [B, H, W, 3] in [0, 1]."""
+    """Normalised input [B, 3, size, size] of a CLIP image encoder from images [B, H, W, 3] in [0, 1]."""
     height, width = images.shape[1:3]
     scale = size / min(height, width)
     resized = (max(size, int(height * scale)), max(size, int(width * scale)))
@@ -122,21 +123,21 @@ def clip_pixels(images: Tensor, size: int) -> Tensor:
 
 
 def object_prompt(name: str) -> str:
-    """The prompt of the CD score for an object's name, as in HarmonyView: "toy_bus1" is "An image of toy bus"."""
+    """The prompt of the CD score for an object's name, as in HarmonyView: "toy_bus1" gives "An image of toy bus"."""
     return "An image of " + "".join(letter for letter in name.replace("_", " ") if not letter.isdigit())
 
 
 def load_encoder(folder: str | Path | None, device: torch.device | str = "cpu") -> Clip | TinyEncoder:
-    """CLIP from the folder, or the tiny encoder where none is given.
+    """CLIP from the folder; the tiny encoder if none is given.
 
     Raises:
-        InputError: a folder is given and is not a CLIP checkpoint.
+        InputError: the given folder is not a CLIP checkpoint.
     """
     return Clip(folder, device) if folder else TinyEncoder()
 
 
 def _colours(images: Tensor) -> Tensor:
-    """[B, 64] soft histogram of the colours: every channel of a pixel is shared between the two nearest of 4 levels."""
+    """Soft colour histogram [B, 64]: each channel of a pixel is shared between the two nearest of 4 levels."""
     levels = torch.arange(_COLOUR_LEVELS, device=images.device)
     shares = (1 - (images[..., None] * (_COLOUR_LEVELS - 1) - levels).abs()).clamp_min(0).flatten(1, 2)
     red, green, blue = shares.unbind(dim=2)
@@ -144,7 +145,7 @@ def _colours(images: Tensor) -> Tensor:
 
 
 def _edges(images: Tensor) -> Tensor:
-    """[B, 128] strength of the edges of grey, by cell of the image and direction."""
+    """Greyscale edge strength [B, 128] by cell of the image and direction."""
     grey = resize_smooth(images.mean(dim=-1, keepdim=True), _EDGE_SIZE, _EDGE_SIZE).permute(0, 3, 1, 2)
     padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
     across = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
@@ -152,5 +153,5 @@ def _edges(images: Tensor) -> Tensor:
     place = torch.atan2(down, across) / math.pi % 1 * _EDGE_ANGLES
     directions = torch.arange(_EDGE_ANGLES, device=images.device)[:, None, None]
     apart = (place - directions).abs()
-    shares = (1 - torch.minimum(apart, _EDGE_ANGLES - apart)).clamp_min(0)  # 180 degrees are 0 again
+    shares = (1 - torch.minimum(apart, _EDGE_ANGLES - apart)).clamp_min(0)  # directions wrap around at 180 degrees
     return F.adaptive_avg_pool2d(shares * torch.hypot(across, down), _EDGE_CELLS).flatten(1)

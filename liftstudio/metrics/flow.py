@@ -9,8 +9,8 @@ from liftstudio.core.checks import check_shape
 from liftstudio.core.errors import InputError
 from liftstudio.core.weights import load_module, open_weights
 
-# Images [B, H, W, 3] (sRGB in [0, 1]) from, to -> [B, H, W, 2] float, pixels (right, down): what is at p in the first
-# image is at p + flow(p) in the second.
+# First and second images [B, H, W, 3] (sRGB in [0, 1]) -> flow [B, H, W, 2] float, pixels (right, down): what is at p
+# in the first image is at p + flow(p) in the second.
 FlowEstimator = Callable[[Tensor, Tensor], Tensor]
 
 RAFT_PUBLISHED = (
@@ -18,15 +18,17 @@ RAFT_PUBLISHED = (
     "torchvision's port of raft-things.pth"
 )
 _RAFT_ITERATIONS = 20  # as the official evaluation runs it
-_RAFT_LEAST_SIDE = 128  # pixels; its coarsest correlations would be empty below
+_RAFT_MIN_SIDE = 128  # pixels; for smaller images the coarsest correlations would be empty
 _BATCH = 4  # image pairs estimated together
 
 
 def orbit_flows(views: Tensor, estimate: FlowEstimator) -> Tensor:
-    """[2, V, H, W, 2] flow from each view to the next and to the previous one, in pixels; the views form a circle.
+    """Flow [2, V, H, W, 2] in pixels from each view to the next and to the previous one; the views form a circle.
 
     Args:
-        views: [V, H, W, 3] float, sRGB in [0, 1] over white, in the order of their azimuths.
+        views: [V, H, W, 3] float, sRGB in [0, 1], composited over white, in the order of their azimuths.
+        estimate: the flow estimator.
+
     Raises:
         ValueError: for another shape, or images that the estimator cannot take.
     """
@@ -39,12 +41,14 @@ def orbit_flows(views: Tensor, estimate: FlowEstimator) -> Tensor:
 
 
 def flow_error(flows: Tensor, true_flows: Tensor) -> float:
-    """E_flow in pixels, lower is better: mean |difference| over pixels, the two components, both directions and views.
+    """E_flow in pixels, lower is better: mean absolute difference over pixels, components, directions and views.
 
     Woo et al. 2024, "HarmonyView"; as in the official `eval_consistency.py`.
 
     Args:
-        flows, true_flows: [2, V, H, W, 2] of `orbit_flows`, by the same estimator. The true ones serve every instance.
+        flows, true_flows: [2, V, H, W, 2] from `orbit_flows`, by the same estimator. The true ones can be reused for
+            all instances of an object.
+
     Raises:
         ValueError: for other or unequal shapes.
     """
@@ -54,19 +58,20 @@ def flow_error(flows: Tensor, true_flows: Tensor) -> float:
 
 
 def load_raft(weights: str, device: torch.device | str = "cpu") -> FlowEstimator:
-    """RAFT (Teed & Deng 2020) as the official evaluation runs it: torchvision's `raft_large`, 20 iterations.
+    """RAFT (Teed & Deng 2020) as in the official evaluation: torchvision's `raft_large`, 20 iterations.
 
     The estimator raises InputError for images whose sides are not multiples of 8 of at least 128 pixels.
 
     Args:
         weights: the published file, or a folder with it.
-        device: where it computes; flows come back on the device of the images.
+        device: device of the network; flows are returned on the device of the images.
+
     Raises:
         InputError: torchvision is missing or does not fit the installed torch; the weights are missing or not RAFT's.
     """
     try:
         from torchvision.models.optical_flow import raft_large
-    except (ImportError, RuntimeError) as error:  # RuntimeError: its compiled operators are for another torch
+    except (ImportError, RuntimeError) as error:  # RuntimeError: its compiled operators are for a different torch
         raise InputError(
             f"E_flow needs torchvision, in the release for torch {torch.__version__}: pip install torchvision ({error})"
         ) from error
@@ -85,7 +90,7 @@ def load_raft(weights: str, device: torch.device | str = "cpu") -> FlowEstimator
 
 
 def check_raft_size(height: int, width: int) -> None:
-    """Raise an InputError for images of a size that RAFT does not take."""
-    if min(height, width) < _RAFT_LEAST_SIDE or height % 8 or width % 8:
-        wanted = f"expected images whose sides are multiples of 8, at least {_RAFT_LEAST_SIDE} pixels"
-        raise InputError(f"RAFT: {wanted}, got {height}x{width}")
+    """Raise an InputError if RAFT does not support images of this size."""
+    if min(height, width) < _RAFT_MIN_SIDE or height % 8 or width % 8:
+        expected = f"expected images whose sides are multiples of 8, at least {_RAFT_MIN_SIDE} pixels"
+        raise InputError(f"RAFT: {expected}, got {height}x{width}")

@@ -1,4 +1,4 @@
-"""Image quality: PSNR and SSIM, per image. Alpha is composed over white by the caller, as the benchmarks do."""
+"""Image quality per image: PSNR and SSIM. The caller composites images over white, as the benchmarks do."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,11 @@ _WINDOW_RADIUS, _WINDOW_SIGMA = 5, 1.5  # pixels; Wang et al. 2004: an 11x11 Gau
 
 
 def psnr(image: Tensor, target: Tensor) -> Tensor:
-    """[B] peak signal-to-noise ratio in dB for a peak of 1, over all pixels and channels; infinite for equal images.
+    """Peak signal-to-noise ratio [B] in dB for a peak of 1, over all pixels and channels; infinite for equal images.
 
     Args:
         image, target: [B, H, W, C] float in [0, 1].
+
     Raises:
         ValueError: for other or unequal shapes.
     """
@@ -21,11 +22,12 @@ def psnr(image: Tensor, target: Tensor) -> Tensor:
 
 
 def masked_psnr(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """[B] the same in dB, of the pixels inside a mask alone; NaN where nothing is inside.
+    """Peak signal-to-noise ratio [B] in dB over the pixels inside a mask; NaN if the mask is empty.
 
     Args:
         image, target: [B, H, W, C] float in [0, 1].
         mask: [B, H, W, 1] float in [0, 1]; above 0.5 is inside.
+
     Raises:
         ValueError: for other or unequal shapes.
     """
@@ -37,21 +39,22 @@ def masked_psnr(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def ssim(image: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
-    """[B] structural similarity in [-1, 1], the mean over pixels and channels.
+    """Structural similarity [B] in [-1, 1], the mean over pixels and channels. Differentiable.
 
-    Wang et al. 2004, eq. 13, with an 11x11 Gaussian window (sigma 1.5), K1 = 0.01, K2 = 0.03, images mirrored at
-    their borders: torchmetrics' default, but for the data range, which that takes from the images. Differentiable.
+    Wang et al. 2004, eq. 13, with an 11x11 Gaussian window (sigma 1.5), K1 = 0.01, K2 = 0.03, and images mirrored at
+    their borders. This is torchmetrics' default except for the data range, which torchmetrics takes from the images.
 
     Args:
         image, target: [B, H, W, C] float, H and W at least 6 (the mirrored border is 5 wide).
-        data_range: the greatest value minus the least the images could hold.
+        data_range: largest minus smallest value that the images can have.
+
     Raises:
         ValueError: for other or unequal shapes, or smaller images.
     """
     _check_pair(image, target)
     if min(image.shape[1:3]) <= _WINDOW_RADIUS:
         raise ValueError(f"ssim: expected images of at least 6x6 pixels, got {list(image.shape[1:3])}")
-    # Variances do not change with a shift, and lose fewer digits around zero.
+    # A shift does not change variances; around zero they lose fewer digits.
     x, y = ((i - 0.5 * data_range).permute(0, 3, 1, 2) for i in (image, target))
     mean_x, mean_y, xx, yy, xy = _window_means(torch.stack([x, y, x * x, y * y, x * y])).unbind()
     variances = (xx - mean_x * mean_x).clamp_min(0) + (yy - mean_y * mean_y).clamp_min(0)
@@ -63,14 +66,14 @@ def ssim(image: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
 
 
 def _window_means(planes: Tensor) -> Tensor:
-    """[..., H, W]: the Gaussian-weighted mean around every pixel. Two matrix products: faster than convolving."""
+    """Gaussian-weighted mean [..., H, W] around every pixel, as two matrix products: faster than a convolution."""
     rows, columns = (_window_matrix(size, planes) for size in planes.shape[-2:])
     flat = planes.flatten(0, -3)
     return torch.bmm(rows.expand(len(flat), -1, -1), flat @ columns.T).reshape(planes.shape)
 
 
 def _window_matrix(size: int, like: Tensor) -> Tensor:
-    """[size, size]: row i holds the weights with which the samples of a mirrored line enter the mean around i."""
+    """Window weights [size, size]: row i holds the weights of a mirrored line's samples in the mean around sample i."""
     offsets = torch.arange(-_WINDOW_RADIUS, _WINDOW_RADIUS + 1, device=like.device)
     weights = torch.softmax(-0.5 * (offsets / _WINDOW_SIGMA).square().to(like.dtype), dim=0)
     source = (torch.arange(size, device=like.device)[:, None] + offsets).abs()

@@ -1,4 +1,4 @@
-"""Several generated instances of each object, in one figure: the best, the average, and how much they scatter."""
+"""Summary of a metric over several generated instances of each object: best, average, worst and variance."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ from liftstudio.core.checks import check_shape
 
 @dataclass(frozen=True)
 class InstanceSummary:
-    """Each taken over the instances of an object, then averaged over the objects, in the unit of the measure.
+    """Statistics over the instances of an object, averaged over the objects, in the unit of the metric.
 
-    best, worst: by the direction of the measure.
-    variance:    population variance (in that unit squared).
+    best, worst: by the direction of the metric.
+    variance:    population variance, in that unit squared.
     """
 
     best: float
@@ -22,14 +22,15 @@ class InstanceSummary:
 
 
 def summarize_instances(values: Tensor, *, higher_is_better: bool) -> InstanceSummary:
-    """Best, average and variance over instances as in Woo et al. 2024 ("HarmonyView"), Table 6.
+    """Best, average, worst and variance over instances as in Woo et al. 2024 ("HarmonyView"), Table 6.
 
-    The official statistics do the same; the "best" picks the instance for each measure by that measure itself, with
-    the truth at hand.
+    As in the official statistics, the best instance is chosen for each metric by that metric itself, which requires
+    the ground truth.
 
     Args:
-        values: [O, S] float, a measure of S instances of each of O objects.
+        values: [O, S] float, a metric of S instances of each of O objects.
         higher_is_better: True for PSNR, SSIM, IoU; False for LPIPS, E_flow, Chamfer distance.
+
     Raises:
         ValueError: for a wrong or empty shape.
     """
@@ -37,6 +38,6 @@ def summarize_instances(values: Tensor, *, higher_is_better: bool) -> InstanceSu
     if values.numel() == 0:
         raise ValueError(f"values: expected at least one object and one instance, got {list(values.shape)}")
     values = values.double()
-    most, least = values.amax(dim=1).mean().item(), values.amin(dim=1).mean().item()
-    best, worst = (most, least) if higher_is_better else (least, most)
+    highest, lowest = values.amax(dim=1).mean().item(), values.amin(dim=1).mean().item()
+    best, worst = (highest, lowest) if higher_is_better else (lowest, highest)
     return InstanceSummary(best, values.mean().item(), worst, values.var(dim=1, correction=0).mean().item())

@@ -1,4 +1,4 @@
-"""LPIPS, the learned perceptual distance of Zhang et al. 2018, from the published weights; no torchvision."""
+"""LPIPS, the learned perceptual distance of Zhang et al. 2018, with the published weights; needs no torchvision."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ Layer = tuple[str, int, int, int, int]  # kind, channels, kernel, stride, paddin
 
 @dataclass(frozen=True)
 class _Stack:
-    """A torchvision backbone and the files it comes in."""
+    """A torchvision backbone and the files with its weights."""
 
     layers: tuple[Layer, ...]  # torchvision's `features`
-    taps: tuple[int, ...]  # the layers whose output is compared, each a ReLU
+    taps: tuple[int, ...]  # indices of the layers whose outputs are compared, each a ReLU
     backbone: str
     heads: str
 
@@ -58,10 +58,10 @@ _STACKS: dict[Network, _Stack] = {
         f"the linear layers alex.pth ({_HEADS_SOURCE})",
     ),
 }
-# ImageNet's channel means and deviations, expressed for images in [-1, 1] and rounded, as the published weights expect.
+# ImageNet's channel means and standard deviations for images in [-1, 1], rounded as the published weights expect.
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 _SUFFIXES = (".pth", ".safetensors")
-_LEAST_SIDE = 32  # pixels: below, a pooling stage of either network would be left without pixels
+_MIN_SIDE = 32  # pixels; for smaller images a pooling stage of either network would be empty
 
 
 class Lpips(nn.Module):
@@ -71,7 +71,7 @@ class Lpips(nn.Module):
     `linK.model.1.weight` (lpips). They are frozen; gradients flow to the images.
 
     Args:
-        network: "vgg16" (58 MB, smoother gradients: for optimising) or "alexnet" (10 MB: for reporting).
+        network: "vgg16" (58 MB, smoother gradients, for optimisation) or "alexnet" (10 MB, for reporting).
     """
 
     def __init__(self, network: Network = "vgg16") -> None:
@@ -85,19 +85,18 @@ class Lpips(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
-        """[B] distances >= 0; 0 for equal images.
+        """Distances [B] >= 0; 0 for equal images.
 
         Args:
             image, target: [B, H, W, 3] float, sRGB in [0, 1], H and W at least 32.
+
         Raises:
             ValueError: for other or unequal shapes, or smaller images.
         """
         check_shape("image", image, ("B", "H", "W", 3))
         check_shape("target", target, image.shape)
-        if min(image.shape[1:3]) < _LEAST_SIDE:
-            raise ValueError(
-                f"lpips: expected at least {_LEAST_SIDE}x{_LEAST_SIDE} pixels, got {list(image.shape[1:3])}"
-            )
+        if min(image.shape[1:3]) < _MIN_SIDE:
+            raise ValueError(f"lpips: expected at least {_MIN_SIDE}x{_MIN_SIDE} pixels, got {list(image.shape[1:3])}")
         features = zip(self._unit_features(image), self._unit_features(target), strict=True)
         distances = [
             F.conv2d((a - b).square(), self.get_parameter(f"lin{index}.model.1.weight")).mean(dim=(1, 2, 3))
@@ -106,7 +105,7 @@ class Lpips(nn.Module):
         return torch.stack(distances).sum(dim=0)
 
     def activations(self, image: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """Outputs [B, C, h, w] of the backbone's layers of these numbers, rising, of images [B, H, W, 3] in [0, 1]."""
+        """Outputs [B, C, h, w] of the backbone's `layers` (ascending indices) for images [B, H, W, 3] in [0, 1]."""
         x = (2.0 * image - 1.0 - image.new_tensor(_SHIFT)) / image.new_tensor(_SCALE)
         x, found = x.permute(0, 3, 1, 2), []
         for index, layer in enumerate(itertools.islice(self.features, layers[-1] + 1)):
@@ -116,7 +115,7 @@ class Lpips(nn.Module):
         return found
 
     def _unit_features(self, image: Tensor) -> list[Tensor]:
-        """The tapped activations, each [B, C, h, w] of unit length over the channels (zero where all are zero)."""
+        """The compared activations, each [B, C, h, w], of unit length over the channels (zero where all are zero)."""
         return [F.normalize(found, dim=1, eps=1e-10) for found in self.activations(image, self.taps)]
 
 
@@ -125,9 +124,11 @@ def load_lpips(path: str | Path, network: Network = "vgg16") -> Lpips:
 
     Args:
         path: a folder with the two published files (every .pth and .safetensors in it is read), or one such file with
-            the tensors of both. torchvision's `classifier.*` is left out.
+            the tensors of both. torchvision's `classifier.*` is ignored.
+        network: the backbone.
+
     Raises:
-        InputError: if there is no such file or it is unreadable, or its keys or shapes are not those of `network`.
+        InputError: there is no such file, it is unreadable, or its keys or shapes are not those of `network`.
     """
     model, path = Lpips(network), Path(path)
     state: dict[str, Tensor] = {}
@@ -161,20 +162,20 @@ def _weight_files(path: Path, stack: _Stack) -> list[Path]:
 def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # the two readers raise a dozen unrelated types
+    except Exception as error:  # the two readers raise many unrelated types
         raise InputError(f"{path}: not a readable weight file ({type(error).__name__})") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path}: expected a table of tensors, as in the published LPIPS weights")
     return dict(state)
 
 
-def _check_state(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse `state` unless it has exactly the `wanted` keys and shapes, naming the first that differs."""
-    for key in sorted(state.keys() | wanted.keys()):
+def _check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Raise an InputError, naming the first difference, unless `state` has exactly the `expected` keys and shapes."""
+    for key in sorted(state.keys() | expected.keys()):
         if key not in state:
             raise InputError(f"{path}: the weight '{key}' is missing")
-        if key not in wanted:
+        if key not in expected:
             raise InputError(f"{path}: unexpected weight '{key}'")
-        if state[key].shape != wanted[key].shape:
-            shapes = f"{list(state[key].shape)}, expected {list(wanted[key].shape)}"
+        if state[key].shape != expected[key].shape:
+            shapes = f"{list(state[key].shape)}, expected {list(expected[key].shape)}"
             raise InputError(f"{path}: the weight '{key}' has shape {shapes}")

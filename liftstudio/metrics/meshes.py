@@ -1,4 +1,4 @@
-"""How far a mesh is from the true one: the SyncDreamer / HarmonyView protocol, F-score and normal consistency."""
+"""Metrics of a mesh against the true one: the SyncDreamer / HarmonyView protocol, F-score and normal consistency."""
 
 import math
 from collections.abc import Sequence
@@ -22,28 +22,29 @@ F_SCORE_THRESHOLDS = (0.01, 0.02)  # world units
 def mesh_metrics(
     prediction: Mesh, truth: Mesh, seed: int = 0, thresholds: Sequence[float] = F_SCORE_THRESHOLDS
 ) -> dict[str, float | None]:
-    """All measures of `prediction` against `truth`, used as they are: no alignment, no scaling.
+    """All metrics of `prediction` against `truth`, without alignment or scaling.
 
-    chamfer: (mean nearest distance there + back) / 2 between the `visible_points` of the two, world units, not squared.
-    iou: of the volumes inside, in [0, 1], on a grid of 64^3 over [-1, 1] (`volume_iou`).
-    f_score_<t>: harmonic mean of the shares of surface samples within t of the other's, in [0, 1].
+    chamfer: mean of the two mean nearest distances between the `visible_points` of the two, world units, not squared.
+    iou: of the enclosed volumes, in [0, 1], on a grid of 64^3 over [-1, 1] (`volume_iou`).
+    f_score_<t>: harmonic mean of the fractions of surface samples within t of the other's, in [0, 1].
     normal_consistency: mean |n . n'| of the normals at nearest surface samples, in [0, 1].
 
-    A measure that does not exist is None: chamfer if a mesh shows no point to the cameras, normal_consistency if the
-    prediction has no surface. Its IoU and F-scores are then 0.
+    Undefined metrics are None: chamfer if no point of a mesh is visible to the cameras, normal_consistency if the
+    prediction has no surface. In the latter case, IoU and F-scores are 0.
 
     Args:
         prediction, truth: world units, z up, within about [-0.5, 0.5].
         seed: of the surface samples.
         thresholds: of the F-scores, world units.
+
     Raises:
-        InputError: if the truth has no surface, or a vertex of either is not finite.
+        InputError: the truth has no surface, or a vertex of either is not finite.
     """
     for name, mesh in (("the predicted mesh", prediction), ("the true mesh", truth)):
         if not torch.isfinite(mesh.vertices).all():
             raise InputError(f"{name} has vertices that are not finite")
     if not _has_surface(truth):
-        raise InputError("the true mesh has no surface: there is nothing to compare with")
+        raise InputError("the true mesh has no surface: nothing to compare with")
     return {
         "chamfer": chamfer_distance(visible_points(prediction), visible_points(truth)),
         "iou": volume_iou(prediction, truth),
@@ -52,41 +53,41 @@ def mesh_metrics(
 
 
 def place_truth(mesh: Mesh, turned_deg: float = 0.0) -> Mesh:
-    """A true mesh where the protocol compares it: longest side 1, centred, turned to the azimuth of the input view.
+    """A true mesh as the protocol compares it: centred, longest side 1, rotated to the azimuth of the input view.
 
-    The bounding box is scaled and centred first; the turn is about z, clockwise seen from above (HarmonyView,
-    `eval_mesh.py`, which holds the angle of each of its objects).
+    The bounding box is centred and scaled first; the rotation is about z, clockwise seen from above (HarmonyView,
+    `eval_mesh.py`, which lists the angle of each of its objects).
 
     Args:
         mesh: at least one vertex, z up.
         turned_deg: azimuth of the object's input view, degrees.
     """
     vertices = mesh.vertices.double()
-    least, most = vertices.amin(dim=0), vertices.amax(dim=0)
-    centred = (vertices - (least + most) / 2) / (most - least).max()
+    low, high = vertices.amin(dim=0), vertices.amax(dim=0)
+    centred = (vertices - (low + high) / 2) / (high - low).max()
     sine, cosine = math.sin(math.radians(turned_deg)), math.cos(math.radians(turned_deg))
     turn = vertices.new_tensor([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
     return Mesh((centred @ turn.T).to(mesh.vertices), mesh.faces)
 
 
 def chamfer_distance(a: Array, b: Array) -> float | None:
-    """Half the sum of the mean Euclidean nearest distances a -> b and b -> a; None if [N, 3] `a` or `b` is empty."""
+    """Mean of the two mean nearest Euclidean distances a -> b and b -> a of points [N, 3]; None if either is empty."""
     if len(a) == 0 or len(b) == 0:
         return None
     return float(_nearest(a, b)[0].mean() + _nearest(b, a)[0].mean()) / 2
 
 
 def f_score(to_truth: Array, to_prediction: Array, threshold: float) -> float:
-    """Harmonic mean of precision and recall: the shares of [N] nearest distances below `threshold`.
+    """Harmonic mean of precision and recall, the fractions of the nearest distances [N] below `threshold`.
 
-    Knapitsch et al. 2017, "Tanks and Temples". 0 if both shares are.
+    Knapitsch et al. 2017, "Tanks and Temples". 0 if both fractions are 0.
     """
     precision, recall = (float((distances < threshold).mean()) for distances in (to_truth, to_prediction))
     return 2 * precision * recall / max(precision + recall, 1e-12)
 
 
 def sample_surface(mesh: Mesh, count: int, generator: np.random.Generator) -> tuple[Array, Array]:
-    """`count` points uniform over the area, and the unit normals of their faces: two [count, 3] arrays.
+    """Random points [count, 3] uniform over the area, and the unit normals [count, 3] of their faces.
 
     The mesh must have a face of nonzero area.
     """
@@ -111,7 +112,7 @@ def _sample_metrics(prediction: Mesh, truth: Mesh, seed: int, thresholds: Sequen
     to_truth, nearest_true = _nearest(points, true_points)
     to_prediction, nearest = _nearest(true_points, points)
     scores = {name: f_score(to_truth, to_prediction, t) for name, t in zip(names, thresholds, strict=True)}
-    # Mescheder et al. 2019, "Occupancy Networks", sec. 4: the absolute value makes it blind to the winding.
+    # Mescheder et al. 2019, "Occupancy Networks", sec. 4: the absolute value ignores the winding.
     alignments = (normals * true_normals[nearest_true], true_normals * normals[nearest])
     return {**scores, "normal_consistency": float(np.mean([np.abs(a.sum(axis=1)).mean() for a in alignments]))}
 

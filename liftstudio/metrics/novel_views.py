@@ -1,4 +1,4 @@
-"""How close views of an object, made of one picture of it, come to the true ones, by all measures of the papers."""
+"""Metrics of novel views, generated from one image of an object, against the true views; all metrics of the papers."""
 
 from dataclasses import dataclass, field
 
@@ -14,22 +14,22 @@ from liftstudio.metrics.flow import FlowEstimator, flow_error, orbit_flows
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.lpips import Lpips
 
-PIXELS = 256  # across the views that all methods are compared in, as in the papers
+PIXELS = 256  # image side at which methods are compared, as in the papers
 
-_MOST_DB = 100.0  # equal images have no finite PSNR
-_CONTEXTUAL_PIXELS = 128  # across views for contextual distances, whose cost grows with the fourth power
+_MAX_DB = 100.0  # the PSNR of equal images is not finite
+_CONTEXTUAL_PIXELS = 128  # image side for contextual distances, whose cost grows with its fourth power
 
 Row = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Judges:
-    """The networks that measure; without them there are fewer measures.
+    """The networks that compute metrics; metrics whose network is None are left out.
 
     lpips:    for `lpips`.
     clip:     for `clip_to_view`, `clip_to_picture` and, with `text`, the terms of the CD score.
-    text:     what the object is: "An image of toy bus".
-    features: for the contextual distances: VGG's, or patches of pixels.
+    text:     description of the object, such as "An image of toy bus".
+    features: for the contextual distances: VGG features or pixel patches.
     flow:     for `e_flow`.
     """
 
@@ -41,23 +41,24 @@ class Judges:
 
 
 def silhouette_iou(masks: Tensor, true_masks: Tensor) -> Tensor:
-    """[V] intersection over union of masks [V, H, W, 1] above 0.5; 1 where both are empty."""
+    """Intersection over union [V] of masks [V, H, W, 1], thresholded at 0.5; 1 if both are empty."""
     drawn, true = masks > 0.5, true_masks > 0.5
     both, either = (drawn & true).sum((1, 2, 3)), (drawn | true).sum((1, 2, 3))
     return (both / either.clamp_min(1)).where(either > 0, 1.0)
 
 
 def closeness(images: Tensor, masks: Tensor, truth: ReferenceViews) -> Row:
-    """Means over the novel views of `psnr` (dB, 100 at most), `ssim` and `silhouette_iou`; over white.
+    """Means over the novel views of `psnr` (dB, at most 100), `ssim` and `silhouette_iou`.
 
     Args:
-        images: [V, H, W, 3] over white, at the cameras of `truth`; masks: [V, H, W, 1]; both in [0, 1].
-        truth: V views of that size; the view `input_view`, is left out of all means.
+        images: [V, H, W, 3] in [0, 1], composited over white, from the cameras of `truth`.
+        masks: [V, H, W, 1] in [0, 1].
+        truth: V views of the same size; its view `input_view` is excluded from all means.
     """
     novel = novel_views(truth)
     pairs = images[novel], truth.over(1.0)[novel]
     return {
-        "psnr": float(psnr(*pairs).clamp_max(_MOST_DB).mean()),
+        "psnr": float(psnr(*pairs).clamp_max(_MAX_DB).mean()),
         "ssim": float(ssim(*pairs).mean()),
         "silhouette_iou": float(silhouette_iou(masks[novel], truth.masks[novel]).mean()),
     }
@@ -65,16 +66,16 @@ def closeness(images: Tensor, masks: Tensor, truth: ReferenceViews) -> Row:
 
 @torch.no_grad()
 def compare_views(images: Tensor, masks: Tensor, truth: ReferenceViews, judges: Judges) -> Row:
-    """`closeness`, and what the judges say.
+    """The metrics of `closeness` and those of the judges.
 
     lpips, clip_to_view: between each novel view and the true one (SV3D, SyncDreamer).
-    clip_to_picture, contextual_to_picture: between each novel view and the input picture (HiFi-123).
-    contextual_to_view: of each novel view from the true one. Both of views reduced to 128 pixels.
-    cd_distance, cd_variance: terms of HarmonyView's CD score, as released, of all views, from the first to the last
-        as the azimuth rises from the input view's; the score itself is the ratio of means (`metrics.diversity`).
-    e_flow: pixels; of all views, as they form a circle (`metrics.flow`).
+    clip_to_picture, contextual_to_picture: between each novel view and the input image (HiFi-123).
+    contextual_to_view: between each novel view and the true one; both contextual distances at 128 pixels.
+    cd_distance, cd_variance: terms of HarmonyView's CD score, as released, over all views in order of azimuth, starting
+        at the input view; the score itself is the ratio of means (`metrics.diversity`).
+    e_flow: pixels, over all views, which form a circle (`metrics.flow`).
 
-    Arguments as those of `closeness`, images at least 32 pixels across.
+    Arguments as in `closeness`; images have at least 32 pixels per side.
     """
     novel = novel_views(truth)
     order = around(truth)
@@ -85,9 +86,9 @@ def compare_views(images: Tensor, masks: Tensor, truth: ReferenceViews, judges: 
     if judges.lpips is not None:
         row["lpips"] = float(judges.lpips(seen, true).mean())
     if judges.clip is not None:
-        embedded, wanted, given = (judges.clip.images(each) for each in (images, true, picture[None]))
-        row["clip_to_view"] = float(torch.cosine_similarity(embedded[novel], wanted).mean())
-        row["clip_to_picture"] = float(torch.cosine_similarity(embedded[novel], given).mean())
+        embedded, true_embedded, input_embedded = (judges.clip.images(each) for each in (images, true, picture[None]))
+        row["clip_to_view"] = float(torch.cosine_similarity(embedded[novel], true_embedded).mean())
+        row["clip_to_picture"] = float(torch.cosine_similarity(embedded[novel], input_embedded).mean())
         if judges.text:
             distance, variance = cd_terms(embedded[order], judges.clip.text(judges.text))
             row |= {"cd_distance": float(distance), "cd_variance": float(variance)}
@@ -99,21 +100,21 @@ def compare_views(images: Tensor, masks: Tensor, truth: ReferenceViews, judges: 
 
 
 def novel_views(truth: ReferenceViews) -> Tensor:
-    """[V - 1] the indices of all views but the input view."""
+    """Indices [V - 1] of all views except the input view."""
     return torch.tensor([index for index in range(len(truth)) if index != truth.input_view])
 
 
 def around(truth: ReferenceViews) -> Tensor:
-    """[V] the indices of all views as their azimuths rise from the input view's, which is the first."""
+    """Indices [V] of all views in order of azimuth, starting at the input view."""
     assert truth.input_view is not None
     turn = truth.cameras.azimuth_deg - truth.cameras.azimuth_deg[truth.input_view]
-    turn = torch.remainder(turn + 1e-3, 360)  # rounding must not bring the first to the end
+    turn = torch.remainder(turn + 1e-3, 360)  # against rounding that would move views of equal azimuth to the end
     turn[truth.input_view] = -1
     return turn.argsort(stable=True)
 
 
 def _contextual(seen: Tensor, masks: Tensor, truth: ReferenceViews, features: FeatureMaps) -> Row:
-    """Means of the contextual distances of the novel views' objects; those too thin for a feature are whole views."""
+    """Mean contextual distances of the objects in the novel views; the whole view is used if the object is too thin."""
     novel = novel_views(truth)
     seen, masks, true, true_masks = (_reduced(each) for each in (seen, masks, truth.over(1.0), truth.masks))
     shown, true_shown = (
@@ -132,6 +133,6 @@ def _contextual(seen: Tensor, masks: Tensor, truth: ReferenceViews, features: Fe
 
 
 def _reduced(images: Tensor) -> Tensor:
-    """[V, R, R, C] images at 128 pixels, if they are larger."""
+    """Images [V, R, R, C], reduced to 128 pixels per side if they are larger."""
     size = min(_CONTEXTUAL_PIXELS, images.shape[1])
     return torch.stack([resize_area(image, size, size) for image in images])

@@ -1,4 +1,4 @@
-"""The surface points of a mesh that the 16 cameras of the SyncDreamer / HarmonyView mesh evaluation see."""
+"""The surface points of a mesh that are visible to the 16 cameras of the SyncDreamer / HarmonyView mesh evaluation."""
 
 from dataclasses import replace
 from typing import Literal
@@ -22,26 +22,26 @@ _VOXEL = 0.01  # world units
 
 
 def visible_points(mesh: Mesh, depth: Depth = "ray") -> Array:
-    """[N, 3] float64 points on the parts of the mesh that face a camera unoccluded, about one per 0.01-wide voxel.
+    """Points [N, 3] float64 on the visible parts of the mesh, about one per voxel of width 0.01.
 
     Depth maps of 256x256 pixels from 16 cameras at elevation 30 degrees, azimuths 22.5 i degrees, distance 1.5 from
-    the origin and focal length 280, back-projected, merged and averaged within voxels (HarmonyView, `eval_mesh.py`).
-    Surfaces count from both sides. The protocol samples depth at pixel centres but back-projects through their upper
-    left corners; so do we.
+    the origin and focal length 280 pixels are back-projected, merged and averaged within voxels (HarmonyView,
+    `eval_mesh.py`). Surfaces are visible from both sides. As in the protocol, depth is sampled at pixel centres but
+    back-projected through the pixels' upper left corners.
 
     Args:
-        mesh: in world units, upright (z up), within about [-0.5, 0.5].
-        depth: "ray" is the depth of the surface at a pixel. "screen" interpolates it linearly on the screen between a
-            triangle's corners, as the protocol's code does and its published figures have it: the points leave the
+        mesh: in world units, z up, within about [-0.5, 0.5].
+        depth: "ray" is the true depth of the surface at a pixel. "screen" interpolates it linearly in screen space
+            between a triangle's corners, as the protocol's code and hence its published figures do: points leave the
             surface inside triangles that are large on the screen, and are the same for small ones.
     """
     return voxel_means(_back_projected(mesh, depth).double().numpy(), _VOXEL)
 
 
 def voxel_means(points: Array, voxel: float) -> Array:
-    """[M, 3] the mean of the points [N, 3] in every occupied voxel of edge length `voxel`.
+    """Mean [M, 3] of the points [N, 3] in every occupied voxel of edge length `voxel`.
 
-    The grid starts half a voxel before the least coordinates, as in Open3D's `voxel_down_sample`.
+    The grid starts half a voxel below the minimum coordinates, as in Open3D's `voxel_down_sample`.
     """
     if len(points) == 0:
         return points
@@ -60,7 +60,7 @@ def _cameras() -> Cameras:
 
 
 def _back_projected(mesh: Mesh, depth: Depth) -> Tensor:
-    """[P, 3] world points, one for every pixel of the views that shows a face."""
+    """World points [P, 3], one for every pixel of the views that shows a face."""
     cameras, faces = _cameras(), mesh.faces.cpu()
     clip = cameras.clip(mesh.vertices.detach().cpu().float())
     along_axis = clip[..., 3:]
@@ -74,6 +74,6 @@ def _back_projected(mesh: Mesh, depth: Depth) -> Tensor:
 
 
 def _without_perspective(clip: Tensor) -> Tensor:
-    """The same places on the screen with w = 1; z grows with the distance along the axis, -1 to 1 for 0 to 100."""
+    """The same screen positions with w = 1; z is linear in depth along the optical axis, -1 to 1 for 0 to 100."""
     w = clip[..., 3:]
     return torch.cat([clip[..., :2] / w, w / 50 - 1, torch.ones_like(w)], dim=-1)

@@ -1,4 +1,4 @@
-"""Inside/outside of a mesh on a grid, and the volume IoU of the SyncDreamer / HarmonyView mesh evaluation."""
+"""Occupancy of a mesh on a grid, and the volume IoU of the SyncDreamer / HarmonyView mesh evaluation."""
 
 import numba
 import numpy as np
@@ -9,20 +9,21 @@ from liftstudio.data.mesh import Mesh
 Array = NDArray[np.float64]
 Floats = NDArray[np.float32]
 
-_SLACK = 1e-3  # of a cell around a triangle: far above what float32 rounds off within [-1, 1]
-_ZERO, _ONE, _LEAST_AREA = np.float32(0), np.float32(1), np.float32(1e-30)
+_SLACK = 1e-3  # margin around a triangle, in cells: far above float32 rounding errors within [-1, 1]
+_ZERO, _ONE, _MIN_AREA = np.float32(0), np.float32(1), np.float32(1e-30)
 
 
 def occupancy(mesh: Mesh, size: int = 64) -> NDArray[np.bool_]:
-    """[size, size, size] bool, indexed (x, y, z): which grid points are inside the mesh, by ray parity.
+    """Which grid points are inside the mesh, by ray parity: [size, size, size] bool, indexed x, y, z.
 
-    Grid point i lies at -1 + 2 i / size on each axis. From the side of least x a ray runs along every grid line;
-    a point is inside after an odd number of crossings, unless it lies on a face: at a distance of zero as float32
-    rounds it. Open meshes therefore give what they give. All this equals `mesh2sdf.compute(size=size, fix=False) < 0`
-    (Bridson's SDFGen), which the published figures rest on: a true mesh scaled to a side of 1 ends on grid planes.
+    Grid point i lies at -1 + 2 i / size on each axis. A ray in +x runs along every grid line; a point is inside after
+    an odd number of crossings, unless it lies on a face, at a distance that float32 rounds to zero. The result for
+    open meshes is arbitrary. It equals `mesh2sdf.compute(size=size, fix=False) < 0` (Bridson's SDFGen), which the
+    published figures use. Points on faces matter: a true mesh scaled to a side of 1 ends on grid planes.
 
     Args:
-        mesh: in world units; the parts outside [-1, 1] count as crossings but have no grid points.
+        mesh: in world units; parts outside [-1, 1] count as crossings but have no grid points.
+        size: grid points per axis.
     """
     corners = mesh.corners().detach().cpu().float().numpy()
     crossings = np.zeros((size, size, size), np.uint8)
@@ -33,17 +34,17 @@ def occupancy(mesh: Mesh, size: int = 64) -> NDArray[np.bool_]:
 
 
 def volume_iou(prediction: Mesh, truth: Mesh, size: int = 64) -> float:
-    """Intersection over union of the two `occupancy` grids, in [0, 1]; 0 where neither mesh encloses a grid point."""
+    """Intersection over union of the two `occupancy` grids, in [0, 1]; 0 if neither mesh encloses a grid point."""
     a, b = occupancy(prediction, size), occupancy(truth, size)
     return float((a & b).sum() / max((a | b).sum(), 1))
 
 
 @numba.njit(nogil=True, cache=True)
 def _side(ay: float, az: float, by: float, bz: float, y: float, z: float) -> int:
-    """Which side of the edge a -> b the point (y, z) is on: -1 or 1, and 0 only for an edge of no length.
+    """Side of the edge a -> b that the point (y, z) is on: -1 or 1, and 0 only for an edge of zero length.
 
-    A point on the edge counts as shifted by (t, t^2) with t -> 0+. The edge is evaluated in one fixed direction, so
-    both triangles at an edge agree, and every ray crosses a closed mesh an even number of times.
+    A point on the edge is treated as shifted by (t, t^2) with t -> 0+. The edge is always evaluated in the same
+    direction, so both triangles at an edge agree, and every ray crosses a closed mesh an even number of times.
     """
     if (by, bz) < (ay, az):
         return -_side(by, bz, ay, az, y, z)
@@ -76,12 +77,12 @@ def _mark_crossings(corners: Array, crossings: NDArray[np.uint8]) -> None:
 
 @numba.njit(nogil=True, cache=True)
 def _crossing_x(a: Array, b: Array, c: Array, y: float, z: float) -> float:
-    """x at which the line (y, z) meets the triangle's plane; divided before it is summed, as SDFGen rounds."""
+    """The x at which the line (y, z) meets the triangle's plane; divided before summing, to round as SDFGen does."""
     wa = (b[2] - z) * (c[1] - y) - (b[1] - y) * (c[2] - z)
     wb = (c[2] - z) * (a[1] - y) - (c[1] - y) * (a[2] - z)
     wc = (a[2] - z) * (b[1] - y) - (a[1] - y) * (b[2] - z)
     total = wa + wb + wc
-    if total == 0.0:  # a sliver, crossed by rounding alone
+    if total == 0.0:  # a sliver, crossed only due to rounding
         return a[0]
     return wa / total * a[0] + wb / total * b[0] + wc / total * c[0]
 
@@ -94,14 +95,14 @@ def _clear_touched(corners: Floats, inside: NDArray[np.bool_]) -> None:
     point = np.empty(3, np.float32)
     for face in range(corners.shape[0]):
         a, b, c = corners[face, 0], corners[face, 1], corners[face, 2]
-        least, most = np.empty(3, np.int64), np.empty(3, np.int64)
+        first, last = np.empty(3, np.int64), np.empty(3, np.int64)
         for axis in range(3):
             low, high = min(a[axis], b[axis], c[axis]), max(a[axis], b[axis], c[axis])
-            least[axis] = max(np.ceil((low + 1.0) / step - _SLACK), 0.0)
-            most[axis] = min(np.floor((high + 1.0) / step + _SLACK), size - 1.0)
-        for x in range(least[0], most[0] + 1):
-            for y in range(least[1], most[1] + 1):
-                for z in range(least[2], most[2] + 1):
+            first[axis] = max(np.ceil((low + 1.0) / step - _SLACK), 0.0)
+            last[axis] = min(np.floor((high + 1.0) / step + _SLACK), size - 1.0)
+        for x in range(first[0], last[0] + 1):
+            for y in range(first[1], last[1] + 1):
+                for z in range(first[2], last[2] + 1):
                     if inside[x, y, z]:
                         point[0], point[1], point[2] = x * step - 1, y * step - 1, z * step - 1
                         inside[x, y, z] = _squared_distance(point, a, b, c) > 0
@@ -109,10 +110,10 @@ def _clear_touched(corners: Floats, inside: NDArray[np.bool_]) -> None:
 
 @numba.njit(nogil=True, cache=True)
 def _squared_distance(p: Floats, a: Floats, b: Floats, c: Floats) -> np.float32:
-    """From a point to the nearest point of a triangle, in float32 and the order of operations that SDFGen rounds in."""
+    """Squared distance from a point to a triangle, in float32 and SDFGen's order of operations, to round as it does."""
     ac, bc, pc = a - c, b - c, p - c
     aa, bb, ab, ap, bp = _dot(ac, ac), _dot(bc, bc), _dot(ac, bc), _dot(ac, pc), _dot(bc, pc)
-    scale = _ONE / max(aa * bb - ab * ab, _LEAST_AREA)
+    scale = _ONE / max(aa * bb - ab * ab, _MIN_AREA)
     u, v = scale * (bb * ap - ab * bp), scale * (aa * bp - ab * ap)
     w = _ONE - u - v
     if u >= 0 and v >= 0 and w >= 0:

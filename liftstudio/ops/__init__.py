@@ -1,1 +1,1 @@
-"""Numerical kernels: each folder is one op with a reference, a CPU and a CUDA implementation."""
+"""Numerical kernels; each folder is one op with a torch reference and, where faster, CPU and CUDA implementations."""

@@ -1,4 +1,4 @@
-"""Which implementation of an op runs on a device, and why."""
+"""Choice of the implementation of each op on a device."""
 
 import contextlib
 import contextvars
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from liftstudio.core.errors import InputError
 
-# op -> the optional CUDA library that is preferred where it is importable
+# op -> the optional CUDA library that is preferred if installed
 CUDA_LIBRARIES = {
     "hash_grid": "tinycudann",
     "marching": None,
@@ -26,7 +26,7 @@ CUDA_LIBRARIES = {
     "marching_tetrahedra": None,
     "spherical_gaussians": None,
 }
-# Ops whose torch form is already the fast one: on every device, or on CUDA only.
+# Ops whose vectorised torch form is already fast: on every device, or on CUDA only.
 TORCH_ONLY = ("spherical_gaussians",)
 TORCH_ON_CUDA = ("interpolation", "edges", "antialiasing", "least_area", "lifting", "marching_tetrahedra")
 
@@ -35,14 +35,14 @@ _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced_bac
 
 @dataclass(frozen=True)
 class Choice:
-    """backend: "reference" | "numba" | "warp" | the name of a CUDA library; reason: one line for `--doctor`."""
+    """The chosen backend ("reference", "numba", "warp" or a CUDA library's name), and why, in a line for `--doctor`."""
 
     backend: str
     reason: str
 
 
 def is_installed(module: str) -> bool:
-    """Whether `module` could be imported, without importing it."""
+    """Whether `module` is installed; does not import it."""
     return importlib.util.find_spec(module) is not None
 
 
@@ -51,27 +51,27 @@ def choose(op: str, device_type: str) -> Choice:
     """The implementation of `op` for float32 tensors on `device_type` ("cpu" or "cuda").
 
     Raises:
-        InputError: on CUDA when neither the op's library nor Warp is installed; there is no silent slow path.
+        InputError: on CUDA, if neither the op's library nor Warp is installed; there is no silent slow path.
     """
     if op in TORCH_ONLY:
-        return Choice("reference", "vectorised torch is the fast form on every device")
+        return Choice("reference", "vectorised torch is fast on every device")
     if device_type == "cpu":
-        return Choice("numba", "CPU tensors: compiled by numba, run on our thread pool")
+        return Choice("numba", "CPU tensors: compiled by numba, run on a thread pool")
     if device_type != "cuda":
         return Choice("reference", f"no kernels for device type '{device_type}': plain torch")
     if op in TORCH_ON_CUDA:
-        return Choice("reference", "vectorised torch is the fast form on CUDA")
+        return Choice("reference", "vectorised torch is fast on CUDA")
     library = CUDA_LIBRARIES[op]
     if library and is_installed(library):
         return Choice(library, f"{library} is installed")
     if is_installed("warp"):
-        return Choice("warp", f"{library} is not installed; our Warp kernel" if library else "our Warp kernel")
-    wanted = f"{library} or Warp" if library else "Warp"
-    raise InputError(f"{op} on CUDA needs {wanted}; install it with: pip install warp-lang")
+        return Choice("warp", f"{library} not installed: built-in Warp kernel" if library else "built-in Warp kernel")
+    needed = f"{library} or Warp" if library else "Warp"
+    raise InputError(f"{op} on CUDA needs {needed}; install it with: pip install warp-lang")
 
 
 def backend_for(op: str, tensor: Tensor) -> str:
-    """The backend name for `op` on `tensor`; float64 always takes the reference, the only one of that precision."""
+    """The backend name for `op` on `tensor`; float64 always uses the reference, as only it supports that precision."""
     forced = _forced.get()
     if forced is not None:
         return forced
@@ -79,7 +79,7 @@ def backend_for(op: str, tensor: Tensor) -> str:
 
 
 def fast_bfloat16(device_type: str) -> bool:
-    """Whether matrix products in bfloat16 are faster than in float32 here."""
+    """Whether this machine multiplies matrices faster in bfloat16 than in float32."""
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported()
     return device_type == "cpu" and torch.cpu._is_avx512_bf16_supported()

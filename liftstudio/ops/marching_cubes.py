@@ -1,7 +1,7 @@
 """Isosurface of values on a regular lattice of any size (marching cubes, Lorensen and Cline 1987).
 
-The table of cases is generated. A face of a cube cuts off every run of inside corners on its border by itself, also the
-two of a saddle; neighbouring cubes, which share the face, therefore agree, and the surface has no holes.
+The table of cases is generated. On each face of a cube, every run of inside corners is cut off separately, also the two
+runs of a saddle. So neighbouring cubes agree on the face they share, and the surface has no holes.
 """
 
 import functools
@@ -13,21 +13,21 @@ from torch import Tensor
 from liftstudio.core.checks import check_shape
 from liftstudio.data.mesh import Mesh
 
-# Corner k of a cube is at (k & 1, k >> 1 & 1, k >> 2 & 1). An edge is its lower corner and its axis.
+# Corner k of a cube is at (k & 1, k >> 1 & 1, k >> 2 & 1). An edge is given by its lower corner and its axis.
 _EDGES = [(corner, axis) for axis in range(3) for corner in range(8) if not corner >> axis & 1]
-# Crossings keep this share of an edge's length from its ends: vertices stay distinct, faces keep an area.
+# Crossings stay this fraction of an edge's length away from its ends: vertices stay distinct, faces keep an area.
 _MARGIN = 1e-4
 
 
 def marching_cubes(values: Tensor, box: Tensor) -> Mesh:
     """The surface where `values` change sign, linearly interpolated along the edges of the lattice.
 
-    values: [X, Y, Z] float, negative inside, positive outside, at points spread evenly from corner to corner.
+    values: [X, Y, Z] float, negative inside, positive outside, at points evenly spaced from corner to corner.
     box:    [2, 3] lowest and highest corner of the lattice, world units.
 
-    Returns a mesh whose vertices carry gradients to `values`. Faces wind counter-clockwise seen from outside, every
-    vertex is used, and the mesh is closed where the surface does not leave the lattice. Without a sign change it is
-    empty. Order and bytes are the same on repeat.
+    Returns a mesh whose vertices are differentiable w.r.t. `values`. Faces wind counter-clockwise seen from outside,
+    every vertex is used, and the mesh is closed unless the surface leaves the lattice. Without a sign change it is
+    empty. The result is bit-identical on repeat.
 
     Raises:
         ValueError: for wrong shapes.
@@ -39,7 +39,7 @@ def marching_cubes(values: Tensor, box: Tensor) -> Mesh:
 
 
 def _face_edges(inside: Tensor) -> Tensor:
-    """[M, 3] int64 edges under the corners of the faces; edge = lower lattice point x 3 + axis."""
+    """Edges [M, 3] int64 on which the corners of the faces lie; edge = flat index of its lower point x 3 + axis."""
     shape, device = inside.shape, inside.device
     cases = torch.zeros([size - 1 for size in shape], dtype=torch.uint8, device=device)
     for corner in range(8):
@@ -47,24 +47,24 @@ def _face_edges(inside: Tensor) -> Tensor:
         cases |= inside[x, y, z].to(torch.uint8) << corner
     cells = ((cases != 0) & (cases != 255)).nonzero()
     lower = _flat(cells, shape)
-    local = _face_table(device)[cases[tuple(cells.unbind(1))].long()]  # [crossed cells, most faces, 3]
+    local = _face_table(device)[cases[tuple(cells.unbind(1))].long()]  # [crossed cells, maximum number of faces, 3]
     cell, face = (local[..., 0] >= 0).nonzero(as_tuple=True)
     return lower[cell, None] + _edge_offsets(shape, device)[local[cell, face]]
 
 
 def _flat(index: Tensor, shape: torch.Size) -> Tensor:
-    """Edge 0 of lattice points [N, 3]."""
+    """Edges [N] along axis 0 from lattice points [N, 3]."""
     return 3 * ((index[:, 0] * shape[1] + index[:, 1]) * shape[2] + index[:, 2])
 
 
 def _edge_offsets(shape: torch.Size, device: torch.device) -> Tensor:
-    """[12] what to add to a cell's edge 0 for each of its edges."""
+    """Offsets [12] of a cell's edges from the edge along axis 0 at its lowest corner."""
     corners = torch.tensor([[corner & 1, corner >> 1 & 1, corner >> 2 & 1] for corner, _ in _EDGES])
     return (_flat(corners, shape) + torch.tensor([axis for _, axis in _EDGES])).to(device)
 
 
 def _crossings(values: Tensor, box: Tensor, edges: Tensor) -> Tensor:
-    """[N, 3] where the values are zero along edges [N] whose ends differ in sign."""
+    """Points [N, 3] where the values are zero on edges [N] whose ends differ in sign."""
     axis = torch.nn.functional.one_hot(edges % 3, 3)
     first = torch.stack(torch.unravel_index(edges // 3, values.shape), dim=1)
     second = first + axis
@@ -76,7 +76,7 @@ def _crossings(values: Tensor, box: Tensor, edges: Tensor) -> Tensor:
 
 @functools.cache
 def _face_table(device: torch.device) -> Tensor:
-    """[256, F, 3] local edges of up to F faces (missing: -1), by which corners (bit k for corner k) are inside."""
+    """Local edges [256, F, 3] of up to F faces (missing: -1), indexed by inside corners (bit k: corner k)."""
     cases = [_faces(case) for case in range(256)]
     table = torch.full((256, max(map(len, cases)), 3), -1)
     for case, faces in enumerate(cases):
@@ -86,7 +86,7 @@ def _face_table(device: torch.device) -> Tensor:
 
 
 def _faces(case: int) -> list[tuple[int, int, int]]:
-    """The loops that the segments on the cube's faces form, each cut into a fan."""
+    """Triangle fans of the loops that the segments on the cube's faces form."""
     following = dict(itertools.chain(*(_segments(case, ring) for ring in _face_rings())))
     faces = []
     while following:
@@ -98,7 +98,7 @@ def _faces(case: int) -> list[tuple[int, int, int]]:
 
 
 def _face_rings() -> list[list[int]]:
-    """The corners of the cube's six faces, counter-clockwise seen from outside."""
+    """Corners of the cube's six faces, counter-clockwise seen from outside."""
     rings = []
     for axis in range(3):
         u, v = 1 << (axis + 1) % 3, 1 << (axis + 2) % 3
@@ -108,7 +108,7 @@ def _face_rings() -> list[list[int]]:
 
 
 def _segments(case: int, ring: list[int]) -> list[tuple[int, int]]:
-    """From the edge where the ring goes inside to that where it comes out again, for every run of inside corners."""
+    """For every run of inside corners: the edge where the ring enters the inside and the edge where it leaves it."""
     inside = [bool(case >> corner & 1) for corner in ring]
     enters = [i for i in range(4) if inside[i] and not inside[i - 1]]
     leaves = [next(j for j in range(i, i + 4) if not inside[(j + 1) % 4]) for i in enters]

@@ -1,8 +1,8 @@
 """Diffuse light from spherical Gaussians, in closed form.
 
 A spherical Gaussian is G(x; axis, sharpness, amplitude) = amplitude exp(sharpness (axis . x - 1)) for unit x.
-SV3D (Voleti et al. 2024), section 4; the inner product as in Tsai and Shih 2006: SV3D's eq. (1) prints the difference
-of the two sharpnesses where their sum belongs.
+SV3D (Voleti et al. 2024), section 4; the inner product is that of Tsai and Shih 2006, as SV3D's eq. (1) prints the
+difference of the two sharpnesses instead of their sum.
 """
 
 import math
@@ -18,14 +18,12 @@ COSINE_AMPLITUDE = 1.17
 
 
 def irradiance(normals: Tensor, axes: Tensor, sharpness: Tensor, amplitude: Tensor) -> Tensor:
-    """Light arriving at a surface, divided by pi, so that colour = albedo * irradiance.
+    """Irradiance [N, 1] >= 0 of a surface, divided by pi, so that colour = albedo * irradiance; differentiable.
 
-    normals:   [N, 3] unit.
-    axes:      [K, 3] unit directions towards the lobes' centres.
-    sharpness: [K] > 0.
-    amplitude: [K] radiance at the lobes' centres; what a negative one takes away is cut at zero, lobe by lobe.
-
-    Returns [N, 1] >= 0, differentiable in everything.
+    normals:   [N, 3] unit vectors.
+    axes:      [K, 3] unit vectors towards the lobes' centres.
+    sharpness: [K], > 0.
+    amplitude: [K], radiance at the lobes' centres; negative contributions are clamped to zero, lobe by lobe.
 
     Raises:
         ValueError: for wrong shapes.
@@ -41,11 +39,11 @@ def irradiance(normals: Tensor, axes: Tensor, sharpness: Tensor, amplitude: Tens
 def inner_product(
     cosine: Tensor, sharpness: Tensor, amplitude: Tensor, other_sharpness: float, other_amplitude: float
 ) -> Tensor:
-    """Integral over the sphere of the product of two spherical Gaussians whose axes make an angle of that `cosine`.
+    """Integral over the sphere of the product of two spherical Gaussians; `cosine` is that of the angle of their axes.
 
     With d = |sharpness axis + other_sharpness other_axis|, it is
     2 pi amplitude other_amplitude exp(d - (sharpness + other_sharpness)) (1 - exp(-2 d)) / d.
-    All arguments broadcast. No overflow for sharp lobes, and smooth through d = 0.
+    All arguments broadcast. Does not overflow for sharp lobes, and is smooth at d = 0.
     """
     total = sharpness + other_sharpness
     shortfall = 2 * sharpness * other_sharpness * (cosine - 1)  # d^2 - total^2 <= 0
@@ -58,5 +56,5 @@ def inner_product(
 
 
 def _sinh_over_root(x: Tensor) -> Tensor:
-    """sinh(sqrt(x)) / sqrt(x) for x below 0.25, by its Taylor series: to 2e-14, and with a derivative at zero."""
+    """The function sinh(sqrt(x)) / sqrt(x) for x < 0.25, by its Taylor series: error 2e-14, differentiable at 0."""
     return 1 + x / 6 * (1 + x / 20 * (1 + x / 42 * (1 + x / 72 * (1 + x / 110))))

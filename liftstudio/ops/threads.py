@@ -1,7 +1,7 @@
-"""Runs `nogil` numba jobs over ranges on the project's own thread pool.
+"""Runs `nogil` numba jobs over ranges on a thread pool.
 
 numba's `prange` is not used: its workqueue layer aborts when two Python threads launch at once, and its OpenMP
-layer oversubscribes beside torch's. A plain pool is as fast and has neither problem.
+layer oversubscribes the cores together with torch's. A plain pool is as fast and has neither problem.
 """
 
 import functools
@@ -15,14 +15,14 @@ import torch
 
 @functools.cache
 def _pool(process_id: int, workers: int) -> ThreadPoolExecutor:
-    # Keyed by process: threads do not survive a fork.
+    # One pool per process, as threads do not survive a fork.
     return ThreadPoolExecutor(workers, thread_name_prefix="liftstudio-op")
 
 
 def parallel_for(job: Callable[[int, int], None], total: int, *, grain: int = 1) -> None:
     """Call `job(begin, end)` on disjoint ranges that together cover `[0, total)`.
 
-    The ranges depend on `total`, `grain` (least items per range) and torch's thread count alone, so a job whose
+    The ranges depend only on `total`, `grain` (minimum items per range) and torch's number of threads, so a job whose
     ranges write to disjoint memory gives bit-identical results on repeat.
     """
     workers = torch.get_num_threads()
@@ -32,13 +32,13 @@ def parallel_for(job: Callable[[int, int], None], total: int, *, grain: int = 1)
         for begin, end in itertools.pairwise(bounds):
             job(begin, end)
         return
-    ranges = iter(list(itertools.pairwise(bounds)))  # shared: whoever is free takes the next
+    ranges = iter(list(itertools.pairwise(bounds)))  # shared: each idle thread takes the next
 
     def work() -> None:
         for begin, end in ranges:
             job(begin, end)
 
-    # The caller works too: a thread that only waits would have to be woken, and its core would lie idle until then.
+    # The caller works too: if it only waited, its core would idle until it is woken.
     helpers = [_pool(os.getpid(), workers - 1).submit(work) for _ in range(workers - 1)]
     work()
     for helper in helpers:

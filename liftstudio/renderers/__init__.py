@@ -1,1 +1,1 @@
-"""Renderers turn a scene and cameras into images."""
+"""Renderers: images of a scene from cameras."""

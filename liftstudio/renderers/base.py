@@ -31,11 +31,11 @@ class Renderer(Component, nn.Module):
         generator: torch.Generator | None = None,
         shading: RandomShading | None = None,
     ) -> Render:
-        """Images of the scene; `passes` names the optional ones wanted (see `data.render.PASSES`).
+        """Render the scene; `passes` names the optional images to return (see `data.render.PASSES`).
 
-        generator: source of the random sample positions of training; None: samples stay where they are.
-        shading: random shading of a training step; None where a render is compared with images, or shown.
+        generator: random source for sample positions in training; None: samples are not jittered.
+        shading: random shading of a training step; None for renders that are compared with images or shown.
         """
 
     def update(self, scene: "Scene", step: int, generator: torch.Generator) -> None:
-        """Refresh what the renderer keeps about the scene; called before each training step."""
+        """Refresh the state that the renderer keeps about the scene; called before each training step."""

@@ -1,4 +1,4 @@
-"""Volume rendering of a signed distance."""
+"""Volume rendering of a signed distance field (NeuS)."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -17,33 +17,32 @@ from liftstudio.ops.marching.occupancy import OccupancyGrid
 from liftstudio.renderers.scene import Scene
 from liftstudio.renderers.volume import VolumeRenderer
 
-# Opacity that is not worth looking for: before a surface, behind it, and at its side.
-NEGLIGIBLE = 1e-3
+NEGLIGIBLE = 1e-3  # opacity or transmittance below which samples are skipped
 ANNEALING = Schedule(((0.0, 0.0), (200.0, 1.0)))
 
 
 @register("neus")
 class NeusRenderer(VolumeRenderer):
-    """Marches rays through the cells about a surface; weights from its signed distance peak at it (NeuS)."""
+    """Marches rays through the cells near the surface; weights from the signed distance peak at the surface (NeuS)."""
 
     @dataclass
     class Config(VolumeRenderer.Config):
         samples_across: Annotated[int, Range(2)] = 128  # samples along the side of the object's box; sets the step size
-        pieces: Annotated[int, Range(1, 64)] = 2  # of a step that shows something, once the surface is sharp
-        cosine_annealing: Annotated[Schedule, Range(0, 1)] = ANNEALING  # 0: every way is a little opaque; 1: exact
+        pieces: Annotated[int, Range(1, 64)] = 2  # that a step near the surface is split into, once s is large enough
+        cosine_annealing: Annotated[Schedule, Range(0, 1)] = ANNEALING  # 0: all directions slightly opaque; 1: exact
 
     config: Config
     cosine_annealing: Tensor
 
     def __init__(self, config: Config, *, box: Tensor) -> None:
         super().__init__(config, box=box)
-        # What a cell holds follows from its middle: nothing has to be remembered from one look to the next.
+        # The density bound of a cell depends only on its centre, so old values need not be kept: no decay.
         self.occupancy = OccupancyGrid(config.grid_resolution, self.step_size, NEGLIGIBLE, decay=0.0).to(box.device)
         self.register_buffer("cosine_annealing", torch.tensor(config.cosine_annealing(0), device=box.device))
 
     @torch.no_grad()
     def update(self, scene: Scene, step: int, generator: torch.Generator) -> None:
-        """Follow the annealing; refresh the occupancy grid every `update_every` steps, all of it in the warm-up."""
+        """Apply the annealing; refresh the occupancy grid every `update_every` steps, all of it during the warm-up."""
         self.cosine_annealing.fill_(self.config.cosine_annealing(step))
         if step % self.config.update_every == 0:
             self.occupancy.update(
@@ -54,7 +53,7 @@ class NeusRenderer(VolumeRenderer):
             )
 
     def _density_in_cell(self, geometry: Geometry, points: Tensor) -> Tensor:
-        """The most that the logistic density of the distance can be in the cells of points [N, 3]: [N, 1]."""
+        """Upper bound [N, 1] of the logistic density of the distance in the cells that contain points [N, 3]."""
         cell = (geometry.box[1] - geometry.box[0]) / self.config.grid_resolution
         middles = geometry.box[0] + (((points - geometry.box[0]) / cell).floor() + 0.5) * cell
         distance, sharpness = geometry.signed_distance(middles), geometry.sharpness()
@@ -74,25 +73,25 @@ class NeusRenderer(VolumeRenderer):
 
     @torch.no_grad()
     def _sections(self, scene: Scene, origins: Tensor, directions: Tensor, jitter: Tensor | None) -> Samples:
-        """The steps that may show something of the surface, in pieces: one round of up-sampling."""
+        """The steps in which the surface may be visible, split into pieces: one round of up-sampling."""
         length, sharpness = self.step_size, scene.geometry.sharpness()
         steps = march(origins, directions, self.occupancy.occupied, scene.geometry.box, length, jitter=jitter)
         first, last = self._at_ends(scene, origins, directions, steps)
         density = section_density(first, last, length, sharpness, self.cosine_annealing)
-        light_left = torch.exp(-sum_before(density * length, steps))
-        nearest = 0.5 * (first + last - length)  # the least distance in the step, if its gradient has length 1
-        shows = (light_left > NEGLIGIBLE) & (torch.sigmoid(-sharpness * nearest) > NEGLIGIBLE)
+        transmittance = torch.exp(-sum_before(density * length, steps))
+        nearest = 0.5 * (first + last - length)  # minimum of the distance in the step, if its gradient has length 1
+        shows = (transmittance > NEGLIGIBLE) & (torch.sigmoid(-sharpness * nearest) > NEGLIGIBLE)
         return cut(steps, shows, min(max(round(float(sharpness) * length), 1), self.config.pieces))
 
     def _at_ends(self, scene: Scene, origins: Tensor, directions: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
-        """The signed distances [S] where samples begin and where they end."""
+        """The signed distances [S] at the starts and at the ends of the samples."""
         ray, t, end = section_ends(samples)
         distance = scene.geometry.signed_distance(origins[ray] + t[:, None] * directions[ray])[:, 0]
         return distance[: len(end)], distance[end]
 
 
 def cut(steps: Samples, chosen: Tensor, pieces: int) -> Samples:
-    """The chosen [S] bool of the steps, each in `pieces` of the same length."""
+    """The steps selected by `chosen` [S] bool, each split into `pieces` of equal length."""
     share = torch.arange(pieces + 1, device=chosen.device) / pieces
     t = torch.lerp(steps.t_start[chosen, None], steps.t_end[chosen, None], share)
     ray = steps.ray_index[chosen].repeat_interleave(pieces)
@@ -102,10 +101,10 @@ def cut(steps: Samples, chosen: Tensor, pieces: int) -> Samples:
 
 
 def section_ends(samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
-    """The places where S samples begin and end, each once although most begin where another ends.
+    """The start and end points of S samples without duplicates: most samples start where the previous one ends.
 
-    Returns the ray [P] and the distance along it [P] of every place, and the place [S] where each sample ends; those
-    where they begin are the first S, in order.
+    Returns the ray [P] and the distance along it [P] of every point, and the index [S] of each sample's end point.
+    The start points are the first S points, in order.
     """
     count = len(samples.t_start)
     gap = samples.t_start[1:] - samples.t_end[:-1]
@@ -121,13 +120,14 @@ def section_ends(samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
 def section_density(
     first: Tensor, last: Tensor, length: Tensor | float, sharpness: Tensor, annealing: Tensor
 ) -> Tensor:
-    """Density [S] with which `length` of a ray is as opaque as NeuS says (Wang et al. 2021, eq. 13).
+    """Density [S] that gives a ray section of `length` the opacity of NeuS (Wang et al. 2021, eq. 13).
 
     alpha = max(1 - Phi(last) / Phi(first), 0) with Phi the logistic function of `sharpness`: the optical depth is the
-    difference of log Phi. The distance is taken as linear between the ends, falling by the cosine to its gradient:
-    annealed as in the authors' code, from (1 - cosine) / 2, which makes every way a little opaque, to the true one.
+    difference of log Phi. The distance is taken as linear between the ends, with the cosine to its gradient as the
+    rate of decrease. As in the authors' code, this rate is annealed from (1 - cosine) / 2, which makes all directions
+    slightly opaque, to the true one.
 
-    first, last: [S] signed distances at a section's ends, world units. length: of the sections, world units.
+    first, last: [S] signed distances at the ends of the sections, world units. length: of the sections, world units.
     sharpness: scalar s > 0, per world unit. annealing: scalar in [0, 1], 1 for eq. 13.
     """
     slope = (last - first) / length  # minus the paper's cosine
@@ -137,9 +137,9 @@ def section_density(
 
 
 def crossing(first: Tensor, last: Tensor) -> Tensor:
-    """Where in sections a surface is met, in [0, 1] from end to end; the nearer end if it lies outside.
+    """Position [S] in [0, 1] at which a section crosses the surface; clamped to the nearer end if it lies outside.
 
-    first, last: [S] signed distances at the ends. Half-way where the section does not fall.
+    first, last: [S] signed distances at the ends. 0.5 where the distance does not decrease along the section.
     """
     falls = last < first
     return torch.where(falls, (first / (first - last).where(falls, 1.0)).clamp(0, 1), 0.5)

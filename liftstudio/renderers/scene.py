@@ -1,4 +1,4 @@
-"""The things a renderer looks at."""
+"""The scene that a renderer draws."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Scene(nn.Module):
-    """One object with its material, under a light, before a background: all that a stage optimises."""
+    """An object with its material, a light and a background: everything that a stage optimises."""
 
     def __init__(self, geometry: "Geometry", material: "Material", light: "Light", background: "Background") -> None:
         super().__init__()

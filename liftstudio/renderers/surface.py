@@ -20,7 +20,7 @@ from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
 from liftstudio.renderers.base import Renderer
 from liftstudio.renderers.scene import Scene
 
-PIXELS = 2**16  # rendered together: many small images cost little more than one, and large ones stay one by one
+PIXELS = 2**16  # per batch: small images are rendered together, which costs little more than one; large ones singly
 
 
 @register("surface")
@@ -43,8 +43,9 @@ class SurfaceRenderer(Renderer):
         generator: torch.Generator | None = None,
         shading: RandomShading | None = None,
     ) -> Render:
-        """Images of the geometry's mesh, some cameras at a time; all passes but `distortion` and
-        `orientation`, which are a volume's, are always there.
+        """Render the geometry's mesh, a batch of cameras at a time.
+
+        All passes are always returned, except `distortion` and `orientation`, which only volumes have.
 
         Raises:
             InputError: the mesh has no faces.
@@ -66,9 +67,9 @@ def render_mesh(
     edges: Edges | None = None,
     shading: RandomShading | None = None,
 ) -> Render:
-    """Images of a mesh with the appearance and the light of a scene; see `Render`.
+    """Render a mesh with the appearance, light and background of a scene.
 
-    vertex_normals, edges: of the mesh; computed here unless given.
+    vertex_normals, edges: of the mesh; computed if None.
     shading: random shading of a training step.
     """
     if vertex_normals is None:

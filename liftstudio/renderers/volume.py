@@ -19,21 +19,21 @@ from liftstudio.ops.marching.occupancy import OccupancyGrid
 from liftstudio.renderers.base import Renderer
 from liftstudio.renderers.scene import Scene
 
-LEAST_WEIGHT = 1e-3  # share of a sample in its pixel, from which its normal counts
+MIN_WEIGHT = 1e-3  # compositing weight of a sample above which its normal is computed
 
 
 @register("volume")
 class VolumeRenderer(Renderer):
-    """Marches rays through occupied cells and composites (NeRF); shades once per pixel with the composited normal."""
+    """Marches rays through occupied cells and composites (NeRF); shades each pixel once, with the composited normal."""
 
     @dataclass
     class Config(Renderer.Config):
         samples_across: Annotated[int, Range(2)] = 128  # samples along the side of the object's box; sets the step size
         grid_resolution: Annotated[int, Range(1, 512)] = 64  # cells per side of the occupancy grid
         update_every: PositiveInt = 16  # steps between updates of the occupancy grid
-        warm_up: NonNegativeInt = 128  # steps in which every cell is updated
+        warm_up: NonNegativeInt = 128  # initial steps during which every cell is updated
         eval_rays: PositiveInt = 16384  # rays per chunk when rendering without gradients
-        normal_gradients: bool = False  # whether losses on normals and shading move the shape (second derivatives)
+        normal_gradients: bool = False  # whether losses on normals and shading affect the shape (second derivatives)
 
     def __init__(self, config: Config, *, box: Tensor) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class VolumeRenderer(Renderer):
 
     @torch.no_grad()
     def update(self, scene: Scene, step: int, generator: torch.Generator) -> None:
-        """Refresh the occupancy grid every `update_every` steps; all of its cells during the warm-up."""
+        """Refresh the occupancy grid every `update_every` steps; during the warm-up, all of its cells."""
         if step % self.config.update_every == 0:
             self.occupancy.update(
                 lambda points: scene.geometry.field(points)[0],
@@ -61,7 +61,7 @@ class VolumeRenderer(Renderer):
         generator: torch.Generator | None = None,
         shading: RandomShading | None = None,
     ) -> Render:
-        """Images by marching; without gradients in chunks of `eval_rays`. `generator` shifts each ray's samples."""
+        """Render by marching rays, in chunks of `eval_rays` without gradients. `generator` jitters the samples."""
         origins, directions = cameras.rays()
         cosine = (directions * cameras.forward[:, None, None]).sum(-1, keepdim=True)
         rays = torch.cat([origins, directions, cosine], dim=-1)
@@ -81,7 +81,7 @@ class VolumeRenderer(Renderer):
         generator: torch.Generator | None,
         shading: RandomShading | None,
     ) -> dict[str, Tensor]:
-        """The images of `Render`, each [R, C], of rays [R, 7]: origin, unit direction, its cosine to the camera's."""
+        """The images of `Render`, each [R, C], for rays [R, 7]: origin, unit direction, cosine to the optical axis."""
         origins, directions, cosine = rays.split([3, 3, 1], dim=-1)
         needs_normals = scene.light.needs_normals or scene.material.needs_normals or shading is not None
         wants_normals = needs_normals or not passes.isdisjoint({"normal", "orientation"})
@@ -121,7 +121,7 @@ class VolumeRenderer(Renderer):
         wants_normals: bool,
         passes: Set[str],
     ) -> tuple[Composite, Tensor | None]:
-        """Albedo, and normals if wanted, composited along R rays: values [R, 3 or 6]; the pass `orientation` [R, 1]."""
+        """Composite albedo, and normals if wanted, along R rays: values [R, 3 or 6], and pass `orientation` [R, 1]."""
         jitter = None
         if generator is not None:
             jitter = torch.rand(len(origins), generator=generator, device=origins.device)
@@ -139,7 +139,7 @@ class VolumeRenderer(Renderer):
     def _sample(
         self, scene: Scene, origins: Tensor, directions: Tensor, jitter: Tensor | None
     ) -> tuple[Samples, Tensor, Tensor, Tensor]:
-        """S samples along R rays, shifted by `jitter` [R] steps: points [S, 3], densities [S] and features [S, F]."""
+        """S samples along R rays, shifted by `jitter` [R] steps; points [S, 3], densities [S] and features [S, F]."""
         occupied = self.occupancy.occupied
         samples = march(origins, directions, occupied, scene.geometry.box, self.step_size, jitter=jitter)
         points = origins[samples.ray_index] + samples.t_mid[:, None] * directions[samples.ray_index]
@@ -147,10 +147,10 @@ class VolumeRenderer(Renderer):
         return samples, points, density[:, 0], features
 
     def _normals(self, scene: Scene, points: Tensor, density: Tensor, samples: Samples) -> Tensor:
-        """[S, 3]; zero, when no gradient is wanted, at samples that hardly show: normals are the dearest part."""
+        """Normals [S, 3]; without normal gradients, zero at samples of negligible weight, as normals are expensive."""
         if torch.is_grad_enabled() and self.config.normal_gradients:
             return scene.geometry.normals(points)
         with torch.no_grad():
             weights = composite(density.detach(), density.new_zeros(len(points), 0), samples).weights
-            shown = (weights > LEAST_WEIGHT).nonzero()[:, 0]
+            shown = (weights > MIN_WEIGHT).nonzero()[:, 0]
             return torch.zeros_like(points).index_copy(0, shown, scene.geometry.normals(points[shown]))

@@ -1,1 +1,1 @@
-"""One run from its config to its mesh files."""
+"""A run, from its config to its mesh files."""

@@ -1,4 +1,4 @@
-"""Everything a config file may say, read and checked without torch, which takes seconds to import."""
+"""The top-level options of a run, parsed and checked without torch, which takes seconds to import."""
 
 import json
 from dataclasses import dataclass, field
@@ -17,66 +17,66 @@ INPUTS = ("image", "prompt", "data.path", "prior")
 
 @dataclass
 class DataConfig:
-    path: str | None = None  # the user's data (a folder or file); components read it as ${data.path}
+    path: str | None = None  # the user's data, a folder or file; components refer to it as ${data.path}
 
 
 @dataclass
 class CheckpointConfig:
-    every: PositiveInt = 100  # steps between checkpoints; one is also written at the end of a stage
+    every: PositiveInt = 100  # steps between checkpoints; one is also written at the end of each stage
 
 
 @dataclass
 class TestConfig:
     frames: PositiveInt = 60  # frames of the turntable video
-    fps: Annotated[float, Range(above=0, high=240)] = 30.0  # frames of that video per second
+    fps: Annotated[float, Range(above=0, high=240)] = 30.0  # frames per second of the turntable video
     size: Annotated[int, Range(16)] = 256  # height and width of turntable and stills, pixels
-    elevation_deg: Annotated[float, Range(-89, 89)] = 20.0  # of their cameras, degrees above the horizon
-    stills: NonNegativeInt = 4  # azimuths of the still passes, evenly around the object from azimuth 0
+    elevation_deg: Annotated[float, Range(-89, 89)] = 20.0  # elevation of their cameras, degrees above the horizon
+    stills: NonNegativeInt = 4  # number of azimuths with stills, evenly spaced from azimuth 0
     lpips_weights: str = ""  # folder with the published weight files of LPIPS; empty: LPIPS is not measured
-    lpips_network: Literal["alexnet", "vgg16"] = "alexnet"  # network of LPIPS; alexnet is the usual one for reports
-    clip_weights: str = ""  # folder of a CLIP checkpoint, to compare with the truth by; empty: no CLIP, no CD score
-    contextual_weights: str = ""  # LPIPS's files of VGG-16, for the contextual distance; empty: patches of pixels
-    raft_weights: str = ""  # file of RAFT's weights, for E_flow; needs torchvision; empty: no E_flow
+    lpips_network: Literal["alexnet", "vgg16"] = "alexnet"  # network of LPIPS; papers usually report alexnet
+    clip_weights: str = ""  # folder of a CLIP checkpoint, for the comparison with truth; empty: no CLIP, no CD score
+    contextual_weights: str = ""  # LPIPS files of VGG-16, for the contextual distance; empty: patches of pixels
+    raft_weights: str = ""  # weight file of RAFT, for E_flow; needs torchvision; empty: no E_flow
 
 
 @dataclass
 class TruthConfig:
-    views: str = ""  # true views with their cameras: a capture, as posed-images reads it; its mesh is the true surface
+    views: str = ""  # true views with cameras: a capture as posed-images reads it; its mesh is the true surface
     mesh: str = ""  # file of the true surface; without truth.views: z up, +x towards the picture's camera
-    view: str = ""  # which of the true views the picture is, by its file's name (000.png); empty: the first
+    view: str = ""  # file name (000.png) of the true view that is the picture; empty: the first
 
     def __post_init__(self) -> None:
         if self.view and not self.views:
-            raise InputError("view: names one of the true views, and truth.views is not given")
+            raise InputError("view: needs truth.views, of which it names one")
 
 
 @dataclass
 class RunConfig:
-    """Everything a config file may say."""
+    """The top-level options of a run."""
 
     system: Annotated[ComponentSpec, "system"]  # what is optimised, and how
-    prior: Annotated[ComponentSpec, "prior"] | None = None  # the diffusion model; components read it as ${prior}
-    views: Annotated[ComponentSpec, "views"] | None = None  # where the reference pictures come from
-    image: str | None = None  # the user's picture; components read it as ${image}
-    prompt: str | None = None  # the user's text, taken literally; components read it as ${prompt}
+    prior: Annotated[ComponentSpec, "prior"] | None = None  # the diffusion model; components refer to it as ${prior}
+    views: Annotated[ComponentSpec, "views"] | None = None  # source of the reference views
+    image: str | None = None  # the user's picture; components refer to it as ${image}
+    prompt: str | None = None  # the user's text, taken literally; components refer to it as ${prompt}
     data: DataConfig = field(default_factory=DataConfig)  # the user's data
-    name: str = ""  # first part of the run's folder; empty: the config file's name
-    tag: str = ""  # second part of the run's folder; empty: the input's name and the time
-    runs_dir: str = "runs"  # where run folders are made
-    seed: Annotated[int, Range(0, 2**32 - 1)] = 0  # of every random draw
+    name: str = ""  # first part of the run folder's path; empty: the config file's name
+    tag: str = ""  # second part of the run folder's path; empty: the input's name and the time
+    runs_dir: str = "runs"  # where run folders are created
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0  # seed of all random draws
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the first CUDA device if there is one
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # how often the run is saved
-    log: LogConfig = field(default_factory=LogConfig)  # what is written down on the way
+    log: LogConfig = field(default_factory=LogConfig)  # what is logged during training
     test: TestConfig = field(default_factory=TestConfig)  # turntable, passes, metrics
     export: ExportConfig = field(default_factory=ExportConfig)  # mesh files
-    truth: TruthConfig = field(default_factory=TruthConfig)  # of a run from a picture: what its result is compared with
+    truth: TruthConfig = field(default_factory=TruthConfig)  # ground truth to compare with; for runs from one picture
 
 
 def load_run_config(path: Path, overrides: list[str]) -> RunConfig:
-    """The checked config of a run.
+    """Return the checked config of a run.
 
     Raises:
-        InputError: see `read_config` and `parse`; options that no machine or this machine cannot meet.
+        InputError: see `read_config`, `parse` and `check_export`.
     """
     config = parse(read_config(path, overrides, INPUTS), RunConfig)
     config.name = config.name or path.stem
@@ -86,9 +86,9 @@ def load_run_config(path: Path, overrides: list[str]) -> RunConfig:
 
 
 def deciding_options(config: RunConfig) -> dict[str, Any]:
-    """The options that decide the result of the stages: a run cannot go on with others.
+    """Return the options that determine the result of the stages, which must not change when a run is resumed.
 
-    What the rest of the config only refers to, as ${prior}, counts where it is used.
+    Options that others only refer to, such as ${prior}, are included where they are used.
     """
     plain = to_plain(config)
     return json.loads(json.dumps({key: plain[key] for key in ("seed", "views", "system")}))

@@ -1,4 +1,4 @@
-"""The test stage: a turntable, still passes, a contact sheet, and how close renders and mesh are to the truth."""
+"""The test stage: turntable, stills, contact sheet, and metrics of renders and mesh against the ground truth."""
 
 import math
 from collections.abc import Iterator
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
 
 BATCH = 4  # cameras rendered together
 STILL_PASSES = frozenset({"albedo", "normal", "depth"})
-DEFAULT_DISTANCE, DEFAULT_FOV_DEG = 4.0, 35.0  # of the turntable where there are no reference views
-SHEET_PIXELS = 12_000_000  # at most, in a contact sheet
-SHEET_CELL = 256  # pixels; the longest side of an image in a contact sheet, at most
+DEFAULT_DISTANCE, DEFAULT_FOV_DEG = 4.0, 35.0  # of the turntable's cameras where there are no reference views
+SHEET_PIXELS = 12_000_000  # upper limit for a contact sheet
+SHEET_CELL = 256  # pixels; upper limit for the longest side of an image in a contact sheet
 
 
 def check_test(config: TestConfig) -> None:
-    """Try what the test stage will need from outside, before the long work.
+    """Check the external files that the test stage needs, before the long work.
 
     Raises:
-        InputError: LPIPS weights are asked for, and missing or not those of the network.
+        InputError: the LPIPS weights are missing or belong to another network.
     """
     _lpips(config)
 
 
 def evaluate(system: System, views: ReferenceViews | None, folder: Path, config: TestConfig) -> dict[str, Any]:
-    """Everything the test stage writes into `folder`: turntable.mp4, stills/, and with views contact_sheet.png.
+    """Write turntable.mp4, stills/ and, if there are views, contact_sheet.png to `folder`.
 
-    Returns the metrics of `image_metrics`, empty without views; images are compared over white.
+    Returns the result of `image_metrics`, empty without views; images are compared composited over white.
 
     Raises:
-        InputError: faulty LPIPS weights.
+        InputError: invalid LPIPS weights.
         OSError: the folder cannot be written.
     """
     orbit = turntable_cameras(None if views is None else views.cameras, config)
@@ -62,7 +62,7 @@ def evaluate(system: System, views: ReferenceViews | None, folder: Path, config:
 
 
 def turntable_cameras(references: Cameras | None, config: TestConfig) -> Cameras:
-    """A round at one elevation; distance and field of view are the reference cameras' means where there are any."""
+    """Return a full orbit at one elevation, with the mean distance and field of view of `references`, if given."""
     distance, fov_deg = DEFAULT_DISTANCE, DEFAULT_FOV_DEG
     if references is not None:
         distance = float(references.distance.mean())
@@ -72,7 +72,7 @@ def turntable_cameras(references: Cameras | None, config: TestConfig) -> Cameras
 
 
 def save_stills(system: System, orbit: Cameras, folder: Path, count: int) -> None:
-    """Write `<azimuth>_<pass>.png` (rgb, albedo, normal, depth, mask) of `count` cameras evenly on an orbit."""
+    """Write `<azimuth>_<pass>.png` (rgb, albedo, normal, depth, mask) for `count` cameras evenly spaced on an orbit."""
     count = min(count, len(orbit))
     chosen = orbit[[i * len(orbit) // count - 1 for i in range(count)]]  # -1: an orbit's last camera is at azimuth 0
     azimuths = [f"{round(azimuth) % 360:03d}" for azimuth in chosen.azimuth_deg.tolist()]
@@ -83,10 +83,10 @@ def save_stills(system: System, orbit: Cameras, folder: Path, count: int) -> Non
 
 
 def image_metrics(renders: Tensor, views: ReferenceViews, lpips: Lpips | None = None) -> dict[str, Any]:
-    """PSNR (dB), SSIM and, with weights, LPIPS of renders [V, H, W, 3] over white, in numbers that JSON can hold.
+    """Return PSNR (dB), SSIM and, with weights, LPIPS of renders [V, H, W, 3] over white, as plain data for JSON.
 
-    Returns {"training": means, "held_out": means (only with such views), "views": [per view]}. PSNR is capped at
-    100 dB, as equal images have no finite one; SSIM is None for images below 6 pixels, LPIPS below 32.
+    The result is {"training": means, "held_out": means, "views": [per view]}; a group without views is left out. PSNR
+    is capped at 100 dB, since that of equal images is infinite; SSIM is None for images below 6 pixels, LPIPS below 32.
     """
     rows = [
         {"name": name, "held_out": held_out, **_compare(renders[i : i + 1], views.select([i]).over(1.0), lpips)}
@@ -98,9 +98,9 @@ def image_metrics(renders: Tensor, views: ReferenceViews, lpips: Lpips | None = 
 
 
 def contact_sheet(renders: Tensor, views: ReferenceViews, metrics: dict[str, Any]) -> Tensor:
-    """[H, W, 3]: reference | render | absolute difference over white for each view, in blocks side by side.
+    """Return an image [H, W, 3] with a row per view: reference | render | absolute difference, all over white.
 
-    `metrics`: of `image_metrics`, for the labels.
+    The rows are arranged in blocks side by side. `metrics`: the result of `image_metrics`, for the labels.
     """
     height, width = renders.shape[1:3]
     cell = min(SHEET_CELL, math.isqrt(SHEET_PIXELS // (3 * len(views))))
@@ -119,12 +119,12 @@ def contact_sheet(renders: Tensor, views: ReferenceViews, metrics: dict[str, Any
 
 
 def load_truth_of(config: TruthConfig, views: ComponentSpec | None) -> "Truth | None":
-    """What the object of a run from a picture truly is, in the run's world; None if the config does not say.
+    """Return the ground truth of a run from one picture, in the run's world; None if the config gives none.
 
-    views: the config's, which say where the picture's camera is and what its frame has in the middle.
+    views: the `views` of the run's config, from which the picture's camera and the centre of its frame are known.
 
     Raises:
-        InputError: files are missing or faulty, a view is not there, or the run is not from a picture.
+        InputError: files are missing or invalid, the named view does not exist, or the run is not from one picture.
     """
     if not config.views and not config.mesh:
         return None
@@ -133,7 +133,7 @@ def load_truth_of(config: TruthConfig, views: ComponentSpec | None) -> "Truth | 
 
     source = None if views is None else views.build(device=torch.device("cpu"))
     if views is None or not isinstance(source, PriorViews):
-        raise InputError("truth: for runs from one picture; captures have views.mesh and views.held_out")
+        raise InputError("truth: applies to runs from one picture only; for captures use views.mesh and views.held_out")
     picture = source.input_image()
     height, width = picture.rgb.shape[:2]
     middle = picture.left + picture.side / 2 - width / 2, picture.top + picture.side / 2 - height / 2
@@ -144,13 +144,13 @@ def load_truth_of(config: TruthConfig, views: ComponentSpec | None) -> "Truth | 
 def compare_renders(
     system: System, truth: ReferenceViews, config: TestConfig, noun: str | None, device: torch.device
 ) -> dict[str, Any]:
-    """Measures of the system's renders at the cameras of true views, without the input view: see `compare_views`.
+    """Return metrics of the system's renders at the cameras of the true views except the input view.
 
-    Larger views are reduced to 256 pixels. The CD score is that of these views, of an object that is called `noun`
-    (None: not known, no score); `contextual_by` names what the contextual distances are of.
+    See `compare_views`. Larger views are reduced to 256 pixels. The CD score is computed from these views and `noun`,
+    what the object is called (None: unknown, no score); `contextual_by` names the features of the contextual distances.
 
     Raises:
-        InputError: as `load_judges`.
+        InputError: see `load_judges`.
     """
     from liftstudio.metrics.diversity import cd_score
     from liftstudio.metrics.novel_views import PIXELS, compare_views
@@ -166,10 +166,10 @@ def compare_renders(
 
 
 def compare_exported(exported: Path, truth: "Truth") -> dict[str, float | None]:
-    """Distances of an exported mesh file, in the world of the run, to the true mesh (see `mesh_metrics`).
+    """Return the distances of an exported mesh file, in the run's world, to the true mesh (see `mesh_metrics`).
 
     Raises:
-        InputError: the file is missing or holds no mesh.
+        InputError: the file is missing or contains no mesh.
     """
     from liftstudio.data.mesh_io import read_mesh
     from liftstudio.run.truth import compare_mesh
@@ -178,12 +178,12 @@ def compare_exported(exported: Path, truth: "Truth") -> dict[str, float | None]:
 
 
 def load_judges(config: TestConfig, noun: str | None, device: torch.device) -> "Judges":
-    """The networks that the config names weights of, to compare novel views with the truth by.
+    """Return the networks whose weights the config gives, for the comparison of novel views with the ground truth.
 
     noun: what the object is called, for the CD score.
 
     Raises:
-        InputError: missing or faulty weights; torchvision is missing, which RAFT needs.
+        InputError: missing or invalid weights; RAFT is requested and torchvision is missing.
     """
     from liftstudio.metrics.contextual import load_features
     from liftstudio.metrics.embeddings import Clip, object_prompt
@@ -214,7 +214,7 @@ def _white_frames(system: System, cameras: Cameras) -> Iterator[Tensor]:
 
 
 def _pictures(render: Render) -> dict[str, Tensor]:
-    """[B, H, W, 1 or 3] pictures of a render with STILL_PASSES."""
+    """Return name -> images [B, H, W, 1 or 3] of a render with STILL_PASSES."""
     assert render.albedo is not None and render.normal is not None and render.depth is not None
     return {
         "rgb": render.over(1.0),

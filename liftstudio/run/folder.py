@@ -1,4 +1,4 @@
-"""Where a run keeps its files: runs/<name>/<tag>/."""
+"""The folder of a run: runs/<name>/<tag>/."""
 
 import contextlib
 import itertools
@@ -24,32 +24,32 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The resolved config."""
+        """The file of the resolved config."""
         return self.path / "config.yaml"
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """The checkpoints kept."""
+        """The run's checkpoints."""
         return Checkpoints(self.path / "checkpoints")
 
     @property
     def inputs(self) -> Path:
-        """The reference views the run works from."""
+        """The file of the run's inputs."""
         return self.path / "checkpoints" / "inputs.ckpt"
 
     @property
     def views(self) -> Path:
-        """The folder of the reference views, where a prior made them."""
+        """The folder of generated reference views."""
         return self.path / "views"
 
     @property
     def log_csv(self) -> Path:
-        """Every logged loss, by step."""
+        """The table of all logged losses, by step."""
         return self.path / "log.csv"
 
     @property
     def tensorboard(self) -> Path:
-        """The folder of TensorBoard's events."""
+        """The folder of TensorBoard events."""
         return self.path / "tb"
 
     @property
@@ -64,15 +64,15 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """What was measured."""
+        """The file of all metrics."""
         return self.path / "metrics.json"
 
     def images(self, stage: str) -> Path:
-        """The folder of a stage's image grids."""
+        """Return the folder of a stage's image grids."""
         return self.path / "images" / stage
 
     def note_command(self, command: str) -> None:
-        """Append a command line with its time to command.txt."""
+        """Append a command line, with the current time, to command.txt."""
         path = self.path / "command.txt"
         with blaming(path), path.open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {command}\n")
@@ -81,10 +81,12 @@ class RunFolder:
 def create_run_folder(
     runs_dir: Path, name: str, tag: str, config: dict[str, Any], inputs: Inputs, command: str
 ) -> RunFolder:
-    """A new folder with the run's config, inputs and command; a tag that is taken gets a number. All of it, or nothing.
+    """Create a run folder with config, inputs and command line; a number is added to a tag that is taken.
+
+    Nothing is left behind on failure.
 
     Raises:
-        InputError: the folder cannot be made or written.
+        InputError: the folder cannot be created or written.
     """
     parent = runs_dir / slug(name)
     path = None
@@ -98,17 +100,17 @@ def create_run_folder(
         if path is not None:
             shutil.rmtree(path, ignore_errors=True)
         for empty in (parent, runs_dir):
-            with contextlib.suppress(OSError):  # not empty, or not ours to remove
+            with contextlib.suppress(OSError):  # not empty, or no permission
                 empty.rmdir()
         raise InputError(f"cannot write the run folder {parent / slug(tag)}: {error.strerror or error}") from None
     return folder
 
 
 def existing_run_folder(config: Path) -> RunFolder:
-    """The run folder that a config file (or the folder itself) belongs to.
+    """Return the run folder that a config file belongs to, or that is given itself.
 
     Raises:
-        InputError: it is not in a run folder.
+        InputError: `config` is not in a run folder.
     """
     path = config if config.is_dir() else config.parent
     if not (path / "config.yaml").is_file() or not (path / "checkpoints").is_dir():

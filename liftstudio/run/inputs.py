@@ -1,4 +1,4 @@
-"""What a run works from, kept in its folder, so that a moved or changed data folder does not change the run."""
+"""Inputs of a run, stored in its folder so that the run does not depend on the user's data any more."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ from liftstudio.views.base import ViewSource
 
 @dataclass(frozen=True)
 class Inputs:
-    """The reference views of a run (None: it has none) and the true surface, where it is known.
+    """The reference views of a run, and the true surface where it is known.
 
-    truth_mesh:      its file, in the world of the data.
+    views:           the reference views, or None.
+    truth_mesh:      file of the true surface in the world of the data, or None.
     data_from_world: [4, 4] float32 similarity from the world of the views' cameras to that of the data.
     """
 
@@ -29,10 +30,10 @@ class Inputs:
 
     @classmethod
     def load(cls, views: ComponentSpec | None, device: torch.device) -> "Inputs":
-        """From what the config's `views` names; networks that make views run on `device`.
+        """Return the inputs from the view source of the config; networks that generate views run on `device`.
 
         Raises:
-            InputError: the data are missing, faulty or impossible, or the true surface is unreadable.
+            InputError: the data are missing, invalid or inconsistent, or the true surface is unreadable.
         """
         if views is None:
             return cls(None, None, torch.eye(4))
@@ -45,7 +46,7 @@ class Inputs:
         return cls(source.load(), truth, source.data_from_world())
 
     def save(self, path: Path) -> None:
-        """Write everything but the true surface, of which the path is kept."""
+        """Write the inputs to a file; of the true surface only the path is stored."""
         views = None
         if self.views is not None:
             views = {**_fields(self.views), "cameras": _fields(self.views.cameras)}
@@ -54,10 +55,10 @@ class Inputs:
 
     @classmethod
     def restore(cls, path: Path) -> "Inputs":
-        """What `save` wrote.
+        """Return what `save` wrote.
 
         Raises:
-            InputError: the file is torn or foreign.
+            InputError: see `read_verified`.
         """
         data = read_verified(path)
         views, truth = data["views"], data["truth_mesh"]

@@ -1,4 +1,4 @@
-"""What run folders are called."""
+"""Names of run folders."""
 
 import re
 import time
@@ -8,13 +8,13 @@ SLUG_LENGTH = 60
 
 
 def slug(text: str) -> str:
-    """A short name that is safe in any path: letters, digits, dot, dash and underscore."""
+    """Return a short name that is safe in any path: only letters, digits, dots, dashes and underscores."""
     cleaned = re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip("-._")
     return cleaned[:SLUG_LENGTH].rstrip("-._") or "run"
 
 
 def default_tag(source: str | None) -> str:
-    """The stem of the run's input and the time."""
+    """Return a tag made of the stem of the run's input, if any, and the time."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     stem = slug(Path(source).stem)[: SLUG_LENGTH - len(stamp) - 1] if source else ""
     return f"{stem}-{stamp}" if stem else stamp

@@ -1,4 +1,4 @@
-"""A run: its config, its stages in order with logs and checkpoints, then its test and export."""
+"""A run: the stages of its system in order, with logs and checkpoints, then test and export."""
 
 import json
 import time
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run stopped on request, `where` in words; its folder holds what it needs to go on."""
+    """The run stopped on request at `where` (in words); its folder contains what is needed to resume it."""
 
     def __init__(self, where: str) -> None:
         super().__init__(f"stopped {where}")
@@ -50,7 +50,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 def make_fabric(device: str, gpus: list[int] | None) -> "Fabric":
-    """Lightning Fabric on the wanted devices; with several it starts a process for each."""
+    """Return a Lightning Fabric on the requested devices; with several devices it starts a process for each.
+
+    Raises:
+        InputError: see `choose_devices`.
+    """
     accelerator, devices = choose_devices(device, gpus)
     from lightning_fabric import Fabric
 
@@ -61,11 +65,10 @@ def make_fabric(device: str, gpus: list[int] | None) -> "Fabric":
 
 
 def load_inputs(config: RunConfig, gpus: list[int] | None) -> Inputs:
-    """What the run works from, before any process for another device is started.
+    """Check all external files of a run and return its inputs; called before processes for other devices are started.
 
     Raises:
-        InputError: as `choose_devices` and `Inputs.load`; or the truth that the config names is faulty, or the weights
-            to compare with it by.
+        InputError: see `choose_devices`, `check_test`, `check_truth` and `Inputs.load`.
     """
     device = first_device(config.device, gpus)
     check_test(config.test)
@@ -75,10 +78,10 @@ def load_inputs(config: RunConfig, gpus: list[int] | None) -> Inputs:
 
 
 def check_truth(config: RunConfig) -> None:
-    """Read once what the result will be compared with, and the networks to compare by.
+    """Check that the ground truth, and the networks for the comparison with it, can be loaded.
 
     Raises:
-        InputError: any of it is missing or faulty.
+        InputError: one of them is missing or invalid.
     """
     from liftstudio.metrics.flow import check_raft_size
     from liftstudio.metrics.novel_views import PIXELS
@@ -92,26 +95,26 @@ def check_truth(config: RunConfig) -> None:
 
 
 def noun_of(config: RunConfig) -> str | None:
-    """What the object is called, by the prompt or else by files: the picture's name, or that of the true views' folder.
+    """Return what the object is called: the prompt, the stem of the picture's file, or the name of the truth's folder.
 
-    None if no name has letters, as that of 000.png.
+    The first of these that contains letters counts (000 does not); None if there is none.
     """
     names = (config.prompt or "", Path(config.image or "").stem, input_path(config.truth.views).name)
     return next((name for name in names if any(letter.isalpha() for letter in name)), None)
 
 
 def make_folder(config: RunConfig, inputs: Inputs, command: str) -> RunFolder:
-    """A new run folder."""
+    """Create the folder of a run."""
     folder = create_run_folder(Path(config.runs_dir), config.name, config.tag, to_plain(config), inputs, command)
     log.info("run folder: %s", folder.path)
     return folder
 
 
 def make_views(config: RunConfig, command: str, gpus: list[int] | None) -> RunFolder:
-    """Only the reference views, in a run folder that `--resume` can go on from.
+    """Create a run folder with the reference views only, from which `--resume` can continue.
 
     Raises:
-        InputError: the config has no views, or what it names is missing, faulty or impossible.
+        InputError: the config has no views, or see `load_inputs`.
     """
     if config.views is None:
         raise InputError("views: missing; --views needs a 'views:' block in the config")
@@ -124,15 +127,15 @@ def make_views(config: RunConfig, command: str, gpus: list[int] | None) -> RunFo
 
 
 class Run:
-    """A system with its folder: fits the stages, tests, exports."""
+    """A system with its run folder: fits the stages, tests, exports."""
 
     folder: RunFolder
 
     def __init__(self, config: RunConfig, inputs: Inputs, fabric: "Fabric") -> None:
-        """Build the system: everything that can be wrong with the input is wrong here, before the long work.
+        """Build the system, which checks its input here, before the long work.
 
         Raises:
-            InputError: the system or one of its parts refuses its options or the views.
+            InputError: the system or one of its parts rejects its options or the views.
         """
         self.config, self.inputs, self.fabric = config, inputs, fabric
         self.elapsed: dict[str, float] = {}  # stage -> wall seconds
@@ -147,7 +150,7 @@ class Run:
 
     @classmethod
     def start(cls, config: RunConfig, command: str, gpus: list[int] | None) -> "Run":
-        """A new run. Its folder is made when all inputs have been checked."""
+        """Return a new run; its folder is created once all inputs have been checked."""
         run = cls(config, load_inputs(config, gpus), make_fabric(config.device, gpus))
         made: Any = make_folder(config, run.inputs, command) if run.fabric.is_global_zero else None
         run.folder = run.fabric.broadcast(made)
@@ -157,12 +160,12 @@ class Run:
     def reopen(
         cls, config: RunConfig, folder: RunFolder, command: str, gpus: list[int] | None, *, finished: bool
     ) -> "Run":
-        """A run that was started before, at its newest good checkpoint; if it has none yet, at its beginning.
+        """Return an existing run at its newest valid checkpoint, or at its beginning if it has none yet.
 
-        finished: it is to be tested or exported as it is, so it needs a checkpoint.
+        finished: the run is to be tested or exported as it is, which requires a checkpoint.
 
         Raises:
-            InputError: options that decide the result were changed; or no checkpoint is usable.
+            InputError: options that determine the result were changed, or no checkpoint is usable.
         """
         choose_devices(config.device, gpus)
         check_test(config.test)
@@ -170,7 +173,7 @@ class Run:
         for reason in refused:
             log.warning("%s; using the one before", reason)
         if saved is None and finished:
-            raise InputError(f"{folder.path}: the run has no checkpoint yet; go on with --resume")
+            raise InputError(f"{folder.path}: the run has no checkpoint yet; continue it with --resume")
         if saved is not None:
             check_same_config(saved.config, deciding_options(config), folder.path)
             if saved.versions != versions():
@@ -179,17 +182,17 @@ class Run:
         run = cls(config, inputs, make_fabric(config.device, gpus))
         run.folder, run.saved, run.elapsed = folder, saved, dict(saved.elapsed) if saved else {}
         if run.fabric.is_global_zero:
-            if not finished:  # a run that is still going may be looked at
+            if not finished:  # a run that is tested or exported may still be training in another process
                 clear_temporaries(folder.path)
             folder.note_command(command)
         return run
 
     def fit(self) -> None:
-        """All stages, from the start or from the checkpoint.
+        """Optimise all stages, from the start or from the checkpoint.
 
         Raises:
-            Interrupted: on SIGINT or SIGTERM, with a checkpoint written.
-            InputError: a loss is not finite any more.
+            Interrupted: on SIGINT or SIGTERM, after a checkpoint was written.
+            InputError: a loss is not finite.
         """
         stages = list(self.system.stages)
         first = stages.index(self.saved.stage) if self.saved else 0
@@ -211,7 +214,7 @@ class Run:
         self._note_metrics({})
 
     def _save_generated_views(self) -> None:
-        """Show what a prior made; views that the user gave need no copy."""
+        """Write the views to the run folder if a prior generated them; the user's own views need no copy."""
         views = self.inputs.views
         if views is None or (self.folder.views / "transforms.json").exists():
             return
@@ -236,8 +239,8 @@ class Run:
                     raise Interrupted(f"at step {done} of stage {stage}")
 
     def _enter(self, stage: str) -> int:
-        """Make `stage` the current one; returns how many of its steps are done."""
-        # A stage starts from the same random state whether or not the run was resumed on the way to it.
+        """Make `stage` the current one and return how many of its steps are done."""
+        # A stage starts from the same random state whether or not the run was interrupted before it.
         seed_everything(self.config.seed + 1 + list(self.system.stages).index(stage))
         if self.saved is None or self.saved.stage != stage:
             self.system.enter(stage)
@@ -259,7 +262,7 @@ class Run:
             self.save_checkpoint(stage, done)
 
     def save_checkpoint(self, stage: str, done: int) -> None:
-        """Write the checkpoint of `done` steps of `stage`."""
+        """Write a checkpoint after `done` steps of `stage`."""
         self.folder.checkpoints.save(
             Checkpoint(
                 stage=stage,
@@ -274,22 +277,22 @@ class Run:
         )
 
     def snapshot(self, stage: str, done: int) -> None:
-        """An image grid of the scene into images/<stage>/."""
+        """Write an image grid of the scene to images/<stage>/."""
         save_snapshot(self.folder.images(stage) / f"{done:06d}.png", self.system, self.inputs.views)
 
     def restore(self) -> None:
-        """Bring the system to the checkpoint, for a test or an export without fitting."""
+        """Load the checkpoint into the system, for a test or an export without fitting."""
         assert self.saved is not None
         self._enter(self.saved.stage)
 
     def validate(self) -> None:
-        """An image grid of the checkpoint."""
+        """Write an image grid of the checkpoint."""
         assert self.saved is not None
         self.snapshot(self.saved.stage, self.saved.step)
         log.info("validate: %s", self.folder.images(self.saved.stage))
 
     def test(self) -> None:
-        """Turntable, passes, contact sheet and metrics into test/ and metrics.json."""
+        """Write turntable, stills, contact sheet and metrics to test/ and metrics.json."""
         with self._finish("test"):
             metrics = evaluate(self.system, self.inputs.views, self.folder.test, self.config.test)
             truth = self._truth()
@@ -301,7 +304,7 @@ class Run:
         log.info("test: %s, %s", self.folder.test, self.folder.metrics)
 
     def _truth(self) -> "Truth | None":
-        """What the config names; None and a warning if it was there at the start and is gone."""
+        """Return the ground truth that the config gives; None, with a warning, if it cannot be read any more."""
         try:
             return load_truth_of(self.config.truth, self.config.views)
         except InputError as error:
@@ -309,7 +312,7 @@ class Run:
             return None
 
     def export(self) -> None:
-        """Mesh files into export/, their report into metrics.json."""
+        """Write mesh files to export/, and their report to metrics.json."""
         with self._finish("export"), WorkProgress("export") as progress:
             surface = self.system.surface()
             report = export_mesh(
@@ -325,7 +328,7 @@ class Run:
         self._measure(self.folder.export / f"mesh.{self.config.export.formats[0]}")
 
     def _measure(self, exported: Path) -> None:
-        """Compare the exported mesh with the true one, where that is known."""
+        """Compare the exported mesh with the true surface, where it is known."""
         truth, surface = self._truth(), self.inputs.truth_mesh
         if truth is not None and truth.mesh is not None:
             self._note_metrics({"mesh": compare_exported(exported, truth)})
@@ -336,11 +339,11 @@ class Run:
             truth = Truth(None, read_mesh(surface), self.inputs.data_from_world)
             self._note_metrics({"mesh": compare_exported(exported, truth)})
         elif surface is not None:
-            log.warning("%s: the true surface is gone; the mesh is not measured", surface)
+            log.warning("%s: the true surface does not exist any more; the mesh is not compared", surface)
 
     @contextmanager
     def _finish(self, phase: str) -> Iterator[None]:
-        """Time a phase after the stages, and say what to lower if its memory runs out."""
+        """Time a phase after the stages, and add advice to its out-of-memory errors."""
         begin = time.perf_counter()
         with memory_advice(self.config, phase):
             yield
@@ -359,7 +362,7 @@ class Run:
         return {"stages": stages, **self.finishing, **machine}
 
     def _note_metrics(self, part: dict[str, Any]) -> None:
-        """Put a part into metrics.json, and bring the run's own figures there up to date."""
+        """Merge `part` into metrics.json and update the run's own figures there."""
         path = self.folder.metrics
         known = json.loads(path.read_text()) if path.exists() else {}
         run = {**known.get("run", {}), **self._summary()}
@@ -367,25 +370,25 @@ class Run:
 
 
 def make_deterministic(device: torch.device) -> None:
-    """On the CPU, give up torch's few kernels whose sums depend on the order in which threads arrive."""
+    """On the CPU, avoid the few torch kernels whose sums depend on the order of threads."""
     torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a slow debugging aid
 
 
 def check_finite(losses: dict[str, float], stage: str, step: int) -> None:
-    """Refuse to go on with losses that are not numbers any more.
+    """Check that all losses are finite.
 
     Raises:
-        InputError: naming the stage, the step and the losses.
+        InputError: a loss is not; names the stage, the step and the losses.
     """
     bad = [name for name, value in losses.items() if value - value != 0]  # true for NaN and infinities
     if bad:
         raise InputError(
-            f"stage {stage}, step {step}: {', '.join(bad)} not finite; the last good checkpoint is kept. "
-            f"Lower system.stages.{stage}'s learning rates or loss weights"
+            f"stage {stage}, step {step}: {', '.join(bad)} not finite; the last checkpoint is kept; "
+            f"lower the learning rates or loss weights in system.stages.{stage}"
         )
 
 
 def versions() -> dict[str, str]:
-    """What wrote a checkpoint or a result."""
+    """Return the versions, and the number of threads, on which the exact result depends."""
     return {"liftstudio": __version__, "torch": str(torch.__version__), "threads": str(torch.get_num_threads())}

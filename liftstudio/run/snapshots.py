@@ -1,4 +1,4 @@
-"""The picture of the current scene that a run saves on the way."""
+"""Image grids of the current scene, saved during a run."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from liftstudio.data.images import color_normal, grid, resize_area, save_image
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.systems.base import System
 
-VIEWS, PIXELS = 4, 128  # at most so many views, of at most so many pixels a side
+VIEWS, PIXELS = 4, 128  # upper limits for the number of views and their size
 DISTANCE, FOV_DEG, ELEVATION_DEG = 4.0, 35.0, 15.0  # of the cameras where there are no reference views
 
 
 def save_snapshot(path: Path, system: System, views: ReferenceViews | None) -> None:
-    """Write an image with a row per side: reference (where there is one) | rgb | normal | opacity.
+    """Write an image with a row per view: reference (if there is one) | rgb | normal | opacity.
 
     Raises:
         OSError: the file cannot be written.
@@ -29,7 +29,7 @@ def save_snapshot(path: Path, system: System, views: ReferenceViews | None) -> N
 
 
 def _sides(views: ReferenceViews | None) -> tuple[Cameras, Tensor | None]:
-    """A few cameras, and their reference pictures [B, H, W, 3] over white."""
+    """Return a few cameras and, if there are reference views, their images [B, H, W, 3] over white."""
     if views is None:
         azimuth = torch.arange(VIEWS) * 360.0 / VIEWS
         return orbit_cameras(azimuth, torch.full_like(azimuth, ELEVATION_DEG), DISTANCE, FOV_DEG, PIXELS, PIXELS), None

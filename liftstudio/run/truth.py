@@ -1,7 +1,7 @@
-"""The true views and surface of an object, brought to a run's world, and how far a mesh is from them.
+"""Ground truth of an object: its true views and surface in a run's world, and the comparison of a mesh with them.
 
-A capture's world is brought to the run's: z stays up, the input view is turned to the azimuth of the run's picture, and
-the longest side of the object becomes 2 HALF_SIDE.
+A capture is transformed to the run's world: z stays up, the input view is rotated to the azimuth of the run's picture,
+and the object's longest side becomes 2 HALF_SIDE.
 """
 
 import json
@@ -27,17 +27,17 @@ from liftstudio.run.config import TruthConfig
 from liftstudio.views.normalization import HALF_SIDE, object_box
 from liftstudio.views.posed_images import PosedImages
 
-PROTOCOL_TOLERANCE = 1e-4  # units; a capture so near to the protocol's world is measured in its own, to the bit
+PROTOCOL_TOLERANCE = 1e-4  # a mesh is left as it is, bit by bit, if its transform is this close to the identity
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What an object truly is.
+    """Ground truth of an object.
 
-    views:           V true views, square, with cameras in the run's world; `input_view` is the one given; or None.
-    mesh:            the true surface, longest side 1, at the origin, input view at azimuth 0; or None.
+    views:           V true views, square, with cameras in the run's world; `input_view` is the run's picture; or None.
+    mesh:            the true surface: longest side 1, at the origin, input view at azimuth 0; or None.
     unit_from_world: [4, 4] float32, from the run's world to that of the mesh.
     """
 
@@ -47,16 +47,21 @@ class Truth:
 
 
 def load_truth(config: TruthConfig, azimuth_deg: float = 0.0, center: Point = (0.5, 0.5)) -> Truth:
-    """What the config names, related to a run whose picture has its camera at `azimuth_deg`.
+    """Return the ground truth that the config gives, in the world of a run whose picture is taken from `azimuth_deg`.
 
-    The run's cameras look at the origin of its world: it is where the ray through `center` of the picture passes the
-    middle of the object's box. That box is the mesh's or, where there is none, the silhouettes'; a capture that says by
-    `source_rotation_deg` how far its object was turned after it was scaled is measured turned back.
+    The run's cameras look at the origin of its world: the point where the ray through `center` of the picture passes
+    closest to the middle of the object's bounding box. The box is that of the mesh or, without a mesh, of the
+    silhouettes. If a capture states by `source_rotation_deg` how far its object was rotated after it was scaled, the
+    box is measured with that rotation undone.
 
     Args:
-        center: what the run's frame has in its middle, in widths and heights of the picture from the upper left.
+        config: the capture or mesh.
+        azimuth_deg: azimuth of the picture's camera in the run's world.
+        center: the point of the picture in the middle of the run's frame: x, y from the upper left, as fractions of
+            width and height.
+
     Raises:
-        InputError: files are missing or faulty, the view is not there, or no box can be found.
+        InputError: files are missing or invalid, the view does not exist, or no bounding box can be found.
     """
     if not config.views:
         return Truth(None, _protocol_mesh(read_mesh(input_path(config.mesh))), unit_from_world(azimuth_deg))
@@ -76,15 +81,15 @@ def load_truth(config: TruthConfig, azimuth_deg: float = 0.0, center: Point = (0
 
 
 def unit_from_world(azimuth_deg: float = 0.0) -> Tensor:
-    """[4, 4] float32 from a run's world to the one where the longest side is 1 and the picture at azimuth 0."""
+    """Return [4, 4] float32, from a run's world to the one where the longest side is 1 and the picture at azimuth 0."""
     scale = torch.diag(torch.tensor([0.5 / HALF_SIDE] * 3 + [1.0], dtype=torch.float64))
     return (scale @ turn_about_z(-azimuth_deg)).float()
 
 
 def compare_mesh(prediction: Mesh, truth: Truth, *, scale_by_box: bool = False) -> dict[str, float | None]:
-    """`mesh_metrics` of a mesh in the run's world, where the longest side of the true one is 1.
+    """Return the `mesh_metrics` of a mesh in the run's world, in units of the longest side of the true mesh.
 
-    scale_by_box: give the prediction's bounding box the longest side of the true one's first, about its middle.
+    scale_by_box: first scale the prediction about the middle of its bounding box, to the longest side of the true box.
 
     Raises:
         InputError: vertices that are not finite, or a true mesh without surface.
@@ -100,10 +105,10 @@ def compare_mesh(prediction: Mesh, truth: Truth, *, scale_by_box: bool = False) 
 
 
 def find_view(names: tuple[str, ...], wanted: str) -> int:
-    """The index of the view whose file has that name, with its folder or without; the first for no name.
+    """Return the index of the view whose file name, with or without folder, is `wanted`; 0 for an empty name.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such view.
     """
     if not wanted:
         return 0
@@ -114,13 +119,13 @@ def find_view(names: tuple[str, ...], wanted: str) -> int:
 
 
 def source_rotation_deg(capture: Path) -> float:
-    """How far the object of a capture was turned clockwise about z after it was scaled; 0 where it does not say.
+    """Return by how many degrees the object of a capture was rotated clockwise about z after scaling; 0 if not stated.
 
     Raises:
-        InputError: it says something else than a number.
+        InputError: the value in transforms.json is not a finite number.
     """
     file = capture / "transforms.json" if capture.is_dir() else capture
-    if not file.is_file():  # COLMAP's
+    if not file.is_file():  # a COLMAP model
         return 0.0
     angle = json.loads(file.read_text(encoding="utf-8-sig")).get("source_rotation_deg", 0.0)
     if isinstance(angle, bool) or not isinstance(angle, int | float) or not math.isfinite(angle):
@@ -129,7 +134,7 @@ def source_rotation_deg(capture: Path) -> float:
 
 
 def squared(views: ReferenceViews) -> ReferenceViews:
-    """The views with empty space around, so that their images are square; nothing but pictures and cameras is kept."""
+    """Return the views padded with transparency to square images, without depths and normals."""
     height, width = views.images.shape[1:3]
     size = max(height, width)
     left, top = (size - width) // 2, (size - height) // 2
@@ -140,7 +145,7 @@ def squared(views: ReferenceViews) -> ReferenceViews:
 
 
 def resized(views: ReferenceViews, size: int) -> ReferenceViews:
-    """Square views of `size` pixels, reduced by areas; smaller ones stay as they are."""
+    """Return square views reduced to `size` pixels by area averaging; smaller views are returned unchanged."""
     if views.cameras.width <= size:
         return views
     pairs = [reduce_image(image, mask, size, size) for image, mask in zip(views.images, views.masks, strict=True)]
@@ -149,7 +154,7 @@ def resized(views: ReferenceViews, size: int) -> ReferenceViews:
 
 
 def turn_about_z(angle_deg: float) -> Tensor:
-    """[4, 4] float64 rotation, counter-clockwise from above."""
+    """Return the [4, 4] float64 rotation about z, counter-clockwise seen from above."""
     angle = math.radians(angle_deg)
     turn = torch.eye(4, dtype=torch.float64)
     turn[0, 0] = turn[1, 1] = math.cos(angle)
@@ -158,14 +163,14 @@ def turn_about_z(angle_deg: float) -> Tensor:
 
 
 def moved_mesh(mesh: Mesh, similarity: Tensor) -> Mesh:
-    """The mesh taken through a similarity [4, 4]."""
+    """Return the mesh transformed by a similarity [4, 4]."""
     similarity = similarity.double()
     vertices = mesh.vertices.double() @ similarity[:3, :3].T + similarity[:3, 3]
     return Mesh(vertices.to(mesh.vertices), mesh.faces)
 
 
 def _read_capture(path: Path) -> tuple[ReferenceViews, Path | None]:
-    """Its square views in its own world, and the file of its mesh."""
+    """Return the square views of a capture in its own world, and the file of its mesh, if any."""
     source = PosedImages(PosedImages.Config(str(path), normalize="as-given"), device=torch.device("cpu"))
     try:
         with warnings_only():
@@ -175,7 +180,7 @@ def _read_capture(path: Path) -> tuple[ReferenceViews, Path | None]:
 
 
 def _unit_from_data(views: ReferenceViews, mesh: Mesh | None, rotation: Tensor, center: Point) -> Tensor:
-    """[4, 4] float64 from a capture's world to that of `Truth.mesh`."""
+    """Return [4, 4] float64, from a capture's world to that of `Truth.mesh`."""
     if mesh is None:
         low, high = object_box(moved(views.cameras, rotation), views.masks)
     else:
@@ -191,7 +196,7 @@ def _unit_from_data(views: ReferenceViews, mesh: Mesh | None, rotation: Tensor, 
 
 
 def _ray(camera: Cameras, center: Point) -> tuple[Tensor, Tensor]:
-    """Start and unit direction [3] (float64) of the ray through a place of one picture."""
+    """Return origin and unit direction, each [3] float64, of the ray through `center` of one camera's image."""
     x, y = center[0] * camera.width, center[1] * camera.height
     local = torch.tensor([(x - camera.cx.item()) / camera.fx.item(), (camera.cy.item() - y) / camera.fy.item(), -1.0])
     direction = camera.c2w[0, :3, :3].double() @ local.double()
@@ -199,7 +204,7 @@ def _ray(camera: Cameras, center: Point) -> tuple[Tensor, Tensor]:
 
 
 def _protocol_mesh(mesh: Mesh) -> Mesh:
-    """A mesh without views: its box's middle at the origin, its longest side 1."""
+    """Return a mesh that has no views, with the middle of its box at the origin and its longest side 1."""
     low, high = mesh.vertices.aminmax(dim=0)
     return Mesh((mesh.vertices - (low + high) / 2) / (high - low).max(), mesh.faces)
 

@@ -1,7 +1,7 @@
 """Seeded, reproducible generators of textured meshes in canonical pose, and their renderer.
 
-Everything is in a run's world: z up, front on +x, centred at the origin, longest side 1.8; made to be seen by cameras
-at distance 3.6 with a field of view of 33.8 degrees.
+Objects are in the world frame of a run: z up, front on +x, centred at the origin, longest side 1.8. They fit into the
+images of cameras at distance 3.6 with a field of view of 33.8 degrees.
 """
 
 from typing import Literal
@@ -23,12 +23,12 @@ Kind = Literal["toy", "composite"]
 Split = Literal["train", "unseen"]
 
 _GENERATORS = {"toy": make_toy, "composite": make_composite}
-_OBJECTS = 2**30  # of one kind in one split; torch's CPU generator reads 32 bits of a seed
+_OBJECTS = 2**30  # per kind and split; torch's CPU generator uses only 32 bits of a seed
 _BLOCKS = {("toy", "unseen"): 0, ("toy", "train"): 1, ("composite", "unseen"): 2, ("composite", "train"): 3}
 
 
 def make_object(kind: Kind, seed: int) -> TexturedObject:
-    """The object of a seed, the same on every call.
+    """Return the object of a seed, the same on every call.
 
     Raises:
         InputError: an unknown kind, or a seed outside [0, 2^32).
@@ -40,12 +40,12 @@ def make_object(kind: Kind, seed: int) -> TexturedObject:
 
 
 def split(index: int, kind: Kind, split: Split) -> int:
-    """The seed of the index-th object of a kind to train on, or of one that no training ever sees.
+    """Return the seed of object `index` of a kind, in the training split or in the split that is never trained on.
 
-    The unseen toys 0 to 49 are the objects that quality is reported on.
+    Unseen toys 0 to 49 are the test set of the reported results.
 
     Raises:
-        InputError: an index outside [0, 2^30), an unknown kind or split.
+        InputError: an index outside [0, 2^30), or an unknown kind or split.
     """
     if (kind, split) not in _BLOCKS:
         raise InputError(f"kind and split: expected toy or composite, and train or unseen; got {kind!r}, {split!r}")

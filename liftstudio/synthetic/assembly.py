@@ -1,4 +1,4 @@
-"""Textured objects: parts put together, centred, scaled and lit."""
+"""Assembles parts into textured objects: centred, scaled and with a light."""
 
 import math
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from liftstudio.synthetic.draws import Draws
 from liftstudio.synthetic.shapes import Surface
 from liftstudio.synthetic.textures import Texture
 
-LONGEST_SIDE = 1.8  # world units, of the axis-aligned box
-MAX_RADIUS = 1.04  # world units: 3.6 sin(33.8 deg / 2) is 1.0465, so that no orbit at distance 3.6 crops anything
-CREASE_DEG = 50.0  # faces that meet at a sharper angle do not share their normals
+LONGEST_SIDE = 1.8  # world units, of the axis-aligned bounding box
+MAX_RADIUS = 1.04  # world units; below 3.6 sin(33.8 deg / 2) = 1.0465, so that no orbit at distance 3.6 crops it
+CREASE_DEG = 50.0  # smooth normals are not shared across edges sharper than this
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -23,9 +23,9 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Light:
-    """A directional light that wraps around, fixed in the world, and an even one.
+    """A directional half-Lambert light, fixed in the world, and an ambient light.
 
-    radiance = ambient + diffuse (0.5 + 0.5 n . direction)^2 ("half-Lambert"), times the albedo.
+    radiance = ambient + diffuse (0.5 + 0.5 n . direction)^2, times the albedo.
     direction: [3] unit vector towards the light.
     """
 
@@ -36,30 +36,30 @@ class Light:
 
 @dataclass(frozen=True)
 class Part:
-    """A closed surface with a texture; frame [3, 4] takes the surface's coordinates to the texture's (u, v, w)."""
+    """A closed surface with a texture; frame [3, 4] maps points of the surface to texture coordinates (u, v, w)."""
 
     surface: Surface
     texture: Texture
     frame: Floats
 
     def mirrored(self) -> "Part":
-        """With y negated."""
+        """Return the part with y negated."""
         return Part(self.surface.mirrored(), self.texture, self.frame * np.array([1.0, -1.0, 1.0, 1.0]))
 
 
 @dataclass(frozen=True)
 class TexturedObject:
     """A textured mesh in canonical pose: z up, front on +x, its box centred at the origin, its longest side 1.8
-    (less where its bounding sphere would be larger than MAX_RADIUS).
+    (less if its bounding sphere would exceed MAX_RADIUS).
 
-    The surface is a union of P closed parts that overlap.
+    The surface is the union of P overlapping closed parts.
 
     vertices: [V, 3] float32, world units.   faces: [F, 3] int32, counter-clockwise seen from outside.
-    normals:  [F, 3, 3] float32, unit, at the corners of every face: smooth on round parts, the face's own at creases.
+    normals:  [F, 3, 3] float32, unit, per face corner: smooth on round parts, those of the face at creases.
     part:     [F] int32, in [0, P).
     patterns: [P] int64 `textures.Pattern`.   settings: [P, 2] float64 (count, shift) of `textures.Texture`.
-    frames:   [P, 3, 4] float64, world point to (u, v, w).   colors: [P, 2, 3] float64 sRGB in [0, 1].
-    light:    what it is rendered under.
+    frames:   [P, 3, 4] float64, map world points to (u, v, w).   colors: [P, 2, 3] float64 sRGB in [0, 1].
+    light:    the light that it is rendered with.
     """
 
     vertices: NDArray[np.float32]
@@ -73,7 +73,7 @@ class TexturedObject:
     light: Light
 
     def albedo(self, points: NDArray[np.floating], part: NDArray[np.integer]) -> NDArray[np.float32]:
-        """[N, 3] sRGB in [0, 1] of points [N, 3] (world units) on the given parts [N]."""
+        """Return the sRGB albedo [N, 3] in [0, 1] at points [N, 3] (world units) on the given parts [N]."""
         out = np.empty((len(points), 3))
         textures.albedo(
             np.ascontiguousarray(points, np.float64), np.ascontiguousarray(part, np.int64),
@@ -83,21 +83,21 @@ class TexturedObject:
 
 
 def box_frame(surface: Surface) -> Floats:
-    """[3, 4] that takes the surface's box to [-1, 1]^3, w upwards."""
+    """Return the frame [3, 4] that maps the surface's box to [-1, 1]^3, w upwards."""
     low, high = surface.vertices.min(0), surface.vertices.max(0)
     half = (high - low) / 2
     return np.concatenate([np.diag(1 / half), -((low + high) / 2 / half)[:, None]], axis=1)
 
 
 def axis_frame(start: Floats, end: Floats) -> Floats:
-    """[3, 4] whose w runs from -1 at `start` to 1 at `end` [3]; u = v = 0."""
+    """Return the frame [3, 4] whose w runs from -1 at `start` to 1 at `end` [3]; u = v = 0."""
     axis = end - start
     row = 2 * axis / (axis @ axis)
     return np.array([np.zeros(4), np.zeros(4), [*row, -row @ start - 1]])
 
 
 def assemble(parts: Sequence[Part], light: Light) -> TexturedObject:
-    """Put the parts together, centre and scale."""
+    """Join parts into one object, centred and scaled."""
     vertices = np.concatenate([part.surface.vertices for part in parts])
     offsets = np.cumsum([0, *(len(part.surface.vertices) for part in parts)])
     faces = np.concatenate([part.surface.faces + offset for part, offset in zip(parts, offsets, strict=False)])
@@ -122,7 +122,7 @@ def assemble(parts: Sequence[Part], light: Light) -> TexturedObject:
 
 
 def draw_light(draws: Draws) -> Light:
-    """Mostly from above, one time in five none but the even one."""
+    """Draw a light, mostly from above; one time in five only the ambient light."""
     azimuth, elevation = draws.uniform(0, 2 * math.pi), draws.uniform(math.radians(15), math.radians(75))
     across = math.cos(elevation)
     direction = (across * math.cos(azimuth), across * math.sin(azimuth), math.sin(elevation))
@@ -132,7 +132,7 @@ def draw_light(draws: Draws) -> Light:
 
 @njit(nogil=True, cache=True)
 def corner_normals(vertices: Floats, faces: Ints, least_cosine: float) -> NDArray[np.float32]:
-    """[F, 3, 3]: at every corner the area-weighted mean of the faces around that vertex which bend little enough."""
+    """Return normals [F, 3, 3]: per corner, the area-weighted mean over adjacent faces within the crease angle."""
     area, length = _area_vectors(vertices, faces)
     first, around = _faces_around(faces, len(vertices))
     normals = np.empty((len(faces), 3, 3), np.float32)
@@ -151,7 +151,7 @@ def corner_normals(vertices: Floats, faces: Ints, least_cosine: float) -> NDArra
 
 @njit(nogil=True, cache=True)
 def _area_vectors(vertices: Floats, faces: Ints) -> tuple[Floats, Floats]:
-    """[F, 3] outward normals scaled by twice the area, and their lengths [F]."""
+    """Return outward normals [F, 3], scaled by twice the area, and their lengths [F]."""
     area, length = np.empty((len(faces), 3)), np.empty(len(faces))
     for f in range(len(faces)):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
@@ -165,7 +165,7 @@ def _area_vectors(vertices: Floats, faces: Ints) -> tuple[Floats, Floats]:
 
 @njit(nogil=True, cache=True)
 def _faces_around(faces: Ints, vertex_count: int) -> tuple[Ints, Ints]:
-    """(first [V + 1], faces [3 F]): those of vertex v are faces[first[v] : first[v + 1]]."""
+    """Return (first [V + 1], around [3 F]): the faces at vertex v are around[first[v] : first[v + 1]]."""
     first = np.zeros(vertex_count + 1, np.int64)
     for f in range(len(faces)):
         for c in range(3):

@@ -1,4 +1,4 @@
-"""Free composites: one body and up to three kinds of parts on it, with any texture."""
+"""Free composites: a body with up to three parts or mirrored pairs on it, with random textures."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from liftstudio.synthetic.textures import Pattern, Texture
 
 _FAR = 10.0
 _UPRIGHT = np.eye(3)
-_LYING = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])  # z to x; keeps the symmetry in y
+_LYING = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])  # rotates z to x; keeps mirror symmetry in y
 _PATTERNS = {
     Pattern.SOLID: 0.26,
     Pattern.STRIPES: 0.18,
@@ -24,7 +24,7 @@ _PATTERNS = {
 
 
 def make_composite(draws: Draws) -> TexturedObject:
-    """A body and 0 to 3 parts that sit on its surface, biased to the front; some in mirrored pairs."""
+    """Draw a body with 0 to 3 parts on its surface, more often in front; some parts come in mirrored pairs."""
     count = draws.integer(0, 3)
     palette = iter(draw_palette(draws, 2 * (count + 1)))
     aligned = draws.chance(0.75)
@@ -39,7 +39,7 @@ def make_composite(draws: Draws) -> TexturedObject:
 
 
 def _draw_part(draws: Draws, body: Surface, inside: Floats, texture: Texture) -> Part:
-    """A part with a point of its inside on the body's surface."""
+    """Draw a part placed so that an interior point of it lies on the body's surface."""
     shape, anchor = _draw_shape(draws, 0.12, 0.32)
     rotation = _draw_pose(draws, draws.chance(0.75))
     spot = _draw_spot(draws, body, inside)
@@ -48,22 +48,22 @@ def _draw_part(draws: Draws, body: Surface, inside: Floats, texture: Texture) ->
 
 
 def _draw_spot(draws: Draws, body: Surface, inside: Floats) -> Floats:
-    """[3] a point of the surface in a random direction from `inside` the body; two in three are in front."""
+    """Draw a surface point [3] in a random direction from the interior point `inside`; two in three are in front."""
     direction = np.array([draws.uniform(-0.5, 1.0), draws.uniform(-1, 1), draws.uniform(-1, 1)])
     spot = body.hit(tuple(inside + _FAR * direction), tuple(-direction))
-    assert spot is not None  # the ray ends inside a closed surface
+    assert spot is not None  # the ray passes through a point inside the closed surface
     return spot
 
 
 def _draw_pose(draws: Draws, aligned: bool) -> Floats:
-    """[3, 3] rotation: along the axes, or any."""
+    """Draw a rotation [3, 3]: aligned with the axes, or uniform."""
     if aligned:
         return _LYING if draws.chance(0.35) else _UPRIGHT
     return _draw_rotation(draws)
 
 
 def _draw_rotation(draws: Draws) -> Floats:
-    """[3, 3] uniform (Shoemake 1992, "Uniform random rotations")."""
+    """Draw a uniform rotation [3, 3] (Shoemake 1992, "Uniform random rotations")."""
     share, a, b = draws.uniform(0, 1), draws.uniform(0, 2 * np.pi), draws.uniform(0, 2 * np.pi)
     x, y = np.sqrt(1 - share) * np.sin(a), np.sqrt(1 - share) * np.cos(a)
     z, w = np.sqrt(share) * np.sin(b), np.sqrt(share) * np.cos(b)
@@ -77,7 +77,7 @@ def _draw_rotation(draws: Draws) -> Floats:
 
 
 def _frame(surface: Surface, rotation: Floats) -> Floats:
-    """[3, 4] that takes the surface, turned back, to coordinates of one scale that end at -1 and 1 along its axis."""
+    """Return the frame [3, 4] that undoes the rotation and scales uniformly to w in [-1, 1] along the axis."""
     local = surface.vertices @ rotation
     low, high = local.min(0), local.max(0)
     half = (high[2] - low[2]) / 2
@@ -96,7 +96,7 @@ def _draw_texture(draws: Draws, first: tuple[float, float, float], second: tuple
 
 
 def _draw_shape(draws: Draws, least: float, most: float) -> tuple[Surface, Floats]:
-    """An upright shape around the origin with half-sides between `least` and `most`, and a point [3] inside it."""
+    """Draw an upright shape around the origin, half-sides in [least, most], and a point [3] inside it."""
     x, y, z = (draws.uniform(least, most) for _ in range(3))
     if draws.chance(0.1):
         major, minor = 0.7 * most, draws.uniform(0.2, 0.3) * most
@@ -120,20 +120,20 @@ def _cylinder(draws: Draws) -> Surface:
 
 
 def _cone(draws: Draws) -> Surface:
-    """A cone, or a frustum."""
+    """Draw a cone or a frustum."""
     top = draws.choice([0.0, draws.uniform(0.25, 0.6)])
     return shapes.sweep([(1.0, -1.0), (top, 1.0)], shapes.circle(24))
 
 
 def _extrusion(draws: Draws) -> Surface:
-    """A prism over a triangle, pentagon or hexagon, a star or a cross."""
+    """Draw a prism over a triangle, pentagon, hexagon, star or cross."""
     corners = draws.choice([3, 5, 6])
     section = draws.choice([shapes.circle(corners), shapes.star(5, 0.45), shapes.star(6, 0.55), shapes.cross(0.36)])
     return shapes.sweep([(1.0, -1.0), (1.0, 1.0)], section)
 
 
 def _lathe(draws: Draws) -> Surface:
-    """A turned shape with a smooth random outline."""
+    """Draw a surface of revolution with a smooth random outline."""
     knots = [draws.uniform(0.35, 1.0) for _ in range(5)]
     height = np.linspace(-1.0, 1.0, 13)
     radius = np.interp(height, np.linspace(-1.0, 1.0, 5), knots)

@@ -1,4 +1,4 @@
-"""Which points of a grid are inside an object of overlapping closed parts."""
+"""Occupancy grid of an object of overlapping closed parts."""
 
 import numpy as np
 import torch
@@ -8,13 +8,13 @@ from torch import Tensor
 
 from liftstudio.synthetic.assembly import TexturedObject
 
-_SHIFT = 1e-5  # world units; keeps grid lines off edges that a generator placed exactly on them
+_SHIFT = 1e-5  # world units; moves edges that lie exactly on grid lines off them
 
 
 def occupancy(obj: TexturedObject, grid: int, half_side: float) -> Tensor:
-    """[G, G, G] bool (axes z, y, x): vertices of the cube [-half_side, half_side]^3 inside the object.
+    """Return which grid vertices of the cube [-half_side, half_side]^3 are inside: [G, G, G] bool, axes z, y, x.
 
-    A point is inside where the winding number is positive, so overlapping parts are their union.
+    A point is inside if its winding number is positive, so overlapping parts form their union.
     """
     shifted = obj.vertices.astype(np.float64) + np.array([_SHIFT, 2 * _SHIFT, 0])
     vertices = (shifted + half_side) * ((grid - 1) / (2 * half_side))
@@ -25,7 +25,7 @@ def occupancy(obj: TexturedObject, grid: int, half_side: float) -> Tensor:
 
 @njit(nogil=True, cache=True)
 def _wind(vertices: NDArray[np.float64], faces: NDArray[np.int32], winding: NDArray[np.int16]) -> None:
-    """Adds +-1 to all grid vertices below each crossing of a vertical grid line with a face."""
+    """Add +-1 to all grid vertices below each crossing of a vertical grid line with a face."""
     grid = winding.shape[0]
     for face in range(len(faces)):
         a, b, c = vertices[faces[face, 0]], vertices[faces[face, 1]], vertices[faces[face, 2]]

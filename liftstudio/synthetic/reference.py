@@ -1,4 +1,4 @@
-"""`rendering.render` in plain torch, pixel arrays at a time: the oracle of the tests and the benchmark."""
+"""`rendering.render` in vectorised torch: the reference for tests and the benchmark."""
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ def render(obj: TexturedObject, cameras: Cameras, *, shaded: bool = True, supers
 
 
 def averaged(color: Tensor, depth: Tensor, seen: Fragments, samples: int) -> ObjectRender:
-    """Images of samples, so many across a pixel: their colours [P, 3] over white, their depths [P, 1]."""
+    """Average samples of colour [P, 3] over white and take the nearest depth [P, 1]; samples: per pixel and axis."""
     images = scatter_image(torch.cat([color, torch.ones_like(depth)], dim=-1), seen)
     rgb, alpha = _pooled(images, samples).split([3, 1], dim=-1)
     nearest = -F.max_pool2d(-scatter_image(depth, seen, torch.inf).permute(0, 3, 1, 2), samples)
@@ -40,7 +40,7 @@ def averaged(color: Tensor, depth: Tensor, seen: Fragments, samples: int) -> Obj
 
 
 def albedo(obj: TexturedObject, points: Tensor, part: Tensor) -> Tensor:
-    """[N, 3] sRGB in [0, 1] of world points [N, 3] (float64) on parts [N]."""
+    """Return the sRGB albedo [N, 3] in [0, 1] at world points [N, 3] (float64) on parts [N]."""
     frames, settings = torch.from_numpy(obj.frames)[part], torch.from_numpy(obj.settings)[part]
     local = torch.einsum("nij,nj->ni", frames[..., :3], points) + frames[..., 3]
     patterns, shares = torch.from_numpy(obj.patterns)[part], torch.zeros(len(points), dtype=torch.float64)
@@ -52,7 +52,7 @@ def albedo(obj: TexturedObject, points: Tensor, part: Tensor) -> Tensor:
 
 
 def share(pattern: Pattern, local: Tensor, count: Tensor, shift: Tensor) -> Tensor:
-    """[N] float64, the share of the second colour at part coordinates [N, 3], float64."""
+    """Return the share [N] of the second colour at part coordinates [N, 3], all float64."""
     u, v, w = local.unbind(-1)
     cells = 0.5 * local * count[:, None]
     if pattern == Pattern.STRIPES:

@@ -1,4 +1,4 @@
-"""Fast images of textured objects: visibility by our own rasteriser, textures and light per sample."""
+"""Fast renderer of textured objects: visibility by `ops.rasterization`, textures and light per sample."""
 
 import math
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ Pinhole = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class ObjectRender:
-    """Images of an object, torch CPU tensors.
+    """Rendered images of an object, torch CPU tensors.
 
-    rgb:   [B, H, W, 3] float32 sRGB in [0, 1], over white.
+    rgb:   [B, H, W, 3] float32 sRGB in [0, 1], composited over white.
     alpha: [B, H, W, 1] float32, share of the pixel's samples on the object.
-    depth: [B, H, W, 1] float32 z-depth in world units of the nearest sample; 0 where there is none.
+    depth: [B, H, W, 1] float32 z-depth of the nearest sample in world units; 0 on the background.
     """
 
     rgb: Tensor
@@ -35,9 +35,9 @@ class ObjectRender:
 
 
 def render(obj: TexturedObject, cameras: Cameras, *, shaded: bool = True, supersampling: int = 2) -> ObjectRender:
-    """Images of `obj`; the interpreter's lock is free during nearly all of it.
+    """Render `obj`; the global interpreter lock is released for nearly all of the work.
 
-    shaded: under the object's light, else its albedo. supersampling: samples across a pixel, per axis.
+    shaded: apply the object's light, else show its albedo. supersampling: samples per pixel and axis.
 
     Raises:
         InputError: supersampling below 1.
@@ -66,7 +66,7 @@ def _shade(
     patterns: NDArray[np.int64], settings: Floats, frames: Floats, colors: Floats, lighting: Floats,
     rgb: NDArray[np.float32], alpha: NDArray[np.float32], depth: NDArray[np.float32],
 ) -> None:  # fmt: skip
-    """Averages the samples `visible` [B, S H, S W] (face or -1) into the three images [B, H, W, C]."""
+    """Shade the samples `visible` [B, S H, S W] (face index or -1) and average them into images [B, H, W, C]."""
     batch, height, width, _ = rgb.shape
     samples = visible.shape[1] // height
     weight = 1.0 / (samples * samples)
@@ -97,9 +97,9 @@ def _shade(
 def meet(
     planes: Floats, f: int, c2w: Floats, b: int, origin: Vector, pinhole: Pinhole, row: int, column: int
 ) -> tuple[float, Vector, Vector]:
-    """Z-depth and point where the ray through a sample of camera b meets the plane of face f, and the ray's direction.
+    """Intersect the ray through a sample of camera b with the plane of face f; return z-depth, point and direction.
 
-    The direction is 1 along the camera's axis. origin: the camera's centre. pinhole: fx, fy, cx, cy in samples.
+    The direction has length 1 along the camera axis. origin: the camera's centre. pinhole: fx, fy, cx, cy in samples.
     """
     x, y = (column + 0.5 - pinhole[2]) / pinhole[0], (pinhole[3] - row - 0.5) / pinhole[1]
     dx = c2w[b, 0, 0] * x + c2w[b, 0, 1] * y - c2w[b, 0, 2]
@@ -117,7 +117,7 @@ def write_pixel(
     rgb: NDArray[np.float32], alpha: NDArray[np.float32], depth: NDArray[np.float32], b: int, i: int, j: int,
     red: float, green: float, blue: float, hits: int, nearest: float, weight: float,
 ) -> None:  # fmt: skip
-    """Writes a pixel over white, from sums over its samples on the object; weight: a sample's share of the pixel."""
+    """Write a pixel over white, from sums over its samples on the object; weight: a sample's share of the pixel."""
     white = 1.0 - hits * weight
     rgb[b, i, j, 0] = red * weight + white
     rgb[b, i, j, 1] = green * weight + white
@@ -128,7 +128,7 @@ def write_pixel(
 
 @njit(nogil=True, cache=True, inline="always")
 def _radiance(planes: Floats, f: int, lighting: Floats, x: float, y: float, z: float) -> float:
-    """Light on the point of face f, under its interpolated normal."""
+    """Return the light at a point of face f, by its interpolated normal."""
     nx = planes[f, 4] * x + planes[f, 5] * y + planes[f, 6] * z + planes[f, 7]
     ny = planes[f, 8] * x + planes[f, 9] * y + planes[f, 10] * z + planes[f, 11]
     nz = planes[f, 12] * x + planes[f, 13] * y + planes[f, 14] * z + planes[f, 15]
@@ -142,7 +142,7 @@ def _radiance(planes: Floats, f: int, lighting: Floats, x: float, y: float, z: f
 def _share(
     k: int, patterns: NDArray[np.int64], settings: Floats, frames: Floats, x: float, y: float, z: float
 ) -> float:
-    """The share of part k's second colour at a point."""
+    """Return the share of part k's second colour at a point."""
     u = frames[k, 0, 0] * x + frames[k, 0, 1] * y + frames[k, 0, 2] * z + frames[k, 0, 3]
     v = frames[k, 1, 0] * x + frames[k, 1, 1] * y + frames[k, 1, 2] * z + frames[k, 1, 3]
     w = frames[k, 2, 0] * x + frames[k, 2, 1] * y + frames[k, 2, 2] * z + frames[k, 2, 3]
@@ -153,9 +153,9 @@ def _share(
 def face_planes(
     vertices: NDArray[np.float32], faces: NDArray[np.int32], corners: NDArray[np.float32], planes: Floats
 ) -> None:
-    """planes[f]: n and n . a of face f, then the C affine functions of a point that interpolate its corners' values.
+    """Set planes[f] to n and n . a of face f, and to the C affine functions that interpolate its corner values.
 
-    corners: [F, 3, C]. planes: [F, 4 + 4 C]; of each function its gradient, and its value at the origin.
+    corners: [F, 3, C]. planes: [F, 4 + 4 C]; each function is its gradient and its value at the origin.
     """
     for f in range(len(faces)):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]

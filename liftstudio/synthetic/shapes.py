@@ -1,6 +1,6 @@
-"""Closed surfaces as vertices and faces: sections swept along profiles, tubes along paths, tori.
+"""Closed surfaces as vertices and faces: swept sections, tubes along paths, tori.
 
-Arrays: vertices [V, 3] float64 in the units of the caller, faces [F, 3] int64 counter-clockwise seen from outside.
+Arrays: vertices [V, 3] float64 in any unit, faces [F, 3] int64 counter-clockwise seen from outside.
 """
 
 import functools
@@ -26,23 +26,23 @@ class Surface:
     faces: Ints
 
     def moved(self, offset: tuple[float, float, float]) -> "Surface":
-        """Shifted by `offset`."""
+        """Return the surface translated by `offset`."""
         return Surface(self.vertices + np.array(offset), self.faces)
 
     def scaled(self, *factors: float) -> "Surface":
-        """Scaled about the origin, by one positive factor or one per axis."""
+        """Return the surface scaled about the origin, by one positive factor or one per axis."""
         return Surface(self.vertices * np.array(factors), self.faces)
 
     def turned(self, rotation: Floats) -> "Surface":
-        """Rotated about the origin by a [3, 3] matrix."""
+        """Return the surface rotated about the origin by a [3, 3] matrix."""
         return Surface(self.vertices @ rotation.T, self.faces)
 
     def mirrored(self) -> "Surface":
-        """With y negated."""
+        """Return the surface with y negated."""
         return Surface(self.vertices * np.array([1.0, -1.0, 1.0]), self.faces[:, ::-1])
 
     def hit(self, origin: tuple[float, float, float], direction: tuple[float, float, float]) -> Floats | None:
-        """[3] the first point of the surface on the ray; None if the ray misses it."""
+        """Return the first point [3] where the ray hits the surface; None if it misses."""
         start, along = np.array(origin, np.float64), np.array(direction, np.float64)
         distance = _first_hit(self.vertices, self.faces, *start.tolist(), *along.tolist())
         return start + along * distance if distance < math.inf else None
@@ -52,11 +52,11 @@ class Surface:
 def _first_hit(
     vertices: Floats, faces: Ints, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float
 ) -> float:
-    """The least parameter of the ray o + t d on a face; inf for none.
+    """Return the smallest t at which the ray o + t d hits a face; inf if it misses all.
 
     Moeller & Trumbore 1997, "Fast, minimum storage ray/triangle intersection".
     """
-    slack = 1e-9  # so that no ray slips through an edge
+    slack = 1e-9  # keeps rays from slipping through edges
     nearest = math.inf
     for f in range(len(faces)):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
@@ -79,7 +79,7 @@ def _first_hit(
 
 @functools.cache
 def _tube_faces(rings: int, points: int) -> Ints:
-    """Faces of rings of points with a fan at either end; the fans' centres are the last two vertices."""
+    """Return the faces of joined rings of points with a fan at both ends; the last two vertices are the fan centres."""
     here = np.arange(points)
     there = (here + 1) % points
     first, last = rings * points, rings * points + 1
@@ -94,18 +94,18 @@ def _tube_faces(rings: int, points: int) -> Ints:
 
 
 def closed_tube(rings: Floats, start: Floats, end: Floats) -> Surface:
-    """Rings [K, N, 3] joined in order, closed by fans to the points `start` and `end` [3].
+    """Join rings [K, N, 3] in order, and close the ends by fans to the points `start` and `end` [3].
 
-    The points of a ring run counter-clockwise seen against the direction from start to end.
+    The points of a ring run counter-clockwise when looking from end to start.
     """
     count, points, _ = rings.shape
     return Surface(np.concatenate([rings.reshape(-1, 3), start[None], end[None]]), _tube_faces(count, points))
 
 
 def sweep(profile: list[tuple[float, float]], section: Floats) -> Surface:
-    """The section [N, 2] (x, y), counter-clockwise, scaled by r at the heights z of a profile [(r, z), ...] upwards.
+    """Sweep a section [N, 2] (x, y), counter-clockwise, upwards along z, scaled by r at each (r, z) of the profile.
 
-    A profile that starts or ends at r = 0 ends in a tip there, any other in a flat lid.
+    An end of the profile with r = 0 forms a tip, any other a flat cap.
     """
     radius, height = np.array(profile).T
     start, end = np.array([0.0, 0.0, height[0]]), np.array([0.0, 0.0, height[-1]])
@@ -119,42 +119,42 @@ def sweep(profile: list[tuple[float, float]], section: Floats) -> Surface:
 
 @functools.cache
 def circle(points: int) -> Floats:
-    """[points, 2] on the unit circle, from +x."""
+    """Return points [points, 2] on the unit circle, starting at +x."""
     return superellipse(1.0, points)
 
 
 def superellipse(exponent: float, points: int) -> Floats:
-    """[points, 2] of |x|^(2/e) + |y|^(2/e) = 1: a circle at e = 1, nearly a square of side 2 at 0.2, a rhombus at 2."""
+    """Return [points, 2] on |x|^(2/e) + |y|^(2/e) = 1: a circle for e = 1, nearly a square for 0.2, a rhombus for 2."""
     angle = np.arange(points) * (2 * np.pi / points)
     return np.stack([_signed_power(np.cos(angle), exponent), _signed_power(np.sin(angle), exponent)], axis=-1)
 
 
 def square() -> Floats:
-    """[4, 2] the corners (+-1, +-1)."""
+    """Return the corners (+-1, +-1) of a square, [4, 2]."""
     return np.array([[1.0, -1.0], [1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0]])
 
 
 def star(tips: int, inner: float) -> Floats:
-    """[2 tips, 2] a star with tips on the unit circle, the first at +x, and notches on one of radius `inner`."""
+    """Return a star [2 tips, 2]: tips on the unit circle, the first at +x, notches at radius `inner`."""
     radius = np.where(np.arange(2 * tips) % 2 == 0, 1.0, inner)
     return circle(2 * tips) * radius[:, None]
 
 
 def cross(half_width: float) -> Floats:
-    """[12, 2] two crossed bars from -1 to 1 of the given half-width, below 1."""
+    """Return a cross [12, 2] of two bars from -1 to 1, with the given half-width below 1."""
     arm = np.array([[1.0, -half_width], [1.0, half_width], [half_width, half_width]])
     turn = np.array([[0.0, -1.0], [1.0, 0.0]])
     return np.concatenate([arm @ np.linalg.matrix_power(turn, quarter).T for quarter in range(4)])
 
 
 def _signed_power(value: Floats, exponent: float) -> Floats:
-    # Rounding leaves 1e-17 in place of 0, which small exponents would turn into a visible length.
+    # Rounding leaves 1e-17 instead of 0, which small exponents would enlarge visibly.
     clean = np.where(np.abs(value) < 1e-12, 0.0, value)
     return np.sign(clean) * np.abs(clean) ** exponent
 
 
 def superquadric(vertical: float, horizontal: float, rows: int = 8, columns: int = 16) -> Surface:
-    """Of half-sides 1, with exponents as in `superellipse`.
+    """Return a superquadric with half-sides 1 and exponents as in `superellipse`.
 
     Barr 1981, "Superquadrics and angle-preserving transformations".
     """
@@ -164,17 +164,17 @@ def superquadric(vertical: float, horizontal: float, rows: int = 8, columns: int
 
 
 def ellipsoid(x: float, y: float, z: float, rows: int = 6, columns: int = 10) -> Surface:
-    """With the given half-axes."""
+    """Return an ellipsoid with the given half-axes."""
     return superquadric(1.0, 1.0, rows, columns).scaled(x, y, z)
 
 
 def ball(radius: float) -> Surface:
-    """A sphere."""
+    """Return a sphere."""
     return ellipsoid(radius, radius, radius)
 
 
 def limb(path: Floats, radii: Floats, side: tuple[float, float, float], columns: int = 8) -> Surface:
-    """A tube along a path [K, 3] of radii [K] with rounded ends; `side` is a direction that the path never takes."""
+    """Return a round-ended tube of radii [K] along a path [K, 3]; the path must never run parallel to `side`."""
     tangent = np.gradient(path, axis=0)
     tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
     first, last = tangent[0] * radii[0], tangent[-1] * radii[-1]
@@ -190,7 +190,7 @@ def limb(path: Floats, radii: Floats, side: tuple[float, float, float], columns:
 
 
 def torus(major: float, minor: float, rows: int = 24, columns: int = 12) -> Surface:
-    """Around the z axis: radius `major` of the ring's centre line, `minor` of the ring itself."""
+    """Return a torus around the z axis; major: radius of the centre line, minor: radius of the tube."""
     ring = circle(columns) * minor + np.array([major, 0.0])
     around = circle(rows)
     vertices = np.empty((rows, columns, 3))

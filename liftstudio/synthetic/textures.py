@@ -1,6 +1,6 @@
-"""Procedural textures: every part mixes two colours by a function of its own coordinates (u, v, w).
+"""Procedural textures: each part mixes two colours by a function of part coordinates (u, v, w).
 
-w runs from -1 to 1 along the part's axis, u and v across it.
+w runs from -1 to 1 along the axis of the part, u and v run across it.
 """
 
 import math
@@ -16,12 +16,12 @@ Color = tuple[float, float, float]
 
 
 class Pattern(IntEnum):
-    """What mixes the two colours; `Texture.count` and `Texture.shift` mean:"""
+    """How the two colours mix, and what `Texture.count` and `Texture.shift` mean."""
 
-    SOLID = 0  # nothing: the first colour
+    SOLID = 0  # unused; only the first colour
     STRIPES = 1  # count: bands along w
-    GRADIENT = 2  # nothing: from the first colour at w = -1 to the second at 1
-    HALVES = 3  # the second colour where w > shift
+    GRADIENT = 2  # unused; from the first colour at w = -1 to the second at 1
+    HALVES = 3  # shift: the second colour is where w > shift
     CHECKS = 4  # count: cells along each axis
     SPOTS = 5  # count: cells along each axis, a ball in each; shift: its radius in cells, below 0.5
     WAVES = 6  # count: half-waves along w; shift: phase in radians
@@ -40,9 +40,9 @@ class Texture:
 
 @njit(nogil=True, cache=True)
 def mix(pattern: int, count: float, shift: float, u: float, v: float, w: float) -> float:
-    """The share of the second colour, in [0, 1], at part coordinates (u, v, w)."""
+    """Return the share of the second colour, in [0, 1], at part coordinates (u, v, w)."""
     if pattern == 1:
-        inside = min(max(w, -0.9999), 0.9999)  # flat lids lie at exactly -1 and 1
+        inside = min(max(w, -0.9999), 0.9999)  # flat caps lie at exactly -1 and 1
         return float(math.floor(0.5 * (inside + 1.0) * count) & 1)
     if pattern == 2:
         return min(max(0.5 * (w + 1.0), 0.0), 1.0)
@@ -66,7 +66,7 @@ def albedo(
     points: Floats, part: NDArray[np.int64], patterns: NDArray[np.int64], settings: Floats, frames: Floats,
     colors: Floats, out: Floats,
 ) -> None:  # fmt: skip
-    """out[n] = sRGB of world points [N, 3] that lie on parts [N]; the other arrays as in `TexturedObject`."""
+    """Set out[n] to the sRGB albedo at world points [N, 3] on parts [N]; other arrays as in `TexturedObject`."""
     for n in range(len(points)):
         k, x, y, z = part[n], points[n, 0], points[n, 1], points[n, 2]
         frame = frames[k]

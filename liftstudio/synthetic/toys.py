@@ -1,7 +1,7 @@
-"""Toy figures: left-right symmetric, face on +x, textures that vary along their parts' axes alone, so that the front
-tells most of the back.
+"""Toy figures: mirror symmetric, facing +x, with textures that vary only along the axes of the parts, so that the front
+determines most of the back.
 
-Built from the ground up in units of their own (a toy is about 1.6 high); `assemble` centres and scales.
+Toys are built in their own units (about 1.6 high); `assemble` centres and scales them.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from liftstudio.synthetic.palettes import draw_palette, shade_of
 from liftstudio.synthetic.shapes import Floats, Surface
 from liftstudio.synthetic.textures import Color, Pattern, Texture
 
-_SIDE = (1.0, 0.0, 0.0)  # limbs that stay near the plane x = const are swept with this side
+_SIDE = (1.0, 0.0, 0.0)  # `side` of limbs that stay near a plane x = const
 _DARK: Color = (0.06, 0.05, 0.08)
 _WHITE: Color = (0.97, 0.97, 0.97)
 _FAR = 10.0
@@ -35,7 +35,7 @@ class _Outfit:
 
 
 def make_toy(draws: Draws) -> TexturedObject:
-    """A toy figure."""
+    """Draw a toy figure."""
     outfit = _draw_outfit(draws)
     torso, width = _draw_torso(draws)
     parts = [Part(torso, outfit.body, box_frame(torso))]
@@ -69,7 +69,7 @@ def _draw_texture(
 
 
 def _draw_torso(draws: Draws) -> tuple[Surface, float]:
-    """The torso, standing on z = 0, and its half-width."""
+    """Draw the torso, standing on z = 0; return it with its half-width."""
     width, height = draws.uniform(0.3, 0.44), draws.uniform(0.27, 0.4)
     depth = width * draws.uniform(0.75, 1.0)
     build = draws.weighted({_draw_blob: 0.35, _draw_cylinder: 0.2, _draw_frustum: 0.2, _draw_vase: 0.25})
@@ -90,7 +90,7 @@ def _draw_frustum(draws: Draws) -> Surface:
 
 
 def _draw_vase(draws: Draws) -> Surface:
-    """A lathe: a belly, a waist, a chest."""
+    """Draw a surface of revolution with belly, waist and chest."""
     belly, chest = draws.uniform(0.75, 1.0), draws.uniform(0.55, 0.9)
     waist = min(belly, chest) * draws.uniform(0.75, 1.0)
     knots = np.array([0.75 * belly, belly, waist, chest, 0.6 * chest])
@@ -140,7 +140,7 @@ def _draw_arms(draws: Draws, outfit: _Outfit, torso: Surface, width: float) -> l
     top = torso.vertices[:, 2].max()
     z = top * draws.uniform(0.68, 0.8)
     start = torso.hit((0.0, _FAR, z), (0.0, -1.0, 0.0))
-    assert start is not None  # the torso holds its own axis
+    assert start is not None  # the ray crosses the axis of the torso
     shoulder = start - np.array([0.0, 0.7 * radius, 0.0])
     path = shoulder + length * _draw_pose(draws)
     arm = shapes.limb(path, np.linspace(1.0, 0.85, len(path)) * radius, _SIDE)
@@ -152,7 +152,7 @@ def _draw_arms(draws: Draws, outfit: _Outfit, torso: Surface, width: float) -> l
 
 
 def _draw_pose(draws: Draws) -> Floats:
-    """[6, 3] an arm of length about one from the left shoulder (+y) at the origin."""
+    """Draw the path [6, 3] of an arm of length about 1, from the left shoulder (+y) at the origin."""
     upper_deg, lower_deg = draws.choice(
         [
             (draws.uniform(-12, 12),) * 2,  # out
@@ -176,7 +176,7 @@ def _draw_pose(draws: Draws) -> Floats:
 def _draw_tail(draws: Draws, outfit: _Outfit, torso: Surface) -> list[Part]:
     z = torso.vertices[:, 2].max() * draws.uniform(0.15, 0.35)
     root = torso.hit((-_FAR, 0.0, z), (1.0, 0.0, 0.0))
-    assert root is not None  # the torso holds its own axis
+    assert root is not None  # the ray crosses the axis of the torso
     radius = draws.uniform(0.075, 0.105)
     if draws.chance(0.5):
         ball = shapes.ball(1.6 * radius).moved((root[0] - radius, 0.0, z))
@@ -189,7 +189,7 @@ def _draw_tail(draws: Draws, outfit: _Outfit, torso: Surface) -> list[Part]:
 
 
 def _draw_head(draws: Draws, outfit: _Outfit, torso: Surface, width: float) -> list[Part]:
-    """The head with its face, and what is on it."""
+    """Draw the head with its face, and ears or a hat."""
     half_width, half_height = draws.uniform(0.29, 0.4), draws.uniform(0.26, 0.36)
     half_depth = half_width * draws.uniform(0.8, 1.0)
     unit = shapes.superquadric(draws.uniform(0.4, 1.0), draws.uniform(0.45, 1.0))
@@ -203,7 +203,7 @@ def _draw_head(draws: Draws, outfit: _Outfit, torso: Surface, width: float) -> l
 
 def _front(head: Surface, y: float, z: float) -> Floats:
     point = head.hit((_FAR, y, z), (-1.0, 0.0, 0.0))
-    assert point is not None  # faces lie well inside their heads' outlines
+    assert point is not None  # facial features lie well inside the outline of the head
     return point
 
 
@@ -220,7 +220,7 @@ def _draw_face(draws: Draws, outfit: _Outfit, head: Surface, z: float, size: Flo
 
 
 def _draw_eye(draws: Draws, spot: Floats, radius: float) -> Part:
-    """A ball set into the head: black, or white with a pupil in front."""
+    """Draw an eye: a ball set into the head, black or white with a pupil in front."""
     ball = shapes.ellipsoid(0.7 * radius, radius, radius, 6, 12).turned(_Z_TO_X).moved(tuple(spot))
     front = np.array([0.7 * radius, 0.0, 0.0])
     if draws.chance(0.4):
@@ -240,7 +240,7 @@ def _draw_nose(draws: Draws, outfit: _Outfit, spot: Floats, width: float) -> Par
 
 
 def _draw_mouth(draws: Draws, head: Surface, z: float, width: float, height: float) -> Part:
-    """A smile along the head's surface."""
+    """Draw a smile along the surface of the head."""
     reach, bend = draws.uniform(0.3, 0.42) * width, draws.uniform(0.1, 0.22) * height
     y = np.linspace(-reach, reach, 7)
     path = np.stack([_front(head, across, z + bend * (across / reach) ** 2) for across in y])

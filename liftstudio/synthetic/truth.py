@@ -1,4 +1,4 @@
-"""Ground truth of an object as meshes: the closed union of its parts, with its colour."""
+"""Ground-truth meshes of an object: the closed union of its parts, with colour."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,28 +16,28 @@ from liftstudio.export.options import ExportConfig, Format
 from liftstudio.export.pipeline import export_mesh
 from liftstudio.synthetic.assembly import Floats, Ints, TexturedObject
 
-_SAMPLES = 200_000  # on the surface, about 0.004 world units apart, that tell parts from one another
+_SAMPLES = 200_000  # points on the surface, about 0.004 world units apart, labelled with their part
 
 
 def part_mesh(obj: TexturedObject, part: int) -> Mesh:
-    """One part, a closed surface that also runs inside the others."""
+    """Return one part: a closed surface, including what lies inside other parts."""
     used, faces = np.unique(obj.faces[obj.part == part], return_inverse=True)
     return Mesh(torch.from_numpy(obj.vertices[used]), torch.from_numpy(faces.reshape(-1, 3)).long())
 
 
 def to_mesh(obj: TexturedObject) -> Mesh:
-    """The closed surface of the union of all parts, without what lies inside; world units.
+    """Return the closed surface of the union of all parts, without interior faces; world units.
 
-    The parts overlap, so that their faces as they are would count as outside where an even number of parts are.
+    By parity, the raw faces of overlapping parts would mark regions inside an even number of parts as outside.
     """
     return _union(obj)[0]
 
 
 def save_truth(obj: TexturedObject, folder: Path, formats: Sequence[Format] = ("glb",)) -> dict[str, Any]:
-    """Write the union with its albedo to `folder` as mesh.glb, mesh.obj, mesh.ply; returns the report of `export_mesh`.
+    """Write the union with its albedo to `folder` as mesh.glb, mesh.obj or mesh.ply; return the `export_mesh` report.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder is not writable.
     """
     mesh, part = _union(obj)
     samples, part_of_sample = _labelled_samples(mesh, part)
@@ -52,7 +52,7 @@ def save_truth(obj: TexturedObject, folder: Path, formats: Sequence[Format] = ("
 
 
 def _union(obj: TexturedObject) -> tuple[Mesh, Ints]:
-    """The union, and the part [F] that each of its faces comes from."""
+    """Return the union, and the part [F] that each face comes from."""
     count = len(obj.patterns)
     first_id = manifold3d.Manifold.reserve_ids(count)
     solids = [_solid(part_mesh(obj, part), first_id + part) for part in range(count)]
@@ -63,14 +63,14 @@ def _union(obj: TexturedObject) -> tuple[Mesh, Ints]:
 
 
 def _solid(mesh: Mesh, identifier: int) -> manifold3d.Manifold:
-    """A part whose faces can be told in the union by the identifier."""
+    """Return a part whose faces carry `identifier`, so that they can be found in the union."""
     run, original = np.array([0, mesh.faces.numel()], np.uint32), np.array([identifier], np.uint32)
     faces = mesh.faces.numpy().astype(np.uint32)
     return manifold3d.Manifold(manifold3d.Mesh(mesh.vertices.numpy(), faces, run_index=run, run_original_id=original))
 
 
 def _labelled_samples(mesh: Mesh, part: Ints) -> tuple[Floats, Ints]:
-    """Points [N, 3] over the whole surface, as many on every part for its area, and their parts [N]."""
+    """Sample points [N, 3] uniformly over the surface; return them with their parts [N]."""
     generator = torch.Generator().manual_seed(0)
     area = np.bincount(part, mesh.face_area_vectors().norm(dim=-1).numpy())
     counts = np.ceil(_SAMPLES * area / area.sum()).astype(int)

@@ -1,1 +1,1 @@
-"""Systems own the stages of a run and their optimisation."""
+"""Systems: the stages of a run and their optimisation."""

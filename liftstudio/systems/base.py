@@ -1,4 +1,4 @@
-"""What a run asks of a system."""
+"""The interface of all systems."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Set
@@ -15,7 +15,7 @@ from liftstudio.data.render import Render
 
 @dataclass(frozen=True)
 class Surface:
-    """A finished object: its mesh and what colours it.
+    """A finished object: its mesh and its colour functions.
 
     albedo: world points [N, 3] -> [N, 3] sRGB in [0, 1], light removed.
     shaded: world points [N, 3], unit normals [N, 3] -> [N, 3] sRGB in [0, 1] under the fitted light.
@@ -27,7 +27,7 @@ class Surface:
 
 
 class System(Component):
-    """Optimises a scene through named stages. The run owns the loop, the folder and the checkpoints."""
+    """Optimisation of a scene in named stages; the run owns the loop, the folder and the checkpoints."""
 
     kind: ClassVar[str] = "system"
 
@@ -35,24 +35,27 @@ class System(Component):
 
     @abstractmethod
     def enter(self, stage: str, state: dict[str, Any] | None = None) -> None:
-        """Make `stage` the current one: from `state` (a `state()` saved in it), else from the stage before."""
+        """Make `stage` the current one.
+
+        state: what `state()` returned in this stage, to continue from; None: start from the previous stage.
+        """
 
     @abstractmethod
     def step(self, step: int) -> dict[str, float]:
-        """One optimisation step (0-based in the stage); returns the total `loss` and every named loss."""
+        """Do one optimisation step (0-based in the stage); return the total as `loss`, and every named loss."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """All that `enter` needs to go on exactly here: nested dicts and lists of tensors and numbers."""
+        """Return all that `enter` needs to continue exactly here: nested dicts and lists of tensors and numbers."""
 
     @abstractmethod
     def render(self, cameras: Cameras, passes: Set[str] = frozenset()) -> Render:
-        """The current scene without gradients, in eval mode, in chunks, on the CPU."""
+        """Render the current scene in chunks, without gradients and in eval mode; the result is on the CPU."""
 
     @abstractmethod
     def surface(self) -> Surface:
-        """The current scene's surface for export.
+        """Return the current scene's surface for export.
 
         Raises:
-            InputError: the surface is empty or explodes: states the field's range and proposes a level.
+            InputError: the surface is empty or not finite; contains the field's range and a level to try.
         """

@@ -1,4 +1,4 @@
-"""Stages one after the other, each starting from what the one before has found."""
+"""Optimisation in stages, each of which may start from the result of the previous one."""
 
 import itertools
 from collections.abc import Set
@@ -31,7 +31,7 @@ def _default(kind: str, name: str) -> ComponentSpec:
 
 @register("coarse-to-fine")
 class CoarseToFine(System):
-    """Optimises stage after stage; a stage's geometry may start from the one before and keeps its appearance."""
+    """Optimises one stage after another; a stage's geometry may start from the previous one and keep its appearance."""
 
     @dataclass
     class Config:
@@ -64,14 +64,14 @@ class CoarseToFine(System):
         self._check_optimizers()
 
     def _build_guidance(self) -> None:
-        """All stages' guidance at once, so that what is missing is said before the long work."""
+        """Build the guidance of all stages, so that missing files are reported before the long work."""
         self.guidance: dict[str, dict[str, Guidance[Any]]] = {
             name: {key: block.build(views=self.views, device=self.device) for key, block in stage.guidance.items()}
             for name, stage in self.config.stages.items()
         }
 
     def _check_optimizers(self) -> None:
-        """Say which parameter group does not exist before the long work, whichever stage has it."""
+        """Check the parameter groups of all stages before the long work."""
         for name, stage in self.config.stages.items():
             scene = self._new_scene(name, torch.Generator(self.device))
             try:
@@ -84,7 +84,7 @@ class CoarseToFine(System):
         return Scene(geometry, self.material, self.light, self.background).to(self.device)
 
     def enter(self, stage: str, state: dict[str, Any] | None = None) -> None:
-        """See `System.enter`. The geometry of a stage with `from` is initialised from renders of the stage before."""
+        """See `System.enter`; a geometry with `from` is initialised from the previous stage and its renders."""
         config, scene = self.config.stages[stage], self._new_scene(stage, self.setup_generator)
         if state is not None:
             scene.load_state_dict(state["scene"])
@@ -104,12 +104,12 @@ class CoarseToFine(System):
             self.generator.set_state(state["generators"][1].cpu())
 
     def _previous_render(self) -> tuple[Geometry, Cameras, Render]:
-        """What the stage before has found, and how it looks."""
+        """Return the geometry of the previous stage, and cameras around it with their renders."""
         cameras = self._covering_cameras().to(self.device)
         return self.stage.scene.geometry, cameras, self.stage.render(cameras, frozenset({"depth", "points"}))
 
     def _covering_cameras(self) -> Cameras:
-        """Where the object was supervised from: the training views if there are several, else orbits around it."""
+        """Return cameras that see the object from all sides: the training views if there are several, else orbits."""
         if self.views is not None and len(self.views.training()) > 1:
             cameras = self.views.training().cameras
             shrink = max(1, cameras.width // 128)
@@ -125,7 +125,7 @@ class CoarseToFine(System):
         return self.stage.step(step, self.generator)
 
     def state(self) -> dict[str, Any]:
-        """See `System.state`: that of the stage, and both generators."""
+        """See `System.state`; the state of the stage and of both generators."""
         return self.stage.state() | {"generators": [self.setup_generator.get_state(), self.generator.get_state()]}
 
     def render(self, cameras: Cameras, passes: Set[str] = frozenset()) -> Render:

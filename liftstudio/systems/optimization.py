@@ -1,4 +1,4 @@
-"""The optimiser of a stage: Adam with learning rates per dotted parameter path."""
+"""The optimiser of a stage: Adam with scheduled learning rates per parameter group."""
 
 import difflib
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ Beta = Annotated[float, Range(0, 0.999999)]
 
 @dataclass
 class GroupConfig:
-    """One learning rate for all parameters under a dotted path."""
+    """Options of the parameters under a dotted path."""
 
     lr: Schedule  # learning rate: a number or a schedule over the stage's steps
 
@@ -26,17 +26,19 @@ class OptimizerConfig:
     """Adam (Kingma and Ba 2015)."""
 
     lr: Schedule = field(default_factory=lambda: Schedule.constant(0.01))  # learning rate of parameters in no group
-    betas: tuple[Beta, Beta] = (0.9, 0.99)  # decay of the running mean and square
-    eps: NonNegativeFloat = 1e-15  # added to the root of the square
+    betas: tuple[Beta, Beta] = (0.9, 0.99)  # decay of the running means of gradient and squared gradient
+    eps: NonNegativeFloat = 1e-15  # added to the root of the mean square
     gradient_clip: NonNegativeFloat = 0.0  # largest norm of all gradients together; 0: no clipping
-    groups: dict[str, GroupConfig] = field(default_factory=dict)  # dotted path in the scene -> its own settings
+    groups: dict[str, GroupConfig] = field(
+        default_factory=dict
+    )  # dotted path in the scene -> options of its parameters
 
 
 class ScheduledAdam:
     """Adam whose learning rates follow schedules.
 
     Raises:
-        InputError: a group names no parameter of the module.
+        InputError: there are no parameters under the path of a group.
     """
 
     def __init__(self, config: OptimizerConfig, module: nn.Module) -> None:
@@ -54,7 +56,7 @@ class ScheduledAdam:
         self.adam = torch.optim.Adam(groups, lr=1.0, betas=config.betas, eps=config.eps, fused=True)
 
     def step(self, step: int) -> None:
-        """Update the parameters with the learning rates of `step`, then clear their gradients."""
+        """Update the parameters with the learning rates at `step`, then clear their gradients."""
         for group, schedule in zip(self.adam.param_groups, self.schedules, strict=True):
             group["lr"] = schedule(step)
         if self.config.gradient_clip > 0:

@@ -1,4 +1,4 @@
-"""The stage that is being optimised."""
+"""The stage that is currently optimised."""
 
 from collections.abc import Set
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ Weighted = dict[str, tuple[float, Tensor]]  # loss name in the logs -> weight, v
 
 
 class Stage:
-    """A scene with what renders, judges and optimises it."""
+    """A scene with its renderer, guidance and optimiser."""
 
     def __init__(
         self,
@@ -40,15 +40,15 @@ class Stage:
         steps_before: int,
         fabric: "Fabric",
     ) -> None:
-        """Build the renderer and the optimiser of a scene, the box of which does not change from here on.
+        """Build the renderer and the optimiser of a scene, whose bounding box must not change any more.
 
         Args:
-            name: in the config.
-            config: its options.
-            scene: what is optimised.
-            guidance: name in the logs -> what judges the renders.
-            steps_before: number of steps of the stages before.
-            fabric: of the processes that share the work.
+            name: name of the stage in the config.
+            config: options of the stage.
+            scene: the scene that is optimised.
+            guidance: name in the logs -> guidance.
+            steps_before: number of steps of all previous stages.
+            fabric: Fabric of the processes that share the work.
         """
         self.name, self.config, self.scene, self.guidance = name, config, scene, guidance
         self.steps_before, self.fabric = steps_before, fabric
@@ -58,7 +58,7 @@ class Stage:
         self.pixels: dict[str, int] = {}  # guidance -> most pixels rendered at once so far
 
     def step(self, step: int, generator: torch.Generator) -> dict[str, float]:
-        """See `System.step`: renders what each active guidance asks for, sums weight times loss, steps the optimiser.
+        """Do one step as in `System.step`: render for each active guidance, sum the weighted losses, update.
 
         Raises:
             InputError: no loss is active at this step.
@@ -92,7 +92,7 @@ class Stage:
         generator: torch.Generator,
         shading: RandomShading | None,
     ) -> Weighted:
-        """Render what a guidance asks for; its losses and those of the regularisers on that render."""
+        """Render the request of a guidance; return its losses and those of the regularisers on that render."""
         guidance = self.guidance[name]
         if guidance.compares_pictures:
             shading = None
@@ -107,7 +107,7 @@ class Stage:
         }
 
     def _check_memory(self, name: str, cameras: Cameras) -> None:
-        """Before a resolution milestone: say that memory will not do while what was computed is still safe."""
+        """At a resolution milestone, stop before memory runs out, while the results so far can still be saved."""
         pixels = len(cameras) * cameras.height * cameras.width
         before = self.pixels.setdefault(name, pixels)
         if pixels > before:
@@ -124,7 +124,7 @@ class Stage:
                     parameter.grad = averaged
 
     def state(self) -> dict[str, Any]:
-        """Of scene, renderer (occupancy), guidance and optimiser, for the checkpoint."""
+        """Return the state of scene, renderer (occupancy), guidance and optimiser, for the checkpoint."""
         return {
             "scene": self.scene.state_dict(),
             "renderer": self.renderer.state_dict(),
@@ -133,7 +133,7 @@ class Stage:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned; the scene has been loaded already, since the renderer needs its box."""
+        """Restore what `state` returned, except the scene, which is loaded before, since the renderer needs its box."""
         self.renderer.load_state_dict(state["renderer"])
         for name, guidance in self.guidance.items():
             guidance.load_state(state["guidance"][name])
@@ -141,11 +141,11 @@ class Stage:
 
     @torch.no_grad()
     def render(self, cameras: Cameras, passes: Set[str] = frozenset()) -> Render:
-        """The scene without gradients, in chunks, on its device."""
+        """Render the scene in chunks, without gradients; the result is on the scene's device."""
         return self.renderer.render(self.scene, cameras, passes=passes)
 
     def surface(self) -> Surface:
-        """See `System.surface`; the colour functions take and return tensors on the device of their points."""
+        """See `System.surface`; the colour functions accept points on any device and return colours on the same."""
         scene, device = self.scene, self.device
         with torch.no_grad():
             mesh = scene.geometry.mesh().detach()

@@ -1,4 +1,4 @@
-"""What a config says about the stages of a run."""
+"""The options of the stages of a run, and their checks."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -16,18 +16,18 @@ from liftstudio.systems.regularizers import Regularizers
 
 @dataclass
 class StageConfig:
-    """One stage: what is optimised, how it is rendered and what judges it."""
+    """One stage: what is optimised, how it is rendered and by which losses."""
 
     steps: PositiveInt  # optimisation steps
-    geometry: Annotated[ComponentSpec, "geometry"]  # the shape
+    geometry: Annotated[ComponentSpec, "geometry"]  # representation of the shape
     renderer: Annotated[ComponentSpec, "renderer"]  # how it is rendered
-    guidance: dict[str, Annotated[ComponentSpec, "guidance"]]  # name in the logs -> what judges the renders
+    guidance: dict[str, Annotated[ComponentSpec, "guidance"]]  # name in the logs -> source of cameras and losses
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # learning rates
-    regularizers: Regularizers = field(default_factory=Regularizers)  # losses beside those of the guidance
+    regularizers: Regularizers = field(default_factory=Regularizers)  # losses in addition to those of the guidance
 
 
 def geometry_options(stages: dict[str, StageConfig], stage: str) -> ComponentSpec:
-    """A stage's geometry; one that starts `from` another has the appearance field of that one."""
+    """Return a stage's geometry options; a geometry that starts `from` another has the same appearance field."""
     block = stages[stage].geometry
     if not block.options.from_:
         return block
@@ -37,10 +37,10 @@ def geometry_options(stages: dict[str, StageConfig], stage: str) -> ComponentSpe
 
 
 def check_stages(stages: dict[str, StageConfig]) -> None:
-    """Refuse stages that cannot follow each other, or whose parts do not fit together.
+    """Check that the stages can follow each other, and that the parts of each are compatible.
 
     Raises:
-        InputError: naming the option.
+        InputError: they are not; names the option.
     """
     if not stages:
         raise InputError("system.stages: expected at least one stage")
@@ -50,7 +50,7 @@ def check_stages(stages: dict[str, StageConfig]) -> None:
         if not stage.guidance:
             raise InputError(f"{where}.guidance: expected at least one guidance")
         if source and source != before:
-            wanted = f"'{before}', the stage before" if before else "nothing: this is the first stage"
+            wanted = f"'{before}', the previous stage" if before else "no name, since this is the first stage"
             raise InputError(f"{where}.geometry.from: expected {wanted}, got '{source}'")
         if source and find(stage.geometry.type, "geometry").initialize is Geometry.initialize:
             raise InputError(f"{where}.geometry.from: '{stage.geometry.type}' cannot start from another geometry")
@@ -65,7 +65,7 @@ def _check_renderer(stage: StageConfig, where: str) -> None:
     if stage.renderer.type in ("volume", "surface") and stage.renderer.type != fitting:
         raise InputError(f"{where}.renderer: '{stage.geometry.type}' is a {fitting}; render it with '{fitting}'")
     if stage.renderer.type == "neus" and not geometry.is_signed_distance():
-        what = f"'{stage.geometry.type}' has no signed distance everywhere"
+        what = f"'{stage.geometry.type}' has no signed distance at arbitrary points"
         raise InputError(f"{where}.renderer: {what}; render it with '{fitting}'")
 
 
@@ -76,4 +76,4 @@ def _check_regularizers(stage: StageConfig, where: str) -> None:
         raise InputError(f"{where}.regularizers.{error}") from None
     moves_shape = getattr(stage.renderer.options, "normal_gradients", True)
     if not moves_shape and not stage.regularizers.lambda_orientation.is_zero():
-        raise InputError(f"{where}.renderer.normal_gradients: expected true, as lambda_orientation acts through it")
+        raise InputError(f"{where}.renderer.normal_gradients: expected true, since lambda_orientation needs it")

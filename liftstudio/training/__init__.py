@@ -1,1 +1,1 @@
-"""Training of priors: procedural objects, camera rigs, and one loop on Lightning's Trainer."""
+"""Training of priors: procedural and real objects, camera rigs, and one loop on Lightning's Trainer."""

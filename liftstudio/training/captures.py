@@ -1,4 +1,4 @@
-"""Users' own renders as training samples."""
+"""Training samples from the user's own renders."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,15 @@ from liftstudio.training.data import DataConfig, Sample, SampleSource
 from liftstudio.training.rigs import Rig, measured_count
 from liftstudio.views.posed_images import PosedImages, is_capture
 
-UNSEEN_SHARE = 0.1  # of the captures, the last by name, that are measured instead of trained on
+UNSEEN_SHARE = 0.1  # of the captures (the last by name), held out for evaluation
 
 
 @dataclass(frozen=True)
 class PosedObject:
-    """V views of one object in a run's world, kept small.
+    """V views of one object in the world frame of a run, stored compactly.
 
-    rgba: [V, R, R, 4] uint8 over white, and alpha. cameras: V. depths: [V, R, R, 1] up to scale and shift, or None.
+    rgba: [V, R, R, 4] uint8, rgb composited over white, and alpha. cameras: V cameras. depths: [V, R, R, 1] up to scale
+    and shift, or None.
     """
 
     rgba: Tensor
@@ -31,7 +32,7 @@ class PosedObject:
     depths: Tensor | None
 
     def seen_from(self, order: Tensor) -> Sample:
-        """The first of these views [1 + V] as the input view, the others as views, turned so that its azimuth is 0."""
+        """Return a sample of the views `order` [1 + V]; the first is the input view, rotated to azimuth 0."""
         rgba = self.rgba[order].float() / 255
         chosen = self.cameras[order]
         cameras = turned(chosen, -float(chosen.azimuth_deg[0]))
@@ -40,13 +41,15 @@ class PosedObject:
 
 
 class Captures(SampleSource):
-    """Objects that the user brings; a sample is one view of a capture as the input view and others of its views."""
+    """The user's own objects; a sample is an input view and further views of one capture, drawn at random."""
 
     def __init__(self, config: DataConfig, least_views: int) -> None:
-        """Reads all images. least_views: that a capture must have.
+        """Read all images into memory.
+
+        least_views: how many views each capture must have.
 
         Raises:
-            InputError: no captures, faulty ones, too few views, images below `resolution`.
+            InputError: there are no captures, one is faulty or has too few views, or images are below `resolution`.
         """
         folders = find_captures(input_path(config.captures))
         log.info("captures: reading %d from %s", len(folders), config.captures)
@@ -60,7 +63,7 @@ class Captures(SampleSource):
             raise InputError("data.captures: some captures have depth maps and some have none")
         self.measured = max(1, round(UNSEEN_SHARE * len(folders))) if len(folders) > 1 else 0
         views = sum(len(item.cameras) for item in self.objects)
-        log.info("captures: %d views of %d objects; %d objects are only measured", views, len(folders), self.measured)
+        log.info("captures: %d views of %d objects; %d objects are held out", views, len(folders), self.measured)
 
     def training(self, number: int, views: int, generator: torch.Generator) -> Sample:
         """See `SampleSource.training`."""
@@ -68,30 +71,30 @@ class Captures(SampleSource):
         return _draw(self.objects[chosen], views, generator)
 
     def unseen(self, number: int) -> Sample:
-        """See `SampleSource.unseen`; the object of a single capture is trained on all the same."""
+        """See `SampleSource.unseen`; if there is only one capture, its object is trained on as well."""
         chosen = self.objects[-1 - number % max(1, self.measured)]
         return _draw(chosen, min(self.views, len(chosen.cameras) - 1), torch.Generator().manual_seed(number))
 
 
 def find_captures(folder: Path) -> list[Path]:
-    """The folder itself, if it is a capture, else the captures among its sub-folders, by name.
+    """Return the folder itself if it is a capture, else the captures among its sub-folders, sorted by name.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no capture.
     """
     if not folder.is_dir():
         raise InputError(f"data.captures: {folder}: {'expected a folder' if folder.exists() else 'no such folder'}")
     found = [folder] if is_capture(folder) else [path for path in sorted(folder.iterdir()) if is_capture(path)]
     if not found:
-        raise InputError(f"data.captures: {folder}: neither it nor a sub-folder has a transforms.json or COLMAP model")
+        raise InputError(f"data.captures: {folder}: found no transforms.json or COLMAP model in it or its sub-folders")
     return found
 
 
 def read_object(folder: Path, config: DataConfig, least_views: int) -> PosedObject:
-    """One capture, its object centred and scaled as a run does it, its images reduced and padded to squares.
+    """Read one capture: the object is centred and scaled as in a run, the images are downsampled and padded to squares.
 
     Raises:
-        InputError: what `PosedImages.load` refuses, too few views, images below `resolution`.
+        InputError: the capture is faulty (see `PosedImages.load`), has too few views, or images below `resolution`.
     """
     options = PosedImages.Config(str(folder), max_size=config.resolution, up=config.captures_up)
     try:
@@ -99,17 +102,17 @@ def read_object(folder: Path, config: DataConfig, least_views: int) -> PosedObje
     except InputError as error:
         raise InputError(f"data.captures: {folder}: {error}") from None
     if len(views) < least_views:
-        wanted = f"expected {least_views} or more, for an input view and as many others as data.rig asks for"
-        raise InputError(f"data.captures: {folder}: {len(views)} views to train on; {wanted}")
+        expected = f"expected at least {least_views}, for an input view and the views that data.rig asks for"
+        raise InputError(f"data.captures: {folder}: {len(views)} views to train on; {expected}")
     height, width = views.images.shape[1:3]
     if max(height, width) < config.resolution:
-        wanted = f"expected at least {config.resolution} along the longer side, as data.resolution says"
-        raise InputError(f"data.captures: {folder}: images of {width}x{height} pixels; {wanted}")
+        expected = f"expected at least {config.resolution} along the longer side (data.resolution)"
+        raise InputError(f"data.captures: {folder}: images of {width}x{height} pixels; {expected}")
     return _square(views, config.resolution)
 
 
 def _square(views: ReferenceViews, size: int) -> PosedObject:
-    """Views whose longer side is `size`, with empty space around so that both are."""
+    """Pad views whose longer side is `size` to squares of that size."""
     height, width = views.images.shape[1:3]
     left, top = (size - width) // 2, (size - height) // 2
     sides = (0, 0, left, size - width - left, top, size - height - top)

@@ -1,4 +1,4 @@
-"""What a prior in training makes of unseen objects: figures and a sheet."""
+"""Evaluation of a prior in training on unseen objects: metrics and a contact sheet."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,16 +14,18 @@ from liftstudio.priors.samplers import euler
 from liftstudio.training.data import Sample
 from liftstudio.training.task import Evaluation
 
-SHEET_OBJECTS = 4  # that are sampled from noise
+SHEET_OBJECTS = 4  # number of objects that are sampled from noise
 
 Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """levels: noise levels of single evaluations. sigmas: those of the sampler. guidance: its scales of so many views.
+    """How a prior is evaluated.
 
-    last_is_input: whether the last view is the input view's, and does not count.
+    levels: noise levels of the single-step estimates. sigmas: noise levels of the sampler.
+    guidance: takes the number of views and returns the sampler's guidance scales.
+    last_is_input: whether the last view is the input view, which is then excluded from the metrics.
     """
 
     levels: tuple[float, ...]
@@ -32,15 +34,16 @@ class Protocol:
     last_is_input: bool = False
 
     def counted(self, views: Tensor) -> Tensor:
-        """Of images or masks [V, ...], those that count."""
+        """Return those of the images or masks [V, ...] that the metrics include."""
         return views[:-1] if self.last_is_input else views
 
 
 def evaluate(prior: Prior, samples: list[Sample], protocol: Protocol, device: torch.device) -> Evaluation:
-    """Mean PSNR of single evaluations of noisy truth ("psnr_5" at noise level 5), and of some samples from noise.
+    """Return metrics and a contact sheet of a prior on unseen samples.
 
-    Also the IoU of their silhouettes ("iou_5") where the prior knows masks. The sheet shows the input view, a sample,
-    one evaluation of noise alone, and the truth.
+    The metrics are mean PSNR of single-step estimates from noised ground truth ("psnr_5" at noise level 5) and of
+    samples from noise ("psnr_sampled"), and silhouette IoU ("iou_5", "iou_sampled") if the prior predicts masks. The
+    sheet shows the input view, a sample, a single-step estimate from pure noise, and the ground truth.
     """
     figures = [_measured_levels(prior, sample, number, protocol, device) for number, sample in enumerate(samples)]
     rows: list[list[Tensor]] = []
@@ -48,7 +51,7 @@ def evaluate(prior: Prior, samples: list[Sample], protocol: Protocol, device: to
         drawn, more = _drawn(prior, sample, number, protocol, device)
         figures.append(drawn)
         rows += more
-    names = {name: None for one in figures for name in one}  # in order
+    names = {name: None for one in figures for name in one}  # unique, in order
     means = {name: _mean([one[name] for one in figures if name in one]) for name in names}
     return Evaluation(means, grid(rows))
 
@@ -58,7 +61,7 @@ def _input(sample: Sample) -> PosedImage:
 
 
 def _noise(prior: Prior, sample: Sample, number: int, device: torch.device) -> Tensor:
-    """[V, C, h, w] the same for every measurement."""
+    """Return noise [V, C, h, w], the same in every evaluation."""
     channels, height, width = prior.latent_shape
     generator = torch.Generator().manual_seed(number)
     noise = torch.randn(len(sample.images), height, width, channels, generator=generator)
@@ -67,7 +70,7 @@ def _noise(prior: Prior, sample: Sample, number: int, device: torch.device) -> T
 
 @torch.no_grad()
 def _measured_levels(prior: Prior, sample: Sample, number: int, protocol: Protocol, device: torch.device) -> Figures:
-    """PSNR, and silhouette IoU where the prior knows masks, of one evaluation at each noise level."""
+    """Return PSNR, and silhouette IoU if the prior predicts masks, of the single-step estimate at each noise level."""
     condition, noise = prior.condition(_input(sample)), _noise(prior, sample, number, device)
     truth = sample.images.to(device)
     latents = prior.encode(truth[..., :3], truth[..., 3:])
@@ -85,7 +88,7 @@ def _measured_levels(prior: Prior, sample: Sample, number: int, protocol: Protoc
 def _drawn(
     prior: Prior, sample: Sample, number: int, protocol: Protocol, device: torch.device
 ) -> tuple[Figures, list[list[Tensor]]]:
-    """Figures of a sample drawn from noise; rows of a sheet: the sample, one evaluation from noise, the truth."""
+    """Return metrics of a sample from noise, and sheet rows: the sample, a single-step estimate, the ground truth."""
     condition, noise = prior.condition(_input(sample)), _noise(prior, sample, number, device)
     cameras, highest = sample.rig.views, max(protocol.levels)
     scale = None if protocol.guidance is None else protocol.guidance(len(cameras)).to(device)

@@ -31,19 +31,19 @@ from liftstudio.training.rigs import counts
 from liftstudio.training.task import PriorTask
 
 for library in ("pytorch_lightning", "lightning_fabric"):
-    logging.getLogger(library).setLevel(logging.ERROR)  # no advice, no lists of devices and processes
+    logging.getLogger(library).setLevel(logging.ERROR)  # hide its tips and its lists of devices
 
 CHECKPOINT = "checkpoint.pt"
-HORIZON = 10  # steps that the average of the weights looks back at first; then a tenth of all steps so far
-PROGRESS_SECONDS = 30.0  # between progress lines where there is no terminal
+HORIZON = 10  # the weight average starts with the decay (1 + n) / (HORIZON + n) at step n, until `average` is reached
+PROGRESS_SECONDS = 30.0  # between progress lines when not on a terminal
 
 
 class Stopped(KeyboardInterrupt):
-    """Training stopped on request; its folder holds what it needs to go on."""
+    """Training stopped on request; its folder holds what is needed to resume."""
 
 
 class Training(lightning.LightningModule):
-    """Steps of a task's network, with averaged weights, a budget in steps or minutes, and sample sheets."""
+    """Lightning module that trains a task's network: weight averaging, budget in steps or minutes, sample sheets."""
 
     def __init__(self, config: TrainingConfig, task: PriorTask, source: SampleSource, folder: Path) -> None:
         super().__init__()
@@ -52,8 +52,8 @@ class Training(lightning.LightningModule):
         self.network = task.network
         self.averaged = AveragedModel(task.network, multi_avg_fn=self._average)
         self.averaged.requires_grad_(False)
-        self.optimizer_states: list[Any] = []  # of the checkpoint
-        self.seconds = 0.0  # of training before this session
+        self.optimizer_states: list[Any] = []  # from the checkpoint
+        self.seconds = 0.0  # training time before this session
         self.begun = time.perf_counter()
         self.stop = StopRequest()
 
@@ -66,7 +66,7 @@ class Training(lightning.LightningModule):
         return make_optimizers(self.network.named_parameters(), self.config.optimizer)
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """The batches that are left, every process its own."""
+        """Return the remaining batches of this process."""
         config, task = self.config, self.task
         batches = TrainingBatches(self.source, config.data.rig, config.batch_size, task.extra_views, task.prepare)
         first, last = (config.first_batch + steps * config.devices for steps in (self.steps_done, config.steps))
@@ -77,18 +77,18 @@ class Training(lightning.LightningModule):
 
     @property
     def progress(self) -> float:
-        """Share of the budget that is used up, in [0, 1]."""
+        """Share of the budget that is spent, in [0, 1]."""
         by_steps = self.steps_done / self.config.steps
         by_time = self.spent / (60 * self.config.minutes) if self.config.minutes else 0.0
         return min(1.0, max(by_steps, by_time))
 
     @property
     def spent(self) -> float:
-        """Seconds of training, over all sessions."""
+        """Training time in seconds, over all sessions."""
         return self.seconds + time.perf_counter() - self.begun
 
     def _steps_in_reach(self, done: int) -> int:
-        """At which step the budget ends, at the present pace."""
+        """Return the step at which the budget ends, at the current pace."""
         steps, pace = self.config.steps, self.shown.seconds
         if not (self.config.minutes and pace):
             return steps
@@ -101,12 +101,12 @@ class Training(lightning.LightningModule):
 
     @property
     def _optimizers(self) -> list[Any]:
-        """Lightning's wrappers of those that `configure_optimizers` made."""
-        made: Any = self.optimizers()  # a single one is not in a list
+        """Lightning's wrappers around the optimisers of `configure_optimizers`."""
+        made: Any = self.optimizers()  # a single optimiser is not in a list
         return made if isinstance(made, list) else [made]
 
     def on_train_start(self) -> None:
-        """Optimisers exist only now, and only now are Lightning's own signal handlers set and can be replaced."""
+        """Restore optimiser states and replace Lightning's signal handlers: neither exists earlier."""
         for optimizer, state in zip(self._optimizers, self.optimizer_states, strict=False):
             optimizer.optimizer.load_state_dict(state)
         self.begun = time.perf_counter()
@@ -117,8 +117,8 @@ class Training(lightning.LightningModule):
             self.shown.__enter__()
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> None:
-        """One update of network and averaged weights; a batch that is not finite is passed over."""
-        # By time every process has its own progress, and a signal may have reached one of them: the first decides.
+        """Update the network and the averaged weights; skip batches whose gradient is not finite."""
+        # With a time budget, progress differs by process, and a signal may reach only one of them: rank 0 decides.
         progress, is_stopping = self.trainer.strategy.broadcast((self.progress, self.stop.requested))
         losses = self.task.losses(batch)
         factor = rate(self.steps_done, progress, self.config.optimizer)
@@ -129,7 +129,7 @@ class Training(lightning.LightningModule):
             self._report(values, {"rate": factor, "norm": norm, "progress": progress})
 
     def _update(self, loss: Tensor, factor: float) -> float:
-        """One step down the gradient, with step sizes times `factor`; returns the gradient's norm before clipping."""
+        """Take one optimiser step with learning rates scaled by `factor`; return the gradient norm before clipping."""
         options = self.config.optimizer
         for optimizer in self._optimizers:
             optimizer.zero_grad()
@@ -143,21 +143,21 @@ class Training(lightning.LightningModule):
         return norm
 
     def _report(self, losses: dict[str, float], more: dict[str, float]) -> None:
-        """Show, log, save and measure what is due after a step."""
+        """Update progress; log, save and evaluate if due after this step."""
         done = self.steps_done
         self.shown.total = self._steps_in_reach(done)
         self.shown.update(done, losses)
         if done % self.config.log_every == 0:
             self.run_log.write("train", done, done, {**losses, **more})
         if self.trainer.should_stop or done == self.config.steps:
-            return  # what is due now comes at the end
+            return  # `on_train_end` saves and evaluates
         if done % self.config.save_every == 0:
             self.save()
         if done % self.config.evaluate_every == 0:
             self.evaluate()
 
     def on_train_end(self) -> None:
-        """The last checkpoint; if nobody asked to stop, the last figures as well."""
+        """Write the final checkpoint; evaluate first, unless training was interrupted."""
         if self.trainer.is_global_zero:
             if not self.stop.requested:
                 self.evaluate()
@@ -168,7 +168,7 @@ class Training(lightning.LightningModule):
 
     @torch.no_grad()
     def evaluate(self) -> None:
-        """Figures to the log, a sheet to sheets/, the averaged weights to the folder."""
+        """Write metrics to the log, a sheet to sheets/ and the averaged weights to the run folder."""
         done = self.steps_done
         self.task.save(self.averaged.module, self.folder / self.task.weights_name)
         samples = [self.source.unseen(number) for number in range(self.config.evaluated)]
@@ -179,7 +179,7 @@ class Training(lightning.LightningModule):
         self.run_log.write("unseen", done, done, found.figures)
 
     def save(self) -> None:
-        """Write what `restore` needs to go on."""
+        """Write a checkpoint for `restore`."""
         state = {
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
@@ -189,34 +189,34 @@ class Training(lightning.LightningModule):
         write_verified(self.folder / CHECKPOINT, state)
 
     def restore(self) -> None:
-        """Go on from what `save` wrote.
+        """Load the checkpoint that `save` wrote.
 
         Raises:
-            InputError: the file is torn, or of another network.
+            InputError: the file is corrupt, or belongs to another network.
         """
         state = read_verified(self.folder / CHECKPOINT)
         try:
             self.network.load_state_dict(state["network"])
             self.averaged.load_state_dict(state["averaged"])
         except (RuntimeError, KeyError):
-            problem = "holds another network than the config describes; use another name"
+            problem = "holds a different network from the one in the config; use another name"
             raise InputError(f"{self.folder / CHECKPOINT}: {problem}") from None
         self.seconds, self.optimizer_states = state["seconds"], state["optimizers"]
 
 
 def train(config: TrainingConfig, folder: Path) -> None:
-    """Train into `folder`, from the beginning or from where it stopped.
+    """Train in `folder`, from the start or from its checkpoint.
 
-    Written are config.yaml, checkpoint.pt, log.csv, tb/, sheets/, and the averaged weights as `PriorTask.save` does.
+    Writes config.yaml, checkpoint.pt, log.csv, tb/, sheets/, and the averaged weights (`PriorTask.save`).
 
     Raises:
-        InputError: options, captures, meshes or initial weights are wrong.
+        InputError: options, captures, meshes or initial weights are invalid.
         Stopped: on SIGINT or SIGTERM.
     """
     accelerator = _accelerator(config.devices)
     training = _prepare(config, folder, torch.device(accelerator))
     if training.progress >= 1:
-        log.info("%s: trained for %d steps; raise steps or minutes to go on", folder, training.steps_done)
+        log.info("%s: trained for %d steps; raise steps or minutes to continue", folder, training.steps_done)
         return
     trainer = lightning.Trainer(
         accelerator=accelerator,
@@ -235,16 +235,16 @@ def train(config: TrainingConfig, folder: Path) -> None:
         log.info("training: %s, on %s", folder, accelerator)
     try:
         trainer.fit(training)
-    except SystemExit:  # what Lightning makes of a KeyboardInterrupt
-        raise Stopped("stopped at once; the same command goes on from the last checkpoint") from None
+    except SystemExit:  # Lightning turns a KeyboardInterrupt into this
+        raise Stopped("stopped at once; the same command resumes from the last checkpoint") from None
     if trainer.is_global_zero:
         if training.stop.requested:
-            raise Stopped(f"stopped after {training.steps_done} steps; the same command goes on from there")
+            raise Stopped(f"stopped after {training.steps_done} steps; the same command resumes from there")
         log.info("trained: %s", folder / training.task.weights_name)
 
 
 def _prepare(config: TrainingConfig, folder: Path, device: torch.device) -> Training:
-    """Network and data, at the checkpoint if there is one."""
+    """Build network and data, and restore the checkpoint if there is one."""
     seed_everything(config.seed)
     task: PriorTask = config.task.build(config.data, compute_dtype(config.precision, device))
     is_resumed = (folder / CHECKPOINT).exists()
@@ -257,14 +257,18 @@ def _prepare(config: TrainingConfig, folder: Path, device: torch.device) -> Trai
 
 
 def open_source(config: TrainingConfig, extra_views: int) -> SampleSource:
-    """Where the samples of a config come from."""
+    """Return the source of samples that a config selects."""
     if config.data.captures:
         return Captures(config.data, counts(config.data.rig)[1] + extra_views + 1)
     return MeshObjects(config.data) if config.data.objects else ProceduralObjects(config.data)
 
 
 def _accelerator(devices: int) -> str:
-    """What to train on: all of CUDA that is asked for, else the CPU."""
+    """Return "cuda" where CUDA is available, else "cpu".
+
+    Raises:
+        InputError: CUDA is available, but with fewer devices.
+    """
     if not torch.cuda.is_available():
         return "cpu"
     if devices > torch.cuda.device_count():
@@ -273,13 +277,13 @@ def _accelerator(devices: int) -> str:
 
 
 def _strategy(devices: int, task: PriorTask) -> str:
-    """Lightning's name of how the devices work together."""
+    """Return the name of Lightning's strategy for this number of devices."""
     several = "ddp_find_unused_parameters_true" if task.has_phases else "ddp"
     return several if devices > 1 else "auto"
 
 
 def _start_worker(_: int) -> None:
-    """One thread each; a signal to all processes is the trainer's to answer."""
+    """Use one thread, and leave signals to the trainer process."""
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Latents of unit scale: the moments of an autoencoder's latents, measured while it is trained."""
+"""Running moments of an autoencoder's latents, to rescale the latents to zero mean and unit variance."""
 
 import copy
 from typing import Any
@@ -8,31 +8,32 @@ from torch import Tensor
 
 from liftstudio.priors.latent_prior import LATENT_SCALE
 
-LOOK_BACK = 50  # steps that the measured moments go back
+LOOK_BACK = 50  # steps that the running moments average over
 
 
 def unit_moments(channels: int) -> Tensor:
-    """[2, C] mean 0 and mean square 1 of each channel: before anything is measured."""
+    """Return the initial moments [2, C]: mean 0 and mean square 1 for each channel."""
     return torch.tensor([[0.0], [1.0]]).repeat(1, channels)
 
 
 def measure(moments: Tensor, latents: Tensor, steps: Tensor) -> None:
-    """Let moments [2, C] follow those of latents [B, C, h, w]; steps: [] how many have been measured."""
+    """Update the running moments [2, C] with latents [B, C, h, w]; steps: [] the number of updates so far."""
     found = torch.stack([latents.mean((0, 2, 3)), latents.square().mean((0, 2, 3))])
     moments.lerp_(found.to(moments), 1 / float(steps.clamp(1, LOOK_BACK)))
 
 
 def mean_and_deviation(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """[C] each, of moments [2, C]."""
+    """Return mean [C] and standard deviation [C] from moments [2, C]."""
     mean, square = moments
     return mean, (square - mean.square()).clamp_min(1e-12).sqrt()
 
 
 @torch.no_grad()
 def standardized(autoencoder: Any, moments: Tensor) -> Any:
-    """A copy whose latents, times 0.18215, have mean 0 and deviation 1 where the given one's have these moments.
+    """Return a copy of an autoencoder whose latents, times 0.18215, have mean 0 and standard deviation 1.
 
-    autoencoder: diffusers' AutoencoderKL; the change is in its two 1x1 convolutions beside the latents.
+    autoencoder: diffusers' AutoencoderKL, whose latents have the given moments [2, C]. Only the 1x1 convolutions before
+    and after the latents change.
     """
     scaled = copy.deepcopy(autoencoder)
     mean, deviation = mean_and_deviation(moments)

@@ -1,4 +1,4 @@
-"""Muon, in float32 and by small matrices: torch's own works in bfloat16, which many CPUs only emulate."""
+"""Muon in float32, iterating on small Gram matrices: torch's own uses bfloat16, which many CPUs only emulate."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,10 +12,10 @@ MOMENTUM = 0.95
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose every update has nearly equal singular values (Jordan et al. 2024, "Muon"), for matrices.
+    """Momentum with orthogonalised updates, for matrices (Jordan et al. 2024, "Muon").
 
-    Updates have the size of AdamW's (Liu et al. 2025, "Muon is scalable for LLM training", eq. 4), so that its step
-    sizes and weight decay suit. Nesterov's momentum, as in `torch.optim.Muon`.
+    Updates are scaled to the size of AdamW's (Liu et al. 2025, "Muon is scalable for LLM training", eq. 4), so that
+    AdamW's learning rates and weight decay carry over. Nesterov momentum, as in `torch.optim.Muon`.
     """
 
     def __init__(self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
@@ -23,7 +23,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of all matrices that have a gradient; returns what `closure` does, if there is one."""
+        """Update all matrices that have a gradient; return the value of `closure`, if given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -45,10 +45,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """`matrix` [m, n] with singular values of about 1 (0.7 to 1.2), by Newton-Schulz steps.
+    """Return `matrix` [m, n] with its singular values moved to about 1 (0.7 to 1.2), by Newton-Schulz iteration.
 
-    A step multiplies by p(A), A = X X^T of the shorter side, and p(A) commutes with A: so all steps are taken on these
-    small matrices, and the large one is multiplied once.
+    A step multiplies X by a polynomial p(A) of the Gram matrix A = X X^T of the shorter side. Since p(A) commutes with
+    A, all steps run on these small matrices, and X is multiplied only once.
     """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
     wide = wide / wide.norm().clamp_min(1e-7)
@@ -60,6 +60,6 @@ def orthogonalized(matrix: Tensor) -> Tensor:
         factor.diagonal().add_(a)
         total = factor @ total
         gram = factor @ gram @ factor
-        gram = (gram + gram.mT) / 2  # rounding must not grow along what is not symmetric
+        gram = (gram + gram.mT) / 2  # keeps rounding errors from growing in the antisymmetric part
     found = total @ wide
     return found if matrix.shape[0] <= matrix.shape[1] else found.mT

@@ -1,4 +1,4 @@
-"""How the bundled prior of real objects is trained."""
+"""Training task of the bundled prior `objects`."""
 
 from dataclasses import dataclass, field
 
@@ -19,31 +19,31 @@ from liftstudio.training.volume_task import VolumeTask, channels_first
 
 @register("objects")
 class ObjectsTask(VolumeTask):
-    """The denoiser that fills the picture's frustum, on rays of its renderings, on its occupancy and on the camera."""
+    """Trains the denoiser that fills the frustum of the input view, by losses on rays, occupancy and input camera."""
 
     @dataclass
     class Config(VolumeTask.Config):
         size: Size = field(default_factory=Size)  # of the network
         rays: PositiveInt = 768  # per object and step
-        drop_image: UnitFloat = 0.05  # share of objects without picture
+        drop_image: UnitFloat = 0.05  # share of objects without input image
         drop_views: UnitFloat = 0.1  # share of objects without noisy views
-        drop_pose: UnitFloat = 0.15  # share of objects whose picture's elevation and lens are to be guessed
-        top_share: UnitFloat = 0.5  # of objects at the highest noise level
-        lambda_occupancy: NonNegativeFloat = 1.0  # weight of the frustum occupancy's cross entropy; captures have none
-        lambda_pose: NonNegativeFloat = 0.01  # weight of the likelihood of the picture's elevation and lens
+        drop_pose: UnitFloat = 0.15  # share of objects whose input elevation and lens the network must estimate
+        top_share: UnitFloat = 0.5  # share of objects at the highest noise level
+        lambda_occupancy: NonNegativeFloat = 1.0  # weight of the occupancy cross entropy; not for captures
+        lambda_pose: NonNegativeFloat = 0.01  # weight of the negative log-likelihood of input elevation and lens
 
     prior_type = ObjectsPrior
     extra_views = 2
     sheet_steps, most_weight = 2, 2.0
 
     def _shape(self, sample: Sample, generator: torch.Generator) -> dict[str, Tensor]:
-        """The picture's elevation, whether it is told, and which cells of the frustum are inside the object."""
+        """Return the input elevation, whether the network is given it, and the occupancy of the frustum."""
         elevation = sample.rig.input_camera.elevation_deg[0].deg2rad()
         is_posed = torch.rand((), generator=generator) >= self.config.drop_pose
         return {"elevation": elevation, "is_posed": is_posed, **self._inside(sample)}
 
     def _inside(self, sample: Sample) -> dict[str, Tensor]:
-        """[D, R, R] by plane and pixel; none far from the silhouette."""
+        """Return occupancy [D, R, R] by plane and pixel; False far from the silhouette."""
         if sample.solid is None:
             return {}
         frame, planes = frame_of(projections(sample.rig.input_camera)), self.config.size.planes
@@ -66,21 +66,21 @@ class ObjectsTask(VolumeTask):
 
 
 def _occupancy_loss(lifted: Lifted, inside: Tensor, input_image: Tensor) -> Tensor:
-    """Mean cross entropy over the cells on the rays of the object and just beside it."""
+    """Return the mean cross entropy over the cells on rays that hit the object or pass close to it."""
     near = _near_object(input_image)
     entropy = F.binary_cross_entropy_with_logits(lifted.occupancy, inside.float(), reduction="none")
     return (entropy.mean(1, keepdim=True) * near).sum() / near.sum().clamp_min(1)
 
 
 def _near_object(images: Tensor) -> Tensor:
-    """[B, 1, R, R] bool: pixels that show the object, and those just beside it, of images [B, 4, R, R]."""
+    """Return a mask [B, 1, R, R] of the pixels on or within 2 pixels of the object, of images [B, 4, R, R]."""
     return F.max_pool2d(images[:, 3:], 5, stride=1, padding=2) > -1
 
 
 def _pose_loss(pose: Pose, batch: dict[str, Tensor]) -> Tensor:
-    """Negative log-likelihood of elevation and lens, of the pictures where these are to be guessed.
+    """Return the negative log-likelihood of elevation and lens, over the input views where they are estimated.
 
-    Errors count as Laplace's distribution has them: one bad guess must not outweigh all else that is learned.
+    Errors follow a Laplace distribution, so that a single bad estimate does not dominate the loss.
     """
     guessed = (~batch["is_posed"] & batch["has_image"]).float()
     elevation = (pose.elevation - batch["elevation"]).abs()

@@ -1,4 +1,4 @@
-"""Muon for matrices, AdamW for the rest; a rate that falls at the end of the budget."""
+"""Optimisers: Muon for matrices, AdamW for the rest; learning-rate schedule."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from liftstudio.training.muon import Muon
 
 @dataclass
 class OptimizerConfig:
-    """Step sizes."""
+    """Learning rates and their schedule."""
 
-    muon_lr: NonNegativeFloat = 2e-3  # of matrices, matched to AdamW's size of updates
-    adamw_lr: NonNegativeFloat = 1e-3  # of all other parameters
+    muon_lr: NonNegativeFloat = 2e-3  # learning rate of matrices; updates have the size of AdamW's
+    adamw_lr: NonNegativeFloat = 1e-3  # learning rate of all other parameters
     weight_decay: NonNegativeFloat = 0.01
-    warmup: NonNegativeInt = 100  # steps over which the rate rises
-    decay: UnitFloat = 0.3  # last share of the budget over which the rate falls to 2 %
-    clip: Annotated[float, Range(1e-6)] = 1.0  # largest norm of all gradients together
+    warmup: NonNegativeInt = 100  # steps over which the learning rate rises
+    decay: UnitFloat = 0.3  # last share of the budget, over which the learning rate falls to 2 %
+    clip: Annotated[float, Range(1e-6)] = 1.0  # maximum norm of all gradients together
 
 
 def make_optimizers(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """Muon over the matrices that map features to features, AdamW over the rest (vectors, small matrices, kernels)."""
+    """Return Muon for the matrices that map features to features, and AdamW for vectors, small matrices and kernels."""
     parameters = [parameter for _, parameter in named if parameter.requires_grad]
     matrices = [p for p in parameters if p.ndim == 2 and min(p.shape) >= 16]
     chosen = {id(p) for p in matrices}
@@ -38,14 +38,14 @@ def make_optimizers(named: Iterable[tuple[str, nn.Parameter]], config: Optimizer
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float, config: OptimizerConfig) -> None:
-    """Let the next step of one of `make_optimizers` have `factor` times its full size."""
+    """Set the learning rate of an optimiser from `make_optimizers` to `factor` times its base value."""
     lr = config.muon_lr if isinstance(optimizer, Muon) else config.adamw_lr
     for group in optimizer.param_groups:
         group["lr"] = lr * factor
 
 
 def rate(step: int, progress: float, config: OptimizerConfig) -> float:
-    """Factor on the step sizes, at a step and a share `progress` in [0, 1] of the budget."""
+    """Return the learning-rate factor at a step, with the share `progress` in [0, 1] of the budget spent."""
     rising = min(1.0, (step + 1) / max(config.warmup, 1))
     falling = min(1.0, (1 - progress) / config.decay) if config.decay else 1.0
     return rising * (0.02 + 0.98 * max(falling, 0.0))

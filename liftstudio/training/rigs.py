@@ -1,4 +1,4 @@
-"""Cameras that a training object is seen by: one for the input view, some for the views."""
+"""Random camera rigs for training objects: one camera for the input view, several for the other views."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -12,9 +12,9 @@ from liftstudio.core.ranges import NonNegativeFloat, PositiveInt, Range, UnitFlo
 from liftstudio.data.cameras import Cameras, orbit_cameras, turned
 from liftstudio.data.orbits import ElevationDeg
 
-FOV_DEG, DISTANCE = 33.8, 3.6  # SV3D's field of view; objects are 1.8 long and fill the frame from there
-HALF_HEIGHT = DISTANCE * math.tan(math.radians(FOV_DEG / 2))  # world units that half an image shows, at the origin
-UNSEEN_VIEWS = 6  # of an object that is measured, where the rig fixes no number
+FOV_DEG, DISTANCE = 33.8, 3.6  # SV3D's field of view; at this distance, objects of length 1.8 fill the frame
+HALF_HEIGHT = DISTANCE * math.tan(math.radians(FOV_DEG / 2))  # world units in half the image height, at the origin
+UNSEEN_VIEWS = 6  # views of an evaluated object, if the rig does not fix their number
 
 
 LensFovDeg = Annotated[float, Range(5, 120)]
@@ -23,23 +23,20 @@ LensMargin = Annotated[float, Range(0.5, 10)]
 
 @dataclass
 class RigConfig:
-    """Where input view and views are seen from; azimuths are relative to the input view's, elevations absolute."""
+    """Distribution of input views and views; azimuths are relative to the input view, elevations are absolute."""
 
-    views: tuple[PositiveInt, PositiveInt] = (2, 10)  # least and most views of an object
-    azimuths_deg: list[float] = field(default_factory=list)  # of fixed views, instead of `views`; empty: none are fixed
-    input_azimuth_deg: Annotated[float, Range(0, 180)] = 46.0  # the input view is within this of the object's front
-    input_elevation_deg: tuple[ElevationDeg, ElevationDeg] = (-10.0, 40.0)  # least and most
-    elevation_deg: tuple[ElevationDeg, ElevationDeg] | None = (
-        -30.0,
-        60.0,
-    )  # least and most of free and fixed views; none: the input view's
-    amplitude_deg: NonNegativeFloat = 40.0  # largest swing of a closed orbit's elevation
-    orbit_share: UnitFloat = 0.5  # of objects on a closed orbit that ends at the input view; the others' views are free
-    lens_share: UnitFloat = 0.3  # of input views and of view sets with another field of view and distance than SV3D's
-    lens_fov_deg: tuple[LensFovDeg, LensFovDeg] = (25.0, 50.0)  # least and most of those
-    lens_margin: tuple[LensMargin, LensMargin] = (1.0, 1.2)  # least and most shown at the origin, SV3D's = 1
-    roll_deg: Annotated[float, Range(0, 180)] = 0.0  # the input view's camera is turned about its axis by at most this
-    shift: Annotated[float, Range(0, 0.4)] = 0.0  # the input view's centre is off by at most this share of the image
+    views: tuple[PositiveInt, PositiveInt] = (2, 10)  # minimum and maximum number of views of an object
+    azimuths_deg: list[float] = field(default_factory=list)  # of fixed views, instead of `views`; empty: none
+    input_azimuth_deg: Annotated[float, Range(0, 180)] = 46.0  # maximum angle of the input view from the object's front
+    input_elevation_deg: tuple[ElevationDeg, ElevationDeg] = (-10.0, 40.0)  # range of the input view
+    elevation_deg: tuple[ElevationDeg, ElevationDeg] | None = (-30.0, 60.0)  # of free/fixed views; none: as input view
+    amplitude_deg: NonNegativeFloat = 40.0  # maximum amplitude of the elevation on a closed orbit
+    orbit_share: UnitFloat = 0.5  # share of objects on a closed orbit ending at the input view; else views are free
+    lens_share: UnitFloat = 0.3  # share of input views, and of sets of views, whose lens and distance are not SV3D's
+    lens_fov_deg: tuple[LensFovDeg, LensFovDeg] = (25.0, 50.0)  # range of their field of view
+    lens_margin: tuple[LensMargin, LensMargin] = (1.0, 1.2)  # range of the extent shown at the origin, SV3D's = 1
+    roll_deg: Annotated[float, Range(0, 180)] = 0.0  # maximum rotation of the input camera about its axis
+    shift: Annotated[float, Range(0, 0.4)] = 0.0  # maximum offset of the input view's centre, share of the image
 
     def __post_init__(self) -> None:
         check_pair("views", self.views)
@@ -53,9 +50,10 @@ class RigConfig:
 
 @dataclass(frozen=True)
 class Rig:
-    """input_camera: one camera at azimuth 0; views: V cameras; front_deg: azimuth of the object's front in that frame.
+    """Cameras of one sample.
 
-    Of renders that users bring, `front_deg` is unknown and 0.
+    input_camera: one camera, at azimuth 0. views: V cameras. front_deg: azimuth of the object's front in this frame;
+    unknown for captures, and 0 there.
     """
 
     input_camera: Cameras
@@ -64,27 +62,27 @@ class Rig:
 
 
 def counts(config: RigConfig) -> tuple[int, int]:
-    """Least and most views of an object."""
+    """Return the minimum and maximum number of views of an object."""
     fixed = len(config.azimuths_deg)
     return (fixed, fixed) if fixed else config.views
 
 
 def measured_count(config: RigConfig) -> int:
-    """Views of an object that is measured: those of training, where their number is fixed."""
+    """Return the number of views of an evaluated object: that of training if it is fixed, else `UNSEEN_VIEWS`."""
     least, most = counts(config)
     return most if least == most else UNSEEN_VIEWS
 
 
 def draw_count(config: RigConfig, generator: torch.Generator) -> int:
-    """How many views the objects of a batch have."""
+    """Draw the number of views of the objects of a batch."""
     least, most = counts(config)
     return int(torch.randint(least, most + 1, (), generator=generator))
 
 
 def draw_rig(config: RigConfig, count: int, size: int, generator: torch.Generator) -> Rig:
-    """A random rig of `count` views with square images of `size` pixels.
+    """Draw a random rig of `count` views with square images of `size` pixels.
 
-    Views beyond the fixed ones are free, as are all where there are neither fixed views nor an orbit.
+    Views beyond the fixed ones are free. Without fixed views, all views lie on an orbit, or all are free.
     """
     elevation = _uniform(*config.input_elevation_deg, generator)
     front = _uniform(-config.input_azimuth_deg, config.input_azimuth_deg, generator)
@@ -96,9 +94,9 @@ def draw_rig(config: RigConfig, count: int, size: int, generator: torch.Generato
 
 
 def fitted(rig: Rig, vertices: Tensor, border: float) -> Rig:
-    """The rig with its prompt's camera drawn back along its axis, where needed to see all of an object.
+    """Return the rig with its input camera moved back along its axis, if needed to see the whole object.
 
-    vertices: [V, 3] world units, of the object in canonical pose. border: share of the image that stays empty around.
+    vertices: [V, 3] of the object in canonical pose, world units. border: share of the image kept empty on every side.
     """
     camera = turned(rig.input_camera, -rig.front_deg)
     x, y, back = camera.to_camera(vertices)[0].unbind(-1)
@@ -117,7 +115,7 @@ def fitted(rig: Rig, vertices: Tensor, border: float) -> Rig:
 
 
 def _askew(input_camera: Cameras, config: RigConfig, generator: torch.Generator) -> Cameras:
-    """The camera rolled about its axis, and its principal point moved; draws nothing where a config wants neither."""
+    """Roll the camera about its axis and shift its principal point; makes no draws for an option that is 0."""
     if config.roll_deg:
         roll = torch.deg2rad(torch.tensor(_uniform(-config.roll_deg, config.roll_deg, generator)))
         turn = torch.eye(4)
@@ -133,7 +131,7 @@ def _askew(input_camera: Cameras, config: RigConfig, generator: torch.Generator)
 
 
 def _angles(config: RigConfig, count: int, elevation: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Azimuths and elevations [count] of the views; elevation: the input view's."""
+    """Draw azimuths and elevations [count] of the views; elevation: that of the input view."""
     if config.azimuths_deg:
         return _fixed(config, count, elevation, generator)
     if _uniform(0, 1, generator) < config.orbit_share:
@@ -142,7 +140,7 @@ def _angles(config: RigConfig, count: int, elevation: float, generator: torch.Ge
 
 
 def _fixed(config: RigConfig, count: int, elevation: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The fixed views, all at one elevation, then free ones."""
+    """Return the fixed views, all at one elevation, followed by free ones."""
     low, high = config.elevation_deg or (elevation, elevation)
     azimuths = torch.tensor(config.azimuths_deg)[:count]
     elevations = torch.full_like(azimuths, _uniform(low, high, generator))
@@ -163,7 +161,7 @@ def _free(config: RigConfig, count: int, elevation: float, generator: torch.Gene
 
 
 def _lens(config: RigConfig, generator: torch.Generator) -> tuple[float, float]:
-    """Field of view in degrees and distance."""
+    """Draw a field of view in degrees and the distance that goes with it."""
     if _uniform(0, 1, generator) >= config.lens_share:
         return FOV_DEG, DISTANCE
     fov_deg, margin = _uniform(*config.lens_fov_deg, generator), _uniform(*config.lens_margin, generator)

@@ -1,4 +1,4 @@
-"""Which points are inside an object."""
+"""Interior of an object: point-in-object tests on a bit grid."""
 
 import math
 from collections.abc import Callable
@@ -15,21 +15,23 @@ from liftstudio.synthetic.occupancy import occupancy
 
 PROCEDURAL_GRID = 96  # cells along the box of a procedural object: 0.019 world units each
 
-Bits = NDArray[np.uint8]  # [G, G, G / 8]: cells along x, y, z; eight of z in a byte, the lowest first
+Bits = NDArray[np.uint8]  # [G, G, G / 8]: cells along x, y, z; eight along z per byte, lowest bit first
 
 
 class Solid:
-    """Inside and outside of a sample's object, on a grid of cells that is made when it is first asked for."""
+    """Interior of a sample's object, on a grid of cells that is built on first use."""
 
     def __init__(self, cells: Callable[[], Bits], frame: Floats) -> None:
-        """cells: makes the grid. frame: [3, 4], takes points of the rig's frame to the grid's unit cube."""
+        """cells: builds the grid. frame: [3, 4], maps points from the rig's frame to the unit cube of the grid."""
         self._cells, self._frame = cells, frame
 
     def contains(self, points: Tensor) -> Tensor:
-        """[N] bool: whether the cells of points [N, 3] (float32, world units, rig's frame) are inside; none beyond.
+        """Return [N] bool: whether points [N, 3] (float32, world units, rig's frame) lie in inside cells.
+
+        Points outside the grid are outside the object.
 
         Raises:
-            ValueError: for points of another shape.
+            ValueError: the points have another shape.
         """
         check_shape("points", points, ("N", 3))
         inside = np.empty(len(points), np.bool_)
@@ -40,9 +42,9 @@ class Solid:
 
 
 def procedural_solid(obj: TexturedObject, front_deg: float) -> Solid:
-    """Inside where the winding number is positive, of an object whose front is at that azimuth of the rig."""
+    """Return the points of positive winding number, of an object whose front is at that azimuth of the rig."""
     grid = PROCEDURAL_GRID
-    half_side = LONGEST_SIDE / 2 * grid / (grid - 1)  # cells' centres are the vertices that `occupancy` asks for
+    half_side = LONGEST_SIDE / 2 * grid / (grid - 1)  # cell centres are the grid vertices of `occupancy`
 
     def cells() -> Bits:
         return pack(occupancy(obj, grid, LONGEST_SIDE / 2).numpy().transpose(2, 1, 0))
@@ -51,17 +53,17 @@ def procedural_solid(obj: TexturedObject, front_deg: float) -> Solid:
 
 
 def pack(inside: NDArray[np.bool_]) -> Bits:
-    """The bits of cells [G, G, G] (x, y, z); G is a multiple of 8."""
+    """Pack cells [G, G, G] (x, y, z) into bits; G is a multiple of 8."""
     return np.packbits(np.ascontiguousarray(inside), axis=-1, bitorder="little")
 
 
 def unpack(bits: Bits) -> NDArray[np.bool_]:
-    """The cells [G, G, G] (x, y, z) of bits."""
+    """Unpack bits into cells [G, G, G] (x, y, z)."""
     return np.unpackbits(bits, axis=-1, bitorder="little").astype(np.bool_)
 
 
 def unit_frame(front_deg: float, half: Floats) -> Floats:
-    """[3, 4] that takes the rig's frame to [0, 1]^3 of the canonical box [-half, half]; a negative half is mirrored."""
+    """Return [3, 4] from the rig's frame to [0, 1]^3 over the canonical box [-half, half]; negative halves mirror."""
     angle = math.radians(front_deg)
     back = np.array([[math.cos(angle), math.sin(angle), 0], [-math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
     return np.concatenate([back / (2 * half[:, None]), np.full((3, 1), 0.5)], axis=1)
@@ -76,7 +78,7 @@ def _look_up(points: NDArray[np.float32], bits: Bits, frame: NDArray[np.float32]
         u = f[0, 0] * x + f[0, 1] * y + f[0, 2] * z + f[0, 3]
         v = f[1, 0] * x + f[1, 1] * y + f[1, 2] * z + f[1, 3]
         w = f[2, 0] * x + f[2, 1] * y + f[2, 2] * z + f[2, 3]
-        # No branches, which random points would make the processor guess wrong: three times as fast.
+        # Branch-free, since random points defeat branch prediction: three times as fast.
         within = (u >= zero) & (v >= zero) & (w >= zero) & (u < size) & (v < size) & (w < size)
         i, j, k = (np.int32(u if within else zero), np.int32(v if within else zero), np.int32(w if within else zero))
         inside[n] = (flat[np.uint32((i * grid + j) * row + (k >> 3))] >> (k & 7)) & within

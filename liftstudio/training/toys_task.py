@@ -1,4 +1,4 @@
-"""How the bundled prior of toy figures is trained."""
+"""Training task of the bundled prior `toys`."""
 
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ from liftstudio.training.volume_task import VolumeTask
 
 @register("toys")
 class ToysTask(VolumeTask):
-    """The denoiser with a grid inside, on rays of its renderings and on its occupancy."""
+    """Trains the denoiser with an internal grid, by losses on rays and occupancy."""
 
     @dataclass
     class Config(VolumeTask.Config):
@@ -26,7 +26,7 @@ class ToysTask(VolumeTask):
     sheet_steps, most_weight = 12, 8.0
 
     def _shape(self, sample: Sample, generator: torch.Generator) -> dict[str, Tensor]:
-        """Which vertices of the grid are inside the object."""
+        """Return which vertices of the grid are inside the object."""
         if sample.solid is None:
             return {}
         line = torch.linspace(-self.config.size.half_side, self.config.size.half_side, self.config.size.grid)

@@ -1,4 +1,4 @@
-"""How the bundled priors with a volume inside are trained: on rays of its renderings, and on what is inside."""
+"""Training of the bundled priors with an internal volume, by losses on rendered rays and on the shape."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -24,29 +24,29 @@ from liftstudio.training.evaluation import Protocol, evaluate
 from liftstudio.training.rigs import counts
 from liftstudio.training.task import Evaluation, PriorTask
 
-LEVELS = (SIGMA_MAX, 5.0, 1.0)  # noise levels that are measured
+LEVELS = (SIGMA_MAX, 5.0, 1.0)  # noise levels of the evaluation
 LIFTED = ("views", "projections", "sigma", "has_image", "has_views")  # entries of a batch, in the order of `lift`
 
-ObjectShare = Annotated[float, Range(0.01, 0.99)]  # at either end there may be too few pixels
+ObjectShare = Annotated[float, Range(0.01, 0.99)]  # closer to 0 or 1, there may be too few pixels to draw from
 
 
 class VolumeTask(PriorTask):
-    """The training of a `VolumePrior`; a task of its own says what of the object its network is taught directly."""
+    """Training of a `VolumePrior`; subclasses add direct supervision of the object's shape."""
 
     @dataclass
     class Config:
         rays: PositiveInt = 1536  # per object and step
-        object_share: ObjectShare = 0.7  # of the rays, near the object
-        drop_image: UnitFloat = 0.08  # share of objects without picture
+        object_share: ObjectShare = 0.7  # share of rays near the object
+        drop_image: UnitFloat = 0.08  # share of objects without input image
         drop_views: UnitFloat = 0.08  # share of objects without noisy views
-        top_share: UnitFloat = 0.25  # of objects at the highest noise level
-        log_sigma: tuple[float, float] = (0.9, 1.6)  # mean and deviation of ln(sigma) of the others
-        lambda_mask: NonNegativeFloat = 0.5  # weight of the opacity's error, beside that of the colour
-        lambda_occupancy: NonNegativeFloat = 0.5  # weight of the volume occupancy's cross entropy; captures have none
+        top_share: UnitFloat = 0.25  # share of objects at the highest noise level
+        log_sigma: tuple[float, float] = (0.9, 1.6)  # mean and standard deviation of ln(sigma) of the others
+        lambda_mask: NonNegativeFloat = 0.5  # weight of the opacity error, relative to the colour error
+        lambda_occupancy: NonNegativeFloat = 0.5  # weight of the occupancy cross entropy; not for captures
 
     prior_type: ClassVar[type[VolumePrior]]
-    sheet_steps: ClassVar[int]  # of the sampler, for the sheets
-    most_weight: ClassVar[float]  # of an object's rays at low noise, 1 being that at the highest
+    sheet_steps: ClassVar[int]  # sampler steps for the contact sheets
+    most_weight: ClassVar[float]  # maximum weight of an object's rays, reached at low noise; 1 at the highest noise
     config: Any
     network: Any
 
@@ -64,15 +64,15 @@ class VolumeTask(PriorTask):
         """See `PriorTask.load`."""
         opened = open_weights(weights)
         if not self.prior_type.recognizes(opened):
-            raise InputError(f"{opened.path}: these are not weights of the prior '{self.prior_type.note}'")
+            raise InputError(f"{opened.path}: not weights of the prior '{self.prior_type.note}'")
         size = self.prior_type.read_size(opened)
         if size != self.config.size:
-            raise InputError(f"{opened.path}: of another size than task.size; that of the file is {size}")
+            raise InputError(f"{opened.path}: the network size is not that of task.size; the file has {size}")
         load_module(self.network, opened, {}, torch.float32, torch.device("cpu"))
         self.network.requires_grad_(True).train()
 
     def prepare(self, samples: list[Sample], generator: torch.Generator) -> dict[str, Tensor]:
-        """See `PriorTask.prepare`; the extra views are not fed to the network, only asked of it."""
+        """See `PriorTask.prepare`; the extra views are targets only, not inputs of the network."""
         rows = [self._prepare_one(sample, generator) for sample in samples]
         return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
 
@@ -89,7 +89,7 @@ class VolumeTask(PriorTask):
         }
 
     def _noisy(self, images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """The views at a random noise level, and what the network is allowed to see."""
+        """Return the views at a random noise level, and which inputs the network is given."""
         config = self.config
         draws = torch.rand(3, generator=generator)
         log_sigma = config.log_sigma[0] + config.log_sigma[1] * torch.randn((), generator=generator)
@@ -101,10 +101,10 @@ class VolumeTask(PriorTask):
 
     @abstractmethod
     def _shape(self, sample: Sample, generator: torch.Generator) -> dict[str, Tensor]:
-        """Further targets: "inside" (bool) where the shape is known, and what else the network is taught."""
+        """Return further targets: "inside" (bool) if the shape is known, and others of the task."""
 
     def _rays(self, sample: Sample, images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Rays of the views and of the picture, most of them near the object, with their pixels [N, 4]."""
+        """Draw rays of the views and the input view, most of them near the object, with their pixels [N, 4]."""
         cameras = concatenate([sample.rig.views, sample.rig.input_camera])
         pixels = torch.cat([images, channels_first(sample.input_image)[None]])
         near = F.max_pool2d(pixels[:, 3:], 7, stride=1, padding=3).flatten() > -1
@@ -117,7 +117,7 @@ class VolumeTask(PriorTask):
         return {"origins": origins, "directions": directions, "jitter": jitter, "target": target}
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Squared errors of the rays' colour and opacity, weighted by the noise level, and those of `_shape_losses`."""
+        """Return squared errors of ray colour and opacity, weighted by noise level, and the `_shape_losses`."""
         b, network = batch, self.network
         lifted = network.lift(self._look(b), *(b[name] for name in LIFTED))
         pixels = network.render(lifted, b["origins"], b["directions"], self.prior_type.samples, b["jitter"])
@@ -127,15 +127,15 @@ class VolumeTask(PriorTask):
         return rendered | self._shape_losses(lifted, b)
 
     def _look(self, batch: dict[str, Tensor]) -> Any:
-        """The input picture as `lift` takes it."""
+        """Return the input image in the form that `lift` takes."""
         return self.network.look(batch["input_image"], batch["input_projection"])
 
     @abstractmethod
     def _shape_losses(self, lifted: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Errors of what `_shape` teaches, weighted."""
+        """Return weighted losses on the targets of `_shape`."""
 
     def evaluate(self, network: nn.Module, samples: list[Sample]) -> Evaluation:
-        """PSNR and silhouette IoU of single evaluations per noise level, and of samples; a sheet of samples."""
+        """Return PSNR and IoU of single-step estimates per noise level and of samples, and a contact sheet."""
         prior = self.prior_type.around(network)
         sigmas = karras_sigmas(self.sheet_steps, 0.1, SIGMA_MAX)
         return evaluate(prior, samples, Protocol(LEVELS, sigmas), prior.device)
@@ -148,5 +148,5 @@ class VolumeTask(PriorTask):
 
 
 def channels_first(images: Tensor) -> Tensor:
-    """[..., 4, R, R] in [-1, 1] of [..., R, R, 4] in [0, 1]."""
+    """Convert images [..., R, R, 4] in [0, 1] to [..., 4, R, R] in [-1, 1]."""
     return 2 * images.movedim(-1, -3) - 1

@@ -60,12 +60,8 @@ class GeneratedViews(ViewSource):
         matting: bool = False  # views without masks are cut out by rembg, not by their white: for objects with white
         distance: Distance = 3.6  # of the cameras from the object's centre, world units: twice its longest side
         fov_deg: FovDeg = 33.8  # field of view of the cameras
-        enhance: Annotated[ComponentSpec, "view-enhancer"] | None = (
-            None  # what repaints the views in the picture's manner
-        )
-        maps: Annotated[ComponentSpec, "map-estimator"] | None = (
-            None  # what estimates the depth and normals of the views
-        )
+        enhance: Annotated[ComponentSpec, "view-enhancer"] | None = None  # repaints the views as the picture is
+        maps: Annotated[ComponentSpec, "map-estimator"] | None = None  # estimates their depth and normals
         held_out: bool = False  # generated views are only shown and measured: no guidance is by them
         cache: bool = True  # keep what the prior makes for the next run ($LIFTSTUDIO_CACHE or ~/.cache/liftstudio)
 

@@ -63,8 +63,8 @@ def test_all_or_several_objects(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["objects", "--only", "maro"], "error: --only maro: no such capture in objects; there are: mario, sofa"),
-        (["objects/notes"], "error: objects/notes: neither it nor a sub-folder has a transforms.json"),
+        (["objects", "--only", "maro"], "error: --only maro: no such capture in objects; available: mario, sofa"),
+        (["objects/notes"], "error: objects/notes: found no transforms.json"),
         (["nowhere"], "error: nowhere: no such folder"),
         (["--only", "mario", "objects"], "error: the following arguments are required: folder"),
         (["objects", "--runs_dir", "x"], "error: unrecognized arguments: --runs_dir x"),

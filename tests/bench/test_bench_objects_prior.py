@@ -68,7 +68,7 @@ def test_no_mesh_is_measured_twice(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert main([str(OBJECTS_PACK), "--weights", "asset://priors/toys", "--count", count]) == command_line.DONE
     assert numbers == list(range(held_out))
     said = " ".join(capsys.readouterr().err.split())
-    assert f"--count {count}: training holds out {held_out} meshes; all are measured" in said
+    assert f"--count {count}: training holds out only {held_out} meshes; using all" in said
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_bad_arguments_fail_with_one_line(words: list[str], message: str, capsys
 @pytest.mark.parametrize(
     ("resolution", "message"),
     [
-        (32, "tiny ball makes views of 32 pixels; only priors of 64 pixels are measured"),
-        (64, "tiny ball makes no masks; only priors that do are measured"),
+        (32, "tiny ball generates views of 32 pixels; expected 64 pixels"),
+        (64, "tiny ball generates no masks, which this benchmark needs"),
     ],
 )
 def test_priors_that_cannot_be_measured_are_refused(

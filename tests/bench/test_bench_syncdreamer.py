@@ -150,9 +150,9 @@ def test_instances_are_summarized() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--cfg", "0"], "--cfg: expected 1 or more, got 0; without --cfg it is what suits the prior"),
+        (["--cfg", "0"], "--cfg: expected 1 or more, got 0; omit --cfg for the prior's default"),
         (["--cfg", "1", "0.5"], "--cfg: expected 1 or more, got 0.5"),
-        (["--noun", "shoe"], "--noun: only CLIP reads text"),
+        (["--noun", "shoe"], "--noun: only CLIP encodes text"),
         (["--clip", "nowhere"], "nowhere: no such folder; CLIP is published"),
         (["--raft", "raft.pth"], "E_flow needs torchvision"),
         (["--weights", "nowhere.ckpt"], "nowhere.ckpt"),

@@ -78,7 +78,7 @@ def test_unknown_kind_suggests() -> None:
 
 def test_options_of_the_run() -> None:
     listing = catalog("run")
-    assert "seed: a whole number from 0 to 4294967295 = 0  # of every random draw" in listing
+    assert "seed: a whole number from 0 to 4294967295 = 0  # seed of all random draws" in listing
     assert "    every: a whole number of 1 or more = 100  # steps between checkpoints" in listing
 
 

@@ -42,7 +42,7 @@ def test_train_makes_the_whole_folder(project: Path, capsys: pytest.CaptureFixtu
     assert names == wanted
     assert (folder / "images" / "first" / "000005.png").is_file()
     assert (folder / "test" / "turntable.mp4").is_file() and list((folder / "export").iterdir())
-    assert f"python launch.py {' '.join(TRAIN)}" in (folder / "command.txt").read_text()
+    assert f"{command_line.program()} {' '.join(TRAIN)}" in (folder / "command.txt").read_text()
     metrics = json.loads((folder / "metrics.json").read_text())
     assert set(metrics) >= {"run", "test", "export"}
     assert metrics["run"]["stages"]["second"]["steps"] == 6 and metrics["run"]["memory_gb"] > 0

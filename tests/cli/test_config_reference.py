@@ -60,4 +60,4 @@ def test_a_stale_page_fails_with_one_line(
     capsys.readouterr()
     assert main(["--check"]) == command_line.BAD_INPUT
     (line,) = capsys.readouterr().err.splitlines()
-    assert "docs/config-reference.md: not up to date" in line
+    assert "docs/config-reference.md: out of date" in line

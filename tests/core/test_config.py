@@ -193,7 +193,7 @@ FAULTS = {
     "count: 1\npair: [1]": "pair: expected 2 values, got 1",
     "count: 1\ninner: 5": "inner: expected keys and values",
     "count: 1\ninner: {rate: .nan}": "inner.rate: expected a finite number",
-    "count: 1\ninner: {weight: [5, 1, 2, 3]}": "inner.weight: a schedule's steps",
+    "count: 1\ninner: {weight: [5, 1, 2, 3]}": "inner.weight: expected ascending steps",
     "count: ${missing}": "count: Interpolation key 'missing' not found",
     "count: ${nope:1}": "count: Unsupported interpolation",
     "count: ${name}\nname: ${count}": "Recursive interpolation",

@@ -104,7 +104,7 @@ def test_caps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mesh.stl"
     trimesh.creation.icosphere().export(path)
     monkeypatch.setattr(mesh_io, "MAX_FACES", 100)
-    with pytest.raises(InputError, match="1280 faces, more than the 100"):
+    with pytest.raises(InputError, match="1280 faces are above the limit of 100"):
         read_mesh(path)
     monkeypatch.setattr(mesh_io, "MAX_BYTES", 1000)
     with pytest.raises(InputError, match="MB"):

@@ -7,7 +7,7 @@ from helpers.seeds import fresh_seed
 from helpers.tiny_scenes import as_trimesh, from_trimesh
 
 from liftstudio.data.mesh import Mesh
-from liftstudio.export.cleanup import decimate, drop_floaters, face_components, mended, vertex_normals
+from liftstudio.export.cleanup import decimate, drop_floaters, face_components, repaired, vertex_normals
 
 SEEDS = [fresh_seed(__name__) for _ in range(2)]
 
@@ -60,7 +60,7 @@ def test_surfaces_that_touch_in_edges_and_points_are_parted() -> None:
     touching = trimesh.util.concatenate(boxes)
     touching.merge_vertices()
     assert not touching.is_watertight
-    mesh = mended(from_trimesh(touching))
+    mesh = repaired(from_trimesh(touching))
     parted = as_trimesh(mesh)
     assert parted.is_watertight
     assert parted.is_winding_consistent
@@ -72,14 +72,14 @@ def test_folds_and_degenerate_faces_go() -> None:
     sphere = trimesh.creation.icosphere(1)
     extra = [[0, 1, 2], [2, 1, 0], [3, 3, 4], [5, 6, 5]]
     faces = np.concatenate([extra[:2], sphere.faces, extra[2:]])
-    mesh = mended(Mesh(torch.tensor(sphere.vertices).float(), torch.tensor(faces)))
+    mesh = repaired(Mesh(torch.tensor(sphere.vertices).float(), torch.tensor(faces)))
     assert len(mesh.faces) == len(sphere.faces)
     assert as_trimesh(mesh).is_watertight
 
 
 def test_an_open_mesh_keeps_its_border() -> None:
     box = from_trimesh(trimesh.creation.box())
-    mesh = mended(Mesh(box.vertices, box.faces[1:]))
+    mesh = repaired(Mesh(box.vertices, box.faces[1:]))
     assert (len(mesh.vertices), len(mesh.faces)) == (8, 11)
 
 

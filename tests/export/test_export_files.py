@@ -231,7 +231,7 @@ def test_wrong_settings_are_named_before_anything_is_written(tmp_path: Path, cha
             Mesh(torch.tensor([[0.0, 0, 0], [1, 0, float("nan")], [0, 1, 0]]), torch.tensor([[0, 1, 2]])),
             "1 of its 3 vert",
         ),
-        (Mesh(torch.tensor([[0.0, 0, 0], [1, 0, float("inf")], [0, 1, 0]]), torch.tensor([[0, 1, 2]])), "exploded"),
+        (Mesh(torch.tensor([[0.0, 0, 0], [1, 0, float("inf")], [0, 1, 0]]), torch.tensor([[0, 1, 2]])), "diverged"),
         (Mesh(torch.zeros(3, 3), torch.tensor([[0, 1, 2]])), "area of 0"),
     ],
 )

@@ -103,7 +103,7 @@ class Atlas(Atlas):
 """)
     monkeypatch.delattr(xatlas, "Atlas")  # none is made in this process
     unwrap_mesh(lopsided(), SIZE, 4)
-    with pytest.raises(InputError, match="too ragged for a texture of 16 x 16 texels"):
+    with pytest.raises(InputError, match="too many charts for a texture of 16 x 16 texels"):
         unwrap_mesh(decimate(lopsided(64, 0.05, 1), 3000), 16, 1)
     assert made.exists() and not destroyed.exists()
 

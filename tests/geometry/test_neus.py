@@ -226,7 +226,7 @@ def test_options_out_of_range() -> None:
     ("options", "message"),
     [
         ({"skip": 8}, "skip: expected 0 to 7, got 8"),
-        ({"hidden": 39}, "hidden: expected 40 or more, so that the skip leaves room, got 39"),
+        ({"hidden": 39}, "hidden: expected 40 or more, to leave room for the skip input, got 39"),
     ],
 )
 def test_network_options_out_of_range(options: dict[str, int], message: str) -> None:

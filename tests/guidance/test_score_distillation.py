@@ -39,7 +39,7 @@ RESOLUTION = 16
 class GaussianPrior(Prior):
     """Frames with latents from N(mean, deviation^2), whose optimal denoiser is known (EDM, app. B.3).
 
-    Latents are 2x2 means. The mean is that of the posed image, pulled towards grey by the guidance scale minus 1.
+    Latents are 2x2 means. Their mean is that of the input image, pulled towards grey by the guidance scale minus 1.
     """
 
     @dataclass
@@ -315,7 +315,7 @@ def test_the_prompt_follows_its_view(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"sigma_range": (2.0, 1.0)}, "sigma_range: expected two rising levels"),
+        ({"sigma_range": (2.0, 1.0)}, "sigma_range: expected two ascending levels"),
         ({"sigma_range": (0.05, 100.0)}, "sigma_range: the prior 'gaussian' was trained for 0.01 to 80"),
         ({"encoder_chunk": 0}, "encoder_chunk: expected 1 or more, got 0"),
         ({"views": sphere_views(3, RESOLUTION)}, "needs an input picture"),

@@ -203,7 +203,7 @@ def test_missing_weights_are_reported(tmp_path: Path) -> None:
 def test_bad_input(generator: torch.Generator) -> None:
     images, empty = images_of(generator, 2, 12, 12), torch.zeros(2, 12, 12, 1)
     empty[0] = 1
-    with pytest.raises(ValueError, match=r"^masks: no object in image 1, or less than one of its 6x6"):
+    with pytest.raises(ValueError, match=r"^masks: no object in image 1, or smaller than one of its 6x6 features"):
         contextual_distance(images, images, PixelPatches(), empty)
     with pytest.raises(ValueError, match=r"^target_masks: no object in image 1"):
         contextual_distance(images, images, PixelPatches(), None, empty)
@@ -215,5 +215,5 @@ def test_bad_input(generator: torch.Generator) -> None:
         contextual_similarity(torch.rand(3, 4), torch.rand(3, 5))
     with pytest.raises(ValueError, match="expected features, got 0 and 3"):
         contextual_similarity(torch.rand(0, 4), torch.rand(3, 4))
-    with pytest.raises(InputError, match="bandwidth: wanted"):
+    with pytest.raises(InputError, match="bandwidth: expected"):
         contextual_similarity(torch.rand(3, 4), torch.rand(3, 4), 0.0)

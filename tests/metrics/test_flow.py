@@ -34,7 +34,7 @@ def ramps(shifts: Tensor) -> Tensor:
     return ((x**2 + 2 * y**2) / 2000).double()[..., None].expand(-1, -1, -1, 3)
 
 
-@pytest.mark.parametrize("seed", [fresh_seed()])
+@pytest.mark.parametrize("seed", [fresh_seed(__name__)])
 def test_neighbours_form_a_circle(seed: int) -> None:
     views = torch.rand(6, 8, 10, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     flows = orbit_flows(views, brightness_step)
@@ -45,7 +45,7 @@ def test_neighbours_form_a_circle(seed: int) -> None:
             assert torch.allclose(flows[direction, view], expected.expand(8, 10, 2), atol=1e-12)
 
 
-@pytest.mark.parametrize("seed", [fresh_seed()])
+@pytest.mark.parametrize("seed", [fresh_seed(__name__)])
 def test_flow_error_equals_a_loop(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     views, truth = (torch.rand(5, 8, 8, 3, generator=generator, dtype=torch.float64) for _ in range(2))

@@ -44,7 +44,7 @@ def test_golden_values() -> None:
     assert ssim(predicted, target).item() == pytest.approx(expected["ssim"], abs=1e-4)
 
 
-@pytest.mark.parametrize("seed", [fresh_seed()])
+@pytest.mark.parametrize("seed", [fresh_seed(__name__)])
 @pytest.mark.parametrize("shape", [(1, 6, 13, 1), (2, 14, 9, 4)])
 def test_ssim_equals_the_window_by_window_form(shape: tuple[int, ...], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

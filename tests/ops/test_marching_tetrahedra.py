@@ -198,7 +198,7 @@ def test_gradients_are_those_of_finite_differences(seed: int) -> None:
 
 def test_wrong_shapes_are_named() -> None:
     grid = tet_grid(2)
-    with pytest.raises(ValueError, match="sdf: wanted"):
+    with pytest.raises(ValueError, match="sdf: expected"):
         marching_tetrahedra(grid.vertices, torch.ones(3), grid)
-    with pytest.raises(ValueError, match="positions: wanted"):
+    with pytest.raises(ValueError, match="positions: expected"):
         marching_tetrahedra(grid.vertices[:, :2], torch.ones(9), grid)

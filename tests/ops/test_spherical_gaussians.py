@@ -125,5 +125,5 @@ def test_never_negative_and_empty_inputs() -> None:
     assert irradiance(up, up, torch.tensor([5.0]), torch.tensor([-1.0])).item() == 0
     assert irradiance(up[:0], up, torch.ones(1), torch.ones(1)).shape == (0, 1)
     assert torch.equal(irradiance(up, up[:0], torch.ones(0), torch.ones(0)), torch.zeros(1, 1))
-    with pytest.raises(ValueError, match="sharpness: wanted"):
+    with pytest.raises(ValueError, match="sharpness: expected"):
         irradiance(up, up, torch.ones(2), torch.ones(1))

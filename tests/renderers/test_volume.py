@@ -112,7 +112,7 @@ def test_normals_of_samples_that_hardly_show_are_left_out(monkeypatch: pytest.Mo
     true_normals = scene.geometry.normals
     monkeypatch.setattr(scene.geometry, "normals", lambda points: asked.append(len(points)) or true_normals(points))
     sparse = picture(scene, cameras)
-    monkeypatch.setattr("liftstudio.renderers.volume.LEAST_WEIGHT", -1.0)
+    monkeypatch.setattr("liftstudio.renderers.volume.MIN_WEIGHT", -1.0)
     full = picture(scene, cameras)
     assert sparse.normal is not None and full.normal is not None
     assert asked[0] < 0.5 * asked[1]

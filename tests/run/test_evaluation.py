@@ -275,7 +275,7 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["truth.mesh=none.obj"], "none.obj: no such file"),
         ([f"truth.views={MARIO}", "truth.mesh=points.ply"], "points.ply: no triangles"),
         ([f"truth.views={MARIO}", "test.clip_weights=nowhere"], "nowhere: no such folder; CLIP"),
-        (["truth.view=000.png"], "truth.view: names one of the true views"),
+        (["truth.view=000.png"], "truth.view: needs truth.views"),
     ],
 )
 def test_bad_truth_is_said_before_the_views_are_made(
@@ -303,5 +303,5 @@ def test_truth_is_for_runs_from_a_picture() -> None:
     truth = TruthConfig(views=str(MARIO))
     assert evaluation.load_truth_of(TruthConfig(), posed) is None
     for views in (posed, None):
-        with pytest.raises(InputError, match="truth: for runs from one picture"):
+        with pytest.raises(InputError, match="truth: applies to runs from one picture only"):
             evaluation.load_truth_of(truth, views)

@@ -112,7 +112,7 @@ def test_stopped_by_signal(number: signal.Signals, project_with_extension: Path,
     torn = Checkpoints(folder / "checkpoints").paths()[0]
     torn.write_bytes(torn.read_bytes()[:-1000])
     errors = finish(resume("stopped"))
-    assert "torn" in errors and "using the one before" in errors
+    assert "truncated" in errors and "using the one before" in errors
     assert result(folder) == straight
 
 

@@ -20,10 +20,11 @@ from liftstudio.views.saving import save_views
 
 CONFIG = """\
 image: ???
+prior: {type: tiny-ball, weights: ball.safetensors}
 views:
   type: sv3d-views
   image: ${image}
-  prior: {type: tiny-ball, weights: ball.safetensors}
+  prior: ${prior}
   orbit: {type: sine, frames: 6, amplitude_deg: 30}
   steps: 3
   resolution: 48

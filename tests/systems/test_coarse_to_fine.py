@@ -193,7 +193,7 @@ NO_LOSS = {"type": "reconstruction", "lambda_rgb": 0, "lambda_mask": 0}
         ({"stages": {}}, "at least one stage"),
         ({"stages__coarse__steps": 0}, r"^stages\.coarse\.steps: expected 1 or more, got 0$"),
         ({"stages__coarse__guidance": {}}, "at least one guidance"),
-        ({"stages__fine__geometry__from": "corse"}, "expected 'coarse', the stage before, got 'corse'"),
+        ({"stages__fine__geometry__from": "corse"}, "expected 'coarse', the previous stage, got 'corse'"),
         ({"stages__coarse__geometry": {"type": "dmtet", "from": "coarse"}}, "this is the first stage"),
         ({"stages__fine__geometry": {"type": "instant-ngp", "from": "coarse"}}, "cannot start from another geometry"),
         ({"stages__fine__optimizer": {"groups": {"geometry.sdff": {"lr": 1}}}}, "system.stages.fine.optimizer.groups"),
@@ -211,9 +211,12 @@ NO_LOSS = {"type": "reconstruction", "lambda_rgb": 0, "lambda_mask": 0}
         ),
         (
             {"stages__coarse__renderer": "neus"},
-            "'instant-ngp' has no signed distance everywhere; render it with 'volume'",
+            "'instant-ngp' has no signed distance at arbitrary points; render it with 'volume'",
         ),
-        ({"stages__fine__renderer": "neus"}, "'dmtet' has no signed distance everywhere; render it with 'surface'"),
+        (
+            {"stages__fine__renderer": "neus"},
+            "'dmtet' has no signed distance at arbitrary points; render it with 'surface'",
+        ),
         ({"stages__coarse__geometry": "neus", "stages__coarse__renderer": "surface"}, "'neus' is a volume"),
         ({"stages__coarse__regularizers": {"lambda_eikonal": [5, 0, 1, 9]}}, "lambda_eikonal: needs a signed distance"),
     ],

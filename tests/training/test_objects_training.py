@@ -79,7 +79,7 @@ WRONG = {
     "task.size.planes=1": "task.size.planes: expected 2 or more, got 1",
     "data.resolution=128": "data.resolution: the prior 'objects' works at 64 pixels, got 128",
     "data.objects=nowhere": "data.objects: nowhere: no such folder",
-    "start_from=asset://priors/toys": "these are not weights of the prior 'objects'",
+    "start_from=asset://priors/toys": "not weights of the prior 'objects'",
 }
 
 

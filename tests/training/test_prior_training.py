@@ -120,7 +120,7 @@ def test_stopped_training_goes_on_to_the_same_bytes(
     stopped = folder / "runs" / "priors" / "parts"
     for done in (3, 5):
         assert train(*parts) == command_line.INTERRUPTED
-        assert capsys.readouterr().err == f"stopped after {done} steps; the same command goes on from there\n"
+        assert capsys.readouterr().err == f"stopped after {done} steps; the same command resumes from there\n"
         assert not (stopped / "weights.safetensors").exists()
     assert train(*parts) == command_line.DONE and StoppedToys.calls == 6
     for name in ("log.csv", "sheets/0000006.png"):
@@ -135,9 +135,9 @@ def test_stopped_training_goes_on_to_the_same_bytes(
     assert len(list(stopped.glob("tb/events*"))) == 3
     capsys.readouterr()
     assert train(*parts) == command_line.DONE  # nothing is left to do
-    assert "trained for 6 steps; raise steps or minutes to go on" in capsys.readouterr().out
+    assert "trained for 6 steps; raise steps or minutes to continue" in capsys.readouterr().out
     assert train(*parts, "task.size.embedding=24") == command_line.BAD_INPUT
-    assert "holds another network than the config describes; use another name" in capsys.readouterr().err
+    assert "holds a different network from the one in the config; use another name" in capsys.readouterr().err
 
 
 def test_the_loss_falls_and_only_we_speak(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -180,8 +180,8 @@ WRONG = {
     "data.rig.views=[5,2]": "data.rig.views: expected the lower value first, got 5, 2",
     "data.rig.amplitude_deg=60": "data.rig.amplitude_deg: expected 0 to 49, got 60",
     "start_from=missing.safetensors": "missing.safetensors: no such file or folder",
-    "start_from=foreign.safetensors": "foreign.safetensors: these are not weights of the prior 'toys'",
-    "start_from=large.safetensors": "large.safetensors: of another size than task.size; that of the file is Size(",
+    "start_from=foreign.safetensors": "foreign.safetensors: not weights of the prior 'toys'",
+    "start_from=large.safetensors": "large.safetensors: the network size is not that of task.size; the file has Size(",
     "data.captures=nowhere": "data.captures: nowhere: no such folder",
     "--nonsense": "unrecognized arguments: --nonsense; see --help",
 }
@@ -204,18 +204,18 @@ def test_a_missing_package_is_named(
     monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
     monkeypatch.delitem(sys.modules, "liftstudio.training.loop", raising=False)
     assert train() == command_line.BAD_INPUT
-    assert capsys.readouterr().err == "error: training needs a package: pip install pytorch-lightning\n"
+    assert capsys.readouterr().err == "error: training needs pytorch-lightning: pip install pytorch-lightning\n"
 
 
 def test_training_on_captures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(2):
         write_capture(folder / "renders" / f"{i}", SEED + i)
     assert train("data.captures=renders", "steps=2") == command_line.DONE
-    assert "captures: 10 views of 2 objects; 1 objects are only measured" in capsys.readouterr().out
+    assert "captures: 10 views of 2 objects; 1 objects are held out" in capsys.readouterr().out
     first = rows("tiny")[0]
     assert float(first["color"]) > 0 and "occupancy" not in first
     assert train("data.captures=renders", "name=many", "data.rig.azimuths_deg=[0,1,2,3]") == command_line.BAD_INPUT
-    assert "renders/0: 5 views to train on; expected 6 or more" in capsys.readouterr().err
+    assert "renders/0: 5 views to train on; expected at least 6" in capsys.readouterr().err
 
 
 def document_block(language: str, number: int = 0) -> str:
@@ -255,11 +255,11 @@ def test_packaged_weights_are_checked(tmp_path: Path, monkeypatch: pytest.Monkey
     changed = bytearray(weights.read_bytes())
     changed[-1] ^= 1
     weights.write_bytes(changed)
-    with pytest.raises(InputError, match=r"damaged, its SHA-256 is not that in .*SHA256SUMS"):
+    with pytest.raises(InputError, match=r"damaged, its SHA-256 differs from .*SHA256SUMS"):
         open_weights("asset://priors/x")
     assert open_weights(str(place)).path == weights  # the user's own folder needs no digest
     (place / "SHA256SUMS").unlink()
-    with pytest.raises(InputError, match="no digest of it in"):
+    with pytest.raises(InputError, match="its digest is missing in"):
         open_weights("asset://priors/x")
 
 

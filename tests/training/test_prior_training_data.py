@@ -110,7 +110,7 @@ def test_captures_that_cannot_be_used(tmp_path: Path) -> None:
     for name, message in {
         "none": "no such folder",
         "small/0.png": "expected a folder",
-        "empty": r"neither it nor a sub-folder has a transforms\.json or COLMAP model",
+        "empty": r"found no transforms\.json or COLMAP model in it or its sub-folders",
         "small": "images of 56x40 pixels; expected at least 64",
         "mixed": "some captures have depth maps and some have none",
         "opaque": "has no alpha and no mask",

@@ -156,7 +156,7 @@ def test_a_damaged_entry_is_made_again(caplog: pytest.LogCaptureFixture) -> None
         whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :],
     ):
         entry.write_bytes(damage)
-        assert same(first, make()) and "made again" in caplog.text
+        assert same(first, make()) and "computing it again" in caplog.text
         assert entry.read_bytes() == whole
     assert len(TinyBall.prompts) == 4
 
@@ -165,7 +165,7 @@ def test_a_cache_that_cannot_be_written_is_only_warned_of(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIFTSTUDIO_CACHE", "ball.png/below")
-    assert len(make()) == 9 and "not kept for another run" in caplog.text
+    assert len(make()) == 9 and "cannot be written to the cache" in caplog.text
 
 
 def test_an_empty_view_is_left_out(caplog: pytest.LogCaptureFixture) -> None:

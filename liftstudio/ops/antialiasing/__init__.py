@@ -1,15 +1,14 @@
-"""Edge-driven silhouette antialiasing: makes coverage differentiable.
+"""Silhouette antialiasing by edges, which makes coverage differentiable.
 
-A silhouette edge is one whose two faces lie on the same side of it as seen by the camera, or a boundary edge. Each is
-walked across the image, over the segments between adjacent pixel centres that it crosses. Where the nearest crossing of
-a pair is visible, the two pixels are blended in proportion to where between their centres it lies: horizontal pairs by
-steep edges, vertical pairs by shallow ones, so that every piece of the outline counts once. Because all silhouette
-edges are walked, also those of triangles that cover no pixel centre, the gradient of coverage is right on coarse and
-on fine meshes alike.
+A silhouette edge is a boundary edge, or one whose two faces lie on the same side of it as seen by the camera. Each is
+walked across the image, over the segments between adjacent pixel centres that it crosses. If the nearest crossing of
+a pair of pixels is visible, the two are blended by its position between their centres: horizontal pairs by steep
+edges, vertical pairs by shallow ones, so that every piece of the outline counts once. All silhouette edges are walked,
+also those of triangles that cover no pixel centre, so the gradient of coverage is correct on coarse and fine meshes.
 
-Limits: where surfaces pass through each other there is no edge, so intersection lines stay aliased and carry no
-gradient. Duplicated vertices make their edges boundaries: weld the mesh first. A sliver of a third surface between two
-outlines that pass between the same two centres is not seen.
+Limits: there is no edge where surfaces intersect, so intersection lines stay aliased and carry no gradient. Duplicated
+vertices turn their edges into boundaries: weld the mesh first. A sliver of a third surface between two outlines that
+pass between the same two pixel centres is missed.
 """
 
 from dataclasses import dataclass
@@ -28,8 +27,8 @@ from liftstudio.ops.rasterization.reference import pixel_centres
 class Crossings:
     """Visible silhouette crossings, at most one per pair of adjacent pixels, ordered by pair.
 
-    inner: [K] int64, flat pixel b H W + i W + j on the side of the edge's surface.
-    outer: [K] int64, its neighbour on the other side.
+    inner: [K] int64, flat pixel index b H W + i W + j on the side of the edge's surface.
+    outer: [K] int64, the neighbouring pixel on the other side.
     edge:  [K] int64, index into the edges.
     """
 
@@ -39,16 +38,14 @@ class Crossings:
 
 
 def antialias(image: Tensor, clip: Tensor, faces: Tensor, face_index: Tensor, edges: Edges | None = None) -> Tensor:
-    """Blends `image` across visible silhouettes; differentiable w.r.t. `image` and `clip`.
+    """The image [B, H, W, C], blended across visible silhouettes; differentiable w.r.t. `image` and `clip`.
 
     image: [B, H, W, C] float. clip: [B, V, 4] float clip positions. faces: [F, 3] int64. face_index: [B, H, W] from
-    `rasterize` of the same mesh. edges: `edge_adjacency(faces, V)`, computed here unless given.
+    `rasterize` of the same mesh. edges: `edge_adjacency(faces, V)`, computed if None.
 
-    With the edge at distance t in (0, 1) from the inner pixel's centre towards the outer one's, the outer pixel takes
-    t - 1/2 of the inner colour if t > 1/2, else the inner one takes 1/2 - t of the outer colour. A pixel whose shares
-    add up to more than one has them scaled to one, so the result stays within the range of the image.
-
-    Returns [B, H, W, C].
+    Let t in (0, 1) be the distance of the edge from the inner pixel's centre towards the outer one's. If t > 1/2, the
+    outer pixel takes t - 1/2 of the inner colour, otherwise the inner pixel takes 1/2 - t of the outer colour. Shares
+    of a pixel that add up to more than one are scaled to one, so the result stays within the range of the image.
 
     Raises:
         ValueError: for a wrong shape or an index out of range.
@@ -68,7 +65,7 @@ def antialias(image: Tensor, clip: Tensor, faces: Tensor, face_index: Tensor, ed
 
 
 def find_crossings(clip: Tensor, faces: Tensor, face_index: Tensor, edges: Edges) -> Crossings:
-    """Which pairs of pixels are separated by a visible silhouette edge, and by which; not differentiable."""
+    """The pairs of pixels that a visible silhouette edge separates, and the edge; not differentiable."""
     arguments = clip.detach(), faces, face_index, edges.vertices, edges.opposite
     if backend_for("antialiasing", clip) == "numba":
         from liftstudio.ops.antialiasing import cpu
@@ -78,10 +75,10 @@ def find_crossings(clip: Tensor, faces: Tensor, face_index: Tensor, edges: Edges
 
 
 def crossing_distance(clip: Tensor, crossings: Crossings, edges: Edges, height: int, width: int) -> Tensor:
-    """[K] distance in pixels from the inner centre to the crossing, in [0, 1]; differentiable w.r.t. clip.
+    """Distance [K] in pixels from the inner centre to the crossing, in [0, 1]; differentiable w.r.t. clip.
 
-    On the line of the two centres, where one NDC coordinate is fixed, the edge from a to b is at
-    (x_a v_b - x_b v_a) / (w_a v_b - w_b v_a), v being the fixed coordinate of the end relative to the line.
+    On the line through the two centres, where one NDC coordinate is fixed, the edge from a to b is at
+    (x_a v_b - x_b v_a) / (w_a v_b - w_b v_a), where v is the fixed coordinate of an end relative to the line.
     """
     vertex_count = clip.shape[1]
     image_offset = crossings.inner // (height * width) * vertex_count
@@ -100,12 +97,12 @@ def crossing_distance(clip: Tensor, crossings: Crossings, edges: Edges, height: 
 
 
 def blend(image: Tensor, crossings: Crossings, distance: Tensor) -> Tensor:
-    """Shares colours across each crossing, see `antialias`; all shares are of the original colours."""
+    """The image, blended across each crossing as in `antialias`; all shares are taken from the original colours."""
     pixels = image.reshape(-1, image.shape[-1])
     outward = distance > 0.5
     target = torch.where(outward, crossings.outer, crossings.inner)
     source = torch.where(outward, crossings.inner, crossings.outer)
-    share = torch.where(outward, distance - 0.5, 0.5 - distance)  # unlike abs, has a slope where it is zero
+    share = torch.where(outward, distance - 0.5, 0.5 - distance)  # unlike abs, nonzero gradient at zero
     total = share.new_zeros(len(pixels)).index_add(0, target, share)
     share = share / total.index_select(0, target).clamp(min=1)
     change = pixels.index_select(0, source) - pixels.index_select(0, target)

@@ -1,4 +1,4 @@
-"""Finds the visible silhouette crossings on the CPU, one camera per job; the formulas are in `reference`."""
+"""Search for visible silhouette crossings on the CPU, one camera per job; the formulas are in `reference`."""
 
 import math
 
@@ -14,7 +14,7 @@ from liftstudio.ops.rasterization.reference import DEPTH_STEPS, EMPTY
 from liftstudio.ops.threads import parallel_for
 
 EDGE_BITS = reference.EDGE_BITS
-LEAST_W = reference.LEAST_W
+MIN_W = reference.MIN_W
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -60,7 +60,7 @@ def _side(line: tuple[float, float, float], p: Floats) -> float:
 def _walk_edge(
     a: Floats, b: Floats, axis: int, label: int, vertices: Floats, faces: Ints, seen: NDArray[np.int32], keys: Ints
 ) -> None:
-    """Follows a silhouette edge over the rows (axis 0) or columns (axis 1) of pixel centres that it crosses."""
+    """Follow a silhouette edge over the rows (axis 0) or columns (axis 1) of pixel centres that it crosses."""
     across = 1 - axis
     first, last = _lines_crossed(a[across], a[2], b[across], b[2], seen.shape[axis])
     for line in range(first, last):
@@ -79,12 +79,12 @@ def _walk_edge(
 @njit(nogil=True, cache=True, inline="always")
 def _lines_crossed(y_a: float, w_a: float, y_b: float, w_b: float, count: int) -> tuple[int, int]:
     """Half-open range of the lines of pixel centres between two homogeneous coordinates."""
-    least = LEAST_W * max(w_a, w_b)
-    if not least > 0:
+    min_w = MIN_W * max(w_a, w_b)
+    if not min_w > 0:
         return 0, 0
-    # An end behind the eye moves along the edge to where w is `least`.
-    end_a = y_a / w_a if w_a >= least else (y_a + (least - w_a) / (w_b - w_a) * (y_b - y_a)) / least
-    end_b = y_b / w_b if w_b >= least else (y_b + (least - w_b) / (w_a - w_b) * (y_a - y_b)) / least
+    # An end behind the eye is moved along the edge to where w = `min_w`.
+    end_a = y_a / w_a if w_a >= min_w else (y_a + (min_w - w_a) / (w_b - w_a) * (y_b - y_a)) / min_w
+    end_b = y_b / w_b if w_b >= min_w else (y_b + (min_w - w_b) / (w_a - w_b) * (y_a - y_b)) / min_w
     if not (math.isfinite(end_a) and math.isfinite(end_b)):
         return 0, 0
     low, high = min(end_a, end_b) - 0.5, max(end_a, end_b) - 0.5
@@ -105,7 +105,7 @@ def _is_visible(
 
 @njit(nogil=True, cache=True)
 def _depth(row: int, column: int, vertices: Floats, faces: Ints, seen: NDArray[np.int32]) -> float:
-    """z / w of the seen face's plane at a pixel's centre, infinite where empty."""
+    """Depth z / w of the visible face's plane at a pixel's centre, infinite where empty."""
     face = seen[row, column]
     if face < 0:
         return math.inf

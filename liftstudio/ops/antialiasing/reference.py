@@ -1,4 +1,4 @@
-"""Finds the visible silhouette crossings in plain torch, in float64."""
+"""Search for visible silhouette crossings in plain torch, in float64."""
 
 import torch
 from torch import Tensor
@@ -6,17 +6,17 @@ from torch import Tensor
 from liftstudio.ops.rasterization.reference import DEPTH_STEPS, EMPTY, screen_vertices
 
 # A crossing's key is (depth step << EDGE_BITS) | edge << 2 | (edge runs along the pair) << 1 | (inner pixel is second).
-# Its minimum is the nearest edge. One that runs along the pair rather than across it hides those behind it but does not
-# count: its coverage is that of the pairs it runs across.
+# Its minimum is the nearest edge. An edge that runs along the pair rather than across it hides those behind it but is
+# not counted: it is counted for the pairs that it runs across.
 EDGE_BITS = 31
-# Edges are cut where w falls below this share of the larger w: only in front of that is their extent in pixels finite.
-LEAST_W = 1e-6
+# Edges are clipped where w falls below this fraction of the larger w, so that their extent in pixels is finite.
+MIN_W = 1e-6
 
 
 def find_crossings(
     clip: Tensor, faces: Tensor, face_index: Tensor, edge_vertices: Tensor, opposite: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(inner, outer, edge), each [K] int64, as described by `Crossings`."""
+    """The fields (inner, outer, edge) of `Crossings`, each [K] int64."""
     _, height, width = face_index.shape
     keys = []
     for vertices, seen in zip(screen_vertices(clip, height, width), face_index, strict=True):
@@ -33,7 +33,7 @@ def find_crossings(
 
 
 def _depth_image(vertices: Tensor, faces: Tensor, seen: Tensor) -> Tensor:
-    """[H, W] z / w of the seen faces' planes at the pixel centres, infinite where empty."""
+    """Depth z / w [H, W] of the visible faces' planes at the pixel centres, infinite where empty."""
     row, column = (seen >= 0).nonzero().unbind(1)
     corners = vertices[faces[seen[row, column].long()]]
     p, z = corners[..., :3], corners[..., 3]
@@ -45,7 +45,7 @@ def _depth_image(vertices: Tensor, faces: Tensor, seen: Tensor) -> Tensor:
 
 
 def _silhouettes(vertices: Tensor, edge_vertices: Tensor, opposite: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Silhouettes: edge [S], side [S], line [S, 3]; line . (x, y, 1) has the sign of `side` on the inner side."""
+    """Silhouettes: edge [S], side [S] and line [S, 3]; line . (x, y, 1) has the sign of `side` on the inner side."""
     p = vertices[:, :3]
     line = torch.linalg.cross(*p[edge_vertices].unbind(1))
     first = (line * p[opposite[:, 0]]).sum(-1)
@@ -55,7 +55,7 @@ def _silhouettes(vertices: Tensor, edge_vertices: Tensor, opposite: Tensor) -> t
 
 
 def _nearest(ends: Tensor, line: Tensor, side: Tensor, label: Tensor, depth: Tensor) -> Tensor:
-    """Key of the nearest visible crossing between each pixel and its right neighbour, [H, W]; EMPTY for none."""
+    """Keys [H, W] of the nearest visible crossing between each pixel and its right neighbour; EMPTY if none."""
     height, width = depth.shape
     walked, row = _rows_crossed(ends, height)
     a, b = ends[walked].unbind(1)
@@ -78,14 +78,14 @@ def _nearest(ends: Tensor, line: Tensor, side: Tensor, label: Tensor, depth: Ten
 
 
 def _rows_crossed(ends: Tensor, height: int) -> tuple[Tensor, Tensor]:
-    """(index into `ends`, row) of every line of pixel centres that an edge [S, 2, (X, Y, w, z)] crosses."""
+    """Pairs (index into `ends`, row), one for every row of pixel centres that an edge [S, 2, (X, Y, w, z)] crosses."""
     y, w = ends[..., 1], ends[..., 2]
-    least = LEAST_W * w.amax(1, keepdim=True)
-    # An end behind the eye moves along the edge to where w is `least`.
-    share = (least - w) / (w.flip(1) - w)
-    y = torch.where(w < least, (y + share * (y.flip(1) - y)) / least, y / w)
+    min_w = MIN_W * w.amax(1, keepdim=True)
+    # An end behind the eye is moved along the edge to where w = `min_w`.
+    share = (min_w - w) / (w.flip(1) - w)
+    y = torch.where(w < min_w, (y + share * (y.flip(1) - y)) / min_w, y / w)
     low, high = y.amin(1) - 0.5, y.amax(1) - 0.5
-    in_front = (least[:, 0] > 0) & low.isfinite() & high.isfinite()
+    in_front = (min_w[:, 0] > 0) & low.isfinite() & high.isfinite()
     first, last = (end.where(in_front, torch.zeros_like(end)).clamp(0, height).ceil().long() for end in (low, high))
     count = last - first
     walked = torch.arange(len(ends), device=ends.device).repeat_interleave(count)
@@ -94,7 +94,7 @@ def _rows_crossed(ends: Tensor, height: int) -> tuple[Tensor, Tensor]:
 
 
 def _unpack(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Crossings of the keys [B, 2, H, W], whose second axis is right neighbour, lower neighbour."""
+    """Crossings from keys [B, 2, H, W]; the second axis is (right neighbour, lower neighbour)."""
     _, _, height, width = keys.shape
     image, downward, row, column = ((keys != EMPTY) & (keys & 2 == 0)).nonzero().unbind(1)
     key = keys[image, downward, row, column]

@@ -1,4 +1,4 @@
-"""Volume-rendering quadrature over packed samples (NeRF, Mildenhall et al. 2020, eq. 3)."""
+"""Volume-rendering quadrature of packed samples (NeRF, Mildenhall et al. 2020, eq. 3)."""
 
 import importlib
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ _MODULES = {"reference": "reference", "numba": "cpu", "warp": "warp_kernels", "n
 
 @dataclass(frozen=True)
 class Composite:
-    """What S samples add up to along R rays.
+    """The sums of S samples along R rays.
 
-    weights: [S] w_i = T_i alpha_i, the share of sample i in its ray's result, in [0, 1].
+    weights: [S] w_i = T_i alpha_i, the weight of sample i in its ray's result, in [0, 1].
     opacity: [R, 1] sum of the weights, in [0, 1].
     values: [R, C] weighted sum of the samples' values (premultiplied by opacity).
     depth: [R, 1] weighted sum of the samples' midpoints: distance along the ray, not divided by opacity.
-    distortion: [R, 1] mip-NeRF 360 (Barron et al. 2022) eq. 15 on world-space intervals, or None when not asked for.
+    distortion: [R, 1] mip-NeRF 360 (Barron et al. 2022) eq. 15 on world-space intervals; None if not requested.
     """
 
     weights: Tensor
@@ -35,17 +35,17 @@ def composite(sigma: Tensor, values: Tensor, samples: Samples, distortion: bool 
     """Composite samples along their rays, front to back.
 
     alpha_i = 1 - exp(-sigma_i (t_end_i - t_start_i)); T_i is the product of 1 - alpha_j over the samples before i on
-    its ray. Differentiable in sigma and values, once by the kernels and twice by the reference, through every field
-    of the result. Computed in float32, or in float64 (by the reference) where sigma is.
+    its ray. All fields of the result are differentiable w.r.t. sigma and values: once with the kernels, twice with the
+    reference. Computed in float32, or in float64 (by the reference) if sigma is float64.
 
     Args:
         sigma: [S] density per world unit, >= 0 and finite.
-        values: [S, C] what to accumulate, any C >= 0.
-        samples: where the samples lie.
-        distortion: whether to compute the distortion as well.
+        values: [S, C] values to accumulate, any C >= 0.
+        samples: positions of the samples.
+        distortion: whether to compute the distortion.
 
     Raises:
-        ValueError: when sigma or values do not have one row per sample.
+        ValueError: sigma or values do not have one row per sample.
     """
     count = len(samples.t_start)
     check_shape("sigma", sigma, (count,))

@@ -1,10 +1,10 @@
-"""Compositing as one autograd function over a set of kernels that walk each ray.
+"""Compositing as an autograd function over kernels that walk each ray.
 
-With g_i = dL/dw_i gathered from every output that contains w_i, and because w_i = T_i alpha_i,
+With g_i = dL/dw_i collected from every output that contains w_i, and because w_i = T_i alpha_i,
 
     dL/dsigma_i = (t_end_i - t_start_i) * (T_{i+1} g_i - sum_{j > i on the ray} w_j g_j).
 
-A backward walk from the last sample has both terms at hand: T_{i+1} is the transmittance behind the ray plus the
+A walk back from the last sample accumulates both terms: T_{i+1} is the transmittance behind the last sample plus the
 weights passed so far.
 """
 
@@ -23,10 +23,10 @@ from liftstudio.ops.marching import Samples
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums along the rays, or the gradients of a loss to them.
+    """Sums along the rays, or the gradients of a loss w.r.t. them.
 
     weights: [S], opacity: [R], values: [R, C], depth: [R], distortion: [R].
-    `distortion` is empty when not asked for; a gradient of `weights` or `distortion` is empty where there is none.
+    `distortion` is empty if not requested; missing gradients w.r.t. `weights` and `distortion` are empty.
     """
 
     weights: Tensor
@@ -37,7 +37,7 @@ class Sums:
 
 
 class Kernels(Protocol):
-    """What a backend's module offers; all tensors are contiguous float32 and all outputs are overwritten."""
+    """The interface of a backend's module; all tensors are contiguous float32, and all outputs are overwritten."""
 
     def forward(self, alpha: Tensor, values: Tensor, samples: Samples, transmittance: Tensor, sums: Sums) -> None:
         """Write the sums, and the transmittance [R] behind each ray's last sample."""
@@ -52,7 +52,7 @@ class Kernels(Protocol):
         grad_sigma: Tensor,
         grad_values: Tensor,
     ) -> None:
-        """Write the gradients to sigma [S] and to values [S, C]; the latter not when it is empty."""
+        """Write the gradients w.r.t. sigma [S] and values [S, C]; the latter is skipped if `grad_values` is empty."""
 
 
 def composite(kernels: Kernels, sigma: Tensor, values: Tensor, samples: Samples, distortion: bool) -> Composite:
@@ -90,7 +90,7 @@ class _Composite(Function):
 
 
 def _filled(sums: Sums, grads: Sequence[Tensor | None]) -> Sums:
-    """The gradients with missing ones filled in: empty for the per-sample weights and the distortion, else zero."""
+    """The gradients with missing ones filled in: empty for the weights and the distortion, zero otherwise."""
     weights, opacity, totals, depth, distortion = (None if grad is None else grad.contiguous() for grad in grads)
     return Sums(
         weights=sums.weights[:0] if weights is None else weights,

@@ -1,7 +1,7 @@
-"""Compositing for the CPU: numba jobs over rays, bit-identical on repeat.
+"""Compositing on the CPU: numba jobs over rays, bit-identical on repeat.
 
-Within a ray the work goes column by column (one short loop per channel): a loop over the channels inside the loop
-over the samples costs three times as much.
+Each ray is processed column by column (one short loop per channel): a loop over channels inside the loop over samples
+takes three times as long.
 """
 
 import sys
@@ -71,11 +71,11 @@ def _forward(  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def _scan(alpha, t_start, t_end, weights):  # type: ignore[no-untyped-def]
-    """Fill the weights of one ray; returns the transmittance behind it, its opacity and its depth."""
+    """Write the weights of one ray; return the transmittance behind it, its opacity and its depth."""
     transmittance, opacity, depth = _ONE, _ZERO, _ZERO
     for i in range(len(alpha)):
         weight = transmittance * alpha[i]
-        # Not `*= 1 - alpha`: rounding 1 - alpha errs the same way at every step of a uniform stretch.
+        # Not `*= 1 - alpha`: the rounding error of 1 - alpha has the same sign at every step of a uniform section.
         transmittance -= weight
         opacity += weight
         depth += weight * (_HALF * (t_start[i] + t_end[i]))
@@ -85,7 +85,7 @@ def _scan(alpha, t_start, t_end, weights):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def _dot(a, b):  # type: ignore[no-untyped-def]
-    """Four partial sums, as each addition to one of them waits for the last."""
+    """Dot product with four independent partial sums, since additions to a single one would wait for each other."""
     s0, s1, s2, s3 = _ZERO, _ZERO, _ZERO, _ZERO
     quads = len(a) >> 2
     for quad in range(quads):
@@ -101,7 +101,7 @@ def _dot(a, b):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def _distortion(weights, t_start, t_end):  # type: ignore[no-untyped-def]
-    """Eq. 15 in one pass; `moment` is sum_{j < i} w_j (m_i - m_j), kept up by moving from midpoint to midpoint."""
+    """Distortion (eq. 15) in one pass; `moment` is sum_{j < i} w_j (m_i - m_j), updated from midpoint to midpoint."""
     total, moment, weight_sum, previous = _ZERO, _ZERO, _ZERO, _ZERO
     for i in range(len(weights)):
         t_mid = _HALF * (t_start[i] + t_end[i])
@@ -138,7 +138,7 @@ def _backward(  # type: ignore[no-untyped-def]
         if len(grad_values) > 0:
             for c in range(values.shape[1]):
                 _scale(grad_values[first:last, c], grad_totals[ray, c], w)
-        # grad_sigma first holds the gradients to the weights.
+        # grad_sigma first holds the gradients w.r.t. the weights.
         for i in range(len(grad)):
             grad[i] = grad_opacity[ray] + grad_depth[ray] * _HALF * (start[i] + stop[i])
         for c in range(values.shape[1]):
@@ -168,7 +168,7 @@ def _add_distortion(grad, factor, weights, t_start, t_end, opacity, depth):  # t
     moment, weight_sum, previous = _ZERO, _ZERO, _ZERO
     for i in range(len(grad) - 1, -1, -1):
         t_mid = _HALF * (t_start[i] + t_end[i])
-        # sum_{j > i} w_j (m_j - m_i); twice that and sum_j w_j (m_i - m_j) make the sum of the absolute values.
+        # sum_{j > i} w_j (m_j - m_i); twice that plus sum_j w_j (m_i - m_j) is the sum of the absolute values.
         moment += weight_sum * (previous - t_mid)
         spread = _TWO * moment + t_mid * opacity - depth
         grad[i] += factor * _TWO * (spread + weights[i] * (t_end[i] - t_start[i]) * _THIRD)
@@ -178,7 +178,7 @@ def _add_distortion(grad, factor, weights, t_start, t_end, opacity, depth):  # t
 
 @numba.njit(nogil=True, cache=True)
 def _to_sigma(grad, behind, weights, t_start, t_end):  # type: ignore[no-untyped-def]
-    """Turn the gradients to the weights of one ray into those to sigma."""
+    """Convert the gradients w.r.t. the weights of one ray, in place, to those w.r.t. sigma."""
     transmittance, weighted = behind, _ZERO
     for i in range(len(grad) - 1, -1, -1):
         share = weights[i] * grad[i]

@@ -1,4 +1,4 @@
-"""Compositing with nerfacc >= 0.5 (CUDA only): its packed scans, with our sums on top.
+"""Compositing with nerfacc >= 0.5 (CUDA only): its packed scans, followed by the sums of `reference`.
 
 The sums use `index_add`, as nerfacc's own `accumulate_along_rays` does; on CUDA their last bits vary from run to run.
 """

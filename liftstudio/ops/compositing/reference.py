@@ -1,4 +1,4 @@
-"""Compositing in plain PyTorch: sums over packed samples, differentiable to any order, any device and precision."""
+"""Compositing in plain torch: sums over packed samples, differentiable to any order, any device and precision."""
 
 from collections.abc import Callable
 
@@ -20,11 +20,11 @@ def composite(sigma: Tensor, values: Tensor, samples: Samples, distortion: bool)
 def accumulate(
     weights: Tensor, values: Tensor, samples: Samples, distortion: bool, before: Callable[[Tensor], Tensor]
 ) -> Composite:
-    """The fields of Composite from its weights; `before` sums [S] over the samples in front on the same ray."""
+    """The `Composite` of given weights; `before` maps [S] values to their sums over the previous samples on the ray."""
     t_mid = samples.t_mid
     columns = [weights[:, None], (weights * t_mid)[:, None], weights[:, None] * values]
     if distortion:
-        # Eq. 15 is symmetric in its pairs: twice the sum over pairs in order, which needs no absolute value.
+        # Eq. 15 is symmetric: twice the sum over the ordered pairs, which needs no absolute value.
         pairs = 2 * weights * (t_mid * before(weights) - before(weights * t_mid))
         columns.append((pairs + weights**2 * (samples.t_end - samples.t_start) / 3)[:, None])
     sums = torch.cat(columns, dim=1)
@@ -34,7 +34,7 @@ def accumulate(
 
 
 def sum_before(x: Tensor, samples: Samples) -> Tensor:
-    """[S]: for each sample the sum of `x` over the samples before it on its ray."""
-    # One running sum over all rays, in float64: its differences are taken between large numbers.
+    """Sums [S] of `x` over the samples before each sample on its ray."""
+    # One running sum over all rays; in float64, as differences of large numbers are taken.
     running = torch.cat([x.new_zeros(1, dtype=torch.float64), x.double().cumsum(0)])
     return (running[:-1] - running[samples.offsets[:-1]][samples.ray_index]).to(x)

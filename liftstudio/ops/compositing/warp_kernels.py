@@ -1,8 +1,8 @@
-"""Compositing for CUDA (and, in tests, Warp's CPU device). No atomics, so bit-identical on repeat.
+"""Compositing on CUDA (and, in tests, Warp's CPU device). No atomics, so bit-identical on repeat.
 
-What follows the order along a ray takes one thread per ray; what does not takes one per sample or channel.
+Work that depends on the order along a ray uses one thread per ray; other work, one per sample or channel.
 """
-# `float(0.0)` declares a variable that a loop may change; Warp's annotations are calls, which mypy does not read.
+# `float(0.0)` declares a variable that a loop may change; Warp's annotations are calls, which mypy cannot read.
 # ruff: noqa: UP018
 # mypy: disable-error-code="valid-type, no-untyped-def, operator, misc"
 
@@ -60,7 +60,7 @@ def _scan(
     depth: wp.array(dtype=float),
     distortion: wp.array(dtype=float),
 ):
-    """One ray's weights and their sums; `moment` is sum_{j < i} w_j (m_i - m_j), as in the numba kernel."""
+    """The weights of one ray and their sums; `moment` is sum_{j < i} w_j (m_i - m_j), as in the numba kernel."""
     ray = wp.tid()
     transmittance, weight_sum, depth_sum = float(1.0), float(0.0), float(0.0)
     spread, moment, previous = float(0.0), float(0.0), float(0.0)
@@ -109,7 +109,7 @@ def _to_weights(
     grad_sigma: wp.array(dtype=float),
     grad_values: wp.array2d(dtype=float),
 ):
-    """One sample's gradient to its values and, kept in `grad_sigma`, to its weight, but for the distortion."""
+    """The gradients w.r.t. a sample's values and, without the distortion, its weight; the latter in `grad_sigma`."""
     i = wp.tid()
     ray = int(ray_index[i])
     grad = grad_opacity[ray] + grad_depth[ray] * 0.5 * (t_start[i] + t_end[i])
@@ -135,7 +135,7 @@ def _to_sigma(
     grad_distortion: wp.array(dtype=float),
     grad_sigma: wp.array(dtype=float),
 ):
-    """One ray from its last sample: add the distortion's part to the gradients to the weights, turn them to sigma."""
+    """Walk one ray from its last sample: add the distortion to the gradients w.r.t. weights, convert them to sigma."""
     ray = wp.tid()
     factor = float(0.0)
     if grad_distortion.shape[0] > 0:
@@ -148,7 +148,7 @@ def _to_sigma(
         weight = weights[i]
         length = t_end[i] - t_start[i]
         t_mid = 0.5 * (t_start[i] + t_end[i])
-        # sum_{j > i} w_j (m_j - m_i); twice that and sum_j w_j (m_i - m_j) make the sum of the absolute values.
+        # sum_{j > i} w_j (m_j - m_i); twice that plus sum_j w_j (m_i - m_j) is the sum of the absolute values.
         moment += weight_sum * (following - t_mid)
         spread = 2.0 * moment + t_mid * opacity[ray] - depth[ray]
         grad = grad_sigma[i] + factor * (spread + weight * length / 3.0)

@@ -1,4 +1,4 @@
-"""Edges of a triangle list and the faces that meet at them."""
+"""Edges of a triangle mesh and the faces that meet at them."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ from liftstudio.ops.edges import reference
 
 @dataclass(frozen=True)
 class Edges:
-    """Undirected edges, sorted by their vertices (lower index first).
+    """Undirected edges, sorted by their vertices.
 
     vertices: [E, 2] int64, lower index first.
-    faces:    [E, 2] int64, the faces that meet there; the second is -1 at a boundary.
-    opposite: [E, 2] int64, the vertex of each of those faces that is not on the edge; -1 likewise.
+    faces:    [E, 2] int64, the faces that meet at the edge; the second is -1 at a boundary.
+    opposite: [E, 2] int64, the vertex of each of those faces that is not on the edge; the second is -1 at a boundary.
 
-    Where k > 2 faces share an edge (non-manifold), it is listed ceil(k / 2) times: faces are paired in order of their
-    index, and an odd one out stands alone as a boundary. Faces that name a vertex twice are left out.
+    An edge that k > 2 faces share (non-manifold) is listed ceil(k / 2) times: faces are paired in order of their index,
+    and a remaining one counts as a boundary. Faces with a repeated vertex are skipped.
     """
 
     vertices: Tensor

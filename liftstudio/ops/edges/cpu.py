@@ -17,7 +17,7 @@ def edge_adjacency(faces: Tensor, vertex_count: int) -> tuple[Tensor, Tensor, Te
 
 @njit(nogil=True, cache=True)
 def _side(faces: Ints, side: int) -> tuple[int, int]:
-    """Vertices of side `3 * face + corner`, the one opposite that corner, lower index first."""
+    """Vertices, lower index first, of side `3 * face + corner`: the side opposite to that corner."""
     face, corner = side // 3, side % 3
     a, b = faces[face, (corner + 1) % 3], faces[face, (corner + 2) % 3]
     return min(a, b), max(a, b)
@@ -30,7 +30,7 @@ def _is_real(corners: Ints) -> bool:
 
 @njit(nogil=True, cache=True)
 def _stable_order(keys: NDArray[np.int32], order: NDArray[np.int32], key_count: int) -> NDArray[np.int32]:
-    """`order` rearranged so that `keys[order]` ascends (counting sort)."""
+    """The permutation `order`, stably rearranged so that `keys[order]` ascends (counting sort)."""
     slots = np.zeros(key_count + 1, np.int32)
     for item in order:
         slots[keys[item] + 1] += 1

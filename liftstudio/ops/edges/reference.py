@@ -1,11 +1,11 @@
-"""Edge adjacency by sorting, plain torch."""
+"""Edge adjacency by sorting, in plain torch."""
 
 import torch
 from torch import Tensor
 
 
 def edge_adjacency(faces: Tensor, vertex_count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(vertices, faces, opposite), each [E, 2] int64, as described by `Edges`."""
+    """The fields (vertices, faces, opposite) of `Edges`, each [E, 2] int64."""
     real = ((faces != faces.roll(1, dims=1)).all(1)).nonzero()[:, 0]
     opposite, face = faces[real].reshape(-1), real.repeat_interleave(3)
     sides = torch.stack([faces[real].roll(-1, dims=1), faces[real].roll(-2, dims=1)], dim=2).reshape(-1, 2)

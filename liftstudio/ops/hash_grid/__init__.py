@@ -15,22 +15,22 @@ __all__ = ["HashGridSpec", "hash_encode"]
 def hash_encode(points: Tensor, table: Tensor, spec: HashGridSpec) -> Tensor:
     """Encode points by trilinear interpolation of the hash grid's rows, level by level.
 
-    Differentiable to points and table, and once more through the gradient to the points, as losses on analytic
-    normals need. The gradient to the points is that of trilinear interpolation: piecewise smooth, taken from the
-    cell a point falls into; second derivatives along one axis are therefore zero.
+    Differentiable w.r.t. points and table; the gradient w.r.t. the points is itself differentiable once, as required
+    by losses on analytic normals. That gradient is piecewise smooth, taken from the cell a point falls into; second
+    derivatives along a single axis are therefore zero.
 
     Args:
-        points: [N, 3], in [0, 1]. Points outside are moved to the boundary, with zero gradient along the axes moved;
-            NaN gives a NaN encoding.
-        table: [spec.entries, spec.features], of the points' dtype and device; rows as HashGridSpec lays them out.
-            float32 runs on the compiled kernels, other types on the plain PyTorch reference.
+        points: [N, 3], in [0, 1]. Points outside are clamped, with zero gradient along the clamped axes; NaN gives a
+            NaN encoding.
+        table: [spec.entries, spec.features], of the points' dtype and device; rows as laid out by HashGridSpec.
+            float32 runs on the compiled kernels, other types on the plain torch reference.
         spec: the layout.
 
     Returns:
         [N, spec.levels * spec.features], level-major.
 
     Raises:
-        ValueError: wrong shapes, or points and table differ in dtype or device.
+        ValueError: for wrong shapes, or if points and table differ in dtype or device.
     """
     check_shape("points", points, ("N", 3))
     check_shape("table", table, (spec.entries, spec.features))
@@ -45,7 +45,7 @@ def hash_encode(points: Tensor, table: Tensor, spec: HashGridSpec) -> Tensor:
     if backend == "tinycudann":
         from liftstudio.ops.hash_grid import tinycudann
 
-        # Its kernels exist for some numbers of features only, and do not launch on nothing.
+        # Its kernels exist only for some numbers of features, and do not launch on empty inputs.
         if spec.features in tinycudann.FEATURES and len(points):
             return tinycudann.hash_encode(points, table, spec)
     encoding: Tensor = Encode.apply(points.contiguous(), table.contiguous(), _kernels(backend), spec)

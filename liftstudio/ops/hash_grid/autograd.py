@@ -1,8 +1,8 @@
 """The encoding and its derivatives as autograd functions over a set of kernels.
 
-The encoding is linear in the table, so three functions close under one differentiation: the encoding, its gradient
-to the table (the adjoint in the table) and its gradient to the points. Differentiating the last one again takes two
-more kernels; a third derivative is not offered.
+The encoding is linear in the table, so the first derivatives need three functions: the encoding, its gradient w.r.t.
+the table (the adjoint in the table) and its gradient w.r.t. the points. Differentiating the last one takes two more
+kernels; there are no third derivatives.
 """
 
 from typing import Any, Protocol
@@ -15,45 +15,45 @@ from liftstudio.ops.hash_grid.spec import HashGridSpec
 
 
 class Kernels(Protocol):
-    """What a backend offers; all tensors contiguous float32, points within [0, 1] or NaN.
+    """The interface of a backend; all tensors are contiguous float32, points are in [0, 1] or NaN.
 
     Below, `w_c(x)` is the trilinear weight of corner c, `T_c` its table row, `g` the gradient [N, levels * features]
-    of the encoding, and `u` [N, 3] a direction per point.
+    w.r.t. the encoding, and `u` [N, 3] a direction per point.
     """
 
     def encode(self, points: Tensor, table: Tensor, spec: HashGridSpec) -> Tensor:
-        """sum_c w_c T_c: [N, levels * features]."""
+        """Encoding sum_c w_c T_c: [N, levels * features]."""
 
     def table_gradient(self, points: Tensor, grad_output: Tensor, spec: HashGridSpec) -> Tensor:
-        """w_c g summed into row c: [entries, features]."""
+        """Gradient w.r.t. the table, w_c g summed into row c: [entries, features]."""
 
     def points_gradient(self, points: Tensor, table: Tensor, grad_output: Tensor, spec: HashGridSpec) -> Tensor:
-        """sum_c grad w_c (T_c . g): [N, 3]."""
+        """Gradient w.r.t. the points, sum_c grad w_c (T_c . g): [N, 3]."""
 
     def directional(
         self, points: Tensor, table: Tensor, grad_output: Tensor, directions: Tensor, spec: HashGridSpec
     ) -> tuple[Tensor, Tensor]:
-        """Gradients of `u . points_gradient` to g, sum_c (u . grad w_c) T_c, and to the points, H(g . encode) u."""
+        """Gradients of `u . points_gradient` w.r.t. g, sum_c (u . grad w_c) T_c, and w.r.t. points, H(g . encode) u."""
 
     def directional_table_gradient(
         self, points: Tensor, grad_output: Tensor, directions: Tensor, spec: HashGridSpec
     ) -> Tensor:
-        """Gradient of `u . points_gradient` to the table, (u . grad w_c) g summed into row c: [entries, features]."""
+        """Gradient of `u . points_gradient` w.r.t. the table, (u . grad w_c) g added to row c: [entries, features]."""
 
 
 class Encode(Function):
-    """points [N, 3], table [entries, features] -> [N, levels * features]."""
+    """The encoding: points [N, 3], table [entries, features] -> [N, levels * features]."""
 
     @staticmethod
     def forward(ctx: Any, points: Tensor, table: Tensor, kernels: Kernels, spec: HashGridSpec) -> Tensor:
-        """Features [N, levels * features]."""
+        """The encoding [N, levels * features]."""
         ctx.save_for_backward(points, table)
         ctx.kernels, ctx.spec = kernels, spec
         return kernels.encode(points, table, spec)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients to points and table from that of the features [N, levels * features]."""
+        """Gradients w.r.t. points and table, given that w.r.t. the encoding [N, levels * features]."""
         points, table = ctx.saved_tensors
         grad_output = grad_output.contiguous()
         to_points, to_table = ctx.needs_input_grad[:2]
@@ -66,18 +66,18 @@ class Encode(Function):
 
 
 class TableGradient(Function):
-    """points [N, 3], grad_output [N, levels * features] -> [entries, features]."""
+    """Gradient of the encoding w.r.t. the table: points, grad_output [N, levels * features] -> [entries, features]."""
 
     @staticmethod
     def forward(ctx: Any, points: Tensor, grad_output: Tensor, kernels: Kernels, spec: HashGridSpec) -> Tensor:
-        """The gradient of `Encode` to its table [entries, features]."""
+        """The gradient of `Encode` w.r.t. its table [entries, features]."""
         ctx.save_for_backward(points, grad_output)
         ctx.kernels, ctx.spec = kernels, spec
         return kernels.table_gradient(points, grad_output, spec)
 
     @staticmethod
     def backward(ctx: Any, grad_table: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients to points and grad_output from that of the table's gradient [entries, features]."""
+        """Gradients w.r.t. points and grad_output, given that w.r.t. the table's gradient [entries, features]."""
         points, grad_output = ctx.saved_tensors
         grad_table = grad_table.contiguous()
         to_points, to_output = ctx.needs_input_grad[:2]
@@ -90,13 +90,13 @@ class TableGradient(Function):
 
 
 class PointsGradient(Function):
-    """points [N, 3], table [entries, features], grad_output [N, levels * features] -> [N, 3]."""
+    """Gradient of the encoding w.r.t. the points: points, table, grad_output [N, levels * features] -> [N, 3]."""
 
     @staticmethod
     def forward(
         ctx: Any, points: Tensor, table: Tensor, grad_output: Tensor, kernels: Kernels, spec: HashGridSpec
     ) -> Tensor:
-        """The gradient of `Encode` to its points [N, 3]."""
+        """The gradient of `Encode` w.r.t. its points [N, 3]."""
         ctx.save_for_backward(points, table, grad_output)
         ctx.kernels, ctx.spec = kernels, spec
         return kernels.points_gradient(points, table, grad_output, spec)
@@ -104,7 +104,7 @@ class PointsGradient(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, directions: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients to points, table and grad_output from that of the points' gradient [N, 3]; no third derivatives."""
+        """Gradients w.r.t. points, table and grad_output, given that w.r.t. the points' gradient [N, 3]."""
         points, table, grad_output = ctx.saved_tensors
         directions = directions.contiguous()
         to_points, to_table, to_output = ctx.needs_input_grad[:3]

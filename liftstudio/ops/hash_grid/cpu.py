@@ -1,7 +1,7 @@
 """Hash-grid kernels for the CPU: numba jobs on the project's thread pool.
 
-Gathers run in parallel over points, scatters over levels: a level's rows are written by one thread, in the order of
-the points, so that no atomics are needed and gradients are bit-identical on repeat, whatever the number of threads.
+Gathers run in parallel over points, scatters over levels. The rows of a level are written by one thread, in the order
+of the points, so no atomics are needed and gradients are bit-identical on repeat, for any number of threads.
 """
 
 import functools
@@ -16,14 +16,15 @@ from torch import Tensor
 from liftstudio.ops.hash_grid.spec import PRIMES, HashGridSpec
 from liftstudio.ops.threads import parallel_for
 
-GRAIN = 256  # points
+GRAIN = 256  # minimum points per job
 
-# Rows are unsigned: numba then omits the wrap-around of negative indices. Float constants are typed, or all is float64.
+# Rows are unsigned, so that numba omits the wrap-around of negative indices. Float constants are typed: untyped ones
+# would turn all arithmetic into float64.
 Unsigned = np.uintp
 PRIME_Y, PRIME_Z = Unsigned(PRIMES[1]), Unsigned(PRIMES[2])
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 
-# Of "fast math" only contraction: NaN must stay NaN.
+# Of the fast-math flags only contraction: NaN must stay NaN.
 _compile = functools.partial(njit, nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
 
 
@@ -71,7 +72,7 @@ def _level(levels: Any, index: Any) -> Any:
 
 @_compile()
 def _locate_axis(x: Any, scale: Any) -> Any:
-    """Cell and fraction; a NaN coordinate gets cell 0 and a NaN fraction."""
+    """Cell and fraction along one axis; a NaN coordinate gives cell 0 and a NaN fraction."""
     position = x * scale + HALF
     cell = np.int32(position) if position >= ZERO else np.int32(0)
     return Unsigned(cell), position - np.float32(cell)
@@ -93,7 +94,7 @@ def _row(cell: Any, corner: Any, level: Any) -> Any:
     if level.hashed:
         return (x ^ (y * PRIME_Y) ^ (z * PRIME_Z)) & (level.size - Unsigned(1))
     row = x + level.resolution * (y + level.resolution * z)
-    # Modulo: a corner may lie one beyond the grid, never further.
+    # Modulo size: a corner may lie one beyond the grid, never further.
     return row - level.size if row >= level.size else row
 
 
@@ -106,7 +107,7 @@ def _weights(fraction: Any, corner: Any) -> Any:
 
 @_compile()
 def _slopes(scale: Any, corner: Any) -> Any:
-    """Derivatives of `_weights` to the point."""
+    """Derivatives of `_weights` w.r.t. the point."""
     return scale if corner & 1 else -scale, scale if corner >> 1 & 1 else -scale, scale if corner >> 2 else -scale
 
 

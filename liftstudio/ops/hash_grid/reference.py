@@ -1,4 +1,4 @@
-"""Hash-grid encoding in plain PyTorch: any device, any float type, differentiable to any order."""
+"""Hash-grid encoding in plain torch: any device, any float type, differentiable to any order."""
 
 import torch
 from torch import Tensor
@@ -12,11 +12,11 @@ def hash_encode(points: Tensor, table: Tensor, spec: HashGridSpec) -> Tensor:
 
 
 def _encode_level(points: Tensor, table: Tensor, spec: HashGridSpec, level: int) -> Tensor:
-    """[N, features] of one level."""
+    """Encoding [N, features] of one level."""
     position = points * spec.scales[level] + 0.5
     cell = position.detach().floor()
     rows = _corner_rows(cell.nan_to_num().long(), spec, level)
-    # One flat gather: its backward, a flat scatter_add, is the fastest PyTorch has for this.
+    # A flat gather, since its backward, a flat scatter_add, is the fastest that torch has for this.
     index = (rows[..., None] * spec.features + torch.arange(spec.features, device=rows.device)).flatten()
     values = table.flatten().gather(0, index).view(-1, 8, spec.features)
     return (_corner_weights(position - cell)[..., None] * values).sum(1)

@@ -1,4 +1,4 @@
-"""The multiresolution hash grid's layout: which table row belongs to which grid corner."""
+"""Layout of the multiresolution hash grid: the table row of each grid corner."""
 
 import functools
 import math
@@ -12,17 +12,17 @@ PRIMES = (1, 2654435761, 805459861)
 
 @dataclass(frozen=True)
 class HashGridSpec:
-    """Layout of a 3D multiresolution hash grid, row for row that of tiny-cuda-nn's `HashGrid`.
+    """Layout of a 3D multiresolution hash grid, identical to that of tiny-cuda-nn's `HashGrid`.
 
     Level `l` has `scale = base_resolution * b^l - 1`, with `b` such that the last level (of all `of_levels`) reaches
     `finest_resolution`, and `resolution = ceil(scale) + 1` corners per axis. A point `x` in [0, 1]^3 lies at
     `x * scale + 0.5` in units of cells. A level owns `min(resolution^3 rounded up to a multiple of 8,
-    2^log2_table_size)` consecutive rows; levels follow each other, coarsest first. Corner (i, j, k) uses row
-    `i + j * resolution + k * resolution^2` where all corners fit (a dense level), else
-    `i * 1 xor j * 2654435761 xor k * 805459861`, both modulo the level's rows.
+    2^log2_table_size)` consecutive rows; levels are stored one after another, coarsest first. Corner (i, j, k) uses row
+    `i + j * resolution + k * resolution^2` if all corners fit (a dense level), otherwise
+    `i * 1 xor j * 2654435761 xor k * 805459861`, both modulo the level's number of rows.
 
-    As in tiny-cuda-nn, the last cell of a dense level may reach one corner beyond the grid; that corner takes the
-    row its index happens to give.
+    As in tiny-cuda-nn, the last cell of a dense level may reach one corner beyond the grid; that corner uses whatever
+    row its index gives.
 
     Source: Mueller et al. 2022, "Instant Neural Graphics Primitives", sections 3-4.
 
@@ -35,23 +35,23 @@ class HashGridSpec:
     log2_table_size: int = 15
     base_resolution: int = 16
     finest_resolution: int = 2048
-    of_levels: int = 0  # levels of the grid whose coarsest ones these are; 0: these are all
+    of_levels: int = 0  # levels of the full grid, if this is only its coarsest part; 0: this is the full grid
 
     def __post_init__(self) -> None:
         for name in ("levels", "features", "log2_table_size", "base_resolution"):
             if getattr(self, name) < 1:
                 raise ValueError(f"hash grid: {name} must be at least 1, got {getattr(self, name)}")
         if 0 < self.of_levels < self.levels:
-            raise ValueError(f"hash grid: {self.levels} levels of a grid with {self.of_levels}")
+            raise ValueError(f"hash grid: levels {self.levels} exceeds of_levels {self.of_levels}")
         if self.finest_resolution < self.base_resolution:
             raise ValueError(
                 f"hash grid: finest_resolution {self.finest_resolution} is below base_resolution {self.base_resolution}"
             )
         if self.entries >= 2**31:
-            raise ValueError(f"hash grid: {self.entries} table rows, at most 2^31 - 1 are supported")
+            raise ValueError(f"hash grid: {self.entries} table rows; at most 2^31 - 1 are supported")
 
     def coarsest(self, levels: int) -> "HashGridSpec":
-        """The grid of the coarsest levels alone; their rows come first in the table."""
+        """The grid of only the coarsest `levels`, whose rows come first in the table."""
         return replace(self, levels=levels, of_levels=self.of_levels or self.levels)
 
     @functools.cached_property
@@ -84,7 +84,7 @@ class HashGridSpec:
 
     @functools.cached_property
     def hashed(self) -> tuple[bool, ...]:
-        """Whether each level is too large to give every corner a row of its own."""
+        """Whether each level is hashed, as it has more corners than rows."""
         return tuple(r**3 > size for r, size in zip(self.resolutions, self.sizes, strict=True))
 
     @property

@@ -1,6 +1,6 @@
 """Hash-grid encoding by tiny-cuda-nn's PyTorch bindings (CUDA, float32).
 
-The bindings differentiate the gradient to the points once more, to the table, to the incoming gradient and to the
+The bindings can differentiate the gradient w.r.t. the points again, w.r.t. the table, the incoming gradient and the
 points: all that analytic normals need.
 """
 
@@ -16,7 +16,7 @@ FEATURES = (1, 2, 4, 8)  # features per level that tiny-cuda-nn is compiled for
 
 
 def hash_encode(points: Tensor, table: Tensor, spec: HashGridSpec) -> Tensor:
-    """See `liftstudio.ops.hash_grid.hash_encode`; the table takes the place of the encoding's own parameters."""
+    """See `liftstudio.ops.hash_grid.hash_encode`; the table replaces the encoding's own parameters."""
     encoding = _encoding(spec, points.device)
     output: Tensor = torch.func.functional_call(encoding, {"params": table.flatten()}, (points,))
     return output
@@ -37,5 +37,5 @@ def _encoding(spec: HashGridSpec, device: torch.device) -> torch.nn.Module:
         encoding: torch.nn.Module = tinycudann.Encoding(3, config, dtype=torch.float32)
     allocated = sum(parameter.numel() for parameter in encoding.parameters())
     if allocated != spec.entries * spec.features:
-        raise RuntimeError(f"tinycudann laid out {allocated} parameters, expected {spec.entries * spec.features}")
+        raise RuntimeError(f"tinycudann: expected {spec.entries * spec.features} parameters, got {allocated}")
     return encoding

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, valid-type, index, misc"
-# Kernels are written in Warp's language, which the type checker takes for Python.
-"""Hash-grid kernels in Warp: for CUDA, and single-threaded for CPU tensors in tests.
+# Kernels are written in Warp's language, which the type checker reads as Python.
+"""Hash-grid kernels in Warp, for CUDA; in tests also for CPU tensors, single-threaded.
 
-Scatters use atomics: on CUDA their sums vary in the last bits from run to run.
+Scatters use atomics: on CUDA the last bits of their sums vary from run to run.
 """
 
 import functools
@@ -33,7 +33,7 @@ class Level:
 
 @wp.func
 def axis_cell(position: float):
-    """Cell of a position in units of cells; that of NaN is 0."""
+    """Cell of a position given in cells; 0 for NaN."""
     return wp.uint32(wp.where(position >= 0.0, position, 0.0))
 
 
@@ -69,7 +69,7 @@ def corner_weights(fraction: wp.vec3, corner: int):
 
 @wp.func
 def corner_slopes(scale: float, corner: int):
-    """Derivatives of `corner_weights` to the point."""
+    """Derivatives of `corner_weights` w.r.t. the point."""
     return wp.vec3(
         wp.where((corner & 1) != 0, scale, -scale),
         wp.where(((corner >> 1) & 1) != 0, scale, -scale),
@@ -85,7 +85,7 @@ def weight_gradient(w: wp.vec3, s: wp.vec3):
 
 @wp.func
 def weight_hessian_product(w: wp.vec3, s: wp.vec3, u: wp.vec3):
-    """Hessian of the trilinear weight, which has mixed terms alone, times `u`."""
+    """Hessian of the trilinear weight, which has only mixed terms, times `u`."""
     return wp.vec3(
         s[0] * (u[1] * s[1] * w[2] + u[2] * w[1] * s[2]),
         s[1] * (u[0] * s[0] * w[2] + u[2] * w[0] * s[2]),
@@ -95,7 +95,7 @@ def weight_hessian_product(w: wp.vec3, s: wp.vec3, u: wp.vec3):
 
 @functools.cache
 def _kernels(features: int) -> SimpleNamespace:
-    """The kernels for a fixed number of features: a table row, and a level's part of an encoding, is one vector."""
+    """The kernels for a fixed number of features: a table row, or a level's part of an encoding, is one vector."""
     row_type = wp.types.vector(length=features, dtype=wp.float32)
     kernel = functools.partial(wp.kernel, enable_backward=False, module="unique")
 
@@ -249,21 +249,21 @@ def directional_table_gradient(points: Tensor, grad_output: Tensor, directions: 
 
 
 class _Views:
-    """Warp's view of the tensors of one layout."""
+    """Warp views of tensors for one layout."""
 
     def __init__(self, spec: HashGridSpec, device: torch.device) -> None:
         self.spec, self.kernels, self.levels = spec, _kernels(spec.features), _levels(spec, device)
 
     def vectors(self, tensor: Tensor) -> Any:
-        """[N, 3] as N vectors."""
+        """View of a tensor [N, 3] as N vectors."""
         return wp.from_torch(tensor.detach(), dtype=wp.vec3)
 
     def rows(self, table: Tensor) -> Any:
-        """[entries, features] as rows."""
+        """View of a table [entries, features] as rows."""
         return wp.from_torch(table.detach(), dtype=self.kernels.row_type)
 
     def grid(self, encoding: Tensor) -> Any:
-        """[N, levels * features] as N x levels rows."""
+        """View of an encoding [N, levels * features] as N x levels rows."""
         split = encoding.detach().view(-1, self.spec.levels, self.spec.features)
         return wp.from_torch(split, dtype=self.kernels.row_type)
 

@@ -11,9 +11,9 @@ from liftstudio.ops.rasterization import Fragments
 def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tensor:
     """Perspective-correct attributes [P, C] of the fragments.
 
-    attributes: [V, C] shared by the images of the batch, or [B, V, C]. faces: [F, 3] int64 into their V; it may index
-    other corners than the rasterised list (texture coordinates), in the same order of faces. Differentiable w.r.t.
-    `attributes` and `fragments.barycentric`.
+    attributes: [V, C], shared by the images of the batch, or [B, V, C]. faces: [F, 3] int64, indices into the V
+    attributes; they may differ from those of the rasterised faces (as for texture coordinates), but not in the order of
+    faces. Differentiable w.r.t. `attributes` and `fragments.barycentric`.
 
     Raises:
         ValueError: for a wrong shape or an index out of range.

@@ -1,4 +1,4 @@
-"""Weighted sum of three table rows, with a backward that scatters in one pass (torch's index_add_ is slow)."""
+"""Weighted sum of three table rows on the CPU; the backward scatters in one pass, as torch's index_add_ is slow."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ class Interpolation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, corners: Tensor, weights: Tensor) -> Tensor:
-        """Rows [P, C] from `table` [V, C], `corners` [P, 3] and `weights` [P, 3]."""
+        """Weighted sums [P, C] from `table` [V, C], `corners` [P, 3] and `weights` [P, 3]."""
         arrays = (table.detach().contiguous(), corners.contiguous(), weights.detach().contiguous())
         views = [array.numpy() for array in arrays]
         out = table.new_empty(len(corners), table.shape[1])
@@ -32,7 +32,7 @@ class Interpolation(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
-        """Gradients to table [V, C] and weights [P, 3] from those of the rows [P, C]."""
+        """Gradients w.r.t. table [V, C] and weights [P, 3], given those w.r.t. the sums [P, C]."""
         table, corners, weights = ctx.saved_tensors
         grad_rows = grad.contiguous().numpy()
         grad_table, grad_weights = None, None
@@ -56,7 +56,7 @@ def _gather(table: Floats, corners: Ints, weights: Floats, out: Floats, begin: i
 
 @njit(nogil=True, cache=True)
 def _scatter(grad: Floats, corners: Ints, weights: Floats, grad_table: Floats) -> None:
-    # One thread: a fixed order of summation keeps repeats identical.
+    # One thread: a fixed order of summation keeps results bit-identical.
     for n in range(len(corners)):
         for k in range(3):
             row = grad_table[corners[n, k]]

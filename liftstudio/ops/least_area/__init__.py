@@ -2,7 +2,7 @@
 
     minimise  integral |grad u| + sum f u   over  u in [0, 1]     (Zach, Pock and Bischof, ICCV 2007)
 
-by the primal-dual algorithm of Chambolle and Pock (2011). Thresholding u at one half gives the optimal inside.
+by the primal-dual algorithm of Chambolle and Pock (2011). Thresholding u at 0.5 gives the optimal inside.
 """
 
 import importlib
@@ -18,10 +18,10 @@ STEP = 12**-0.5
 
 
 def least_area(data: Tensor, iterations: int) -> Tensor:
-    """[X, Y, Z] float u in [0, 1], 1 inside; threshold at 0.5.
+    """The labelling u [X, Y, Z] in [0, 1], 1 inside; threshold at 0.5.
 
-    data: [X, Y, Z] float, what it costs a cell to be inside, in cell faces of surface area; negative where it wants to
-    be inside, 0 where nothing is known. iterations: about 200 settle volumes of 64 cells per side.
+    data: [X, Y, Z] float, cost f of a cell being inside, in units of the area of a cell face; negative if it is
+    probably inside, 0 if unknown. iterations: about 200 suffice for 64 cells per side.
 
     Raises:
         ValueError: `data` is not a volume.

@@ -1,4 +1,4 @@
-"""numba: two sweeps per iteration, parallel over slabs of the first axis."""
+"""Numba kernels: two sweeps per iteration, parallel over slabs of the first axis."""
 
 import functools
 
@@ -29,7 +29,7 @@ def least_area(data: Tensor, iterations: int, step: float) -> Tensor:
 
 @njit(nogil=True, cache=True)
 def _raise_dual(dual: Floats, u: Floats, step: np.float32, begin: int, end: int) -> None:
-    """dual += step * grad u, then back into the unit ball."""
+    """Update the dual: dual += step * grad u, then project onto the unit ball."""
     sx, sy, sz = u.shape
     for x in range(begin, end):
         for y in range(sy):
@@ -46,7 +46,7 @@ def _raise_dual(dual: Floats, u: Floats, step: np.float32, begin: int, end: int)
 def _lower_primal(
     u: Floats, extrapolated: Floats, dual: Floats, data: Floats, step: np.float32, begin: int, end: int
 ) -> None:
-    """u += step * (div dual - data), clamped to [0, 1]; extrapolated = 2 u - previous u."""
+    """Update the primal: u += step * (div dual - data), clamped to [0, 1]; extrapolated = 2 u - previous u."""
     _, sy, sz = u.shape
     for x in range(begin, end):
         for y in range(sy):

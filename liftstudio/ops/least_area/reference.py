@@ -1,11 +1,11 @@
-"""Plain torch."""
+"""The primal-dual algorithm in plain torch."""
 
 import torch
 from torch import Tensor
 
 
 def least_area(data: Tensor, iterations: int, step: float) -> Tensor:
-    """See `ops.least_area`; `step`: both step sizes of the algorithm, at most 12 ** -0.5."""
+    """See `ops.least_area`; `step` is both step sizes of the algorithm, at most 12 ** -0.5."""
     u = (data < 0).to(data.dtype)
     extrapolated = u.clone()
     dual = data.new_zeros(3, *data.shape)
@@ -19,7 +19,7 @@ def least_area(data: Tensor, iterations: int, step: float) -> Tensor:
 
 
 def _gradient(u: Tensor) -> Tensor:
-    """Forward differences [3, X, Y, Z], zero at the last cell of each axis."""
+    """Forward differences [3, X, Y, Z]; zero at the last cell of each axis."""
     gradient = torch.zeros(3, *u.shape, dtype=u.dtype, device=u.device)
     gradient[0, :-1] = u[1:] - u[:-1]
     gradient[1, :, :-1] = u[:, 1:] - u[:, :-1]
@@ -28,7 +28,7 @@ def _gradient(u: Tensor) -> Tensor:
 
 
 def _divergence(dual: Tensor) -> Tensor:
-    """The negated adjoint of `_gradient`; `dual` is zero at the last cell of each axis."""
+    """Negated adjoint of `_gradient`; `dual` is zero at the last cell of each axis."""
     divergence = dual.sum(0)
     divergence[1:] -= dual[0, :-1]
     divergence[:, 1:] -= dual[1, :, :-1]

@@ -1,4 +1,4 @@
-"""Lifting: the features of several views gathered at points of space."""
+"""Lifting: features of several views, gathered at points in space."""
 
 from torch import Tensor
 
@@ -8,11 +8,11 @@ from liftstudio.ops.lifting import reference
 
 
 def lift(features: Tensor, projections: Tensor, points: Tensor) -> Tensor:
-    """Mean, then variance over the views of their features at each point: [B, N, 2 C].
+    """Mean and variance over the views of the features at each point, concatenated [B, N, 2 C].
 
     features: [B, T, H, W, C] float, T >= 1. projections: [B, T, 3, 4] from (x, 1) to (u w, v w, w) with u, v in [-1, 1]
-    over the image and w the depth (held at 0.001 or more). points: [N, 3]. Samples are bilinear between pixel centres;
-    beyond the image its border goes on. Differentiable w.r.t. `features`.
+    over the image and w the depth (clamped to at least 0.001). points: [N, 3]. Samples are bilinear between pixel
+    centres; outside the image, border pixels are repeated. Differentiable w.r.t. `features`.
 
     Raises:
         ValueError: for a wrong shape; on the CPU also for projections or points that are not finite.

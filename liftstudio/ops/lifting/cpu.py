@@ -1,4 +1,4 @@
-"""Lifting by one pass over points and views, with nothing of size points x views in memory."""
+"""Lifting in one pass over points and views, without arrays of size points x views."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ from liftstudio.ops.lifting.reference import NEAR
 from liftstudio.ops.threads import parallel_for
 
 Floats = NDArray[np.float32]
-GRAIN = 1024  # points in a job, at least
+GRAIN = 1024  # minimum points per job
 
 
 class Lifting(torch.autograd.Function):
-    """`reference.lift`, forward parallel over points, backward over views."""
+    """`reference.lift` with the forward parallel over points and the backward over views."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, projections: Tensor, points: Tensor) -> Tensor:
-        """[B, N, 2 C]; see `ops.lifting.lift`."""
+        """Mean and variance [B, N, 2 C]; see `ops.lifting.lift`."""
         inputs = tuple(tensor.detach().float().contiguous() for tensor in (features, projections, points))
         out = inputs[0].new_zeros(len(features), len(points), 2 * features.shape[-1])
         arrays = [tensor.numpy() for tensor in (*inputs, out)]
@@ -34,7 +34,7 @@ class Lifting(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """Gradient [B, T, H, W, C] to the features from that of the result [B, N, 2 C]."""
+        """Gradient w.r.t. the features [B, T, H, W, C], given that w.r.t. the result [B, N, 2 C]."""
         features, projections, points, out = ctx.saved_tensors
         b, t = features.shape[:2]
         result = torch.zeros_like(features)
@@ -47,7 +47,7 @@ class Lifting(torch.autograd.Function):
 def _taps(
     projection: Floats, point: Floats, height: int, width: int
 ) -> tuple[int, int, int, int, np.float32, np.float32]:
-    """Rows i, k and columns j, m around the projection of a point, and the weights of k and of m."""
+    """Rows i, k and columns j, m around the projection of a point, and the weights of k and m."""
     p, px, py, pz = projection, point[0], point[1], point[2]
     w = max(p[2, 0] * px + p[2, 1] * py + p[2, 2] * pz + p[2, 3], np.float32(NEAR))
     u = (p[0, 0] * px + p[0, 1] * py + p[0, 2] * pz + p[0, 3]) / w
@@ -61,7 +61,7 @@ def _taps(
 
 @njit(nogil=True, cache=True, fastmath=True)
 def _gather(features: Floats, projections: Floats, points: Floats, out: Floats, begin: int, end: int) -> None:
-    """Fills out[begin:end] of one object, [N, 2 C] and zero before."""
+    """Fill out[begin:end] of one object; `out` [N, 2 C] is initially zero."""
     views, height, width, channels = features.shape
     share = np.float32(1) / np.float32(views)
     for n in range(begin, end):
@@ -85,7 +85,7 @@ def _scatter(
     features: Floats, projections: Floats, points: Floats, out: Floats, grad: Floats, result: Floats,
     begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Adds the gradients of views begin to end, counted over all objects, into result [B, T, H, W, C]."""
+    """Add the gradients of views [begin, end), counted over all objects, to `result` [B, T, H, W, C]."""
     views, height, width, channels = features.shape[1:]
     share = np.float32(1) / np.float32(views)
     for index in range(begin, end):
@@ -109,6 +109,6 @@ def _scatter(
 
 def lift(features: Tensor, projections: Tensor, points: Tensor) -> Tensor:
     """See `ops.lifting.lift`."""
-    if not (torch.isfinite(projections).all() and torch.isfinite(points).all()):  # they say which memory is read
+    if not (torch.isfinite(projections).all() and torch.isfinite(points).all()):  # they determine memory addresses
         raise ValueError("projections and points: expected finite numbers")
     return Lifting.apply(features, projections, points)

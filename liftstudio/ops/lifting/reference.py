@@ -1,10 +1,10 @@
-"""Lifting in plain PyTorch."""
+"""Lifting in plain torch."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NEAR = 1e-3  # least depth that is divided by
+NEAR = 1e-3  # minimum depth in the perspective division
 
 
 def lift(features: Tensor, projections: Tensor, points: Tensor) -> Tensor:

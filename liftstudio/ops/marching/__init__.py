@@ -1,14 +1,14 @@
-"""Ray marching through an occupancy grid: which stretches of each ray are worth evaluating.
+"""Ray marching through an occupancy grid: finds the samples of each ray that lie in occupied cells.
 
-Every ray has its own lattice of uniform steps. With [t_enter, t_exit] its stretch inside the box and between `near`
+Every ray has its own lattice of uniform steps. With [t_enter, t_exit] its interval inside the box and between `near`
 and `far`, sample k = 0, 1, ... covers [t_k, t_k+1] with
 
     t_k = t_first + k * step_size,    t_first = t_enter + jitter * step_size
 
-and is kept when its midpoint lies before t_exit and in an occupied cell. All backends share the lattice bit for bit;
-they may only disagree on a sample whose midpoint lies within float32 rounding (1e-4 of a cell) of a cell's border.
+and is kept if its midpoint lies before t_exit and in an occupied cell. The lattice is bit-identical in all backends;
+they may only disagree on samples whose midpoint lies within float32 rounding (1e-4 of a cell) of a cell's border.
 
-nerfacc's `traverse_grids` is not used: it walks each ray by a running float32 sum of steps and starts over at cell
+nerfacc's `traverse_grids` is not used: it walks each ray by a running float32 sum of steps and restarts at cell
 borders, so its samples drift off this lattice.
 """
 
@@ -23,7 +23,7 @@ from liftstudio.core.checks import check_shape
 from liftstudio.ops.backends import backend_for
 
 _MODULES = {"reference": "reference", "numba": "cpu", "warp": "warp_kernels"}
-# Directions below this (in cells per world unit) never cross a cell: taken as parallel, so that 1 / d stays finite.
+# Direction components below this (cells per world unit) never cross a cell; set to zero, so that 1 / d stays finite.
 _PARALLEL = 1e-20
 
 
@@ -43,17 +43,17 @@ class Samples:
 
     @property
     def t_mid(self) -> Tensor:
-        """[S] midpoints of the samples."""
+        """Midpoints [S] of the samples."""
         return 0.5 * (self.t_start + self.t_end)
 
 
 @dataclass(frozen=True)
 class GridRays:
-    """Rays in cell coordinates, where the grid is the box [0, G]^3; t stays a world distance.
+    """Rays in cell coordinates, where the grid is the box [0, G]^3; t is still a world distance.
 
-    origins, directions: [R, 3] cells, cells per world unit.
-    t_first: [R] start of lattice sample 0.
-    steps: [R] int32, how many lattice samples have their midpoint before the ray leaves; 0 for a ray that misses.
+    origins, directions: [R, 3], in cells and in cells per world unit.
+    t_first: [R], start of lattice sample 0.
+    steps: [R] int32, number of lattice samples whose midpoint lies before the exit; 0 for rays that miss the box.
     """
 
     origins: Tensor
@@ -72,7 +72,7 @@ def march(
     far: float = math.inf,
     jitter: Tensor | None = None,
 ) -> Samples:
-    """The samples of rays that lie in occupied cells; see the module's text for their exact placement.
+    """The samples of rays that lie in occupied cells; see the module docstring for their exact placement.
 
     Args:
         origins: [R, 3] world space.
@@ -81,13 +81,13 @@ def march(
         aabb: [2, 3] the grid's lower and upper corner in world space.
         step_size: length of a sample, world units, > 0.
         near, far: distances along the ray between which samples may start and their midpoints lie.
-        jitter: [R] in [0, 1), shifts each ray's lattice by this share of a step; None shifts nothing.
+        jitter: [R] in [0, 1), shift of each ray's lattice as a fraction of a step; None: no shift.
 
     Returns:
         The samples, without gradients. Rays that miss the box have none.
 
     Raises:
-        ValueError: on wrong shapes, an occupancy that is not bool, or a step size that is not positive.
+        ValueError: for wrong shapes, an occupancy that is not bool, or a step size that is not positive.
     """
     check_shape("origins", origins, ("R", 3))
     check_shape("directions", directions, (len(origins), 3))
@@ -116,7 +116,7 @@ def grid_rays(
     far: float,
     jitter: Tensor | None,
 ) -> GridRays:
-    """The lattice of each ray, in the rays' precision. Arguments as for `march`."""
+    """The lattice of each ray, in the rays' precision. Arguments as in `march`."""
     low, high = aabb.to(origins)
     scale = resolution / (high - low)
     origins, directions = (origins - low) * scale, directions * scale
@@ -133,7 +133,7 @@ def grid_rays(
 
 
 def _box_interval(origins: Tensor, directions: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
-    """Where rays enter and leave the box [0, resolution]^3: [R] each; a ray misses where enter >= leave."""
+    """Distances [R] at which rays enter and leave the box [0, resolution]^3; a ray misses it if enter >= leave."""
     parallel = directions == 0
     inside = (origins >= 0) & (origins <= resolution)
     t_low, t_high = -origins / directions, (resolution - origins) / directions

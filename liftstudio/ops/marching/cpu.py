@@ -1,8 +1,8 @@
-"""Marching for the CPU: numba jobs over rays that look up every lattice step, 64 at a time.
+"""Marching on the CPU: numba jobs over rays that look up every lattice step, 64 at a time.
 
-Positions of 64 steps at a time are computed in vector registers, which costs 0.8 ns per step; walking from cell to
-cell saves look-ups but is one chain of dependent operations, 23 ns per visited cell. So nothing is skipped, and the
-result is the reference's bit for bit.
+Computing 64 positions at a time in vector registers costs 0.8 ns per step. Walking from cell to cell saves look-ups,
+but is one chain of dependent operations: 23 ns per visited cell. So no steps are skipped, and the result is
+bit-identical to the reference.
 """
 
 import numba
@@ -48,7 +48,7 @@ def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @numba.njit(nogil=True, cache=True)
 def _look_up(begin, end, origins, directions, t_first, steps, step, cells, words, kept, counts):  # type: ignore[no-untyped-def]
-    """Bit i of word w of a ray: its lattice step 64 w + i is in an occupied cell. Also counts them."""
+    """Set bit i of word w of a ray if its lattice step 64 w + i is in an occupied cell; count such steps."""
     resolution = np.int32(len(cells))
     flat = cells.reshape(-1)
     index = np.empty(_WORD, np.int32)
@@ -74,7 +74,7 @@ def _look_up(begin, end, origins, directions, t_first, steps, step, cells, words
 
 @numba.njit(nogil=True, cache=True)
 def _cell(origin, direction, t, resolution):  # type: ignore[no-untyped-def]
-    """Clamped: rounding may put a point of the border just outside."""
+    """Cell along an axis; clamped, as rounding may put a border point just outside."""
     return min(max(np.int32(origin + t * direction), np.int32(0)), np.int32(resolution - 1))
 
 

@@ -1,4 +1,4 @@
-"""The occupancy grid: a running maximum of the density per cell, and which cells are worth marching through.
+"""The occupancy grid: a running maximum of the density per cell, and the cells to march through.
 
 The scheme is that of Instant-NGP (Mueller et al. 2022, appendix C).
 """
@@ -17,14 +17,14 @@ class OccupancyGrid(nn.Module):
     density: [G, G, G] float32, indexed x, y, z: decaying maximum of the densities seen in each cell, per world unit.
     occupied: [G, G, G] bool; all True until the first update.
 
-    A cell is occupied when one marching step at its density is at least as opaque as the lesser of `threshold` and
-    the step's opacity at the grid's mean density. Without the mean, a field that starts thin would lose every cell.
+    A cell is occupied if one marching step at its density is at least as opaque as the smaller of `threshold` and the
+    step's opacity at the grid's mean density. Without the mean, a field of low initial density would lose all cells.
 
     Args:
         resolution: G.
         step_size: length of a marching step, world units.
         threshold: opacity of one step, in [0, 1).
-        decay: factor on a cell's old density when it is looked at again, in [0, 1].
+        decay: factor on the old density of a cell when it is updated, in [0, 1].
     """
 
     density: Tensor
@@ -40,14 +40,14 @@ class OccupancyGrid(nn.Module):
     def update(
         self, density_fn: Callable[[Tensor], Tensor], generator: torch.Generator, aabb: Tensor, warm_up: bool
     ) -> float:
-        """Look at one random point in each of some cells and decide anew which cells are occupied.
+        """Evaluate the density at one random point in each of some cells and recompute which cells are occupied.
 
         Args:
             density_fn: [N, 3] points in world space -> [N, 1] densities per world unit, >= 0.
-            generator: of all random numbers; the result depends on nothing else.
+            generator: the source of all randomness.
             aabb: [2, 3] the grid's lower and upper corner in world space.
-            warm_up: look at every cell; otherwise at a quarter of them drawn uniformly and about as many drawn
-                among the occupied ones.
+            warm_up: update every cell; otherwise a quarter of all cells, drawn uniformly, and about as many drawn
+                from the occupied ones.
 
         Returns:
             The fraction of cells occupied, in [0, 1].
@@ -61,7 +61,7 @@ class OccupancyGrid(nn.Module):
         return float(self.occupied.float().mean())
 
     def _cells(self, generator: torch.Generator, warm_up: bool) -> Tensor:
-        """[N] int64 indices of the cells to look at, each once, ascending."""
+        """Indices [N] int64 of the cells to update, unique, ascending."""
         occupied = self.occupied.view(-1)
         if warm_up:
             return torch.arange(occupied.numel(), device=occupied.device)
@@ -70,7 +70,7 @@ class OccupancyGrid(nn.Module):
         return (self._uniform(generator, occupied.numel()) < chance).nonzero().squeeze(1)
 
     def _points_in(self, cells: Tensor, generator: torch.Generator, aabb: Tensor) -> Tensor:
-        """[N, 3] a uniformly random world-space point in each cell."""
+        """A uniformly random world-space point [N, 3] in each cell."""
         low, high = aabb.to(self.density)
         corner = torch.stack(torch.unravel_index(cells, self.density.shape), dim=1)
         return low + (high - low) * (corner + self._uniform(generator, len(cells), 3)) / len(self.density)
@@ -82,6 +82,6 @@ class OccupancyGrid(nn.Module):
         return -torch.expm1(-density * self.step_size)
 
     def _level(self) -> Tensor:
-        # The mean in float64 is exact for equal cells, which are then all occupied.
+        # In float64 the mean of equal cells is exact, so that all of them are occupied.
         mean = self.density.double().mean().to(self.density.dtype)
         return self._opacity(mean).clamp(max=self.threshold)

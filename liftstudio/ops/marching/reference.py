@@ -1,4 +1,4 @@
-"""Marching in plain PyTorch: look up every lattice sample, keep those in occupied cells."""
+"""Marching in plain torch: look up every lattice sample, keep those in occupied cells."""
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ def march(rays: GridRays, occupancy: Tensor, step_size: float) -> Samples:
 
 
 def _kept_steps(rays: GridRays, part: slice, occupancy: Tensor, step_size: float) -> Tensor:
-    """[2, S] int64: ray and lattice step of the samples kept among the rays of `part`."""
+    """Ray and lattice step [2, S] int64 of the samples that are kept of the rays in `part`."""
     steps = rays.steps[part, None]
     k = torch.arange(int(steps.max()) if len(steps) else 0, device=steps.device)
     t_mid = rays.t_first[part, None] + (k + 0.5).to(rays.t_first) * step_size

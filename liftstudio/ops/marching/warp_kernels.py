@@ -1,5 +1,5 @@
-"""Marching for CUDA (and, in tests, Warp's CPU device): one thread per ray counts, then fills."""
-# `int(0)` declares a variable that a loop may change; Warp's annotations are calls, which mypy does not read.
+"""Marching on CUDA (and, in tests, Warp's CPU device): one thread per ray, a counting pass, then a filling pass."""
+# `int(0)` declares a variable that a loop may change; Warp's annotations are calls, which mypy cannot read.
 # ruff: noqa: UP018, RUF046
 # mypy: disable-error-code="valid-type, no-untyped-def, operator"
 
@@ -35,7 +35,7 @@ def _is_kept(
     k: int,
 ) -> bool:
     t = t_first + (float(k) + 0.5) * step
-    # Clamped: rounding may put a point of the border just outside.
+    # Clamped, as rounding may put a border point just outside.
     last = cells.shape[0] - 1
     x = wp.clamp(int(origins[ray, 0] + t * directions[ray, 0]), 0, last)
     y = wp.clamp(int(origins[ray, 1] + t * directions[ray, 1]), 0, last)

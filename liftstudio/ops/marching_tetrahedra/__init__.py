@@ -1,7 +1,7 @@
-"""Isosurface of values on a tetrahedral grid, differentiable in values and positions.
+"""Isosurface of values on a tetrahedral grid, differentiable w.r.t. values and positions.
 
 Marching tetrahedra (Doi and Koide 1991) as used by DMTet (Shen et al. 2021, section 3.1). The grid's edges are listed
-once when it is built, so that a step needs no sorting: a crossed edge owns one vertex and the tetrahedra look it up.
+once when it is built, so extraction needs no sorting: each crossed edge owns one vertex and the tetrahedra look it up.
 """
 
 import functools
@@ -17,7 +17,7 @@ from liftstudio.ops.marching_tetrahedra.grid import TET_EDGES, TetGrid, tet_grid
 
 __all__ = ["TetGrid", "marching_tetrahedra", "tet_grid"]
 
-# Values nearer to zero count as this (zero itself as positive): vertices stay distinct, faces keep an area, and the
+# Smaller magnitudes are raised to this (zero counts as positive): vertices stay distinct, faces keep an area, and the
 # gradient of a crossing, 1 / (difference of the values at the edge's ends), stays finite.
 SMALLEST_VALUE = 1e-6
 
@@ -25,12 +25,12 @@ SMALLEST_VALUE = 1e-6
 def marching_tetrahedra(positions: Tensor, sdf: Tensor, grid: TetGrid) -> Mesh:
     """The surface where `sdf` changes sign, linearly interpolated along the grid's edges.
 
-    positions: [V, 3] float, where the grid's vertices are now (deformed, scaled), world units.
+    positions: [V, 3] float, current positions of the grid's vertices (deformed, scaled), world units.
     sdf:       [V] float, negative inside, positive outside.
 
-    Returns a mesh whose vertices carry gradients to `positions` and `sdf`. Faces wind counter-clockwise seen from
-    outside, every vertex is used, and the mesh is closed where the surface does not leave the grid. Without a sign
-    change it is empty. Order and bytes are the same on repeat.
+    Returns a mesh whose vertices are differentiable w.r.t. `positions` and `sdf`. Faces wind counter-clockwise seen
+    from outside, every vertex is used, and the mesh is closed unless the surface leaves the grid. Without a sign change
+    it is empty. The result is bit-identical on repeat.
 
     Raises:
         ValueError: for wrong shapes.
@@ -47,7 +47,7 @@ def marching_tetrahedra(positions: Tensor, sdf: Tensor, grid: TetGrid) -> Mesh:
 
 
 def _face_edges(inside: Tensor, grid: TetGrid) -> Tensor:
-    """[M, 3] grid edges on which the corners of the faces lie, given which grid vertices are inside [V] bool."""
+    """Grid edges [M, 3] on which the corners of the faces lie; `inside` [V] bool marks the grid vertices inside."""
     states, table = inside.to(torch.uint8), _face_table(inside.device)
     if backend_for("marching_tetrahedra", inside) == "numba":
         from liftstudio.ops.marching_tetrahedra import cpu
@@ -57,9 +57,9 @@ def _face_edges(inside: Tensor, grid: TetGrid) -> Tensor:
 
 
 def face_edges(states: Tensor, tets: Tensor, tet_edges: Tensor, table: Tensor) -> Tensor:
-    """[M, 3] int64 grid edges under the corners of the faces, by tetrahedron.
+    """Grid edges [M, 3] int64 on which the corners of the faces lie, ordered by tetrahedron.
 
-    states: [V] uint8, 1 inside. tets: [T, 4], tet_edges: [T, 6] of the grid. table: [16, 2, 3] of `_face_table`.
+    states: [V] uint8, 1 inside. tets [T, 4], tet_edges [T, 6]: of the grid. table: [16, 2, 3] from `_face_table`.
     """
     corners = states.index_select(0, tets.flatten()).view(-1, 4)
     four_at_once = corners.view(torch.int32)
@@ -70,7 +70,7 @@ def face_edges(states: Tensor, tets: Tensor, tet_edges: Tensor, table: Tensor) -
 
 
 def _crossings(positions: Tensor, sdf: Tensor, edges: Tensor) -> Tensor:
-    """[N, 3]: where `sdf` is zero along edges [N, 2] whose ends differ in sign."""
+    """Points [N, 3] where `sdf` is zero on edges [N, 2] whose ends differ in sign."""
     values = sdf.index_select(0, edges.flatten()).view(-1, 2)
     first, second = (values + _push_from_zero(values.detach())).unbind(1)
     ends = positions.index_select(0, edges.flatten()).view(-1, 2, 3)
@@ -78,7 +78,7 @@ def _crossings(positions: Tensor, sdf: Tensor, edges: Tensor) -> Tensor:
 
 
 def _push_from_zero(values: Tensor) -> Tensor:
-    """What to add so that no magnitude is below SMALLEST_VALUE; a constant, so the gradient passes by."""
+    """Offsets that raise all magnitudes to at least SMALLEST_VALUE; constants, so the gradient passes unchanged."""
     return torch.where(values < 0, values.clamp(max=-SMALLEST_VALUE), values.clamp(min=SMALLEST_VALUE)) - values
 
 
@@ -89,7 +89,7 @@ def _corner_bits(device: torch.device) -> Tensor:
 
 @functools.cache
 def _face_table(device: torch.device) -> Tensor:
-    """[16, 2, 3] local edges of up to two faces (missing: -1), by which corners (bit k for corner k) are inside."""
+    """Local edges [16, 2, 3] of up to two faces (missing: -1), indexed by inside corners (bit k: corner k)."""
     table = torch.full((16, 2, 3), -1)
     for i, j, k, m in itertools.permutations(range(4)):
         if not _is_even((i, j, k, m)):

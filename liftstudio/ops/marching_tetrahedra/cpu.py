@@ -1,4 +1,4 @@
-"""Faces on the CPU: one pass over the tetrahedra, most of which are left after four loads."""
+"""Faces on the CPU: one pass over the tetrahedra, most of which need only four loads."""
 
 import numpy as np
 from numba import njit
@@ -7,11 +7,11 @@ from torch import Tensor, from_numpy
 
 from liftstudio.ops.threads import parallel_for
 
-GRAIN = 1 << 15  # tetrahedra per job at least
+GRAIN = 1 << 15  # minimum tetrahedra per job
 
 
 def face_edges(states: Tensor, tets: Tensor, tet_edges: Tensor, table: Tensor) -> Tensor:
-    """What `liftstudio.ops.marching_tetrahedra.face_edges` returns, in the same order."""
+    """See `liftstudio.ops.marching_tetrahedra.face_edges`; same order."""
     arrays = states.numpy(), tets.numpy(), tet_edges.numpy(), table.numpy()
     found: dict[int, NDArray[np.int64]] = {}
 

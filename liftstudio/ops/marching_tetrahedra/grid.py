@@ -1,4 +1,4 @@
-"""Tetrahedral grids: a body-centred cubic lattice with its edges listed once."""
+"""Tetrahedral grids: a body-centred cubic lattice with a list of unique edges."""
 
 import functools
 import itertools
@@ -13,7 +13,7 @@ TET_EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 
 @dataclass(frozen=True)
 class TetGrid:
-    """Tetrahedra that fill the cube [-1, 1]^3.
+    """A grid of tetrahedra that fills the cube [-1, 1]^3.
 
     vertices:  [V, 3] float32.
     tets:      [T, 4] int32 vertex indices; (1 - 0) x (2 - 0) . (3 - 0) > 0 for every tetrahedron.
@@ -27,17 +27,17 @@ class TetGrid:
     tet_edges: Tensor
 
     def to(self, device: torch.device | str) -> "TetGrid":
-        """The same grid with its tensors on `device`."""
+        """Copy of the grid with its tensors on `device`."""
         return TetGrid(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @functools.lru_cache(maxsize=2)
 def tet_grid(resolution: int) -> TetGrid:
-    """The grid of a nominal `resolution` >= 2, on the CPU; the same object on every call (do not modify it).
+    """The grid of nominal `resolution` >= 2, on the CPU; cached, so do not modify it.
 
-    It has round(0.4 * resolution) cubic cells per axis, which gives 64 and 128 the size of the published DMTet grids
-    of that name (37k and 273k vertices, 0.21M and 1.6M tetrahedra). Every cell has a vertex in its middle; the
-    tetrahedra are the octahedral gaps between neighbouring middles cut in four, and half gaps cut in two at the border.
+    It has round(0.4 * resolution) cubic cells per axis. Resolutions 64 and 128 thus have the size of the published
+    DMTet grids of that name (37k and 273k vertices, 0.21M and 1.6M tetrahedra). Every cell has a vertex at its centre.
+    The octahedra between neighbouring centres are cut into four tetrahedra, the half octahedra at the border into two.
 
     Raises:
         ValueError: for a resolution below 2.
@@ -54,21 +54,21 @@ def tet_grid(resolution: int) -> TetGrid:
 
 
 def _corners_and_middles(cells: int, axis: int) -> tuple[Tensor, Tensor]:
-    """Ids of the cells' corners [n+1, n+1, n+1] and middles [n, n, n], with `axis` moved to the front.
+    """Ids of the cells' corners [n+1, n+1, n+1] and centres [n, n, n], with `axis` moved to the front.
 
-    An id is a flat index into the lattice of half steps, (2 n + 1)^3 points; a quarter of them are corners or middles.
+    An id is a flat index into the lattice of half steps, (2 n + 1)^3 points, a quarter of which are corners or centres.
     """
     ids = torch.arange((2 * cells + 1) ** 3).view(2 * cells + 1, 2 * cells + 1, 2 * cells + 1).movedim(axis, 0)
     return ids[::2, ::2, ::2], ids[1::2, 1::2, 1::2]
 
 
 def _face_rings(corners: Tensor) -> list[Tensor]:
-    """The four corners of every cell face across dimension 0, going round."""
+    """The four corners of every cell face perpendicular to dimension 0, in cyclic order."""
     return [corners[:, :-1, :-1], corners[:, 1:, :-1], corners[:, 1:, 1:], corners[:, :-1, 1:]]
 
 
 def _inner_gaps(cells: int, axis: int) -> Tensor:
-    """[.., 4]: for every two neighbouring middles, a tetrahedron to each side of the cell face between them."""
+    """Tetrahedra [.., 4]: one for each pair of neighbouring centres and each side of the cell face between them."""
     corners, middles = _corners_and_middles(cells, axis)
     ring = _face_rings(corners[1:-1])
     sides = zip(ring, [*ring[1:], ring[0]], strict=True)
@@ -76,7 +76,7 @@ def _inner_gaps(cells: int, axis: int) -> Tensor:
 
 
 def _border_gaps(cells: int, axis: int) -> Tensor:
-    """[.., 4]: for every cell face on the cube's border, the pyramid to the cell's middle cut in two."""
+    """Tetrahedra [.., 4]: for every cell face on the cube's border, the pyramid to the cell's centre, cut in two."""
     corners, middles = _corners_and_middles(cells, axis)
     a, b, c, d = _face_rings(corners[[0, -1]])
     tips = middles[[0, -1]]
@@ -90,7 +90,7 @@ def _oriented(vertices: Tensor, tets: Tensor) -> Tensor:
 
 
 def _unique_edges(tets: Tensor, vertex_count: int) -> tuple[Tensor, Tensor]:
-    """edges [E, 2] and tet_edges [T, 6], both int64."""
+    """The fields edges [E, 2] and tet_edges [T, 6] of `TetGrid`, as int64."""
     first, second = tets[:, list(itertools.chain(*TET_EDGES))].view(-1, 2).unbind(1)
     keys = torch.minimum(first, second) * vertex_count + torch.maximum(first, second)
     unique, tet_edges = torch.unique(keys, return_inverse=True)

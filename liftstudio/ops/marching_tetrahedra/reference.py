@@ -1,4 +1,4 @@
-"""Marching tetrahedra the usual way, the crossed edges made unique at every call: slow, and the oracle of the tests."""
+"""Textbook marching tetrahedra, which finds the unique crossed edges at every call: slow, the reference for tests."""
 
 import torch
 from torch import Tensor
@@ -6,8 +6,8 @@ from torch import Tensor
 from liftstudio.data.mesh import Mesh
 from liftstudio.ops.marching_tetrahedra.grid import TET_EDGES, TetGrid
 
-# With a tetrahedron's corners listed inside ones first, as an even permutation: faces as edges (corner pairs),
-# by the number of inside corners.
+# Faces as edges (corner pairs), by the number of inside corners. The corners of the tetrahedron are permuted evenly so
+# that the inside ones come first.
 FACES = {
     1: [[(0, 1), (0, 2), (0, 3)]],
     2: [[(0, 2), (0, 3), (1, 3)], [(0, 2), (1, 3), (1, 2)]],
@@ -16,7 +16,7 @@ FACES = {
 
 
 def marching_tetrahedra(positions: Tensor, sdf: Tensor, grid: TetGrid, smallest_value: float = 1e-6) -> Mesh:
-    """Same meaning as `liftstudio.ops.marching_tetrahedra`, in any precision; vertices and faces in another order."""
+    """See `liftstudio.ops.marching_tetrahedra`; works in any precision, vertices and faces are in a different order."""
     corners, inside_count = _inside_first(sdf, grid.tets.long())
     faces = [corners[inside_count == count][:, torch.tensor(FACES[count])].view(-1, 3, 2) for count in FACES]
     ends, face_vertices = torch.unique(torch.cat(faces).view(-1, 2).sort(1).values, dim=0, return_inverse=True)
@@ -27,7 +27,7 @@ def marching_tetrahedra(positions: Tensor, sdf: Tensor, grid: TetGrid, smallest_
 
 
 def _inside_first(sdf: Tensor, tets: Tensor) -> tuple[Tensor, Tensor]:
-    """Corners [C, 4] of the crossed tetrahedra, permuted evenly so that those with `sdf` < 0 lead; their number [C]."""
+    """Corners [C, 4] of the crossed tetrahedra, evenly permuted so that inside ones are first; their count [C]."""
     inside = sdf[tets] < 0
     crossed = inside.any(1) & ~inside.all(1)
     tets, inside = tets[crossed], inside[crossed]

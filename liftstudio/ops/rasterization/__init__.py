@@ -1,6 +1,6 @@
-"""Rasterisation: which face every pixel sees, and where on it.
+"""Rasterisation: the visible face at every pixel, and the barycentric coordinates on it.
 
-Clip space is OpenGL's: [x, y, z, w] after perspective, visible where -w <= x, y, z <= w with y up. The centre of pixel
+Clip space is OpenGL's: [x, y, z, w] after projection, visible where -w <= x, y, z <= w, y up. The centre of pixel
 (row i, column j) is at NDC x = 2 (j + 0.5) / W - 1, y = 1 - 2 (i + 0.5) / H: row 0 is the top of the image.
 """
 
@@ -22,7 +22,7 @@ class Fragments:
     """The covered pixels of a batch of images.
 
     pixel:       [P] int64, flat index b H W + i W + j, ascending.
-    face:        [P] int64, the face seen there.
+    face:        [P] int64, the visible face.
     barycentric: [P, 3] perspective-correct coordinates on that face, summing to one; differentiable w.r.t. clip.
     shape:       (B, H, W).
     """
@@ -34,13 +34,11 @@ class Fragments:
 
 
 def rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
-    """The nearest face at every pixel centre; not differentiable.
+    """The nearest face [B, H, W] int32 at every pixel centre, -1 where empty; not differentiable.
 
-    clip: [B, V, 4] float. faces: [F, 3] int64. Both windings are drawn; triangles that cross the near or far plane, or
-    reach behind the eye, are cut there; degenerate and non-finite ones are left out. On equal z / w (to 2^-30) the
-    lower face index wins.
-
-    Returns [B, H, W] int32, -1 where empty.
+    clip: [B, V, 4] float. faces: [F, 3] int64. Both windings are drawn. Triangles that cross the near or far plane, or
+    reach behind the eye, are clipped; degenerate and non-finite ones are skipped. On equal z / w (to 2^-30) the lower
+    face index wins.
 
     Raises:
         ValueError: for a wrong shape or a vertex index out of range.
@@ -55,7 +53,7 @@ def rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
 
 
 def fragments(clip: Tensor, faces: Tensor, face_index: Tensor) -> Fragments:
-    """Packs the covered pixels of `face_index` [B, H, W] (from `rasterize`) with their barycentric coordinates.
+    """The covered pixels of `face_index` [B, H, W] (from `rasterize`) with their barycentric coordinates.
 
     Raises:
         ValueError: for a wrong shape or an index out of range.
@@ -79,7 +77,7 @@ def fragments(clip: Tensor, faces: Tensor, face_index: Tensor) -> Fragments:
 
 
 def scatter_image(values: Tensor, fragments: Fragments, background: float | Tensor = 0.0) -> Tensor:
-    """Dense [B, H, W, C] image of per-fragment `values` [P, C], `background` (broadcast to it) elsewhere."""
+    """Dense image [B, H, W, C] of the fragments' `values` [P, C]; `background` (broadcast) at all other pixels."""
     check_shape("values", values, (len(fragments.pixel), "C"))
     shape = (*fragments.shape, values.shape[1])
     image = torch.as_tensor(background, dtype=values.dtype, device=values.device).expand(shape)

@@ -42,7 +42,7 @@ def rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
 
 
 def screen_vertices(clip: Tensor, height: int, width: int) -> Floats:
-    """`reference.screen_vertices` as an array, without waking torch's threads for so little."""
+    """`reference.screen_vertices` as an array; avoids torch's thread overhead on small inputs."""
     positions = clip.contiguous().numpy()
     screen = np.empty(positions.shape, np.float64)
     _to_screen(positions.reshape(-1, 4), height, width, screen.reshape(-1, 4))
@@ -69,7 +69,7 @@ def _pixel_range(a: float, b: float, c: float, size: int) -> tuple[int, int]:
 def _bound_faces(
     vertices: Floats, faces: Ints, height: int, width: int, boxes: NDArray[np.int32], begin: int, end: int
 ) -> None:
-    """boxes[b, f] = first row, last row, first column, last column that face f may touch; last < first for none."""
+    """Set boxes[b, f] to the first and last row, first and last column that face f may touch; last < first for none."""
     for item in range(begin, end):
         batch, face = item // len(faces), item % len(faces)
         p, q, r = vertices[batch, faces[face, 0]], vertices[batch, faces[face, 1]], vertices[batch, faces[face, 2]]
@@ -95,7 +95,7 @@ def _draw_rows(
     begin: int,
     end: int,
 ) -> None:
-    """Draws all faces into the rows [begin, end) of the stacked images."""
+    """Draw all faces into the rows [begin, end) of the stacked images."""
     keys = np.full((end - begin, image.shape[1]), EMPTY, np.int64)
     for batch in range(begin // height, (end - 1) // height + 1):
         first, last = max(begin - batch * height, 0), min(end - batch * height, height) - 1
@@ -119,7 +119,7 @@ def cross(p: Floats, q: Floats) -> tuple[float, float, float]:
 
 @njit(nogil=True, cache=True, inline="always")
 def _extent(p: Floats, q: Floats, r: Floats) -> float:
-    """Product over the axes of the largest absolute coordinate: the scale of the determinant's rounding."""
+    """Product over the axes of the largest absolute coordinate: the scale of the determinant's rounding error."""
     return (
         max(abs(p[0]), max(abs(q[0]), abs(r[0])))
         * max(abs(p[1]), max(abs(q[1]), abs(r[1])))
@@ -137,7 +137,7 @@ def _draw_face(
     keys: Ints,
     first_row: int,
 ) -> None:
-    """Draws one face inside the given first and last rows and columns; `keys` starts at `first_row`."""
+    """Draw one face within the given first and last rows and columns; `keys` starts at `first_row`."""
     p, q, r = vertices[faces[face, 0]], vertices[faces[face, 1]], vertices[faces[face, 2]]
     ax, ay, az = cross(q, r)
     bx, by, bz = cross(r, p)
@@ -169,7 +169,7 @@ class Barycentrics(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, clip: Tensor, faces: Tensor, pixel: Tensor, face: Tensor, height: int, width: int) -> Tensor:
-        """Coordinates [P, 3] on the faces at the pixels."""
+        """Barycentric coordinates [P, 3] of the pixel centres."""
         arrays = (clip.detach().contiguous(), faces.contiguous(), pixel, face)
         views = [array.numpy() for array in arrays]
         out = torch.empty(len(pixel), 3, dtype=clip.dtype)
@@ -182,7 +182,7 @@ class Barycentrics(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient to `clip` [B, V, 4] from that of the coordinates [P, 3]."""
+        """Gradient w.r.t. `clip` [B, V, 4], given that w.r.t. the coordinates [P, 3]."""
         arrays = ctx.saved_tensors
         grad_clip = torch.zeros_like(arrays[0])
         views = [array.numpy() for array in arrays]
@@ -192,7 +192,7 @@ class Barycentrics(torch.autograd.Function):
 
 @njit(nogil=True, cache=True, inline="always")
 def _relative(vertex: NDArray[np.float32], x: float, y: float) -> tuple[float, float]:
-    """(u, v) of a clip position: zero where it projects to NDC (x, y)."""
+    """The coordinates (u, v) of a clip position relative to NDC (x, y): zero where it projects there."""
     return vertex[0] - x * vertex[3], vertex[1] - y * vertex[3]
 
 
@@ -230,7 +230,7 @@ def _weigh_backward(
     clip: NDArray[np.float32], faces: Ints, pixel: Ints, face: Ints, height: int, width: int,
     grad: NDArray[np.float32], grad_clip: NDArray[np.float32],
 ) -> None:  # fmt: skip
-    # One thread: fragments of one vertex lie anywhere, and a fixed order of summation keeps repeats identical.
+    # One thread: any fragment may belong to any vertex, and a fixed order of summation keeps results bit-identical.
     for n in range(len(pixel)):
         image, corner = pixel[n] // (height * width), faces[face[n]]
         vertices = clip[image]

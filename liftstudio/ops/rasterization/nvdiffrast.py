@@ -13,6 +13,6 @@ def _context(device: torch.device) -> object:
 
 
 def rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
-    """[B, H, W] int32; nvdiffrast's row 0 is the bottom one, and it returns the face plus one as a float."""
+    """See `reference.rasterize`. nvdiffrast's row 0 is at the bottom, and it returns the face plus one as a float."""
     pixels, _ = dr.rasterize(_context(clip.device), clip.contiguous(), faces.int(), (height, width), grad_db=False)
     return pixels[..., 3].flip(1).int() - 1

@@ -1,8 +1,9 @@
-"""Rasterisation and barycentric coordinates in plain torch: the oracle.
+"""Rasterisation and barycentric coordinates in plain torch: the reference for tests.
 
 Homogeneous edge functions (Olano & Greer 1997, "Triangle Scan Conversion using 2D Homogeneous Coordinates"): with
-corners p = (X, Y, w), X and Y in pixels times w, the pixel q = (x, y, 1) sees the triangle in front of the eye exactly
-where the three (p_j x p_k) . q have the sign of det(p_0, p_1, p_2). Corners behind the eye need no clipping.
+corners p = (X, Y, w), X and Y in pixels times w, the part of the triangle in front of the eye covers pixel
+q = (x, y, 1) exactly where the three (p_j x p_k) . q have the sign of det(p_0, p_1, p_2). Corners behind the eye need
+no clipping.
 """
 
 import torch
@@ -12,24 +13,24 @@ from torch import Tensor
 DEPTH_STEPS = 2**30  # per unit of z / w, which lies in [-1, 1]
 FACE_BITS = 31
 EMPTY = 2**63 - 1
-# Triangles of relative determinant below this (about 1e-6 square pixels) are noise and not drawn.
+# Triangles with a relative determinant below this (about 1e-6 square pixels) are rounding noise and not drawn.
 DEGENERATE = 1e-13
 _CHUNK_ELEMENTS = 2**21
 
 
 def screen_vertices(clip: Tensor, height: int, width: int) -> Tensor:
-    """[B, V, 4] float64 (X, Y, w, z) of clip positions, pixel = (X / w, Y / w) with y down."""
+    """Screen positions [B, V, 4] float64 (X, Y, w, z) of clip positions; pixel = (X / w, Y / w), y down."""
     x, y, z, w = clip.double().unbind(-1)
     return torch.stack([(w + x) * (0.5 * width), (w - y) * (0.5 * height), w, z], dim=-1).contiguous()
 
 
 def face_index_of(keys: Tensor) -> Tensor:
-    """int32 face of each key, -1 where empty."""
+    """Face (int32) of each key, -1 where empty."""
     return torch.where(keys == EMPTY, -1, keys & (2**FACE_BITS - 1)).int()
 
 
 def rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
-    """Every pixel against every triangle, [B, H, W] int32; O(B F H W) work in chunks of faces."""
+    """Nearest face [B, H, W] int32, by testing every pixel against every triangle: O(B F H W), in chunks of faces."""
     y, x = torch.meshgrid(
         torch.arange(height, device=clip.device, dtype=torch.float64) + 0.5,
         torch.arange(width, device=clip.device, dtype=torch.float64) + 0.5,
@@ -48,7 +49,7 @@ def rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
 
 
 def _fragment_keys(corners: Tensor, pixels: Tensor, first_face: int) -> Tensor:
-    """[F, N] keys of triangles `corners` [F, 3, 4] at `pixels` [3, N]; EMPTY where not covered."""
+    """Keys [F, N] of triangles `corners` [F, 3, 4] at `pixels` [3, N]; EMPTY where not covered."""
     p, z = corners[..., :3], corners[..., 3]
     edges = torch.stack([torch.linalg.cross(p[:, (i + 1) % 3], p[:, (i + 2) % 3]) for i in range(3)], dim=1)
     det = (edges[:, 0] * p[:, 0]).sum(-1)
@@ -63,16 +64,16 @@ def _fragment_keys(corners: Tensor, pixels: Tensor, first_face: int) -> Tensor:
 
 
 def pixel_centres(pixel: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """NDC x (right) and y (up) of flat pixel indices b H W + i W + j, float64."""
+    """NDC x (right) and y (up), float64, of flat pixel indices b H W + i W + j."""
     row, column = pixel // width % height, pixel % width
     return (2 * column + 1).double() / width - 1, 1 - (2 * row + 1).double() / height
 
 
 def barycentrics(clip: Tensor, faces: Tensor, pixel: Tensor, face: Tensor, height: int, width: int) -> Tensor:
-    """[P, 3] perspective-correct barycentric coordinates of the pixel centres, differentiable w.r.t. clip [B, V, 4].
+    """Perspective-correct barycentric coordinates [P, 3] of the pixel centres, differentiable w.r.t. clip [B, V, 4].
 
-    With u_k = (x_k - ndc_x w_k, y_k - ndc_y w_k) the weights are a_0 = u_1 x u_2 and so on, over their sum: the point
-    of the triangle whose u is zero. Computed in float64, returned in the dtype of `clip`.
+    With u_k = (x_k - ndc_x w_k, y_k - ndc_y w_k), the weights are a_0 = u_1 x u_2 and so on, divided by their sum:
+    those of the point of the triangle where u is zero. Computed in float64, returned in the dtype of `clip`.
     """
     vertex_count = clip.shape[1]
     corner = (pixel // (height * width) * vertex_count)[:, None] + faces[face]

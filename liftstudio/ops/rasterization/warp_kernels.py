@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-untyped-def, valid-type, arg-type, call-overload, index, misc, operator"
-# Kernels are written in Warp's language, which the type checker takes for Python.
-"""Scan conversion in Warp: a few threads per triangle, nearest fragment by atomic minimum of packed 64-bit keys.
+# Kernels are written in Warp's language, which the type checker reads as Python.
+"""Scan conversion in Warp: a few threads per triangle; the nearest fragment is an atomic minimum of packed 64-bit keys.
 
 Runs on CUDA and on Warp's CPU device; the formulas are in `reference`.
 """
@@ -37,7 +37,7 @@ def corner(vertices: wp.array3d(dtype=wp.float64), batch: int, index: wp.int64):
 
 @wp.func
 def side(p: wp.vec3d, q: wp.vec3d, index_p: wp.int64, index_q: wp.int64):
-    # One order of operands for both triangles of an edge: fused multiply-adds would break their antisymmetry.
+    # Both triangles of an edge use the same order of operands: fused multiply-adds would break the antisymmetry.
     if index_p < index_q:
         return wp.cross(p, q)
     return -wp.cross(q, p)

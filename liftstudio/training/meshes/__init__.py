@@ -1,1 +1,1 @@
-"""Real coloured meshes to train priors on: packs of them, or a user's own files (`data.objects`)."""
+"""Real coloured meshes to train priors on, from packs or from the user's own files (`data.objects`)."""

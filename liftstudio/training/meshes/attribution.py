@@ -1,4 +1,4 @@
-"""`python -m liftstudio.training.meshes.attribution FOLDER`: whom to name for a prior trained on its meshes."""
+"""`python -m liftstudio.training.meshes.attribution FOLDER`: attribution for a prior trained on its meshes."""
 
 import argparse
 import sys
@@ -11,13 +11,13 @@ from liftstudio.core.files import atomic_write
 from liftstudio.training.data import Licences
 from liftstudio.training.meshes.catalog import CATALOG, Entry, is_allowed, is_attributed, read_catalog
 
-TITLES = 12  # of an author under one licence; more are counted, unless Creative Commons asks for them
+TITLES = 12  # listed per author and licence; more are only counted, unless a Creative Commons licence requires them
 
 
 def attribution(folder: Path, licences: Licences = "permissive") -> str:
-    """Markdown: the objects of a folder's packs whose licences ask for attribution, by source, then author and licence.
+    """Return Markdown that lists the objects whose licences require attribution, by source, then author and licence.
 
-    licences: what `data.licences` was.
+    folder: holds packs and their catalogue. licences: the value of `data.licences` in training.
 
     Raises:
         InputError: see `read_catalog`.
@@ -35,7 +35,7 @@ def attribution(folder: Path, licences: Licences = "permissive") -> str:
 
 
 def _titles(entries: list[Entry]) -> str:
-    """What the objects of an author under one licence are called, or how many they are."""
+    """Return the titles of the objects of one author and licence, or their number."""
     if len(entries) > TITLES and not entries[0].licence.upper().startswith("CC"):
         return f"{len(entries)} objects"
     return ", ".join(sorted({entry.title or entry.id for entry in entries}))
@@ -46,11 +46,13 @@ def _key(entry: Entry) -> tuple[str, str, str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the list, or write it to a file."""
+    """Print the attribution list, or write it to a file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="what data.objects was")
-    parser.add_argument("--licences", choices=get_args(Licences), default="permissive", help="what data.licences was")
-    parser.add_argument("--output", type=Path, help="file to write, instead of standard output")
+    parser.add_argument("folder", type=Path, help="the value of data.objects in training")
+    parser.add_argument(
+        "--licences", choices=get_args(Licences), default="permissive", help="the value of data.licences in training"
+    )
+    parser.add_argument("--output", type=Path, help="output file; default: standard output")
     options = parser.parse_args(arguments)
     try:
         text = attribution(options.folder, options.licences)

@@ -1,4 +1,4 @@
-"""Pictures as people take them: colours vary alike in input and views; the input is a little blurred and noisy."""
+"""Image augmentation: colours vary jointly in input and views; only the input is slightly blurred and noisy."""
 
 import torch
 from kornia.enhance import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
@@ -12,9 +12,10 @@ _RECOLORED, _NOISY, _BLURRED = 0.4, 0.3, 0.3  # shares of objects
 
 
 def augmented(input_image: Tensor, views: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """An input image [R, R, 4] and views [V, R, R, 4] (rgb over white, and alpha, in [0, 1]) of one object, varied.
+    """Return an augmented input image [R, R, 4] and views [V, R, R, 4] (rgb over white, and alpha, in [0, 1]).
 
-    Colours change alike in all, so that the input image still tells the views' colours; it alone is blurred and noisy.
+    All images get the same colour change, so that the input still determines the colours of the views. Only the input
+    gets blur and noise.
     """
     draws = Draws(generator)
     over, alpha = torch.cat([input_image[None], views]).split([3, 1], dim=-1)

@@ -1,4 +1,4 @@
-"""Which meshes there are, where they come from and under which licence."""
+"""Catalogue of meshes: sources and licences."""
 
 import csv
 import re
@@ -29,10 +29,10 @@ class Entry:
 
 
 def read_catalog(path: Path) -> dict[tuple[str, str], Entry]:
-    """The rows by pack and id.
+    """Read the rows of a catalogue, by pack and id.
 
     Raises:
-        InputError: no such file, a column or a licence is missing, or an object is listed twice.
+        InputError: the file, a column or a licence is missing, or an object is listed twice.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -57,20 +57,20 @@ def read_catalog(path: Path) -> dict[tuple[str, str], Entry]:
 
 
 def is_allowed(licence: str, licences: Licences) -> bool:
-    """Whether it is one of `licences`; permissive ones ask for attribution at most: CC0, CC-BY, MIT, BSD, Apache."""
+    """Return whether `licences` includes it. Permissive licences are those like CC0, CC-BY, MIT, BSD and Apache."""
     return licences == "any" or not is_attributed(licence) or _ATTRIBUTION.fullmatch(licence) is not None
 
 
 def is_attributed(licence: str) -> bool:
-    """Whether it asks for attribution, as all do but CC0, the public domain, MIT-0 and 0BSD."""
+    """Return whether it requires attribution; all do except CC0, public domain, MIT-0 and 0BSD."""
     return _UNCONDITIONAL.fullmatch(licence) is None
 
 
 def chosen(entries: list[Entry], licences: Licences) -> list[bool]:
-    """[N]: which may be trained on; those left out are counted in the log."""
+    """Return which of N entries may be trained on; logs how many are left out, by licence."""
     allowed = [is_allowed(entry.licence, licences) for entry in entries]
     left_out = Counter(entry.licence for entry, is_kept in zip(entries, allowed, strict=True) if not is_kept)
     if left_out:
         counts = ", ".join(f"{licence} {count}" for licence, count in left_out.most_common())
-        log.info("objects: %d left out for their licences: %s", left_out.total(), counts)
+        log.info("objects: %d left out because of their licences: %s", left_out.total(), counts)
     return allowed

@@ -1,4 +1,4 @@
-"""A folder of the user's own mesh files as a pack: few faces, and one small texture for each."""
+"""Reads a folder of the user's own mesh files into a pack: each mesh decimated, with one small texture."""
 
 import io
 import re
@@ -27,29 +27,29 @@ from liftstudio.training.meshes.packs import Pack, StoredMesh, pack_of
 from liftstudio.training.meshes.posing import canonical
 
 SUFFIXES = (".glb", ".obj", ".ply")
-FACES = 4000  # of an object at most, after decimation
-TEXTURE = 128  # texels across
-VERSION = 2  # of this way to read a file: another one reads all files anew
-_GUTTER = 2  # texels between charts, half of it
-_SAMPLES = 100_000  # points on the surface that colours are taken at
+FACES = 4000  # maximum per object, after decimation
+TEXTURE = 128  # width and height in texels
+VERSION = 2  # of this reader; part of the cache key
+_GUTTER = 2  # texels around each chart: half the distance between charts
+_SAMPLES = 100_000  # surface points at which colours are sampled
 _COLORS = 256
-_GREY = 160  # of what has no colour at all
+_GREY = 160  # for meshes without colour
 _MTLLIB = re.compile(r"^[ \t]*mtllib[ \t]+(.*\S)", re.IGNORECASE | re.MULTILINE)
 _MAP_KD = re.compile(r"^[ \t]*map_kd[ \t]+(.*\S)", re.IGNORECASE | re.MULTILINE)
-_IN_PLACE = {"-s": r"1(\.0*)?", "-o": r"-?0(\.0*)?", "-t": r"-?0(\.0*)?"}  # options of a texture that do nothing
+_IN_PLACE = {"-s": r"1(\.0*)?", "-o": r"-?0(\.0*)?", "-t": r"-?0(\.0*)?"}  # texture options, at values without effect
 
 
 def find_files(folder: Path) -> list[Path]:
-    """The mesh files in a folder, at any depth, by name."""
+    """Return the mesh files in a folder and its sub-folders, sorted by path."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
 def read_files(folder: Path) -> Pack:
-    """All mesh files of a folder, named by their paths in it; kept in the cache until one of its files changes.
+    """Read all mesh files of a folder into a pack; ids are relative paths. Cached until any file in the folder changes.
 
     Raises:
-        InputError: naming the file: not readable, without faces, without a material library or a texture that it asks
-            for, or with a texture that is to be scaled or moved.
+        InputError: names the file: it is not readable, has no faces, refers to a missing material library or texture,
+            or scales or offsets a texture.
     """
     found = find_files(folder)
     digests = {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -68,16 +68,16 @@ def read_files(folder: Path) -> Pack:
 
 
 def read_file(path: Path, name: str) -> StoredMesh:
-    """A mesh file, decimated, unwrapped anew, with the colours of the nearest points of its surface.
+    """Read a mesh file, decimate and unwrap it, and bake its colours from the nearest points of the original surface.
 
-    A GLB is y-up, front +z, by its specification; the others are taken as z-up, front +x.
+    GLB is y-up, front +z, by its specification; other formats are taken to be z-up, front +x.
 
     Raises:
         InputError: see `read_files`.
     """
     mesh = read_mesh(path)
     points, colors = _colored_points(path)
-    if path.suffix.lower() == ".glb":  # `read_mesh` makes the front -y
+    if path.suffix.lower() == ".glb":  # `read_mesh` turns the front to -y
         mesh = Mesh(torch.stack([-mesh.vertices[:, 1], mesh.vertices[:, 0], mesh.vertices[:, 2]], dim=1), mesh.faces)
         points = points[:, [2, 0, 1]]
     tree = cKDTree(points)
@@ -100,7 +100,7 @@ def read_file(path: Path, name: str) -> StoredMesh:
 
 
 def _colored_points(path: Path) -> tuple[Floats, NDArray[np.uint8]]:
-    """Points [N, 3] over the surface, in the file's axes, and their colours [N, 3]."""
+    """Return points [N, 3] on the surface, in the axes of the file, and their colours [N, 3]."""
     try:
         with warnings.catch_warnings(action="ignore"):
             scene = _load_obj(path) if path.suffix.lower() == ".obj" else trimesh.load_scene(path, process=False)
@@ -110,36 +110,37 @@ def _colored_points(path: Path) -> tuple[Floats, NDArray[np.uint8]]:
             drawn = [_sampled(part, count, path) for part, count in zip(parts, counts, strict=True)]
     except InputError:
         raise
-    except Exception as error:  # trimesh raises whatever its parsers stumble over
-        raise InputError(f"{path}: its colours cannot be read ({type(error).__name__}: {error})") from error
+    except Exception as error:  # the parsers of trimesh raise errors of any type
+        raise InputError(f"{path}: cannot read its colours ({type(error).__name__}: {error})") from error
     points, colors = zip(*drawn, strict=True)
     return np.concatenate(points), np.concatenate(colors)
 
 
 def _load_obj(path: Path) -> trimesh.Scene:
-    """An OBJ with its materials; trimesh by itself reads one library, and says nothing of files that it does not find.
+    """Load an OBJ with its materials.
 
-    So it is given a single library that holds all of them, with the whole paths of the textures.
+    trimesh reads only one material library and ignores missing files. It is therefore given a single library that joins
+    all of them, with full texture paths.
     """
     text = path.read_text(errors="replace")
     textures: dict[str, bytes] = {}
 
-    def with_whole_paths(library: Path) -> str:
-        def whole(setting: re.Match[str]) -> str:
+    def with_full_paths(library: Path) -> str:
+        def full_path(setting: re.Match[str]) -> str:
             texture = _texture(setting[1], library, path)
             textures[str(texture)] = texture.read_bytes()
             return f"map_Kd {texture}"
 
-        return _MAP_KD.sub(whole, library.read_text(errors="replace"))
+        return _MAP_KD.sub(full_path, library.read_text(errors="replace"))
 
     libraries = [library for names in _MTLLIB.findall(text) for library in _split_libraries(names, path)]
-    materials = "\n".join(map(with_whole_paths, libraries)).encode()
+    materials = "\n".join(map(with_full_paths, libraries)).encode()
     file = io.BytesIO(f"mtllib all\n{text}".encode())
     return trimesh.load_scene(file, "obj", resolver={"all": materials, **textures}, process=False)
 
 
 def _split_libraries(names: str, path: Path) -> list[Path]:
-    """The material libraries that a line of an OBJ names."""
+    """Return the material libraries named in an `mtllib` line of an OBJ."""
     found = []
     while names:
         names, library = _split_last(names, path.parent, path)
@@ -148,11 +149,11 @@ def _split_libraries(names: str, path: Path) -> list[Path]:
 
 
 def _texture(setting: str, library: Path, path: Path) -> Path:
-    """The texture that a material has: the last of its setting, after options.
+    """Return the texture of a `map_Kd` setting: the file name after the options.
 
     Raises:
-        InputError: it is not there, or is to be scaled or moved.
-        OSError: it is no picture that can be read.
+        InputError: the file is missing, or the options scale or offset it.
+        OSError: the file is not a readable image.
     """
     options, texture = _split_last(setting, library.parent, path)
     in_place = None
@@ -160,26 +161,26 @@ def _texture(setting: str, library: Path, path: Path) -> Path:
         if re.match("-[a-z]", word):
             in_place = _IN_PLACE.get(word)
         elif in_place and not re.fullmatch(in_place, word):
-            raise InputError(f"{path}: {texture.name} is to be scaled or moved ({options}), which is not supported")
+            raise InputError(f"{path}: scaling or moving a texture is not supported: {texture.name} ({options})")
     Image.open(texture).close()
     return texture
 
 
 def _split_last(names: str, folder: Path, path: Path) -> tuple[str, Path]:
-    """What comes before the last file that is named, and that file; names may hold spaces.
+    """Split off the last file name, which may contain spaces; return what comes before it, and the file.
 
     Raises:
-        InputError: there is no such file, which the OBJ `path` wants.
+        InputError: there is no such file, though the OBJ `path` refers to it.
     """
     for word in re.finditer(r"\S+", names):
         file = folder / names[word.start() :]
         if file.is_file():
             return names[: word.start()].strip(), file
-    raise InputError(f"{path}: it names {names}, which is not there")
+    raise InputError(f"{path}: it refers to {names}, which does not exist")
 
 
 def _sampled(part: Any, count: int, path: Path) -> tuple[Floats, NDArray[np.uint8]]:
-    """Points [count, 3] on one of trimesh's meshes, and their colours [count, 3]."""
+    """Return points [count, 3] on a mesh of trimesh, and their colours [count, 3]."""
     random = np.random.default_rng(0)
     weights = np.maximum(part.area_faces, 1e-30)
     face = random.choice(len(part.faces), count, p=weights / weights.sum())
@@ -193,7 +194,10 @@ def _sampled(part: Any, count: int, path: Path) -> tuple[Floats, NDArray[np.uint
 
 
 def _colors(visual: Any, face: NDArray[np.int64], mean: Any, linear: bool) -> NDArray[np.uint8]:
-    """[N, 3] sRGB of points on faces [N]; mean: what vertex values are there; linear: how factors are written."""
+    """Return the sRGB colours [N, 3] of points on faces [N].
+
+    mean: interpolates vertex attributes at the points. linear: whether factors and vertex colours are linear.
+    """
     if visual.kind == "texture":
         material = visual.material
         image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
@@ -211,13 +215,13 @@ def _colors(visual: Any, face: NDArray[np.int64], mean: Any, linear: bool) -> ND
 
 
 def _texels(image: NDArray[np.uint8], uv: Floats) -> NDArray[np.uint8]:
-    """[N, 3] of an image that repeats; v upwards."""
+    """Look up texels [N, 3] at uv [N, 2], v upwards, in an image that repeats."""
     height, width = image.shape[:2]
     column, row = (uv[:, 0] % 1 * width).astype(int), ((-uv[:, 1]) % 1 * height).astype(int)
     return image[row.clip(0, height - 1), column.clip(0, width - 1)]
 
 
 def _displayed(color: Any, linear: bool) -> Floats:
-    """sRGB colours in [0, 255]; `linear`: of linear ones."""
+    """Convert colours in [0, 255] to sRGB if they are linear."""
     values = np.asarray(color, np.float64)
     return 255 * (values / 255) ** (1 / 2.2) if linear else values

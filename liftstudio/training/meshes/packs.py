@@ -1,4 +1,4 @@
-"""Packs of textured meshes, as they lie on the disk and in memory."""
+"""Packs of textured meshes, on disk and in memory."""
 
 import zipfile
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 from liftstudio.core.errors import InputError
 
-ARRAYS = {"v": ("f", 3), "uv": ("u", 2), "f": ("iu", 3), "tex": ("u", 0), "pal": ("u", 3)}  # kinds of type, columns
-OFFSETS = {"v_off": "v", "f_off": "f", "tex_off": "tex", "pal_off": "pal"}  # into which array
+ARRAYS = {"v": ("f", 3), "uv": ("u", 2), "f": ("iu", 3), "tex": ("u", 0), "pal": ("u", 3)}  # dtype kinds, columns
+OFFSETS = {"v_off": "v", "f_off": "f", "tex_off": "tex", "pal_off": "pal"}  # the array that each indexes
 UV_STEPS = 65535
 
 
 @dataclass(frozen=True)
 class StoredMesh:
-    """A textured mesh as a pack holds it: z up, front +x, in any place and size.
+    """A textured mesh as stored in a pack: z up, front +x, at any position and scale.
 
-    vertices: [V, 3] float32.  faces: [F, 3] int32, of any winding.
-    uv:       [V, 2] float32 in [0, 1], v down from the first row.
-    texels:   [h, w] uint8, rows of `palette`; a texture of a single row is not interpolated.
+    vertices: [V, 3] float32.  faces: [F, 3] int32, of either winding.
+    uv:       [V, 2] float32 in [0, 1], v runs downwards from the first row.
+    texels:   [h, w] uint8, indices into `palette`; a texture with a single row is not interpolated.
     palette:  [P, 3] uint8 sRGB.
     """
 
@@ -36,7 +36,7 @@ class StoredMesh:
 
 @dataclass(frozen=True)
 class Pack:
-    """N meshes, rows of a file: `arrays` are the file's, where mesh i owns the rows off[i] to off[i + 1]."""
+    """N meshes of one file. `arrays` are those of the file; the mesh in row i owns rows off[i] to off[i + 1]."""
 
     name: str
     ids: list[str]
@@ -47,11 +47,11 @@ class Pack:
         return len(self.ids)
 
     def only(self, indices: list[int]) -> "Pack":
-        """The pack of some of its meshes."""
+        """Return the pack of the meshes at `indices`."""
         return Pack(self.name, [self.ids[i] for i in indices], [self.rows[i] for i in indices], self.arrays)
 
     def mesh(self, index: int) -> StoredMesh:
-        """The mesh of that number."""
+        """Return the mesh at `index`."""
         row = self.rows[index]
         height, width = self.arrays["tex_hw"][row]
         return StoredMesh(
@@ -68,7 +68,7 @@ class Pack:
 
 
 def pack_of(name: str, meshes: Sequence[StoredMesh]) -> Pack:
-    """The pack of some meshes, its arrays as a file has them but for the wider types of vertices and faces."""
+    """Build a pack of meshes; its arrays are those of a file, except for wider types of vertices and faces."""
     uv = [np.rint(mesh.uv.clip(0, 1) * UV_STEPS).astype(np.uint16) for mesh in meshes]
     parts = {
         "v": [mesh.vertices for mesh in meshes],
@@ -84,11 +84,11 @@ def pack_of(name: str, meshes: Sequence[StoredMesh]) -> Pack:
 
 
 def read_pack(path: Path) -> Pack:
-    """The pack in a file, checked.
+    """Read and check a pack.
 
     Raises:
-        InputError: naming the file, and the mesh if it is one: not a pack, arrays that do not fit together, indices out
-            of range, values that are not finite, a mesh without faces or without texture.
+        InputError: names the file, and the mesh if it is at fault: not a pack, arrays that do not fit together, indices
+            out of range, non-finite values, a mesh without faces or without texture.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -99,10 +99,10 @@ def read_pack(path: Path) -> Pack:
         raise InputError(f"{path}: not a readable pack of meshes: {error}") from None
     for name in OFFSETS:
         if arrays[name].dtype.kind in "iu":
-            arrays[name] = arrays[name].astype(np.int64)  # differences of unsigned ones would never be below 0
+            arrays[name] = arrays[name].astype(np.int64)  # differences of unsigned offsets would never be negative
     ids = arrays.pop("ids")
     if ids.dtype.kind != "U" or ids.ndim != 1 or len(set(ids.tolist())) != len(ids):
-        raise InputError(f"{path}: ids: expected texts, each once")
+        raise InputError(f"{path}: ids: expected unique strings")
     pack = Pack(path.stem, ids.tolist(), list(range(len(ids))), arrays)
     _check_arrays(pack, path)
     _check_meshes(pack, path)
@@ -110,30 +110,32 @@ def read_pack(path: Path) -> Pack:
 
 
 def _check_arrays(pack: Pack, path: Path) -> None:
-    """Raise an InputError for types, shapes and offsets that are wrong."""
+    """Raise an InputError if types, shapes or offsets are wrong."""
     arrays = pack.arrays
     for name, (kinds, columns) in ARRAYS.items():
         array = arrays[name]
         if array.dtype.kind not in kinds or array.shape[1:] != ((columns,) if columns else ()) or array.ndim < 1:
-            raise InputError(f"{path}: {name}: {array.dtype} {list(array.shape)} is not what a pack holds there")
+            raise InputError(
+                f"{path}: {name}: {array.dtype} {list(array.shape)} is not the dtype and shape of this array in a pack"
+            )
     for name in ("tex", "pal"):
         if arrays[name].dtype != np.uint8:
             raise InputError(f"{path}: {name}: expected uint8, got {arrays[name].dtype}")
     if arrays["uv"].dtype != np.uint16 or len(arrays["uv"]) != len(arrays["v"]):
-        raise InputError(f"{path}: uv: expected uint16, a row for each of v")
+        raise InputError(f"{path}: uv: expected uint16 and one row for each row of v")
     for name, target in OFFSETS.items():
         offsets = arrays[name]
         is_sound = offsets.dtype.kind in "iu" and offsets.shape == (len(pack) + 1,)
         if not (is_sound and offsets[0] == 0 and offsets[-1] == len(arrays[target]) and (np.diff(offsets) >= 0).all()):
             raise InputError(
-                f"{path}: {name}: expected {len(pack) + 1} offsets that rise from 0 to the end of {target}"
+                f"{path}: {name}: expected {len(pack) + 1} offsets that increase from 0 to the length of {target}"
             )
     if arrays["tex_hw"].dtype.kind not in "iu" or arrays["tex_hw"].shape != (len(pack), 2):
-        raise InputError(f"{path}: tex_hw: expected height and width of {len(pack)} textures")
+        raise InputError(f"{path}: tex_hw: expected integer height and width of {len(pack)} textures")
 
 
 def _check_meshes(pack: Pack, path: Path) -> None:
-    """Raise an InputError for the first mesh that cannot be drawn."""
+    """Raise an InputError for the first mesh that cannot be rendered."""
     arrays = pack.arrays
     counts = {target: np.diff(arrays[name]) for name, target in OFFSETS.items()}
     height, width = arrays["tex_hw"].astype(np.int64).T
@@ -141,11 +143,11 @@ def _check_meshes(pack: Pack, path: Path) -> None:
     problems = {
         "it has no faces": counts["f"] == 0,
         "it has no texture": (counts["tex"] == 0) | (counts["pal"] == 0),
-        "its texture has another size than tex_hw says": (height * width != counts["tex"]) | (height < 1),
-        "vertices that are not finite": _any((~np.isfinite(arrays["v"])).sum(1) > 0, arrays["v_off"]),
-        "faces of vertices that it does not have": _largest(faces.max(1), arrays["f_off"]) >= counts["v"],
-        "faces of vertices below 0": _any((faces < 0).sum(1) > 0, arrays["f_off"]),
-        "texels of colours that it does not have": _largest(arrays["tex"], arrays["tex_off"]) >= counts["pal"],
+        "its texture does not have the size given by tex_hw": (height * width != counts["tex"]) | (height < 1),
+        "its vertices are not finite": _any((~np.isfinite(arrays["v"])).sum(1) > 0, arrays["v_off"]),
+        "its faces refer to missing vertices": _largest(faces.max(1), arrays["f_off"]) >= counts["v"],
+        "its faces have negative vertex indices": _any((faces < 0).sum(1) > 0, arrays["f_off"]),
+        "its texels refer to missing colours": _largest(arrays["tex"], arrays["tex_off"]) >= counts["pal"],
     }
     for problem, is_wrong in problems.items():
         if is_wrong.any():
@@ -153,13 +155,13 @@ def _check_meshes(pack: Pack, path: Path) -> None:
 
 
 def _any(flags: NDArray[np.bool_], offsets: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """[N]: whether a flag is set among the rows of each mesh."""
+    """Return [N]: whether any flag is set among the rows of each mesh."""
     total = np.concatenate([[0], np.cumsum(flags)])
     return np.diff(total[offsets]) > 0
 
 
 def _largest(values: NDArray[np.integer], offsets: NDArray[np.integer]) -> NDArray[np.int64]:
-    """[N] the largest of the values of each mesh; -1 where it has none."""
+    """Return [N]: the largest value among the rows of each mesh; -1 for a mesh without rows."""
     largest = np.full(len(offsets) - 1, -1, np.int64)
     filled = np.diff(offsets) > 0
     if filled.any():

@@ -1,4 +1,4 @@
-"""`rendering.render` in plain torch, pixel arrays at a time: the oracle of the tests and the benchmark."""
+"""`rendering.render` in vectorised torch: the reference for tests and the benchmark."""
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ def render(obj: MeshObject, cameras: Cameras, lighting: Lighting) -> ObjectRende
 
 
 def albedo(obj: MeshObject, points: Tensor, uv: Tensor) -> Tensor:
-    """[N, 3] sRGB in [0, 1] at world points [N, 3] with texture coordinates [N, 2], float64."""
+    """Return sRGB [N, 3] in [0, 1] at world points [N, 3] with texture coordinates [N, 2], all float64."""
     first, second = (look_up(torch.from_numpy(texture), uv) for texture in obj.textures)
     overlay = obj.overlay
     frame = torch.from_numpy(overlay.frame)
@@ -43,7 +43,7 @@ def albedo(obj: MeshObject, points: Tensor, uv: Tensor) -> Tensor:
 
 
 def look_up(texture: Tensor, uv: Tensor) -> Tensor:
-    """[N, 3] float64 in [0, 1] of a texture [h, w, 3] uint8: bilinear, of a single row the nearest."""
+    """Look up [N, 3] float64 in [0, 1] in a texture [h, w, 3] uint8: bilinear, or nearest if it has a single row."""
     image = texture.double().permute(2, 0, 1)[None] / 255
     mode = "nearest" if len(texture) == 1 else "bilinear"
     grid = (2 * uv - 1)[None, None].clamp(-1 + 1e-9, 1 - 1e-9)
@@ -51,7 +51,7 @@ def look_up(texture: Tensor, uv: Tensor) -> Tensor:
 
 
 def radiance(lighting: Lighting, normals: Tensor) -> Tensor:
-    """[N, 3] light on surfaces of unit normals [N, 3]."""
+    """Return the light [N, 3] on surfaces with unit normals [N, 3]."""
     ambient, directions, diffuse = (
         torch.from_numpy(part) for part in (lighting.ambient, lighting.directions, lighting.diffuse)
     )

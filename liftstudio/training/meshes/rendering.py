@@ -1,4 +1,4 @@
-"""Fast images of textured meshes: visibility by our own rasteriser, texture and light per sample."""
+"""Fast renderer of textured meshes: visibility by `ops.rasterization`, texture and light per sample."""
 
 import math
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from liftstudio.synthetic.rendering import Floats, ObjectRender, Vector, face_pl
 from liftstudio.synthetic.textures import mix
 from liftstudio.training.meshes.posing import MeshObject
 
-SAMPLES = 2  # across a pixel, per axis
-_UNLIT = 0.3  # share of objects without light from anywhere
-_FILL = 0.35  # share of the others with a second light
+SAMPLES = 2  # per pixel and axis
+_UNLIT = 0.3  # share of objects under ambient light alone
+_FILL = 0.35  # share of the others with a second directional light
 
 
 @dataclass(frozen=True)
 class Lighting:
-    """L coloured lights that wrap around ("half-Lambert"), fixed in the object's frame, and an even one.
+    """L coloured, directional half-Lambert lights, fixed in the object's frame, and an ambient light.
 
-    radiance = ambient + sum of diffuse_l (0.5 + 0.5 n . direction_l)^2, per channel, times the sRGB albedo.
+    radiance = ambient + sum over l of diffuse_l (0.5 + 0.5 n . direction_l)^2, per channel, times the sRGB albedo.
     ambient: [3].  directions: [L, 3] unit, towards the lights.  diffuse: [L, 3].  All float64.
     """
 
@@ -33,11 +33,11 @@ class Lighting:
     diffuse: Floats
 
 
-EVEN = Lighting(np.ones(3), np.zeros((0, 3)), np.zeros((0, 3)))  # the albedo as it is
+EVEN = Lighting(np.ones(3), np.zeros((0, 3)), np.zeros((0, 3)))  # shows the unshaded albedo
 
 
 def draw_lighting(draws: Draws) -> Lighting:
-    """Mostly one light from above; some objects have a second one, some have none but the even one."""
+    """Draw a light, mostly from above; some objects have a second one, others only the ambient light."""
     exposure = draws.uniform(0.85, 1.15)
     if draws.chance(_UNLIT):
         return Lighting(np.full(3, min(exposure, 1.0)), np.zeros((0, 3)), np.zeros((0, 3)))
@@ -58,13 +58,13 @@ def _draw_direction(draws: Draws, least_deg: float, most_deg: float) -> Vector:
 
 
 def _draw_tint(draws: Draws) -> Floats:
-    """[3] around 1: a little warm or cold."""
+    """Draw a colour [3] close to white, slightly warm or cold."""
     warmth = draws.uniform(-0.07, 0.07)
     return np.array([1.0 + warmth, 1.0, 1.0 - warmth])
 
 
 def render(obj: MeshObject, cameras: Cameras, lighting: Lighting) -> ObjectRender:
-    """Images of a mesh, seen from both sides; normals that look away from the camera are turned round."""
+    """Render a double-sided mesh; normals that face away from the camera are flipped."""
     fine = cameras.resized(cameras.height * SAMPLES, cameras.width * SAMPLES)
     clip = fine.clip(torch.from_numpy(obj.vertices))
     visible = rasterize(clip, torch.from_numpy(obj.faces).long(), fine.height, fine.width).numpy()
@@ -87,7 +87,7 @@ def _shade(
     pattern: int, count: float, shift: float, frame: Floats, ambient: Floats, directions: Floats, diffuse: Floats,
     rgb: NDArray[np.float32], alpha: NDArray[np.float32], depth: NDArray[np.float32],
 ) -> None:  # fmt: skip
-    """Averages the samples `visible` [B, S H, S W] (face or -1) into the three images [B, H, W, C]."""
+    """Shade the samples `visible` [B, S H, S W] (face index or -1) and average them into images [B, H, W, C]."""
     batch, height, width, _ = rgb.shape
     samples = visible.shape[1] // height
     weight = 1.0 / (samples * samples)
@@ -127,13 +127,13 @@ def _shade(
 
 @njit(nogil=True, cache=True, inline="always")
 def _at(planes: Floats, f: int, first: int, x: float, y: float, z: float) -> float:
-    """The affine function of face f that starts in that column, at a point."""
+    """Evaluate the affine function of face f that starts at column `first`."""
     return planes[f, first] * x + planes[f, first + 1] * y + planes[f, first + 2] * z + planes[f, first + 3]
 
 
 @njit(nogil=True, cache=True, inline="always")
 def _set_normal(planes: Floats, f: int, x: float, y: float, z: float, ray: Vector, normal: Floats) -> None:
-    """The unit normal at a point of face f, on the side of the face that the ray comes from."""
+    """Set `normal` to the unit normal at a point of face f, facing the origin of the ray."""
     nx, ny, nz = _at(planes, f, 4, x, y, z), _at(planes, f, 8, x, y, z), _at(planes, f, 12, x, y, z)
     scale = 1.0 / max(math.sqrt(nx * nx + ny * ny + nz * nz), 1e-12)
     if planes[f, 0] * ray[0] + planes[f, 1] * ray[1] + planes[f, 2] * ray[2] > 0.0:
@@ -143,7 +143,7 @@ def _set_normal(planes: Floats, f: int, x: float, y: float, z: float, ray: Vecto
 
 @njit(nogil=True, cache=True, inline="always")
 def _radiance(normal: Floats, ambient: Floats, directions: Floats, diffuse: Floats, channel: int) -> float:
-    """The light of a channel on a surface of that normal."""
+    """Return the light of one channel on a surface with that normal."""
     radiance = ambient[channel]
     for k in range(len(directions)):
         facing = normal[0] * directions[k, 0] + normal[1] * directions[k, 1] + normal[2] * directions[k, 2]
@@ -154,7 +154,7 @@ def _radiance(normal: Floats, ambient: Floats, directions: Floats, diffuse: Floa
 
 @njit(nogil=True, cache=True, inline="always")
 def _look_up(texture: NDArray[np.uint8], u: float, v: float, texel: Floats) -> None:
-    """The colour in [0, 1] at (u, v): bilinear, its border repeated; of a texture of one row the nearest one."""
+    """Set `texel` to the colour in [0, 1] at (u, v): bilinear with clamped borders, or nearest if h is 1."""
     height, width = texture.shape[0], texture.shape[1]
     if height == 1:
         nearest = min(max(int(u * width), 0), width - 1)

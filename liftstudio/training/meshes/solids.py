@@ -1,4 +1,4 @@
-"""The insides of meshes, open or closed and of any winding: what lies behind the surface wherever one looks from."""
+"""Interiors of meshes, open or closed and of either winding: the cells that are hidden from all directions."""
 
 import hashlib
 import zipfile
@@ -19,24 +19,24 @@ from liftstudio.training.meshes.packs import StoredMesh
 from liftstudio.training.meshes.posing import MeshObject, canonical
 from liftstudio.training.solids import Bits, Solid, pack, unit_frame
 
-GRID = 72  # cells along each side of the object's own box
-PIXELS = 128  # across a depth map
-VERSION = 1  # of the carving: another one makes all solids anew
+GRID = 72  # cells along each side of the object's bounding box
+PIXELS = 128  # width and height of a depth map
+VERSION = 1  # of the carving algorithm; part of the cache key
 _AXES = np.array([
     [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, -1, 0], [1, 0, 1], [1, 0, -1], [0, 1, 1], [0, 1, -1],
     [1, 1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1],
 ], np.float64)  # fmt: skip
-_SLACK = 0.5  # pixels of a depth map, by which a surface may be nearer than it was seen at its pixel's centre
+_SLACK = 0.5  # depth tolerance in pixels of a depth map, since a pixel stores only the depth at its centre
 
 
 class Solids:
-    """The insides of stored meshes, each made when it is first asked for and kept, also on the disk."""
+    """Interiors of stored meshes, each computed on first use and cached in memory and on disk."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, Bits] = {}  # by geometry: names are unique only within a pack
+        self._kept: dict[str, Bits] = {}  # keyed by geometry, since names are unique only within a pack
 
     def of(self, mesh: StoredMesh, obj: MeshObject, front_deg: float) -> Solid:
-        """Of the object that a mesh was made into, its front at that azimuth of the rig."""
+        """Return the interior of `obj`, which was posed from `mesh`, with its front at that azimuth of the rig."""
         half = obj.half * [1.0, -1.0 if obj.mirrored else 1.0, 1.0]
         return Solid(lambda: self._cells(mesh), unit_frame(front_deg, half))
 
@@ -48,7 +48,7 @@ class Solids:
 
 
 def kept_cells(mesh: StoredMesh) -> Bits:
-    """`carve`, from the cache if it is there and whole."""
+    """Return the result of `carve`, from the cache if it has a valid entry."""
     key = content_key({"version": VERSION, "grid": GRID, "geometry": _digest(mesh)})
     path = cache_folder() / "solids" / f"{key}.npz"
     if (found := _read(path)) is not None:
@@ -58,7 +58,7 @@ def kept_cells(mesh: StoredMesh) -> Bits:
         with atomic_path(path) as temporary:
             np.savez_compressed(temporary, bits=bits)
     except OSError as error:
-        log.warning("%s: not kept for another run (%s)", error.filename or path, error.strerror or error)
+        log.warning("%s: not cached for later runs (%s)", error.filename or path, error.strerror or error)
     return bits
 
 
@@ -67,7 +67,7 @@ def _digest(mesh: StoredMesh) -> str:
 
 
 def _read(path: Path) -> Bits | None:
-    """What the cache holds there; None if there is nothing that can be used."""
+    """Return the cached cells; None if there is no valid file."""
     try:
         with np.load(path, allow_pickle=False) as file:
             bits = file["bits"]
@@ -77,12 +77,11 @@ def _read(path: Path) -> Bits | None:
 
 
 def carve(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> Bits:
-    """Which cells of the mesh's box are inside: those that none of 26 depth maps from all around sees.
+    """Return the inside cells of the mesh's box: those that none of 26 depth maps from all around sees.
 
-    vertices: [V, 3]. faces: [F, 3]. A cell counts by its centre. Cells that the surface passes through count as well
-    where there is nothing inside around them, so that parts thinner than a cell stay; counting all of them would make
-    everything half a cell thicker. To let a single map see an inside cell would fill deep cups, whose bottoms are seen
-    from straight above alone.
+    vertices: [V, 3]. faces: [F, 3]. A cell is tested at its centre. A cell on the surface is also inside if none of its
+    neighbours is, which keeps parts thinner than a cell; adding all surface cells would thicken everything by half a
+    cell. One map that sees a cell suffices to clear it: the bottom of a deep cup is visible only from straight above.
     """
     placed = canonical(vertices)
     half = np.maximum(placed.max(0), 1e-6)
@@ -96,10 +95,10 @@ def carve(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> Bits:
 
 
 def depth_maps(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> tuple[NDArray[np.float32], Floats, float]:
-    """First surfaces seen along 26 directions, orthographic.
+    """Render orthographic depth maps along 26 directions.
 
-    Returns (depths [26, P, P] float32: coordinate along the direction towards the eye, -inf where there is none;
-    bases [26, 3, 3]: right, up and that direction; radius: half the side that a map shows).
+    Returns (depths [26, P, P] float32: coordinate along the direction towards the camera, -inf on the background;
+    bases [26, 3, 3]: right, up and that direction; radius: half the width of the region that a map covers).
     """
     forward = np.concatenate([_AXES, -_AXES])
     forward /= np.linalg.norm(forward, axis=1, keepdims=True)
@@ -142,13 +141,13 @@ def _measure(
                     p = vertices[faces[f, corner]]
                     depth = p[0] * forward[0] + p[1] * forward[1] + p[2] * forward[2]
                     low, high = min(low, depth), max(high, depth)
-                # Faces seen edge-on have no sound plane, but still a nearest and a farthest corner.
+                # The plane of a face seen edge-on is ill-conditioned, so clamp to the depth range of its corners.
                 depths[b, i, j] = min(max(height / along, low), high) if along != 0.0 else high
 
 
 @njit(nogil=True, cache=True)
 def _behind(depths: NDArray[np.float32], bases: Floats, radius: float, half: Floats, inside: NDArray[np.bool_]) -> None:
-    """Marks the cells whose centres none of the maps sees."""
+    """Mark the cells whose centres no map sees."""
     batch, size, _ = depths.shape
     grid = inside.shape[0]
     scale = 0.5 * size / radius
@@ -170,7 +169,7 @@ def _behind(depths: NDArray[np.float32], bases: Floats, radius: float, half: Flo
 
 @njit(nogil=True, cache=True)
 def _touch(vertices: Floats, faces: NDArray[np.int32], half: Floats, surface: NDArray[np.bool_]) -> None:
-    """Marks the cells that points of the faces, less than half a cell apart, lie in."""
+    """Mark the cells on the surface, by points on the faces at most half a cell apart."""
     grid = surface.shape[0]
     corners = np.empty((3, 3))
     for f in range(len(faces)):
@@ -194,7 +193,7 @@ def _touch(vertices: Floats, faces: NDArray[np.int32], half: Floats, surface: ND
 
 @njit(nogil=True, cache=True)
 def _add_thin(surface: NDArray[np.bool_], solid: NDArray[np.bool_], inside: NDArray[np.bool_]) -> None:
-    """Adds the cells of the surface that have nothing solid among their neighbours."""
+    """Add the surface cells that have no solid cell among their neighbours."""
     grid = surface.shape[0]
     for i in range(grid):
         for j in range(grid):

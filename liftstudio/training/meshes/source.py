@@ -1,4 +1,4 @@
-"""Samples of real meshes, mixed with procedural ones."""
+"""Training samples of real meshes, mixed with procedural objects."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,17 +23,17 @@ from liftstudio.training.meshes.split import group_alike, held_out, place, shape
 from liftstudio.training.meshes.variation import varied
 from liftstudio.training.rigs import Rig, RigConfig, draw_rig, fitted, measured_count
 
-BORDER = 0.02  # of the input image, that stays empty around the object
+BORDER = 0.02  # share of the input image kept empty on every side of the object
 
 
 class MeshObjects(SampleSource):
-    """Real meshes from a folder, and procedural objects for the rest of the samples."""
+    """Real meshes from a folder; the remaining share of samples is procedural."""
 
     def __init__(self, config: DataConfig) -> None:
-        """Reads all meshes into memory.
+        """Read all meshes into memory.
 
         Raises:
-            InputError: no meshes, faulty ones, one without licence, no weight for any.
+            InputError: there are no meshes, one is faulty or has no licence, or all weights are 0.
         """
         self.config = config
         self.procedural = ProceduralObjects(config)
@@ -50,7 +50,7 @@ class MeshObjects(SampleSource):
             raise InputError("data.weights: 0 for every mesh")
         self.until = torch.tensor(weights, dtype=torch.float64).cumsum(0)
         counts = len(self.trained), sum(measured), len(set(groups.tolist()))
-        log.info("objects: %d meshes to train on and %d to measure, of %d shapes", *counts)
+        log.info("objects: %d meshes for training and %d held out, of %d shapes", *counts)
 
     def training(self, number: int, views: int, generator: torch.Generator) -> Sample:
         """See `SampleSource.training`."""
@@ -72,7 +72,7 @@ class MeshObjects(SampleSource):
         return view_mesh(mesh, obj, lighting, rig, self.solids)
 
     def unseen(self, number: int) -> Sample:
-        """See `SampleSource.unseen`; one mesh alone is trained on all the same."""
+        """See `SampleSource.unseen`; if all meshes have one shape, they are trained on as well."""
         generator = torch.Generator().manual_seed(number)
         pack, index = self.measured[number % len(self.measured)]
         mesh = pack.mesh(index)
@@ -81,7 +81,7 @@ class MeshObjects(SampleSource):
 
 
 def view_mesh(mesh: StoredMesh, obj: MeshObject, lighting: Lighting, rig: Rig, solids: Solids) -> Sample:
-    """A mesh with its front at the rig's `front_deg`, seen by the rig's cameras; the input camera sees all of it."""
+    """Render a mesh, its front at azimuth `rig.front_deg`; the input camera is fitted to see the whole object."""
     rig = fitted(rig, torch.from_numpy(obj.vertices), BORDER)
     images = render(obj, turned(concatenate([rig.input_camera, rig.views]), -rig.front_deg), lighting)
     rgba = torch.cat([images.rgb, images.alpha], dim=-1)
@@ -89,9 +89,9 @@ def view_mesh(mesh: StoredMesh, obj: MeshObject, lighting: Lighting, rig: Rig, s
 
 
 def unseen_rig(config: RigConfig) -> RigConfig:
-    """Cameras of the meshes that are measured: input views from all around, upright and through SV3D's lens.
+    """Return the rig for evaluation: input views from all around, upright and with SV3D's lens.
 
-    Views are free, as an orbit ends at the input view; only priors that know nothing but orbits are measured on them.
+    Views are free, since an orbit ends at the input view. Only a prior trained on orbits alone is evaluated on them.
     """
     return replace(
         config, input_azimuth_deg=180.0, input_elevation_deg=(-10.0, 45.0), lens_share=0.0, roll_deg=0.0, shift=0.0,
@@ -100,22 +100,22 @@ def unseen_rig(config: RigConfig) -> RigConfig:
 
 
 def read_folder(folder: Path, config: DataConfig) -> list[Pack]:
-    """The meshes that a config's folder holds and its licences allow, none of the packs empty.
+    """Read the meshes of a folder that `config.licences` allows, as non-empty packs.
 
     Raises:
-        InputError: there is no such folder, nothing in it, or both packs and mesh files; what `read_pack`,
-            `read_catalog` and `read_files` refuse.
+        InputError: the folder is missing or empty, holds both packs and mesh files, or holds faulty ones (see
+            `read_pack`, `read_catalog` and `read_files`).
     """
     if not folder.is_dir():
         raise InputError(f"data.objects: {folder}: {'expected a folder' if folder.exists() else 'no such folder'}")
     paths, files = sorted(folder.glob("*.npz")), find_files(folder)
     if not paths and not files:
-        raise InputError(f"data.objects: {folder}: neither packs (*.npz) nor mesh files ({', '.join(SUFFIXES)})")
+        raise InputError(f"data.objects: {folder}: found neither packs (*.npz) nor mesh files ({', '.join(SUFFIXES)})")
     if paths and files:
         found = f"{paths[0].name} and {files[0].relative_to(folder)}"
         raise InputError(f"data.objects: {folder}: holds both packs and mesh files ({found}); expected one kind")
     if files:
-        return [read_files(folder)]  # the user's own: they need no catalogue
+        return [read_files(folder)]  # the user's own files need no catalogue
     packs = [read_pack(path) for path in paths]
     if unknown := sorted(config.weights.keys() - {pack.name for pack in packs}):
         log.warning("data.weights: %s has no pack named %s", folder, " or ".join(unknown))
@@ -123,9 +123,9 @@ def read_folder(folder: Path, config: DataConfig) -> list[Pack]:
     for pack in packs:
         for name in pack.ids:
             if (pack.name, name) not in entries:
-                raise InputError(f"{folder / CATALOG}: no row for {name} of {pack.name}.npz")
+                raise InputError(f"{folder / CATALOG}: no row for {name} from {pack.name}.npz")
     allowed = iter(chosen([entries[pack.name, name] for pack in packs for name in pack.ids], config.licences))
     kept = [pack.only([index for index in range(len(pack)) if next(allowed)]) for pack in packs]
     if not any(map(len, kept)):
-        raise InputError(f"data.objects: {folder}: data.licences leaves no object")
+        raise InputError(f"data.objects: {folder}: data.licences excludes every object")
     return [pack for pack in kept if len(pack)]

@@ -1,4 +1,4 @@
-"""Which meshes are trained on and which are measured: meshes of one shape are on one side."""
+"""Split of meshes into training and held-out sets; meshes of the same shape stay on one side."""
 
 import hashlib
 
@@ -12,15 +12,15 @@ from scipy.spatial import cKDTree
 from liftstudio.synthetic.assembly import Floats
 from liftstudio.training.meshes.packs import StoredMesh
 
-UNSEEN_SHARE = 0.08  # of the groups
-_BINS = 8  # of the radius, and of the height
-_ALIKE = 0.015  # distance of the shares of area in all bins, for meshes that are one shape
+UNSEEN_SHARE = 0.08  # of the groups are held out
+_BINS = 8  # along the radius and along the height
+_ALIKE = 0.015  # maximum distance of the profiles of meshes with the same shape
 
 
 def shape_profile(mesh: StoredMesh) -> Floats:
-    """[64] shares of the area by distance from the vertical axis and by height, the same in any size, place and turn.
+    """Return the histogram [64] of surface area over distance from the vertical axis and height; it sums to 1.
 
-    Also of mirror images; colours do not matter.
+    It does not depend on position, scale, rotation about the vertical axis, mirroring or colours.
     """
     profile = np.zeros((_BINS, _BINS))
     _add_area(mesh.vertices.astype(np.float64), mesh.faces, profile)
@@ -29,7 +29,7 @@ def shape_profile(mesh: StoredMesh) -> Floats:
 
 @njit(nogil=True, cache=True)
 def _add_area(vertices: Floats, faces: NDArray[np.int32], profile: Floats) -> None:
-    """Adds the faces' areas to the bins [radius, height] around them, relative to the mean and the spread of all."""
+    """Add the face areas to bins [radius, height], relative to the mean and spread of the surface."""
     count, bins = len(faces), profile.shape[0]
     area, middle = np.empty(count), np.empty((count, 3))
     for f in range(count):
@@ -47,7 +47,7 @@ def _add_area(vertices: Floats, faces: NDArray[np.int32], profile: Floats) -> No
         spread += (area * middle[:, axis] ** 2).sum() / total
     unit = max(np.sqrt(spread), 1e-30)
     for f in range(count):
-        # Shared between two bins each way, so that rounding moves little: radii to 2.5, heights from -2.5 to 2.5.
+        # Linear binning keeps the profile stable under rounding: radii to 2.5, heights from -2.5 to 2.5.
         r = min(np.sqrt(middle[f, 0] ** 2 + middle[f, 1] ** 2) / unit / 2.5, 0.999) * (bins - 1)
         h = min(max(middle[f, 2] / unit / 5.0 + 0.5, 0.0), 0.999) * (bins - 1)
         i, j = int(r), int(h)
@@ -59,16 +59,17 @@ def _add_area(vertices: Floats, faces: NDArray[np.int32], profile: Floats) -> No
 
 
 def group_alike(profiles: Floats) -> NDArray[np.int32]:
-    """[N] the group of each of N shapes: those whose profiles [N, D] differ little, directly or by way of others."""
+    """Return the group [N] of each shape: connected components of shapes with similar profiles [N, D]."""
     pairs = cKDTree(profiles).query_pairs(_ALIKE, output_type="ndarray")
     links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(profiles), len(profiles)))
     return connected_components(links, directed=False)[1]
 
 
 def held_out(names: list[str], groups: NDArray[np.int32]) -> list[bool]:
-    """[N]: which are measured, by a hash of the first name of their group; never all groups, one at least of several.
+    """Return [N]: which meshes are held out, by a hash of the first name in their group.
 
-    Other meshes in the folder change nothing about these, unless they join their groups.
+    With several groups, at least one is held out and at least one is not. Adding meshes does not change the choice
+    for others, unless they join their groups.
     """
     first: dict[int, str] = {}
     for name, group in sorted(zip(names, groups.tolist(), strict=True)):
@@ -80,5 +81,5 @@ def held_out(names: list[str], groups: NDArray[np.int32]) -> list[bool]:
 
 
 def place(name: str) -> float:
-    """A number in [0, 1) that a name has for ever."""
+    """Return a number in [0, 1) that depends on the name alone."""
     return int(hashlib.sha256(f"unseen: {name}".encode()).hexdigest()[:13], 16) / 16**13

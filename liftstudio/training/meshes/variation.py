@@ -1,4 +1,4 @@
-"""What is varied about a mesh each time it is drawn: its proportions, its side, now and then its colours."""
+"""Random variation of a mesh each time it is drawn: proportions, mirroring, and sometimes colours."""
 
 from dataclasses import replace
 
@@ -12,16 +12,16 @@ from liftstudio.synthetic.textures import Pattern
 from liftstudio.training.meshes.packs import StoredMesh
 from liftstudio.training.meshes.posing import MeshObject, Overlay, pose
 
-STRETCH = (0.8, 1.25)  # least and most, along each axis
+STRETCH = (0.8, 1.25)  # range of the factor along each axis
 _RECOLOURED = 0.15  # share of objects in other colours
-_PATTERNED = {True: 0.12, False: 0.04}  # share of objects with a pattern, where colours are flat or not
+_PATTERNED = {True: 0.12, False: 0.04}  # share of objects with a pattern; key: whether colours are flat
 _PATTERNS = {Pattern.STRIPES: 0.3, Pattern.CHECKS: 0.2, Pattern.SPOTS: 0.3, Pattern.WAVES: 0.2}
 _TURN = np.array([[1, 1, 1], [1, 1, 1], [1, 1, 1]]) / 3
 _ACROSS = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
 
 
 def varied(mesh: StoredMesh, draws: Draws) -> MeshObject:
-    """The mesh in canonical pose, in other proportions each time; all that is random are `draws`."""
+    """Return the mesh in canonical pose, with random proportions; all randomness comes from `draws`."""
     low, high = np.log(STRETCH)
     stretch = np.exp([draws.uniform(low, high) for _ in range(3)])
     mirrored = draws.chance(0.5)
@@ -34,7 +34,7 @@ def varied(mesh: StoredMesh, draws: Draws) -> MeshObject:
 
 
 def recoloured(palette: NDArray[np.uint8], draws: Draws) -> NDArray[np.uint8]:
-    """The colours [P, 3] turned about the grey axis by any angle, and dyed, so that greys have a colour as well."""
+    """Return the colours [P, 3], rotated about the grey axis by a random angle and tinted, so that greys change too."""
     angle = draws.uniform(0, 2 * np.pi)
     turn = _TURN + np.cos(angle) * (np.eye(3) - _TURN) + np.sin(angle) * _ACROSS
     dye = np.array([draws.uniform(0.65, 1.1) for _ in range(3)])
@@ -42,10 +42,10 @@ def recoloured(palette: NDArray[np.uint8], draws: Draws) -> NDArray[np.uint8]:
 
 
 def _patterned(obj: MeshObject, mesh: StoredMesh, draws: Draws) -> MeshObject:
-    """With some of its colours replaced where a pattern wants it."""
+    """Replace some of its colours where a random pattern applies."""
     other = np.array(draw_palette(draws, 1)[0]) * 255
     strength = draws.uniform(0.4, 1.0)
-    # Colours near to a chosen one change, which are whole parts of an object of flat colours.
+    # Colours near a chosen one change: on an object of flat colours, these are whole parts.
     chosen = mesh.palette[draws.integer(0, len(mesh.palette) - 1)]
     is_near = (np.abs(mesh.palette.astype(np.int16) - chosen).max(1) < 64)[:, None]
     second = np.where(is_near, _bytes(mesh.palette + strength * (other - mesh.palette)), mesh.palette)

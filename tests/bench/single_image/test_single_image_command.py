@@ -128,12 +128,12 @@ def test_an_object_that_fails_does_not_stop_the_others(capsys: pytest.CaptureFix
     ("words", "message"),
     [
         (["nowhere"], "error: nowhere: no such folder"),
-        ([str(assets.packaged("configs"))], "neither it nor a sub-folder has a transforms.json"),
+        ([str(assets.packaged("configs"))], "found no transforms.json"),
         (["objects", "--only", "cube"], "error: --only cube: no such capture in objects"),
         (["objects", "--config", "none"], "none.yaml"),
         (["objects", "--config", "reconstruct-views"], "image=none' has no effect"),
         (["objects", "--config", "mvdream"], "mvdream"),
-        (["objects", "--estimate-elevation"], "--estimate-elevation: sv3d-masked-sds estimates no elevation"),
+        (["objects", "--estimate-elevation"], "--estimate-elevation: sv3d-masked-sds does not estimate it"),
         (["objects", "--view", "9.png", "--views-only"], "no view 9.png; there are 000.png"),
         (["objects", "prior.weights=none.safetensors"], "none.safetensors"),
         (

@@ -287,7 +287,7 @@ def test_toys_stand_in_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
 WRONG = [
     ({"views_per_step": [4, 4]}, "views_per_step: expected one number, or as many as there are resolutions"),
     ({"resolution": [8, 16]}, "resolution_milestones: expected one step fewer than there are resolutions"),
-    ({"resolution": [8, 16, 9], "resolution_milestones": [3, 2]}, "resolution_milestones: expected rising steps"),
+    ({"resolution": [8, 16, 9], "resolution_milestones": [3, 2]}, "resolution_milestones: expected ascending steps"),
     ({"elevation_range_deg": (5.0, 1.0)}, "elevation_range_deg: expected the lower value first, got 5, 1"),
     (
         {"min_step_percent": Schedule.constant(0.6)},

@@ -238,7 +238,7 @@ def test_reconstruction_uses_the_input_image_alone(here: Path) -> None:
 FAULTS = {
     "image=opaque.png": "opaque.png: the picture is opaque and its background is not one plain colour; give an RGBA",
     f"{COARSE}.guidance.mv.views_per_step=[6]": "views_per_step[0]: expected a multiple of 4, got 6",
-    f"{COARSE}.renderer.normal_gradients=false": "renderer.normal_gradients: expected true, as lambda_orientation acts",
+    f"{COARSE}.renderer.normal_gradients=false": "renderer.normal_gradients: expected true, since lambda_orientation",
     "system.material.shaded=2": "system.material.shaded: expected 0 to 1, got 2",
     "system.material.distance=[2,1]": "system.material.distance: expected the lower value first, got 2, 1",
     "prior.weights=no.pt": "no.pt: no such file or folder",

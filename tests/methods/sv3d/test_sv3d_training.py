@@ -85,7 +85,9 @@ def test_views_from_anywhere_become_an_orbit() -> None:
     sorted_, straight = (training.closed(each) for each in (mixed, sample))
     assert torch.equal(sorted_.images, straight.images)
     assert torch.equal(sorted_.rig.views.c2w, straight.rig.views.c2w)
-    torch.testing.assert_close(straight.images, sample.images, rtol=0, atol=2e-2)  # the posed is rendered by itself
+    torch.testing.assert_close(
+        straight.images, sample.images, rtol=0, atol=2e-2
+    )  # the input view is rendered by itself
 
 
 def test_noise_levels() -> None:
@@ -185,7 +187,7 @@ WRONG = {
     "task.size.head_width=64": "task.size.widths: expected multiples of 64, got 32, 64",
     "task.size.tower_width=40": "task.size.tower_width: expected multiples of 16, got 40",
     "task.size.patch=5": "data.resolution: expected a multiple of 5 for this task.size, got 32",
-    "data.rig.views=[1,4]": "data.rig.views: expected 2 or more, a round that ends at the posed, got 1",
+    "data.rig.views=[1,4]": "data.rig.views: expected 2 or more, a round that ends at the input view, got 1",
 }
 
 

@@ -51,13 +51,13 @@ def test_objects_are_left_out_for_their_licence(
     (folder / "catalog.csv").write_text(text.replace("shared,CC0", "shared,CC-BY-SA-3.0"))
     with caplog.at_level(logging.INFO, "liftstudio"):
         source = open_meshes(folder)
-    assert "objects: 5 left out for their licences: CC-BY-SA-3.0 5" in caplog.text
+    assert "objects: 5 left out because of their licences: CC-BY-SA-3.0 5" in caplog.text
     found = [pack.ids[i] for pack, i in source.trained + source.measured]
     assert sorted(found) == sorted(mesh.name for mesh in meshes[:3])
     source = open_meshes(folder, licences="any")
     assert len(source.trained) + len(source.measured) == 8
     (folder / "catalog.csv").write_text(text.replace("CC0", "GPL"))
-    with pytest.raises(InputError, match=r"data\.licences leaves no object"):
+    with pytest.raises(InputError, match=r"data\.licences excludes every object"):
         open_meshes(folder)
 
 

@@ -86,22 +86,22 @@ def _huge(array: np.ndarray) -> np.ndarray:
 BROKEN = {
     "no array v": (lambda arrays: arrays.pop("v"), "it has no array v"),
     "objects": (_set("ids", lambda a: a.astype(object)), "not a readable pack"),
-    "same id": (_set("ids", _put(1, "kaykit_furniture_armchair")), "ids: expected texts, each once"),
-    "integer vertices": (_set("v", lambda a: a.astype(np.int32)), r"v: int32 .* is not what a pack holds there"),
+    "same id": (_set("ids", _put(1, "kaykit_furniture_armchair")), "ids: expected unique strings"),
+    "integer vertices": (_set("v", lambda a: a.astype(np.int32)), r"v: int32 .* is not the dtype and shape"),
     "flat vertices": (_set("v", lambda a: a[:, :2]), r"v: float16 \[\d+, 2\]"),
     "wide colours": (_set("pal", lambda a: a.astype(np.uint16)), "pal: expected uint8"),
-    "short uv": (_set("uv", lambda a: a[:-1]), "uv: expected uint16, a row for each of v"),
-    "offsets": (_set("f_off", _put(3, 10**6)), "f_off: expected 9 offsets that rise from 0 to the end of f"),
-    "unsigned offsets": (_set("f_off", _falling), "f_off: expected 9 offsets that rise from 0 to the end of f"),
+    "short uv": (_set("uv", lambda a: a[:-1]), "uv: expected uint16 and one row for each row of v"),
+    "offsets": (_set("f_off", _put(3, 10**6)), "f_off: expected 9 offsets that increase from 0 to the length of f"),
+    "unsigned offsets": (_set("f_off", _falling), "f_off: expected 9 offsets that increase from 0 to the length of f"),
     "missing offset": (_set("v_off", lambda a: a[:-1]), "v_off: expected 9 offsets"),
-    "sizes": (_set("tex_hw", lambda a: a[:-1]), "tex_hw: expected height and width of 8 textures"),
-    "texture size": (_set("tex_hw", _put((2, 1), 77)), "quat_nature_pack_rock_moss_5: its texture has another size"),
-    "index": (_set("f", _put((0, 0), 65000)), "kaykit_furniture_armchair: faces of vertices that it does not have"),
-    "huge index": (_set("f", _huge), "kaykit_furniture_armchair: faces of vertices below 0"),
-    "not finite": (_set("v", _put((-1, 0), np.nan)), "kaykit_dungeon_torch_gltf: vertices that are not finite"),
+    "sizes": (_set("tex_hw", lambda a: a[:-1]), "tex_hw: expected integer height and width of 8 textures"),
+    "texture size": (_set("tex_hw", _put((2, 1), 77)), "quat_nature_pack_rock_moss_5: its texture does not have"),
+    "index": (_set("f", _put((0, 0), 65000)), "kaykit_furniture_armchair: its faces refer to missing vertices"),
+    "huge index": (_set("f", _huge), "kaykit_furniture_armchair: its faces have negative vertex indices"),
+    "not finite": (_set("v", _put((-1, 0), np.nan)), "kaykit_dungeon_torch_gltf: its vertices are not finite"),
     "no faces": (_set("f_off", _empty_last), "kaykit_dungeon_torch_gltf: it has no faces"),
     "no texture": (_set("tex_off", _empty_last), "kaykit_dungeon_torch_gltf: it has no texture"),
-    "colour": (_set("tex", _put(-1, 255)), "texels of colours that it does not have"),
+    "colour": (_set("tex", _put(-1, 255)), "its texels refer to missing colours"),
 }
 
 
@@ -132,7 +132,7 @@ def test_catalogues_that_cannot_be_used(meshes: list[StoredMesh], tmp_path: Path
     folder = write_folder(tmp_path / "packs", [pack_of("some", meshes)])
     sound = (folder / "catalog.csv").read_text().splitlines(keepends=True)
     for text, message in {
-        "".join(sound[:-1]): r"no row for kaykit_dungeon_torch_gltf of some\.npz",
+        "".join(sound[:-1]): r"no row for kaykit_dungeon_torch_gltf from some\.npz",
         "".join([*sound, sound[-1]]): "kaykit_dungeon_torch_gltf: listed twice",
         "".join(sound).replace("torch_gltf,some,CC0", "torch_gltf,some, "): "torch_gltf: no licence is given",
         "id,pack\n": "column missing: licence",
@@ -170,7 +170,7 @@ def test_folders_and_options_that_cannot_be_used(tmp_path: Path) -> None:
     for path, message in {tmp_path / "none": "no such folder", FOLDER / "catalog.csv": "expected a folder"}.items():
         with pytest.raises(InputError, match=f"^data.objects: .*{message}"):
             open_meshes(path)
-    with pytest.raises(InputError, match=r"neither packs \(\*\.npz\) nor mesh files \(\.glb"):
+    with pytest.raises(InputError, match=r"found neither packs \(\*\.npz\) nor mesh files \(\.glb"):
         open_meshes(tmp_path)
     for options, message in {
         '{"objects_share": 1.1}': r"objects_share: expected 0 to 1, got 1\.1",
