@@ -1,6 +1,6 @@
-"""Folders to run in as fixtures: empty ones, the tiny ball's, the tiny project."""
+"""Fixtures for folders to run in: an empty one, the tiny ball's, the tiny project."""
 
-# First, because it sets how OpenMP's threads wait, before torch starts them: training steps are ten times slower else.
+# First, because it sets how OpenMP's threads wait before torch starts them; otherwise training is ten times slower.
 import liftstudio  # isort: skip  # noqa: F401
 
 import logging
@@ -20,13 +20,13 @@ registry.load_methods()  # every test knows their components by name
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Random seeds are not part of a test's name, which is the same in all processes that share the tests."""
+    """Keep random seeds out of test names, which must be the same in all worker processes."""
     return argname if argname == "seed" else None
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Global random numbers that differ from test to test, and in `make test-random` from run to run."""
+    """Seed the global generators differently for each test and, in `make test-random`, for each run."""
     seed = fresh_seed()
     print(f"seed of the global random numbers: {seed}")  # noqa: T201  shown when a test fails
     random.seed(seed)
@@ -36,7 +36,7 @@ def seeded() -> None:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, empty, with a cache of its own."""
+    """An empty current folder with its own cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
     return tmp_path
@@ -44,7 +44,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def ball_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same with the picture and the weights of the tiny ball's prior; what is logged reaches `caplog`."""
+    """The same with the image and the weights of the tiny ball's prior; log messages reach `caplog`."""
     from helpers.tiny_prior import TinyBall, write_ball, write_weights
 
     monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
@@ -69,7 +69,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def project_with_extension(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same for processes of their own."""
+    """The same for runs in separate processes."""
     make_project(tmp_path, extension=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path

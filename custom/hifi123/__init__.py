@@ -1,4 +1,4 @@
-"""HiFi-123: views that keep the texture of the photograph (Yu et al. 2023)."""
+"""HiFi-123: generated views that keep the texture of the input photograph (Yu et al. 2023)."""
 
 COMPONENTS = {
     "depth-prior": {"sd2-depth": "prior"},

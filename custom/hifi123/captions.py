@@ -1,4 +1,4 @@
-"""Texts that say what a training object looks like, and the tokenizer that knows their words."""
+"""Captions of training objects, and a tokenizer for their words."""
 
 import colorsys
 import json
@@ -16,19 +16,20 @@ from liftstudio.core.files import atomic_write
 from liftstudio.synthetic import TexturedObject
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-TOKENS = 77  # of a text, with its start and its end and what fills it up: those of Stable Diffusion
+TOKENS = 77  # per text, with start, end and padding, as in Stable Diffusion
 
 _NOUNS = ("toy figure", "toy", "figure", "object")
 _PATTERNS = ("plain", "striped", "shaded", "halved", "checked", "spotted", "wavy")  # of `textures.Pattern`, in order
 _GREYS = ("black", "grey", "white")
 _HUES = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink")
-_HUE_ENDS = (0.04, 0.11, 0.19, 0.43, 0.54, 0.71, 0.83, 0.95)  # where each hue ends, in turns; then red again
+# Upper end of each hue, as a fraction of a turn; then red again.
+_HUE_ENDS = (0.04, 0.11, 0.19, 0.43, 0.54, 0.71, 0.83, 0.95)
 _GREY_SATURATION, _DARK = 0.18, 0.2
 _WORDS = ("a", "an", "the", "and", "of", "with", *" ".join(_NOUNS).split(), *_PATTERNS, *_GREYS, *_HUES)
 
 
 def draw_caption(obj: TexturedObject | None, generator: torch.Generator) -> str:
-    """What an object is, in a few words: half of the time as `caption`, if it is known."""
+    """Draw a short description of an object: half of the time its `caption` if the object is known, else a noun."""
     noun = _NOUNS[_draw(len(_NOUNS), generator)]
     if obj is None or not _draw(2, generator):
         return f"{'an' if noun == 'object' else 'a'} {noun}"
@@ -36,7 +37,7 @@ def draw_caption(obj: TexturedObject | None, generator: torch.Generator) -> str:
 
 
 def caption(obj: TexturedObject, noun: str) -> str:
-    """An object in a few words: the colours and the pattern of its body, and what it is."""
+    """Return a caption of an object: the colours and the pattern of its body, and what it is."""
     names = [color_name(*obj.colors[0, which]) for which in (0, 1)]
     pattern = int(obj.patterns[0])
     colors = names[0] if pattern == 0 else f"{names[0]} and {names[1]}"
@@ -44,7 +45,7 @@ def caption(obj: TexturedObject, noun: str) -> str:
 
 
 def color_name(red: float, green: float, blue: float) -> str:
-    """The name of an sRGB colour in [0, 1]."""
+    """Return the name of an sRGB colour in [0, 1]."""
     hue, saturation, value = colorsys.rgb_to_hsv(red, green, blue)
     if value < _DARK:
         return _GREYS[0]
@@ -54,7 +55,7 @@ def color_name(red: float, green: float, blue: float) -> str:
 
 
 def caption_tokens(text: str) -> Tensor:
-    """[77] int64 tokens of a caption or of the empty text, as the tokenizer of `write_tokenizer` finds them."""
+    """Return the [77] int64 tokens of a caption or the empty text, as the tokenizer of `write_tokenizer` does."""
     numbers = _vocabulary()
     inside = [numbers[f"{word}</w>"] for word in text.split()]
     ends = [numbers[END]] * (TOKENS - 1 - len(inside))
@@ -62,12 +63,12 @@ def caption_tokens(text: str) -> Tensor:
 
 
 def vocabulary_size() -> int:
-    """How many tokens there are."""
+    """Return the number of tokens in the vocabulary."""
     return len(_vocabulary())
 
 
 def write_tokenizer(folder: Path) -> None:
-    """CLIP's tokenizer in transformers' form: captions' words are one token each, others those of their letters."""
+    """Write a CLIP tokenizer in transformers' format: words of captions are one token each, others are spelt out."""
     merges = "\n".join(["#version: 0.2", *map(" ".join, _merges())])
     options = dict.fromkeys(("eos_token", "unk_token", "pad_token"), END)
     options |= {"bos_token": START, "tokenizer_class": "CLIPTokenizer"}
@@ -85,7 +86,7 @@ def _vocabulary() -> dict[str, int]:
 
 @cache
 def _merges() -> tuple[tuple[str, str], ...]:
-    """Pairs to be joined, in order, until each word is one token (byte-pair encoding, Sennrich et al. 2016)."""
+    """Return the pairs to merge, in order, until each word is one token (byte-pair encoding, Sennrich et al. 2016)."""
     words = [[*word[:-1], f"{word[-1]}</w>"] for word in sorted(set(_WORDS))]
     merges = []
     while counts := Counter(pair for word in words for pair in pairwise(word)):

@@ -1,4 +1,4 @@
-"""Stable Diffusion 2's depth model as it is published, a folder in diffusers' form: its networks and its tokenizer."""
+"""Stable Diffusion 2's depth model as published: a folder in diffusers' format with its networks and its tokenizer."""
 
 import re
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _NOT_USED = re.compile(r"(text_model\.)?embeddings\.position_ids$|logit_scale$|t
 
 @dataclass(frozen=True)
 class Parts:
-    """The three networks of a folder, and its tokenizer."""
+    """The three networks and the tokenizer of a folder."""
 
     unet: Part
     vae: Part
@@ -37,15 +37,15 @@ class Parts:
 
 
 def open_folder(folder: str) -> Parts:
-    """UNet, autoencoder, text tower and tokenizer of a folder, all checked, no weight read: `part.load` does that.
+    """Open and check UNet, autoencoder, text encoder and tokenizer of a folder; `part.load` then reads the weights.
 
     Args:
-        folder: in diffusers' form, with .safetensors files; or `owner/name` on the Hugging Face hub.
+        folder: in diffusers' format, with .safetensors files; or `owner/name` on the Hugging Face hub.
+
     Raises:
-        InputError: a file is missing (says where the official ones are published, and under which licence) or not
-            readable; a weight is missing, unknown or of another shape; sizes or the scale of latents are not numbers;
-            the networks do not belong together; or the UNet has no channel for depth, or estimates something other than
-            noise.
+        InputError: a file is missing (the message says where the official ones are published, and under which licence)
+            or unreadable; a weight is missing, unknown or has the wrong shape; sizes or the latent scale are not
+            numbers; the networks do not fit together; the UNet has no depth channel, or does not predict noise.
     """
     check_folder(folder, PUBLISHED)
     if folder.startswith(SCHEME):
@@ -66,7 +66,7 @@ def open_folder(folder: str) -> Parts:
 
 
 def _check_numbers(parts: Parts) -> None:
-    """Raise an InputError for what diffusers keeps without a look: the size and the scale of latents."""
+    """Raise an InputError for bad values that diffusers does not check: the size and the scale of latents."""
     latent_side(parts.unet, PUBLISHED)
     scale = parts.vae.module.config.scaling_factor
     if not (isinstance(scale, int | float) and scale > 0):
@@ -78,12 +78,12 @@ def _check_match(folder: str, parts: Parts) -> None:
     unet, vae, text = (part.module.config for part in (parts.unet, parts.vae, parts.text))
     if unet.in_channels != unet.out_channels + 1:
         raise InputError(
-            f"{folder}/unet: {unet.in_channels} channels in and {unet.out_channels} out; a network with a channel "
-            f"for depth has one more in than out; {PUBLISHED}"
+            f"{folder}/unet: expected one more channel in than out, for depth, got {unet.in_channels} in and "
+            f"{unet.out_channels} out; {PUBLISHED}"
         )
-    for name, wanted, got in (
+    for name, expected, got in (
         ("vae", unet.out_channels, vae.latent_channels),
         ("text_encoder", unet.cross_attention_dim, text.hidden_size),
     ):
-        if got != wanted:
-            raise InputError(f"{folder}/{name}: it has {got} channels, the UNet beside it wants {wanted}")
+        if got != expected:
+            raise InputError(f"{folder}/{name}: expected {expected} channels, to match the UNet beside it, got {got}")

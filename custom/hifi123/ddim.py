@@ -1,7 +1,7 @@
-"""DDIM without noise in both directions (Song et al. 2021, eq. 12 with sigma = 0): pure functions of tensors.
+"""Deterministic DDIM in both directions (Song et al. 2021, eq. 12 with sigma = 0), as pure functions of tensors.
 
-A state is x = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps, "variance preserving". Which network tells the noise, under
-which conditions, is the caller's business: it is passed in as a function.
+A state is x = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps ("variance preserving"). The caller passes in the noise
+prediction as a function.
 """
 
 from collections.abc import Callable
@@ -12,19 +12,19 @@ from torch import Tensor
 
 from liftstudio.core.checks import check_range
 
-Predict = Callable[[Tensor, int], Tensor]  # states [B, C, h, w], the timestep the network is told -> the noise in them
-OnStep = Callable[[int, Tensor, Tensor], None]  # the level reached, the states there, the noise that led there
+Predict = Callable[[Tensor, int], Tensor]  # states [B, C, h, w], timestep -> the noise in them
+OnStep = Callable[[int, Tensor, Tensor], None]  # level reached, states there, noise that led there
 
-_FIRST = 1  # step 0 joins levels of equal noise: it changes nothing, and the network is not asked
+_FIRST = 1  # step 0 joins levels of equal noise: it changes nothing, and the network is not evaluated
 
 
 @dataclass(frozen=True)
 class TimestepGrid:
-    """N steps between N + 1 levels of noise; both directions use the same steps, and tell the network the same.
+    """N steps between N + 1 noise levels; both directions use the same steps and give the network the same timesteps.
 
-    timesteps:  [N] ascending: step i joins the levels i and i + 1, and the network is told timesteps[i].
-    alpha_bars: [N + 1] of the levels. Level i + 1 is that of timesteps[i]; level 0, the clean latents, counts as that
-                of timesteps[0], so that levels 0 and 1 are equal.
+    timesteps:  [N] ascending: step i joins levels i and i + 1, and the network is given timesteps[i].
+    alpha_bars: [N + 1] of the levels. Level i + 1 is that of timesteps[i]. Level 0, the clean latents, is also given
+                that of timesteps[0], so levels 0 and 1 are equal.
     """
 
     timesteps: tuple[int, ...]
@@ -32,10 +32,12 @@ class TimestepGrid:
 
     @classmethod
     def of(cls, alpha_bars: Tensor, steps: int) -> "TimestepGrid":
-        """The grid of the official release: timesteps 0, r, 2 r, ... with r = T // steps, never the last one.
+        """Return the grid of the official release: timesteps 0, r, 2 r, ... with r = T // steps, never the last one.
 
         Args:
-            alpha_bars: [T] cumulative product of alphas of each timestep.
+            alpha_bars: [T] cumulative product of the alphas up to each timestep.
+            steps: N.
+
         Raises:
             InputError: fewer than 2 steps, or more than T.
         """
@@ -46,30 +48,33 @@ class TimestepGrid:
 
     @property
     def steps(self) -> int:
-        """N."""
+        """Number of steps, N."""
         return len(self.timesteps)
 
 
 def clean_latents(state: Tensor, epsilon: Tensor, alpha_bar: float) -> Tensor:
-    """The estimate of x0 in a state with that noise in it."""
+    """Return the estimate of x0 in a state that has the noise `epsilon` in it."""
     return (state - (1 - alpha_bar) ** 0.5 * epsilon) / alpha_bar**0.5
 
 
 def move(state: Tensor, epsilon: Tensor, alpha_bar: float, alpha_bar_next: float) -> Tensor:
-    """The state at `alpha_bar_next` of one at `alpha_bar`, with the noise in it; in either direction."""
+    """Return the state at `alpha_bar_next` of one at `alpha_bar` with the noise `epsilon`; in either direction."""
     return alpha_bar_next**0.5 * clean_latents(state, epsilon, alpha_bar) + (1 - alpha_bar_next) ** 0.5 * epsilon
 
 
 @torch.no_grad()
 def invert(predict: Predict, latents: Tensor, grid: TimestepGrid, levels: int, on_step: OnStep | None = None) -> Tensor:
-    """The states [levels + 1, *latents.shape] at the levels 0 to `levels` that DDIM would sample `latents` from.
+    """Return the states [levels + 1, *latents.shape] at levels 0 to `levels` that DDIM would sample `latents` from.
 
-    As in the release, the noise in a state at level i is asked for with the timestep of level i + 1; no gradient.
+    As in the release, the noise in a state at level i is predicted with the timestep of level i + 1. No gradient.
 
     Args:
+        predict: noise prediction.
         latents: [B, C, h, w] clean; float32, whatever the network computes in.
-        levels: to which level; N steps end at level N.
-        on_step: told after each step.
+        grid: timesteps and noise levels.
+        levels: last level; N steps end at level N.
+        on_step: called after each step.
+
     Raises:
         InputError: `levels` is not in the grid.
     """
@@ -87,15 +92,20 @@ def invert(predict: Predict, latents: Tensor, grid: TimestepGrid, levels: int, o
 def sample(
     predict: Predict, state: Tensor, grid: TimestepGrid, start: int, stop: int = 0, on_step: OnStep | None = None
 ) -> Tensor:
-    """The state at the level `stop` of one at the level `start`; level 0 is that of clean latents; no gradient.
+    """Return the state at level `stop` sampled from one at level `start`; level 0: clean latents. No gradient.
 
-    A call from a to b and one from b to c are one call from a to c.
+    Calls from a to b and from b to c give the same as one call from a to c.
 
     Args:
+        predict: noise prediction.
         state: [B, C, h, w] float32.
-        on_step: told after each step.
+        grid: timesteps and noise levels.
+        start: level of `state`.
+        stop: level of the result.
+        on_step: called after each step.
+
     Raises:
-        InputError: levels that are not in the grid, or do not descend.
+        InputError: the levels are not in the grid, or do not descend.
     """
     check_range("start", start, 0, grid.steps)
     check_range("stop", stop, 0, start)

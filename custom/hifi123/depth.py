@@ -1,6 +1,7 @@
-"""The depth channel of Stable Diffusion 2's depth model: inverse depth in [-1, 1], 1 where near, -1 behind the object.
+"""The depth channel of Stable Diffusion 2's depth model: inverse depth in [-1, 1], 1 for near, -1 on the background.
 
-It is resized as in that model's training, bicubically. Reference and view must be made alike, or their scales differ.
+It is resized bicubically, as in that model's training. Reference and views must be processed alike, or their scales
+differ.
 """
 
 from typing import Literal
@@ -17,37 +18,38 @@ from liftstudio.data.render import Render
 
 Meaning = Literal["disparity", "depth", "distance"]
 
-FLAT = 1e-4  # relief, as a share of the largest value, under which there is nothing but rounding to see
-_INSIDE = 0.5  # masks above this are the object
-_NOT_FINITE = "not a finite number somewhere on the object"
+FLAT = 1e-4  # relief, as a fraction of the largest value, below which it is mere rounding
+_INSIDE = 0.5  # mask values above this are the object
+_NOT_FINITE = "not finite everywhere on the object"
 
 
 class NotInSightError(InputError):
-    """A view that does not show the object, or shows less of it than can be told."""
+    """The view does not show the object, or too little of it."""
 
 
 class FlatDepthError(InputError):
-    """A view whose depth tells nothing."""
+    """The depth of the view is flat, which says nothing about the shape."""
 
 
 def depth_channel(
     values: Tensor, masks: Tensor, size: tuple[int, int], meaning: Meaning, *, flat_by_mask: bool = False
 ) -> Tensor:
-    """The channel [B, 1, h, w] float32 of depths: of each view, the object's farthest point at -1, its nearest at 1.
+    """Return the depth channel [B, 1, h, w] float32: per view, -1 at the object's farthest point, 1 at its nearest.
 
     Args:
-        values: [B, H, W, 1] of a render or a monocular estimator.
-        masks: [B, H', W', 1] in [0, 1] of the object, of any size; ones for a whole picture.
+        values: [B, H, W, 1] from a render or a monocular estimator.
+        masks: [B, H', W', 1] in [0, 1] of the object, of any size; ones for a whole image.
         size: height and width of the latents.
-        meaning: "disparity": large is near, of any scale and offset (transformers' DPT, Depth Anything and Depth Pro:
-            `predicted_depth[..., None]`, not post-processed). "depth": large is far, of any scale and offset
-            (diffusers' Marigold). "distance": along the axis, of any scale (a render's depth pass, ZoeDepth); there
-            the object is where it is above 0, too.
-        flat_by_mask: a flat view has the channel of its mask alone (`mask_channel`), and is not refused.
+        meaning: "disparity": large is near, up to scale and offset (transformers' DPT, Depth Anything and Depth Pro:
+            `predicted_depth[..., None]`, not post-processed). "depth": large is far, up to scale and offset
+            (diffusers' Marigold). "distance": along the optical axis, up to scale (a render's depth pass, ZoeDepth);
+            values of 0 or less count as background.
+        flat_by_mask: give a flat view the channel of its mask alone (`mask_channel`) instead of raising.
+
     Raises:
-        NotInSightError: a view without object; or a flat one by its mask, of less than a pixel at that size.
+        NotInSightError: a view without object; or, by its mask, a flat one of less than a pixel at that size.
         FlatDepthError: a flat view.
-        InputError: values that are not finite.
+        InputError: values are not finite.
     """
     check_shape("values", values, ("B", "H", "W", 1))
     inside = _inside(masks, *values.shape[1:3])
@@ -65,35 +67,37 @@ def depth_channel(
         outlines = _inside(masks, *size)
         _check_in_sight(relief.flatten() | outlines.any((1, 2, 3)))
         return channel.where(relief, _silhouettes(outlines))
-    _check_each(relief.flatten(), "flat, which tells nothing; use the mask alone", FlatDepthError)
+    _check_each(relief.flatten(), "flat, so it says nothing about the shape; use the mask alone", FlatDepthError)
     return channel
 
 
 def check_map(name: str, values: Tensor, mask: Tensor) -> None:
-    """Raise for an estimated depth of which nothing can be learned.
+    """Raise for an estimated depth that nothing can be learned from.
 
     Args:
-        name: of the view, for the message.
-        values: [H, W, 1] in any meaning.
+        name: of the view, for the error message.
+        values: [H, W, 1] with any meaning.
         mask: [H, W, 1] in [0, 1] of the object.
+
     Raises:
-        InputError: values on the object that are not finite.
+        InputError: values on the object are not finite.
         FlatDepthError: the object is flat.
     """
     seen = values[mask > _INSIDE]
     if not seen.isfinite().all():
         raise InputError(f"{name}: {_NOT_FINITE}")
     if len(seen) and not _has_relief(seen.amin(), seen.amax()):
-        raise FlatDepthError(f"{name}: flat, which tells nothing")
+        raise FlatDepthError(f"{name}: flat, so it says nothing about the shape")
 
 
 def mask_channel(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """The channel [B, 1, h, w] of silhouettes alone: 1 on the object, -1 elsewhere.
+    """Return the depth channel [B, 1, h, w] of silhouettes alone: 1 on the object, -1 elsewhere.
 
-    Such a constant depth works nearly as well, by the ablation of HiFi-123's paper.
+    According to the ablation in HiFi-123's paper, such a constant depth works nearly as well.
 
     Args:
         masks: [B, H, W, 1] in [0, 1].
+
     Raises:
         NotInSightError: a view without object, or one of less than a pixel at that size.
     """
@@ -126,7 +130,7 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _check_in_sight(holds: Tensor) -> None:
-    _check_each(holds, "no object in sight; check its mask", NotInSightError)
+    _check_each(holds, "no object in view; check its mask", NotInSightError)
 
 
 def _check_each(holds: Tensor, fault: str, error: type[InputError] = InputError) -> None:
@@ -136,22 +140,22 @@ def _check_each(holds: Tensor, fault: str, error: type[InputError] = InputError)
 
 
 class RenderedDepth:
-    """The depth channels of renders; what a view cannot tell is said once in the log."""
+    """Makes depth channels of renders; logs once that some views are flat or show no object."""
 
     def __init__(self, user: str, side: int, *, by_mask: bool = False) -> None:
-        """Nothing is said yet.
+        """Start with nothing logged.
 
         Args:
-            user: who asks, for the log.
+            user: name for the log.
             side: pixels across the latents.
-            by_mask: all views are told by their outlines.
+            by_mask: use the outline of every view, not its depth.
         """
         self.user, self.size, self.by_mask = user, (side, side), by_mask
         self._said: set[str] = set()
 
     @torch.no_grad()
     def __call__(self, render: Render, views: slice = slice(None)) -> Tensor:
-        """The channel [B, 1, side, side] of these views of a render; flat ones (a cube seen face-on) by their outlines.
+        """Return the channel [B, 1, side, side] of views of a render; for flat ones (a cube face-on), their outlines.
 
         Raises:
             NotInSightError: a view without object, or a flat one of less than a pixel of the latents.
@@ -163,11 +167,11 @@ class RenderedDepth:
         try:
             return depth_channel(values, masks, self.size, "distance")
         except FlatDepthError:
-            self._say_once("the depth of a render is flat; such views are told by their outlines")
+            self._say_once("the depth of a render is flat; the outline is used for such views")
             return depth_channel(values, masks, self.size, "distance", flat_by_mask=True)
 
     def skipped(self, render: Render) -> Tensor:
-        """The loss of a turn whose view is `NotInSightError`: 0, and it moves nothing."""
+        """Return the loss of a turn whose view raised `NotInSightError`: 0, with zero gradient."""
         self._say_once("a render shows no object, or less than a pixel of the latents; such turns are skipped")
         return 0 * render.foreground.sum()
 

@@ -1,4 +1,4 @@
-"""Plain score distillation by the depth-conditioned model: what reference-guided distillation is measured against."""
+"""Plain score distillation by the depth-conditioned model: the baseline for reference-guided distillation."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -25,12 +25,12 @@ from .prior import GREY, DepthPrior, UnetWork, bundled, check_options
 
 
 class DepthScore(Prior):
-    """The depth-conditioned model as score distillation asks it: about single views, whose depth is their condition."""
+    """The depth-conditioned model as a `Prior` of single views, whose depth is their condition."""
 
     frames, knows_backgrounds = 0, True
 
     def __init__(self, model: DepthPrior, prompt: str) -> None:
-        """prompt: what the views show; empty: no guidance."""
+        """Embed the prompt; an empty one turns guidance off."""
         self.model, self.device = model, model.device
         self.name, self.resolution = model.config.weights, model.resolution
         self.latent_shape = (4, model.side, model.side)
@@ -41,22 +41,22 @@ class DepthScore(Prior):
 
     @classmethod
     def recognizes(cls, weights: Weights) -> bool:
-        """It is made of a `DepthPrior`, not of a file."""
+        """Return False: it is built from a `DepthPrior`, not from a file."""
         return False
 
     def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
-        """They are not told to the network."""
+        """Accept any cameras: the network is not given them."""
 
     def encode(self, images: Tensor, masks: Tensor) -> Tensor:
-        """See `Prior.encode`; before grey."""
+        """See `Prior.encode`; images are over grey."""
         return self.model.encode(images, "render")
 
     def decode(self, latents: Tensor) -> tuple[Tensor, None]:
-        """See `Prior.decode`; before grey."""
+        """See `Prior.decode`; images are over grey."""
         return self.model.decode(latents), None
 
     def condition(self, posed: PosedImage) -> None:
-        """Nothing: the picture is not shown to the network."""
+        """Return None: the network is not given the input image."""
 
     @torch.no_grad()
     def denoise(self, noisy: NoisyViews[Tensor]) -> Tensor:
@@ -70,16 +70,16 @@ class DepthScore(Prior):
 
 @register("depth-sds")
 class DepthSDS(OrbitDistillation):
-    """Score distillation of random views by a text and their depth, without the picture: DreamFusion's.
+    """DreamFusion's score distillation of random views, conditioned on a text and their depth, without the input image.
 
-    After Poole et al. 2022, "DreamFusion", eq. 3, with the model of `hifi123-rgsd`, which it is the baseline of. As
-    there, only latents on the object count, before grey.
+    After Poole et al. 2022, "DreamFusion", eq. 3, with the model of `hifi123-rgsd`, as the baseline of that. As there,
+    renders are composited over grey, and only latents on the object count.
     """
 
     @dataclass(kw_only=True)
     class Config(OrbitDistillation.Config):
         prior: Annotated[ComponentSpec, "depth-prior"] = field(default_factory=bundled)  # the depth-conditioned model
-        prompt: str = ""  # what the object is, in a few words; taken literally; empty: no guidance, whatever its scale
+        prompt: str = ""  # short description of the object, used verbatim; empty: no guidance, whatever its scale
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -101,23 +101,23 @@ class DepthSDS(OrbitDistillation):
         return DepthScore(model, self.config.prompt)
 
     def passes(self) -> frozenset[str]:
-        """Depth."""
+        """Return the depth pass."""
         return frozenset({"depth"})
 
     def shown(self, request: DistillationRequest, render: Render) -> Tensor:
-        """Before grey."""
+        """Return the views over grey."""
         return render.over(GREY)
 
     def guidance_scales(self, frames: int) -> Tensor:
-        """1 without a prompt: both branches would be equal."""
+        """Return the option's scales, or 1 without a prompt, as both branches would be equal."""
         return super().guidance_scales(frames) if self.config.prompt else torch.ones(frames, device=self.device)
 
     def condition_for(self, request: DistillationRequest, render: Render) -> Tensor:
-        """The depth channel of the render; a flat view's is its outline."""
+        """Return the depth channel of the render; for a flat view, its outline."""
         return self._depths(render)
 
     def losses(self, request: DistillationRequest, render: Render) -> dict[str, Tensor]:
-        """`sds`: see `PriorGuidance.losses`; 0 where the object is not in sight of all cameras."""
+        """Return `sds`, see `PriorGuidance.losses`; 0 unless all cameras see the object."""
         try:
             with self._work.turn():
                 return super().losses(request, render)
@@ -125,15 +125,15 @@ class DepthSDS(OrbitDistillation):
             return {"sds": self._depths.skipped(render)}
 
     def latent_mask(self, render: Render) -> Tensor:
-        """The render's outline."""
+        """Return the render's outline at the resolution of the latents."""
         return F.interpolate(render.opacity.detach().permute(0, 3, 1, 2), self.prior.latent_shape[1:], mode="area")
 
     def figures(self) -> dict[str, float]:
-        """Images through the UNet per step so far."""
+        """Return the number of images through the UNet per step so far."""
         return self._work.figures()
 
     def state(self) -> dict[str, Any]:
-        """What `figures` counts."""
+        """Return the counts behind `figures`."""
         return {"counts": [self._work.turns, self._work.evaluations]}
 
     def load_state(self, state: dict[str, Any]) -> None:

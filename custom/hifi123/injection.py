@@ -1,7 +1,7 @@
-"""Self-attention that looks at a reference: its keys and values in the place of a view's own.
+"""Self-attention to a reference: its keys and values replace those of a view.
 
-After HiFi-123's release, whose editor is MasaCtrl's (Cao et al. 2023): queries stay, keys and values are replaced, not
-joined, in self-attention only, from one layer to the last.
+After HiFi-123's release, whose editor is that of MasaCtrl (Cao et al. 2023): queries stay, keys and values are
+replaced, not concatenated, in self-attention only, from one layer to the last.
 """
 
 from collections.abc import Iterator
@@ -13,29 +13,31 @@ from torch import Tensor, nn
 
 from liftstudio.core.errors import InputError
 
-KeysValues = dict[int, tuple[Tensor, Tensor]]  # number of a layer -> keys and values [1, tokens, D] of the reference
+KeysValues = dict[int, tuple[Tensor, Tensor]]  # layer number -> keys and values [1, tokens, D] of the reference
 
-LAST_QUARTER = 0  # the release's layers, 12 to 15 of the 16 of Stable Diffusion, in a network of any size
+LAST_QUARTER = 0  # of the layers, in a network of any size; in Stable Diffusion the release's 12 to 15 of 16
 
 
 @contextmanager
 def injection(
     unet: nn.Module, last_layers: int = LAST_QUARTER, keys_values: KeysValues | None = None
 ) -> Iterator[KeysValues]:
-    """While open, the last self-attentions of `unet` have the keys and values of a reference, in every call.
+    """Replace keys and values in the last self-attention layers of `unet` by those of a reference.
 
-    Nothing is counted: every call does the same. When it closes, also by an exception, the processors of attention are
-    what they were before.
+    No calls are counted: every call inside the context does the same. On exit, also after an exception, the attention
+    processors are restored.
 
     Args:
         unet: diffusers' UNet2DConditionModel.
-        last_layers: how many layers, of those that `self_attentions` lists; LAST_QUARTER: a quarter of them, rounded.
-        keys_values: of a reference that is not in the batch, as such a context gave them; None: the reference is the
-            first of the batch, which itself is not changed by it.
+        last_layers: number of layers, of those that `self_attentions` lists; LAST_QUARTER: a quarter of them, rounded.
+        keys_values: of a reference outside the batch, as yielded by an earlier `injection`; None: the reference is the
+            first element of the batch, whose own result does not change.
+
     Yields:
-        The keys and values in use, by the layer's number: those of the latest call, or those given.
+        The keys and values in use, by layer number: those of the latest call, or those given.
+
     Raises:
-        InputError: there are no self-attentions at the asked layers.
+        InputError: there is no self-attention at the requested layers.
     """
     layers = _last_self_attentions(unet, last_layers)
     in_use: KeysValues = {} if keys_values is None else keys_values
@@ -52,10 +54,10 @@ def injection(
 
 
 def self_attentions(unet: nn.Module) -> list[tuple[str, Any]]:
-    """Name and module of the first attention of each transformer block, in the order in which a call passes them.
+    """Return name and module of the first attention of each transformer block, in the order of a forward pass.
 
-    diffusers itself lists the middle last. The first attention of a block is self-attention unless the network was
-    made to have none.
+    (diffusers lists the middle block last.) The first attention of a block is self-attention unless the network is
+    configured without it.
     """
     parts = {part: getattr(unet, part, None) for part in ("down_blocks", "mid_block", "up_blocks")}
     named = [(f"{part}.{name}", module) for part, top in parts.items() if top for name, module in top.named_modules()]
@@ -63,12 +65,12 @@ def self_attentions(unet: nn.Module) -> list[tuple[str, Any]]:
 
 
 def _last_self_attentions(unet: nn.Module, count: int) -> dict[int, Any]:
-    """Layer's number -> module."""
+    """Return layer number -> module."""
     every = self_attentions(unet)
     if count == LAST_QUARTER:
         count = max(1, round(len(every) / 4))
     if not 1 <= count <= len(every):
-        raise InputError(f"last_layers: expected 1 to {len(every)}, the UNet's layers with self-attention, got {count}")
+        raise InputError(f"last_layers: expected 1 to {len(every)}, the UNet's self-attention layers, got {count}")
     numbered = dict(list(enumerate(every))[-count:])
     for number, (name, attention) in numbered.items():
         if attention.is_cross_attention:
@@ -77,7 +79,7 @@ def _last_self_attentions(unet: nn.Module, count: int) -> dict[int, Any]:
 
 
 class _ReferenceAttention:
-    """A processor of diffusers' `Attention`, for the plain self-attention of its transformer blocks."""
+    """Processor for diffusers' `Attention`, in the plain self-attention of its transformer blocks."""
 
     def __init__(self, number: int, keys_values: KeysValues, *, from_batch: bool) -> None:
         self.number, self.keys_values, self.from_batch = number, keys_values, from_batch
@@ -90,7 +92,7 @@ class _ReferenceAttention:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states [B, tokens, D] after attention; the other arguments are those of other kinds of attention."""
+        """Return hidden states [B, tokens, D] after attention; the other arguments are for other kinds of attention."""
         if self.from_batch:
             self.keys_values[self.number] = attn.to_k(hidden_states[:1]), attn.to_v(hidden_states[:1])
         every = attn.to_q(hidden_states), *self.keys_values[self.number]

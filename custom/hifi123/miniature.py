@@ -1,4 +1,4 @@
-"""Stable Diffusion 2's depth model in miniature, of any size, while it is trained; and its folder for diffusers."""
+"""A trainable miniature of Stable Diffusion 2's depth model, of any size, and its folder for diffusers."""
 
 import shutil
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from .captions import TOKENS, caption_tokens, vocabulary_size, write_tokenizer
 from .checkpoint import open_folder
 
 LATENT_CHANNELS = 4
-FIRST_LOG_VARIANCE = -6.0  # of the latents: at 0, the usual one, their noise would hide the picture for long
-GROUPS = 4  # of the channels, in the norms: every width is a multiple of it
+FIRST_LOG_VARIANCE = -6.0  # of the latents: at the usual 0, their noise would hide the image for long
+GROUPS = 4  # channel groups of the norms: every width is a multiple of this
 
 Widths = Annotated[tuple[Annotated[int, Range(multiple_of=GROUPS)], ...], MinLength(1)]
 UNetWidths = Annotated[tuple[Annotated[int, Range(multiple_of=GROUPS)], ...], MinLength(2)]
@@ -30,16 +30,16 @@ UNetWidths = Annotated[tuple[Annotated[int, Range(multiple_of=GROUPS)], ...], Mi
 
 @dataclass(frozen=True)
 class Size:
-    """What fixes the networks' shapes."""
+    """Options that determine the shapes of the networks."""
 
-    widths: UNetWidths = (32, 64, 128)  # of the UNet, finest level first; no attention in the last, as SD's
-    layers: PositiveInt = 1  # its residual blocks per level
-    head_width: PositiveInt = 32  # channels of one of its attention heads
-    autoencoder_widths: Widths = (24, 32)  # from the finest level; each but the last is halved after it
-    autoencoder_layers: PositiveInt = 1  # its residual blocks per level
-    text_width: PositiveInt = 64  # of an embedded token
-    text_layers: PositiveInt = 1  # blocks of the text tower
-    text_heads: PositiveInt = 2  # its attention heads
+    widths: UNetWidths = (32, 64, 128)  # UNet channels, finest level first; no attention in the last, as in SD
+    layers: PositiveInt = 1  # residual blocks per level of the UNet
+    head_width: PositiveInt = 32  # channels per attention head of the UNet
+    autoencoder_widths: Widths = (24, 32)  # channels, finest level first; each but the last is followed by a halving
+    autoencoder_layers: PositiveInt = 1  # residual blocks per level of the autoencoder
+    text_width: PositiveInt = 64  # channels of an embedded token
+    text_layers: PositiveInt = 1  # blocks of the text encoder
+    text_heads: PositiveInt = 2  # attention heads of the text encoder
 
     def __post_init__(self) -> None:
         check_multiples("widths", self.widths, self.head_width)
@@ -47,28 +47,28 @@ class Size:
 
     @property
     def shrink(self) -> int:
-        """Pixels of an image along one of the latents."""
+        """Image pixels per latent pixel, along one side."""
         return 2 ** (len(self.autoencoder_widths) - 1)
 
     def check_resolution(self, resolution: int) -> None:
-        """Raise an InputError for images of so many pixels that some level would have a fraction of one."""
+        """Raise an InputError if the resolution is not divisible down to the coarsest level."""
         factor = self.shrink * 2 ** (len(self.widths) - 1)
         if resolution % factor:
             raise InputError(f"data.resolution: expected a multiple of {factor} for this task.size, got {resolution}")
 
 
 class TrainableDepth(nn.Module):
-    """UNet, autoencoder and text tower with random weights.
+    """UNet, autoencoder and text encoder with random weights.
 
-    While the autoencoder is trained its latents have any scale. In the folder they are of mean 0 and deviation 1 by
-    their measured moments, so that the official scale fits.
+    During training the autoencoder's latents have any scale. When written, they are standardised to mean 0 and standard
+    deviation 1 by their measured moments, so that the official latent scale fits.
     """
 
     steps: Tensor  # [] training steps of the autoencoder so far
     moments: Tensor  # [2, 4] mean and mean square of each channel of the autoencoder's latents
 
     def __init__(self, size: Size, resolution: int) -> None:
-        """resolution: pixels across the images."""
+        """Initialise for images of `resolution` pixels across."""
         super().__init__()
         self.unet = _make_unet(size, resolution // size.shrink)
         self.vae = make_vae(size.autoencoder_widths, size.autoencoder_layers, LATENT_CHANNELS, GROUPS)
@@ -80,19 +80,19 @@ class TrainableDepth(nn.Module):
 
     @property
     def can_code(self) -> bool:
-        """Whether the latents are of unit scale: the autoencoder is trained."""
+        """Whether the latents have unit scale, that is, the autoencoder is trained."""
         return bool((self.moments[1] == LATENT_SCALE**-2).all())
 
     def measure(self, latents: Tensor) -> None:
-        """Keep account of the moments of the autoencoder's own latents [B, 4, h, w]."""
+        """Update the moments with the autoencoder's own latents [B, 4, h, w]."""
         self.steps += 1
         measure(self.moments, latents, self.steps)
 
     def load(self, folder: str) -> None:
-        """Go on from a folder that `write` made; its autoencoder's latents are of unit scale.
+        """Load a folder written by `write`; its autoencoder's latents have unit scale.
 
         Raises:
-            InputError: not of this size.
+            InputError: the networks have another size.
         """
         parts = open_folder(folder)
         for module, part in ((self.unet, parts.unet), (self.vae, parts.vae), (self.text_encoder, parts.text)):
@@ -104,7 +104,7 @@ class TrainableDepth(nn.Module):
         self.moments.copy_(torch.tensor([[0.0], [LATENT_SCALE**-2]]).expand_as(self.moments))
 
     def write(self, folder: Path) -> None:
-        """Write the folder in float16; an old one is replaced as a whole."""
+        """Write the folder in float16; an existing one is replaced as a whole."""
         from diffusers import DDIMScheduler
 
         temporary = folder.with_name(f".{folder.name}.tmp")
@@ -140,7 +140,9 @@ def _make_unet(size: Size, side: int) -> Any:
         layers_per_block=size.layers,
         down_block_types=(*("CrossAttnDownBlock2D",) * attending, "DownBlock2D"),
         up_block_types=("UpBlock2D", *("CrossAttnUpBlock2D",) * attending),
-        attention_head_dim=tuple(width // size.head_width for width in size.widths),  # diffusers' name of their number
+        attention_head_dim=tuple(
+            width // size.head_width for width in size.widths
+        ),  # number of heads, despite its name
         cross_attention_dim=size.text_width,
         norm_num_groups=GROUPS,
         use_linear_projection=True,

@@ -1,7 +1,6 @@
-"""Stable Diffusion 2's depth model as functions of its networks: latents of images, embedded texts, noise in states.
+"""Stable Diffusion 2's depth model as functions of its networks: image latents, text embeddings, noise prediction.
 
-Latents and embeddings are float32. The functions that return a `Predict` are what `ddim.invert` and `ddim.sample` are
-given.
+Latents and embeddings are float32. Functions that return a `Predict` are for `ddim.invert` and `ddim.sample`.
 """
 
 from collections.abc import Mapping
@@ -22,11 +21,14 @@ from .injection import LAST_QUARTER, KeysValues, injection
 
 
 def encode(unet: Any, vae: Any, images: Tensor, name: str = "image") -> Tensor:
-    """Latents [B, 4, h, w], scaled, of images [B, H, W, 3] in [0, 1]: the mean, not a sample; differentiable.
+    """Return scaled latents [B, 4, h, w] of images [B, H, W, 3] in [0, 1]: the mean, not a sample; differentiable.
 
     Args:
-        unet: that the latents are for: it knows for how large images the model was made.
-        name: of the images, for the message: "reference".
+        unet: network the latents are for; its config has the model's resolution.
+        vae: autoencoder.
+        images: RGB.
+        name: of the images, for the error message, for example "reference".
+
     Raises:
         InputError: as `check_image_size`.
     """
@@ -38,55 +40,58 @@ def encode(unet: Any, vae: Any, images: Tensor, name: str = "image") -> Tensor:
 
 @torch.no_grad()
 def decode(vae: Any, latents: Tensor) -> Tensor:
-    """Images [B, H, W, 3] in [0, 1] of scaled latents [B, 4, h, w]."""
+    """Return images [B, H, W, 3] in [0, 1] of scaled latents [B, 4, h, w]."""
     pixels = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float()
     return (pixels.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1)
 
 
 def shrinkage(vae: Any) -> int:
-    """Pixels of an image along one side of a pixel of its latents."""
+    """Return the number of image pixels per latent pixel, along one side."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def resolution(unet: Any, vae: Any) -> int:
-    """Pixels along a side of the images that the model was made for: 512 for the official one."""
+    """Return the pixels across the images that the model was made for: 512 for the official one."""
     size = unet.config.sample_size  # checked when its folder was opened
     return shrinkage(vae) * (size if isinstance(size, int) else size[0])
 
 
 def check_image_size(name: str, height: int, width: int, unet: Any, vae: Any) -> None:
-    """Raise for an image that the encoder does not take, before anything is computed.
+    """Raise for an image size that the encoder does not take, before anything is computed.
 
     Args:
-        name: of the image, for the message: "reference".
+        name: of the image, for the error message, for example "reference".
+        height: pixels.
+        width: pixels.
+        unet: network with the model's resolution.
+        vae: autoencoder.
+
     Raises:
-        InputError: larger than the model was made for, or no multiple of the encoder's shrinkage.
+        InputError: larger than the model was made for, or not a multiple of the encoder's downsampling factor.
     """
     most, step = resolution(unet, vae), shrinkage(vae)
     if max(height, width) > most:
-        raise InputError(f"{name}: {width}x{height} pixels; the encoder takes at most {most}x{most}: reduce the image")
+        raise InputError(f"{name}: expected at most {most}x{most} pixels, got {width}x{height}: reduce the image")
     if height % step or width % step:
-        raise InputError(
-            f"{name}: {width}x{height} pixels; the encoder takes multiples of {step} only: resize the image"
-        )
+        raise InputError(f"{name}: expected multiples of {step} pixels, got {width}x{height}: resize the image")
 
 
 def check_prompt(tokenizer: Any, tower: Any, text: str) -> None:
-    """Raise for a text that has more tokens than the tower takes; its weights are not needed.
+    """Raise for a text with more tokens than the text encoder takes; needs no weights.
 
     Raises:
         InputError: too many tokens.
     """
     most, count = tower.config.max_position_embeddings, len(token_ids(tokenizer, text))
     if count > most:
-        raise InputError(f"prompt: {count - 2} tokens, the text encoder takes at most {most - 2}: shorten it")
+        raise InputError(f"prompt: expected at most {most - 2} tokens, got {count - 2}: shorten it")
 
 
 def embed_text(tokenizer: Any, tower: Any, text: str) -> Tensor:
-    """[1, tokens, D] float32, what the UNet attends to, of a text, padded to the tower's length.
+    """Return the embedding [1, tokens, D] float32 of a text for the UNet, padded to the text encoder's length.
 
     Raises:
-        InputError: the text has more tokens than the tower takes; it is not cut silently.
+        InputError: the text has more tokens than the text encoder takes; it is never truncated silently.
     """
     check_prompt(tokenizer, tower, text)
     return embed_tokens(tokenizer, tower, [token_ids(tokenizer, text)])
@@ -96,8 +101,8 @@ def embed_text(tokenizer: Any, tower: Any, text: str) -> Tensor:
 class Prompts:
     """Embedded texts [1, tokens, D].
 
-    empty:  of "": of inversion, of the reference, and the other branch of guidance.
-    target: what the views show.
+    empty:  of "", for inversion, for the reference, and for the unconditional branch of guidance.
+    target: of the description of the object.
     """
 
     empty: Tensor
@@ -105,11 +110,14 @@ class Prompts:
 
 
 def estimate_epsilon(unet: Any, states: Tensor, timestep: int, depths: Tensor, texts: Tensor) -> Tensor:
-    """The noise [B, 4, h, w] in states [B, 4, h, w], in their dtype.
+    """Return the noise [B, 4, h, w] in states [B, 4, h, w], in their dtype.
 
     Args:
+        unet: the network.
+        states: noised latents.
+        timestep: for all states.
         depths: [B, 1, h, w] in [-1, 1], see `depth`; not noised.
-        texts: [B, tokens, D].
+        texts: [B, tokens, D] embeddings.
     """
     sample = torch.cat([states, depths.to(states)], dim=1)
     return unet(sample.to(unet.dtype), timestep, texts.to(unet.dtype)).sample.to(states.dtype)
@@ -124,10 +132,10 @@ def guided_epsilon(
     guidance_scale: float,
     references: int = 0,
 ) -> Tensor:
-    """The noise u + g (c - u) [B, 4, h, w]; the first `references` states have the empty prompt and no guidance.
+    """Return the noise u + g (c - u) [B, 4, h, w]; the first `references` states are unguided, with the empty prompt.
 
-    One call of the network, of references, then u (left out where g is 1), then c: the reference, whose two branches
-    would be equal, is evaluated once.
+    Calls the network once, for references, then u (left out if g is 1), then c. The reference, whose two branches would
+    be equal, is evaluated once.
     """
     views, guides = len(states) - references, int(guidance_scale != 1)
     parts = [references, guides * views, views]
@@ -139,9 +147,9 @@ def guided_epsilon(
 
 
 def inverting(unet: Any, depths: Tensor, empty: Tensor) -> Predict:
-    """For inversion: the empty prompt, no guidance (the release's, of equal prompts, has no effect).
+    """Return the noise prediction for inversion: empty prompt, no guidance.
 
-    depths: [B, 1, h, w]. empty: [1, tokens, D].
+    (The release guides between equal prompts, which has no effect.) depths: [B, 1, h, w]. empty: [1, tokens, D].
     """
     return lambda states, timestep: estimate_epsilon(unet, states, timestep, depths, empty.expand(len(states), -1, -1))
 
@@ -154,11 +162,15 @@ def beside_reference(
     inject_below: int,
     last_layers: int = LAST_QUARTER,
 ) -> Predict:
-    """For sampling states [1 + V, 4, h, w], the reference and V views that look at it.
+    """Return the noise prediction for sampling states [1 + V, 4, h, w]: the reference and V views that attend to it.
 
     Args:
+        unet: the network.
         depths: [1 + V, 1, h, w], the reference's first.
+        prompts: embedded.
+        guidance_scale: g in u + g (c - u); 1: none.
         inject_below: attention is injected at timesteps below this one; 0: never.
+        last_layers: as `injection`.
     """
 
     def predict(states: Tensor, timestep: int) -> Tensor:
@@ -176,11 +188,15 @@ def with_cached_reference(
     keys_values: Mapping[int, KeysValues],
     last_layers: int = LAST_QUARTER,
 ) -> Predict:
-    """For sampling states [V, 4, h, w] of views alone, which look at the reference's cached keys and values.
+    """Return the noise prediction for sampling states [V, 4, h, w] of views that attend to cached keys and values.
 
     Args:
+        unet: the network.
         depths: [V, 1, h, w].
-        keys_values: by timestep, see `rgnv.prepare_reference`; at others nothing is injected.
+        prompts: embedded.
+        guidance_scale: g in u + g (c - u); 1: none.
+        keys_values: of the reference by timestep, see `rgnv.prepare_reference`; no injection at other timesteps.
+        last_layers: as `injection`.
     """
 
     def predict(states: Tensor, timestep: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Monocular depth and normals of views, by networks of transformers or diffusers."""
+"""Monocular depth and normals of views, by networks from transformers or diffusers."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -23,22 +23,22 @@ from .depth import Meaning, check_map
 from .prior import GREY
 
 _PIPELINE = "model_index.json"  # in the folder of a diffusers pipeline
-_MEANINGS: dict[str, Meaning] = {  # of `predicted_depth` by transformers' model_type; of all others it is not known
+_MEANINGS: dict[str, Meaning] = {  # of `predicted_depth`, by transformers' model_type; unknown for others
     "dpt": "disparity",
     "depth_anything": "disparity",
     "zoedepth": "distance",
-    "depth_pro": "disparity",  # of a focal length of its own; transformers' post-processing inverts it
+    "depth_pro": "disparity",  # relative to its own focal length; transformers' post-processing inverts it
 }
-# Of the first fusion, which has nothing to add yet; some published files lack them.
+# Of the first fusion layer, which has nothing to add yet; some published files lack them.
 _NEVER_USED = re.compile(r"fusion_stage\.(layers|intermediate)\.0\.residual_layer1\.")
-_DEFAULTS = ("default_denoising_steps", "default_processing_resolution")  # that Marigold needs, by its checkpoint
+_DEFAULTS = ("default_denoising_steps", "default_processing_resolution")  # that Marigold's checkpoints must set
 _FILES = (".safetensors", ".bin", ".json")
 
 
 class DepthEstimator:
-    """Depth of pictures: DPT, Depth Anything, ZoeDepth or Depth Pro of transformers, or diffusers' Marigold.
+    """Depth of images: DPT, Depth Anything, ZoeDepth or Depth Pro of transformers, or diffusers' Marigold.
 
-    meaning: of what it returns, as `depth.depth_channel` takes it.
+    meaning: of the returned values, as in `depth.depth_channel`.
     """
 
     meaning: Meaning
@@ -47,9 +47,11 @@ class DepthEstimator:
         """Load the network.
 
         Args:
-            source: a folder as transformers or diffusers writes it, or a name on the Hugging Face hub.
+            source: a folder written by transformers or diffusers, or a name on the Hugging Face hub.
+            device: where the network runs.
+
         Raises:
-            InputError: there is no such network, it lacks a weight, or it is of no known kind.
+            InputError: there is no such network, it lacks a weight, or its kind is unknown.
         """
         self.device = device
         with _loading(source, "depth estimator") as name:
@@ -58,9 +60,9 @@ class DepthEstimator:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Depths [B, h, w, 1] float32 of images [B, H, W, 3] in [0, 1], one by one.
+        """Return depths [B, h, w, 1] float32 of images [B, H, W, 3] in [0, 1], estimated one by one.
 
-        Of the network's own size, over the whole image.
+        They cover the whole image, at the network's resolution.
         """
         return torch.cat([self._estimate(image[None].to(self.device)) for image in images])
 
@@ -74,14 +76,14 @@ class DepthEstimator:
         network.to(self.device).eval()
         kind = network.config.model_type
         if kind not in _MEANINGS:
-            raise InputError(f"estimator: {name}: of kind '{kind}'; known: {', '.join(_MEANINGS)}, and Marigold")
+            raise InputError(f"estimator: {name}: expected {', '.join(_MEANINGS)} or Marigold, got '{kind}'")
         is_metric = getattr(network.config, "depth_estimation_type", "relative") == "metric"
         self.meaning = "distance" if is_metric else _MEANINGS[kind]
         processor = cast(Any, AutoImageProcessor.from_pretrained(name))
 
         def estimate(image: Tensor) -> Tensor:
-            pixels = (image[0] * 255).round().byte().cpu().numpy()  # as of a file, which all processors know
-            # Not padded, or the map would cover more than the image: the removal by transformers needs torchvision.
+            pixels = (image[0] * 255).round().byte().cpu().numpy()  # 8-bit, which all processors take
+            # Not padded, or the map would cover more than the image: transformers needs torchvision to crop it.
             inputs = processor(images=pixels, do_pad=False, return_tensors="pt")
             return network(inputs["pixel_values"].to(self.device)).predicted_depth[..., None].float()
 
@@ -100,27 +102,29 @@ class DepthEstimator:
 
 
 class NormalEstimator:
-    """Normals of pictures by diffusers' Marigold."""
+    """Normals of images by diffusers' Marigold."""
 
     def __init__(self, source: str, *, device: torch.device) -> None:
         """Load the network.
 
         Args:
-            source: a folder as diffusers writes it, or a name on the Hugging Face hub.
+            source: a folder written by diffusers, or a name on the Hugging Face hub.
+            device: where the network runs.
+
         Raises:
             InputError: there is no such network, or it is of another kind.
         """
         self.device = device
-        with _loading(source, "estimator of normals") as name:
+        with _loading(source, "normal estimator") as name:
             from diffusers import MarigoldNormalsPipeline
 
             self._pipeline = _opened(MarigoldNormalsPipeline, name, device)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Unit normals [B, H, W, 3] of images [B, H, W, 3] in [0, 1], one by one.
+        """Return unit normals [B, H, W, 3] of images [B, H, W, 3] in [0, 1], estimated one by one.
 
-        In the camera's axes: x right, y up, z towards the viewer.
+        They are in camera axes: x right, y up, z towards the viewer.
         """
         found = [_predicted(self._pipeline, image[None].to(self.device)) for image in images]
         return F.normalize(torch.cat(found), dim=-1)
@@ -128,10 +132,10 @@ class NormalEstimator:
 
 @contextmanager
 def _loading(source: str, kind: str) -> Iterator[str]:
-    """The name under which two packages find a network; all that they raise is an InputError.
+    """Yield the name under which transformers and diffusers find a network; turn their errors into InputErrors.
 
     Raises:
-        InputError: no such folder, or whatever fails inside.
+        InputError: no such folder, or anything fails inside.
     """
     folder = input_path(source)
     if not folder.is_dir() and (folder.exists() or source.count("/") != 1):
@@ -140,33 +144,33 @@ def _loading(source: str, kind: str) -> Iterator[str]:
         yield str(folder) if folder.is_dir() else source
     except InputError:
         raise
-    except Exception as error:  # a dozen unrelated types: damaged, no network, no such name
+    except Exception as error:  # a dozen unrelated types: damaged file, no network access, no such name
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"estimator: {source}: no {kind} can be loaded ({reason[0]})") from error
+        raise InputError(f"estimator: {source}: cannot load a {kind} ({reason[0]})") from error
 
 
 def _opened(cls: Any, name: str, device: torch.device) -> Any:
-    """A pipeline of Marigold; diffusers itself would open one of another class as this one."""
+    """Return a Marigold pipeline; checks its class, since diffusers would load any other as this one."""
     found = cls.load_config(name).get("_class_name")
     if found != cls.__name__:
         raise InputError(f"estimator: {name}: expected a {cls.__name__}, got a {found}")
     pipeline = cls.from_pretrained(name).to(device)
     for option in _DEFAULTS:
         if pipeline.config.get(option) is None:
-            raise InputError(f"estimator: {name}/{_PIPELINE}: no {option} there")
+            raise InputError(f"estimator: {name}/{_PIPELINE}: {option} is missing")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def _predicted(pipeline: Any, image: Tensor) -> Tensor:
-    """[1, H, W, C] what Marigold makes of an image [1, H, W, 3]; its noise is always the same."""
+    """Return Marigold's prediction [1, H, W, C] for an image [1, H, W, 3]; its noise is always the same."""
     generator = torch.Generator().manual_seed(0)
     found = pipeline(image.permute(0, 3, 1, 2), generator=generator, output_type="pt")
     return found.prediction.permute(0, 2, 3, 1).float()
 
 
 def estimator_fingerprint(source: str) -> dict[str, str]:
-    """What decides an estimator's results: the digests of a folder's files, or the name on the hub."""
+    """Return what determines an estimator's results: the digests of a folder's files, or the name on the hub."""
     folder: Path = input_path(source)
     if not folder.is_dir():
         return {source: ""}
@@ -182,7 +186,7 @@ def _is_pipeline(name: str) -> bool:
 
 @register("monocular")
 class MonocularMaps(MapEstimator):
-    """Depth and normals of each view by itself, by networks of transformers and diffusers."""
+    """Depth and normals of each view, estimated independently by networks from transformers and diffusers."""
 
     @dataclass
     class Config:
@@ -191,7 +195,7 @@ class MonocularMaps(MapEstimator):
 
         def __post_init__(self) -> None:
             if not (self.depth or self.normals):
-                raise InputError("depth: expected an estimator of depth, or one of normals")
+                raise InputError("depth: expected a depth estimator, or a normal estimator in normals")
 
     config: Config
 
@@ -201,15 +205,15 @@ class MonocularMaps(MapEstimator):
         self.normals = NormalEstimator(config.normals, device=device) if config.normals else None
 
     def fingerprint(self) -> dict[str, Any]:
-        """Digests of the estimators' files."""
+        """Return the digests of the estimators' files."""
         sources = {"depth": self.config.depth, "normals": self.config.normals}
         return {name: estimator_fingerprint(source) for name, source in sources.items() if source}
 
     def maps(self, views: ReferenceViews) -> dict[str, Tensor]:
-        """See `MapEstimator.maps`; the views are shown before grey. Those of held-out views are 0.
+        """See `MapEstimator.maps`; views are composited over grey. Maps of held-out views are 0.
 
         Raises:
-            InputError: a view whose estimated depth is flat on the object, or not finite there.
+            InputError: the estimated depth of a view is flat or not finite on the object.
         """
         used = views.training()
         images, size = used.over(GREY), used.images.shape[1:3]
@@ -217,7 +221,7 @@ class MonocularMaps(MapEstimator):
         if self.depth is not None:
             values = resize_smooth(self.depth(images).cpu(), *size)
             for name, value, mask in zip(used.names, values, used.masks, strict=True):
-                check_map(f"views.maps.depth: estimated of {name}", value, mask)
+                check_map(f"views.maps.depth: depth of {name}", value, mask)
             found["depths"] = -values if self.depth.meaning == "disparity" else values
         if self.normals is not None:
             seen = resize_smooth(self.normals(images).cpu(), *size)
@@ -227,7 +231,7 @@ class MonocularMaps(MapEstimator):
 
 
 def _among_all(maps: Tensor, is_used: Tensor) -> Tensor:
-    """[V, H, W, C] with the maps of those of V views that are used, and 0 for the others."""
+    """Return maps [V, H, W, C] of all V views: those of the used views, and 0 for the others."""
     every = maps.new_zeros(len(is_used), *maps.shape[1:])
     every[is_used] = maps
     return every

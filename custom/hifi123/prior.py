@@ -1,4 +1,4 @@
-"""Stable Diffusion 2's depth model as a component: what enhancement and distillation ask of it, and no more."""
+"""Stable Diffusion 2's depth model as a component, with what enhancement and distillation need."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,18 +29,18 @@ from .model import Prompts, check_image_size, check_prompt, decode, embed_text, 
 
 KIND = "depth-prior"
 NAME = "sd2-depth"
-GREY = 0.5  # behind objects, in the reference and in views: the model does badly before black or white
+GREY = 0.5  # background of reference and views: the model does badly over black or white
 
 
 @register(NAME)
 class DepthPrior(Component):
-    """Latent diffusion of images by text and depth: Stable Diffusion 2's depth model, or one of its structure.
+    """Latent diffusion of images conditioned on text and depth: Stable Diffusion 2's depth model, or one built like it.
 
-    Its folder is checked at once; a network is read when it is first used. No gradients reach the weights.
+    Its folder is checked on construction; a network is loaded at its first use. No gradients reach the weights.
 
-    It is of its own kind, since a `Prior` answers another question: views of one object by a picture and their cameras,
-    denoised from any level of noise. This one is asked about an image by its text and its depth, is inverted as well as
-    sampled, in the steps of a grid, and has its attention replaced on the way.
+    It is a kind of its own because a `Prior` does something else: it denoises views of one object, given an image and
+    cameras, from any noise level. This model is conditioned on text and depth, is inverted as well as sampled, in the
+    steps of a grid, and has its attention replaced meanwhile.
     """
 
     kind: ClassVar[str] = KIND
@@ -48,10 +48,10 @@ class DepthPrior(Component):
     @dataclass
     class Config:
         weights: str = "asset://priors/depth-tiny"  # folder in diffusers' form: unet, vae, text_encoder, tokenizer
-        precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the UNet; auto: what suits device
+        precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the UNet; auto: by device
         chunk: PositiveInt = 4  # images through a network at once; lower it to save memory
 
-    evaluations: int  # images that the UNet was asked about so far
+    evaluations: int  # images through the UNet so far
 
     def __init__(self, config: Config, *, device: torch.device) -> None:
         """Check the folder.
@@ -63,17 +63,20 @@ class DepthPrior(Component):
         self.parts = open_folder(config.weights)
         modules = self.parts.unet.module, self.parts.vae.module
         self.resolution = resolution(*modules)  # pixels across the images it was made for
-        self.shrinkage = shrinkage(modules[1])  # pixels of an image along a side of a pixel of its latents
+        self.shrinkage = shrinkage(modules[1])  # image pixels per latent pixel, along one side
         self.side = self.resolution // self.shrinkage  # pixels across the latents of such images
 
     def check(self, prompt: str, last_layers: int, size: int) -> None:
-        """Raise for what the model cannot do, before anything is computed.
+        """Raise for options that the model does not support, before anything is computed.
 
         Args:
+            prompt: text to embed.
+            last_layers: as `injection`.
             size: pixels across the images.
+
         Raises:
-            InputError: too long a prompt, no self-attention at the last layers, or images of a size that the encoder
-                does not take, or so small that the model sees nothing in them.
+            InputError: the prompt is too long, there is no self-attention at the last layers, the encoder does not
+                take images of this size, or they are smaller than half the model's resolution.
         """
         parts = self.parts
         check_range("resolution", size, self.resolution // 2)
@@ -83,13 +86,13 @@ class DepthPrior(Component):
             pass
 
     def announce(self, user: str) -> None:
-        """Say in the log which model is at work."""
+        """Log which model `user` runs."""
         log.info("%s: depth prior %s", user, self.config.weights)
         if self.config.weights.startswith(SCHEME):
-            log.info("%s: that is the small bundled prior; it stands in for Stable Diffusion 2's depth model", user)
+            log.info("%s: this is the small bundled prior, a stand-in for Stable Diffusion 2's depth model", user)
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that decides its results, as plain data: its precision, and the digests of its files."""
+        """Return everything that determines its results, as plain data: precision, and digests of its files."""
         weights = [part.weights.path for part in (self.parts.unet, self.parts.vae, self.parts.text)]
         files = [file for path in weights for file in sorted(path.parent.glob("*.json"))] + weights
         files += sorted(file for file in weights[0].parent.with_name("tokenizer").iterdir() if file.is_file())
@@ -100,7 +103,7 @@ class DepthPrior(Component):
 
     @cached_property
     def unet(self) -> Any:
-        """The network; its calls are counted in `evaluations`."""
+        """The network; images through it are counted in `evaluations`."""
 
         def count(_: nn.Module, arguments: tuple[Any, ...]) -> None:
             self.evaluations += len(arguments[0])
@@ -114,36 +117,36 @@ class DepthPrior(Component):
         return self.parts.vae.load(torch.float32, self.device)
 
     def encode(self, images: Tensor, name: str = "image") -> Tensor:
-        """Latents [B, 4, h, w] float32 of images [B, H, W, 3] in [0, 1], before grey (`GREY`); differentiable.
+        """Return latents [B, 4, h, w] float32 of images [B, H, W, 3] in [0, 1], over `GREY`; differentiable.
 
         Raises:
-            InputError: of a size that the encoder does not take; says what it is by `name`.
+            InputError: the encoder does not take this size; the message starts with `name`.
         """
         unet = self.parts.unet.module
         return torch.cat([encode(unet, self._vae, chunk, name) for chunk in images.split(self.config.chunk)])
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images [B, H, W, 3] in [0, 1] of latents [B, 4, h, w]."""
+        """Return images [B, H, W, 3] in [0, 1] of latents [B, 4, h, w]."""
         return torch.cat([decode(self._vae, chunk) for chunk in latents.split(self.config.chunk)])
 
     def prompts(self, text: str) -> Prompts:
-        """The embedded text, and the empty one beside it."""
+        """Return the embedded text, and the embedded empty text."""
         tower = self.parts.text.load(torch.float32, self.device)
         empty, target = (embed_text(self.parts.tokenizer, tower, each) for each in ("", text))
         return Prompts(empty, target)
 
     @staticmethod
     def grid(steps: int) -> TimestepGrid:
-        """The grid of `steps` timesteps, on the noise levels of Stable Diffusion."""
+        """Return a grid of `steps` timesteps on the noise levels of Stable Diffusion."""
         return TimestepGrid.of(scaled_linear_alpha_bars(), steps)
 
 
 @dataclass
 class UnetWork:
-    """What a model's UNet does for a guidance.
+    """Work of a model's UNet for a guidance.
 
     turns:       losses so far.
-    evaluations: images it was asked about for them.
+    evaluations: images through the UNet for them.
     """
 
     prior: DepthPrior
@@ -152,24 +155,24 @@ class UnetWork:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """What is asked inside is the work of one turn; one that ends by an exception is none."""
+        """Count the evaluations inside as one turn; a turn that raises is not counted."""
         before = self.prior.evaluations
         yield
         self.turns, self.evaluations = self.turns + 1, self.evaluations + self.prior.evaluations - before
 
     def figures(self) -> dict[str, float]:
-        """Images per turn, for the log."""
+        """Return the number of images per turn, for the log."""
         return {"unet_evaluations": self.evaluations / max(1, self.turns)}
 
 
 def check_options(prior: ComponentSpec, prompt: str, last_layers: int = 1) -> None:
-    """Raise for a depth prior that a guidance cannot be built with, which happens after views are made.
+    """Raise for options of a depth prior that would fail when the guidance is built, after views are made.
 
-    No weight is read. Of one on the hub only the name is checked: a config alone downloads nothing.
+    No weight is read. For a hub name only its form is checked: reading a config downloads nothing.
 
     Raises:
-        InputError: starting with the option's name: no such folder, or what is in there is refused; too long a prompt;
-            no self-attention at the last layers.
+        InputError: starts with the option's name: the folder does not exist or is rejected, the prompt is too long, or
+            there is no self-attention at the last layers.
     """
     weights = prior.options.weights
     try:
@@ -182,15 +185,15 @@ def check_options(prior: ComponentSpec, prompt: str, last_layers: int = 1) -> No
 
 
 def warn_of_shrinking(user: str, views: ReferenceViews, size: int) -> None:
-    """Say in the log that views have more pixels than the `size` across that a model works at."""
+    """Log a warning if views have more pixels than the model's `size` across."""
     height, width = views.images.shape[1:3]
     if max(height, width) > size:
         log.warning(
-            "%s: views of %dx%d pixels are reduced to the %dx%d that the model works at; finer detail is lost",
+            "%s: views of %dx%d pixels are reduced to the model's %dx%d; finer detail is lost",
             *(user, width, height, size, size),
         )
 
 
 def bundled() -> ComponentSpec:
-    """The block of a config that names no model: the one that comes with the project."""
+    """Return the default spec: the bundled model."""
     return ComponentSpec(KIND, NAME, DepthPrior.Config())

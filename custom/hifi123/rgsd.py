@@ -1,13 +1,13 @@
 """Reference-guided state distillation, RGSD (Yu et al. 2023, "HiFi-123", sec. 3.2): targets, loss, and the guidance.
 
-The paper's formulas are lost in its published text; these are rebuilt from what it says of them. A render's latents z
-are inverted to a noisy state and sampled with the reference's attention to a level of noise alpha, where the state is
-x~ and the noise that led there eps~. The loss is the distance of x~ from z with the same noise in it,
+The paper's formulas are missing from its published text; these are reconstructed from its description. A render's
+latents z are inverted to a noisy state and sampled with attention to the reference down to the noise level alpha, where
+the state is x~ and the noise that led there eps~. The loss is the distance of x~ from z with the same noise added,
 
     || sqrt(alpha) z + sqrt(1 - alpha) eps~ - x~ ||^2  =  alpha || z - x0~ ||^2,
 
-with x0~ the estimate of the clean latents in x~ by eps~, that is, the one of the last step of sampling. All but z is
-held fixed: no gradient passes the network.
+with x0~ the estimate of the clean latents in x~ by eps~, that is, of the last sampling step. Everything but z is held
+fixed: no gradient passes through the network.
 """
 
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ from .model import Prompts
 from .prior import GREY, DepthPrior, UnetWork, bundled, check_options, warn_of_shrinking
 from .rgnv import Form, Reference, enhance, prepare_reference
 
-_NOISY = 2  # the lowest level that has more noise than clean latents
+_NOISY = 2  # the lowest level with more noise than the clean latents: levels 0 and 1 are equal
 
 Levels = Annotated[int, Range(_NOISY + 1)]
 Timestep = Annotated[int, Range(0, 999)]
@@ -48,10 +48,10 @@ Timestep = Annotated[int, Range(0, 999)]
 
 @dataclass(frozen=True, kw_only=True)
 class StateRequest(Request):
-    """One camera, and which state of its enhancement the render is moved to.
+    """One camera, and the state of its enhancement that the render is pulled to.
 
     fixed: index of the fixed camera; None: a random one.
-    level: of the state, on the grid; 0: the enhanced latents.
+    level: grid level of the state; 0: the enhanced latents.
     """
 
     fixed: int | None
@@ -60,10 +60,10 @@ class StateRequest(Request):
 
 @dataclass(frozen=True)
 class Target:
-    """A state of enhanced views, where their latents ought to be.
+    """A state of enhanced views that latents are pulled to.
 
-    state:     [B, 4, h, w] at the level.
-    epsilon:   [B, 4, h, w] the noise that led there.
+    state:     [B, 4, h, w] at its level.
+    epsilon:   [B, 4, h, w] noise that led there.
     alpha_bar: of the level; 1: clean latents.
     """
 
@@ -72,7 +72,7 @@ class Target:
     alpha_bar: float
 
     def clean(self) -> Tensor:
-        """The estimate of the clean latents in the state."""
+        """Return the estimate of the clean latents in the state."""
         return clean_latents(self.state, self.epsilon, self.alpha_bar)
 
 
@@ -86,13 +86,14 @@ def enhanced_target(
     form: Form,
     level: int,
 ) -> Target:
-    """The state at `level` of views that are inverted and sampled with the reference's attention; no gradient.
+    """Return the state at `level` of views inverted and sampled with attention to the reference; no gradient.
 
     Args:
         latents, depths, prompts, reference, grid, form: as `rgnv.enhance`.
-        level: 0: the clean latents; else below `form.levels`, and above 1, which is as clean as 0.
+        level: 0: the clean latents; otherwise below `form.levels`, and above 1, which is as clean as 0.
+
     Raises:
-        InputError: the level is not one that sampling reaches.
+        InputError: sampling does not reach the level.
     """
     check_range("level", level, 0, form.levels - 1)
     epsilon = torch.zeros_like(latents)
@@ -106,12 +107,14 @@ def enhanced_target(
 
 
 def state_distance(latents: Tensor, target: Target, mask: Tensor | float = 1.0) -> Tensor:
-    """Mean squared distance of noised latents [B, 4, h, w] from a target, over all their numbers.
+    """Return the mean squared distance of noised latents [B, 4, h, w] from a target, over all elements.
 
-    Its gradient with respect to the N numbers of the latents is 2 M alpha (z - x0~) / N.
+    Its gradient with respect to the N elements of the latents is 2 M alpha (z - x0~) / N.
 
     Args:
-        mask: M in [0, 1], broadcast against the latents; no gradient flows to it.
+        latents: z, clean.
+        target: as `enhanced_target`; held fixed.
+        mask: M in [0, 1], broadcast against the latents; held fixed.
     """
     noised = target.alpha_bar**0.5 * latents + (1 - target.alpha_bar) ** 0.5 * target.epsilon.detach()
     weights = torch.as_tensor(mask, device=latents.device).detach()
@@ -120,32 +123,32 @@ def state_distance(latents: Tensor, target: Target, mask: Tensor | float = 1.0) 
 
 @register("hifi123-rgsd")
 class StateDistillation(Guidance[StateRequest]):
-    """HiFi-123's texture guidance: fixed views to their enhanced selves, random ones to states on the way there.
+    """HiFi-123's texture guidance: fixed views are pulled to their enhanced versions, random ones to noisy states.
 
-    After Yu et al. 2023, "HiFi-123", sec. 3.2. The two kinds of cameras alternate. A fixed camera's
-    enhanced latents are made once, at its first turn; those of a random camera at every turn. It is for texture on a
-    shape that is done. Its gradient reaches the shape all the same, by outlines and by where texture is looked up: it
-    is the learning rate 0 of the geometry's parameters that keeps the shape.
+    After Yu et al. 2023, "HiFi-123", sec. 3.2. The two kinds of cameras alternate. Enhanced latents of a fixed camera
+    are computed once, at its first turn; those of a random camera at every turn. It is meant for the texture of a
+    finished shape. Its gradient still reaches the shape, through outlines and through the points where the texture is
+    looked up: set the learning rate of the geometry's parameters to 0 to keep the shape.
     """
 
     @dataclass
     class Config(Guidance.Config):
         prior: Annotated[ComponentSpec, "depth-prior"] = field(default_factory=bundled)  # the depth-conditioned model
-        prompt: str = ""  # what the object is, in a few words; taken literally; empty: no guidance
-        steps: Annotated[int, Range(2, 1000)] = 20  # of the grid, from clean to noise
-        levels: Levels = 12  # of those: steps of inversion, and of sampling with the picture's attention
-        last_layers: NonNegativeInt = LAST_QUARTER  # self-attentions that look at the picture; 0: the last quarter
-        guidance_scale: Annotated[float, Range(1)] = 7.5  # of sampling by the prompt, u + g (c - u); 1: none
-        timesteps: tuple[Timestep, Timestep] = (50, 500)  # of the states that random cameras are moved to
+        prompt: str = ""  # short description of the object, used verbatim; empty: no guidance
+        steps: Annotated[int, Range(2, 1000)] = 20  # steps of the timestep grid, from clean to noise
+        levels: Levels = 12  # how many of those are inverted, and sampled with attention to the input image
+        last_layers: NonNegativeInt = LAST_QUARTER  # last self-attention layers that are injected; 0: a quarter of all
+        guidance_scale: Annotated[float, Range(1)] = 7.5  # g in u + g (c - u), guidance by the prompt; 1: none
+        timesteps: tuple[Timestep, Timestep] = (50, 500)  # range of the states that random cameras are pulled to
         fixed_azimuths_deg: Annotated[list[float], MinLength(1)] = field(
             default_factory=lambda: [90.0, -90.0]
-        )  # fixed cameras, from the picture
+        )  # fixed cameras, relative to the input image
         fixed_elevation_deg: ElevationDeg = 0.0  # of the fixed cameras
-        refresh_every: NonNegativeInt = 0  # steps after which a fixed camera's target is made anew; 0: never
+        refresh_every: NonNegativeInt = 0  # steps after which a fixed camera's target is recomputed; 0: never
         elevations_deg: tuple[ElevationDeg, ElevationDeg] = (-10.0, 60.0)  # of random cameras, at any azimuth
-        depth: Literal["render", "mask"] = "render"  # what the model is told: the render's depth, or its outline alone
-        resolution: NonNegativeInt = 0  # pixels across the renders; 0: the prior's, else they are resized to that
-        lambda_rgsd: Schedule = ON  # mean squared distance of noisy latents on the object from their targets
+        depth: Literal["render", "mask"] = "render"  # depth condition: the render's depth, or its outline alone
+        resolution: NonNegativeInt = 0  # pixels across the renders, resized to the prior's; 0: the prior's
+        lambda_rgsd: Schedule = ON  # mean squared distance of noised latents on the object from their targets
 
         def __post_init__(self) -> None:
             check_range("levels", self.levels, _NOISY + 1, self.steps)
@@ -154,13 +157,13 @@ class StateDistillation(Guidance[StateRequest]):
             if not self.noisy_levels():
                 highest = (self.levels - 2) * (1000 // self.steps)
                 raise InputError(
-                    f"timesteps: no state of {self.steps} steps lies there; those passed in sampling are multiples of "
-                    f"{1000 // self.steps} up to {highest}"
+                    f"timesteps: expected a range with a multiple of {1000 // self.steps} up to {highest}, the states "
+                    f"of a grid of {self.steps} steps"
                 )
             check_options(self.prior, self.prompt, self.last_layers)
 
         def noisy_levels(self) -> list[int]:
-            """Levels of the grid whose states random cameras are moved to; level i + 1 is that of timestep i."""
+            """Return the grid levels of the states for random cameras; level i + 1 is that of timestep i."""
             low, high = self.timesteps
             return [i for i in range(_NOISY, self.levels) if low <= (i - 1) * (1000 // self.steps) <= high]
 
@@ -172,10 +175,10 @@ class StateDistillation(Guidance[StateRequest]):
         self.prior.check(config.prompt, config.last_layers, self.prior.resolution)
         self.picture = posed_image(views, self.prior.resolution, device)
         self.prior.announce("RGSD")
-        assert views is not None  # there is a picture among them
+        assert views is not None  # the input image is one of them
         warn_of_shrinking("RGSD", views, self.prior.resolution)
         if not config.prompt:
-            log.warning("RGSD: no prompt, so guidance by text is off; a prompt says what the picture shows")
+            log.warning("RGSD: no prompt, so text guidance is off; set prompt to a description of the object")
         self.grid = self.prior.grid(config.steps)
         scale = config.guidance_scale if config.prompt else 1.0
         self.form = Form.symmetric(config.levels, guidance_scale=scale, last_layers=config.last_layers)
@@ -183,7 +186,7 @@ class StateDistillation(Guidance[StateRequest]):
         self._reference_depth: Tensor | None = (
             None if config.depth == "render" else mask_channel(self.picture.mask[None], self._depths.size)
         )
-        self._targets: dict[int, tuple[int, Tensor]] = {}  # fixed camera -> step at which it was made, clean latents
+        self._targets: dict[int, tuple[int, Tensor]] = {}  # fixed camera -> step of computation, clean latents
         self._work = UnetWork(self.prior)
         self._distances: dict[str, float] = {}
 
@@ -193,16 +196,16 @@ class StateDistillation(Guidance[StateRequest]):
 
     @cached_property
     def _reference(self) -> Reference:
-        """The picture's inversion, keys and values; its depth is known when this is first asked for."""
+        """The input image's inversion, keys and values; needs its depth."""
         assert self._reference_depth is not None
-        image = self.picture.image - (1 - self.picture.mask) * (1 - GREY)  # it is over white
+        image = self.picture.image - (1 - self.picture.mask) * (1 - GREY)  # from white to grey
         with torch.no_grad():
             latents = self.prior.encode(image[None], "reference")
         unet, empty = self.prior.unet, self._prompts.empty
         return prepare_reference(unet, latents, self._reference_depth, empty, self.grid, self.form)
 
     def request(self, step: int, generator: torch.Generator) -> StateRequest:
-        """One camera, fixed and random in turns; before the picture's depth is known, that of the picture behind it."""
+        """Draw one camera, alternately fixed and random; the input image's is added until its depth is known."""
         config, turn = self.config, step - self.config.start
         if turn % 2 == 0:
             fixed, level = turn // 2 % len(config.fixed_azimuths_deg), 0
@@ -216,17 +219,17 @@ class StateDistillation(Guidance[StateRequest]):
         return StateRequest(step=step, cameras=cameras, passes=passes, fixed=fixed, level=level)
 
     def _cameras(self, azimuth_deg: float, elevation_deg: float) -> Cameras:
-        """One at angles from the picture's; behind it the picture's, if its depth is not known yet."""
+        """Return a camera at angles relative to the input image's, plus the latter if its depth is not known yet."""
         start, size = self.picture.camera, self.config.resolution or self.prior.resolution
         angles = start.azimuth_deg + azimuth_deg, torch.full_like(start.azimuth_deg, elevation_deg)
         camera = orbit_cameras(*angles, start.distance, start.fov_deg.item(), size, size)
         return camera if self._reference_depth is not None else concatenate([camera, start.resized(size, size)])
 
     def losses(self, request: StateRequest, render: Render) -> dict[str, Tensor]:
-        """`rgsd`: see `state_distance`; on the object. 0 where that is not in sight.
+        """Return `rgsd`: `state_distance` on the object; 0 if the object is not in view.
 
         Raises:
-            InputError: the shape is not in sight of the picture's camera.
+            InputError: the shape is not in view of the input image's camera.
         """
         if self.weight("rgsd", request.step) == 0:
             return {}
@@ -248,12 +251,10 @@ class StateDistillation(Guidance[StateRequest]):
         try:
             return self._depths(render, slice(1, 2))
         except NotInSightError:
-            raise InputError(
-                "RGSD: the camera of the picture does not see the shape, or next to nothing of it"
-            ) from None
+            raise InputError("RGSD: the input image's camera sees nothing, or next to nothing, of the shape") from None
 
     def _target(self, request: StateRequest, latents: Tensor, depths: Tensor, reference: Reference) -> Target:
-        """Of a fixed camera the one it has, unless that is missing or old; of a random one a new one."""
+        """Return a fixed camera's stored target unless it is missing or outdated; for a random camera, a new one."""
         fixed, level, unet = request.fixed, request.level, self.prior.unet
         if fixed is not None and fixed in self._targets:
             made_at, clean = self._targets[fixed]
@@ -269,15 +270,15 @@ class StateDistillation(Guidance[StateRequest]):
         self._distances["random_distance" if request.fixed is None else "fixed_distance"] = squared.item()
 
     def figures(self) -> dict[str, float]:
-        """Images through the UNet per step so far, and how far the latest renders were from their targets.
+        """Return the number of images through the UNet per step so far, and the latest distances from targets.
 
-        The picture's own inversion is not counted. Distances are mean squares on the object, of clean latents from
-        their enhanced estimates, and so comparable at all levels of noise.
+        The inversion of the input image is not counted. Distances are mean squared differences between clean latents
+        and their enhanced estimates on the object, and so comparable across noise levels.
         """
         return {**self._work.figures(), **self._distances}
 
     def state(self) -> dict[str, Any]:
-        """The fixed cameras' targets, the picture's depth, and what `figures` counts."""
+        """Return the fixed cameras' targets, the input image's depth, and the counts behind `figures`."""
         return {
             "targets": {str(index): {"step": step, "clean": clean} for index, (step, clean) in self._targets.items()},
             "reference_depth": [] if self._reference_depth is None else [self._reference_depth],

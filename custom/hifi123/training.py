@@ -1,4 +1,4 @@
-"""How Stable Diffusion 2's depth model in miniature is trained: first its autoencoder, then UNet and text tower."""
+"""Training of Stable Diffusion 2's depth model in miniature: first the autoencoder, then UNet and text encoder."""
 
 import tempfile
 from dataclasses import dataclass, field
@@ -27,29 +27,29 @@ from .miniature import LATENT_CHANNELS, Size, TrainableDepth
 from .model import inverting
 from .prior import GREY, DepthPrior
 
-LEVELS = (100, 300, 600)  # timesteps whose noise estimates are measured
-INVERSION = (20, 12)  # steps of the grid, and how many of them are inverted, for the figures
-NO_DEPTH = 0.0  # the channel's value all over a picture whose depth is not known
+LEVELS = (100, 300, 600)  # timesteps at which the noise prediction is evaluated
+INVERSION = (20, 12)  # steps of the grid, and how many of them are inverted, for evaluation
+NO_DEPTH = 0.0  # the channel's value all over an image without known depth
 
 
 @register("depth-diffusion")
 class DepthTask(PriorTask):
-    """Stable Diffusion 2's depth model in miniature, on single pictures with their depth and a caption.
+    """Stable Diffusion 2's depth model in miniature, trained on single images with depth and a caption.
 
-    The autoencoder learns from small parts of the pictures, since most of a whole picture is plain grey.
+    The autoencoder learns from small crops, since most of a whole image is plain grey.
     """
 
     @dataclass
     class Config:
-        part: Literal["autoencoder", "unet"] = "autoencoder"  # what is trained; `unet` goes on from the other's folder
+        part: Literal["autoencoder", "unet"] = "autoencoder"  # what is trained; `unet` starts from the other's folder
         size: Size = field(default_factory=Size)  # of the networks
-        crop: NonNegativeInt = 24  # pixels across the parts that the autoencoder learns from; 0: whole pictures
-        lambda_l1: NonNegativeFloat = 1.0  # weight of the absolute error of decoded images, beside that of the square
-        lambda_kl: NonNegativeFloat = 1e-4  # weight of the divergence of the latents from unit noise
-        usual_grey: UnitFloat = 0.6  # share of pictures before the grey that enhancement uses; others: before any grey
-        mask_only: UnitFloat = 0.25  # share of pictures whose depth is their mask's
-        drop_depth: UnitFloat = 0.1  # share of pictures without depth
-        drop_text: UnitFloat = 0.1  # share of pictures with the empty text, for guidance
+        crop: NonNegativeInt = 24  # pixels across the crops that the autoencoder learns from; 0: whole images
+        lambda_l1: NonNegativeFloat = 1.0  # weight of the L1 error of decoded images, next to 1 for the squared error
+        lambda_kl: NonNegativeFloat = 1e-4  # weight of the KL divergence of the latents from a unit Gaussian
+        usual_grey: UnitFloat = 0.6  # fraction of images over the grey of enhancement; others: over a random grey
+        mask_only: UnitFloat = 0.25  # fraction of images with the mask alone as depth
+        drop_depth: UnitFloat = 0.1  # fraction of images without depth
+        drop_text: UnitFloat = 0.1  # fraction of images with the empty text, for guidance
 
         def __post_init__(self) -> None:
             check_range("drop_depth", self.drop_depth, 0, 1 - self.mask_only)
@@ -62,7 +62,7 @@ class DepthTask(PriorTask):
         if not 0 <= config.crop <= data.resolution or config.crop % config.size.shrink:
             raise InputError(
                 f"task.crop: expected a multiple of {config.size.shrink} up to data.resolution, {data.resolution}, or "
-                f"0 for whole pictures, got {config.crop}"
+                f"0 for whole images, got {config.crop}"
             )
         self.config, self.dtype = config, dtype
         self.side = data.resolution // config.size.shrink
@@ -78,9 +78,9 @@ class DepthTask(PriorTask):
         self.network.load(weights)
 
     def prepare(self, samples: list[Sample], generator: torch.Generator) -> dict[str, Tensor]:
-        """See `PriorTask.prepare`; every view is a picture of its own."""
+        """See `PriorTask.prepare`; every view is an independent image."""
         views = torch.cat([each.images for each in samples])
-        images = self._before_greys(views, generator)
+        images = self._over_greys(views, generator)
         if self.config.part == "autoencoder":
             images = self._parts(images, views[..., 3], generator)
             return {"images": images, "noise": self._draw_noise(images, generator)}
@@ -93,37 +93,37 @@ class DepthTask(PriorTask):
         }
 
     def _draw_noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """[B, 4, h, w] of the images' latents."""
+        """Draw noise [B, 4, h, w] of the shape of the images' latents."""
         side = images.shape[-1] // self.config.size.shrink
         return torch.randn(len(images), LATENT_CHANNELS, side, side, generator=generator)
 
-    def _before_greys(self, views: Tensor, generator: torch.Generator) -> Tensor:
-        """[B, 3, R, R] in [-1, 1]: views [B, R, R, 4] before grey."""
+    def _over_greys(self, views: Tensor, generator: torch.Generator) -> Tensor:
+        """Return views [B, R, R, 4] composited over greys, as [B, 3, R, R] in [-1, 1]."""
         is_usual, any_grey = torch.rand(2, len(views), 1, 1, 1, generator=generator)
         greys = torch.where(is_usual < self.config.usual_grey, GREY, any_grey)
         return 2 * before(greys, views).permute(0, 3, 1, 2) - 1
 
     def _parts(self, images: Tensor, alphas: Tensor, generator: torch.Generator) -> Tensor:
-        """[B, C, crop, crop] of images [B, C, R, R], around random points of the objects in alphas [B, R, R]."""
+        """Return crops [B, C, crop, crop] of images [B, C, R, R], around random object points by alphas [B, R, R]."""
         size = self.config.crop
         if size == 0:
             return images
         parts = []
         for image, alpha in zip(images, alphas, strict=True):
-            inside = (alpha >= min(0.5, float(alpha.max()))).nonzero()  # everywhere, where nothing is seen
+            inside = (alpha >= min(0.5, float(alpha.max()))).nonzero()  # everywhere, if no object is visible
             middle = inside[int(torch.randint(len(inside), (), generator=generator))]
             top, left = (middle - size // 2).clamp(0, image.shape[-1] - size).tolist()
             parts.append(image[:, top : top + size, left : left + size])
         return torch.stack(parts)
 
     def _draw_tokens(self, samples: list[Sample], generator: torch.Generator) -> Tensor:
-        """[B, 77] captions, or the empty text."""
+        """Draw the tokens [B, 77] of captions, or of the empty text."""
         captions = [draw_caption(each.object, generator) for each in samples for _ in each.images]
         is_told = torch.rand(len(captions), generator=generator) >= self.config.drop_text
         return torch.stack([caption_tokens(text if told else "") for text, told in zip(captions, is_told, strict=True)])
 
     def _draw_depths(self, samples: list[Sample], generator: torch.Generator) -> Tensor:
-        """[B, 1, h, w] depth channels: from depth, from the mask alone, or none."""
+        """Draw depth channels [B, 1, h, w]: from depth, from the mask alone, or none."""
         channels = torch.cat([view_depths(each, self.side) for each in samples])
         masks = mask_channel(torch.cat([each.images[..., 3:] for each in samples]), (self.side, self.side))
         kind = torch.rand(len(channels), 1, 1, 1, generator=generator)
@@ -131,19 +131,19 @@ class DepthTask(PriorTask):
         return torch.where(kind < least, NO_DEPTH, torch.where(kind < most, masks, channels))
 
     def _draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
-        """[B] int64, stratified: every batch has its share of low and high noise."""
+        """Draw timesteps [B] int64, stratified: every batch has its share of low and high noise."""
         order, within = torch.randperm(count, generator=generator), torch.rand(count, generator=generator)
         return (len(self.roots[0]) * (order + within) / count).long().clamp(max=len(self.roots[0]) - 1)
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Of the autoencoder: errors of images and divergence. Of the UNet: squared error of the noise.
+        """Return image errors and divergence of the autoencoder, or the squared noise error of the UNet.
 
         Raises:
-            InputError: the UNet's turn, and no autoencoder is trained.
+            InputError: the UNet is to be trained, but there is no trained autoencoder.
         """
         coder = self.config.part == "autoencoder"
         if not coder and not self.network.can_code:
-            raise InputError("start_from: task.part=unet wants the folder that task.part=autoencoder wrote")
+            raise InputError("start_from: expected the folder written with task.part=autoencoder, as task.part is unet")
         with torch.autocast(batch["images"].device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self._coding_losses(batch) if coder else self._noise_loss(batch)
 
@@ -168,15 +168,15 @@ class DepthTask(PriorTask):
         return {"noise": F.mse_loss(found, batch["noise"])}
 
     def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """States [B, 4, h, w] at timesteps [B] of clean latents."""
+        """Return states [B, 4, h, w] at timesteps [B], from clean latents and noise."""
         signal, share = self.roots.to(latents.device)[:, timesteps, None, None, None]
         return signal * latents + share * noise
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module, samples: list[Sample]) -> Evaluation:
-        """PSNR of decoded latents; of the UNet also the squared error of noise, and PSNR of inverted pictures.
+        """Return the PSNR of decoded latents; for the UNet also squared noise errors, and the PSNR after inversion.
 
-        What is measured is the prior that opens the folder, with its float16 weights, on the first view of each object.
+        Evaluates the prior as opened from its folder, with float16 weights, on the first view of each object.
         """
         device = cast(TrainableDepth, network).moments.device
         with tempfile.TemporaryDirectory() as folder:
@@ -196,7 +196,7 @@ class DepthTask(PriorTask):
         return Evaluation(figures, grid([list(row.cpu()) for row in (images, *rows.values())]))
 
     def _noise_errors(self, prior: DepthPrior, latents: Tensor, depths: Tensor) -> dict[str, float]:
-        """Squared error of the noise at each of LEVELS, with the empty text; the same noise every time."""
+        """Return the squared noise error at each of LEVELS, with the empty text; the noise is always the same."""
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
         predict = inverting(prior.unet, depths, prior.prompts("").empty)
         figures = {}
@@ -211,27 +211,31 @@ class DepthTask(PriorTask):
 
 
 def before(grey: Tensor | float, views: Tensor) -> Tensor:
-    """[V, R, R, 3] of views [V, R, R, 4], rgb over white and alpha, over that grey instead, in [0, 1]."""
+    """Return views [V, R, R, 4], RGB over white and alpha, composited over a grey instead: [V, R, R, 3] in [0, 1]."""
     return views[..., :3] - (1 - views[..., 3:]) * (1 - grey)
 
 
 def view_depths(sample: Sample, side: int) -> Tensor:
-    """[V, 1, side, side] the depth channel of each view, of its mask alone where its depth is flat.
+    """Return the depth channel [V, 1, side, side] of each view, from its mask alone where its depth is flat.
 
     Raises:
-        InputError: nothing is known of the depth.
+        InputError: the sample has no depth.
     """
     if sample.depths is None:
-        raise InputError("data.captures: this prior is trained on pictures with depth, and the captures have none")
+        raise InputError("data.captures: expected captures with depth, which this prior is trained on")
     masks = sample.images[..., 3:]
     return depth_channel(sample.depths, masks, (side, side), "distance", flat_by_mask=True)
 
 
 def reconstructed(prior: DepthPrior, latents: Tensor, depths: Tensor, steps: int, levels: int) -> Tensor:
-    """Latents [B, 4, h, w] inverted by DDIM and sampled back, with the empty prompt: the same if the noise is right.
+    """Return latents [B, 4, h, w] inverted by DDIM and sampled back, with the empty prompt: unchanged if ideal.
 
     Args:
-        steps, levels: of the grid, and how many of them are inverted.
+        prior: the model.
+        latents: [B, 4, h, w] clean.
+        depths: [B, 1, h, w].
+        steps: of the grid.
+        levels: how many of the steps are inverted.
     """
     predict, levels_of = inverting(prior.unet, depths, prior.prompts("").empty), prior.grid(steps)
     return sample(predict, invert(predict, latents, levels_of, levels)[-1], levels_of, levels)

@@ -1,4 +1,4 @@
-"""ImageDream and MVDream: four views of an object, of a picture and a text (Wang & Shi 2023; Shi et al. 2023)."""
+"""ImageDream and MVDream: four views of an object from an image and a text (Wang & Shi 2023; Shi et al. 2023)."""
 
 COMPONENTS = {
     "prior": {"imagedream": "prior"},

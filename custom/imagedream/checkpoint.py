@@ -1,8 +1,8 @@
-"""The files of ImageDream and MVDream: their networks, sizes by the shapes in them, one part or another from elsewhere.
+"""The weight files of ImageDream and MVDream: their networks, sized by the shapes of weights.
 
-The official file has denoising network, image adaptor, autoencoder and, as far as its code tells, CLIP's towers. Its
-public conversion is the folder of a diffusers pipeline. What a file lacks is read from folders that diffusers and
-transformers have written.
+The official file contains the denoising network, image adaptor, autoencoder and, judging by its code, CLIP's image and
+text encoders. Its public conversion is the folder of a diffusers pipeline. What a file lacks is read from folders
+written by diffusers and transformers.
 """
 
 import re
@@ -31,9 +31,9 @@ from liftstudio.priors.latent_diffusion import (
 )
 from liftstudio.priors.network_folders import autoencoder_part, image_tower_part
 
-from .layout import CAMERA, CLIP, IMAGE, UNUSED, VAES, WANTED_TOWER, WANTED_VAE, number, takes_image, unet_prefix
+from .layout import CAMERA, CLIP, EXPECTED_TOWER, EXPECTED_VAE, IMAGE, UNUSED, VAES, number, takes_image, unet_prefix
 
-# What this network has besides that of other latent diffusion models.
+# Parts that the UNets of other latent diffusion models do not have.
 UNET_PARTS = {
     "class_embedding.linear_1": "camera_embed.0",
     "class_embedding.linear_2": "camera_embed.2",
@@ -55,7 +55,7 @@ _ADAPTOR_PARTS = {
 
 @dataclass(frozen=True)
 class Parts:
-    """The networks; adaptor and tower only if there is an image prompt."""
+    """The networks; adaptor and image tower only if the model takes an image."""
 
     unet: Part
     vae: Part
@@ -65,10 +65,10 @@ class Parts:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Folders, here or on the hub, with what may not be in the file; "": it is there.
+    """Local or hub folders of parts that the file may lack; "": the file has it.
 
-    vae:   with a diffusers `AutoencoderKL`.
-    tower: with a transformers CLIP (vision) model.
+    vae:   a diffusers `AutoencoderKL`.
+    tower: a transformers CLIP (vision) model.
     """
 
     vae: str
@@ -76,48 +76,51 @@ class Elsewhere:
 
 
 def open_parts(weights: Weights, image_weight: float, elsewhere: Elsewhere) -> Parts:
-    """All networks but the text tower, checked, none read.
+    """Return all networks but the text encoder, checked but not loaded.
 
     Args:
+        weights: of the file with the denoising network.
         image_weight: of the attention to the image tokens.
+        elsewhere: folders of the other parts.
+
     Raises:
-        InputError: a weight is missing, has another shape, or belongs to no network.
+        InputError: a weight is missing, has the wrong shape, or belongs to no network.
     """
     unet = unet_part(weights, image_weight)
-    vae = autoencoder_part(elsewhere.vae, WANTED_VAE) if elsewhere.vae else vae_part(weights, vae_prefix(weights))
+    vae = autoencoder_part(elsewhere.vae, EXPECTED_VAE) if elsewhere.vae else vae_part(weights, vae_prefix(weights))
     adaptor = tower = None
     if takes_image(weights):
         adaptor = adaptor_part(weights, unet_prefix(weights) + IMAGE)
-        tower = image_tower_part(elsewhere.tower, WANTED_TOWER) if elsewhere.tower else file_clip_part(weights)
+        tower = image_tower_part(elsewhere.tower, EXPECTED_TOWER) if elsewhere.tower else file_clip_part(weights)
     parts = Parts(unet, vae, adaptor, tower)
     all_parts = [part for part in (unet, adaptor, vae, tower) if part]
     for part in all_parts:
         part.check()
     _check_widths(weights, parts)
-    check_all_used(weights, all_parts, _in_no_part(parts))
+    check_all_used(weights, all_parts, _ignored_weights(parts))
     return parts
 
 
 def has_vae(weights: Weights) -> bool:
-    """Whether the file has an autoencoder."""
+    """Return whether the file has an autoencoder."""
     return any(key.startswith(VAES) for key in weights.shapes)
 
 
 def has_tower(weights: Weights) -> bool:
-    """Whether the file has an image tower."""
+    """Return whether the file has an image tower."""
     return any(key.startswith(CLIP) for key in weights.shapes)
 
 
 def vae_prefix(weights: Weights) -> str:
-    """What the keys of the file's autoencoder begin with."""
+    """Return the key prefix of the file's autoencoder."""
     return next((prefix for prefix in VAES for key in weights.shapes if key.startswith(prefix)), VAES[0])
 
 
 def unet_part(weights: Weights, image_weight: float = 1.0) -> Part:
-    """The denoising network; the width of its heads is what no shape tells.
+    """Return the denoising network; its head width comes from metadata, as no shape reveals it.
 
     Raises:
-        InputError: a weight that tells a size is missing, or tells an impossible one.
+        InputError: a weight that determines a size is missing or has an impossible shape.
     """
     from .network import MultiViewUNet
 
@@ -133,7 +136,7 @@ def unet_part(weights: Weights, image_weight: float = 1.0) -> Part:
             **sizes.options("Block2D"),
             image_tokens=weight_shape(weights, f"{prefix}{IMAGE}latents", 3)[1] if takes_image(weights) else 0,
             image_weight=image_weight,
-            attention_head_dim=tuple(heads),  # their number
+            attention_head_dim=tuple(heads),  # the number of heads, despite its name
             use_linear_projection=True,
             class_embed_type="projection",
             projection_class_embeddings_input_dim=weight_shape(weights, prefix + CAMERA, 2)[1],
@@ -142,10 +145,10 @@ def unet_part(weights: Weights, image_weight: float = 1.0) -> Part:
 
 
 def adaptor_part(weights: Weights, prefix: str) -> Part:
-    """The image adaptor: the image tower's tokens to a few tokens beside the text's.
+    """Return the image adaptor, which maps the image tower's tokens to a few tokens beside the text's.
 
     Raises:
-        InputError: a weight that tells a size is missing, or tells an impossible one.
+        InputError: a weight that determines a size is missing or has an impossible shape.
     """
     from diffusers.models.embeddings import IPAdapterPlusImageProjection
 
@@ -166,32 +169,35 @@ def adaptor_part(weights: Weights, prefix: str) -> Part:
 
 
 def adaptor_sources(names: Iterable[str], prefix: str) -> Sources:
-    """Sources of the image adaptor's weights; the original file has key and value in one matrix."""
+    """Return the sources of the image adaptor's weights; the original file has key and value in one matrix."""
     half = {"attn.to_k.weight": HALVES[0], "attn.to_v.weight": HALVES[1]}
     return {name: (prefix + replace_parts(name, _ADAPTOR_PARTS), half.get(name[-16:], same)) for name in names}
 
 
 def file_clip_part(weights: Weights) -> Part:
-    """The image tower in an official file."""
+    """Return the image tower in an official file."""
     return clip_part(weights, CLIP, number(weights, "clip_head_channels"), "gelu")
 
 
 def _check_widths(weights: Weights, parts: Parts) -> None:
-    """Raise an InputError unless what one network gives is as wide as what the next one takes."""
-    wanted, found = parts.unet.module.config.in_channels, parts.vae.module.config.latent_channels
-    if wanted != found:
-        raise InputError(f"{parts.vae.weights.path}: latents of {found} channels; {weights.path} wants {wanted}")
+    """Raise an InputError unless the output of each network is as wide as the input of the next one."""
+    expected, found = parts.unet.module.config.in_channels, parts.vae.module.config.latent_channels
+    if found != expected:
+        raise InputError(
+            f"{parts.vae.weights.path}: expected {expected} latent channels, as {weights.path} has, got {found}"
+        )
     if parts.adaptor is None or parts.tower is None:
         return
-    wanted, found = parts.adaptor.module.proj_in.in_features, parts.tower.module.config.hidden_size
-    if wanted != found:
+    expected, found = parts.adaptor.module.proj_in.in_features, parts.tower.module.config.hidden_size
+    if found != expected:
         raise InputError(
-            f"{parts.tower.weights.path}: the image tower's tokens are {found} wide; {weights.path} wants {wanted}"
+            f"{parts.tower.weights.path}: expected image tokens of width {expected}, as {weights.path} takes, "
+            f"got {found}"
         )
 
 
-def _in_no_part(parts: Parts) -> re.Pattern[str]:
-    """What may be in the file besides: what is not needed, and what was read from elsewhere or is not asked for."""
+def _ignored_weights(parts: Parts) -> re.Pattern[str]:
+    """Return a pattern of weights to ignore: those not needed, and those of parts read from elsewhere or unused."""
     others = [*([CLIP] if parts.tower is None or parts.tower.weights is not parts.unet.weights else [])]
     others += [*(VAES if parts.vae.weights is not parts.unet.weights else [])]
     return re.compile("|".join([UNUSED.pattern, *map(re.escape, others)]))

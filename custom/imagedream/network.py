@@ -1,4 +1,4 @@
-"""ImageDream's denoising network: Stable Diffusion 2.1's, attending across the views of an object, with cameras."""
+"""ImageDream's denoising network: Stable Diffusion 2.1's with attention across views and camera conditions."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class AcrossFrames(AttnProcessor2_0):
-    """Self-attention of all pixels of all frames of an object (Shi et al. 2023, "MVDream", sec. 3.1)."""
+    """Self-attention over all pixels of all frames of an object (Shi et al. 2023, "MVDream", sec. 3.1)."""
 
     def __call__(
         self,
@@ -21,13 +21,13 @@ class AcrossFrames(AttnProcessor2_0):
         temb: Tensor | None = None,
         frames: int = 1,
     ) -> Tensor:
-        """[objects * frames, pixels, D], frames fastest, to the same."""
+        """Map [objects * frames, pixels, D], frames fastest, to the same shape."""
         together = hidden_states.unflatten(0, (-1, frames)).flatten(1, 2)
         return super().__call__(attn, together).reshape(hidden_states.shape)
 
 
 class ToText(AttnProcessor2_0):
-    """Cross-attention to the text, each frame for itself."""
+    """Cross-attention to the text, independently per frame."""
 
     def __call__(
         self,
@@ -38,12 +38,12 @@ class ToText(AttnProcessor2_0):
         temb: Tensor | None = None,
         frames: int = 1,
     ) -> Tensor:
-        """[B, pixels, D] and tokens [B, N, C] to [B, pixels, D]."""
+        """Map [B, pixels, D] and tokens [B, N, C] to [B, pixels, D]."""
         return super().__call__(attn, hidden_states, encoder_hidden_states)
 
 
 class ToTextAndImage(nn.Module):
-    """Cross-attention to the text, plus that to the image tokens, which have keys and values of their own.
+    """Cross-attention to the text, plus one to the image tokens with separate keys and values.
 
     Ye et al. 2023, "IP-Adapter", eq. 5.
     """
@@ -63,7 +63,7 @@ class ToTextAndImage(nn.Module):
         temb: Tensor | None = None,
         frames: int = 1,
     ) -> Tensor:
-        """[B, pixels, D] and tokens [B, N, C], the last of them the image's, to [B, pixels, D]."""
+        """Map [B, pixels, D] and tokens [B, N, C], the last of them the image's, to [B, pixels, D]."""
         count = encoder_hidden_states.shape[1]
         text, image = encoder_hidden_states.split([count - self.tokens, self.tokens], dim=1)
         query = attn.to_q(hidden_states)
@@ -78,17 +78,17 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 
 
 class MultiViewUNet(UNet2DConditionModel):
-    """The stock network with these attentions, and the camera of each frame in place of a class."""
+    """diffusers' UNet with the attention above, and each frame's camera in place of a class."""
 
     class_embedding: Any  # diffusers is untyped
 
     def __init__(self, image_tokens: int, image_weight: float, **options: Any) -> None:
-        """Make it.
+        """Build the network.
 
         Args:
-            image_tokens: how many of the context's last tokens are the image's; 0: the network knows text only.
+            image_tokens: number of last context tokens that are the image's; 0: text only.
             image_weight: of the attention to them.
-            options: as of the stock network.
+            options: of `UNet2DConditionModel`.
         """
         super().__init__(**options)
         context_width = options["cross_attention_dim"]
@@ -106,15 +106,15 @@ class MultiViewUNet(UNet2DConditionModel):
                 module.set_processor(processor(name, module))
 
     def get_class_embed(self, sample: Tensor, class_labels: Tensor | None) -> Tensor | None:
-        """The camera's part of the embedding; none at all without a camera, as when trained on single images."""
+        """Return the camera embedding; None without a camera, as in training on single images."""
         return None if class_labels is None else super().get_class_embed(sample, class_labels)
 
     def forward(self, sample: Tensor, timestep: int | Tensor, context: Tensor, cameras: Tensor | None) -> Tensor:
-        """The noise [O, F, 4, h, w] float32 in the frames of O objects.
+        """Return the noise [O, F, 4, h, w] float32 in the frames of O objects.
 
         Args:
             sample: [O, F, 4, h, w] noisy latents of unit variance.
-            timestep: of all objects, or [O] of each.
+            timestep: one for all objects, or [O] per object.
             context: [O, N, D] tokens of the text, then of the image.
             cameras: [O, F, 16], see `conditioning.camera_conditions`; None: single images.
         """

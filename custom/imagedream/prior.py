@@ -1,4 +1,4 @@
-"""ImageDream and MVDream behind the interface of all priors."""
+"""ImageDream and MVDream as a `Prior`."""
 
 import re
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # diffusers takes seconds to import
     from .checkpoint import Parts
     from .text import TextEncoder
 
-# Of the pictures the networks were trained on, degrees: (elevations, vertical fields of view).
+# Of the training images, degrees: (elevations, vertical fields of view).
 TRAINED_DEG = {"image": ((0.0, 30.0), (45.0, 50.0)), "text": ((0.0, 30.0), (15.0, 60.0))}
 NEGATIVE_PROMPT = (  # that of ImageDream's 3D configuration
     "ugly, bad anatomy, blurry, pixelated obscure, unnatural colors, poor lighting, dull, and unclear, cropped, "
@@ -42,11 +42,11 @@ NEGATIVE_PROMPT = (  # that of ImageDream's 3D configuration
 
 @register("imagedream")
 class ImageDream(LatentPrior):
-    """ImageDream, or MVDream without an image prompt: four views of an object in its canonical frame, front on +x.
+    """ImageDream, or MVDream without an input image: four views of an object in its canonical frame, front on +x.
 
-    After Wang & Shi 2023, "ImageDream", and Shi et al. 2023, "MVDream". The cameras of the four views are free, but
-    share their elevation and are 90 degrees apart where the networks were trained. Any number of such fours are
-    denoised side by side. Where the picture was taken from is for the network to find out.
+    After Wang & Shi 2023, "ImageDream", and Shi et al. 2023, "MVDream". The cameras of the four views are free, but the
+    networks were trained on equal elevations, 90 degrees apart. Any number of such sets of four are denoised together.
+    The network infers the input image's camera by itself.
     """
 
     published = (
@@ -57,12 +57,12 @@ class ImageDream(LatentPrior):
 
     @dataclass
     class Config(Prior.Config):
-        mode: Literal["auto", "pixel", "local", "text"] = "auto"  # picture as a frame or not; no picture; auto: by file
-        prompt: str = ""  # what the object is, in a few words; taken literally
-        negative_prompt: str = NEGATIVE_PROMPT  # what it is not
-        ip_weight: NonNegativeFloat = 1.0  # of the attention to the picture, next to that to the text
-        vae: str = ""  # folder (here or on the hub) of a diffusers autoencoder; "": the weights' own
-        image_encoder: str = ""  # folder of CLIP's image tower; "": the weights' own, or laion's
+        mode: Literal["auto", "pixel", "local", "text"] = "auto"  # image as frame or only as tokens; no image; by file
+        prompt: str = ""  # short description of the object, used verbatim
+        negative_prompt: str = NEGATIVE_PROMPT  # what the object is not
+        ip_weight: NonNegativeFloat = 1.0  # weight of the attention to the image, relative to that to the text
+        vae: str = ""  # folder (local or on the hub) of a diffusers autoencoder; "": the weights' own
+        image_encoder: str = ""  # folder of CLIP's image encoder; "": the weights' own, or LAION's
         text_encoder: str = ""  # folder with text_encoder/ and tokenizer/; "": the weights' own, or Stable Diffusion's
 
     config: Config
@@ -74,16 +74,16 @@ class ImageDream(LatentPrior):
         weights = open_weights(config.weights, self.published)
         self.mode = mode_of(weights, config.mode)
         if self.mode == "text" and not config.prompt:
-            raise InputError(f"prompt: {weights.path.name} makes objects of text alone; say which object")
+            raise InputError(f"prompt: expected a description of the object, as {weights.path.name} takes text alone")
         parts, text = _open(config, weights)
         super().__init__(config, parts.vae, number(weights, "image_size"), device=device)
         self.name = f"{'MVDream' if self.mode == 'text' else 'ImageDream'} ({self.mode}, {weights.path.name})"
         self.levels = scaled_linear_levels()  # of each timestep
         self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
         self.takes_image = self.mode != "text"
-        self.guidance_scale = 7.5 if self.mode == "text" else 5.0  # as the public conversion's examples have them
+        self.guidance_scale = 7.5 if self.mode == "text" else 5.0  # as in the examples of the public conversion
         if not config.prompt:
-            log.warning("%s: no prompt; a few words that say what the picture shows help it", self.name)
+            log.warning("%s: no prompt; a short description of the object improves the result", self.name)
         texts = {"prompt": config.prompt, "negative_prompt": config.negative_prompt}
         self.text = text.encode(texts, device)
         dtype = half_on_cuda(config.precision, device)
@@ -97,8 +97,7 @@ class ImageDream(LatentPrior):
 
     def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
         if len(cameras) == 0 or len(cameras) % self.frames:
-            together = f"{self.frames} views together, and so multiples of them"
-            raise InputError(f"{self.name} makes {together}, not {len(cameras)}")
+            raise InputError(f"{self.name}: expected a multiple of {self.frames} views, got {len(cameras)}")
         if not self._are_around(cameras):
             trained = f"{self.frames} views of equal elevation, {360 / self.frames:g} degrees apart"
             log.warning("%s was trained on %s; these are not", self.name, trained)
@@ -110,7 +109,7 @@ class ImageDream(LatentPrior):
             self._check_picture(input_camera, cameras)
 
     def _are_around(self, cameras: Cameras) -> bool:
-        """Whether the views that belong together are of one elevation and all around, in whatever order."""
+        """Return whether each set of views has one elevation and evenly spaced azimuths, in any order."""
         azimuths, elevations = (
             angles_deg.unflatten(0, (-1, self.frames)).sort(1).values
             for angles_deg in (cameras.azimuth_deg % 360, cameras.elevation_deg)
@@ -119,23 +118,23 @@ class ImageDream(LatentPrior):
         return bool(off_deg.abs().max() < SAME_DEG)
 
     def _check_picture(self, camera: Cameras, cameras: Cameras) -> None:
-        """Warn of a picture from behind, or from another height than the views."""
-        self.warn_beyond("azimuth of the picture", (camera.azimuth_deg + 180) % 360 - 180, (-90.0, 90.0))
+        """Warn if the input image is from behind, or its elevation differs from all views."""
+        self.warn_beyond("azimuth of the input image", (camera.azimuth_deg + 180) % 360 - 180, (-90.0, 90.0))
         low, high = (angle.item() for angle in cameras.elevation_deg.aminmax())
         own = camera.elevation_deg.item()
         if not low - SAME_DEG <= own <= high + SAME_DEG:
-            heights = f"{own:.4g} degrees, the views from {low:.4g} to {high:.4g}"
-            log.warning("elevation of the picture: %s; %s was trained on equal ones", heights, self.name)
+            elevations = f"{own:.4g} degrees, but views from {low:.4g} to {high:.4g}"
+            log.warning("elevation of the input image: %s; %s was trained on equal ones", elevations, self.name)
 
     def sigmas(self, steps: int) -> Tensor:
-        """Those of DDIM, as officially: see `samplers.ddim_sigmas`."""
+        """Return the noise levels of DDIM, as in the official code: see `samplers.ddim_sigmas`."""
         return ddim_sigmas(self.levels, steps)
 
     @torch.no_grad()
     def condition(self, posed: PosedImage | None) -> Condition:
-        """Text and picture, this over its grey; without an image prompt (mode text) the text alone.
+        """Encode the text and the input image over its grey; in mode text, the text alone.
 
-        Latents are drawn from their distribution, as officially; the draw is always the same.
+        Latents are sampled from their distribution, as in the official code, but always with the same noise.
         """
         if posed is None or self.adaptor is None:
             return make_condition(self.text, None, None)
@@ -148,9 +147,9 @@ class ImageDream(LatentPrior):
 
     @torch.no_grad()
     def denoise(self, noisy: NoisyViews[Condition]) -> Tensor:
-        """See `Prior.denoise`; a scale of 0 everywhere is the unconditional estimate alone.
+        """See `Prior.denoise`; a scale of 0 everywhere gives the unconditional estimate alone.
 
-        The views are as many fours, one after the other, as there are; the network is told the nearest timestep.
+        The views are any number of sets of four, one after the other. The network is given the nearest timestep.
         """
         sigma, condition = noisy.sigma, noisy.condition
         scaled = (noisy.latents / (1 + sigma**2) ** 0.5).unflatten(0, (-1, self.frames))
@@ -164,19 +163,19 @@ class ImageDream(LatentPrior):
         return guided_estimate(estimate, condition.conditional, condition.unconditional, noisy.guidance_scale)
 
     def _image_tokens(self, image: Tensor) -> Tensor:
-        """[N, D] float32: what leaves the image tower's last block but one."""
+        """Return the image tower's penultimate hidden states [N, D] float32."""
         pixels = clip_pixels(image, self.tower.config.image_size).to(next(self.tower.parameters()).dtype)
         return self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-2][0].float()
 
     def _image_latent(self, image: Tensor) -> Tensor:
-        """[4, h, w] of the picture, scaled."""
+        """Return the scaled latent [4, h, w] of the image."""
         posterior = self.posterior(vae_pixels(image, self.resolution)[None])
         noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         return LATENT_SCALE * (posterior.mean + posterior.std * noise)[0]
 
 
 def _open(config: ImageDream.Config, weights: Weights) -> tuple["Parts", "TextEncoder"]:
-    """All networks, checked, none read; each is the option's, the weights' own, their pipeline's, or the default."""
+    """Return all networks, checked, not loaded; each from its option, the weights, their pipeline, or the default."""
     from .checkpoint import Elsewhere, has_tower, has_vae, open_parts  # diffusers takes seconds to import
     from .text import TextEncoder
 
@@ -185,14 +184,16 @@ def _open(config: ImageDream.Config, weights: Weights) -> tuple["Parts", "TextEn
     vae = "" if has_vae(weights) else f"{pipeline or STABLE_DIFFUSION}/vae"
     tower = "" if has_tower(weights) else f"{pipeline}/image_encoder" if pipeline else TOWER
     parts = open_parts(weights, config.ip_weight, Elsewhere(config.vae or vae, config.image_encoder or tower))
-    wanted = parts.unet.module.config.cross_attention_dim
-    if text.width != wanted:
-        raise InputError(f"text_encoder: its tokens are {text.width} wide; {weights.path} wants {wanted}")
+    expected = parts.unet.module.config.cross_attention_dim
+    if text.width != expected:
+        raise InputError(
+            f"text_encoder: expected tokens of width {expected}, as {weights.path} takes, got {text.width}"
+        )
     return parts, text
 
 
 def _pipeline(text: str, weights: Weights) -> str:
-    """The diffusers pipeline, here or on the hub, of the weights that `text` names; "" for none."""
+    """Return the diffusers pipeline, local or on the hub, of the weights that `text` names; "" for none."""
     folder = pipeline_of(weights)
     if folder and is_hub_name(text):
         return re.sub(rf"/{UNET_FOLDER}(/[^/]*)?$", "", text.rstrip("/"))

@@ -1,4 +1,4 @@
-"""ImageDream's and MVDream's views: four cameras around the object in its canonical frame; with the picture."""
+"""Views by ImageDream and MVDream: four cameras around the object in its canonical frame, plus any input image."""
 
 import math
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from liftstudio.views.prior_views import GeneratedViews, PriorViews
 from .conditioning import VIEWS, WORLD_SCALE
 
 FOV_DEG = 47.5  # in the middle of what ImageDream was trained on
-HALF_VIEW = 3.6 * math.tan(math.radians(33.8 / 2))  # world units, half of what a view shows: as elsewhere
+HALF_VIEW = 3.6 * math.tan(math.radians(33.8 / 2))  # half the side of a view, world units: as of other methods
 MVDREAM_HALF_VIEW = 0.9 * WORLD_SCALE  # in the middle of what MVDream was trained on
 
 
 def _distance(half_view: float) -> float:
-    """Of the cameras from the object's centre, world units."""
+    """Return the cameras' distance from the object's centre, world units."""
     return half_view / math.tan(math.radians(FOV_DEG / 2))
 
 
@@ -31,9 +31,9 @@ DISTANCE, MVDREAM_DISTANCE = _distance(HALF_VIEW), _distance(MVDREAM_HALF_VIEW)
 
 
 class FourViews(GeneratedViews):
-    """Front, left, back and right of an object, sampled together by DDIM steps with classifier-free guidance.
+    """Front, left, back and right view of an object, sampled together by DDIM with classifier-free guidance.
 
-    The front is at azimuth 0, which is on +x; "left" and "right" are the object's own.
+    The front is at azimuth 0, which is on +x; left and right are the object's own.
     """
 
     @dataclass
@@ -44,31 +44,31 @@ class FourViews(GeneratedViews):
     config: Config
 
     def angles(self) -> Angles:
-        """Azimuths 0, 90, 180, 270 at one elevation."""
+        """Return azimuths 0, 90, 180, 270 at one elevation, degrees."""
         azimuth_deg = 360 / VIEWS * torch.arange(VIEWS)
         return azimuth_deg, torch.full_like(azimuth_deg, self.config.elevation_deg)
 
 
 @register("imagedream-views")
 class ImageDreamViews(FourViews, PriorViews):
-    """Front, left, back and right of the object in a picture, sampled as ImageDream does; the picture is one view more.
+    """Front, left, back and right view of the object in an image, sampled as ImageDream does, plus the image itself.
 
     After Wang & Shi 2023, "ImageDream".
     """
 
     @dataclass
     class Config(FourViews.Config, PriorViews.Config):
-        elevation_deg: ElevationDeg = 5.0  # of the camera that took the picture, and of the four views
-        azimuth_deg: Annotated[float, Range(-180, 360)] = 0.0  # of the picture's camera, from the object's front
+        elevation_deg: ElevationDeg = 5.0  # of the input image's camera, and of the four views
+        azimuth_deg: Annotated[float, Range(-180, 360)] = 0.0  # of the input image's camera, from the object's front
 
     config: Config
 
     def assemble(self, images: Tensor, masks: Tensor, picture: InputImage) -> ReferenceViews:
-        """The four views as the prior made them, then the picture."""
+        """Return the four views, then the input image."""
         return self.with_input_image(super().assemble(images, masks, picture), picture)
 
     def _input_view(self) -> None:
-        """None of the four: the picture stands beside what the prior makes of it."""
+        """Return None: the input image is added to the four views, not one of them."""
 
     def _input_camera(self, size: int) -> Cameras:
         angles = torch.tensor([self.config.azimuth_deg]), torch.tensor([self.config.elevation_deg])
@@ -77,9 +77,9 @@ class ImageDreamViews(FourViews, PriorViews):
 
 @register("mvdream-views")
 class MVDreamViews(FourViews):
-    """Front, left, back and right of the object that the prior's prompt describes, sampled as MVDream does.
+    """Front, left, back and right view of the object that the prior's prompt describes, sampled as MVDream does.
 
-    After Shi et al. 2023, "MVDream". There is no picture.
+    After Shi et al. 2023, "MVDream". There is no input image.
     """
 
     @dataclass

@@ -1,4 +1,4 @@
-"""The benchmarks of the pipeline and of the bundled prior: do they measure what they say?"""
+"""The benchmarks of the pipeline and of the bundled prior, checked on known cases."""
 
 import json
 import math
@@ -32,7 +32,7 @@ from liftstudio.synthetic.truth import to_mesh
 from liftstudio.training.data import view_object
 from liftstudio.training.rigs import RigConfig, draw_rig
 
-# Small and quick, yet enough that a surface comes of it.
+# Small and quick, but enough for a surface.
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def a_toy() -> tuple[int, TexturedObject]:
 
 
 def overlap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """[V] intersection over union of masks [V, H, W, 1]."""
+    """Return intersection over union [V] of masks [V, H, W, 1]."""
     both, either = ((a > 0.5) & (b > 0.5)).sum((1, 2, 3)), ((a > 0.5) | (b > 0.5)).sum((1, 2, 3))
     return both / either
 
@@ -77,7 +77,7 @@ def test_a_perfect_mesh_measures_as_perfect(folder: Path) -> None:
 
 
 def written(toy: TexturedObject, path: Path) -> Path:
-    """The true surface as a run would export it."""
+    """Write the true surface as a run would export it."""
     mesh = to_mesh(toy)
     trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False).export(path)
     return path
@@ -95,11 +95,11 @@ def test_exported_files_are_rendered_as_the_object_looks(folder: Path) -> None:
     assert found["silhouette_iou"] > 0.995  # the same samples, but for rounding
     assert found["psnr"] > 30 and found["ssim"] > 0.97  # a texel is about a pixel: the pattern's borders are blurred
     assert found["albedo_rmse"] < 0.08 < found["shaded_rmse"]
-    assert found["shaded_rmse_free"] < 0.002  # half the albedo everywhere is the albedo but for a factor
+    assert found["shaded_rmse_free"] < 0.002  # half the albedo everywhere is the albedo up to a factor
 
 
 def solid() -> TexturedObject:
-    """A composite of one part, so that its colour is known at every point of its surface."""
+    """Return a composite of one part, so that its colour is known at every surface point."""
     while True:
         seed = random.randrange(2**32)
         obj = make_object("composite", seed)
@@ -113,7 +113,7 @@ def solid() -> TexturedObject:
     [("sv3d-masked-sds", 21, 64), ("sv3d-masked-sds", 21, 256), ("syncdreamer-neus", 17, 64)],
 )
 def test_true_views_show_the_true_mesh(folder: Path, config: str, count: int, pixels: int) -> None:
-    """The picture, the views, the cameras and the mesh agree on where azimuth 0 is and which way round it goes."""
+    """Input image, views, cameras and mesh agree on azimuth 0 and the sense of rotation."""
     _, toy = a_toy()
     image_to_mesh.save_unit_mesh(toy, folder / "truth.ply")
     job = image_to_mesh.Job(0, "default", "true", config=config)
@@ -133,8 +133,8 @@ def test_true_views_show_the_true_mesh(folder: Path, config: str, count: int, pi
     assert views.cameras.azimuth_deg[views.input_view] % 360 < 1e-3
 
 
-def test_a_picture_where_the_front_is_at_azimuth_0(folder: Path) -> None:
-    """It is the picture from azimuth 0 of the object turned, and the views' options say where it is taken from."""
+def test_an_image_with_the_front_at_azimuth_0(folder: Path) -> None:
+    """It equals the image from azimuth 0 of the rotated object, and the options have its camera."""
     index, _ = a_toy()
     pictures, angles = [], []
     for config in ("sv3d-masked-sds", "imagedream-toys"):
@@ -153,13 +153,13 @@ def test_a_picture_where_the_front_is_at_azimuth_0(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("whose", "variant"), [("prior", "uniform-light"), ("true", "default")])
-def test_a_run_from_picture_to_row(folder: Path, whose: Literal["prior", "true"], variant: str) -> None:
+def test_a_run_from_image_to_row(folder: Path, whose: Literal["prior", "true"], variant: str) -> None:
     index, _ = a_toy()
     job = image_to_mesh.Job(index, variant, whose, 64, (*QUICK, f"prior.weights={folder / 'ball.safetensors'}"))
     row = image_to_mesh.reconstruct(job, folder / "runs")
     columns = image_to_mesh.GEOMETRY | image_to_mesh.APPEARANCE | runs.COST
     assert all(math.isfinite(row[name]) for name in [*columns, "coarse_s", "fine_s"])
-    # Thirty steps on nine small views: rough, but the toy where its own views are given. The prior knows only a ball.
+    # Thirty steps on nine small views: a rough toy, where its own views are given. The prior knows only a ball.
     assert row["iou"] > 0.4 if whose == "true" else row["iou"] > 0
     assert (Path(row["folder"]) / "test" / "contact_sheet.png").is_file()
     one_stage = {name: value for name, value in row.items() if name != "fine_s"}
@@ -194,25 +194,25 @@ def test_all_jobs_are_checked_before_the_first(capsys: pytest.CaptureFixture[str
 
 
 def a_ball_scene() -> tuple[Prior, toys_prior.Scene]:
-    """What the tiny ball's prior is right about: balls."""
+    """Return a scene that the tiny ball's prior is right about: a ball."""
     config = TinyBall.Config("ball.safetensors")
     prior = TinyBall(config, device=torch.device("cpu"))
     scene = toys_prior.make_scene("toy", random.randrange(50), prior, torch.device("cpu"))
     return prior, replace(scene, truth=ball(scene.cameras))
 
 
-def test_rows_of_a_prior_that_is_right() -> None:
+def test_rows_of_an_exact_prior() -> None:
     prior, scene = a_ball_scene()
     samplers = [toys_prior.Sampler(6, 80.0, 0.002, 1.0), toys_prior.Sampler(6, 80.0, 0.002, 2.5)]
     baselines = toys_prior.make_baselines("toy", 0, scene, mean_of=2)
     rows = toys_prior.measure_object(prior, scene, samplers, baselines).rows
     repeated = float(psnr(scene.truth[0][-1:].expand(20, -1, -1, -1), scene.truth[0][:-1]).mean())
     assert rows["input repeated"]["psnr"] == pytest.approx(repeated, abs=1e-3)
-    assert rows["input repeated"]["iou"] > 0.97  # a ball's outline is the same from everywhere, but for perspective
-    assert rows["one evaluation, sigma 80"]["psnr"] > 50  # it is the mean picture of a ball, which is the truth
+    assert rows["input repeated"]["iou"] > 0.97  # a ball's outline is the same from everywhere, up to perspective
+    assert rows["one evaluation, sigma 80"]["psnr"] > 50  # the mean image of the ball, which is the truth
     for sampler in samplers:
         row = rows[sampler.name]
-        assert row["psnr"] > 38  # the prior's samples are 0.02 of latents, which is 0.01 of pixels, off: 40 dB
+        assert row["psnr"] > 38  # the prior's samples deviate by 0.02 in latents, 0.01 in pixels: 40 dB
         assert min(row["psnr near"], row["psnr back"]) <= row["psnr"] <= max(row["psnr near"], row["psnr back"])
         assert row["iou"] > 0.99 and row["seconds"] > 0
     table, data = toys_prior.table_of([rows, rows]), toys_prior.summary([rows, rows])

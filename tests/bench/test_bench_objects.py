@@ -1,4 +1,4 @@
-"""The benchmark of captures with known meshes: its command line, and its table of what runs have measured."""
+"""The benchmark of captures with known meshes: its command line, and its table of measurements."""
 
 import io
 import json
@@ -18,7 +18,7 @@ QUICK = ("device=cpu", "system.steps=2")
 
 @pytest.fixture(autouse=True)
 def _captures(project: Path) -> None:
-    """Two captures of a sphere, one with its mesh, and a folder that is none."""
+    """Two captures of a sphere, one with its mesh, and a folder that is not a capture."""
     for name in ("mario", "sofa"):
         write_capture(project / "objects" / name)
     capture = project / "objects" / "sofa" / "transforms.json"
@@ -32,7 +32,7 @@ def measure(*words: str) -> int:
 
 
 def cells(table: str) -> dict[str, list[str]]:
-    """Name of a line -> its cells, of the last table printed."""
+    """Return row name -> cells, of the last table printed."""
     last = table.rpartition("┏")[2].splitlines()
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in last if "│" in line]
     return {line[0]: line[1:] for line in lines}
@@ -71,7 +71,7 @@ def test_all_or_several_objects(capsys: pytest.CaptureFixture[str]) -> None:
         (["objects", "--config", "tiny.yaml", "views.heldout=[]"], "did you mean 'views.held_out'"),
     ],
 )
-def test_wrong_words_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_fail_with_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert objects.main(words) == command_line.BAD_INPUT
     said = capsys.readouterr()
     assert message in said.err and said.err.count("\n") == 1 and said.out == ""

@@ -36,7 +36,7 @@ def test_a_table_of_two_priors_and_a_sheet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
-    monkeypatch.chdir(tmp_path)  # so that no name in the table is so long that it wraps
+    monkeypatch.chdir(tmp_path)  # keeps names in the table short enough not to wrap
     weights = "tiny.safetensors"
     task = ObjectsTask(ObjectsTask.Config(size=TINY), DataConfig(), torch.float32)
     task.save(task.network, Path(weights))
@@ -49,7 +49,7 @@ def test_a_table_of_two_priors_and_a_sheet(
     names = ("input repeated", "tiny.safetensors: one evaluation", "toys: one evaluation", "toys: sampled, 1 steps")
     rows = [next(line for line in lines if name in line) for name in names]
     filled = [sum(bool(cell.strip()) for cell in row.split("|")) for row in rows]
-    assert filled == [4, 7, 4, 4]  # volume and elevation are known of `objects` alone
+    assert filled == [4, 7, 4, 4]  # only `objects` has volume and elevation
     assert sheet.exists()
 
 
@@ -79,7 +79,7 @@ def test_no_mesh_is_measured_twice(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         ([str(OBJECTS_PACK), "--count", "0"], "error: --count, --steps: expected 1 or more"),
     ],
 )
-def test_wrong_words_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_fail_with_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     defaults = [] if "--weights" in words else ["--weights", "asset://priors/toys"]
     assert main([*words, *defaults]) == command_line.BAD_INPUT
     said = capsys.readouterr()

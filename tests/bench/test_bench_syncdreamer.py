@@ -1,4 +1,4 @@
-"""The benchmark of sixteen synchronised views: does it measure what it says, and of which networks?"""
+"""The benchmark of sixteen synchronised views, checked on known cases."""
 
 import json
 import sys
@@ -28,11 +28,11 @@ from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
 SEED = fresh_seed(__name__, bits=24)
 NUMBER = SEED % 50  # of the toy
 CPU = torch.device("cpu")
-SIZE = 32  # pixels of the small CLIP's pictures
+SIZE = 32  # pixels across the small CLIP's images
 
 
 class BallBefore(TinyBall):
-    """The tiny ball's prior, asked about any cameras; it knows no masks."""
+    """The tiny ball's prior for any cameras, without masks."""
 
     def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
         pass
@@ -52,7 +52,7 @@ def ball_scene(folder: Path) -> tuple[Prior, Scene]:
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random CLIP that knows letters; its cosines are above 0, below which the CD score sees no variance."""
+    """Write a small random CLIP of letters with cosines above 0, below which the CD score has no variance."""
     torch.manual_seed(4)
     folder = tmp_path_factory.mktemp("clip") / "clip"
     write_tokenizer(folder)
@@ -67,7 +67,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("guidance", ["cfg", "harmonyview"])
 def test_the_official_network_is_measured(guidance: str, tmp_path: Path) -> None:
-    """It knows no masks and its own cameras alone: in miniature, with random weights."""
+    """In miniature, with random weights: it has no masks and only its own cameras."""
     weights = write_bright_weights(tmp_path / "tiny.safetensors", SEED)
     prior = open_prior(ComponentSpec("prior", AUTO, AutoPrior.Config(str(weights))), CPU)
     source = source_of(2, guidance=guidance, steps=2)
@@ -85,12 +85,12 @@ def test_silhouettes_of_a_prior_that_is_right(tmp_path: Path) -> None:
     pictures = syncdreamer.sample(source_of(3, steps=6), prior, scene, NUMBER)
     found = {"prior": pictures, **syncdreamer.baselines(scene, 0, 0)}
     rows = Judge(None, "toy", None, CPU).compare(found, scene)
-    assert min(rows["prior"]["psnr"]) > 35  # samples are 0.02 of latents, which is 0.01 of pixels, off: 40 dB
+    assert min(rows["prior"]["psnr"]) > 35  # samples deviate by 0.02 in latents, 0.01 in pixels: 40 dB
     assert min(rows["prior"]["iou"]) > 0.9  # of pale pixels at its outline, half may count as background
     assert rows["prior"]["psnr"][0] > rows["input repeated"]["psnr"][0] + 10
 
 
-def test_text_is_what_clip_compares_views_with(tmp_path: Path, clip_folder: Path) -> None:
+def test_views_are_compared_with_the_text_by_clip(tmp_path: Path, clip_folder: Path) -> None:
     _, scene = ball_scene(tmp_path)
     found = syncdreamer.baselines(scene, NUMBER, 2)  # mean views differ from the ball's, and from one another
     judge, other = Judge(clip_folder, "toy_bus1", None, CPU), Judge(clip_folder, "shoe", None, CPU)
@@ -111,7 +111,7 @@ def test_flow_error_is_a_column(tmp_path: Path) -> None:
     judge = Judge(None, "toy", None, CPU)
 
     def estimate(images: Tensor, targets: Tensor) -> Tensor:
-        """Right by the change of the mean red, down by that of the mean blue."""
+        """Estimate flow right by the change of the mean red, down by that of the mean blue."""
         assert images.shape[1:] == (256, 256, 3)
         change = (targets - images).mean(dim=(1, 2))[:, None, None, ::2]
         return change.expand(-1, *images.shape[1:3], -1)
@@ -121,7 +121,7 @@ def test_flow_error_is_a_column(tmp_path: Path) -> None:
     judge.estimate = estimate
     rows = judge.compare(found, scene)
     assert "e_flow" not in without["truth"] and rows["truth"]["e_flow"] == [0]
-    steps = scene.truth[0].mean(dim=(1, 2))[:, ::2]  # the repeated view does not move: all of the true flow is error
+    steps = scene.truth[0].mean(dim=(1, 2))[:, ::2]  # the repeated view does not move: the error is the true flow
     assert rows["input repeated"]["e_flow"] == pytest.approx(
         [(steps.roll(-1, 0) - steps).abs().mean().item()], rel=1e-3
     )
@@ -160,7 +160,7 @@ def test_instances_are_summarized() -> None:
         (["--instances", "0"], "instances"),
     ],
 )
-def test_wrong_words_are_one_line(
+def test_bad_arguments_fail_with_one_line(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)  # also where it is installed
@@ -170,7 +170,7 @@ def test_wrong_words_are_one_line(
     assert message in said.err and said.err.count("\n") == 1 and said.out == ""
 
 
-def test_from_words_to_a_table(tmp_path: Path, clip_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_arguments_to_a_table(tmp_path: Path, clip_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--count", "1", "--instances", "1", "--mean-of", "0", "--clip", str(clip_folder), "--cfg", "1"]
     assert syncdreamer.main([*words, "--json", str(tmp_path / "all.json")]) == command_line.DONE
     out = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The benchmarks of HiFi-123's parts: do they measure what they say?"""
+"""The benchmarks of HiFi-123's parts, checked on known cases."""
 
 import json
 import math
@@ -56,13 +56,13 @@ def test_perfect_views_are_perfect_and_degraded_ones_are_not() -> None:
     views = textures.degraded(truth, torch.Generator().manual_seed(SEED))
     worse = judge.compare(views, truth, picture)
     assert perfect.keys() == worse.keys() == textures.DIGITS.keys()
-    # SSIM is a ratio of differences of float32 sums, which cancel where an image is plain.
+    # SSIM is a ratio of differences of float32 sums, which cancel where an image is uniform.
     assert perfect["psnr"] == math.inf and perfect["ssim"] == pytest.approx(1, abs=1e-4)
     assert 10 < worse["psnr"] < 30, f"object {NUMBER}, seed {SEED}"
     assert worse["ssim"] < 0.99 and worse["contextual, truth"] > perfect["contextual, truth"]
     assert torch.equal(views.masks, truth.masks)
     assert ((views.images == 1) | (truth.masks > 0)).all()  # outlines stay
-    # The object is measured, not what is beside it.
+    # The object is measured, not the background.
     beside = Pictures(torch.where(truth.masks > 0.5, truth.images, 0.3), truth.masks)
     assert judge.compare(beside, truth, picture)["psnr"] == math.inf
 
@@ -113,7 +113,7 @@ def enhancer(**options: Any) -> Any:
     return RGNV(RGNV.Config(**settings), device=torch.device("cpu"))
 
 
-def test_views_are_repainted_in_every_way() -> None:
+def test_every_setting_enhances_views_differently() -> None:
     rgnv = enhancer(guidance_scale=3.0, start_step=1, last_layers=3)
     picture, truth, found = view_enhancement.repaint_all(rgnv, NUMBER)
     again = view_enhancement.repaint_all(rgnv, NUMBER)[2]
@@ -134,7 +134,7 @@ def test_views_are_repainted_in_every_way() -> None:
 
 
 def test_view_enhancement_from_its_command_line(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its options are those of the plug-in, by default with the plug-in's values."""
+    """Options and defaults are those of the plug-in."""
     given = {"levels": 3, "last_layers": 2, "start_step": 1, "prompt": "owl", "guidance_scale": 2.0}
     options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     monkeypatch.setattr("sys.argv", ["bench", "--prior", "depth", "--count", "1", "--json", "out.json", *options])
@@ -147,7 +147,7 @@ def test_view_enhancement_from_its_command_line(written: Path, monkeypatch: pyte
 
 
 def test_inversion_with_and_without_depth() -> None:
-    """Every way inverts in its own way; the autoencoder alone is the ceiling; gains are over no depth."""
+    """Every kind of depth gives another inversion; the autoencoder is the upper bound; gains are over no depth."""
     prior = enhancer().prior
     sample = depth_prior.unseen("composite", NUMBER, prior.resolution)
     row, pictures = depth_prior.measure_object(prior, sample, 10, 4)
@@ -186,7 +186,7 @@ def config_of(*overrides: str) -> RunConfig:
 
 
 def test_refinement_from_degraded_views_to_rows(written: Path) -> None:
-    """Every setting refines the same coarse result, whose shape stays."""
+    """Every setting refines the same coarse result and keeps its shape."""
     rows, pictures = texture_refinement.measure_object(NUMBER, config_of(), "degraded", Judge(None, None))
     assert [*pictures] == ["picture", "truth", *rows]
     assert len(rows) == 4 and rows["RGSD"]["unet evaluations"] > 1 == rows["SDS"]["unet evaluations"]
@@ -201,8 +201,8 @@ def test_refinement_from_degraded_views_to_rows(written: Path) -> None:
     assert (written / "cache" / "coarse" / f"{key}.ckpt").is_file()
 
 
-def test_what_decides_the_coarse_result() -> None:
-    """All but the last stage's guidance and steps; the object, and where its views are from."""
+def test_the_cache_key_of_the_coarse_result() -> None:
+    """Everything but the last stage's guidance and steps; the object, and the source of its views."""
     key = texture_refinement.coarse_key(config_of(), NUMBER)
     refinement = f"{FINE}.steps=9", f"{FINE}.guidance.texture.lambda_rgsd=0.3"
     assert key == texture_refinement.coarse_key(config_of(*refinement), NUMBER)
@@ -212,7 +212,7 @@ def test_what_decides_the_coarse_result() -> None:
     assert len({key, texture_refinement.coarse_key(config_of(), NUMBER + 1), *keys}) == 6
 
 
-def test_the_priors_weights_decide_the_coarse_result(written: Path) -> None:
+def test_the_priors_weights_change_the_coarse_result(written: Path) -> None:
     """Under the same name."""
     toys = input_path("asset://priors/toys")
     path = Path(shutil.copy(next(toys.glob("*.safetensors")), written / "toys.safetensors"))
@@ -224,8 +224,8 @@ def test_the_priors_weights_decide_the_coarse_result(written: Path) -> None:
 
 
 def test_captions_are_of_the_object() -> None:
-    """For both kinds of distillation, in words that the model was trained with; the coarse result stays."""
-    bare = config_of(f"{FINE}.guidance.texture.prior.weights=asset://priors/depth-tiny")  # captions fit its tower
+    """For both kinds of distillation, in words from the model's training; the coarse result is reused."""
+    bare = config_of(f"{FINE}.guidance.texture.prior.weights=asset://priors/depth-tiny")  # captions suit its encoder
     config = texture_refinement.captioned(bare, NUMBER)
     settings = texture_refinement.settings_of(config)
     guidance = [settings[name].system.options.stages["fine"].guidance for name in ("RGSD", "SDS")]
@@ -240,7 +240,7 @@ def test_captions_are_of_the_object() -> None:
     assert texture_refinement.coarse_key(config, NUMBER) == texture_refinement.coarse_key(bare, NUMBER)
 
 
-def test_settings_differ_in_guidance_alone() -> None:
+def test_settings_differ_only_in_guidance() -> None:
     config = config_of(f"{FINE}.guidance.texture.prompt=owl", f"{FINE}.guidance.texture.lambda_rgsd=[0, 1, 2, 10]")
     settings = texture_refinement.settings_of(config)
     stages = {name: setting.system.options.stages["fine"] for name, setting in settings.items()}

@@ -1,4 +1,4 @@
-"""What a user can get wrong ends with exit code 2, one clear line that names it, no traceback, nothing half-written."""
+"""Bad input ends with exit code 2 and one clear line that names it: no traceback, nothing half-written."""
 
 import json
 import resource
@@ -18,7 +18,7 @@ DATA = "data.path=capture"
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on stderr of a command that must end with exit code 2 and leave no run folder."""
+    """Return the one line on stderr of a command that must end with exit code 2 and leave no run folder."""
     code = main(arguments)
     errors = capsys.readouterr().err
     assert code == 2, f"exit code {code}: {errors}"
@@ -256,12 +256,12 @@ def test_bad_run(case: str, finished: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def full_disk(name: str, run: Path) -> None:
-    """Put a link to a disk without space where the run appends."""
+    """Link a file that the run appends to to a disk without space."""
     (run / name).unlink()
     (run / name).symlink_to("/dev/full")
 
 
-def test_full_disk_is_one_line(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_fails_with_one_line(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     full_disk("command.txt", finished)
     capsys.readouterr()
     assert main(["--config", str(finished), "--export"]) == 2
@@ -269,8 +269,8 @@ def test_full_disk_is_one_line(finished: Path, capsys: pytest.CaptureFixture[str
     assert "command.txt: No space left on device" in errors and len(errors.splitlines()) == 1
 
 
-def test_checkpoint_that_does_not_fit_leaves_the_one_before(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A limit on the size of files stands for a disk that fills up while a checkpoint is written."""
+def test_a_failed_checkpoint_keeps_the_previous_one(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A limit on file sizes simulates a disk that fills up while a checkpoint is written."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
@@ -283,7 +283,7 @@ def test_checkpoint_that_does_not_fit_leaves_the_one_before(finished: Path, caps
 
 
 def odd_images(capture: Path) -> None:
-    """The same pictures as palette, EXIF-rotated and 16-bit grey-alpha free files."""
+    """Rewrite the images as palette, EXIF-rotated and 16-bit files."""
     first = Image.open(capture / "0.png")
     first.quantize(64).save(capture / "0.png")  # palette with transparency
     exif = Image.Exif()

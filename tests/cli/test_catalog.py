@@ -1,4 +1,4 @@
-"""`--list` is made from the code: names, purposes, options with types, defaults and comments."""
+"""`--list` is generated from the code: names, purposes, options with types, defaults and comments."""
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, get_type_hints
@@ -82,7 +82,7 @@ def test_options_of_the_run() -> None:
     assert "    every: a whole number of 1 or more = 100  # steps between checkpoints" in listing
 
 
-def test_an_option_that_is_defined_anew_keeps_a_range() -> None:
+def test_a_redefined_option_keeps_its_range() -> None:
     registry.load_methods()
     configs = [find(name, kind).Config for kind in registry.kinds() for name in registry.names(kind)]
     for config in configs:

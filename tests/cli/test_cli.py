@@ -1,4 +1,4 @@
-"""The command line: modes, exit codes, run folders, time to answer."""
+"""The command line: modes, exit codes, run folders, response time."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def test_any_tag_is_a_safe_short_folder(project: Path, tag: str) -> None:
     assert {path.name for path in project.iterdir()} == {"capture", "tiny.yaml", "runs"}
 
 
-def test_a_prompt_is_literal_and_in_no_path(project: Path) -> None:
+def test_a_prompt_is_literal_and_not_part_of_any_path(project: Path) -> None:
     config = (project / "tiny.yaml").read_text().replace("name:", "") + "prompt: ???\nname: ${prompt}\n"
     (project / "tiny.yaml").write_text(config)
     prompt = "a cat, 50% off: {x} ${seed} ../.."
@@ -108,7 +108,7 @@ def test_a_prompt_is_literal_and_in_no_path(project: Path) -> None:
     )
 
 
-def test_not_a_number_stops_and_keeps_the_checkpoint(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nan_stops_and_keeps_the_checkpoint(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TRAIN, "system.nan_at=4"]) == command_line.BAD_INPUT
     message = capsys.readouterr().err
     assert "stage first, step 5: color not finite" in message and len(message.splitlines()) == 1
@@ -142,7 +142,7 @@ def test_list_and_doctor(project: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "hash_grid: numba" in shown and "threads for torch" in shown and "GB of memory" in shown
 
 
-def test_a_failing_extension_is_named_and_stops_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_extension_is_named_and_skipped(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "custom" / "test-cli-broken").mkdir(parents=True)
     (project / "custom" / "test-cli-broken" / "__init__.py").write_text("1 / 0")
     assert main(["--list"]) == command_line.DONE
@@ -154,7 +154,7 @@ def test_a_failing_extension_is_named_and_stops_nothing(project: Path, capsys: p
 
 
 def imported_by(*arguments: str) -> tuple[set[str], subprocess.CompletedProcess[str]]:
-    """Which of the packages that take long to import a command does import: what decides how quick its answer is."""
+    """Return which slow packages a command imports, which determines its response time."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-X", "importtime", str(ROOT / "launch.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -170,7 +170,7 @@ def test_help_is_quick() -> None:
     assert not imported
 
 
-# fault -> what may be imported before it is found: options of a component are read from its module, which needs torch
+# fault -> allowed imports before it is found: options of a component are read from its module, which needs torch
 FAULTS: dict[str, set[str]] = {
     "sede=1": set(),
     "export.formats=[gltff]": set(),

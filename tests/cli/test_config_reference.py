@@ -48,7 +48,7 @@ def test_every_component_has_a_section() -> None:
         assert all(f"\n### {kind}: {name}\n" in page for name in registry.names(kind)), kind
 
 
-def test_a_stale_page_is_one_line(
+def test_a_stale_page_fails_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

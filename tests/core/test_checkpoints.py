@@ -1,4 +1,4 @@
-"""Checkpoint files: complete, verified, safe, two kept; and the comparison of configs."""
+"""Checkpoint files are complete, verified and safe, and two are kept; comparison of configs."""
 
 import os
 import random
@@ -58,7 +58,7 @@ def test_the_last_two_are_kept(checkpoints: Checkpoints) -> None:
     assert [path.name for path in checkpoints.paths()] == ["step-00000100-coarse.ckpt", "step-00000011-coarse.ckpt"]
 
 
-def test_no_checkpoint_is_none(checkpoints: Checkpoints) -> None:
+def test_a_missing_checkpoint_is_none(checkpoints: Checkpoints) -> None:
     assert checkpoints.newest() == (None, [])
 
 
@@ -101,7 +101,7 @@ def test_another_versions_checkpoint_is_refused(checkpoints: Checkpoints) -> Non
         checkpoints.newest()
 
 
-def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
+def test_no_code_in_a_file_is_executed(tmp_path: Path) -> None:
     class Hostile:
         def __reduce__(self) -> Any:
             return os.mkdir, (str(tmp_path / "executed"),)

@@ -1,4 +1,4 @@
-"""Reading and checking configs: overrides, interpolation, types, and how a fault is said."""
+"""Reading and checking configs: overrides, interpolation, types, and error messages."""
 
 import math
 import random
@@ -90,7 +90,7 @@ def test_all_types(tmp_path: Path) -> None:
     assert config.thing is not None and config.thing.options.size == 5
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_written_configs_are_read_back(tmp_path: Path) -> None:
     config = read(tmp_path, FULL)
     assert parse(read_config(written(tmp_path, write_config(to_plain(config))), []), Outer) == config
 
@@ -109,7 +109,7 @@ def test_any_text_survives_writing(tmp_path: Path) -> None:
     "text", ["a cat, 50% off: {x}", "${count}", "\\${x}", "[1, 2]", "1e3", "- a", "'", "#no", "a=b", "???", "\\???"]
 )
 def test_override_of_text_is_literal(tmp_path: Path, text: str) -> None:
-    """Where it stands, and where it is referred to; also if the file says that it must be given."""
+    """In place and where interpolated, also for a mandatory value in the file."""
     config = read(tmp_path, "count: 1\nname: ???\nfrom: ${name}", f"name={text}")
     assert config.name == config.from_ == text
 
@@ -142,7 +142,7 @@ def test_overrides_at_any_depth(tmp_path: Path) -> None:
 
 
 def test_options_without_a_type_are_of_the_default(tmp_path: Path) -> None:
-    """So that one key is enough; a type that is given, and its options, are as they are."""
+    """One key is enough; an explicit type and its options are kept."""
 
     @dataclass
     class Holder:
@@ -220,7 +220,7 @@ def test_malformed_overrides(tmp_path: Path, override: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_an_input_that_nothing_reads_is_refused(tmp_path: Path) -> None:
+def test_an_unused_input_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, "count: 1\nimage: null\nname: ${data.path}\ndata: {path: a}\n")
     assert read_config(path, ["data.path=b"], ("image", "data.path"))["name"] == "b"
     with pytest.raises(InputError, match=r"'image=a.png' has no effect: nothing in .* refers to \$\{image\}"):
@@ -229,7 +229,7 @@ def test_an_input_that_nothing_reads_is_refused(tmp_path: Path) -> None:
         read_config(path, ["data.path=b", "name=${data.path}"], ("image", "data.path"))
 
 
-def test_an_option_of_a_block_that_nothing_reads_is_refused(tmp_path: Path) -> None:
+def test_an_option_of_an_unused_block_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, "prior: {weights: a}\nviews: {prior: {weights: b}}\nname: ${views.prior.weights}\n")
     for override in ("prior.weights=c", "prior={weights: c}"):
         with pytest.raises(InputError, match=r"' has no effect: nothing in .* refers to \$\{prior\}"):

@@ -1,4 +1,4 @@
-"""docs/extending.md, word for word: its code in custom/, its config, its commands, what it says they print."""
+"""docs/extending.md, word for word: its code in custom/, its config, its commands and their output."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ SMALL = [
 
 
 def block(language: str) -> str:
-    """The first code block of a language in the document."""
+    """Return the document's first code block in a language."""
     found = re.search(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
     assert found is not None
     return found[1]
@@ -40,7 +40,7 @@ def block(language: str) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder with the document's extension and a few pictures of a sphere."""
+    """The current folder with the document's extension and a few images of a sphere."""
     folder = tmp_path / "custom" / "outlines"
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text(block("python"))
@@ -88,8 +88,8 @@ def test_a_failed_import_says_what_the_document_says(project: Path, capsys: pyte
     assert "unknown geometry 'superellipsoid'" in error and "failed to load: outlines" in error
 
 
-def test_a_failed_import_takes_nothing_else_away(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A component of liftstudio that the extension is the first to import stays known."""
+def test_a_failed_import_unregisters_nothing_else(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A liftstudio component that the extension is the first to import stays registered."""
     component = "from liftstudio.lights.uniform import *\n@register('lazy')\nclass Lazy(Uniform):\n    pass\n"
     (project / "lazily_imported.py").write_text(component)
     monkeypatch.syspath_prepend(project)

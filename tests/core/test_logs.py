@@ -28,7 +28,7 @@ def test_new_values_add_columns(tmp_path: Path) -> None:
     assert [r["late"] for r in found] == ["", "1.0", "2.0"]
 
 
-def test_going_on_cuts_later_and_torn_rows(tmp_path: Path) -> None:
+def test_resuming_drops_later_and_incomplete_rows(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     log = CsvLog(path)
     for step in range(1, 6):

@@ -1,4 +1,4 @@
-"""The registry and extensions: lazy, exact, and honest about what failed."""
+"""The registry and extensions: lazy loading, exact names, and clear failures."""
 
 import subprocess
 import sys
@@ -51,7 +51,7 @@ def test_unknown_name_suggests() -> None:
         find("zzz", "light")
 
 
-def test_a_name_is_taken_once() -> None:
+def test_a_name_can_be_registered_once() -> None:
     def make(qualname: str) -> type[Component]:
         @dataclass
         class One(Component):
@@ -81,7 +81,7 @@ def test_extensions_register_and_a_failing_one_does_not_stop_the_others(tmp_path
         find("half", "test-registry-extra")
 
 
-def test_loading_twice_and_two_of_one_name(tmp_path: Path) -> None:
+def test_loading_twice_and_duplicate_names(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         extension(tmp_path / folder, "d-same", GOOD.format(name="same"))
@@ -93,7 +93,7 @@ def test_loading_twice_and_two_of_one_name(tmp_path: Path) -> None:
 
 
 def test_a_method_may_be_imported_before_all_are_declared() -> None:
-    """Its component is one class, by name and by module."""
+    """By name and by module, its component is the same class."""
     code = (
         "from liftstudio.methods.zero123.guidance import Zero123SDS\n"
         "from liftstudio.core import registry\n"

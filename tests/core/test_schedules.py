@@ -1,4 +1,4 @@
-"""Schedules: values, forms, and what is refused."""
+"""Schedules: values, notations, and rejected ones."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_a_single_pair_is_a_constant() -> None:
 
 
 @pytest.mark.parametrize("value", [3.5, [0, 1, 2, 10], [[0, 1], [5, 2], [6, 0]]])
-def test_what_it_writes_it_reads(value: object) -> None:
+def test_schedules_are_read_back_as_written(value: object) -> None:
     schedule = Schedule.parse(value)
     assert Schedule.parse(schedule.to_config()) == schedule
 

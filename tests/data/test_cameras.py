@@ -13,7 +13,7 @@ MARIO = ROOT / "assets/demo/mario"
 
 
 def random_cameras(count: int, height: int, width: int) -> tuple[Cameras, int]:
-    """Cameras anywhere with all intrinsics different, and the seed."""
+    """Return cameras anywhere with different intrinsics, and the seed."""
     seed = fresh_seed()
     generator = torch.Generator().manual_seed(seed)
     c2w = look_at(torch.randn(count, 3, generator=generator) * 2, torch.randn(count, 3, generator=generator) * 0.2)
@@ -33,7 +33,7 @@ def random_cameras(count: int, height: int, width: int) -> tuple[Cameras, int]:
 
 
 def pixel_centers(height: int, width: int) -> torch.Tensor:
-    """[H, W, 2] (x, y)."""
+    """Return pixel centres [H, W, 2] (x, y)."""
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     return torch.stack([x, y], dim=-1)
 
@@ -140,7 +140,7 @@ def test_faults_are_refused() -> None:
 
 
 def test_the_true_mesh_projects_onto_the_photographed_silhouettes() -> None:
-    """Poses, intrinsics, pixel centres and world axes of the whole chain at once: half a pixel off gives 0.974."""
+    """Poses, intrinsics, pixel centres and world axes together: an offset of half a pixel gives 0.974."""
     views = PosedImages(PosedImages.Config(path=str(MARIO), normalize="as-given"), device=torch.device("cpu")).load()
     mesh = read_mesh(MARIO / "mesh.obj")
     covered = rasterize(views.cameras.clip(mesh.vertices), mesh.faces, 256, 256) >= 0

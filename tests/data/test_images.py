@@ -27,7 +27,7 @@ HEIGHT, WIDTH = 6, 9
 
 @pytest.fixture
 def rgba() -> np.ndarray:
-    """[6, 9, 4] uint8: every pixel another colour, alpha 0, 128 or 255."""
+    """Return [6, 9, 4] uint8 with a different colour per pixel, alpha 0, 128 or 255."""
     values = np.random.default_rng(fresh_seed()).integers(0, 256, (HEIGHT, WIDTH, 4), dtype=np.uint8)
     values[..., 3] = np.resize([0, 128, 255], (HEIGHT, WIDTH))
     return values
@@ -39,7 +39,7 @@ def saved(path: Path, image: Image.Image, **options: object) -> Path:
 
 
 def write_png16(path: Path, values: np.ndarray) -> Path:
-    """A 16-bit PNG with 1 to 4 channels, from the format's specification."""
+    """Write a 16-bit PNG with 1 to 4 channels, after the format's specification."""
     height, width, channels = values.shape
     color_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
@@ -103,7 +103,7 @@ def test_cmyk_jpeg_keeps_its_colors(tmp_path: Path) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_rotation(tmp_path: Path, rgba: np.ndarray, orientation: int) -> None:
     upright = rgba[..., :3]
-    stored = {  # how a camera stores the upright picture for each value of the tag (EXIF 2.3, 4.6.4)
+    stored = {  # how a camera stores the upright image for each value of the tag (EXIF 2.3, 4.6.4)
         1: upright,
         2: upright[:, ::-1],
         3: upright[::-1, ::-1],
@@ -166,7 +166,7 @@ def test_resize_area_is_the_mean_of_the_covered_area() -> None:
     torch.testing.assert_close(smaller.mean((0, 1)), image.mean((0, 1)))
 
 
-def test_reduced_colors_do_not_mix_with_hidden_ones() -> None:
+def test_hidden_colors_do_not_bleed_when_reduced() -> None:
     rgb, alpha = torch.zeros(4, 4, 3), torch.zeros(4, 4, 1)
     rgb[..., 1] = 1  # green where it is hidden
     rgb[:, 1:2], alpha[:, 1:2] = torch.tensor([1.0, 0.0, 0.0]), 1  # one red column

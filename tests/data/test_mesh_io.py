@@ -59,7 +59,7 @@ BAD = {
     "nan.obj": (b"v 0 0 nan\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "a vertex is not finite"),
     "huge.obj": (b"v 0 0 1e300\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "a vertex is not finite"),
     "points.obj": (TRIANGLE, "no triangles"),
-    "binary.obj": (bytes(range(256)), "not a readable obj mesh|no triangles"),  # by the packages that guess encodings
+    "binary.obj": (bytes(range(256)), "not a readable obj mesh|no triangles"),  # by packages that guess encodings
     "points.ply": (PLY_HEAD + PLY_POINTS, "no triangles"),
     "index.ply": (PLY_HEAD + PLY_FACES + PLY_POINTS + b"3 0 1 7\n", "a vertex that does not exist"),
     "long.ply": (

@@ -42,7 +42,7 @@ def test_random_sine_orbit_is_a_sine_with_jitter(
         torch.testing.assert_close(elevation.double(), wanted, atol=1e-4, rtol=0)  # float32 of up to 89
         moved = azimuth[:-1].double() - torch.rad2deg(round_trip[:-1])
         assert azimuth[-1] == 0 and bool((azimuth[:-1].diff() > 0).all()), generator.initial_seed()
-        assert 4 < float(moved.abs().max()) < 8.501, generator.initial_seed()  # under 4 in all 20: one in 3 million
+        assert 4 < float(moved.abs().max()) < 8.501, generator.initial_seed()  # all 20 under 4: one in 3 million
         amplitudes.append(float(amplitude))
     # uniform within +-largest: an end that stays empty in 100 draws by a tenth of the width has a chance of 3e-5
     assert max(map(abs, amplitudes)) <= largest_deg + 1e-3, generator.initial_seed()

@@ -1,4 +1,4 @@
-"""A lopsided closed surface, a colour that tells where on it a point lies, and conversions from and to trimesh."""
+"""An asymmetric closed surface, a colour by position, and conversions from and to trimesh."""
 
 import functools
 
@@ -11,7 +11,7 @@ from liftstudio.ops.marching_tetrahedra import marching_tetrahedra, tet_grid
 
 @functools.lru_cache(maxsize=4)
 def lopsided(resolution: int = 24, noise: float = 0.0, seed: int = 0) -> Mesh:
-    """A pear with bumps and without any symmetry."""
+    """Return a bumpy pear without any symmetry."""
     grid = tet_grid(resolution)
     x, y, z = grid.vertices.unbind(1)
     sdf = torch.sqrt((x / 0.8 - 0.1) ** 2 + (y / (0.5 + 0.2 * x)) ** 2 + ((z - 0.2 * x) / 0.4) ** 2) - 1
@@ -22,5 +22,5 @@ def lopsided(resolution: int = 24, noise: float = 0.0, seed: int = 0) -> Mesh:
 
 
 def position_color(points: Tensor) -> Tensor:
-    """Red, green and blue are x, y and z, each from -1 to 1."""
+    """Return colours with x, y and z from -1 to 1 as red, green and blue."""
     return 0.5 + 0.5 * points

@@ -27,7 +27,7 @@ CONFIG = ExportConfig(formats=["glb", "obj", "ply"], texture_size=512, target_fa
 
 @dataclasses.dataclass
 class Raw:
-    """A textured mesh as its file has it. image row 0 is the top; st [V, 2] runs right and down over it, in [0, 1]."""
+    """A textured mesh as in its file. Image row 0 is the top; st [V, 2] in [0, 1] runs right and down."""
 
     vertices: np.ndarray
     faces: np.ndarray
@@ -37,7 +37,7 @@ class Raw:
 
 
 def raw_glb(path: Path) -> Raw:
-    """Read by the letter of the glTF 2.0 specification, without trimesh; vertices turned back to z up."""
+    """Read a GLB after the glTF 2.0 specification, without trimesh; vertices are turned back to z up."""
     data = path.read_bytes()
     json_length = struct.unpack_from("<I", data, 12)[0]
     gltf, binary = json.loads(data[20 : 20 + json_length]), data[28 + json_length :]
@@ -63,7 +63,7 @@ def raw_glb(path: Path) -> Raw:
 
 
 def raw_obj(path: Path) -> Raw:
-    """Read line by line; in OBJ the second texture coordinate runs up."""
+    """Read an OBJ line by line; its second texture coordinate runs up."""
     rows: dict[str, list] = {}
     for line in filter(None, path.read_text().splitlines()):
         key, *values = line.split()
@@ -78,7 +78,7 @@ def raw_obj(path: Path) -> Raw:
 
 
 def sample(raw: Raw, count: int = 5000) -> tuple[np.ndarray, np.ndarray]:
-    """Random points of the surface and the texture there, bilinear, [0, 1]."""
+    """Return random surface points and the bilinear texture there, in [0, 1]."""
     generator = np.random.default_rng(0)
     a, b, c = raw.vertices[raw.faces].astype(float).transpose(1, 0, 2)
     area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
@@ -104,7 +104,7 @@ def test_the_texture_lies_right_on_the_surface(tmp_path: Path, name: str, reader
     export(tmp_path)
     points, color = sample(reader(tmp_path / name))
     error = np.abs(color - position_color(torch.from_numpy(points)).numpy()).max(1)
-    # A texel is about 0.006 wide here, half of that in colour; beside a seam the nearest one stands in for the surface.
+    # A texel is about 0.006 wide here, half of that in colour; at a seam the nearest texel stands in for the surface.
     assert error.max() < 0.02
     assert error.mean() < 0.003
 
@@ -151,7 +151,7 @@ def test_files_read_again_equal_what_was_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.visual.vertex_colors[:, :3], colors)
 
 
-def test_the_report_tells_what_is_there(tmp_path: Path) -> None:
+def test_the_report_describes_the_export(tmp_path: Path) -> None:
     steps: list[tuple[str, float]] = []
     speck = trimesh.creation.icosphere(1, radius=0.02).apply_translation([0, 0, 0.9])
     mesh = from_trimesh(trimesh.util.concatenate([as_trimesh(lopsided(40)), speck]))
@@ -235,7 +235,7 @@ def test_wrong_settings_are_named_before_anything_is_written(tmp_path: Path, cha
         (Mesh(torch.zeros(3, 3), torch.tensor([[0, 1, 2]])), "area of 0"),
     ],
 )
-def test_a_surface_that_is_no_surface_is_named(tmp_path: Path, mesh: Mesh, message: str) -> None:
+def test_an_invalid_surface_is_reported(tmp_path: Path, mesh: Mesh, message: str) -> None:
     with pytest.raises(InputError, match=message):
         export(tmp_path / "out", mesh)
     assert not (tmp_path / "out").exists()

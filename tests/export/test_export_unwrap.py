@@ -28,7 +28,7 @@ def texels_of(mesh: Mesh, uv_mesh: UvMesh, size: int = SIZE) -> Texels:
 
 
 def chart_image(uv_mesh: UvMesh, size: int) -> np.ndarray:
-    """[size, size] the chart (from 1) at every texel centre inside one, else 0; triangle by triangle."""
+    """Return the chart number (from 1) at every texel centre [size, size], 0 outside; triangle by triangle."""
     _, chart = face_components(uv_mesh.mesh)  # charts share no vertices
     image = np.zeros((size, size), int)
     corners = uv_mesh.uv.double().numpy()[uv_mesh.mesh.faces] * size
@@ -79,7 +79,7 @@ def test_cutting_keeps_the_surface() -> None:
 
 @pytest.fixture
 def replace_atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Replaces the Atlas of new processes by the one that the given code defines, where `Atlas` is the real one."""
+    """Replace `Atlas` in new processes by the class that the code defines, in which `Atlas` is the real one."""
 
     def replace(code: str) -> None:
         text = f"import os, pathlib, xatlas\nfrom xatlas import Atlas\n{code}\nxatlas.Atlas = Atlas\n"
@@ -131,7 +131,7 @@ def test_ctrl_c_ends_the_process_of_xatlas(monkeypatch: pytest.MonkeyPatch) -> N
             started.append(self)
 
     def interrupted(fraction: float) -> None:
-        assert 0 < fraction < 1  # told while it works
+        assert 0 < fraction < 1  # reported while it works
         raise KeyboardInterrupt
 
     monkeypatch.setattr(subprocess, "Popen", Watched)
@@ -161,7 +161,7 @@ def test_every_texel_within_the_gutter_has_the_colour_of_the_nearest_one_of_the_
     assert (same & ties).any(1)[near].all()
 
 
-def test_texels_know_their_point_and_normal() -> None:
+def test_texels_have_their_point_and_normal() -> None:
     sphere = from_trimesh(trimesh.creation.icosphere(5))
     texels = texels_of(sphere, unwrap_mesh(sphere, SIZE, 2))
     assert (texels.points.norm(dim=-1) - 1).abs().max() < 1e-3  # the sagitta of the faces
@@ -177,7 +177,7 @@ def test_a_ragged_surface_gets_narrower_gutters_and_an_impossible_one_is_refused
         unwrap_mesh(ragged, 16, 1)
 
 
-def test_faces_without_area_do_no_harm() -> None:
+def test_faces_without_area_are_harmless() -> None:
     box = trimesh.creation.box()
     vertices = torch.tensor([*box.vertices.tolist(), [0.5, 0.5, 0.0], [2.0, 2, 2], [2.0, 2, 2], [2.0, 2, 2]]).float()
     faces = torch.tensor([*box.faces.tolist(), [7, 8, 6], [9, 10, 11]])

@@ -22,14 +22,14 @@ require('gltf-validator').validateBytes(new Uint8Array(require('fs').readFileSyn
 
 
 def validate(path: Path) -> dict:
-    """The issues Khronos' validator has with a GLB."""
+    """Return the issues that Khronos' validator finds in a GLB."""
     assert (HERE / "node_modules" / "gltf-validator").is_dir(), "run: npm install --prefix tests/export"
     done = subprocess.run(["node", "-e", SCRIPT, str(path)], cwd=HERE, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
 def tent() -> Mesh:
-    """Open, with faces of no area and a vertex whose normals cancel."""
+    """Return an open mesh with zero-area faces and a vertex whose normals cancel."""
     vertices = torch.tensor(
         [[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0.5], [0.5, 0, 0], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
     )

@@ -1,4 +1,4 @@
-"""Depth maps of known shapes, fused into closed ones."""
+"""Fusion of depth maps of known shapes into closed shapes."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def fuse(mesh: Mesh, elevations: list[float]) -> FusedShape:
 
 
 def centers(shape: FusedShape) -> Tensor:
-    """[G, G, G, 3] world points."""
+    """Return world points [G, G, G, 3]."""
     steps = (torch.arange(len(shape.sdf)) + 0.5) / len(shape.sdf)
     grid = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij"), dim=-1)
     return shape.box[0] + grid * (shape.box[1] - shape.box[0])
@@ -64,7 +64,7 @@ def test_offset_box_keeps_the_order_of_the_axes() -> None:
 
 
 def test_an_unseen_underside_is_closed_flat() -> None:
-    """A box seen from above only: its visual hull is a cone below, the fused shape ends where its walls do."""
+    """A box seen only from above has a cone below in its visual hull; the fused shape ends with its walls."""
     mesh = from_trimesh(trimesh.creation.box((0.8, 0.8, 0.4)))
     shape = fuse(mesh, [30.0])
     inside, points = shape.sdf < 0, centers(shape)
@@ -75,7 +75,7 @@ def test_an_unseen_underside_is_closed_flat() -> None:
 
 
 def test_an_unseen_underside_is_closed_above_the_border() -> None:
-    """A tall box with a wide foot: the cone below the foot, where nothing is seen, is cut by the grid's border."""
+    """For a tall box with a wide foot, the unseen cone below the foot is cut by the grid's border."""
     foot, body = ((1.4, 1.4, 0.2), -0.8), ((0.6, 0.6, 1.6), 0.1)
     parts = []
     for extents, z in (foot, body):
@@ -92,7 +92,7 @@ def test_an_unseen_underside_is_closed_above_the_border() -> None:
     assert iou(inside, true[0] | true[1]) > 0.85
 
 
-def test_what_is_seen_through_is_carved() -> None:
+def test_space_seen_through_is_carved() -> None:
     """Rays through the hole of a ring end on the background."""
     ring = from_trimesh(trimesh.creation.torus(0.5, 0.15, 32, 16))
     shape = fuse(ring, [-60.0, 20.0, 60.0])

@@ -1,4 +1,4 @@
-"""Hash-grid fields: levels that are not let through are not encoded, and that changes nothing."""
+"""Hash-grid fields: inactive levels are not encoded, which does not change the result."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ SEED = fresh_seed(__name__)
 
 @pytest.mark.parametrize("count", [0.0, 0.3, 1.0, 2.5, 4.0, 9.0])
 def test_fewer_levels(count: float) -> None:
-    """Values and gradients are those of all levels with the weights of the left out at 0."""
+    """Values and gradients equal those of all levels with weight 0 for the inactive ones."""
     generator = torch.Generator().manual_seed(SEED)
     config = HashFieldConfig(levels=4, log2_table_size=8, finest_resolution=40, precision="float32")
     field = HashField(config, 3, torch.tensor([[-1.0] * 3, [1.0] * 3]))

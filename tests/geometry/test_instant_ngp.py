@@ -20,7 +20,7 @@ def make(seed: int = 0, **options: object) -> InstantNGP:
 
 
 def make_blob(**options: object) -> InstantNGP:
-    """The network says 0 everywhere, so that the density is the blob's, which depends on the distance alone."""
+    """Return a field whose network outputs 0, so that the density is the blob's, a function of the distance."""
     geometry = make(blob_density=20.0, density_bias=-3.0, **options)
     for parameter in geometry.hash_field.parameters():
         torch.nn.init.zeros_(parameter)

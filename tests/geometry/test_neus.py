@@ -1,4 +1,4 @@
-"""NeuS's signed distance: the sphere at the start, its gradients, its surface, what DMTet takes over from it."""
+"""NeuS's signed distance: initial sphere, gradients, surface, and what DMTet takes over from it."""
 
 import math
 
@@ -30,7 +30,7 @@ def make(seed: int = 0, **options: object) -> NeuS:
 
 
 def make_sphere(**options: object) -> NeuS:
-    """The grid says 0 everywhere: the true signed distance of the initial sphere."""
+    """Return a field whose grid outputs 0: the true signed distance of the initial sphere."""
     geometry = make(**options)
     torch.nn.init.zeros_(geometry.distance.table)
     torch.nn.init.zeros_(geometry.distance.network[-1].bias)
@@ -137,7 +137,7 @@ def test_levels_are_let_through_and_widen_the_differences() -> None:
     scales = geometry.distance.spec.scales
     assert steps == [1 / scales[0], 1 / scales[2], 1 / scales[3]]
     assert not torch.equal(values[0], values[1]) and not torch.equal(values[1], values[2])
-    make(distance="network", levels_used=Schedule.constant(2)).update(0)  # nothing to let through
+    make(distance="network", levels_used=Schedule.constant(2)).update(0)  # no levels to activate
 
 
 @pytest.mark.parametrize("config", [NeuS.Config, InstantNGP.Config])

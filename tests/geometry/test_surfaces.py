@@ -1,4 +1,4 @@
-"""Geometries that are surfaces: DMTet and a mesh from a file."""
+"""Surface geometries: DMTet and a mesh from a file."""
 
 import math
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_dmtet_extracts_once_in_a_step_and_again_after_a_change() -> None:
         first, second = geometry.mesh().vertices, geometry.mesh().vertices
         ((first * weights).sum() + (second**2).sum()).backward()
     assert alone.sdf.grad is not None and shared.sdf.grad is not None
-    torch.testing.assert_close(shared.sdf.grad, alone.sdf.grad)  # to rounding: the sums are taken in another order
+    torch.testing.assert_close(shared.sdf.grad, alone.sdf.grad)  # up to rounding: sums in another order
     with torch.no_grad():
         before = shared.mesh()
         assert not before.vertices.requires_grad
@@ -98,7 +98,7 @@ def test_dmtet_takes_over_the_shape_of_a_geometry_without_a_hash_field() -> None
     assert (fine.mesh().vertices.detach().norm(dim=-1) - 0.5).abs().mean() < 0.03
 
 
-def test_dmtet_describes_a_surface_that_is_not_there() -> None:
+def test_dmtet_describes_an_empty_surface() -> None:
     geometry = dmtet(resolution=8)
     torch.nn.init.ones_(geometry.sdf)
     assert len(geometry.mesh().faces) == 0 and "never crosses 0" in geometry.describe_level()

@@ -1,8 +1,8 @@
-"""Reference-guided enhancement against results of the official release, also of LIFTSTUDIO_GOLDEN's folder.
+"""Reference-guided enhancement compared with the official release, also on cases in LIFTSTUDIO_GOLDEN.
 
-A case folder has a depth-conditioned network in diffusers' form (`unet/`, five channels in), `inputs.safetensors` and
-`schedule.safetensors` beside the cases; every file whose name fits a pattern below is a case. Sizes and numbers of
-steps come from the configs and the files.
+A case folder has a depth-conditioned network in diffusers' format (`unet/`, five input channels), and beside the cases
+`inputs.safetensors` and `schedule.safetensors`; every file whose name fits a pattern below is a case. Sizes and numbers
+of steps come from the configs and the files.
 """
 
 import functools
@@ -32,8 +32,8 @@ SEED = fresh_seed(__name__)
 # Absolute tolerances that the data's own description states. Float32 is 3e-6 from float64 in it without guidance and
 # 2.5e-5 with it, and another evaluation of attention 2.6e-5; wrong by one step or one layer is 0.13 and more.
 PLAIN, GUIDED = 1e-5, 1e-4
-ROUNDING = 1e-6  # of a product of a thousand factors in float32, as officially; here it is float64
-# What the data's description states and no file: guidance, and where the reference is looked at.
+ROUNDING = 1e-6  # of a product of a thousand factors, float32 officially, float64 here
+# Stated by the data's README but in no file: guidance scale, and the injected layers and steps.
 SCALE, EXCHANGE_SCALE = 7.5, 9.0
 START_STEP, EXCHANGE_START_STEP, EXCHANGE_STOP = 4, 2, 6
 LAST_LAYERS = 4
@@ -65,7 +65,7 @@ def unet_of(folder: Path) -> Any:
 
 @functools.cache
 def grid_of(folder: Path) -> Any:
-    """By our own table of alphas."""
+    """Return the grid by this project's noise schedule."""
     steps = len(load_file(folder / "schedule.safetensors")["timesteps"])
     return ddim.TimestepGrid.of(scaled_linear_alpha_bars(), steps)
 
@@ -81,13 +81,13 @@ def prompts_of(folder: Path, *, guided: bool) -> Any:
 
 
 def inverted(folder: Path, level: int) -> Tensor:
-    """[2, 4, h, w] official states of the reference and the view."""
+    """Return the official states [2, 4, h, w] of the reference and the view."""
     case = load_file(folder / "inversion_nocfg.safetensors")
     return torch.stack([case["ref_states"][level], case["novel_states"][level]])
 
 
 def predictor(folder: Path, *, guided: bool, scale: float, injected: int) -> Any:
-    """For both branches, with the reference's attention in the last `injected` steps."""
+    """Return the noise prediction with injection in the last `injected` steps."""
     inputs, grid = inputs_of(folder), grid_of(folder)
     depths = torch.cat([inputs["depth_ref"], inputs["depth_novel"]])
     below = grid.timesteps[injected - 1] + 1 if injected else 0
@@ -96,7 +96,7 @@ def predictor(folder: Path, *, guided: bool, scale: float, injected: int) -> Any
 
 
 class Recorded:
-    """What a sampler tells of its steps: level -> states there, and the noise that led there."""
+    """Records a sampler's callbacks: level -> states there, and the noise that led there."""
 
     def __init__(self) -> None:
         self.states: dict[int, Tensor] = {}
@@ -106,7 +106,7 @@ class Recorded:
         self.states[level], self.epsilons[level] = states, epsilon
 
     def check_samples(self, case: Case, final: Tensor, predict: Any, tolerance: float) -> None:
-        """Against a file of sampling, whose step i of K leads from level K - i to the next lower."""
+        """Compare with a sampling file, whose step i of K leads from level K - i to the next lower one."""
         steps = len(case["unet_timesteps"])
         assert sorted(self.states) == list(range(1, steps)), "the step between equal levels is not evaluated"
         for level, states in {**self.states, 0: final}.items():
@@ -135,7 +135,7 @@ def test_schedule(path: Path) -> None:
 
 @pytest.mark.parametrize("path", cases("schedule*.safetensors"))
 def test_steps_of_diffusers(path: Path) -> None:
-    """One step of sampling is that of diffusers' own scheduler, by the configuration beside the case."""
+    """A sampling step equals that of diffusers' scheduler with the configuration beside the case."""
     case, grid = load_file(path), grid_of(path.parent)
     scheduler = DDIMScheduler.from_pretrained(path.parent, subfolder="scheduler")
     scheduler.set_timesteps(grid.steps)
@@ -175,7 +175,7 @@ def is_plain_sampling(path: Path) -> bool:
 @pytest.mark.parametrize("path", [case for case in cases("sample_*.safetensors") if is_plain_sampling(case.values[0])])
 @torch.no_grad()
 def test_paired_sampling(path: Path) -> None:
-    """sample_[sym_]<cfg or nocfg>_<inject or plain>: all steps of the grid, or the last ones with injection in all."""
+    """sample_[sym_]<cfg or nocfg>_<inject or plain>: all steps of the grid, or the last ones, all with injection."""
     case, folder, grid = load_file(path), path.parent, grid_of(path.parent)
     steps, guided = len(case["unet_timesteps"]), "_cfg" in path.stem
     form = rgnv.Form
@@ -191,7 +191,7 @@ def test_paired_sampling(path: Path) -> None:
 @pytest.mark.parametrize("path", cases("sample_*refstored*.safetensors"))
 @torch.no_grad()
 def test_stored_reference_beside(path: Path) -> None:
-    """The reference's states of inversion take the place of its own before every step."""
+    """The reference is set to its inversion state before every step."""
     case, folder, grid = load_file(path), path.parent, grid_of(path.parent)
     guided = "_cfg" in path.stem
     predict = predictor(folder, guided=guided, scale=SCALE if guided else 1.0, injected=max(grid.steps - START_STEP, 0))
@@ -206,7 +206,7 @@ def test_stored_reference_beside(path: Path) -> None:
 @pytest.mark.parametrize("path", cases("sample_*_inject*.safetensors"))
 @torch.no_grad()
 def test_enhancement_with_cached_reference(path: Path) -> None:
-    """From the clean latents to the end by the public functions: the reference is evaluated once, apart."""
+    """From clean latents to the end by the public functions, with the reference evaluated once, separately."""
     case, folder, grid = load_file(path), path.parent, grid_of(path.parent)
     steps, guided = len(case["unet_timesteps"]), "_cfg" in path.stem
     scale, form = SCALE if guided else 1.0, rgnv.Form
@@ -227,7 +227,7 @@ def test_enhancement_with_cached_reference(path: Path) -> None:
 @pytest.mark.parametrize("path", cases("sample_release_exchange*.safetensors"))
 @torch.no_grad()
 def test_exchange_of_the_release(path: Path) -> None:
-    """Both begin as the reference; the view, of a level that is two steps too high, is put in on the way."""
+    """Both start as the reference; the view, of a level that is two steps too high, is inserted on the way."""
     case, folder, grid = load_file(path), path.parent, grid_of(path.parent)
     inputs = inputs_of(folder)
     inverting = model.inverting(unet_of(folder), inputs["depth_novel"], inputs["emb_uncond"])
@@ -243,7 +243,7 @@ def test_exchange_of_the_release(path: Path) -> None:
 
 
 def attention_inputs(unet: Any, call: Callable[[], Any], numbers: list[int]) -> tuple[Any, dict[int, Tensor], Any]:
-    """What `call` returns, and the input and output of the self-attentions of those numbers."""
+    """Return the result of `call`, and input and output of the numbered self-attention layers."""
     into: dict[int, Tensor] = {}
     out: dict[int, Tensor] = {}
     layers = [attention for _, attention in injection.self_attentions(unet)]
@@ -265,7 +265,7 @@ def attention_inputs(unet: Any, call: Callable[[], Any], numbers: list[int]) -> 
 @pytest.mark.parametrize("path", cases("attention_unit*.safetensors"))
 @torch.no_grad()
 def test_attention(path: Path) -> None:
-    """One call of the network, and single layers in it, with and without the reference's keys and values."""
+    """One network call, and single layers in it, with and without the reference's keys and values."""
     case, folder = load_file(path), path.parent
     unet, inputs = unet_of(folder), inputs_of(folder)
     texts = torch.cat([inputs["emb_uncond"]] * 3 + [inputs["emb_target"]])

@@ -1,4 +1,4 @@
-"""The ImageDream and MVDream port against results of the official code, also of LIFTSTUDIO_GOLDEN's folder.
+"""The ImageDream and MVDream port compared with the official code, also on cases in LIFTSTUDIO_GOLDEN.
 
 A case folder has `unet_<name>_config.json` files with the sizes of networks, their weights in `unet_<name>_state` and
 cases in `unet_<name>_io`; every other file whose name fits a pattern below is a case, too. All sizes come from the
@@ -46,7 +46,7 @@ PREFIX = "model.diffusion_model."
 # Tolerances that the data's own description states for a port in float32 on a CPU: relative in the 2-norm, absolute.
 # Guidance multiplies the network's differences by 5 to 10, and division by alpha at high noise by up to 15.
 NETWORK, NETWORK_ABSOLUTE, LOOP, CAMERA = 1e-5, 2e-5, 1e-4, 1e-6
-GUIDANCE_SCALE = 5.0  # of the sampling; the data's description states it and no file
+GUIDANCE_SCALE = 5.0  # of sampling; stated by the data's README but in no file
 Case = dict[str, Tensor]
 
 
@@ -56,7 +56,7 @@ def config_of(path: Path) -> dict[str, Any]:
 
 
 def networks(folder: Path) -> dict[str, dict[str, Any]]:
-    """Name -> constructor's values."""
+    """Return name -> constructor arguments."""
     found = {path.stem[5:-7]: config_of(path) for path in sorted(folder.glob("unet_*_config.json"))}
     return {
         name: config["model_config"] for name, config in found.items() if "camera_dim" in config.get("model_config", {})
@@ -73,12 +73,12 @@ def cases(pattern: str) -> list[Any]:
 
 
 def named(case: Case, prefix: str) -> Case:
-    """What is named `prefix`.something, by that."""
+    """Return the values named `prefix`.something, by `something`."""
     return {key.removeprefix(f"{prefix}."): value for key, value in case.items() if key.startswith(f"{prefix}.")}
 
 
 def opened(state: Case, metadata: dict[str, str]) -> Any:
-    """A weight file of that content, for as long as the result lives."""
+    """Open a weight file with this content; it exists as long as the result."""
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name) / "weights.safetensors"
     save_file(state, path, metadata)
@@ -94,13 +94,13 @@ class Model:
     adaptor: Any
 
     def prior(self, views: int) -> Any:
-        """The prior of this network for so many views together, without autoencoder, image tower and text."""
+        """Return the prior of a network for `frames` views, without autoencoder, image tower and text encoder."""
         prior = ImageDream.__new__(ImageDream)
         prior.unet, prior.levels, prior.frames = self.unet, scaled_linear_levels(), views
         return prior
 
     def condition(self, case: Case, *, as_frame: bool) -> Any:
-        """Of a case's given tensors; the picture may be a frame."""
+        """Return the condition of a case's tensors, with or without an image frame."""
         text = torch.cat([case["text_cond"], case["text_uncond"]])
         image = self.adaptor(torch.cat([case["image_tokens"], torch.zeros_like(case["image_tokens"])]))
         return denoising.make_condition(text, image, case["image_latent"][0] if as_frame else None)
@@ -130,7 +130,7 @@ def model_of(folder: Path, name: str) -> Model:
 
 
 def model_for(folder: Path, text: Tensor) -> Model:
-    """The network with an image prompt that takes such a text."""
+    """Return the network with image input that fits the text."""
     fitting = (
         name for name, sizes in networks(folder).items() if sizes["with_ip"] and sizes["context_dim"] == text.shape[-1]
     )
@@ -152,7 +152,7 @@ def test_there_is_a_case() -> None:
 
 
 def blocks(unet: Any, sizes: dict[str, Any]) -> dict[str, nn.Module]:
-    """Official names -> the modules whose output is that of the official block."""
+    """Return official block names -> modules with the same output."""
     found = {"time_embed": unet.time_embedding, "camera_embed": unet.class_embedding, "middle_block": unet.mid_block}
     found["input_blocks.0"] = unet.conv_in
     count = sizes["num_res_blocks"] + 1
@@ -169,7 +169,7 @@ def blocks(unet: Any, sizes: dict[str, Any]) -> dict[str, nn.Module]:
 
 @contextlib.contextmanager
 def outputs_of(modules: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Name -> the first output of the module, filled while it runs."""
+    """Return name -> first output of the module, filled by forward passes."""
     outputs = dict[str, Tensor]()
 
     def keep(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -182,7 +182,7 @@ def outputs_of(modules: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
 
 
 def network_inputs(model: Model, case: Case, frames: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Sample, timesteps, context and cameras of a case, by objects."""
+    """Return sample, timesteps, context and cameras of a case, per object."""
     keys = [key for key in ("x", "context", "timesteps", "camera", "ip") if key in case]
     objects = {key: case[key].unflatten(0, (-1, frames)) for key in keys}
     sample, context = objects["x"], objects["context"][:, 0]
@@ -262,7 +262,7 @@ def conditions(cameras: Cameras) -> Tensor:
 
 @pytest.mark.parametrize("path", cases("camera*.safetensors"))
 def test_cameras_of_the_sampler(path: Path) -> None:
-    """Officially azimuth 0 is at -y; with its other world, y is up."""
+    """Officially azimuth 0 is at -y; in its other convention, y is up."""
     case, config = load_file(path), config_of(path.with_suffix(".json"))
     y_up = torch.tensor([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
     for one in config["get_camera"]:
@@ -279,7 +279,7 @@ def test_cameras_of_the_sampler(path: Path) -> None:
 
 @pytest.mark.parametrize("path", cases("camera*.safetensors"))
 def test_cameras_of_the_renderer(path: Path) -> None:
-    """A random training batch, in this project's world as it is; and that of the sampler, a quarter turned."""
+    """A random training batch has this project's world axes; those of the sampler are a quarter turn off."""
     everything, config = load_file(path), config_of(path.with_suffix(".json"))
     case, sizes = named(everything, "render"), config["render"]
     columns = ("azimuth", "elevation", "camera_distances", "fovy")
@@ -312,13 +312,13 @@ def test_cameras_of_the_renderer(path: Path) -> None:
 @pytest.mark.parametrize("path", cases("ddim*.safetensors"))
 @torch.no_grad()
 def test_sampling(path: Path) -> None:
-    """DDIM; the image frame, which has no camera, has a result without a meaning that is not computed."""
+    """DDIM; the image frame has no camera, and its meaningless result is not computed."""
     case = load_file(path)
     views = int(case["camera"].any(dim=1).sum())
     model = model_for(path.parent, case["text_cond"])
     prior, timesteps = model.prior(views), case["timesteps"].sort().values
     sigmas = prior.levels[F.pad(timesteps, (1, 0))].flip(0)
-    if len(prior.levels) % len(timesteps) == 0:  # else the official sampler takes more steps than it is asked for
+    if len(prior.levels) % len(timesteps) == 0:  # otherwise the official sampler takes more steps than requested
         assert torch.equal(prior.sigmas(len(timesteps)), sigmas), "noise levels"
     condition = model.condition(case, as_frame=len(case["x_T"]) > views)
     cameras = cameras_of(case["camera"][:views].view(-1, 4, 4))
@@ -344,7 +344,7 @@ def sds_cases() -> list[Any]:
 
 @pytest.mark.parametrize(("path", "name"), sds_cases())
 def test_score_distillation(path: Path, name: str) -> None:
-    """Targets, losses and gradients; officially a sum over the numbers of a view, here a mean."""
+    """Targets, losses and gradients; a sum over the elements of a view officially, a mean here."""
     everything, options = load_file(path), config_of(path.with_suffix(".json"))["cases"][name]
     case = named(everything, options.get("inputs_from", name)) | named(everything, name)
     model, views = model_for(path.parent, case["text_cond"]), len(case["latents"]) // options["objects"]
@@ -369,7 +369,7 @@ def test_score_distillation(path: Path, name: str) -> None:
         gradient, loss = latents.grad, loss.detach()
     else:
         (numbers * sds_loss(latents, estimate, sigma)).backward()
-        gradient = len(latents) * latents.grad  # official values are of what moves one view, not of a loss
+        gradient = len(latents) * latents.grad  # official values are per view, not of a mean
         target, loss = latents.detach() - gradient, 0.5 * gradient.square().sum() / len(latents)
     close(loss[None], case["loss"], LOOP, name="loss")
     close(target, case["target"], LOOP, name="target")
@@ -379,7 +379,7 @@ def test_score_distillation(path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(("path", "name"), sds_cases())
 def test_score_distillation_by_the_guidance(path: Path, name: str) -> None:
-    """The same through `imagedream-sds`: its estimate and its loss."""
+    """The same through `imagedream-sds`: its estimate and loss."""
     everything, options = load_file(path), config_of(path.with_suffix(".json"))["cases"][name]
     case = named(everything, options.get("inputs_from", name)) | named(everything, name)
     model, views = model_for(path.parent, case["text_cond"]), len(case["latents"]) // options["objects"]
@@ -480,7 +480,7 @@ def test_preparation(path: Path) -> None:
 
 @functools.cache
 def manifest() -> tuple[dict[str, list[int]], dict[str, dict[str, list[int]]]]:
-    """Key -> shape of the full-size file: of the network, of the rest."""
+    """Return key -> shape of the full-size file: for the network, and for the rest."""
     found = [folder for folder in case_folders() if (folder / "manifest_unet_full.json").is_file()]
     folder = (found or [unpacked(BUNDLED)])[0]
     return config_of(folder / "manifest_unet_full.json"), config_of(folder / "manifest_rest_full.json")
@@ -496,7 +496,7 @@ def open_parts(weights: Weights) -> Any:
 
 
 def test_full_size_keys() -> None:
-    """Every weight of the networks has its key in the official file, of equal shape, and vice versa."""
+    """Every weight of the networks has a key of equal shape in the official file, and vice versa."""
     shapes = full_shapes()
     unet, rest = manifest()
     parts = open_parts(Listed(shapes))
@@ -518,7 +518,7 @@ def test_full_size_keys() -> None:
 
 
 def test_full_size_keys_of_other_layouts() -> None:
-    """The conversion for diffusers has no prefix; MVDream's has no image prompt."""
+    """The conversion for diffusers has no prefix; MVDream takes no image."""
     unet = manifest()[0]
     weights = Listed({key.removeprefix(PREFIX): shape for key, shape in unet.items()})
     parts = checkpoint.unet_part(weights), checkpoint.adaptor_part(weights, "image_embed.")
@@ -534,7 +534,7 @@ def test_full_size_keys_of_other_layouts() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_other_files_are_refused(seed: int) -> None:
-    """Without a key, with one more, or with one of another shape: the first such key is named."""
+    """With a missing, extra or misshapen key, the first such key is named."""
     shapes = full_shapes()
     needed = [key for key in shapes if not layout.UNUSED.match(key)]
     key = needed[int(torch.randint(len(needed), (), generator=torch.Generator().manual_seed(seed)))]

@@ -1,4 +1,4 @@
-"""Mesh and image metrics against official results, also of the folder that LIFTSTUDIO_GOLDEN names.
+"""Mesh and image metrics compared with official results, also on cases in LIFTSTUDIO_GOLDEN.
 
 Such a folder holds `g_metrics.json` (results) and `g_*.safetensors` (inputs) beside it, at any depth.
 """
@@ -24,7 +24,7 @@ BUNDLED = GOLDEN / "metrics"
 
 
 def golden() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors, and results {"mesh": {name: ...}, "cd": ..., "nvs": ...}; both empty if there are none."""
+    """Return tensors and results {"mesh": {name: ...}, "cd": ..., "nvs": ...}; both empty if there are none."""
     found = next(golden_root(BUNDLED).rglob("g_metrics.json"), None)
     if found is None:
         return {}, {}
@@ -75,7 +75,7 @@ def test_cd_score() -> None:
     diversity, variance = cd_terms(TENSORS["cd_image_embeddings"], TENSORS["cd_text_embedding"])
     assert diversity.tolist() == pytest.approx(expected["D"], rel=1e-4)
     assert variance.tolist() == pytest.approx(expected["S_var"], rel=1e-4)
-    # The official script averages terms that it wrote with five digits behind the point.
+    # The official script averages terms that it wrote with five decimals.
     assert cd_score(diversity, variance) == pytest.approx(expected["cd_score"], rel=1e-4)
 
 
@@ -93,5 +93,5 @@ def test_image_metrics() -> None:
 
 
 def value_range(*images: Tensor) -> float:
-    """What torchmetrics takes for the data range of SSIM by default."""
+    """Return torchmetrics' default data range of SSIM."""
     return max((each.max() - each.min()).item() for each in images)

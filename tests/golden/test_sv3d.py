@@ -1,4 +1,4 @@
-"""The SV3D port against results of the official code, also of the folder that LIFTSTUDIO_GOLDEN names.
+"""The SV3D port compared with the official code, also on cases in LIFTSTUDIO_GOLDEN.
 
 A case folder has a `config.json` with the networks' sizes (`unet_p`, `unet_u`) and safetensors files; every file whose
 name fits a pattern below is a case, and all sizes come from the config and the files.
@@ -31,7 +31,7 @@ from liftstudio.priors.samplers import euler, karras_sigmas
 BUNDLED = GOLDEN / "sv3d"
 PREFIX = "model.diffusion_model."
 SEED = fresh_seed(__name__)
-ESTIMATE = 5e-6  # absolute, of one evaluation; the official code in float32 is 2e-6 to 3e-6 from itself in float64
+ESTIMATE = 5e-6  # absolute, one evaluation; the official code in float32 differs by 2e-6 to 3e-6 from float64
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def cases(pattern: str) -> list[Any]:
 
 
 def is_state(path: Path) -> bool:
-    """Whether a file holds weights, not a case."""
+    """Return whether a file holds weights, not a case."""
     if path.suffix != ".safetensors":
         return False
     with safe_open(path, "pt") as file:
@@ -60,13 +60,13 @@ def is_state(path: Path) -> bool:
 
 
 def variant_of(path: Path) -> str:
-    """`p` of unet_p_t21, denoiser_p_t21, ...: the network of the case."""
+    """Return the network of a case: `p` for unet_p_t21, denoiser_p_t21, ..."""
     return path.stem.split("_")[1]
 
 
 @functools.cache
 def network(folder: Path, variant: str, scratch: Path) -> nn.Module:
-    """The network of a variant: the weights in the folder, those of its own files over the others'."""
+    """Return the network of a variant with the folder's weights; its own files override the others."""
     files = [path for path in folder.glob("unet_*.safetensors") if is_state(path)]
     state: dict[str, Tensor] = {}
     for path in sorted(files, key=lambda path: (variant_of(path) == variant, path)):
@@ -193,7 +193,7 @@ def manifests() -> list[Path]:
 @pytest.mark.parametrize("width", [1280, 256], ids=["p", "u"])
 @pytest.mark.parametrize("manifest", manifests(), ids=lambda path: path.stem)
 def test_full_size_keys(manifest: Path, width: int) -> None:
-    """Every weight of the three full-size networks has its key in the official file, of equal shape, and vice versa."""
+    """Every weight of the three full-size networks has a key of equal shape in the official file, and vice versa."""
     vector = f"{PREFIX}label_emb.0.0.weight"
     shapes = json.loads(manifest.read_text())
     shapes[vector] = [shapes[vector][0], width]
@@ -230,7 +230,7 @@ DEPTHS = {
 @pytest.mark.parametrize("options", DEPTHS.values(), ids=DEPTHS)
 @torch.no_grad()
 def test_other_depths(options: dict[str, Any], tmp_path: Path) -> None:
-    """Sizes come from the shapes alone: a network in the official layout is rebuilt and says what it said."""
+    """Sizes are determined by shapes: a network rebuilt from the official layout gives the same output."""
     generator = torch.Generator().manual_seed(SEED)
     unet, state = tiny_unet(generator, **options)
     path = tmp_path / "other.safetensors"

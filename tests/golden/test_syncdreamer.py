@@ -1,4 +1,4 @@
-"""The SyncDreamer and HarmonyView port against results of the official code, also of LIFTSTUDIO_GOLDEN's folder.
+"""The SyncDreamer and HarmonyView port compared with the official code, also on cases in LIFTSTUDIO_GOLDEN.
 
 A case folder has a `config.json` with the sizes of one or more networks by their names (`n4`, `n16`) and safetensors
 files; every file whose name fits a pattern below is a case. A file is of the network in its name, `n4` of
@@ -42,13 +42,13 @@ CPU = torch.device("cpu")
 # Absolute tolerances that the data's own description states for a port in float32 on a CPU. Two convolution backends
 # of one machine are 3e-6 apart in features and noise, 4e-5 in guided noise and loops; guidance multiplies by 3 to 7.
 GEOMETRY, FEATURES, GUIDED = 1e-5, 5e-5, 5e-4
-USUAL_STEPS = 50  # whose table single steps are of
+USUAL_STEPS = 50  # number of steps of the table for single-step cases
 Case = dict[str, Tensor]
 
 
 @functools.cache
 def networks_of(folder: Path) -> dict[str, Any]:
-    """Name -> sizes, fewest views first; a config of one network may be without its name."""
+    """Return name -> sizes, fewest views first; a config of one network may omit its name."""
     config = json.loads((folder / "config.json").read_text())
     named = {"": config, **config} if isinstance(config, dict) else {}
     networks = {name: sizes for name, sizes in named.items() if isinstance(sizes, dict) and "view_num" in sizes}
@@ -56,7 +56,7 @@ def networks_of(folder: Path) -> dict[str, Any]:
 
 
 def named_networks(path: Path) -> list[str] | None:
-    """The network that a file's name names, else those of the number of views in it (`_n8`); None: neither is there."""
+    """Return the network in a file's name, or those with its number of views (`_n8`); None: it has neither."""
     networks, stem = networks_of(path.parent), f"{path.stem}_"
     if named := [name for name in networks if name and f"_{name}_" in stem]:
         return [max(named, key=len)]
@@ -65,7 +65,7 @@ def named_networks(path: Path) -> list[str] | None:
 
 
 def network_of(path: Path, views: int | None = None) -> str:
-    """The network that a case, of so many views, is of; where it is the same for all of them, the first."""
+    """Return the network of a case with this number of views; the first, if all candidates are equivalent."""
     networks, named = networks_of(path.parent), named_networks(path)
     fitting = [name for name, sizes in networks.items() if views in (None, sizes["view_num"])]
     found = [name for name in fitting if named is None or name in named]
@@ -82,7 +82,7 @@ def cases(*patterns: str) -> list[Any]:
 
 
 def state_of(folder: Path, name: str) -> Case:
-    """The official weights of a network."""
+    """Return the official weights of a network."""
     sizes = networks_of(folder)
 
     def shared(path: Path, other: str) -> bool:
@@ -111,7 +111,7 @@ class Model:
     levels: Tensor
 
     def prior(self, **options: Any) -> Any:
-        """The prior of this network, without autoencoder and CLIP."""
+        """Return the prior of a network, without autoencoder and CLIP."""
         prior = SyncDreamer.__new__(SyncDreamer)
         prior.network, prior.rig, prior.levels, prior.config = (
             self.network,
@@ -123,7 +123,7 @@ class Model:
 
 
 def model_of(path: Path, views: int | None = None) -> Model:
-    """The network of a case; see `network_of`."""
+    """Return the model of a case; see `network_of`."""
     return named_model(path.parent, network_of(path, views))
 
 
@@ -153,7 +153,7 @@ def condition_of(case: Case, sample: int) -> Any:
 
 
 def pyramid(case: Case, prefix: str) -> list[Tensor]:
-    """The tensors `prefix`_<width>, from the widest."""
+    """Return the tensors `prefix`_<width>, widest first."""
     widths = sorted((int(m[1]) for key in case if (m := re.fullmatch(rf"{prefix}_(\d+)", key))), reverse=True)
     return [case[f"{prefix}_{width}"] for width in widths]
 
@@ -163,7 +163,7 @@ def test_there_is_a_case() -> None:
 
 
 def pretend(folder: Path, sizes: dict[str, Any], *files: str) -> None:
-    """A case folder whose files hold their own names as a weight."""
+    """Write a case folder whose files hold their own names as a weight."""
     (folder / "config.json").write_text(json.dumps(sizes))
     for name in files:
         save_file({"all": torch.ones(1), name: torch.ones(1)}, folder / f"{name}.safetensors")
@@ -198,7 +198,7 @@ def test_a_config_of_one_network_needs_no_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", cases("buffers*.safetensors"))
 def test_generated_cameras(path: Path) -> None:
-    """Those of the file follow from their azimuths; all 16 are those that the views source asks for."""
+    """The file's cameras follow from their azimuths; all 16 are those of the views source."""
     case = load_file(path)
     views = len(case["poses"])
     size = networks_of(path.parent)[network_of(path, views)]["image_size"]
@@ -320,7 +320,7 @@ def test_denoising(path: Path, chunk: int) -> None:
 
 
 def inputs_of(path: Path) -> tuple[Path, Case]:
-    """The file with what a case of decomposed guidance was evaluated on: of equal conditional noise."""
+    """Return the file with the inputs of a decomposed-guidance case: the one with equal conditional noise."""
     wanted = load_file(path)["eps_cond"]
     for other in (path, *sorted(path.parent.glob("e_denoise*.safetensors"))):
         case = load_file(other)
@@ -376,7 +376,7 @@ def test_decomposed_guidance(path: Path) -> None:
 
 
 def levels_of(folder: Path) -> Tensor:
-    """[1000] noise levels of the schedule, whatever network it comes with."""
+    """Return the [1000] noise levels of the schedule, from any network's file."""
     return sigma_from_alpha_bar(state_of(folder, next(iter(networks_of(folder))))["alphas_cumprod"].double())
 
 
@@ -419,7 +419,7 @@ def test_ddim_steps(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Sampled:
-    """final: [N, 4, h, w]; after: of each step; epsilons: the guided noise of each step."""
+    """final: [N, 4, h, w]; after: states after each step; epsilons: guided noise of each step."""
 
     final: Tensor
     after: list[Tensor]
@@ -427,7 +427,7 @@ class Sampled:
 
 
 def sampled(case: Case, sample: int, prior: Any, method: str, scales: tuple[float, float]) -> Sampled:
-    """One sample by the prior, as its views source draws it."""
+    """Return one sample by the prior, as drawn by its views source."""
     condition, sigmas = condition_of(case, sample), prior.sigmas(len(case["noise"]) + 1)
     after, epsilons = list[Tensor](), list[Tensor]()
 
@@ -449,7 +449,7 @@ def sampled(case: Case, sample: int, prior: Any, method: str, scales: tuple[floa
 @pytest.mark.parametrize("path", cases("f_loop_*.safetensors"))
 @torch.no_grad()
 def test_sampling(path: Path) -> None:
-    """From noise to the end; file names end with the method and the digits of its scales: cfg2, cfg15 (1.5), dg21."""
+    """Full sampling; file names end with the method and the digits of its scales: cfg2, cfg15 (1.5), dg21."""
     case, match = load_file(path), re.search(r"(cfg|dg)(\d)(\d?)(?=_|$)", path.stem)
     assert match, path
     prior = model_of(path, case["x_T"].shape[1]).prior()
@@ -479,13 +479,13 @@ def test_preparation(path: Path) -> None:
 
 @functools.cache
 def manifest() -> dict[str, list[int]]:
-    """Key -> shape of the full-size file."""
+    """Return key -> shape of the full-size file."""
     found = files_of(case_folders(), "manifest_full.json")
     return json.loads((found or [unpacked(BUNDLED) / "manifest_full.json"])[0].read_text())
 
 
 def test_full_size_keys() -> None:
-    """Every weight of the three networks has its key in the official file, of equal shape, and vice versa."""
+    """Every weight of the three networks has a key of equal shape in the official file, and vice versa."""
     shapes = manifest()
     assert len(shapes) == 1618
     parts = checkpoint.open_parts(Listed(shapes))
@@ -503,7 +503,7 @@ def test_full_size_keys() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_other_files_are_refused(seed: int) -> None:
-    """Without a key, with one more, or with one of another shape: the first such key is named."""
+    """With a missing, extra or misshapen key, the first such key is named."""
     shapes = manifest()
     needed = [key for key in shapes if not layout.UNUSED.match(key)]
     key = needed[int(torch.randint(len(needed), (), generator=torch.Generator().manual_seed(seed)))]

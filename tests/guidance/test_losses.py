@@ -16,7 +16,7 @@ B, H, W = 2, 6, 7
 
 @pytest.fixture
 def image() -> Callable[[int], Tensor]:
-    """Random [B, H, W, C] float64 images in [0, 1]."""
+    """Return random [B, H, W, C] float64 images in [0, 1]."""
     return lambda channels: torch.rand(B, H, W, channels, dtype=torch.float64)
 
 
@@ -84,7 +84,7 @@ def test_pixels_outside_the_mask_do_not_matter(name: str, mask: Tensor) -> None:
     argument.requires_grad_()
     expected = function(argument, mask)
     changed = torch.where(mask > 0, argument, torch.inf).detach().requires_grad_()
-    if name in ("depth_smoothness", "bilateral_normal"):  # these difference first: infinity - infinity
+    if name in ("depth_smoothness", "bilateral_normal"):  # these take differences first: infinity - infinity
         changed = torch.where(mask > 0, argument, 7.0).detach().requires_grad_()
     assert torch.allclose(function(changed, mask), expected)
     (gradient,) = torch.autograd.grad(expected, argument)
@@ -120,7 +120,7 @@ def test_mono_depth_is_one_minus_the_correlation_of_each_image(image, mask: Tens
     assert losses.mono_depth(depth, target, mask).item() == pytest.approx(1 - np.mean(correlations), abs=2e-5)
 
 
-def test_mono_depth_is_blind_to_scale_and_shift(image, mask: Tensor) -> None:
+def test_mono_depth_is_invariant_to_scale_and_shift(image, mask: Tensor) -> None:
     depth = image(1)
     assert losses.mono_depth(depth, 40 * depth + 7, mask).item() == pytest.approx(0, abs=2e-5)
     assert losses.mono_depth(depth, -depth, mask).item() == pytest.approx(2, abs=2e-5)
@@ -172,7 +172,7 @@ def test_bilateral_normal_of_flat_normals_is_exactly_zero(image) -> None:
 
 def test_illumination_by_hand() -> None:
     target = torch.tensor([[[[0.2, 0.9, 0.4], [0.3, 0.1, 0.2], [1.0, 1.0, 1.0]]]])
-    irradiance = torch.tensor([[[[1.0], [1.0], [3.0]]]])  # even light, and a pixel beside the object
+    irradiance = torch.tensor([[[[1.0], [1.0], [3.0]]]])  # even light, and a background pixel
     mask = torch.tensor([[[[1.0], [1.0], [0.0]]]])
     assert losses.illumination(irradiance, target, mask).item() == pytest.approx(0.3**2)  # 0.9 and 0.3 about 0.6
     assert losses.illumination(5 * irradiance, target, mask).item() == pytest.approx(0.3**2)
@@ -199,7 +199,7 @@ def tetrahedron() -> Mesh:
 
 
 def folded(angle_deg: float) -> Mesh:
-    """Two triangles at an edge, the normals `angle_deg` apart."""
+    """Return two triangles with a common edge, normals `angle_deg` apart."""
     angle = math.radians(angle_deg)
     corners = [[0.0, 0, 0], [0, 1, 0], [1, 0, 0], [-math.cos(angle), 0, math.sin(angle)]]
     vertices = torch.tensor(corners, dtype=torch.float64)

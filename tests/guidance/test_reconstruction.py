@@ -1,4 +1,4 @@
-"""Reconstruction guidance: it asks for the pixels it compares, and a perfect render costs nothing."""
+"""Reconstruction guidance: it requests the pixels it compares, and a perfect render has zero loss."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ ALL_LOSSES = ("rgb", "mask", "ssim", "mono_normal", "mono_depth")
 
 
 def world(cameras: Cameras) -> dict[str, Tensor]:
-    """Maps that depend on a pixel's ray alone, so that a wrong pixel shows: image, mask, depth, normal."""
+    """Return image, mask, depth and normal as functions of a pixel's ray, so that wrong pixels are detected."""
     origins, directions = cameras.rays()
     wave = torch.sin(20 * directions + 3 * origins)
     mask = (wave.sum(-1, keepdim=True) > -0.5).float()
@@ -77,7 +77,7 @@ def test_a_perfect_render_of_the_wanted_pixels_costs_nothing(resolution: int, se
     losses = guidance.losses(request, perfect(cameras))
     assert set(losses) == {*ALL_LOSSES, "illumination"}
     for name, value in losses.items():
-        # Rays of a lattice are computed anew: a rounding error of 1e-7 in them, 1e-5 in the images' SSIM
+        # Rays of a lattice are recomputed: a rounding error of 1e-7 in them, 1e-5 in the images' SSIM
         assert abs(value.item()) < 1e-4, name
     wrong = guidance.losses(request, perfect(cameras.resized(cameras.height, cameras.width)[[1, 2, 0]]))
     assert all(wrong[name] > 0.01 for name in ALL_LOSSES), "the maps do not tell pixels apart"
@@ -91,7 +91,7 @@ def test_the_lattice_starts_at_every_offset() -> None:
 
 
 def test_background_is_random_on_both_sides() -> None:
-    """A white object on white says nothing about opacity, unless the background changes."""
+    """A white object over white does not constrain opacity unless the background changes."""
     views = reference_views()
     white = replace(views, images=torch.ones_like(views.images), masks=torch.ones_like(views.masks))
 

@@ -1,4 +1,4 @@
-"""Score distillation against a prior whose optimum is known, its chunked encoder gradient, its draws, its resume."""
+"""Score distillation: a prior with a known optimum, chunked encoder gradients, random draws, resuming."""
 
 import copy
 import math
@@ -37,14 +37,14 @@ RESOLUTION = 16
 
 @register("test-gaussian")
 class GaussianPrior(Prior):
-    """Frames whose latents are N(mean, deviation^2): the best denoiser is known (EDM, app. B.3). Latents are 2x2 means.
+    """Frames with latents from N(mean, deviation^2), whose optimal denoiser is known (EDM, app. B.3).
 
-    The mean latents are those of the input image, pulled towards grey by what the guidance scale is above 1.
+    Latents are 2x2 means. Their mean is that of the input image, pulled towards grey by the guidance scale minus 1.
     """
 
     @dataclass
     class Config(Prior.Config):
-        deviation: float = 0.5  # of the Gaussian that the data are drawn from
+        deviation: float = 0.5  # standard deviation of the data
 
     name, resolution, latent_shape, frames = "gaussian", RESOLUTION, (4, RESOLUTION // 2, RESOLUTION // 2), 0
     sigma_min, sigma_max = 0.01, 80.0
@@ -107,7 +107,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def render_of(rgba: Tensor) -> Render:
-    """A render [T, H, W] with given foreground and opacity."""
+    """Return a render [T, H, W] with given foreground and opacity."""
     foreground, opacity = rgba.split([3, 1], dim=-1)
     return Render(rgb=foreground + 1 - opacity, foreground=foreground, opacity=opacity)
 
@@ -163,7 +163,7 @@ def test_expected_gradient_has_no_noise_in_it() -> None:
 
 @pytest.mark.parametrize("resolution", [0, 32])
 def test_optimisation_ends_at_the_priors_mean(resolution: int) -> None:
-    """Images under Adam become the prompt; at twice the prior's resolution too."""
+    """Images under Adam converge to the posed image, also at twice the prior's resolution."""
     guidance, g = make(resolution=resolution, deviation=0.2), generator(SEEDS[0])
     size = resolution or RESOLUTION
     rgba = torch.rand(4, size, size, 4, generator=g).requires_grad_()
@@ -178,7 +178,7 @@ def test_optimisation_ends_at_the_priors_mean(resolution: int) -> None:
     with torch.no_grad():
         latents = guidance._encode(request, render_of(rgba))
     error = (latents - guidance.condition).abs().mean().item()
-    assert error < 0.05, SEEDS  # begins at 0.6; what is left is the noise of the gradient
+    assert error < 0.05, SEEDS  # starts at 0.6; the rest is gradient noise
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -236,7 +236,7 @@ def test_weight_is_one_minus_alpha_bar() -> None:
 
 
 def test_a_step_follows_from_the_generators_state() -> None:
-    """A fresh guidance with the generator of a checkpoint draws the same views, level and noise."""
+    """A new guidance with a checkpoint's generator draws the same views, level and noise."""
     g = generator(SEEDS[0])
     rgba = torch.rand(4, RESOLUTION, RESOLUTION, 4, generator=g)
     first, second = make(), make()
@@ -253,7 +253,7 @@ def test_a_step_follows_from_the_generators_state() -> None:
     assert torch.equal(g.get_state(), restored.get_state())  # losses draw nothing
     other = second.losses(second.request(4, restored), render_of(rgba))
     assert not torch.equal(loss, other["sds"])
-    assert torch.equal(loss, second.losses(request, render_of(rgba))["sds"])  # all that a step drew is in its request
+    assert torch.equal(loss, second.losses(request, render_of(rgba))["sds"])  # all draws of a step are in its request
 
 
 def test_a_run_with_two_guidances_resumes_in_the_same_bytes(tmp_path: Path) -> None:
@@ -321,12 +321,12 @@ def test_the_prompt_follows_its_view(tmp_path: Path) -> None:
         ({"views": sphere_views(3, RESOLUTION)}, "needs an input picture"),
     ],
 )
-def test_what_cannot_work_is_said_at_once(options: dict[str, Any], message: str) -> None:
+def test_impossible_options_are_reported_at_once(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make(**options)
 
 
-def test_a_picture_that_is_not_square_is_refused() -> None:
+def test_an_image_that_is_not_square_is_refused() -> None:
     views = input_views()
     wide = replace(views, images=views.images[:, :8], masks=views.masks[:, :8], cameras=views.cameras.resized(8, 16))
     with pytest.raises(InputError, match="16x8 pixels"):

@@ -1,4 +1,4 @@
-"""The bundled prior's estimates from the picture alone and from the noisy views alone."""
+"""The bundled prior's estimates from the input image alone and from the noisy views alone."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_what_each_estimate_depends_on(prior: Prior, generator: torch.Generator)
 
 
 def test_each_of_them_knows_the_object(prior: Prior, generator: torch.Generator) -> None:
-    """From the picture, or from views with little noise, it is closer to the object than to another one."""
+    """From the input image, or from slightly noisy views, it is closer to the object than to another one."""
     one, other = (toy(index) for index in (2, 3))
     clean, wrong = (prior.encode(sample.images[..., :3], sample.images[..., 3:]) for sample in (one, other))
     noisy = clean + 0.3 * torch.randn(clean.shape, generator=generator)

@@ -1,1 +1,1 @@
-"""What several tests share: tiny networks, scenes and projects."""
+"""Helpers that several tests share: tiny networks, scenes and projects."""

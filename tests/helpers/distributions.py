@@ -1,4 +1,4 @@
-"""Whether random values are spread as they should be."""
+"""Tests of the distribution of random values."""
 
 import math
 from collections.abc import Callable
@@ -6,11 +6,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-DEVIATION = 2.2  # of `distance_to`: beyond it with a probability of 1e-4
+DEVIATION = 2.2  # of `distance_to`, exceeded with probability 1e-4
 
 
 def distance_to(values: Tensor, cumulative: Callable[[Tensor], Tensor]) -> float:
-    """Kolmogorov-Smirnov distance times sqrt(n) of values [n] to the distribution with that cumulative function."""
+    """Return the Kolmogorov-Smirnov distance times sqrt(n) of values [n] from a cumulative distribution function."""
     ranked = values.double().sort().values
     ranks = torch.arange(1, len(ranked) + 1, dtype=torch.float64) / len(ranked)
     return (ranks - cumulative(ranked)).abs().max().item() * math.sqrt(len(ranked))

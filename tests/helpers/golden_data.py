@@ -1,4 +1,4 @@
-"""Golden data of official implementations: where it is found, what is a case, how results are compared."""
+"""Golden data of official implementations: where it is, which files are cases, and how results are compared."""
 
 import functools
 import os
@@ -16,7 +16,7 @@ from liftstudio.core.weights import Weights
 
 
 def golden_root(bundled: Path) -> Path:
-    """The folder that LIFTSTUDIO_GOLDEN names, or that of the bundled cases, which may be an archive."""
+    """Return the folder that LIFTSTUDIO_GOLDEN names, or that of the bundled cases, which may be an archive."""
     named = os.environ.get("LIFTSTUDIO_GOLDEN")
     if named:
         return Path(named)
@@ -24,7 +24,7 @@ def golden_root(bundled: Path) -> Path:
 
 
 def unpacked(archive: Path) -> Path:
-    """The bundled cases as a folder, until the process ends."""
+    """Return the bundled cases as a folder, which is removed when the process ends."""
     return Path(_unpacked(archive).name) / archive.parent.name
 
 
@@ -37,17 +37,17 @@ def _unpacked(archive: Path) -> tempfile.TemporaryDirectory[str]:
 
 
 def files_of(folders: Iterable[Path], *patterns: str) -> list[Path]:
-    """The files of case folders whose names fit a pattern."""
+    """Return the files of case folders whose names match a pattern."""
     return [path for folder in folders for pattern in patterns for path in sorted(folder.glob(pattern))]
 
 
 def parameters(paths: Iterable[Path]) -> list[Any]:
-    """Parameters of a test, one for each file."""
+    """Return test parameters, one per file."""
     return [pytest.param(path, id=f"{path.parent.name}/{path.stem}") for path in paths]
 
 
 def close(found: Tensor, wanted: Tensor, tolerance: float, name: str = "") -> None:
-    """Assert that no number differs by more than an absolute tolerance."""
+    """Assert that no element differs by more than an absolute tolerance."""
     assert found.shape == wanted.shape, (name, found.shape, wanted.shape)
     assert torch.isfinite(found).all()
     difference = (found - wanted).abs().max().item()
@@ -56,7 +56,7 @@ def close(found: Tensor, wanted: Tensor, tolerance: float, name: str = "") -> No
 
 
 class Listed(Weights):
-    """A weight file of which only the list of keys is at hand."""
+    """A weight file of which only the list of keys is available."""
 
     def __init__(self, shapes: dict[str, list[int]], name: str = "listed.safetensors") -> None:
         self.path, self.metadata = Path(name), {}

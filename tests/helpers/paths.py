@@ -1,4 +1,4 @@
-"""Where the checkout keeps what several tests read."""
+"""Paths in the checkout that several tests read."""
 
 from pathlib import Path
 

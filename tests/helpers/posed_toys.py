@@ -15,7 +15,7 @@ from liftstudio.synthetic import make_object, render, split
 def write_capture(
     path: Path, seed: int, views: int = 5, height: int = 64, width: int = 64, depth: bool = False
 ) -> Cameras:
-    """A toy as users would render it: RGBA, not square, off their world's centre, in other units; its cameras."""
+    """Write a toy as users would render it: RGBA, not square, off-centre, in other units; return its cameras."""
     generator = torch.Generator().manual_seed(seed)
     azimuth = 360 * torch.rand(views, generator=generator)
     cameras = orbit_cameras(azimuth, 60 * torch.rand(views, generator=generator) - 20, 4.2, 33.8, height, width)

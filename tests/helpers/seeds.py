@@ -8,9 +8,9 @@ _drawn: Counter[str] = Counter()
 
 
 def fresh_seed(place: str = "", bits: int = 32) -> int:
-    """Another seed of so many bits at every call.
+    """Return a new seed of the given number of bits at every call.
 
-    place: what the seeds are for; at import time the module's name; by default the running test.
+    place: what the seeds are for: the module's name at import time; by default the running test.
     """
     if os.environ.get("LIFTSTUDIO_TEST_SEEDS") == "new":
         return int.from_bytes(os.urandom(4)) >> (32 - bits)

@@ -1,4 +1,4 @@
-"""Stand-ins for libraries that are not installed: never for code of our own."""
+"""Stand-ins for libraries that are not installed, never for the project's own code."""
 
 import importlib.machinery
 import sys
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def rembg_that_keeps(box: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """A module `rembg` that takes a box (left, top, right, bottom) for the object in any picture."""
+    """Return a module `rembg` that cuts out the same box (left, top, right, bottom) of any image."""
     rembg = types.ModuleType("rembg")
     rembg.__spec__ = importlib.machinery.ModuleSpec("rembg", None)
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion 2's depth model in miniature: a folder in diffusers' form, with random weights."""
+"""Stable Diffusion 2's depth model in miniature: a folder in diffusers' format, with random weights."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,13 @@ import torch
 from helpers.tiny_sv3d import randomize
 from liftstudio.data.render import Render
 
-TOKENS = 8  # of a prompt, with its start and its end
+TOKENS = 8  # of a prompt, with start and end
 WIDTH = 16  # of an embedded token
 SIZE = 32  # pixels across its images
 
 
 def tiny_unet(generator: torch.Generator, **options: Any) -> Any:
-    """A random network of Stable Diffusion 2's structure: 7 transformer blocks, latents of up to 8 x 8."""
+    """Return a random network of Stable Diffusion 2's structure: 7 transformer blocks, latents of up to 8 x 8."""
     from diffusers import UNet2DConditionModel
 
     sizes: dict[str, Any] = {
@@ -34,7 +34,7 @@ def tiny_unet(generator: torch.Generator, **options: Any) -> Any:
 
 
 def tiny_vae(generator: torch.Generator) -> Any:
-    """A random autoencoder that halves images twice."""
+    """Return a random autoencoder that halves images twice."""
     from diffusers import AutoencoderKL
 
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
@@ -43,7 +43,7 @@ def tiny_vae(generator: torch.Generator) -> Any:
 
 
 def tiny_text(generator: torch.Generator) -> Any:
-    """A random text tower."""
+    """Return a random text encoder."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
@@ -53,7 +53,7 @@ def tiny_text(generator: torch.Generator) -> Any:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """CLIP's tokenizer that knows letters only: every letter is a token."""
+    """Write a CLIP tokenizer that knows letters only: every letter is a token."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def write_tiny_folder(folder: Path, seed: int = 0) -> Path:
-    """The whole folder, as diffusers itself writes it."""
+    """Write the whole folder, as diffusers itself does."""
     generator = torch.Generator().manual_seed(seed)
     for name, build in (("unet", tiny_unet), ("vae", tiny_vae), ("text_encoder", tiny_text)):
         build(generator).save_pretrained(folder / name)
@@ -75,13 +75,13 @@ def write_tiny_folder(folder: Path, seed: int = 0) -> Path:
 
 
 def write_prediction_type(folder: Path, kind: str) -> None:
-    """The schedule's configuration of a folder, with that kind of prediction."""
+    """Write a folder's scheduler configuration with this prediction type."""
     (folder / "scheduler").mkdir(exist_ok=True)
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"prediction_type": kind}))
 
 
 def fake_render(generator: torch.Generator, count: int = 1, *, flat: bool = False) -> Render:
-    """A random texture on a tilted square, or on one that is not tilted."""
+    """Return a render of a random texture on a tilted square, or on one that faces the camera."""
     opacity = torch.zeros(count, SIZE, SIZE, 1)
     opacity[:, 8:24, 8:24] = 1
     foreground = torch.rand(count, SIZE, SIZE, 3, generator=generator) * opacity
@@ -91,7 +91,7 @@ def fake_render(generator: torch.Generator, count: int = 1, *, flat: bool = Fals
 
 
 def write_estimator(folder: Path, seed: int = 0, *, flat: bool = False) -> Path:
-    """A random DPT, with its preprocessing, as transformers writes it."""
+    """Write a random DPT with its preprocessing, as transformers does."""
     from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
 
     sizes: dict[str, Any] = {
@@ -117,12 +117,12 @@ def write_estimator(folder: Path, seed: int = 0, *, flat: bool = False) -> Path:
 
 
 def write_normals(folder: Path, seed: int = 0, size: int = 32) -> Path:
-    """A random Marigold for normals, as diffusers writes it."""
+    """Write a random Marigold for normals, as diffusers does."""
     return write_marigold(folder, seed, "normals", size)
 
 
 def write_marigold(folder: Path, seed: int, kind: Literal["depth", "normals"], size: int = 32) -> Path:
-    """A random Marigold of either kind, as diffusers writes it."""
+    """Write a random Marigold of either kind, as diffusers does."""
     from diffusers import DDIMScheduler, MarigoldDepthPipeline, MarigoldNormalsPipeline
     from transformers import CLIPTokenizer
 

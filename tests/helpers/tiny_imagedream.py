@@ -1,4 +1,4 @@
-"""ImageDream and MVDream in miniature: a weight file in the official layout, and a text tower; random weights."""
+"""ImageDream and MVDream in miniature: a weight file in the official layout, and a text encoder; random weights."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from liftstudio.methods.imagedream.network import MultiViewUNet
 from liftstudio.priors.latent_diffusion import official_state, unet_sources
 
 PREFIX = "model.diffusion_model."
-# Sizes of the miniature that no shape tells.
+# Sizes of the miniature that no shape reveals.
 NUMBERS = {
     "num_head_channels": "16",
     "adaptor_head_channels": "8",
@@ -25,7 +25,7 @@ NUMBERS = {
 TEXT_WIDTH, TEXT_LENGTH = 16, 12
 TOWER_WIDTH = 48  # of tiny_sv3d's image tower
 COARSE, FINE, MESH = (f"system.stages.{stage}" for stage in ("coarse", "fine", "mesh"))
-# Options of its configs for runs of seconds.
+# Options that let runs of its configs take seconds.
 SHORT = [
     "device=cpu",
     "tag=a",
@@ -55,7 +55,7 @@ def tiny_unet(
     head_channels: int = 16,
     context_width: int = TEXT_WIDTH,
 ) -> dict[str, Tensor]:
-    """Official weights of a random network; `attends` and `channels` from the finest level to the coarsest."""
+    """Return official weights of a random network; `attends` and `channels` from the finest level to the coarsest."""
     unet = MultiViewUNet(
         image_tokens=image_tokens,
         image_weight=1.0,
@@ -75,7 +75,7 @@ def tiny_unet(
 
 
 def tiny_adaptor(generator: torch.Generator, image_tokens: int = 4, context_width: int = TEXT_WIDTH) -> Any:
-    """Official weights of a random image adaptor."""
+    """Return official weights of a random image adaptor."""
     from diffusers.models.embeddings import IPAdapterPlusImageProjection
 
     adaptor = IPAdapterPlusImageProjection(TOWER_WIDTH, context_width, 24, 2, 8, 3, image_tokens, 2)
@@ -84,7 +84,7 @@ def tiny_adaptor(generator: torch.Generator, image_tokens: int = 4, context_widt
 
 
 def tiny_state(*, image: bool = True, seed: int = 0, **sizes: Any) -> dict[str, Tensor]:
-    """All weights of an official file in miniature; of MVDream's if it takes no `image`."""
+    """Return all weights of an official file in miniature; of MVDream's unless it takes an `image`."""
     generator = torch.Generator().manual_seed(seed)
     state = tiny_unet(generator, image_tokens=4 if image else 0, **sizes)
     if image:
@@ -97,13 +97,13 @@ def tiny_state(*, image: bool = True, seed: int = 0, **sizes: Any) -> dict[str, 
 
 
 def write_tiny_imagedream(path: Path, metadata: dict[str, str] | None = None, **options: Any) -> Path:
-    """An official file in miniature; for `options` see `tiny_state`."""
+    """Write an official file in miniature; for `options` see `tiny_state`."""
     save_file(tiny_state(**options), path, metadata=NUMBERS | (metadata or {}))
     return path
 
 
 def write_tiny_text(folder: Path, seed: int = 0, width: int = TEXT_WIDTH) -> Path:
-    """A folder with a random text tower and a tokenizer of which every letter is a token."""
+    """Write a folder with a random text encoder and a tokenizer with one token per letter."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     write_tokenizer(folder / "tokenizer")

@@ -1,4 +1,4 @@
-"""A prior whose distribution is known: pictures of a ball that is coloured by its normals, plus a little noise."""
+"""A prior with a known distribution: images of a ball coloured by its normals, plus a little noise."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,11 @@ from liftstudio.core.weights import Weights, open_weights
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 
-SPREAD = 0.02  # standard deviation of the pictures around the ball's, latent units (pixels have a range of 2)
+SPREAD = 0.02  # standard deviation about the ball's images, latent units (pixels have a range of 2)
 RADIUS = 0.7  # world units
 DISTANCE, FOV_DEG = 3.6, 33.8
 
-# Options of sv3d-masked-sds for a rough run of seconds.
+# Options that let a rough run of sv3d-masked-sds take seconds.
 QUICK = (
     "prior.type=tiny-ball",
     "views.resolution=64",
@@ -44,7 +44,7 @@ QUICK = (
 
 
 def ball(cameras: Cameras, radius: float = RADIUS) -> tuple[Tensor, Tensor]:
-    """Images [B, H, W, 3] over white and masks [B, H, W, 1] of the ball: colour 0.5 + 0.4 n, n its world normal."""
+    """Return images [B, H, W, 3] over white and masks [B, H, W, 1] of the ball: colour 0.5 + 0.4 n, n the normal."""
     origins, directions = cameras.rays()
     middle = -(origins * directions).sum(-1, keepdim=True)
     half_squared = radius**2 - origins.square().sum(-1, keepdim=True) + middle.square()
@@ -54,7 +54,7 @@ def ball(cameras: Cameras, radius: float = RADIUS) -> tuple[Tensor, Tensor]:
 
 
 def write_ball(path: Path, elevation_deg: float = 10.0, size: int = 160, mode: str = "RGBA") -> Path:
-    """The ball from azimuth 0, as RGBA or over white, off the centre of a picture that is not square."""
+    """Write the ball from azimuth 0, as RGBA or over white, off the centre of an image that is not square."""
     camera = orbit_cameras(torch.zeros(1), torch.tensor([elevation_deg]), DISTANCE, FOV_DEG, size, size)
     image, mask = ball(camera)
     rgba = F.pad(torch.cat([image, mask], dim=-1)[0].permute(2, 0, 1), (7, 30), value=0.0).permute(1, 2, 0)
@@ -64,22 +64,22 @@ def write_ball(path: Path, elevation_deg: float = 10.0, size: int = 160, mode: s
 
 
 def write_weights(path: Path, radius: float = RADIUS) -> Path:
-    """A weight file of TinyBall."""
+    """Write a weight file of TinyBall."""
     save_file({"ball.radius": torch.tensor([radius])}, path)
     return path
 
 
 @register("tiny-ball")
 class TinyBall(Prior):
-    """Independent pixels around the picture of a ball: its denoiser and its samples are known in closed form."""
+    """Independent pixels about the image of a ball: denoiser and samples are known in closed form."""
 
     @dataclass
     class Config(Prior.Config):
         knows_masks: bool = True  # decode masks too
-        empty_view: int = -1  # a view that shows nothing; -1: none
+        empty_view: int = -1  # index of a view that shows nothing; -1: none
 
     published: ClassVar[str] = "the tiny ball is at https://example.org/ball, for tests only"
-    prompts: ClassVar[list[PosedImage]] = []  # all there ever were
+    prompts: ClassVar[list[PosedImage]] = []  # all conditions so far
 
     @classmethod
     def recognizes(cls, weights: Weights) -> bool:
@@ -107,7 +107,7 @@ class TinyBall(Prior):
         return posed
 
     def denoise(self, noisy: NoisyViews[Any]) -> Tensor:
-        """E[x0 | z] of a normal distribution around the ball's pictures."""
+        """Return E[x0 | z] of a normal distribution about the ball's images."""
         images, masks = ball(noisy.cameras, self.radius)
         if self.config.empty_view >= 0:
             images[self.config.empty_view], masks[self.config.empty_view] = 1, 0

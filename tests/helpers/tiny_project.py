@@ -26,7 +26,7 @@ export: {formats: [ply], texture_size: 64}
 
 
 def write_capture(folder: Path, views: int = 4, size: int = 16) -> None:
-    """RGBA pictures of a sphere of radius 0.6 from an orbit, with a transforms.json of NeRF-synthetic's form."""
+    """Write RGBA images of a sphere of radius 0.6 from an orbit, with a transforms.json as in NeRF-synthetic."""
     folder.mkdir(parents=True)
     azimuth = torch.arange(views) * 360.0 / views
     cameras = orbit_cameras(azimuth, torch.full_like(azimuth, 20.0), 3.0, 40.0, size, size)
@@ -43,7 +43,7 @@ def write_capture(folder: Path, views: int = 4, size: int = 16) -> None:
 
 
 def make_project(folder: Path, *, extension: bool = False) -> None:
-    """Fill a folder with `capture/`, `tiny.yaml` and, if asked, the tiny system as an extension in `custom/`."""
+    """Fill a folder with `capture/`, `tiny.yaml` and, optionally, the tiny system as an extension in `custom/`."""
     write_capture(folder / "capture")
     (folder / "tiny.yaml").write_text(CONFIG)
     if extension:

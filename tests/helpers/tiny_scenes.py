@@ -1,4 +1,4 @@
-"""Small shapes, fields and scenes whose pictures are known in closed form."""
+"""Small shapes, fields and scenes whose images are known in closed form."""
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ COLOR = torch.tensor([0.7, 0.4, 0.2])
 
 
 class Solid(Geometry):
-    """Constant density inside a sphere, and any mesh, both of one colour. `density` and `radius` are world units."""
+    """Constant density inside a sphere, and any mesh, both of one colour; `density` and `radius` in world units."""
 
     def __init__(self, density: float = 0.0, radius: float = 0.5, mesh: Mesh | None = None) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Solid(Geometry):
 def scene_of(
     geometry: Geometry, light: Light | None = None, background: tuple[float, float, float] = (1.0, 1.0, 1.0)
 ) -> Scene:
-    """The geometry in diffuse material, under uniform light unless another is given."""
+    """Return a scene of the geometry with diffuse material, under uniform light unless another is given."""
     return Scene(
         geometry,
         Diffuse(Diffuse.Config()),
@@ -71,14 +71,14 @@ def ball(radius: float = 0.5, subdivisions: int = 3) -> Mesh:
 
 
 def orbit(count: int, size: int, elevation_deg: float | list[float] = 20.0, distance: float = 3.0) -> Cameras:
-    """`count` square views round the origin, the elevations taken in turn."""
+    """Return `count` square views around the origin, cycling through the elevations."""
     elevations = torch.tensor([elevation_deg] if isinstance(elevation_deg, float) else elevation_deg)
     index = torch.arange(count)
     return orbit_cameras(index * 360.0 / count, elevations[index % len(elevations)], distance, 40.0, size, size)
 
 
 def sphere_hits(cameras: Cameras, radius: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Where rays meet the sphere round the origin: near and far distance and whether they do, each [B, H, W, 1]."""
+    """Intersect rays with a sphere at the origin: near and far distance, and whether they hit, each [B, H, W, 1]."""
     origins, directions = cameras.rays()
     middle = -(origins * directions).sum(-1, keepdim=True)
     half_squared = radius**2 - origins.square().sum(-1, keepdim=True) + middle.square()
@@ -87,7 +87,7 @@ def sphere_hits(cameras: Cameras, radius: float) -> tuple[Tensor, Tensor, Tensor
 
 
 def sphere_views(count: int, size: int, radius: float = 0.5) -> ReferenceViews:
-    """Pictures of a sphere coloured by its normals, all of them training views."""
+    """Return images of a sphere coloured by its normals, all of them training views."""
     cameras = orbit(count, size, [-25.0, 35.0])
     origins, directions = cameras.rays()
     near, _, hit = sphere_hits(cameras, radius)
@@ -97,11 +97,11 @@ def sphere_views(count: int, size: int, radius: float = 0.5) -> ReferenceViews:
 
 
 def volume_of(mesh: Mesh) -> float:
-    """Signed volume; positive if the faces wind outwards."""
+    """Return the signed volume; positive if the faces wind outwards."""
     a, b, c = mesh.corners().detach().unbind(1)
     return (a * torch.linalg.cross(b, c)).sum().item() / 6
 
 
 def is_closed(mesh: Mesh) -> bool:
-    """Whether every edge has a face on both sides."""
+    """Return whether every edge has a face on both sides."""
     return bool((edge_adjacency(mesh.faces, len(mesh.vertices)).faces >= 0).all())

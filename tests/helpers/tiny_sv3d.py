@@ -11,12 +11,12 @@ from liftstudio.methods.sv3d import checkpoint
 from liftstudio.methods.sv3d.network import SV3DUNet
 from liftstudio.priors.latent_diffusion import clip_sources, make_vae, official_state, vae_sources
 
-# Sizes of the miniature that no shape tells.
+# Sizes of the miniature that no shape reveals.
 NUMBERS = {"num_head_channels": "16", "clip_head_channels": "16", "image_size": "32", "num_frames": "5"}
 
 
 def randomize(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Random weights of which every output depends, none of them zero."""
+    """Set random non-zero weights that every output depends on."""
     for name, parameter in module.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         scale = 0.2 if parameter.ndim < 2 else parameter[0].numel() ** -0.5
@@ -33,7 +33,7 @@ def tiny_unet(
     attends: tuple[bool, ...] = (True, False),
     head_channels: int = 16,
 ) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A random network and its official weights; `attends` and `channels` from the finest level to the coarsest."""
+    """Return a random network and its official weights; `attends` and `channels` from the finest level on."""
     unet = SV3DUNet(
         block_out_channels=channels,
         layers_per_block=layers,
@@ -48,13 +48,13 @@ def tiny_unet(
 
 
 def tiny_vae(generator: torch.Generator, prefix: str) -> dict[str, Tensor]:
-    """Official weights of an autoencoder that halves images twice, under `prefix`."""
+    """Return official weights of an autoencoder that halves images twice, under `prefix`."""
     vae = make_vae((32, 32, 64), 1, 4)
     return official_state(randomize(vae, generator), vae_sources(vae.state_dict(), 3, prefix))
 
 
 def tiny_tower(generator: torch.Generator, embedding: int) -> Any:
-    """A random image tower of CLIP for 28 x 28 pixels, with its projection."""
+    """Return a random CLIP image tower for 28 x 28 pixels, with its projection."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 3}
@@ -63,13 +63,13 @@ def tiny_tower(generator: torch.Generator, embedding: int) -> Any:
 
 
 def tiny_clip(generator: torch.Generator, prefix: str, embedding: int) -> dict[str, Tensor]:
-    """Official weights of such a tower, under `prefix`."""
+    """Return official weights of such a tower, under `prefix`."""
     tower = tiny_tower(generator, embedding)
     return official_state(tower, clip_sources(tower.state_dict(), prefix))
 
 
 def write_tiny_sv3d(path: Path, *, variant: str = "p", image_size: int = 32, frames: int = 5, seed: int = 0) -> Path:
-    """An official file in miniature: variant "p" or "u", square images of `image_size` pixels, latents a quarter."""
+    """Write an official file in miniature: variant "p" or "u", images of `image_size` pixels, latents a quarter."""
     generator = torch.Generator().manual_seed(seed)
     state = tiny_unet(generator, vector_width=1280 if variant == "p" else 256)[1]
     state |= tiny_vae(generator, "conditioner.embedders.1.encoder.")

@@ -15,13 +15,13 @@ from liftstudio.methods.syncdreamer.rig import Rig
 from liftstudio.methods.syncdreamer.unet import UNetSize
 from liftstudio.methods.syncdreamer.volumes import VolumeSize
 
-# Sizes of the miniature that no shape tells.
+# Sizes of the miniature that no shape reveals.
 NUMBERS = {"num_heads": "4", "clip_head_channels": "16", "spatial_volume_size": "8", "frustum_volume_depth": "8"}
 FOV_DEG = 2 * math.degrees(math.atan(128 / 280))  # of the official lens
 
 
 def official_cameras(views: int, size: int, distance: float = 1.5) -> Cameras:
-    """The official cameras, of so many views."""
+    """Return the official cameras for the given number of views."""
     azimuth_deg = 360 / views * torch.arange(views)
     return orbit_cameras(azimuth_deg, torch.full((views,), 30.0), distance, FOV_DEG, size, size)
 
@@ -35,14 +35,14 @@ def tiny_network(
     attends: tuple[bool, ...] = (True, True, True, False),
     heads: int = 4,
 ) -> Any:
-    """A random network; its names are the official ones."""
+    """Return a random network; its weight names are the official ones."""
     unet = UNetSize(8, 4, channels, 2, attends, 1, heads, 24, volume)
     volumes = VolumeSize(views, 16, volume, 8, 8)
     return randomize(SyncDreamerNetwork(Size(unet, volumes, 20)), generator)
 
 
 def tiny_buffers(views: int, size: int) -> dict[str, Tensor]:
-    """Cameras and noise schedule, as the official file has them."""
+    """Return cameras and noise schedule, as in the official file."""
     rig = Rig.of(official_cameras(views, size))
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     schedule = {"betas": betas, "alphas_cumprod": (1 - betas).cumprod(0)}
@@ -52,7 +52,7 @@ def tiny_buffers(views: int, size: int) -> dict[str, Tensor]:
 
 
 def tiny_state(*, views: int = 4, image_size: int = 32, seed: int = 0, **sizes: Any) -> dict[str, Tensor]:
-    """All weights of an official file in miniature: square images of `image_size` pixels, latents a quarter."""
+    """Return all weights of an official file in miniature: images of `image_size` pixels, latents a quarter."""
     generator = torch.Generator().manual_seed(seed)
     state = tiny_network(generator, views=views, **sizes).state_dict()
     state |= tiny_vae(generator, "first_stage_model.") | tiny_buffers(views, image_size)
@@ -62,13 +62,13 @@ def tiny_state(*, views: int = 4, image_size: int = 32, seed: int = 0, **sizes: 
 
 
 def write_tiny_syncdreamer(path: Path, **options: Any) -> Path:
-    """An official file in miniature; for `options` see `tiny_state`."""
+    """Write an official file in miniature; for `options` see `tiny_state`."""
     save_file(tiny_state(**options), path, metadata=NUMBERS)
     return path
 
 
 def write_bright_weights(path: Path, seed: int) -> Path:
-    """An official file in miniature whose random pictures are bright: parts of them are white, as a background is."""
+    """Write an official file in miniature whose random images are bright: parts are white, like a background."""
     state = tiny_state(views=16, image_size=32, seed=seed)
     state["first_stage_model.decoder.conv_out.weight"] *= 0.5
     state["first_stage_model.decoder.conv_out.bias"].fill_(0.9)  # of -1 to 1

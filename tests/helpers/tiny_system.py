@@ -1,6 +1,6 @@
 """A system small enough to run, kill and resume many times in a test: it fits the radius and colour of a sphere.
 
-As every extension it only registers a component; tests copy this file into a `custom/` folder or import it.
+Like every extension it only registers a component; tests copy this file into a `custom/` folder or import it.
 """
 
 import random
@@ -30,10 +30,10 @@ class TinySphere(System):
         steps: PositiveInt = 6  # optimisation steps of each of the two stages
         lr: float = 0.05  # learning rate
         seconds: float = 0.0  # pause in every step
-        ballast: int = 0  # numbers of dead weight in the state, for slow checkpoint writing
+        ballast: int = 0  # unused elements in the state, to slow down checkpoint writing
         nan_at: int = -1  # step of stage `first` whose loss is not a number; -1: none
         memory_at: int = -1  # step of stage `first` at which memory runs out; -1: none
-        batch_size: int = 8  # does nothing; named in the advice when memory runs out
+        batch_size: int = 8  # unused; named in the advice when memory runs out
 
     def __init__(self, config: Config, *, views: Any, device: torch.device, seed: int, fabric: Any) -> None:
         self.config, self.fabric = config, fabric

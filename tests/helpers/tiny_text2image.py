@@ -1,4 +1,4 @@
-"""Stable Diffusion and DeepFloyd IF in miniature: folders in diffusers' form, with random weights."""
+"""Stable Diffusion and DeepFloyd IF in miniature: folders in diffusers' format, with random weights."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ import torch
 from helpers.tiny_hifi123 import tiny_text, tiny_unet, tiny_vae, write_tokenizer
 from helpers.tiny_sv3d import randomize
 
-PIXELS = 16  # across the tiny IF's pictures
+PIXELS = 16  # across the tiny IF's images
 SIZE = 32  # across the tiny Stable Diffusion's
 T5_WIDTH = 24
 
 
 def write_tiny_stable_diffusion(folder: Path, seed: int = 0, prediction: str = "epsilon") -> Path:
-    """The whole folder, as diffusers itself writes it."""
+    """Write the whole folder, as diffusers itself does."""
     from diffusers import PNDMScheduler
 
     generator = torch.Generator().manual_seed(seed)
@@ -27,7 +27,7 @@ def write_tiny_stable_diffusion(folder: Path, seed: int = 0, prediction: str = "
 
 
 def write_tiny_if(folder: Path, seed: int = 0) -> Path:
-    """The whole folder of a stage I; of its tokenizer every letter is a word."""
+    """Write the whole folder of a stage I; its tokenizer has one token per letter."""
     from diffusers import DDPMScheduler
     from transformers import T5Config, T5EncoderModel
 

@@ -1,4 +1,4 @@
-"""Training tasks in miniature: the config of a prior that is trained, with overrides that make it tiny."""
+"""Training tasks in miniature: the config of a trained prior, with overrides that make it tiny."""
 
 import csv
 from collections.abc import Sequence
@@ -29,16 +29,16 @@ def draw_samples(config: TrainingConfig, count: int, views: int, seed: int) -> l
 
 
 def trained_parts(task: Any) -> set[str]:
-    """The parts of the network that a loss has a gradient to."""
+    """Return the parts of the network that a loss has a gradient for."""
     return {name.partition(".")[0] for name, p in task.network.named_parameters() if p.grad is not None}
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """The rows of a `log.csv`."""
+    """Return the rows of a `log.csv`."""
     with path.open() as file:
         return list(csv.DictReader(file))
 
 
 def close(found: Tensor, wanted: Tensor) -> None:
-    """As close as float16 weights are: 11 bits, through some 40 layers."""
+    """Assert closeness up to float16 weights: 11 bits, through some 40 layers."""
     assert (found - wanted).abs().mean() < 0.01 * wanted.abs().mean()

@@ -1,4 +1,4 @@
-"""Zero-1-to-3 in miniature: a folder in diffusers' form, with random weights."""
+"""Zero-1-to-3 in miniature: a folder in diffusers' format, with random weights."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ from torch import nn
 from helpers.tiny_hifi123 import WIDTH, tiny_unet, tiny_vae
 from helpers.tiny_sv3d import randomize, tiny_tower
 
-SIZE = 32  # pixels across its pictures; latents a quarter
+SIZE = 32  # pixels across its images; latents a quarter
 PROJECTIONS = {"cc_projection": "projection", "clip_camera_projection": "proj"}  # folder -> name in it
 
 
 def write_tiny_zero123(folder: Path, seed: int = 0, projection: str = "cc_projection") -> Path:
-    """The whole folder, as diffusers itself writes it."""
+    """Write the whole folder, as diffusers itself does."""
     generator = torch.Generator().manual_seed(seed)
     tiny_unet(generator, in_channels=8, out_channels=4).save_pretrained(folder / "unet")
     tiny_vae(generator).save_pretrained(folder / "vae")

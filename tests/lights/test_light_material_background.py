@@ -66,7 +66,7 @@ def test_brightest_fixes_the_scale_of_spherical_gaussians_and_nothing_else() -> 
 
 def test_spherical_gaussians_without_a_normal_are_finite() -> None:
     light = SphericalGaussians(SphericalGaussians.Config())
-    irradiance = light.irradiance(torch.zeros(2, 3))  # pixels where nothing is seen
+    irradiance = light.irradiance(torch.zeros(2, 3))  # pixels of the background
     irradiance.sum().backward()
     assert torch.isfinite(irradiance).all() and (irradiance >= 0).all()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in light.parameters())
@@ -121,7 +121,7 @@ def point_light(**options: object) -> DiffusePointLight:
 
 
 def test_point_light_by_hand() -> None:
-    """albedo (1 - s + s max(0, n . l)); without a camera or random shading there is the albedo."""
+    """Albedo (1 - s + s max(0, n . l)); without a camera or random shading there is the albedo."""
     material, light = point_light(textureless=0.0, distance=(2.0, 2.0), spread=0.0), Uniform(Uniform.Config())
     drawn = material.draw_shading(0, torch.Generator().manual_seed(3))
     assert drawn is not None and not drawn.is_textureless
@@ -141,7 +141,7 @@ def test_point_light_by_hand() -> None:
 
 
 def test_point_light_shares_and_places() -> None:
-    """A quarter bare, three eighths white, three eighths shaded with albedo, from the 100th step on."""
+    """A quarter albedo, three eighths white shading, three eighths shaded albedo, from step 100 on."""
     material = point_light(shaded=Schedule.parse([[99, 0], [100, 0.75]]))
     generator, features = torch.Generator().manual_seed(1), torch.randn(4, 3)
     bare, white, distances, offsets = 0, 0, [], []

@@ -1,10 +1,10 @@
-"""A strong light on a known mesh: fitting the light too leaves an albedo much nearer to the true one."""
+"""Under strong light on a known mesh, fitting the light as well gives an albedo much closer to the true one."""
 
 from helpers.seeds import fresh_seed
 
 from bench.light import LIGHTS, albedo_errors
 
-SEED = fresh_seed(__name__)  # of the true light and colours; the fit itself always starts alike
+SEED = fresh_seed(__name__)  # of the true light and colours; the fit itself always starts the same
 
 
 def test_fitted_light_halves_the_albedo_error() -> None:

@@ -26,7 +26,7 @@ def draw(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def by_loops(x: Tensor, y: Tensor, bandwidth: float) -> float:
-    """The definition, number by number."""
+    """Compute the definition element by element."""
     mean = [sum(row) / len(y) for row in y.T.tolist()]
     x_rows, y_rows = ([[v - m for v, m in zip(row, mean, strict=True)] for row in z.tolist()] for z in (x, y))
 
@@ -47,7 +47,7 @@ def by_loops(x: Tensor, y: Tensor, bandwidth: float) -> float:
 @pytest.mark.parametrize("bandwidth", [0.1, 0.5, 2.0])
 def test_equals_the_definition(n: int, m: int, c: int, bandwidth: float, generator: torch.Generator) -> None:
     x, y = draw(generator, n, c), draw(generator, m, c)
-    if m == 1:  # a single target is its own mean and has no direction: all similarity is its
+    if m == 1:  # a single target equals the mean and has no direction: it gets all similarity
         assert contextual_similarity(x, y, bandwidth) == 1
         return
     expected = by_loops(x, y, bandwidth)
@@ -59,7 +59,7 @@ def test_equals_the_definition(n: int, m: int, c: int, bandwidth: float, generat
 
 
 def test_many_features_a_part_at_a_time(generator: torch.Generator) -> None:
-    """More than are compared at once; the same as all together."""
+    """Comparing features in chunks gives the same as all at once."""
     x, y = draw(generator, 2600, 4), draw(generator, 2500, 4)
     unit = [F.normalize(each - y.mean(0), dim=1) for each in (x, y)]
     distances = 1 - unit[0] @ unit[1].T
@@ -88,7 +88,7 @@ def test_nearest_to_itself_and_farther_the_more_differs(generator: torch.Generat
 
 
 def test_equal_targets_share(generator: torch.Generator) -> None:
-    """Of r equal features each counts 1 / r, by itself as by any other image."""
+    """Each of r equal features counts 1 / r, against itself and against any other image."""
     y = torch.cat([draw(generator, 1, 5).expand(4, -1), draw(generator, 6, 5)])
     assert contextual_similarity(y, y).item() == pytest.approx((4 / 4 + 6) / 10, abs=1e-9), f"seed {SEED}"
     constant = torch.full((9, 5), 0.3)
@@ -110,7 +110,7 @@ def test_gradient(case: str, generator: torch.Generator) -> None:
         direction = draw(generator, 12, 4)
         with torch.no_grad():
             ends = [contextual_similarity(x + step * direction, y).log() for step in (1e-6, -1e-6)]
-        # Unless the nearest of two changes within the step, which is rarer than a millionth.
+        # Unless the nearest target changes within the step, with a probability below 1e-6.
         torch.testing.assert_close((x.grad * direction).sum(), (ends[0] - ends[1]) / 2e-6, rtol=1e-3, atol=1e-6)
 
 
@@ -131,7 +131,7 @@ def test_patches_are_the_pixels_around(height: int, width: int, generator: torch
 
 
 def test_distance_of_images(generator: torch.Generator) -> None:
-    """Each pair by itself, of any two sizes; only what is inside the masks counts."""
+    """Pairs are independent and of any two sizes; only masked parts count."""
     images, targets = images_of(generator, 2, 16, 20), images_of(generator, 2, 14, 14)
     found = contextual_distance(images, targets, PixelPatches())
     single = [contextual_distance(images[[i]], targets[[i]], PixelPatches()) for i in range(2)]
@@ -166,7 +166,7 @@ def test_image_gradients_are_finite(generator: torch.Generator) -> None:
 
 
 def test_vgg_layers(tmp_path: Path, generator: torch.Generator) -> None:
-    """Those that the names say, by the names in which torchvision numbers them."""
+    """Layer names correspond to torchvision's numbered names."""
     network = Lpips("vgg16")
     for parameter in network.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * 1.5 / max(parameter[0].numel(), 1) ** 0.5)
@@ -194,7 +194,7 @@ def test_vgg_layers(tmp_path: Path, generator: torch.Generator) -> None:
     torch.testing.assert_close(found[0], -torch.stack(by_layer).sum(), msg=f"seed {SEED}")
 
 
-def test_without_weights_it_says_so(tmp_path: Path) -> None:
+def test_missing_weights_are_reported(tmp_path: Path) -> None:
     assert isinstance(load_features(None), PixelPatches) and "not VGG" in load_features("").name
     with pytest.raises(InputError, match="no LPIPS weights there"):
         load_features(tmp_path / "nowhere.pth")

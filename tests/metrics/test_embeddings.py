@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPModel
 from liftstudio.core.errors import InputError
 from liftstudio.metrics.embeddings import Clip, TinyEncoder, clip_pixels, load_encoder, object_prompt
 
-SIZE = 32  # pixels of the small CLIP
+SIZE = 32  # pixels across the small CLIP's images
 
 
 def random_images(*shape: int) -> Tensor:
@@ -22,7 +22,7 @@ def random_images(*shape: int) -> Tensor:
 
 
 def disc(colour: tuple[float, float, float], radius: float = 0.6, centre: float = 0.0) -> Tensor:
-    """[1, 96, 96, 3] a disc over white."""
+    """Return an image [1, 96, 96, 3] of a disc over white."""
     axis = torch.linspace(-1, 1, 96)
     inside = ((axis[:, None] ** 2 + (axis - centre) ** 2) < radius**2)[..., None]
     return torch.where(inside, torch.tensor(colour), torch.tensor(1.0))[None]
@@ -30,7 +30,7 @@ def disc(colour: tuple[float, float, float], radius: float = 0.6, centre: float 
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random CLIP whose vocabulary is the alphabet."""
+    """Write a small random CLIP whose vocabulary is the alphabet."""
     folder = tmp_path_factory.mktemp("clip")
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
@@ -88,7 +88,7 @@ def test_tiny_ranks_likeness() -> None:
 
 @pytest.mark.parametrize("shape", [(48, 48), (40, 57), (24, 24)])
 def test_clip_pixels_are_those_of_pillow(shape: tuple[int, int]) -> None:
-    """OpenAI's preprocessing, step by step with Pillow, which rounds to 8 bits and cuts off overshoots in between."""
+    """OpenAI's preprocessing step by step with Pillow, which rounds to 8 bits and clips overshoots in between."""
     image = (75 + 100 * random_images(1, *shape)).round()  # no overshoot leaves 0 to 255
     scale = SIZE / min(shape)
     height, width = (max(SIZE, int(side * scale)) for side in shape)
@@ -111,7 +111,7 @@ def test_clip_equals_the_model_of_transformers(clip_folder: Path) -> None:
     assert clip.text("toy " * 200).isfinite().all()  # longer than the network can read
 
 
-def test_clip_folders_that_are_none(clip_folder: Path, tmp_path: Path) -> None:
+def test_invalid_clip_folders(clip_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no such folder; CLIP is published as openai/clip-vit-large-patch14"):
         Clip(tmp_path / "none")
     with pytest.raises(InputError, match=r"not a CLIP checkpoint.*clip-vit-large-patch14"):

@@ -13,13 +13,13 @@ from liftstudio.metrics.flow import flow_error, load_raft, orbit_flows
 
 
 def brightness_step(images: Tensor, targets: Tensor) -> Tensor:
-    """An analytic estimator: right by the change of the mean red, down by that of the mean blue."""
+    """Estimate flow right by the change of the mean red, down by that of the mean blue."""
     change = (targets - images).mean(dim=(1, 2))[:, None, None, ::2]
     return change.expand(-1, *images.shape[1:3], -1)
 
 
 def gradient_flow(images: Tensor, targets: Tensor) -> Tensor:
-    """Least squares over the whole image of brightness constancy (Lucas & Kanade 1981): exact for ramps that move."""
+    """Estimate flow by Lucas & Kanade 1981 over the whole image: exact for moving ramps."""
     grey, change = images.mean(dim=-1), (targets - images).mean(dim=-1)
     down, right = torch.gradient(grey, dim=(1, 2))
     slopes = torch.stack([right, down], dim=-1).flatten(1, 2)
@@ -28,7 +28,7 @@ def gradient_flow(images: Tensor, targets: Tensor) -> Tensor:
 
 
 def ramps(shifts: Tensor) -> Tensor:
-    """[V, 16, 24, 3] paraboloids x^2 + 2 y^2 moved by `shifts` [V, 2] pixels (right, down)."""
+    """Return paraboloids x^2 + 2 y^2 shifted by `shifts` [V, 2] pixels (right, down): [V, 16, 24, 3]."""
     y, x = torch.meshgrid(torch.arange(16.0), torch.arange(24.0), indexing="ij")
     x, y = x - shifts[:, 0, None, None], y - shifts[:, 1, None, None]
     return ((x**2 + 2 * y**2) / 2000).double()[..., None].expand(-1, -1, -1, 3)
@@ -60,11 +60,11 @@ def test_flow_error_equals_a_loop(seed: int) -> None:
 
 
 def test_moving_images() -> None:
-    """Views that move by (1, 0) pixels too much at one place: both flows there and back are off by it, of 2 x 4 x 2."""
+    """Views off by (1, 0) pixels at one place: forward and backward flows are wrong, of 2 x 4 x 2 values."""
     true_shifts = torch.tensor([[0.0, 0.0], [0.1, 0.0], [0.1, 0.1], [0.0, 0.1]])
     shifts = true_shifts + torch.tensor([[0.0, 0.0], [0.2, 0.0], [0.2, 0.0], [0.2, 0.0]])
     flows, true_flows = (orbit_flows(ramps(s), gradient_flow) for s in (shifts, true_shifts))
-    # The fit is linear; the second order of moves of up to 0.3 pixels remains.
+    # The fit is linear; second-order errors of shifts of up to 0.3 pixels remain.
     assert torch.allclose(true_flows[0, 0, 0, 0], torch.tensor([0.1, 0.0]).double(), atol=0.01)
     assert torch.allclose(true_flows[1, 0, 0, 0], torch.tensor([0.0, 0.1]).double(), atol=0.01)
     # Wrong by 0.2 in x: 0 -> 1, 3 -> 0 and back, 4 of 8 flows, one of two components.

@@ -20,7 +20,7 @@ def golden_pair() -> tuple[Tensor, Tensor]:
 
 
 def slow_ssim(x: np.ndarray, y: np.ndarray) -> float:
-    """One [H, W] plane, window by window, straight from the paper."""
+    """Compute SSIM of one [H, W] plane window by window, straight from the paper."""
     offsets = np.arange(-5, 6)
     window = np.exp(-0.5 * (offsets[:, None] ** 2 + offsets**2) / 1.5**2)
     window /= window.sum()
@@ -87,7 +87,7 @@ def test_shapes_are_checked() -> None:
 
 
 def test_masked_psnr() -> None:
-    """Of the pixels inside alone: what is outside, and how much of it, changes nothing."""
+    """Only pixels inside the mask count."""
     seed = fresh_seed()
     generator = torch.Generator().manual_seed(seed)
     image, target = torch.rand(2, 3, 9, 7, 3, generator=generator)
@@ -106,7 +106,7 @@ def test_masked_psnr() -> None:
 
 @pytest.mark.parametrize("size", [(16, 16), (40, 53)])
 def test_ssim_is_kornias(size: tuple[int, int]) -> None:
-    """Values and gradients; kornia is slower at the sizes of training steps, so ours stays."""
+    """Values and gradients equal kornia's, which is slower at the sizes of training steps."""
     image, target = torch.rand(2, 2, *size, 3, dtype=torch.float64)
     image = image.requires_grad_()
     planes = (each.permute(0, 3, 1, 2) for each in (image, target))

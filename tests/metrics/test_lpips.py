@@ -22,7 +22,7 @@ HEADS: dict[Network, list[int]] = {"vgg16": [64, 128, 256, 512, 512], "alexnet":
 
 
 def random_weights(network: Network) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """State dicts with the keys and shapes of the published files."""
+    """Return state dicts with the keys and shapes of the published files."""
     backbone: dict[str, Tensor] = {"classifier.6.bias": torch.zeros(1000)}
     channels = 3
     for index, out, kernel in CONVOLUTIONS[network]:
@@ -34,7 +34,7 @@ def random_weights(network: Network) -> tuple[dict[str, Tensor], dict[str, Tenso
 
 
 def functional_lpips(network: Network, state: dict[str, Tensor], image: Tensor, target: Tensor) -> Tensor:
-    """The definition again, layer by layer, channel-last where it can be."""
+    """Compute the definition layer by layer, channel-last where possible."""
 
     def convolve(x: Tensor, index: int, stride: int = 1, padding: int = 1) -> Tensor:
         weight, bias = state[f"features.{index}.weight"], state[f"features.{index}.bias"]

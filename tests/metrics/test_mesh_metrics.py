@@ -46,7 +46,7 @@ def sphere(radius: float, subdivisions: int = 4) -> Mesh:
 
 
 def winding_number(mesh: Mesh, points: Tensor) -> Tensor:
-    """Sum of the solid angles of the faces over 4 pi (van Oosterom & Strackee 1983): 1 inside, 0 outside."""
+    """Return the solid angles of all faces over 4 pi (van Oosterom & Strackee 1983): 1 inside, 0 outside."""
     a, b, c = (corner - points[:, None] for corner in mesh.corners().double().unbind(1))
     la, lb, lc = a.norm(dim=-1), b.norm(dim=-1), c.norm(dim=-1)
     triple = (a * torch.linalg.cross(b, c)).sum(-1)
@@ -76,7 +76,7 @@ def test_depth_variants_agree_where_triangles_are_small(golden: dict[str, Tensor
 
 @pytest.mark.parametrize("name", ["blob", "box"])
 def test_golden_occupancy(name: str, golden: dict[str, Tensor], results: dict) -> None:
-    """The true box ends on grid planes, where rounding alone says which points are inside."""
+    """The true box ends on grid planes, where rounding decides which points are inside."""
     prediction, truth = pair(golden, name)
     assert np.array_equal(occupancy(prediction), cells(golden[f"{name}_occ_pr"]))
     assert np.array_equal(occupancy(truth), cells(golden[f"{name}_occ_gt"]))

@@ -1,4 +1,4 @@
-"""Views against true ones where there is little to see."""
+"""Comparison with true views that show little."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ SIZE = 64
 
 
 def line_views(width: int) -> ReferenceViews:
-    """Three views of an upright dark line so many pixels wide; the first is the input."""
+    """Return three views of an upright dark line of a given width in pixels; the first is the input."""
     masks = torch.zeros(3, SIZE, SIZE, 1)
     masks[:, 10:54, 31 : 31 + width] = 1
     images = 1 - 0.8 * masks.expand(-1, -1, -1, 3)

@@ -1,4 +1,4 @@
-"""Edge-driven antialiasing: which crossings, their values, and the gradient of coverage against finite differences."""
+"""Edge-driven antialiasing: crossings, their values, and coverage gradients compared with finite differences."""
 
 import math
 from collections.abc import Callable
@@ -20,14 +20,14 @@ X = torch.tensor([1.0, 0, 0])
 
 
 def perspective(points: Tensor) -> Tensor:
-    """[1, V, 4] clip positions seen from z = 3 (looking along -z, 45 degrees, near 0.1, far 100)."""
+    """Return clip positions [1, V, 4] seen from z = 3 (looking along -z, 45 degrees, near 0.1, far 100)."""
     scale = 1 / math.tan(math.radians(22.5))
     x, y, z = (points - torch.tensor([0.0, 0, 3])).unbind(-1)
     return torch.stack([x * scale, y * scale, -(100.1 / 99.9) * z - 20 / 99.9, -z], dim=-1)[None]
 
 
 def bumpy_sphere(triangles: int, bumps: float = 0.1, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """A turned sphere with bumps of relative height `bumps`."""
+    """Return a rotated sphere with bumps of relative height `bumps`."""
     columns = COLUMNS[triangles]
     mesh = trimesh.creation.uv_sphere(count=[columns // 2 + 1, columns])
     points = torch.tensor(mesh.vertices, dtype=torch.float32)
@@ -38,12 +38,12 @@ def bumpy_sphere(triangles: int, bumps: float = 0.1, seed: int = 0) -> tuple[Ten
 
 
 def mask(face_index: Tensor, chosen: int) -> Tensor:
-    """One where one of the first `chosen` faces is seen."""
+    """Return 1 where one of the first `chosen` faces is visible."""
     return ((face_index >= 0) & (face_index < chosen)).float()[..., None]
 
 
 def coverage(points: Tensor, faces: Tensor, chosen: int, size: int = 2048) -> float:
-    """Share of the image in which one of the first `chosen` faces is seen."""
+    """Return the fraction of the image in which one of the first `chosen` faces is visible."""
     return mask(rasterize(perspective(points), faces, size, size), chosen).mean().item()
 
 
@@ -54,7 +54,7 @@ def soft_mask(points: Tensor, faces: Tensor, chosen: int, size: int = 256) -> Te
 
 
 def gradient_ratio(scene: Callable[[Tensor], Tensor], faces: Tensor, chosen: int, shifts: int) -> float:
-    """Derivative of the antialiased coverage at 256^2 over central differences at 2048^2.
+    """Return the derivative of antialiased coverage at 256^2 over central differences at 2048^2.
 
     Both are summed over `shifts` sub-pixel placements of the scene: few rows decide, so one placement alone has a
     sampling error of about a percent.
@@ -72,7 +72,7 @@ def gradient_ratio(scene: Callable[[Tensor], Tensor], faces: Tensor, chosen: int
     return ours / expected
 
 
-# The issue's bound: within 3 % of finite differences, on coarse meshes and on ones finer than the pixels.
+# Bound: within 3 % of finite differences, on coarse meshes and on ones finer than the pixels.
 @pytest.mark.parametrize("bumps", [0.1, 0.3])
 @pytest.mark.parametrize("triangles", COLUMNS)
 def test_coverage_gradient_of_scale(triangles: int, bumps: float) -> None:
@@ -84,7 +84,7 @@ def test_coverage_gradient_of_scale(triangles: int, bumps: float) -> None:
 @pytest.mark.parametrize("triangles", COLUMNS)
 @pytest.mark.parametrize("moving", ["front", "back", "front inside"])
 def test_coverage_gradient_with_occlusion(triangles: int, moving: str) -> None:
-    """One ball before another: the visible area of one when a ball moves sideways or, inside the other, grows."""
+    """One ball in front of another: the visible area of one when a ball moves sideways or, inside the other, grows."""
     ball, faces = bumpy_sphere(triangles)
     both = torch.cat([faces, faces + len(ball)])
     large, small = 0.8 * ball + torch.tensor([-0.2, 0, -0.5]), 0.4 * ball + torch.tensor([0.5, 0.1, 0.6])
@@ -162,7 +162,7 @@ def test_crossings_equal_reference(seed: int) -> None:
         with use_backend("reference"):
             exact = find_crossings(clip, faces, face_index, edges)
         assert len(fast.inner) > 0
-        # Same float64 formulas in both: a decision within rounding of a tie would be a one in 10^9 event.
+        # Same float64 formulas in both: a decision within rounding of a tie has probability 1e-9.
         for name in ("inner", "outer", "edge"):
             assert torch.equal(getattr(fast, name), getattr(exact, name)), (seed + offset, name)
 
@@ -187,7 +187,7 @@ def test_values_and_gradients_equal_float64_reference(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_stays_within_the_range_of_the_image(seed: int) -> None:
-    """Also where a pixel shares with several neighbours: dots and wires thinner than a pixel."""
+    """Also where a pixel blends with several neighbours: dots and wires thinner than a pixel."""
     generator = torch.Generator().manual_seed(seed)
     corners = 2 * torch.rand(400, 1, 2, generator=generator) - 1 + 0.1 * torch.randn(400, 3, 2, generator=generator)
     clip = torch.cat([corners, torch.rand(400, 3, 1, generator=generator), torch.ones(400, 3, 1)], -1).view(1, -1, 4)

@@ -20,12 +20,12 @@ TARGETS = [
 ]
 ALL_TARGETS = [("reference", "cpu"), *TARGETS]
 FIELDS = ("weights", "opacity", "values", "depth", "distortion")
-# Float32 against float64: a ray sums up to 60 terms of at most about 5 (depth); 1e-5 is some 16 roundings of that.
+# Float32 against float64: a ray sums up to 60 terms of at most about 5 (depth); 1e-5 is about 16 roundings of that.
 TOLERANCE = {"rtol": 2e-5, "atol": 1e-5}
 
 
 def packed(counts: list[int], generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Samples:
-    """Samples with gaps between some of them, `counts[r]` on ray r."""
+    """Return samples with gaps between some of them, `counts[r]` on ray r."""
     lengths = 0.02 + 0.1 * torch.rand(sum(counts), generator=generator)
     gaps = 0.3 * torch.rand(sum(counts), generator=generator) * (torch.rand(sum(counts), generator=generator) < 0.2)
     offsets = torch.tensor([0, *counts]).cumsum(0)
@@ -36,7 +36,7 @@ def packed(counts: list[int], generator: torch.Generator, dtype: torch.dtype = t
 
 
 def random_case(seed: int, counts: list[int], channels: int) -> tuple[Samples, Tensor, Tensor, list[Tensor]]:
-    """Samples, sigma from thin to opaque, values, and one random gradient per field."""
+    """Return samples, sigma from thin to opaque, values, and one random gradient per field."""
     generator = torch.Generator().manual_seed(seed)
     samples = packed(counts, generator)
     sigma = 10 ** (4 * torch.rand(sum(counts), generator=generator) - 2)
@@ -49,7 +49,7 @@ def random_case(seed: int, counts: list[int], channels: int) -> tuple[Samples, T
 def run(
     target: tuple[str, str], dtype: torch.dtype, samples: Samples, sigma: Tensor, values: Tensor, grads: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """All fields, and the gradients of their products with `grads` to sigma and values, in float64 on the CPU."""
+    """Return all fields, and gradients of their products with `grads` for sigma and values, in float64 on the CPU."""
     backend, device = target
     sigma, values = (t.to(device, dtype).requires_grad_() for t in (sigma, values))
     moved = Samples(*(t.to(device, dtype if t.is_floating_point() else None) for t in vars(samples).values()))

@@ -29,7 +29,7 @@ each_spec = pytest.mark.parametrize(
 
 
 def inner_points(count: int, spec: HashGridSpec, generator: torch.Generator) -> Tensor:
-    """Random float32 points, none within 0.5 % of a cell of any level's cell walls.
+    """Return random float32 points, none within 0.5 % of a cell of any level's cell walls.
 
     Derivatives jump at the walls, where rounding decides which side a point is on.
     """
@@ -44,7 +44,7 @@ def random_table(spec: HashGridSpec, generator: torch.Generator) -> Tensor:
 
 
 def loop_encode(points: list[list[float]], table: list[list[float]], spec: HashGridSpec) -> list[list[float]]:
-    """tiny-cuda-nn's grid encoding written out in Python loops, from the parameters alone."""
+    """Compute tiny-cuda-nn's grid encoding in Python loops, from the parameters alone."""
     growth = math.exp(math.log(spec.finest_resolution / spec.base_resolution) / max(spec.levels - 1, 1))
     encodings: list[list[float]] = [[] for _ in points]
     first_row = 0
@@ -119,7 +119,7 @@ def test_reference_derivatives_equal_finite_differences(spec: HashGridSpec, seed
 
 
 def every_derivative(points: Tensor, table: Tensor, spec: HashGridSpec, backend: str, seed: int) -> dict[str, Tensor]:
-    """Values, first and second derivatives of a random nonlinear function of the encoding."""
+    """Return values, first and second derivatives of a random nonlinear function of the encoding."""
     generator = torch.Generator().manual_seed(seed)
     mix, to_points, to_table = (
         torch.randn(shape, generator=generator).to(points) for shape in (spec.output_size, points.shape, table.shape)
@@ -197,7 +197,7 @@ def test_numba_repeats_bit_for_bit_with_any_number_of_threads(seed: int) -> None
 
 
 def gradients(points: Tensor, table: Tensor, spec: HashGridSpec) -> tuple[Tensor, ...]:
-    """First gradients of the encoding's sum and the table gradient of a loss on the points' gradient."""
+    """Return first gradients of the encoding's sum, and the table gradient of a loss on the points' gradient."""
     points = points.clone().requires_grad_()
     first = torch.autograd.grad(hash_encode(points, table, spec).square().sum(), (points, table), create_graph=True)
     return *(g.detach() for g in first), *torch.autograd.grad(first[0].square().sum(), table)
@@ -237,7 +237,7 @@ def test_wrong_layouts_are_named(field: str) -> None:
 @pytest.mark.parametrize("backend", ["reference", "numba", "warp"])
 @each_spec
 def test_the_coarsest_levels_alone(spec: HashGridSpec, backend: str, seed: int) -> None:
-    """They are encoded as among all levels, bit for bit, from the first rows of the table."""
+    """They are encoded bit for bit as with all levels, from the first rows of the table."""
     generator = torch.Generator().manual_seed(seed)
     points, table = torch.rand(50, 3, generator=generator), random_table(spec, generator)
     with use_backend(backend):

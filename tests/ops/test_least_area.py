@@ -26,9 +26,9 @@ def test_repeats_to_the_bit() -> None:
 
 
 def test_a_gap_without_data_is_closed_by_a_flat_surface() -> None:
-    """An open box: its walls are known, below it outside is known only far down. The lid must be flat at the rim."""
+    """An open box with known walls, and known outside only far below it: the lid must be flat at the rim."""
     data = torch.full((24, 24, 32), 3.0)
-    data[4:20, 4:20, :20] = 0.0  # the unknown: inside the box and a shaft below it
+    data[4:20, 4:20, :20] = 0.0  # unknown: inside the box and a shaft below it
     data[4:20, 4:20, 18:20] = -3.0  # the seen top
     for side in (4, 5, 18, 19):
         data[side, 4:20, 10:20] = -3.0  # seen walls, down to z = 10
@@ -38,7 +38,7 @@ def test_a_gap_without_data_is_closed_by_a_flat_surface() -> None:
     assert not inside[:, :, :8].any()
 
 
-def test_little_specks_are_dropped() -> None:
+def test_small_specks_are_dropped() -> None:
     data = torch.zeros(16, 16, 16)
     data[8, 8, 8] = -2.0  # worth less than the area of one cell
     data[0] = 3.0

@@ -1,4 +1,4 @@
-"""Lifting: the numba kernel against the reference, the reference against its definition and finite differences."""
+"""Lifting: the numba kernel compared with the reference, and that with its definition and finite differences."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ SHAPES = [(2, 3, 12, 9, 5, 2500), (1, 1, 8, 8, 2, 300), (1, 4, 1, 1, 3, 40), (3,
 
 
 def random_inputs(shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, projections and points; cameras look from near and far, so points are beside and behind them too."""
+    """Return features, projections and points; cameras are near and far, so points are also outside and behind them."""
     b, t, h, w, c, n = shape
     features = torch.randn(b, t, h, w, c, generator=generator)
     azimuth, elevation, distance = torch.rand(3, b * t, generator=generator)
@@ -53,7 +53,7 @@ def test_numba_equals_reference(seed: int, shape: tuple[int, ...]) -> None:
 
 
 def test_every_part_of_the_border_is_met() -> None:
-    """The random points above are of every kind: in the picture, beyond each of its sides, and behind the camera."""
+    """The random points above cover all cases: inside the image, beyond each side, and behind the camera."""
     _, matrices, points = random_inputs(SHAPES[0], torch.Generator().manual_seed(SEEDS[0]))
     x, y, w = (matrices.double()[..., :3] @ points.double().T + matrices[..., 3:]).unbind(-2)
     u, v = x / w.clamp_min(1e-3), y / w.clamp_min(1e-3)

@@ -20,7 +20,7 @@ BORDER = 1e-4
 
 
 def random_rays(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rays from inside and around the box, half of them aimed at it, some parallel to axes, some on the border."""
+    """Return rays from inside and around the box, half aimed at it, some parallel to axes, some on the border."""
     origins = 4 * torch.rand(count, 3, generator=generator) - 2
     aims = 2 * torch.rand(count, 3, generator=generator) - 1
     directions = torch.randn(count, 3, generator=generator)
@@ -35,7 +35,7 @@ def random_rays(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]
 
 
 def march_on(target: tuple[str, str], *args: object, **options: object) -> Samples:
-    """`march` on a backend and device, its result on the CPU."""
+    """Run `march` on a backend and device; return the result on the CPU."""
     backend, device = target
     args, values = [a.to(device) if isinstance(a, Tensor) else a for a in args], dict(options)
     if isinstance(values.get("jitter"), Tensor):
@@ -49,7 +49,7 @@ def brute_force(
     origins: Tensor, directions: Tensor, occupancy: Tensor, aabb: Tensor, step: float, near: float, far: float,
     jitter: Tensor,
 ) -> set[tuple[int, int]]:  # fmt: skip
-    """(ray, lattice step) of the samples kept, by loops over Python floats."""
+    """Return (ray, lattice step) of the samples kept, by loops over Python floats."""
     size, low, high = len(occupancy), aabb[0].tolist(), aabb[1].tolist()
     kept = set()
     for r, (o, d, shift) in enumerate(zip(origins.tolist(), directions.tolist(), jitter.tolist(), strict=True)):
@@ -81,14 +81,14 @@ def lattice_steps(samples: Samples, t_first: Tensor, step: float) -> set[tuple[i
 def first_distances(
     origins: Tensor, directions: Tensor, aabb: Tensor, near: float, jitter: Tensor, step: float
 ) -> Tensor:
-    """[R] float64 lattice starts of the rays that hit."""
+    """Return the lattice starts [R] float64 of the rays that hit."""
     ends = (aabb.double()[:, None] - origins.double()) / directions.double()
     ends = torch.where(directions == 0, -math.inf, ends)
     return ends.amin(0).amax(-1).clamp(min=near) + jitter.double() * step
 
 
 def check_structure(samples: Samples, rays: int) -> None:
-    """Dtypes, packing and order."""
+    """Check dtypes, packing and order."""
     assert samples.ray_index.dtype == samples.offsets.dtype == torch.int64
     assert samples.t_start.dtype == samples.t_end.dtype == torch.float32
     counts = torch.bincount(samples.ray_index, minlength=rays)
@@ -222,7 +222,7 @@ def test_occupancy_forgets_at_the_decay_rate() -> None:
 
 @pytest.mark.parametrize("density", [0.0, 1e-4, 0.3, 1e3])
 def test_occupancy_of_a_uniform_field_stays_full(density: float) -> None:
-    """A fixed threshold would empty the grid of a thin field, and nothing would ever be seen again."""
+    """A fixed threshold would empty the grid of a thin field for good."""
     grid, generator = OccupancyGrid(12, step_size=0.01), torch.Generator().manual_seed(SEEDS[0])
     fraction = grid.update(lambda points: torch.full((len(points), 1), density), generator, UNIT_BOX, warm_up=True)
     assert fraction == 1.0

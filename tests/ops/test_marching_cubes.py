@@ -1,4 +1,4 @@
-"""Marching cubes on shapes that are known, and on noise, where every case of the table occurs."""
+"""Marching cubes on known shapes, and on noise, in which every case of the table occurs."""
 
 import math
 
@@ -13,7 +13,7 @@ BOX = torch.tensor([[-1.0, -0.5, 0.0], [1.0, 1.5, 3.0]])
 
 
 def lattice(shape: tuple[int, int, int], box: Tensor = BOX) -> Tensor:
-    """[X, Y, Z, 3] the points whose values `marching_cubes` takes."""
+    """Return the points [X, Y, Z, 3] whose values `marching_cubes` takes."""
     sides = [
         torch.linspace(float(low), float(high), count, dtype=box.dtype)
         for low, high, count in zip(*box, shape, strict=True)
@@ -23,7 +23,7 @@ def lattice(shape: tuple[int, int, int], box: Tensor = BOX) -> Tensor:
 
 @pytest.fixture
 def noise() -> Tensor:
-    """Any values, outside on the border; another lattice in every run of the tests."""
+    """Return a lattice of random values, outside on the border."""
     size = [int(n) for n in torch.randint(6, 14, (3,))]
     return torch.nn.functional.pad(torch.randn(size), [1] * 6, value=1.0)
 
@@ -57,9 +57,9 @@ def test_noise_is_closed_and_faces_outwards(noise: Tensor) -> None:
     mesh = marching_cubes(noise, BOX)
     ends = torch.cat([mesh.faces, mesh.faces.roll(-1, dims=1)]).view(2, -1)
     there, back = (torch.unique(a * len(mesh.vertices) + b, return_counts=True) for a, b in (ends, ends.flip(0)))
-    assert torch.equal(there[0], back[0]) and torch.equal(there[1], back[1])  # every edge is run along both ways
+    assert torch.equal(there[0], back[0]) and torch.equal(there[1], back[1])  # every edge is traversed both ways
     assert torch.equal(torch.unique(mesh.faces), torch.arange(len(mesh.vertices)))
-    # About a cell for every point inside; less, as saddles part what is inside.
+    # About a cell per inside point; less, as saddles separate the inside.
     cell = float(((BOX[1] - BOX[0]) / (torch.tensor(noise.shape) - 1)).prod())
     assert 0.5 < volume_of(mesh) / ((noise < 0).sum().item() * cell) < 1
 
@@ -72,7 +72,7 @@ def test_one_vertex_on_every_edge_that_changes_sign(noise: Tensor) -> None:
     assert len(marching_cubes(noise, BOX).vertices) == changes
 
 
-def test_saddles_part_what_is_inside() -> None:
+def test_saddles_separate_the_inside() -> None:
     values = torch.ones(4, 4, 4)
     values[1, 1, 1] = values[2, 2, 1] = -1  # on the diagonal of one face
     mesh = marching_cubes(values, BOX)

@@ -23,7 +23,7 @@ def deformed(grid: TetGrid, generator: torch.Generator) -> Tensor:
 
 
 def canonical_faces(faces: np.ndarray) -> np.ndarray:
-    """Rows rotated to begin with their smallest index, then sorted: equal for equal sets of oriented faces."""
+    """Return rows rotated to their smallest index, then sorted: equal for equal sets of oriented faces."""
     start = faces.argmin(1)[:, None]
     rotated = np.take_along_axis(faces, (start + np.arange(3)) % 3, 1)
     return rotated[np.lexsort(rotated.T)]
@@ -51,7 +51,7 @@ def test_the_edges_are_those_of_the_tetrahedra_each_once() -> None:
         assert torch.equal(grid.edges[grid.tet_edges[:, k]], grid.tets[:, [i, j]].sort(1).values)
 
 
-def test_a_grid_is_built_once_and_always_alike() -> None:
+def test_a_grid_is_built_once_and_is_deterministic() -> None:
     first = tet_grid(12)
     assert tet_grid(12) is first
     tet_grid.cache_clear()
@@ -150,7 +150,7 @@ def test_a_sphere_has_its_volume_and_normals() -> None:
         lambda v: (v.norm(dim=-1) > 0.5).float() - 1e-30,
     ],
 )
-def test_exact_and_tiny_zeros_do_no_harm(field) -> None:
+def test_exact_and_tiny_zeros_are_harmless(field) -> None:
     grid = tet_grid(64)
     positions = grid.vertices.clone().requires_grad_()
     sdf = field(grid.vertices).clone().requires_grad_()

@@ -1,4 +1,4 @@
-"""Rasterisation and barycentric coordinates against the brute-force reference and closed forms."""
+"""Rasterisation and barycentric coordinates compared with the brute-force reference and closed forms."""
 
 import pytest
 import torch
@@ -15,14 +15,14 @@ FAST = ["numba", "warp"]
 
 
 def soup(seed: int, vertices: int = 60, faces: int = 50, batch: int = 2) -> tuple[Tensor, Tensor]:
-    """Random triangles around the camera: in front, behind, through the near plane, with repeated vertices."""
+    """Return random triangles around the camera: in front, behind, through the near plane, with repeated vertices."""
     generator = torch.Generator().manual_seed(seed)
     clip = torch.randn(batch, vertices, 4, generator=generator)
     return clip, torch.randint(0, vertices, (faces, 3), generator=generator)
 
 
 def perspective(points: Tensor, fov_deg: float = 45.0, near: float = 0.1, far: float = 100.0) -> Tensor:
-    """[1, V, 4] clip positions of points in camera space (looking along -z)."""
+    """Return clip positions [1, V, 4] of points in camera space (looking along -z)."""
     scale = 1 / torch.tan(torch.deg2rad(torch.tensor(fov_deg / 2, dtype=points.dtype)))
     x, y, z = points.unbind(-1)
     depth = -(far + near) / (far - near) * z - 2 * far * near / (far - near)
@@ -167,7 +167,7 @@ def test_repeats_are_identical() -> None:
 
 
 def packed_soup(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Soup in front of the camera, where barycentrics are well conditioned, and its face indices."""
+    """Return soup in front of the camera, with well-conditioned barycentrics, and its face indices."""
     clip, faces = soup(seed)
     clip[..., 3] = clip[..., 3].abs() + 1
     return clip, faces, rasterize(clip, faces, 20, 28)

@@ -25,14 +25,14 @@ def endless(generator: torch.Generator, *shape: int):  # type: ignore[no-untyped
 
 
 def levels() -> Tensor:
-    """Noise levels of Stable Diffusion's schedule."""
+    """Return the noise levels of Stable Diffusion's schedule."""
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     return sigma_from_alpha_bar((1 - betas).cumprod(0))
 
 
 @pytest.mark.parametrize("steps", [4, 13, 50])
 def test_it_is_ddim_with_eta_1(steps: int, generator: torch.Generator) -> None:
-    """diffusers' scheduler on the same noise, in its own form of the latents; its last step's noise is set to zero."""
+    """Compared with diffusers' scheduler on the same noise, in its latent scaling, without noise in the last step."""
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler(
@@ -64,7 +64,7 @@ def test_it_is_ddim_with_eta_1(steps: int, generator: torch.Generator) -> None:
 
 
 def test_it_draws_from_the_distribution(generator: torch.Generator) -> None:
-    """Of normal data, whose best denoiser is known: the samples have its mean and deviation."""
+    """For normal data, with a known optimal denoiser, samples have the right mean and standard deviation."""
     mean, deviation, count = 0.7, 0.4, 40_000
 
     def denoise(z: Tensor, sigma: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""The bundled prior of real objects, on photograph-like views of a real object that it never saw."""
+"""The bundled prior of real objects, on photo-like views of an unseen real object."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_views_of_one_picture_are_far_above_repeating_it(prior: ObjectsPrior, ma
     assert found["psnr"] > repeated["psnr"] + 3 and found["silhouette_iou"] > repeated["silhouette_iou"] + 0.05
 
 
-def test_noisy_views_are_made_use_of(prior: ObjectsPrior, mario: ReferenceViews) -> None:
+def test_noisy_views_are_used(prior: ObjectsPrior, mario: ReferenceViews) -> None:
     truth = prior.encode(mario.over(1.0), mario.masks)
     first, with_views = (
         closeness(*estimate(prior, mario, *given), mario) for given in ((None, prior.sigma_max), (truth, 1.0))
@@ -56,7 +56,7 @@ def test_noisy_views_are_made_use_of(prior: ObjectsPrior, mario: ReferenceViews)
     assert with_views["psnr"] > first["psnr"] + 0.5 and with_views["silhouette_iou"] > first["silhouette_iou"] + 0.02
 
 
-def test_what_is_inside_is_in_all_silhouettes(prior: ObjectsPrior, mario: ReferenceViews) -> None:
+def test_inside_points_are_in_all_silhouettes(prior: ObjectsPrior, mario: ReferenceViews) -> None:
     axis = torch.linspace(-1, 1, 40)
     points = torch.cartesian_prod(axis, axis, axis)
     inside = points[prior.occupancy(input_of(mario), points) > -1]
@@ -64,7 +64,7 @@ def test_what_is_inside_is_in_all_silhouettes(prior: ObjectsPrior, mario: Refere
     pixels, _ = mario.cameras.project(inside)
     column, row = pixels.long().clamp(0, 63).unbind(-1)
     seen = torch.stack([mask[..., 0][r, c] > 0.5 for mask, r, c in zip(mario.masks, row, column, strict=True)])
-    assert seen[0].float().mean() > 0.9  # of its own picture
+    assert seen[0].float().mean() > 0.9  # of its own image
     assert seen.float().mean() > 0.7
 
 

@@ -1,4 +1,4 @@
-"""The bundled prior: whole, recognised, better than guessing, and turning objects the right way."""
+"""The bundled prior: complete, recognised, better than baselines, with the right sense of rotation."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def cameras(azimuth_deg: Tensor, elevation_deg: Tensor, size: int = 64) -> Camer
 
 
 def sample(index: int, views: Cameras, front_deg: float, size: int = 64) -> Sample:
-    """An unseen toy, its front `front_deg` beside the prompt's view."""
+    """Return an unseen toy, its front `front_deg` off the input view."""
     input_camera = cameras(torch.zeros(1), torch.tensor([ELEVATION_DEG]), size)
     return view_object(make_object("toy", split(index, "toy", "unseen")), Rig(input_camera, views, front_deg))
 
@@ -65,7 +65,7 @@ def test_the_prompt_is_reproduced_in_its_own_view(prior: Prior) -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 0.0, 2.0])
 def test_the_world_may_be_turned(prior: Prior, scale: float) -> None:
-    """With the picture's camera anywhere around the object, the views turn with it: up to rounding in bfloat16."""
+    """Views rotate with the input camera, up to rounding in bfloat16."""
     toy = sample(7, cameras(torch.tensor([0.0, 90.0]), torch.tensor([ELEVATION_DEG, 25.0])), 15.0)
     noisy = 2 * torch.randn(2, *prior.latent_shape, generator=torch.Generator().manual_seed(3))
     found = []
@@ -79,7 +79,7 @@ def test_the_world_may_be_turned(prior: Prior, scale: float) -> None:
 
 @pytest.mark.parametrize("front_deg", [40.0, -40.0])
 def test_views_turn_counter_clockwise(front_deg: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture file of a toy that faces to one side, through `sv3d-views`: its front is on that side of the orbit."""
+    """A toy that faces one side in the image has its front on that side of the orbit of `sv3d-views`."""
     monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path))
     drawn, truth, mirrored = [], [], []
     for index in range(3):

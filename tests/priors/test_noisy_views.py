@@ -1,4 +1,4 @@
-"""What a prior is asked about, and a part of it."""
+"""The query of a prior, and a part of it."""
 
 import torch
 

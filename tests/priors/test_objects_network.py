@@ -1,4 +1,4 @@
-"""The network of the prior `objects`: its geometry against closed forms, what it may and may not depend on."""
+"""The network of the prior `objects`: geometry compared with closed forms, and what it may depend on."""
 
 import math
 from dataclasses import replace
@@ -54,7 +54,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def network(generator: torch.Generator) -> ObjectsNetwork:
-    """With random weights everywhere, so that nothing is hidden by a zero."""
+    """The network with random weights everywhere, so that no zero hides a fault."""
     made = ObjectsNetwork(TINY)
     perturb(made, generator)
     return made
@@ -168,14 +168,14 @@ def test_colours_of_small_weights_alone_are_left_out(generator: torch.Generator)
     assert (error <= small + 1e-5).all()
 
 
-def test_the_colour_of_an_edge_is_without_the_white_behind() -> None:
+def test_edge_colours_do_not_contain_the_white_background() -> None:
     color, alpha = torch.tensor([0.2, -0.6, 0.9]), torch.tensor([1.0, 0.5, 0.1])
     over = alpha * color[:, None] + (1 - alpha)
     image = torch.cat([over, 2 * alpha[None] - 1])[None, :, None]
     torch.testing.assert_close(straight_colors(image)[0, :, 0], color[:, None].expand(3, 3), atol=1e-5, rtol=0)
 
 
-def test_a_camera_is_told_by_its_lens_its_distance_and_where_up_is() -> None:
+def test_the_camera_condition_has_field_of_view_distance_and_up() -> None:
     elevation_deg, fov_deg = torch.tensor([-15.0, 0.0, 50.0]), 40.0
     cameras = orbit_cameras(torch.tensor([0.0, 80.0, 200.0]), elevation_deg, 3.0, fov_deg, 64, 64)
     shifted = replace(cameras, cx=cameras.cx + 4, cy=cameras.cy - 3)
@@ -201,7 +201,7 @@ def planes(lifted: Lifted) -> Tensor:
 
 @torch.no_grad()
 def test_an_elevation_that_is_not_told_is_not_made_use_of(network: ObjectsNetwork, generator: torch.Generator) -> None:
-    """Two cameras that see the same, in worlds of another up; noisy views are looked at on upright planes."""
+    """Two cameras see the same in worlds with different up axes; noisy views are read on upright planes."""
     given = random_views(1, RESOLUTION, generator)
     no = torch.zeros(2, dtype=torch.bool)
     given[6] = no

@@ -1,4 +1,4 @@
-"""Weight files by name, and the prior that recognises them."""
+"""Opening weight files, and the prior that recognises them."""
 
 import os
 import re
@@ -59,7 +59,7 @@ class Malicious:
         return os.system, ("touch was-here",)
 
 
-def test_what_is_no_weight_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_weight_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.safetensors").write_text("hello")
     torch.save({"a": Malicious()}, tmp_path / "code.pt")
@@ -97,7 +97,7 @@ def test_a_missing_file_says_where_it_is_published(text: str, tmp_path: Path, mo
 
 
 def test_names_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: dict[str, torch.Tensor]) -> None:
-    """Without a network: what was downloaded before is found, and what was not is one line."""
+    """Without network access, earlier downloads are found, and others fail with one line."""
     from huggingface_hub import constants
 
     monkeypatch.chdir(tmp_path)

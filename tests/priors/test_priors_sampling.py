@@ -1,4 +1,4 @@
-"""Noise levels, the Euler solver, guidance, and what a network may predict."""
+"""Noise levels, the Euler solver, guidance, and parameterizations of the network output."""
 
 import math
 
@@ -21,7 +21,7 @@ def generator() -> torch.Generator:
 
 
 class Gaussian:
-    """Data that are normal around a mean: its best denoiser and the solution of its ODE are known."""
+    """Normal data with known optimal denoiser and ODE solution."""
 
     def __init__(self, generator: torch.Generator, shape: tuple[int, ...]) -> None:
         self.mean = torch.randn(shape, generator=generator)
@@ -32,7 +32,7 @@ class Gaussian:
         return self.mean + variance / (variance + sigma**2) * (z - self.mean)
 
     def solution(self, start: Tensor, sigma: float) -> Tensor:
-        """Where the probability-flow ODE ends that is at `start` at noise level `sigma`."""
+        """Return the end of the probability-flow ODE that starts at `start` at noise level `sigma`."""
         return self.mean + (start - self.mean) * self.deviation / (self.deviation**2 + sigma**2).sqrt()
 
 

@@ -1,4 +1,4 @@
-"""The bundled prior's network: its geometry against closed forms, what it may and may not depend on."""
+"""The bundled prior's network: geometry compared with closed forms, and what it may depend on."""
 
 import math
 from dataclasses import replace
@@ -43,7 +43,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def network(generator: torch.Generator) -> ToysNetwork:
-    """With random weights everywhere, so that nothing is hidden by a zero."""
+    """The network with random weights everywhere, so that no zero hides a fault."""
     made = ToysNetwork(TINY)
     perturb(made, generator)
     return made
@@ -52,7 +52,7 @@ def network(generator: torch.Generator) -> ToysNetwork:
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("kernel, stride", [(3, 1), (1, 1), (2, 2)])
 def test_volume_convolutions(batch: int, kernel: int, stride: int, generator: torch.Generator) -> None:
-    """Values and gradients are those of torch's convolution, by which backend ever."""
+    """Values and gradients equal those of torch's convolution, for every backend."""
     conv = Conv(16, 8, 3, kernel, stride)
     x = torch.randn(batch, 16, 6, 6, 6, generator=generator, requires_grad=True)
     weight = conv.weight.view(8, 16, kernel, kernel, kernel)
@@ -88,7 +88,7 @@ def test_the_depth_of_a_projection_is_that_along_the_cameras_axis(generator: tor
 
 
 def lifted_volume(network: ToysNetwork, raw: float, generator: torch.Generator) -> Lifted:
-    """One density everywhere in the cube, and colour features that are 0.8 times the place."""
+    """Return a volume of constant density, with colour features of 0.8 times the position."""
     size, g = network.size, network.size.grid
     color = 0.8 * network.grid.view(g, g, g, 3).permute(3, 0, 1, 2)[None]
     picture = torch.randn(1, size.image_widths[0] + 4, 8, 8, generator=generator)
@@ -97,14 +97,14 @@ def lifted_volume(network: ToysNetwork, raw: float, generator: torch.Generator) 
 
 
 class FirstThree(nn.Module):
-    """Stands for the colour network: the first three features."""
+    """Stand-in for the colour network: returns the first three features."""
 
     def forward(self, features: Tensor) -> Tensor:
         return features[:, :3]
 
 
 def chord(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Where rays enter and leave the part of [-1, 1]^3 within 1.02 of their middles (the sampled part); float64."""
+    """Return where rays enter and leave the sampled part of [-1, 1]^3, within 1.02 of their middles; float64."""
     o, d = origins.double(), directions.double()
     ends = torch.stack([(-1 - o) / d, (1 - o) / d])
     middle = -(o * d).sum(-1)
@@ -170,13 +170,13 @@ def test_the_grid_is_in_no_file_and_follows_the_network() -> None:
 
 
 def with_shape(mesh: trimesh.Trimesh) -> TexturedObject:
-    """An object of that shape; its looks are of no matter."""
+    """Return an object of a given shape, with arbitrary appearance."""
     vertices, faces = np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.int32)
     return replace(make_object("toy", 0), vertices=vertices, faces=faces)
 
 
 def axes(grid: int, half_side: float) -> tuple[Tensor, Tensor, Tensor]:
-    """x, y, z [G, G, G] of the vertices."""
+    """Return x, y, z [G, G, G] of the vertices."""
     axis = torch.linspace(-half_side, half_side, grid)
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     return x, y, z
@@ -206,7 +206,7 @@ def test_occupancy_of_a_box_is_where_the_box_is() -> None:
 
 @pytest.mark.parametrize("kind", ["toy", "composite"])
 def test_occupancy_fills_the_silhouettes(kind: str, generator: torch.Generator) -> None:
-    """In the frame of the sample's cameras: no vertex beside a silhouette, no large part of one without vertices."""
+    """In the cameras' frame: no vertices outside a silhouette, no large part of one without vertices."""
     for seed in torch.randint(2**32, (3,), generator=generator).tolist():
         sample = draw_sample(kind, seed, DataConfig(), 6, generator)  # type: ignore[arg-type]
         assert sample.solid is not None
@@ -222,4 +222,4 @@ def test_occupancy_fills_the_silhouettes(kind: str, generator: torch.Generator) 
         pixel = ((at + 1) * 32).long().clamp(0, 63)
         hit.scatter_(1, pixel[..., 1] * 64 + pixel[..., 0], 1.0)
         covered = F.max_pool2d(hit.view(6, 1, 64, 64), 5, stride=1, padding=2)  # vertices are 1.2 to 2 pixels apart
-        assert covered[alpha > 0.99].mean() > 0.9  # but for parts thinner than a voxel
+        assert covered[alpha > 0.99].mean() > 0.9  # except parts thinner than a voxel

@@ -1,4 +1,4 @@
-"""What the bundled priors with a volume inside have in common: views, what is dropped, and their weight files."""
+"""Common behaviour of the bundled volume priors: views, dropped inputs, and weight files."""
 
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def build(task: type[VolumeTask], **options: Any) -> VolumeTask:
 
 @pytest.fixture(params=list(TINY), ids=["toys", "objects"])
 def task(request: pytest.FixtureRequest, generator: torch.Generator) -> VolumeTask:
-    """Its network has random weights everywhere, so that nothing is hidden by a zero."""
+    """A task whose network has random weights everywhere, so that no zero hides a fault."""
     made = build(request.param, size=TINY[request.param])
     perturb(made.network, generator)
     return made
@@ -55,7 +55,7 @@ def task(request: pytest.FixtureRequest, generator: torch.Generator) -> VolumeTa
 
 @torch.no_grad()
 def volumes(task: VolumeTask, given: list[Tensor]) -> Tensor:
-    """Density, occupancy and colour of both objects, [2, N]."""
+    """Return density, occupancy and colour of both objects, [2, N]."""
     network = task.network
     made = network.lift(network.look(*given[:2]), *given[2:])
     color = made.color if isinstance(task, ObjectsTask) else made.color_features

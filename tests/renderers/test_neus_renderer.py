@@ -1,4 +1,4 @@
-"""NeuS's opacities against the paper's formula, and pictures of balls, which are known in closed form."""
+"""NeuS's opacities compared with the paper's formula, and images of balls with closed forms."""
 
 import math
 
@@ -38,7 +38,7 @@ class Ball(Solid):
 
 
 def renderer_of(scene: Scene, step: int = 1000, **options: object) -> NeusRenderer:
-    """After the annealing, and with an occupancy grid that knows the scene."""
+    """Return a renderer after annealing, with an occupancy grid updated for the scene."""
     renderer = NeusRenderer(NeusRenderer.Config(**{"grid_resolution": 32, **options}), box=scene.geometry.box)  # type: ignore[arg-type]
     renderer.config.warm_up = renderer.config.update_every = step + 1
     renderer.update(scene, 0, torch.Generator().manual_seed(0))
@@ -52,13 +52,13 @@ def picture(scene: Scene, cameras: Cameras, passes: frozenset[str] = frozenset()
 
 
 def ends(count: int = 400) -> tuple[Tensor, Tensor]:
-    """Distances at the ends of sections, all ways round, in float64."""
+    """Return distances at the ends of sections, in all orders, in float64."""
     first, last = 0.3 * torch.randn(2, count, dtype=torch.float64)
     return first, last
 
 
 def random_samples(rays: int = 40) -> Samples:
-    """What marching an occupancy of random cells leaves."""
+    """Return samples from marching random occupied cells."""
     origins = torch.tensor([3.0, 0.1, -0.2]).expand(rays, 3)
     directions = F.normalize(torch.randn(rays, 3) * 0.3 - origins, dim=-1)
     box = torch.tensor([[-1.0] * 3, [1.0] * 3])
@@ -77,7 +77,7 @@ def test_opacity_is_that_of_the_paper(sharpness: float) -> None:
 
 @pytest.mark.parametrize("annealing", [0.0, 0.3, 1.0])
 def test_cosine_annealing(annealing: float) -> None:
-    """The distance half a section before and behind its middle, along the annealed cosine; 1e-5 left out."""
+    """Distances half a section before and behind its middle follow the annealed cosine; 1e-5 excepted."""
     first, last, length, sharpness = *ends(), 0.1, torch.tensor(12.0, dtype=torch.float64)
     cosine = (last - first) / length
     steepness = -(F.relu(0.5 - 0.5 * cosine) * (1 - annealing) + F.relu(-cosine) * annealing)
@@ -96,7 +96,7 @@ def test_gradients_of_the_density() -> None:
     assert torch.autograd.gradcheck(lambda *a: section_density(a[0], a[1], 0.1, a[2], half), (first, last, sharpness))
 
 
-def test_far_from_the_surface_all_stays_finite() -> None:
+def test_values_far_from_the_surface_are_finite() -> None:
     first = torch.tensor([90.0, -90.0, 0.5, -0.5], requires_grad=True)
     density = section_density(first, first.detach() - 0.3, 0.3, torch.tensor(1e4), EXACT)
     density.sum().backward()
@@ -106,7 +106,7 @@ def test_far_from_the_surface_all_stays_finite() -> None:
 
 @pytest.mark.parametrize("sharpness", [20.0, 100.0, 500.0])
 def test_weights_peak_at_the_surface(sharpness: float) -> None:
-    """Unbiased to first order: the heaviest section is the one that a ray enters the ball in, at any angle."""
+    """Unbiased to first order: the section with the largest weight is where a ray enters the ball, at any angle."""
     count = 50
     origins = torch.cat([torch.full((count, 1), -2.0), 0.55 * (2 * torch.rand(count, 2) - 1)], dim=1)
     origins = origins[origins[:, 1:].norm(dim=-1) < 0.45]
@@ -127,7 +127,7 @@ def test_weights_peak_at_the_surface(sharpness: float) -> None:
 
 @pytest.mark.parametrize("sharpness", [25.0, 300.0])
 def test_opacity_of_a_ball(sharpness: float) -> None:
-    """What is left of a ray is Phi where it is nearest to the centre, over Phi where it enters the box."""
+    """Transmittance is Phi nearest to the centre over Phi at the entry into the box."""
     scene, cameras = scene_of(Ball(sharpness)), orbit(2, 32)
     render = picture(scene, cameras)
     origins, directions = cameras.rays()
@@ -164,7 +164,7 @@ def test_pieces_are_cut_as_the_surface_sharpens() -> None:
     assert counts == [1, 2, 4]
 
 
-def test_nothing_is_marched_behind_what_is_opaque() -> None:
+def test_nothing_is_marched_behind_opaque_samples() -> None:
     scene, cameras = scene_of(Ball(300.0)), orbit(1, 16)
     origins, directions = (rays.reshape(-1, 3) for rays in cameras.rays())
     samples = renderer_of(scene)._sections(scene, origins, directions, None)
@@ -203,9 +203,9 @@ def test_section_ends() -> None:
     assert torch.equal(ray[:count], samples.ray_index) and torch.equal(t[:count], samples.t_start)
     torch.testing.assert_close(t[end], samples.t_end)
     assert torch.equal(ray[end], samples.ray_index)
-    assert torch.equal(torch.unique(end), end.sort().values)  # no place ends two samples
+    assert torch.equal(torch.unique(end), end.sort().values)  # no position ends two samples
     places = {(int(r), round(float(d), 4)) for r, d in zip(ray, t, strict=True)}
-    assert len(places) == len(ray) < 1.6 * count  # none is there twice
+    assert len(places) == len(ray) < 1.6 * count  # without duplicates
 
 
 def test_cut() -> None:
@@ -230,7 +230,7 @@ def test_crossing() -> None:
 
 
 def test_gradients_grow_a_ball_that_is_too_small() -> None:
-    """More opacity is wanted: a smaller distance everywhere, and the gradient reaches the sharpness."""
+    """More opacity means a smaller distance everywhere; the gradient reaches the sharpness."""
     scene, cameras = scene_of(Ball(30.0)), orbit(1, 12)
     offset = torch.zeros((), requires_grad=True)
     ball = scene.geometry
@@ -251,7 +251,7 @@ def test_chunks_and_jitter() -> None:
     torch.testing.assert_close(shifted[0], whole.opacity, atol=0.02, rtol=0)
 
 
-def test_a_ray_that_meets_nothing() -> None:
+def test_a_ray_that_hits_nothing() -> None:
     scene = scene_of(Ball(300.0, radius=0.05))
     render = picture(scene, orbit(1, 4)[:1], frozenset({"normal"}))
     assert torch.isfinite(render.rgb).all() and render.opacity[0, 0, 0] == 0 and (render.rgb[0, 0, 0] == 1).all()

@@ -1,4 +1,4 @@
-"""The surface renderer on a ball, whose pictures are known in closed form."""
+"""The surface renderer on a ball, whose images are known in closed form."""
 
 import math
 
@@ -28,7 +28,7 @@ def render_of(scene: Scene, cameras: Cameras) -> Render:
 
 
 def projected_area(cameras: Cameras, radius: float) -> float:
-    """Pixels of the disc that a sphere at the origin shows."""
+    """Return the area in pixels of the disc of a sphere at the origin."""
     distance = cameras.distance[0].item()
     return math.pi * (cameras.fx[0].item() * radius) ** 2 / (distance**2 - radius**2)
 
@@ -94,7 +94,7 @@ def test_gradients_reach_light_and_vertices_through_shading() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in scene.light.parameters())
 
 
-def test_nothing_in_sight_is_background() -> None:
+def test_nothing_in_view_is_background() -> None:
     render = render_of(ball_scene(Mesh(ball().vertices + 50.0, ball().faces)), orbit(1, 8))
     assert (render.opacity == 0).all()
     torch.testing.assert_close(render.rgb, torch.tensor(BACKGROUND).expand(1, 8, 8, 3))

@@ -1,4 +1,4 @@
-"""The volume renderer on a ball and a slab of constant density, whose pictures are known in closed form."""
+"""The volume renderer on a ball and a slab of constant density, whose images are known in closed form."""
 
 import pytest
 import torch
@@ -106,7 +106,7 @@ def test_chunks_change_nothing() -> None:
 
 
 def test_normals_of_samples_that_hardly_show_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a fog of density 40 the first 0.15 of a ray hold all but 0.2 % of its weight."""
+    """In fog of density 40 the first 0.15 of a ray holds all but 0.2 % of its weight."""
     scene, cameras = ball_scene(40.0), orbit(2, 16)
     asked: list[int] = []
     true_normals = scene.geometry.normals

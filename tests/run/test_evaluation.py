@@ -39,7 +39,7 @@ def color_of(points: Tensor) -> Tensor:
 
 
 class FinishedMesh(System):
-    """A mesh coloured by position: nothing left to optimise. `brightness` falsifies its colours."""
+    """A mesh coloured by position, with nothing to optimise; `brightness` changes its colours."""
 
     def __init__(self, mesh: Mesh, brightness: float = 1.0) -> None:
         self.mesh, self.brightness, self.stages = mesh, brightness, {}
@@ -84,7 +84,7 @@ def mesh() -> Mesh:
 
 @pytest.fixture(scope="module")
 def views(mesh: Mesh) -> ReferenceViews:
-    """Nine pictures of the mesh itself, wider than high, two of them held out."""
+    """Nine images of the mesh itself, wider than high, two of them held out."""
     angle = torch.arange(9) * 40.0
     cameras = orbit_cameras(angle, 40 * torch.sin(angle), 3.0, 40.0, 48, 64)
     render = FinishedMesh(mesh).render(cameras)
@@ -163,7 +163,7 @@ def test_a_run_without_views_has_its_turntable(mesh: Mesh, tmp_path: Path) -> No
 
 
 def test_photographs_of_a_real_object(tmp_path: Path) -> None:
-    """The true mesh has the true silhouette: only its made-up colours are wrong."""
+    """The true mesh has the true silhouette; only its colours are made up."""
     config = PosedImages.Config(path=str(MARIO), held_out=[3, 11], max_size=128)
     source = PosedImages(config, device=torch.device("cpu"))
     back, truth, loaded = source.data_from_world(), source.truth_mesh(), source.load()
@@ -177,7 +177,7 @@ def test_photographs_of_a_real_object(tmp_path: Path) -> None:
     assert metrics["training"]["psnr"] > 10 and len(metrics["views"]) == 16
     trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy()).export(tmp_path / "mesh.ply")
     distances = evaluation.compare_exported(tmp_path / "mesh.ply", Truth(None, read_mesh(truth), back))
-    assert distances["chamfer"] is not None and distances["chamfer"] < 1e-4  # back in the world of the truth
+    assert distances["chamfer"] is not None and distances["chamfer"] < 1e-4  # in the world of the truth
     assert distances["iou"] is not None and distances["iou"] > 0.99
 
 
@@ -190,7 +190,7 @@ def test_faulty_options(options: dict) -> None:
         parse(options, TestConfig, "test")
 
 
-def test_missing_lpips_weights_are_said_before_the_work(tmp_path: Path) -> None:
+def test_missing_lpips_weights_are_reported_before_the_work(tmp_path: Path) -> None:
     evaluation.check_test(TestConfig())
     with pytest.raises(InputError, match="LPIPS"):
         evaluation.check_test(TestConfig(lpips_weights=str(tmp_path / "none")))
@@ -208,7 +208,7 @@ def test_lpips_is_measured_with_weights(views: ReferenceViews, tmp_path: Path) -
 
 
 def test_renders_are_compared_with_true_views() -> None:
-    """The true mesh in the world of a run from one of the pictures: its silhouettes are the true ones."""
+    """The true mesh in the world of a run from one of the images has the true silhouettes."""
     truth = load_truth(TruthConfig(views=str(MARIO), view="005.png"), azimuth_deg=20.0)
     assert truth.views is not None and truth.mesh is not None and truth.views.input_view == 5
     mesh = moved_mesh(truth.mesh, torch.linalg.inv(truth.unit_from_world))
@@ -226,8 +226,8 @@ def test_the_middle_of_the_frame_is_the_origin() -> None:
         assert pixels[0, 0].tolist() == pytest.approx([256 * value for value in center], abs=0.05) and depth > 0
 
 
-def test_a_true_mesh_alone_faces_the_picture(tmp_path: Path) -> None:
-    """Of any size, anywhere: its box comes to the origin, its longest side to 1, +x to the picture's camera."""
+def test_a_true_mesh_alone_faces_the_input_camera(tmp_path: Path) -> None:
+    """At any size and place: its box is centred, its longest side scaled to 1, +x turned to the input camera."""
     truth = read_mesh(MARIO / "mesh.obj")
     low, high = truth.vertices.aminmax(dim=0)
     trimesh.Trimesh(7 * truth.vertices.numpy() + 3, truth.faces.numpy(), process=False).export(tmp_path / "far.ply")
@@ -235,13 +235,13 @@ def test_a_true_mesh_alone_faces_the_picture(tmp_path: Path) -> None:
     assert found.views is None and found.mesh is not None
     side = 1.8 / float((high - low).max())
     x, y, z = (side * (truth.vertices - (low + high) / 2)).unbind(-1)
-    in_the_run = Mesh(torch.stack([-y, x, z], dim=-1), truth.faces)  # the picture is at azimuth 90
+    in_the_run = Mesh(torch.stack([-y, x, z], dim=-1), truth.faces)  # the input image is at azimuth 90
     measured = compare_mesh(in_the_run, found)
     assert measured["chamfer"] is not None and measured["chamfer"] < 1e-3
     assert measured["iou"] is not None and measured["iou"] > 0.97
 
 
-def test_a_mesh_that_came_out_empty_is_measured_as_nothing() -> None:
+def test_an_empty_mesh_has_an_iou_of_0() -> None:
     truth = load_truth(TruthConfig(mesh=str(MARIO / "mesh.obj")))
     empty = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.long))
     for scale_by_box in (False, True):

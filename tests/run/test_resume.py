@@ -1,4 +1,4 @@
-"""A run that is killed or stopped at any moment goes on to the very bytes of one that never stopped."""
+"""A run that is killed or stopped at any moment resumes to the same bytes as an uninterrupted one."""
 
 import csv
 import os
@@ -15,9 +15,9 @@ from helpers.tiny_project import make_project
 
 from liftstudio.core.checkpoints import Checkpoints, read_verified
 
-# Checkpoints of 8 MB at every step: about half of the moments are inside the writing of one.
+# Checkpoints of 8 MB at every step: about half of the time goes into writing them.
 OPTIONS = ["data.path=capture", "device=cpu", "checkpoint.every=1", "system.ballast=2000000", "system.steps=20"]
-MEASURED = {"seconds_per_step", "memory_gb"}  # columns of log.csv that differ from run to run
+MEASURED = {"seconds_per_step", "memory_gb"}  # columns of log.csv that vary between runs
 
 
 def launch(*arguments: str) -> subprocess.Popen[str]:
@@ -40,7 +40,7 @@ def resume(tag: str) -> subprocess.Popen[str]:
 
 
 def wait_for_steps(folder: Path, process: subprocess.Popen[str], seconds: float) -> None:
-    """Until the run has a checkpoint newer than it had, then `seconds` more."""
+    """Wait until the run has a new checkpoint, then `seconds` more."""
     begin = time.time()
     known = set(folder.glob("checkpoints/step-*"))
     while not set(folder.glob("checkpoints/step-*")) - known and process.poll() is None:
@@ -56,7 +56,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def result(folder: Path) -> dict[str, object]:
-    """All that must not depend on whether the run was stopped."""
+    """Return everything that must not depend on whether the run was stopped."""
     last = read_verified(Checkpoints(folder / "checkpoints").paths()[0])
     with (folder / "log.csv").open() as file:
         rows = [{k: v for k, v in row.items() if k not in MEASURED} for row in csv.DictReader(file)]
@@ -74,7 +74,7 @@ def result(folder: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """The result of a run that was never stopped."""
+    """The result of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("straight")
     make_project(folder, extension=True)
     before = Path.cwd()
@@ -93,7 +93,7 @@ def test_killed_at_random_moments(project_with_extension: Path, straight: dict[s
         wait_for_steps(folder, process, random.uniform(0, 0.6))
         process.kill()
         process.communicate()
-        (folder / "images" / ".000001.0123456789ab.tmp.png").touch()  # what a kill at the worst moment leaves
+        (folder / "images" / ".000001.0123456789ab.tmp.png").touch()  # left by a kill at the worst moment
         process = resume("killed")
     finish(process)
     assert result(folder) == straight

@@ -41,7 +41,7 @@ def exported(tag: str) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a capture, and the result of a run there that was never stopped."""
+    """A folder with a capture, and the result of an uninterrupted run in it."""
     folder = tmp_path_factory.mktemp("resume")
     write_capture(folder / "capture", views=6, size=32)
     before = Path.cwd()

@@ -1,4 +1,4 @@
-"""One prior of a run, and what a run cannot go on without."""
+"""The single prior of a run, and its required options."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def decided(path: Path, *overrides: str) -> dict[str, Any]:
 
 
 def priors(plain: Any) -> list[str]:
-    """The weights of all priors of views in a config, but for those of a kind of their own."""
+    """Return the weights of all view priors in a config, without those of other kinds."""
     if isinstance(plain, list):
         return [weights for item in plain for weights in priors(item)]
     if not isinstance(plain, dict):
@@ -34,8 +34,8 @@ def test_one_key_chooses_the_prior_everywhere(name: str) -> None:
     assert found and set(found) == {"mine.safetensors"}
 
 
-def test_a_saved_config_decides_as_the_one_it_was_made_of(tmp_path: Path) -> None:
-    """Where the prior is used; the copy of it that nothing refers to any more decides nothing."""
+def test_a_saved_config_has_the_same_deciding_options(tmp_path: Path) -> None:
+    """The prior counts where it is used; an unreferenced copy has no effect."""
     path, saved = assets.packaged("configs") / "sv3d-masked-sds.yaml", tmp_path / "config.yaml"
     plain = to_plain(load_run_config(path, ["prior.chunk=3"]))
     saved.write_text(write_config(plain))

@@ -1,4 +1,4 @@
-"""`--views`: only the views, as files that `posed-images` reads back; `--train` of an image writes the same."""
+"""`--views` writes only the views, readable by `posed-images`; `--train` from an image writes the same."""
 
 import json
 import sys
@@ -60,7 +60,7 @@ def video_frames(path: Path) -> list[Tensor]:
     return [torch.frombuffer(bytearray(f), dtype=torch.uint8).reshape(height, width, 3) / 255 for f in reader]
 
 
-def test_views_makes_only_the_views(ball_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_views_mode_writes_only_the_views(ball_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(VIEWS) == 0
     run = Path("runs/ball/a")
     assert {path.name for path in run.iterdir()} == {"config.yaml", "command.txt", "checkpoints", "views"}
@@ -83,14 +83,14 @@ def test_the_written_views_are_read_back(ball_project: Path) -> None:
     torch.testing.assert_close(views.over(1.0), made.over(1.0), atol=1.1 / 255, rtol=0)  # rounded colour and alpha
     for name in ("c2w", "fx", "fy", "cx", "cy"):
         torch.testing.assert_close(getattr(views.cameras, name), getattr(made.cameras, name), atol=1e-6, rtol=1e-6)
-    # Brought to the run's usual size, the ball keeps its place and its rays: 0.9 / 0.7 times as large and as far.
+    # Rescaled to the run's usual size, the ball keeps its rays: 0.9 / 0.7 times as large and as far.
     normalized = read_back(run / "views")
     torch.testing.assert_close(
         normalized.cameras.centers, made.cameras.centers * (0.9 / 0.7), atol=0.25, rtol=0
-    )  # the outline is of pixels of 0.046
+    )  # outline pixels are 0.046 wide
 
 
-def test_the_video_goes_round_from_the_picture(ball_project: Path) -> None:
+def test_the_video_starts_at_the_input_view(ball_project: Path) -> None:
     assert main(VIEWS) == 0
     made = Inputs.restore(Path("runs/ball/a/checkpoints/inputs.ckpt")).views
     assert made is not None
@@ -101,7 +101,7 @@ def test_the_video_goes_round_from_the_picture(ball_project: Path) -> None:
         assert errors.argmin() == index and errors[index] < 0.03  # the codec's loss
 
 
-def test_resume_goes_on_from_the_views(ball_project: Path) -> None:
+def test_resume_continues_from_the_views(ball_project: Path) -> None:
     assert main(VIEWS) == 0
     assert main(["--config", "runs/ball/a/config.yaml", "--resume"]) == 0
     assert Path("runs/ball/a/export/mesh.ply").is_file() and len(TinyBall.prompts) == 1
@@ -115,7 +115,7 @@ def test_train_writes_the_same_views(ball_project: Path) -> None:
         assert (Path("runs/ball/a/views") / name).read_bytes() == (Path("runs/ball/a-2/views") / name).read_bytes()
 
 
-def test_the_tag_is_the_pictures_name(ball_project: Path) -> None:
+def test_the_tag_is_the_images_name(ball_project: Path) -> None:
     assert main([*VIEWS[:-1], "image=photo.png"]) == 0
     (run,) = Path("runs/ball").iterdir()
     assert run.name.startswith("photo-2")
@@ -133,7 +133,7 @@ def test_given_views_are_written_on_demand_only(ball_project: Path) -> None:
 
 
 def test_transforms_come_last(ball_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with a transforms.json is complete: one without is written again by --resume."""
+    """A folder with a transforms.json is complete; without one it is rewritten by --resume."""
     assert main(VIEWS) == 0
     folder = Path("runs/ball/a/views")
     made = Inputs.restore(Path("runs/ball/a/checkpoints/inputs.ckpt")).views
@@ -169,8 +169,8 @@ FAULTS = {
 def test_bad_input(
     override: str, ball_project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit code 2, one line, nothing half-written, and the prior has not begun to work."""
-    monkeypatch.setitem(sys.modules, "rembg", None)  # as where it is not installed
+    """Exit code 2, one line, nothing half-written, before the prior starts."""
+    monkeypatch.setitem(sys.modules, "rembg", None)  # as if not installed
     Image.effect_noise((64, 64), 90).convert("RGB").save("opaque.png")
     Image.new("RGBA", (64, 64)).save("clear.png")
     dot = Image.new("RGBA", (64, 64))

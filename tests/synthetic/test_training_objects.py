@@ -38,7 +38,7 @@ def cameras_at(azimuth_deg: list[float], elevation_deg: list[float], size: int =
 
 
 def random_cameras(count: int, height: int, width: int) -> Cameras:
-    """Pinholes around the object, some close, with principal points off the centre."""
+    """Return pinhole cameras around the object, some close, with off-centre principal points."""
     azimuth, elevation, distance = torch.rand(3, count).unbind(0)
     cameras = orbit_cameras(360 * azimuth, 160 * elevation - 80, 2.4 + 2 * distance, 40.0, height, width)
     return replace(cameras, fx=cameras.fx * 1.1, cx=cameras.cx + 3.3, cy=cameras.cy - 2.7)
@@ -212,7 +212,7 @@ def test_supersampling_below_one_is_refused() -> None:
 
 @both_kinds
 def test_union_is_closed_one_piece_and_holds_all_parts(kind: Kind) -> None:
-    """Also: no part floats apart."""
+    """Also: no part is disconnected."""
     size = 96
     for obj in fresh(kind, 8):
         solid = np.zeros((size, size, size), bool)

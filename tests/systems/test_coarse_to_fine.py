@@ -1,4 +1,4 @@
-"""The coarse-to-fine system: it learns, it goes on exactly where its state was taken, it refuses what cannot work."""
+"""The coarse-to-fine system: it learns, resumes exactly, and rejects what cannot work."""
 
 import copy
 from typing import Any
@@ -41,7 +41,7 @@ stages:
 
 
 def config(**changes: object) -> dict[str, Any]:
-    """CONFIG with some dotted keys (written with `__` for the dots) changed."""
+    """Return CONFIG with some dotted keys (`__` for the dots) changed."""
     data = yaml.safe_load(CONFIG)
     for path, value in changes.items():
         *parents, last = path.split("__")
@@ -67,7 +67,7 @@ def run(system: CoarseToFine, begin: int, end: int) -> list[dict[str, float]]:
 
 
 def tensors(state: Any) -> list[Tensor]:
-    """All tensors of nested dicts and lists, in order."""
+    """Return all tensors of nested dicts and lists, in order."""
     if isinstance(state, Tensor):
         return [state]
     children = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else []
@@ -108,7 +108,7 @@ def test_the_total_is_the_weighted_sum() -> None:
 
 
 @pytest.mark.parametrize("stage", ["coarse", "fine"])
-def test_it_goes_on_exactly_where_its_state_was_taken(stage: str) -> None:
+def test_it_resumes_exactly(stage: str) -> None:
     straight = make()
     straight.enter("coarse")
     if stage == "fine":
@@ -221,7 +221,7 @@ NO_LOSS = {"type": "reconstruction", "lambda_rgb": 0, "lambda_mask": 0}
         ({"stages__coarse__regularizers": {"lambda_eikonal": [5, 0, 1, 9]}}, "lambda_eikonal: needs a signed distance"),
     ],
 )
-def test_what_cannot_work_is_refused_before_the_long_work(changes: dict[str, Any], message: str) -> None:
+def test_impossible_configs_are_refused_before_the_long_work(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make(**changes)
 
@@ -234,8 +234,8 @@ def test_a_step_without_any_loss_is_refused() -> None:
 
 
 @pytest.mark.parametrize("stage", ["coarse", "fine"])
-def test_pictures_are_not_compared_with_random_shading(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps are the same with and without it, for a guidance that holds renders against pictures; for others not."""
+def test_images_are_not_compared_with_random_shading(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random shading changes steps of other guidance, but not of one that compares renders with images."""
 
     def losses_of(shaded: float) -> list[dict[str, float]]:
         material = {"type": "diffuse-point-light", "shaded": shaded}

@@ -1,4 +1,4 @@
-"""NeuS as a stage: it finds a known shape, goes on exactly where its state was taken, and DMTet starts from it."""
+"""NeuS as a stage: it recovers a known shape, resumes exactly, and DMTet starts from it."""
 
 import copy
 from pathlib import Path
@@ -50,7 +50,7 @@ stages:
 
 
 def box_views(count: int, size: int) -> ReferenceViews:
-    """Pictures of a grey box."""
+    """Return images of a grey box."""
     cameras, mesh = orbit(count, size, [-35.0, 0.0, 35.0]), from_trimesh(trimesh.creation.box((0.9, 0.7, 1.1)))
     seen = render_mesh(mesh, scene_of(Solid(mesh=mesh)), cameras)
     names, nothing_held_out = tuple(map(str, range(count))), torch.zeros(count, dtype=torch.bool)
@@ -108,7 +108,7 @@ def test_a_network_finds_a_sphere_and_is_exported_as_the_last_stage(tmp_path: Pa
     system = build({"stages": {"only": coarse}}, sphere_views(6, 16))
     system.enter("only")
     lengths = system.surface().mesh.vertices.norm(dim=-1)
-    assert lengths.mean() > 0.6 and lengths.std() > 0.05  # so narrow a network begins as a poor sphere
+    assert lengths.mean() > 0.6 and lengths.std() > 0.05  # such a narrow network starts as a poor sphere
     run(system, 0, 60)
     surface = system.surface()
     lengths = surface.mesh.vertices.norm(dim=-1)
@@ -124,11 +124,11 @@ def test_a_network_finds_a_sphere_and_is_exported_as_the_last_stage(tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["hash-grid", "network"])
-def test_it_goes_on_exactly_where_its_state_was_taken(kind: str) -> None:
+def test_it_resumes_exactly(kind: str) -> None:
     views = sphere_views(4, 12)
     straight = make(views, distance=kind)
     straight.enter("coarse")
-    run(straight, 0, 18)  # beyond the second look at the occupancy grid, amid the annealing
+    run(straight, 0, 18)  # past the second occupancy update, during annealing
     saved = copy.deepcopy(straight.state())
     rest = run(straight, 18, 20)
     resumed = make(views, distance=kind)

@@ -28,7 +28,7 @@ def make(tree: Tree, groups: dict[str, GroupConfig], lr: object = 0.5, **options
 
 
 def step(optimizer: ScheduledAdam, tree: Tree, number: int) -> dict[str, float]:
-    """One step on a gradient of 1 everywhere, by which Adam moves each number by its learning rate; the way moved."""
+    """Take one step with gradient 1, which moves each element by its learning rate; return the change."""
     before = {name: p.detach().clone() for name, p in tree.named_parameters()}
     for parameter in optimizer.parameters:
         parameter.grad = torch.ones_like(parameter)
@@ -37,14 +37,14 @@ def step(optimizer: ScheduledAdam, tree: Tree, number: int) -> dict[str, float]:
     return {name: (before[name] - p.detach()).mean().item() for name, p in tree.named_parameters()}
 
 
-def test_the_longest_path_wins_and_the_rest_gets_the_default() -> None:
+def test_the_longest_path_wins_and_others_get_the_default() -> None:
     tree = Tree()
     optimizer = make(tree, {"geometry": group(0.1), "geometry.table": group(0.2), "light.bias": group(0.3)})
     moved = step(optimizer, tree, 0)
     wanted = {
         "geometry.sdf": 0.1,
         "geometry.table": 0.2,
-        "geometry.tables": 0.1,  # its name starts like "table", but it is another parameter
+        "geometry.tables": 0.1,  # its name starts with "table", but it is another parameter
         "light.weight": 0.5,
         "light.bias": 0.3,
         "frozen": 0.0,
@@ -83,7 +83,7 @@ def test_a_group_without_parameters(path: str, hint: str) -> None:
 
 
 def test_gradients_are_clipped_together() -> None:
-    """Adam forgets a constant factor on the gradients, so look at its first moment."""
+    """Adam ignores a constant factor on the gradients, so compare its first moment."""
     tree = Tree()
     optimizer = make(tree, {}, gradient_clip=0.5)
     step(optimizer, tree, 0)

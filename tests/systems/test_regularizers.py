@@ -1,4 +1,4 @@
-"""Regularisers: only the active ones, by their names, on renders and on geometry."""
+"""Regularisers: only active ones, by name, on renders and on geometry."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_losses_on_a_volume_render(name: str) -> None:
     render = renderer.render(scene, orbit(1, 12), passes=regularizers.passes(active))
     losses = regularizers.render_losses(active, render, scene, generator())
     assert set(losses) == {name} and losses[name].shape == ()
-    # The ball is of one colour, and one step bends its normals by a few degrees.
+    # The ball has one colour, and its normals change by a few degrees per step.
     assert losses[name] == 0 if name == "albedo_smoothness" else losses[name] > 0
     assert regularizers.geometry_losses(active, scene.geometry, generator()) == {}
 
@@ -68,7 +68,7 @@ def neus_scene() -> Scene:
 
 
 def test_normal_smoothness_of_a_sphere() -> None:
-    """A step e along a sphere of radius r turns the normal by e / r; two of its three directions do."""
+    """A step e along a sphere of radius r turns the normal by e / r, in two of three directions."""
     scene = neus_scene()
     scene.geometry.config.normals = "analytic"
     renderer = NeusRenderer(NeusRenderer.Config(grid_resolution=16), box=scene.geometry.box)

@@ -1,4 +1,4 @@
-"""Muon against the plain Newton-Schulz iteration and against torch's own."""
+"""Muon compared with the plain Newton-Schulz iteration and with torch's own."""
 
 from copy import deepcopy
 
@@ -19,7 +19,7 @@ def generator() -> torch.Generator:
 
 
 def iterated(matrix: Tensor) -> Tensor:
-    """The iteration on the whole matrix, in float64."""
+    """Return the iteration on the whole matrix, in float64."""
     a, b, c = COEFFICIENTS
     x = matrix.double() / matrix.double().norm()
     for _ in range(STEPS):
@@ -63,7 +63,7 @@ def test_steps_are_those_of_torch(generator: torch.Generator) -> None:
             (parameter - target).square().sum().backward()
             optimizer.step()
     moved = (ours - start).norm()
-    # torch's iterates in bfloat16: each step's direction is off by some per cent
+    # torch iterates in bfloat16: each step's direction is off by a few per cent
     assert (ours - theirs).norm() < 0.1 * moved and moved > 0.5
 
 

@@ -1,4 +1,4 @@
-"""Training the prior `objects` on the packs that come with the tests, by its config as it is."""
+"""Training the prior `objects` on the bundled test packs with its own config."""
 
 from pathlib import Path
 

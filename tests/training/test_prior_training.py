@@ -1,4 +1,4 @@
-"""Training a prior: stopped and resumed to the bytes, every kind of wrong input refused; packaging the result."""
+"""Training a prior: resuming to the same bytes, bad input, packaging the result."""
 
 import hashlib
 import json
@@ -51,7 +51,7 @@ TINY = {
         },
         "rays": 256,
     },
-    "data": {"rig": {"azimuths_deg": [0, 120]}},  # few views, so that measuring is quick
+    "data": {"rig": {"azimuths_deg": [0, 120]}},  # few views for quick evaluation
     "precision": "float32",
     "batch_size": 2,
     "steps": 6,
@@ -64,7 +64,7 @@ TINY = {
 
 @register("toys-stopped")
 class StoppedToys(ToysTask):
-    """The same training, whose process gets a signal while it computes the loss of some of the batches."""
+    """The same training, whose process gets signals while it computes the loss of some batches."""
 
     signals: ClassVar[dict[int, signal.Signals]] = {}  # number of the call -> what arrives during it
     calls: ClassVar[int] = 0
@@ -86,7 +86,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a training that was never stopped."""
+    """The folder of an uninterrupted training."""
     place = tmp_path_factory.mktemp("trained")
     (place / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     assert main(["--config", str(place / "tiny.yaml"), f"runs_dir={place}"]) == command_line.DONE
@@ -113,7 +113,7 @@ def rows(name: str) -> list[dict[str, str]]:
 def test_stopped_training_goes_on_to_the_same_bytes(
     folder: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """6 steps = 3, SIGINT, 2, SIGTERM, 1, with batches made in another process; the step after a signal is the last."""
+    """6 steps = 3, SIGINT, 2, SIGTERM, 1, with batches from another process; the step of a signal is the last."""
     monkeypatch.setattr(StoppedToys, "signals", {2: signal.SIGINT, 4: signal.SIGTERM})
     monkeypatch.setattr(StoppedToys, "calls", 0)
     parts = ["name=parts", "task.type=toys-stopped", "workers=1"]
@@ -127,7 +127,7 @@ def test_stopped_training_goes_on_to_the_same_bytes(
         assert (trained / name).read_bytes() == (stopped / name).read_bytes(), name
     weights = [
         open_weights(str(path / "weights.safetensors")) for path in (trained, stopped)
-    ]  # a file's notes are in no order
+    ]  # the metadata of a file has no order
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0].shapes)
     states = [read_verified(path / "checkpoint.pt") for path in (trained, stopped)]
     for part in ("network", "averaged"):
@@ -141,7 +141,7 @@ def test_stopped_training_goes_on_to_the_same_bytes(
 
 
 def test_the_loss_falls_and_only_we_speak(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """On batches that were not trained on, by the averaged weights; nothing of Lightning's on the screen."""
+    """On unseen batches, with averaged weights; no output of Lightning on the screen."""
     assert train("steps=24", "optimizer.warmup=5", "seed=3") == command_line.DONE
     spoken = capfd.readouterr()
     assert spoken.err == ""
@@ -157,7 +157,7 @@ def test_the_loss_falls_and_only_we_speak(folder: Path, capfd: pytest.CaptureFix
 
 
 def test_training_goes_on_from_weights(folder: Path, trained: Path) -> None:
-    """The first step from a weight file begins with its weights, and sees the batch that is asked for."""
+    """The first step from a weight file uses its weights and the batch of the requested step."""
     weights = trained / "weights.safetensors"
     still = ["optimizer.muon_lr=0", "optimizer.adamw_lr=0"]
     assert train("steps=1", f"start_from={weights}", "first_batch=5", "seed=2", *still) == command_line.DONE
@@ -236,7 +236,7 @@ def test_the_documents_example_trains(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_documents_rigs() -> None:
-    """Each has the number of views that its name says."""
+    """Each rig has the number of views in its name."""
     rigs = yaml.safe_load(document_block("yaml", 1))
     found = {name: counts(parse(rig, RigConfig)) for name, rig in rigs.items()}
     assert list(found.values()) == [(2, 10), (4, 4), (16, 16), (1, 1)]
@@ -257,7 +257,7 @@ def test_packaged_weights_are_checked(tmp_path: Path, monkeypatch: pytest.Monkey
     weights.write_bytes(changed)
     with pytest.raises(InputError, match=r"damaged, its SHA-256 differs from .*SHA256SUMS"):
         open_weights("asset://priors/x")
-    assert open_weights(str(place)).path == weights  # a user's own folder needs no digest
+    assert open_weights(str(place)).path == weights  # the user's own folder needs no digest
     (place / "SHA256SUMS").unlink()
     with pytest.raises(InputError, match="its digest is missing in"):
         open_weights("asset://priors/x")

@@ -1,4 +1,4 @@
-"""What priors are trained on: users' own renders, and the rigs that later priors need."""
+"""Training data of priors: the user's own renders, and the rigs of different priors."""
 
 from pathlib import Path
 from typing import Any
@@ -26,21 +26,21 @@ def open_captures(path: Path, least_views: int = 4, **options: Any) -> Captures:
 
 
 def rays_at(cameras: Cameras, view: int, x: float, y: float) -> tuple[Tensor, Tensor]:
-    """Origin and direction [3], float64, of the ray through a place of a view, in pixels."""
+    """Return origin and direction [3] float64 of the ray through a pixel position of a view."""
     local = torch.stack([(x - cameras.cx[view]) / cameras.fx[view], (cameras.cy[view] - y) / cameras.fy[view]])
     local = torch.cat([local, -torch.ones(1)]).double()
     return cameras.centers[view].double(), cameras.c2w[view, :3, :3].double() @ local
 
 
 def nearest_point(rays: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, float]:
-    """The point [3] nearest to all rays, and its largest distance to one of them."""
+    """Return the point [3] nearest to all rays, and its largest distance to one of them."""
     projectors = [torch.eye(3).double() - torch.outer(d, d) / d.dot(d) for _, d in rays]
     point = torch.linalg.solve(sum(projectors), sum(p @ o for p, (o, _) in zip(projectors, rays, strict=True)))  # type: ignore[arg-type]
     return point, max(float((p @ (point - o)).norm()) for p, (o, _) in zip(projectors, rays, strict=True))
 
 
 def test_a_sample_of_a_capture_keeps_pictures_and_cameras_together(tmp_path: Path) -> None:
-    """A point that all views saw is where all of the sample's views see it, with the prompt's camera at azimuth 0."""
+    """A point seen by all views is where all views of the sample see it, with the input camera at azimuth 0."""
     written = write_capture(tmp_path / "one", SEED, height=96, width=128)
     source = open_captures(tmp_path / "one")
     generator = torch.Generator().manual_seed(SEED)
@@ -73,7 +73,7 @@ def test_a_sample_of_a_capture_keeps_pictures_and_cameras_together(tmp_path: Pat
 
 
 def _after_one_choice() -> torch.Generator:
-    """As it is when a sample's capture was chosen."""
+    """Return the generator after a sample's capture was chosen."""
     generator = torch.Generator().manual_seed(SEED)
     torch.randint(1, (), generator=generator)
     return generator
@@ -128,7 +128,7 @@ NOTED = {
 
 @pytest.mark.parametrize("seed", NOTED)
 def test_rigs_are_the_same_as_ever(seed: int) -> None:
-    """A training that was begun before goes on with the same data: numbers noted when its rigs were fixed."""
+    """Earlier trainings continue with the same data: values recorded when the rigs were fixed."""
     rig = draw_rig(RigConfig(), 4, 64, torch.Generator().manual_seed(seed))
     angles = torch.cat([rig.input_camera.elevation_deg, rig.views.elevation_deg])
     found = [rig.front_deg, *angles.tolist(), float(rig.views.fx[0])]
@@ -136,7 +136,7 @@ def test_rigs_are_the_same_as_ever(seed: int) -> None:
 
 
 def test_fixed_views_at_the_prompts_elevation(tmp_path: Path) -> None:
-    """Four orthogonal views with one lens, and one free view more."""
+    """Four orthogonal views with one field of view, and one more free view."""
     options = {"azimuths_deg": [0, 90, 180, 270], "elevation_deg": None, "lens_share": 0}
     rig = draw_rig(parse(options, RigConfig), 5, 64, torch.Generator().manual_seed(SEED))
     azimuth = rig.views.azimuth_deg
@@ -165,7 +165,7 @@ def test_sixteen_views_at_one_elevation_through_another_lens() -> None:
 
 
 def test_depth_of_a_single_view_reaches_the_task() -> None:
-    """What a depth-conditioned prior, or one of a single relative view, is fed."""
+    """As for a depth-conditioned prior, or for one of a single relative view."""
     config = parse({"rig": {"views": [1, 1], "orbit_share": 0}, "toys": 0.5, "resolution": 32}, DataConfig)
 
     def prepare(samples: list[Sample], generator: torch.Generator) -> dict[str, Tensor]:

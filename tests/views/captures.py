@@ -1,4 +1,4 @@
-"""A small object photographed from all around, to be written in every format."""
+"""Images of a small object from all around, to be written in every format."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ CENTER = torch.tensor([0.3, -0.2, 0.4])
 
 @dataclass(frozen=True)
 class Shots:
-    """RGBA pictures [V, H, W, 4] uint8 of a sphere (RADIUS, CENTER) with their cameras."""
+    """RGBA images [V, H, W, 4] uint8 of a sphere (RADIUS, CENTER) with their cameras."""
 
     rgba: np.ndarray
     cameras: Cameras
@@ -35,7 +35,7 @@ class Shots:
             Image.fromarray(rgba if mode == "RGBA" else np.ascontiguousarray(rgba[..., :3])).save(folder / name)
 
     def transforms(self) -> dict[str, Any]:
-        """What a nerfstudio transforms.json holds, with intrinsics per frame."""
+        """Return the content of a nerfstudio transforms.json, with intrinsics per frame."""
         frames = [
             {
                 "file_path": name,
@@ -53,7 +53,7 @@ class Shots:
         }
 
     def save(self, folder: Path, change: Callable[[dict[str, Any]], Any] | None = None) -> Path:
-        """Write images and transforms.json after `change` was made to its data."""
+        """Write images and transforms.json, with `change` applied to its data."""
         self.save_images(folder)
         data = self.transforms()
         if change is not None:
@@ -62,7 +62,7 @@ class Shots:
         return folder
 
     def check(self, views: ReferenceViews, tolerance: float = 1e-5) -> None:
-        """The loaded views are these, in this order, up to rounding."""
+        """Check that the loaded views are these, in this order, up to rounding."""
         rgba = torch.from_numpy(self.rgba).float() / 255
         torch.testing.assert_close(views.masks, rgba[..., 3:])
         torch.testing.assert_close(views.images, rgba[..., :3])
@@ -76,7 +76,7 @@ INTRINSICS = {"fl_x": "fx", "fl_y": "fy", "cx": "cx", "cy": "cy"}
 
 
 def load(path: Path, **options: Any) -> ReferenceViews:
-    """The views with `options` as a config file would give them; by default in the data's own world."""
+    """Return the views with `options` as in a config file; by default in the data's own world."""
     return source(path, **options).load()
 
 

@@ -20,7 +20,7 @@ def lenses_of(shots: Shots) -> list[Lens]:
 
 
 def poses_of(shots: Shots) -> list[tuple[list[float], list[float], str]]:
-    """Quaternion (w, x, y, z) and translation of world-to-camera in OpenCV axes, and the name."""
+    """Return quaternion (w, x, y, z) and translation of world-to-camera in OpenCV axes, and the name."""
     poses = []
     for c2w, name in zip(shots.cameras.c2w.double(), shots.names(), strict=True):
         w2c = torch.linalg.inv(c2w @ torch.diag(torch.tensor([1.0, -1, -1, 1], dtype=torch.float64)))

@@ -1,4 +1,4 @@
-"""The user's picture: cut out, centred, resized without fringes; what cannot be used is said in one line."""
+"""The user's image: cut out, centred, resized without fringes; unusable ones fail with one line."""
 
 import logging
 import random
@@ -22,7 +22,7 @@ def without_rembg(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ellipse(height: int, width: int, center: tuple[float, float], radii: tuple[float, float]) -> Tensor:
-    """[H, W, 1] coverage of an ellipse (row, column), from 8x8 samples a pixel."""
+    """Return the coverage [H, W, 1] of an ellipse (row, column), from 8x8 samples per pixel."""
     rows, columns = ((torch.arange(n * 8) + 0.5) / 8 for n in (height, width))
     inside = ((rows[:, None] - center[0]) / radii[0]) ** 2 + ((columns[None] - center[1]) / radii[1]) ** 2 < 1
     return inside.float().reshape(height, 8, width, 8).mean((1, 3))[..., None]
@@ -34,7 +34,7 @@ def save(path: Path, image: Tensor) -> Path:
 
 
 def save_rgba(path: Path, alpha: Tensor, color: Tensor, hidden: float = 0.0) -> Path:
-    """An object of one colour; `hidden` is the colour under alpha 0."""
+    """Save an object of one colour; `hidden` is the colour under alpha 0."""
     rgb = torch.where(alpha > 0, color, torch.tensor(hidden)).expand(*alpha.shape[:2], 3)
     return save(path, torch.cat([rgb, alpha], dim=-1))
 
@@ -45,7 +45,7 @@ def random_ellipse() -> tuple[Tensor, tuple[float, float]]:
 
 
 def extent(mask: Tensor) -> tuple[float, float, float, float]:
-    """Centre (x, y) and size (x, y) of a mask [R, R, 1], as shares of its side; to parts of a pixel by its sums."""
+    """Return sub-pixel centre (x, y) and size (x, y) of a mask [R, R, 1], as fractions of its side."""
     at = (torch.arange(len(mask)) + 0.5) / len(mask)
     x, y = (float((mask.sum(axis)[:, 0] * at).sum() / mask.sum()) for axis in (0, 1))
     width, height = (float(mask.amax(axis).mean()) for axis in (0, 1))
@@ -169,7 +169,7 @@ def faulty(name: str, path: Path) -> None:
         ("tiny", r"a\.png: the object is only 30x20 pixels; expected 32 or more"),
     ],
 )
-def test_pictures_that_cannot_be_used(fault: str, message: str, tmp_path: Path) -> None:
+def test_images_that_cannot_be_used(fault: str, message: str, tmp_path: Path) -> None:
     faulty(fault, tmp_path / "a.png")
     with pytest.raises(InputError, match=message):
         load_input_image(tmp_path / "a.png")

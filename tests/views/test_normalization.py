@@ -25,7 +25,7 @@ def silhouettes(cameras: Cameras) -> torch.Tensor:
 def test_the_box_holds_the_object_and_little_else() -> None:
     cameras, masks = captured()
     lower, upper = object_box(cameras, masks)
-    # A pixel is 0.025 wide at the object: its edges may lie that far outside, and 24 tangent planes leave corners.
+    # A pixel is 0.025 wide at the object: edges may be that far outside, and 24 tangent planes leave corners.
     for side, wanted in ((lower, CENTER - RADIUS), (upper, CENTER + RADIUS)):
         assert (side - wanted).abs().max() < 0.04
     assert bool((lower < CENTER - RADIUS + 0.013).all()) and bool((upper > CENTER + RADIUS - 0.013).all())

@@ -24,7 +24,7 @@ def save_masks(shots: Shots, folder: Path, suffix: str = ".png", scale: int = 1)
 
 
 def save_rgb(shots: Shots, folder: Path, background: int | None = None) -> None:
-    """Replace the RGBA images by RGB ones, over a grey level if given."""
+    """Replace the RGBA images by RGB ones, over a grey level if one is given."""
     for name, rgba in zip(shots.names(), shots.rgba, strict=True):
         color = rgba[..., :3] if background is None else np.where(rgba[..., 3:] > 0, rgba[..., :3], background)
         Image.fromarray(np.ascontiguousarray(color, np.uint8)).save(folder / name)
@@ -93,7 +93,7 @@ def test_held_out_views(shots: Shots, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("max_size", [16, 10, 1])
 def test_reduced_views(shots: Shots, tmp_path: Path, max_size: int) -> None:
-    """Colours and masks are the means over the covered area, without the hidden colours; rays stay the same."""
+    """Colours and masks are means over the covered area, without hidden colours; rays stay the same."""
     views = load(shots.save(tmp_path), max_size=max_size)
     height = max(1, round(24 * max_size / 32))
     assert views.images.shape == (5, height, max_size, 3)

@@ -1,4 +1,4 @@
-"""Views sampled from a prior: right cameras, the picture among them, cached by content, errors before the work."""
+"""Views sampled from a prior: cameras, the input image among them, caching by content, early errors."""
 
 import logging
 import random
@@ -29,7 +29,7 @@ def folder(ball_folder: Path) -> Path:
 
 
 def make(**options: Any) -> ReferenceViews:
-    """The views of the ball's picture, with other `options` as a config file would give them."""
+    """Return the views from the ball's image, with other `options` as in a config file."""
     prior = {"type": "tiny-ball", "weights": "ball.safetensors", **options.pop("prior", {})}
     orbit = {"frames": 9, **options.pop("orbit", {})}
     data = {"image": "ball.png", "steps": 4, "resolution": 32, **options, "prior": prior, "orbit": orbit}
@@ -42,19 +42,19 @@ def same(a: ReferenceViews, b: ReferenceViews) -> bool:
 
 
 def overlap(a: Tensor, b: Tensor) -> Tensor:
-    """[V] intersection over union of soft masks."""
+    """Return intersection over union [V] of soft masks."""
     return torch.minimum(a, b).sum((1, 2, 3)) / torch.maximum(a, b).sum((1, 2, 3))
 
 
 @pytest.mark.parametrize("kind", ["static", "sine", "dynamic"])
 def test_the_views_are_those_of_their_cameras(kind: str) -> None:
-    """A ball coloured by its normals looks different from everywhere: a wrong sign, order or start shows."""
+    """A ball coloured by its normals differs in every view, which exposes a wrong sign, order or start."""
     views = make(orbit={"type": kind, "frames": random.randint(5, 12)}, elevation_deg=random.uniform(-30, 30))
     assert views.input_view == len(views) - 1 and not views.held_out.any()
     assert views.cameras.azimuth_deg[-1] % 360 < 1e-3
     generated = views.select(range(len(views) - 1))
     truth, masks = ball(generated.cameras)
-    # Half of SPREAD is the samples' deviation in pixels; outlines are of 32 pixels.
+    # Half of SPREAD is the samples' standard deviation in pixels; outlines have 32 pixels.
     assert (generated.over(1.0) - truth).square().mean().sqrt() < 2 * SPREAD
     assert overlap(generated.masks, masks).min() > 0.95
 
@@ -92,7 +92,7 @@ def test_the_picture_keeps_its_detail_at_a_higher_resolution() -> None:
 
 
 def test_masks_of_a_prior_that_knows_none() -> None:
-    """By distance from white: dark or bright, the whole ball, and nothing beside it."""
+    """By distance from white: the whole ball, dark or bright, and nothing else."""
     views = make(prior={"knows_masks": False})
     _, masks = ball(views.cameras)
     assert overlap(views.masks[:-1], masks[:-1]).min() > 0.93
@@ -131,7 +131,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("change", [*CHANGES, "picture", "weights"])
-def test_what_decides_the_views_makes_them_anew(change: str) -> None:
+def test_changed_options_sample_the_views_again(change: str) -> None:
     first = make()
     if change == "picture":
         write_ball(Path("ball.png"), elevation_deg=40)

@@ -34,7 +34,7 @@ def test_shared_intrinsics_yield_to_those_of_a_frame(shots: Shots, tmp_path: Pat
 
 
 def test_nerf_synthetic_splits(tmp_path: Path) -> None:
-    """File names without suffix, one angle for the intrinsics, test frames held out."""
+    """File names without suffix, one angle for the intrinsics, held-out test frames."""
     shots = shoot(6, 20, 20)
     angle = 2 * math.atan(10 / 41.0)
     for split, chosen in (("train", range(3)), ("val", range(3, 4)), ("test", range(4, 6))):
@@ -69,7 +69,7 @@ def test_named_splits_of_nerfstudio(shots: Shots, tmp_path: Path) -> None:
 
 
 def test_intrinsics_follow_the_size_of_the_images(shots: Shots, tmp_path: Path) -> None:
-    """Cameras of the photographs as they were taken, images reduced since."""
+    """Cameras of the full-size photographs with reduced images."""
 
     def enlarge(data: dict[str, Any]) -> None:
         data["w"], data["h"] = 64, 48

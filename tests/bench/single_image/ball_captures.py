@@ -1,4 +1,4 @@
-"""Captures of balls, and calls of the benchmark on them."""
+"""Captures of balls, and benchmark runs on them."""
 
 import json
 import math
@@ -21,7 +21,7 @@ FOV_DEG = 2 * math.degrees(math.atan(128 / 280))
 
 
 def write_capture(folder: Path, *, mesh: bool, changes: dict | None = None, size: int = 64) -> Path:
-    """Six views of a ball of radius 0.5 from several heights, 60 degrees apart, and maybe its mesh."""
+    """Write six views of a ball of radius 0.5 at several elevations, 60 degrees apart, and optionally its mesh."""
     (folder / "images").mkdir(parents=True)
     angles = 60.0 * torch.arange(6), torch.tensor([30.0, 0.0, 60.0, -20.0, 30.0, 0.0])
     cameras = orbit_cameras(*angles, 1.5, FOV_DEG, size, size)
@@ -40,7 +40,7 @@ def write_capture(folder: Path, *, mesh: bool, changes: dict | None = None, size
 
 
 def measure(*words: str) -> list[dict]:
-    """The rows of a call that succeeds."""
+    """Return the rows of a successful benchmark run."""
     assert single_image.main(["objects", "--results", "rows.jsonl", *words]) == command_line.DONE
     return runs.read_rows(Path("rows.jsonl"))
 

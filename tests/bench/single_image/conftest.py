@@ -1,4 +1,4 @@
-"""A folder of captures for every test here."""
+"""A folder of captures for every test in this folder."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from liftstudio.metrics import meshes
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder of two balls that are 1 wide, as the protocol has objects; and a prior that knows just them."""
+    """A folder of two balls 1 wide, as in the protocol, and a prior of just these."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(meshes, "SURFACE_SAMPLES", 5000)  # nearest points of balls in one another take long to find
+    monkeypatch.setattr(meshes, "SURFACE_SAMPLES", 5000)  # nearest points of concentric balls take long to find
     write_weights(tmp_path / "ball.safetensors", radius=0.9)
     write_capture(tmp_path / "objects" / "blue_ball1", mesh=True)
     write_capture(tmp_path / "objects" / "red_ball", mesh=True)

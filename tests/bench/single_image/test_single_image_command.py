@@ -1,4 +1,4 @@
-"""The benchmark of one picture of a real object from its command line to its rows."""
+"""The single-image benchmark of real objects, from its command line to its rows."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from liftstudio.core.logs import WorkProgress
 from liftstudio.data.images import load_image
 
 
-def test_views_of_a_prior_that_is_right_and_rows_that_are_found_again() -> None:
+def test_views_of_an_exact_prior_and_reuse_of_rows() -> None:
     rows = measure("--views-only", *PRIOR)
     assert {(row["object"], row["row"], row["pixels"]) for row in rows} == {
         (name, row, pixels)
@@ -32,7 +32,7 @@ def test_views_of_a_prior_that_is_right_and_rows_that_are_found_again() -> None:
     assert measure("--views-only", *PRIOR) == rows and len(TinyBall.prompts) == asked
     again = measure("--views-only", "--only", "red_ball", "--view", "001.png", *PRIOR)
     assert len(again) == len(rows) + 4 and again[-1]["view"] == "001.png"
-    # From there the world is turned by 60 degrees: the outlines stay, the colours of a ball turn.
+    # From there the world is rotated by 60 degrees: outlines stay, the colours of a ball rotate.
     assert again[-1]["silhouette_iou"] > 0.95 and again[-1]["psnr"] < rows[-1]["psnr"] - 3
     write_weights(Path("ball.safetensors"), radius=0.7)  # other weights in the same file
     smaller = measure("--views-only", "--only", "red_ball", *PRIOR)
@@ -59,7 +59,7 @@ def test_captures_without_a_mesh_have_no_shape() -> None:
     rows = measure("--only", "green_ball", "--views-only", "--baselines", "inflate", "mean", *PRIOR)
     assert not any("chamfer" in row for row in rows)
     assert chosen(rows, kind="inflate", pixels=64)["psnr"] > 10
-    # Its silhouettes make it a little larger than it is: the others' cameras are not its own.
+    # Its silhouettes make it slightly too large, as the others' cameras are not its own.
     assert "psnr" not in chosen(rows, kind="mean")
     known = {"kind": "mesh", "method": "m", "pixels": 64, "psnr": 20.0}
     _, shapes = single_image_tables.tables(
@@ -69,13 +69,13 @@ def test_captures_without_a_mesh_have_no_shape() -> None:
 
 
 def test_a_run_from_capture_to_row() -> None:
-    """One run, measured by the benchmark and, as it names its truth, by itself."""
+    """One run, measured by the benchmark and, as its config names the truth, by itself."""
     options = [*QUICK, "prior.weights=ball.safetensors", "truth.views=objects/blue_ball1"]
     task = Task("mesh", Setting("sv3d-masked-sds", tuple(options)), Path("objects/blue_ball1"))
     (row,) = reconstruct(task, Path("work"), Path("strips"))
     columns = single_image_tables.SHAPE | {"psnr": 2, "ssim": 3, "silhouette_iou": 3, "contextual_to_view": 3}
     assert all(math.isfinite(row[name]) for name in runs.with_cost(columns, [row]))
-    # Thirty steps on nine small views: a small lump where the ball is.
+    # Thirty steps on nine small views: a rough shape where the ball is.
     assert row["iou"] > 0.1 and row["silhouette_iou"] > 0.3 and row["by_box"]["iou"] > row["iou"]
     assert row["coarse_s"] > 0 and row["memory_gb"] > 0
     (metrics,) = Path("work/runs").rglob("metrics.json")
@@ -112,7 +112,7 @@ def test_the_bundled_prior_is_a_baseline() -> None:
 
 
 def test_an_object_that_fails_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:
-    """This prior wants the picture's view last, and SyncDreamer's views begin with it; the baselines need no prior."""
+    """This prior expects the input view last, and SyncDreamer's views begin with it; baselines need no prior."""
     words = ["objects", "--only", "red_ball", "--views-only", "--baselines", "repeated", "--results", "rows.jsonl"]
     code = single_image.main([*words, "--config", "syncdreamer-neus", *PRIOR])
     said = capsys.readouterr()
@@ -149,7 +149,7 @@ def test_an_object_that_fails_does_not_stop_the_others(capsys: pytest.CaptureFix
         (["objects", "export.formats=[obj]"], "'export.formats=[obj]': the benchmark sets this option itself"),
     ],
 )
-def test_wrong_words_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_fail_with_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert single_image.main(words) == command_line.BAD_INPUT
     said = capsys.readouterr()
     assert message in said.err and said.err.count("\n") == 1 and said.out == ""

@@ -1,4 +1,4 @@
-"""Which rows are found again, and which are measured anew."""
+"""Which rows are reused, and which are measured again."""
 
 import json
 from collections.abc import Callable
@@ -19,13 +19,13 @@ from liftstudio.metrics.novel_views import Judges
 
 
 def key_of(capture: str, *overrides: str, config: str = "sv3d-masked-sds", kind: str = "views") -> dict:
-    """What the rows of a task are found by, after a round trip through their file."""
+    """Return the key of a task's rows, after a round trip through their file."""
     return json.loads(json.dumps(Task(kind, Setting(config, overrides), Path(capture)).key(captures.digest_of)))
 
 
 @pytest.mark.parametrize("kind", ["views", "inflate"])
 def test_another_capture_of_the_same_name_has_other_rows(kind: str) -> None:
-    """Another folder with a `red_ball`; the same elsewhere is the same; other pictures, another pose, another mesh."""
+    """The same capture elsewhere has the same key; other images, another pose or another mesh do not."""
     plain = key_of("objects/red_ball", kind=kind)
     capture = write_capture(Path("others/red_ball"), mesh=True)
     assert key_of("others/red_ball", kind=kind) == plain and plain["object"] == "red_ball"
@@ -47,7 +47,7 @@ def test_another_capture_of_the_same_name_has_other_rows(kind: str) -> None:
 
 
 def test_an_edited_config_has_other_rows() -> None:
-    """Baselines know nothing of a config but what they are measured by."""
+    """Baselines depend only on a config's measurement options."""
     text = (assets.packaged("configs") / "sv3d-masked-sds.yaml").read_text()
     kinds = ("views", "mesh", "inflate")
 
@@ -64,7 +64,7 @@ def test_an_edited_config_has_other_rows() -> None:
     assert [key == old for key, old in zip(keys(), plain, strict=True)] == [False, False, True]
 
 
-def test_a_kill_between_two_tasks_leaves_whole_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_between_two_tasks_leaves_complete_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path("kept/rows.jsonl")
     runs.append_rows(path, [{"object": "a"}])
 
@@ -75,7 +75,7 @@ def test_a_kill_between_two_tasks_leaves_whole_rows(monkeypatch: pytest.MonkeyPa
         patch.setattr(Path, "replace", killed)
         runs.append_rows(path, [{"object": "b", "pixels": 64}, {"object": "b", "pixels": 256}])
     assert runs.read_rows(path) == [{"object": "a"}]
-    path.write_text('{"object": "a"}')  # as editors leave a last line
+    path.write_text('{"object": "a"}')  # without a final newline, as some editors save
     runs.append_rows(path, [{"object": "b"}])
     assert runs.read_rows(path) == [{"object": "a"}, {"object": "b"}]
     path.write_text('{"object": "a"}\n{"obj')
@@ -83,18 +83,18 @@ def test_a_kill_between_two_tasks_leaves_whole_rows(monkeypatch: pytest.MonkeyPa
         runs.read_rows(path)
 
 
-def test_an_interrupted_benchmark_goes_on() -> None:
+def test_an_interrupted_benchmark_continues() -> None:
     rows = measure("--views-only", *PRIOR)
     first = [row for row in rows if row["object"] == "blue_ball1"]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in first))
     asked = len(TinyBall.prompts)
     rows = measure("--views-only", *PRIOR)
     assert rows[:4] == first and len(rows) == 8
-    assert len(TinyBall.prompts) == asked + 2  # for each way to ask it
+    assert len(TinyBall.prompts) == asked + 2  # one per kind of condition
 
 
 def test_configs_and_weights_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each setting, not of each task; and of each task the config for its picture."""
+    """Once per setting, not per task; plus the config of each image."""
     calls: dict[str, list] = {"resolve": [], "load_run_config": [], "load_judges": []}
     for name, made in calls.items():
         plain = getattr(single_image_tasks, name)
@@ -107,13 +107,13 @@ def test_configs_and_weights_are_read_once(monkeypatch: pytest.MonkeyPatch) -> N
     measure("--views-only", "--baselines", "repeated", *PRIOR)
     assert {name: len(made) for name, made in calls.items()} == {
         "resolve": 1,
-        "load_run_config": 3,  # without a picture, and with each of the two
+        "load_run_config": 3,  # without an image, and with each of the two
         "load_judges": 1,
     }
 
 
-def test_a_run_gets_a_setting_that_can_go_to_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of a config may be of modules that a new process has not loaded yet."""
+def test_settings_can_be_sent_to_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Config blocks may need modules that a new process has not loaded yet."""
     task = Task("mesh", setting_of(PRIOR), Path("objects/red_ball"))
     task.key(captures.digest_of)
     given: list[tuple] = []
@@ -123,7 +123,7 @@ def test_a_run_gets_a_setting_that_can_go_to_its_process(monkeypatch: pytest.Mon
     assert sent == task and set(vars(sent.setting)) == {field.name for field in fields(Setting)}
 
 
-def test_what_the_benchmark_sets_stays_whatever_is_given_around_it() -> None:
+def test_overrides_cannot_change_what_the_benchmark_sets() -> None:
     subject = captures.read_subject(Path("objects/red_ball"))
     config = Setting(overrides=("export={formats: [obj], shaded: false, texture_size: 128}",)).of(
         subject, Path("picture.png"), "export.formats=[glb]", "export.shaded=true"

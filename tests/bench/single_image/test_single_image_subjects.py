@@ -1,4 +1,4 @@
-"""Captures as objects of one picture, the truth about them, and baselines."""
+"""Captures as single-image objects, their ground truth, and baselines."""
 
 import json
 import math
@@ -24,7 +24,7 @@ from liftstudio.run.config import TruthConfig
 from liftstudio.run.truth import compare_mesh, load_truth, moved_mesh, turn_about_z
 
 
-def test_an_inflated_disc_is_about_a_ball() -> None:
+def test_an_inflated_disc_is_nearly_a_ball() -> None:
     camera = far_camera()
     mesh = baselines.inflate(ball(camera, 0.6)[1][0], camera)
     radius = mesh.vertices.norm(dim=1)
@@ -34,12 +34,12 @@ def test_an_inflated_disc_is_about_a_ball() -> None:
 
 
 def far_camera() -> Cameras:
-    """From so far away that a ball's outline is that of a disc; 2.1 wide at the origin."""
+    """Return a camera so far away that a ball's outline is a disc; 2.1 wide at the origin."""
     return orbit_cameras(torch.zeros(1), torch.tensor([20.0]), 40.0, 3.0, 256, 256)
 
 
 @pytest.mark.parametrize("sides", [(slice(100, 256), slice(100, 200)), (slice(0, 256), slice(0, 256))])
-def test_a_silhouette_that_the_border_cuts_is_a_closed_body(sides: tuple[slice, slice]) -> None:
+def test_a_cropped_silhouette_is_inflated_to_a_closed_body(sides: tuple[slice, slice]) -> None:
     mask = torch.zeros(256, 256, 1)
     mask[sides] = 1
     mesh = baselines.inflate(mask, far_camera())
@@ -47,7 +47,7 @@ def test_a_silhouette_that_the_border_cuts_is_a_closed_body(sides: tuple[slice, 
     assert solid.is_watertight and solid.volume > 0.5
 
 
-def test_an_inflated_body_is_where_the_picture_shows_it() -> None:
+def test_an_inflated_body_projects_onto_its_silhouette() -> None:
     subject = captures.read_subject(MARIO)
     _, (images, masks) = baselines.inflated(subject)
     prompt = [subject.views.input_view]
@@ -56,8 +56,8 @@ def test_an_inflated_body_is_where_the_picture_shows_it() -> None:
     assert (images[prompt] - picture).abs().mean() < 0.03
 
 
-def test_a_silhouette_too_thin_to_inflate_is_a_row() -> None:
-    """One pixel of 256 across: nothing is left at the resolution at which silhouettes are inflated."""
+def test_a_silhouette_too_thin_to_inflate_has_a_row() -> None:
+    """One of 256 pixels across: nothing is left at the resolution of inflation."""
     capture = write_capture(Path("thin/needle"), mesh=True, size=256)
     picture, alpha = load_image(capture / "images" / "000.png")
     assert alpha is not None
@@ -102,7 +102,7 @@ def test_a_mean_picture_is_of_one_size() -> None:
 
 
 def test_the_protocols_world_is_kept_to_the_bit() -> None:
-    """Google Scanned Objects as SyncDreamer has them: 1.5 away from an object that is 1 long, here 1.8."""
+    """Google Scanned Objects as in SyncDreamer: cameras 1.5 from an object 1 long, here 1.8."""
     subject = captures.read_subject(MARIO)
     assert subject.camera.distance == pytest.approx(2.7, abs=1e-4)
     assert subject.camera.fov_deg == pytest.approx(49.134, abs=1e-3)
@@ -116,7 +116,7 @@ def test_the_protocols_world_is_kept_to_the_bit() -> None:
     half = Mesh(0.5 * perfect.vertices + 0.1, perfect.faces)
     assert compare_mesh(half, subject.truth)["iou"] < 0.4
     scaled = compare_mesh(half, subject.truth, scale_by_box=True)
-    assert scaled["chamfer"] == pytest.approx(0.1 * 0.5 / 0.9, abs=0.02)  # about its middle: it stays off by the shift
+    assert scaled["chamfer"] == pytest.approx(0.1 * 0.5 / 0.9, abs=0.02)  # about its centre: the offset remains
 
 
 @pytest.mark.parametrize(("view", "azimuth_deg"), [("", 0.0), ("000.png", 35.0), ("images/003.png", 0.0)])
@@ -136,7 +136,7 @@ def test_cameras_mesh_and_pictures_agree(view: str, azimuth_deg: float) -> None:
 
 
 def test_scale_and_middle_of_any_world() -> None:
-    """The same ball three times as large, elsewhere, without its mesh: its silhouettes say where it is."""
+    """A ball three times as large, elsewhere, without its mesh: placed by its silhouettes."""
     plain = captures.read_subject(Path("objects/blue_ball1"))
     data = json.loads(Path("objects/blue_ball1/transforms.json").read_text())
     del data["mesh"]
@@ -150,12 +150,12 @@ def test_scale_and_middle_of_any_world() -> None:
     assert moved.truth.mesh is None
     assert moved.camera.distance == pytest.approx(
         plain.camera.distance, rel=0.06
-    )  # six hulls of a ball are wider than it
+    )  # the hull of six views is larger than the ball
     torch.testing.assert_close(moved.views.cameras.centers[0, 2:], torch.tensor([moved.camera.distance / 2]))
 
 
-def test_a_turned_object_is_measured_turned_back() -> None:
-    """A box of longest side 1 whose corners were turned away: its own axes say how long it is."""
+def test_a_rotated_object_is_measured_along_its_own_axes() -> None:
+    """The longest side of a rotated box is measured along its own axes."""
     box = trimesh.creation.box((1.0, 0.4, 0.4))
     box.apply_transform(turn_about_z(-45.0).numpy())
     box.export("box.ply")
@@ -184,14 +184,14 @@ def test_views_of_any_shape_become_square() -> None:
     assert wide.camera == plain.camera
 
 
-def test_measures_know_the_truth() -> None:
+def test_metrics_of_the_truth_are_perfect() -> None:
     views = captures.read_subject(Path("objects/red_ball")).views
     row = compare_views(views.over(1.0), views.masks, views, Judges())
     assert row["psnr"] == 100 and row["ssim"] == pytest.approx(1) and row["silhouette_iou"] == 1
     assert row["contextual_to_view"] < 1e-6 < row["contextual_to_picture"]
     assert "lpips" not in row and "clip_to_view" not in row and "e_flow" not in row
     worse = views.over(1.0).clone()
-    worse[0] = 0  # the input view, which is left out
+    worse[0] = 0  # the input view, which is excluded
     assert closeness(worse, views.masks, views)["psnr"] == 100
     empty = compare_views(torch.ones_like(worse), torch.zeros_like(views.masks), views, Judges())
     assert empty["silhouette_iou"] == 0 and empty["contextual_to_view"] > row["contextual_to_view"] + 1
@@ -218,8 +218,8 @@ def test_a_camera_that_lies_on_its_side_is_refused() -> None:
     assert captures.read_subject(Path("objects/red_ball"), "001.png").views.input_view == 1
 
 
-def test_captures_are_called_as_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Links to folders of one name are two captures."""
+def test_captures_are_named_by_the_given_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links to folders of the same name are different captures."""
     for name in ("a", "b"):
         write_capture(Path("stored") / name / "data", mesh=False)
         Path("linked").mkdir(exist_ok=True)

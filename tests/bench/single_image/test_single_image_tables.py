@@ -1,4 +1,4 @@
-"""Tables of rows, also in papers' layouts."""
+"""Tables of rows, also in the layouts of papers."""
 
 import io
 
@@ -7,7 +7,7 @@ from rich.console import Console
 from bench import published, single_image_tables
 
 
-def test_published_tables_are_whole() -> None:
+def test_published_tables_are_complete() -> None:
     measures = set(single_image_tables.VIEWS | single_image_tables.SHAPE)
     for tables in published.TABLES.values():
         for table in tables:
@@ -55,7 +55,7 @@ def test_views_that_do_not_vary_have_no_cd_score() -> None:
     assert table.title == "Novel views"  # no row has contextual distances
 
 
-def test_a_paper_without_figures_shows_ours() -> None:
+def test_a_paper_without_numbers_shows_ours() -> None:
     row = {"object": "a", "method": "m", "kind": "mesh", "pixels": 256, "psnr": 20.0, "clip_to_picture": 0.8}
     for rows, line in (([row], ["**m**", "1", "0.800", "", "20.00", ""]), ([], ["nothing measured", *[""] * 5])):
         (table,) = single_image_tables.published_tables(rows, published.TABLES["hifi123"], by_box=False)

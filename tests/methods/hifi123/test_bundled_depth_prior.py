@@ -1,4 +1,4 @@
-"""The bundled depth prior: whole, small, inverts unseen pictures, and carries a picture's colours to a view."""
+"""The bundled depth prior: complete, small, inverts unseen images, and transfers an image's colours to a view."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from liftstudio.training.data import DataConfig, ProceduralObjects, Sample
 from liftstudio.training.rigs import RigConfig
 
 FOLDER = assets.packaged("assets") / "priors" / "depth-tiny"
-LEVELS = 12  # of a grid of 20
+LEVELS = 12  # of a grid of 20 steps
 
 
 @pytest.fixture(scope="module")
@@ -23,17 +23,17 @@ def prior() -> Any:
 
 
 def unseen(index: int, views: int = 1) -> Sample:
-    """A patterned toy from anywhere."""
+    """Return random views of a patterned toy."""
     rig = RigConfig(views=(views, views), orbit_share=0.0)
     return ProceduralObjects(DataConfig(toys=1.0, patterned=1.0, resolution=64, rig=rig)).unseen(index)
 
 
-def before_grey(sample: Sample) -> tuple[Tensor, Tensor]:
-    """Pictures and masks."""
+def over_grey(sample: Sample) -> tuple[Tensor, Tensor]:
+    """Return images over grey, and masks."""
     return training.before(GREY, sample.images), sample.images[..., 3:]
 
 
-def test_it_is_small_and_says_what_it_is(prior: Any) -> None:
+def test_the_folder_is_small_and_documented(prior: Any) -> None:
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 8 * 2**20
     assert "TODO" not in (FOLDER / "README.md").read_text()
@@ -42,9 +42,9 @@ def test_it_is_small_and_says_what_it_is(prior: Any) -> None:
 
 @torch.no_grad()
 def test_unseen_pictures_come_back_from_their_noise(prior: Any) -> None:
-    """Inverted and sampled back they are hardly worse than by the autoencoder alone, which keeps them to some 25 dB."""
+    """Inverted and sampled back they are hardly worse than decoded latents, which have about 25 dB."""
     samples = [unseen(index) for index in range(4)]
-    images, masks = (torch.cat(maps) for maps in zip(*map(before_grey, samples), strict=True))
+    images, masks = (torch.cat(maps) for maps in zip(*map(over_grey, samples), strict=True))
     depths = torch.cat([training.view_depths(sample, prior.side) for sample in samples])
     latents = prior.encode(images)
     back = training.reconstructed(prior, latents, depths, 20, LEVELS)
@@ -54,12 +54,12 @@ def test_unseen_pictures_come_back_from_their_noise(prior: Any) -> None:
 
 @torch.no_grad()
 def test_a_view_takes_on_the_colours_of_the_picture(prior: Any) -> None:
-    """A view whose colours are dimmed and shifted comes nearer to the true one."""
+    """A view with dimmed and shifted colours gets closer to the true one."""
     gains = []
     form, grid, prompts = rgnv.Form.symmetric(LEVELS, guidance_scale=1.0), prior.grid(20), prior.prompts("")
     for index in range(4):
         sample = unseen(index, views=2)
-        images, masks = before_grey(sample)
+        images, masks = over_grey(sample)
         depths = training.view_depths(sample, prior.side)
         wrong = images[1:] * (1 - masks[1:]) + (0.75 * images[1:] + torch.tensor([0.1, 0.0, 0.2])) * masks[1:]
         latents = prior.encode(torch.cat([images[:1], wrong.clamp(0, 1)]))

@@ -1,4 +1,4 @@
-"""Training the depth-conditioned prior: what it is fed, what it learns first, and that its folder is the prior's."""
+"""Training the depth-conditioned prior: its batches, what it learns first, and that the prior opens its folder."""
 
 import hashlib
 import math
@@ -55,7 +55,7 @@ def samples_of(count: int) -> list[Sample]:
 
 @pytest.mark.parametrize("kind", ["toy", "composite"])
 def test_patterned_objects(kind: Any) -> None:
-    """Every part has a pattern, its stripes and cells are of visible width, and only looks change."""
+    """Every part has a pattern with stripes and cells of visible width; only appearance changes."""
     seed = split(SEED, kind, "train")
     plain = make_object(kind, seed)
     found, again, other = (patterned(plain, each) for each in (seed, seed, seed + 1))
@@ -74,7 +74,7 @@ def test_patterned_objects(kind: Any) -> None:
 
 
 def test_the_share_of_patterned_objects() -> None:
-    """With none, objects are what they were before there was the option."""
+    """With a share of 0, objects are as without the option."""
     plain, all_patterned = (ProceduralObjects(tiny_config(f"data.patterned={share}").data) for share in (0, 1))
     for number in (SEED, SEED + 1):
         objects = [
@@ -97,7 +97,7 @@ def test_captions_are_what_the_tokenizer_reads(tmp_path: Path) -> None:
     for text in texts:
         wanted = tokenizer(text, padding="max_length", max_length=77).input_ids
         assert captions.caption_tokens(text).tolist() == wanted
-        assert len(tokenizer(text).input_ids) == 2 + len(text.split())  # one token a word
+        assert len(tokenizer(text).input_ids) == 2 + len(text.split())  # one token per word
     assert len(tokenizer) == captions.vocabulary_size()
     owl = tokenizer("an owl!").input_ids
     assert tokenizer.convert_ids_to_tokens(owl[2:-1]) == ["o", "w", "l</w>", "!</w>"]
@@ -115,21 +115,21 @@ def test_color_names(color: tuple[float, float, float]) -> None:
     assert captions.color_name(*color) == NAMES[color]
 
 
-def test_pictures_are_before_grey_with_their_depth() -> None:
+def test_images_are_over_grey_with_their_depth() -> None:
     task = tiny_task("task.usual_grey=1", "task.mask_only=0", "task.drop_depth=0")
     samples = samples_of(2)
     batch = task.prepare(samples, torch.Generator().manual_seed(SEED))
     views = torch.cat([sample.images for sample in samples])
     rgb, alpha = views[..., :3].permute(0, 3, 1, 2), views[..., 3:].permute(0, 3, 1, 2)
     found = 0.5 + 0.5 * batch["images"]
-    torch.testing.assert_close(found, rgb - 0.5 * (1 - alpha))  # over white, so that white is in it by 1 - alpha
+    torch.testing.assert_close(found, rgb - 0.5 * (1 - alpha))  # over white, which contributes 1 - alpha
     assert batch["depths"].shape == (4, 1, SIDE, SIDE)
     assert (batch["depths"].amax((1, 2, 3)) == 1).all() and (batch["depths"].amin((1, 2, 3)) == -1).all()
     assert (batch["depths"][:, :, 0, 0] < -1 + 1e-4).all()  # a corner, behind the object; resizing rounds
 
 
 def test_the_autoencoder_sees_parts_of_objects() -> None:
-    """Each is somewhere in its picture, with the object in it; with 0 it is the picture."""
+    """Each crop is inside its image and shows the object; with size 0 it is the whole image."""
     samples = samples_of(3)
     whole, parts = (
         tiny_task("task.part=autoencoder", f"task.crop={crop}", "task.usual_grey=1").prepare(samples, seeded(SEED))
@@ -146,7 +146,7 @@ def test_the_autoencoder_sees_parts_of_objects() -> None:
 
 
 def test_shares_of_greys_depths_texts_and_noise() -> None:
-    """Of 300 pictures; tolerance: three and a half standard deviations."""
+    """Counted over 300 images; tolerance: three and a half standard deviations."""
     task = tiny_task()
     samples = 150 * samples_of(1)
     batch = task.prepare(samples, torch.Generator().manual_seed(SEED))
@@ -175,12 +175,12 @@ def test_the_autoencoder_learns_alone_and_its_latents_are_of_unit_scale(tmp_path
         optimizer.step()
     assert all(map(math.isfinite, totals)) and totals[-1] < 0.6 * totals[0]
     assert trained_parts(task) == {"vae"} == learning_parts(task)
-    for number in range(60):  # its moments are those of the last fifty steps
+    for number in range(60):  # moments average the last fifty steps
         with torch.no_grad():
             task.losses(batch | {"noise": torch.randn(batch["noise"].shape, generator=seeded(number))})
     prior = opened(task, tmp_path)
     latents = prior.encode((0.5 + 0.5 * batch["images"]).permute(0, 2, 3, 1))
-    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=0.4)  # 25 steps still weigh in
+    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=0.4)  # 25 steps still contribute
     torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), rtol=0.4, atol=0)
 
 
@@ -202,7 +202,7 @@ def test_the_unet_learns_with_the_text_tower(tmp_path: Path) -> None:
     task.save(task.network, tmp_path / "model")
     task = tiny_task("task.part=unet")
     batch = task.prepare(samples_of(2), seeded(SEED))
-    with pytest.raises(InputError, match=r"start_from: task.part=unet wants the folder that task.part=autoencoder"):
+    with pytest.raises(InputError, match=r"start_from: expected the folder written with task.part=autoencoder"):
         task.losses(batch)
     task.load(str(tmp_path / "model"))
     optimizer = torch.optim.AdamW([p for p in task.network.parameters() if p.requires_grad], lr=3e-3)
@@ -255,7 +255,7 @@ def test_the_folder_is_the_network_as_a_prior(tmp_path: Path) -> None:
 
 
 def test_the_commands_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both parts, one after the other; what the second writes keeps the first's autoencoder."""
+    """Both parts, one after the other; the second keeps the first's autoencoder."""
     monkeypatch.chdir(tmp_path)
     assert main(["--config", str(CONFIG), *TINY, "name=coder", "task.part=autoencoder"]) == command_line.DONE
     assert (
@@ -295,8 +295,8 @@ WRONG = {
     "task.size.autoencoder_widths=[6, 8]": "task.size.autoencoder_widths[0]: expected a multiple of 4, got 6",
     "task.size.text_width=15": "task.size.text_width: expected multiples of 2, got 15",
     "task.drop_depth=0.9": "task.drop_depth: expected 0 to 0.75, got 0.9",
-    "task.crop=36": "task.crop: expected a multiple of 4 up to data.resolution, 32, or 0 for whole pictures, got 36",
-    "task.crop=6": "task.crop: expected a multiple of 4 up to data.resolution, 32, or 0 for whole pictures, got 6",
+    "task.crop=36": "task.crop: expected a multiple of 4 up to data.resolution, 32, or 0 for whole images, got 36",
+    "task.crop=6": "task.crop: expected a multiple of 4 up to data.resolution, 32, or 0 for whole images, got 6",
     "data.resolution=36": "data.resolution: expected a multiple of 8 of 16 or more, got 36",
 }
 

@@ -1,4 +1,4 @@
-"""The depth channel: which way it goes, its range, and what cannot be made of a view."""
+"""The depth channel: its direction, its range, and views that are rejected."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def channel(values: Tensor, masks: Tensor, size: tuple[int, int] = SIZE, meaning
 
 
 def ball(views: int = 2, pixels: int = 64, far: float = 5.0) -> tuple[Tensor, Tensor]:
-    """Distance [V, H, W, 1] of a ball before a camera, 0 beside it, and its mask."""
+    """Return the distance [V, H, W, 1] of a ball in front of a camera, 0 on the background, and its mask."""
     line = torch.linspace(-1, 1, pixels)
     square = 0.7**2 - (line[:, None] ** 2 + line**2)
     mask = (square > 0).float()
@@ -29,7 +29,7 @@ def ball(views: int = 2, pixels: int = 64, far: float = 5.0) -> tuple[Tensor, Te
 
 
 def test_render() -> None:
-    """Near is 1, far and behind are -1, and between them it is linear in the inverse of the distance."""
+    """Near is 1, far and background are -1; in between it is linear in inverse distance."""
     distance, mask = ball()
     found = channel(distance, mask, (64, 64))
     assert found.shape == (2, 1, 64, 64) and found.dtype == torch.float32
@@ -44,7 +44,7 @@ def test_render() -> None:
 
 
 def test_meanings() -> None:
-    """What estimators give in their own ways ends as the same channel; scale and offset do not matter."""
+    """Outputs of different meanings give the same channel; scale and offset do not matter."""
     distance, mask = ball()
     disparity = 1 / distance.clamp_min(1)
     expected = channel(distance, mask)
@@ -56,7 +56,7 @@ def test_meanings() -> None:
         channel(scale * disparity - offset, mask, meaning="disparity"),
         channel(1 - disparity, mask, meaning="depth"),
         channel(scale * distance, mask),
-        channel(distance.where(mask > 0, 0.1), mask),  # what is beside the object has no effect
+        channel(distance.where(mask > 0, 0.1), mask),  # the background has no effect
         channel(disparity.where(mask > 0, torch.nan), mask, meaning="disparity"),
     ):
         torch.testing.assert_close(
@@ -67,7 +67,7 @@ def test_meanings() -> None:
 
 
 def test_as_in_training() -> None:
-    """Of a whole picture: resized bicubically, within its range, then brought to [-1, 1] by its extremes."""
+    """A whole image is resized bicubically, clamped to its range, then scaled to [-1, 1] by its extremes."""
     generator = torch.Generator().manual_seed(SEED)
     coarse = torch.rand(2, 1, 6, 6, generator=generator)
     values = F.interpolate(coarse, (48, 48), mode="bilinear")
@@ -121,13 +121,13 @@ def faulty(kind: str) -> tuple[Tensor, Tensor]:
 
 
 FAULTS = {
-    "empty mask": "depth of view 1: no object in sight; check its mask",
-    "nothing rendered": "depth of view 1: no object in sight; check its mask",
-    "flat": "depth of view 1: flat, which tells nothing; use the mask alone",
-    "flat but for rounding": "depth of view 1: flat, which tells nothing; use the mask alone",
-    "not a number": "depth of view 1: not a finite number somewhere on the object",
-    "infinite": "depth of view 1: not a finite number somewhere on the object",
-    "one pixel": "depth of view 1: flat, which tells nothing; use the mask alone",
+    "empty mask": "depth of view 1: no object in view; check its mask",
+    "nothing rendered": "depth of view 1: no object in view; check its mask",
+    "flat": "depth of view 1: flat, so it says nothing about the shape; use the mask alone",
+    "flat but for rounding": "depth of view 1: flat, so it says nothing about the shape; use the mask alone",
+    "not a number": "depth of view 1: not finite everywhere on the object",
+    "infinite": "depth of view 1: not finite everywhere on the object",
+    "one pixel": "depth of view 1: flat, so it says nothing about the shape; use the mask alone",
 }
 
 
@@ -139,7 +139,7 @@ def test_faults(kind: str, message: str) -> None:
 
 
 def test_a_flat_view_by_its_mask() -> None:
-    """The others keep their depth, however thin they are; a flat one that is too thin is not in sight."""
+    """Other views keep their depth, however thin they are; a flat one that is too thin is not in view."""
     distance, mask = ball(3)
     mask[0], mask[0, 20:40, 33] = 0, 1  # a line: less than half a pixel of the latents across
     distance[0] = distance[0] * mask[0]
@@ -149,14 +149,14 @@ def test_a_flat_view_by_its_mask() -> None:
     torch.testing.assert_close(found[1:2], mask_channel(mask[1:2], SIZE), rtol=0, atol=0)
     torch.testing.assert_close(found[::2], channel(distance[::2], mask[::2]), rtol=0, atol=0)
     distance[0] = 4.0
-    with pytest.raises(NotInSightError, match="depth of view 0: no object in sight"):
+    with pytest.raises(NotInSightError, match="depth of view 0: no object in view"):
         depth_channel(distance, mask, SIZE, "distance", flat_by_mask=True)
     with pytest.raises(FlatDepthError, match="depth of view 0: flat"):
         depth_channel(distance, mask, SIZE, "distance")
 
 
 def test_empty_masks_alone() -> None:
-    with pytest.raises(InputError, match="depth of view 0: no object in sight; check its mask"):
+    with pytest.raises(InputError, match="depth of view 0: no object in view; check its mask"):
         mask_channel(torch.zeros(1, 32, 32, 1), SIZE)
     with pytest.raises(ValueError, match="masks: expected shape"):
         mask_channel(torch.zeros(32, 32, 1), SIZE)

@@ -1,4 +1,4 @@
-"""Plain score distillation by the depth-conditioned model: its gradient, and that texture learns by it alone."""
+"""Plain score distillation by the depth-conditioned model: its gradient, and that only texture learns."""
 
 import logging
 from dataclasses import replace
@@ -52,7 +52,7 @@ def make(**others: Any) -> Any:
 
 @pytest.mark.parametrize("prompt", ["", "owl"])
 def test_gradient_is_that_of_score_distillation(prompt: str) -> None:
-    """(1 - alpha_bar) (eps_hat - eps) on the object's latents, over their number, through the encoder alone.
+    """(1 - alpha_bar) (eps_hat - eps) on the object's latents, over their number, through the encoder only.
 
     Without a prompt nothing is guided, whatever the scale.
     """
@@ -82,14 +82,14 @@ def test_gradient_is_that_of_score_distillation(prompt: str) -> None:
     mask = F.avg_pool2d(render.opacity.permute(0, 3, 1, 2), 4)
     push = (1 - alpha_bar) * mask * (epsilon - request.noise) / latents.numel()
     (wanted,) = torch.autograd.grad(latents, render.foreground, push)
-    # The estimate of x0 and back, in float32: eps is recovered from values some times larger.
+    # To x0 and back in float32: eps is recovered from values several times larger.
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item(), msg=f"seed {SEED}")
     assert wanted.abs().max() > 0 and score.guidance_scale == (7.5 if prompt else 1.0)
 
 
 @pytest.mark.parametrize("prompt", ["", "owl"])
 def test_the_networks_work_is_counted(prompt: str) -> None:
-    """Images per step: two of each view if it is guided; a resumed run goes on counting."""
+    """Images per step: two per view with guidance; a resumed run continues the count."""
     generator, guidance = torch.Generator().manual_seed(SEED), make(prompt=prompt, guidance_scale=7.5)
     assert guidance.figures() == {"unet_evaluations": 0}
     for step in range(2):
@@ -102,7 +102,7 @@ def test_the_networks_work_is_counted(prompt: str) -> None:
 
 
 def test_flat_views_and_those_without_object(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The former are told by their outlines, the latter skipped, and the log says each once."""
+    """Flat views use their outlines, empty ones are skipped, and each is logged once."""
     monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
     generator, guidance = torch.Generator().manual_seed(SEED), make()
     for step in range(2):
@@ -152,7 +152,7 @@ def test_texture_learns_and_geometry_stays() -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "long prompt": ({"prompt": "a" * TOKENS}, rf"texture\.prompt: {TOKENS} tokens, the text encoder takes at most"),
+    "long prompt": ({"prompt": "a" * TOKENS}, rf"texture\.prompt: expected at most {TOKENS - 2} tokens, got {TOKENS}"),
     "no folder": ({"prior": {"type": "sd2-depth", "weights": "nowhere"}}, r"prior\.weights: nowhere: no such folder"),
     "noise": (
         {"min_step_percent": 0.9, "max_step_percent": 0.5},
@@ -164,7 +164,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("others", "message"), BAD.values(), ids=BAD)
 def test_bad_input(others: dict[str, Any], message: str) -> None:
-    """Told with the options, before views are made."""
+    """Reported when options are read, before views are made."""
     with pytest.raises(InputError, match=message) as error:
         parse(options(**others), CLS.Config, "texture")
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""A folder in diffusers' form, read as diffusers reads it, or refused in one line; pictures and texts for its nets."""
+"""A folder in diffusers' format, read as by diffusers or rejected in one line; encoding of images and texts."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(written: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
+    """A copy of the folder, to be damaged."""
     return Path(shutil.copytree(written, tmp_path / "tiny"))
 
 
@@ -82,8 +82,8 @@ def test_networks_are_those_of_diffusers(written: Path) -> None:
     assert parts.unet.load(torch.bfloat16, CPU).dtype == torch.bfloat16
 
 
-def test_files_of_other_ages(folder: Path) -> None:
-    """Attention's names before diffusers 0.15, the text tower's with and without prefix, and a half-precision file."""
+def test_files_of_older_and_newer_packages(folder: Path) -> None:
+    """Attention names before diffusers 0.15, text encoder names with and without prefix, a half-precision file."""
     expected = of_diffusers(folder)
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
@@ -124,7 +124,7 @@ FILES = (
 
 @pytest.mark.parametrize("name", FILES)
 def test_missing_files(folder: Path, name: str) -> None:
-    """The message names the file, where the official one is and its licence; so it does for a whole folder."""
+    """The message names the file, where the official one is, and its licence; also for a missing folder."""
     (folder / name).unlink()
     with pytest.raises(InputError) as error:
         opened(folder)
@@ -194,8 +194,8 @@ def spoil_number(part: str, option: str, value: Any) -> Callable[[Path], None]:
 
 
 SPOILED = {
-    "no JSON": (spoil_json, r"vae/config\.json: not a JSON file \("),
-    "no table": (spoil_table, r"unet/config\.json: expected a table of options"),
+    "not JSON": (spoil_json, r"vae/config\.json: not a JSON file \("),
+    "not a table": (spoil_table, r"unet/config\.json: expected a table of options"),
     "another class": (
         spoil_class,
         r"unet/config\.json: no network can be built from it \(expected a UNet2DConditionModel",
@@ -203,18 +203,18 @@ SPOILED = {
     "unknown option": (spoil_option, r"unet/config\.json: no network can be built from it \(.*"),
     "damaged": (spoil_weights, "not a readable weight file"),
     "another shape": (spoil_shape, r"the weight 'conv_in\.bias' has shape \[7\]; .* of the network has \[16\]"),
-    "a weight missing": (spoil_key, r"the weight 'decoder\.conv_in\.weight' is missing"),
-    "a weight more": (spoil_more, r"unexpected weight 'class_embedding\.weight'"),
+    "missing weight": (spoil_key, r"the weight 'decoder\.conv_in\.weight' is missing"),
+    "unknown weight": (spoil_more, r"unexpected weight 'class_embedding\.weight'"),
     "no depth": (
         spoil_channels,
-        "4 channels in and 4 out; a network with a channel for depth has one more in than out",
+        "expected one more channel in than out, for depth, got 4 in and 4 out",
     ),
-    "another width": (spoil_width, f"text_encoder: it has {WIDTH} channels, the UNet beside it wants {WIDTH + 4}"),
+    "another width": (spoil_width, f"text_encoder: expected {WIDTH + 4} channels, .* the UNet beside it, got {WIDTH}"),
     "no size": (
         spoil_number("unet", "sample_size", None),
         r"unet/config\.json: sample_size: expected a whole number above 0, or two equal ones, got None; stable-",
     ),
-    "a text for a size": (spoil_number("unet", "sample_size", "8"), r"unet/config\.json: sample_size: expected .* '8'"),
+    "size as text": (spoil_number("unet", "sample_size", "8"), r"unet/config\.json: sample_size: expected .* '8'"),
     "not square": (spoil_number("unet", "sample_size", [8, 6]), r"unet/config\.json: sample_size: .*, got \[8, 6\]"),
     "no scale": (
         spoil_number("vae", "scaling_factor", None),
@@ -244,7 +244,7 @@ def test_a_schedule_of_noise_predictions_is_taken(folder: Path) -> None:
 
 
 def test_pictures() -> None:
-    """The mean of the autoencoder's distribution, scaled; gradients reach the picture; decoding ends in [0, 1]."""
+    """Latents are the scaled mean of the distribution; gradients reach the image; decoded values are in [0, 1]."""
     generator = torch.Generator().manual_seed(SEED)
     unet, vae = tiny_unet(generator), tiny_vae(generator)
     images = torch.rand(2, 32, 24, 3, generator=generator, requires_grad=True)
@@ -263,15 +263,15 @@ def test_sizes_of_pictures() -> None:
     unet, vae = tiny_unet(generator), tiny_vae(generator)
     assert model.shrinkage(vae) == 4 and model.resolution(unet, vae) == 32
     model.check_image_size("reference", 32, 28, unet, vae)
-    with pytest.raises(InputError, match="reference: 36x32 pixels; the encoder takes at most 32x32: reduce the image"):
+    with pytest.raises(InputError, match="reference: expected at most 32x32 pixels, got 36x32: reduce the image"):
         model.check_image_size("reference", 32, 36, unet, vae)
-    with pytest.raises(InputError, match="view 3: 30x32 pixels; the encoder takes multiples of 4 only: resize"):
+    with pytest.raises(InputError, match="view 3: expected multiples of 4 pixels, got 30x32: resize"):
         model.check_image_size("view 3", 32, 30, unet, vae)
-    with pytest.raises(InputError, match="reference: 64x64 pixels; the encoder takes at most 32x32: reduce the image"):
+    with pytest.raises(InputError, match="reference: expected at most 32x32 pixels, got 64x64: reduce the image"):
         model.encode(unet, vae, torch.zeros(1, 64, 64, 3), "reference")
 
 
-def test_two_equal_sizes_are_one(folder: Path) -> None:
+def test_two_equal_sizes_count_as_one(folder: Path) -> None:
     reconfigure(folder / "unet", sample_size=[8, 8])
     parts = opened(folder)
     assert model.resolution(parts.unet.module, parts.vae.module) == 32
@@ -280,7 +280,7 @@ def test_two_equal_sizes_are_one(folder: Path) -> None:
 def test_a_component_takes_no_larger_pictures(written: Path) -> None:
     prior = DepthPrior(DepthPrior.Config(str(written)), device=CPU)
     assert prior.side == 8
-    with pytest.raises(InputError, match="reference: 36x32 pixels; the encoder takes at most 32x32"):
+    with pytest.raises(InputError, match="reference: expected at most 32x32 pixels, got 36x32"):
         prior.encode(torch.zeros(1, 32, 36, 3), "reference")
 
 
@@ -295,13 +295,13 @@ def test_texts(written: Path) -> None:
     torch.testing.assert_close(target, tower(tokens).last_hidden_state, rtol=0, atol=1e-6)
     assert (empty - target).abs().max() > 1e-3
     model.embed_text(parts.tokenizer, tower, "a" * (TOKENS - 2))
-    with pytest.raises(InputError, match=f"prompt: {TOKENS - 1} tokens, the text encoder takes at most {TOKENS - 2}:"):
+    with pytest.raises(InputError, match=f"prompt: expected at most {TOKENS - 2} tokens, got {TOKENS - 1}:"):
         model.embed_text(parts.tokenizer, tower, "a" * (TOKENS - 1))
 
 
 @torch.no_grad()
 def test_from_pictures_to_pictures(written: Path) -> None:
-    """All modules in a row, as the extension's page shows it; a reference that looks at itself is sampled plainly."""
+    """All modules in sequence, as in the README; a reference that attends to itself is sampled as without injection."""
     parts, generator = opened(written), torch.Generator().manual_seed(SEED)
     unet, vae, tower = (part.load(torch.float32, CPU) for part in (parts.unet, parts.vae, parts.text))
     empty = model.embed_text(parts.tokenizer, tower, "")

@@ -1,4 +1,4 @@
-"""Self-attention with a reference's keys and values: against plain attention, and what is left behind."""
+"""Self-attention with a reference's keys and values: compared with plain attention, and restored afterwards."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ from liftstudio.core.errors import InputError
 from liftstudio.methods.hifi123.injection import injection, self_attentions
 
 SEED = fresh_seed(__name__)
-EXACT = {"rtol": 1e-9, "atol": 1e-9}  # of float64 in one evaluation
+EXACT = {"rtol": 1e-9, "atol": 1e-9}  # float64, one evaluation
 
 
 def setting() -> tuple[Any, Tensor, Tensor]:
-    """A random network in float64, a batch of three for it, and texts."""
+    """A random network in float64, a batch of three, and texts."""
     generator = torch.Generator().manual_seed(SEED)
     unet = tiny_unet(generator).double()
     return unet, *(torch.randn(shape, generator=generator).double() for shape in ((3, 5, 8, 8), (3, 4, WIDTH)))
 
 
 class PlainAttention:
-    """Attention written out: softmax(Q K^T / sqrt(d)) V, with K and V of the first in the batch."""
+    """Explicit attention: softmax(Q K^T / sqrt(d)) V, with K and V of the first in the batch."""
 
     def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
         first = hidden_states[:1].expand_as(hidden_states)
@@ -63,7 +63,7 @@ def test_values_and_gradients(count: int) -> None:
 
 @torch.no_grad()
 def test_cached_reference() -> None:
-    """Keys and values of a reference alone do for others what the reference among them does."""
+    """Cached keys and values have the same effect as the reference in the batch."""
     unet, sample, texts = setting()
     with injection(unet, 3) as found:
         together = unet(sample, 400, texts).sample
@@ -86,7 +86,7 @@ def test_cached_reference() -> None:
 
 @torch.no_grad()
 def test_nothing_is_left_behind() -> None:
-    """Several calls, contexts within contexts, failures: the processors and the results are those from before."""
+    """After several calls, nested contexts and exceptions, processors and results are as before."""
     unet, sample, texts = setting()
     before, plain = dict(unet.attn_processors), unet(sample, 400, texts).sample
 
@@ -105,7 +105,7 @@ def test_nothing_is_left_behind() -> None:
     with injection(unet, 2):
         assert unet(sample, 400, texts).sample.equal(first), "a new context does the same"
     with pytest.raises(RuntimeError), injection(unet, 2):
-        unet(sample[:, :4], 400, texts)  # a channel too few
+        unet(sample[:, :4], 400, texts)  # one channel too few
     assert intact() and unet(sample, 400, texts).sample.equal(plain)
 
 
@@ -122,7 +122,7 @@ def test_layers_are_in_the_order_of_a_call() -> None:
 
 
 def test_layers_of_the_full_model() -> None:
-    """Of Stable Diffusion's 16, the last four are the release's 12 to 15: where up_blocks.2 ends, and up_blocks.3."""
+    """Of Stable Diffusion's 16, the last four are the release's 12 to 15: the last of up_blocks.2, and up_blocks.3."""
     from diffusers import UNet2DConditionModel
 
     with torch.device("meta"):
@@ -139,10 +139,10 @@ WITHOUT = {
     "no attention at all": (
         {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "mid_block_type": None},
         1,
-        "last_layers: expected 1 to 0, the UNet's layers with self-attention, got 1",
+        "last_layers: expected 1 to 0, the UNet's self-attention layers, got 1",
     ),
-    "fewer": ({}, 8, "last_layers: expected 1 to 7, the UNet's layers with self-attention, got 8"),
-    "below none": ({}, -1, "last_layers: expected 1 to 7, the UNet's layers with self-attention, got -1"),
+    "fewer": ({}, 8, "last_layers: expected 1 to 7, the UNet's self-attention layers, got 8"),
+    "below none": ({}, -1, "last_layers: expected 1 to 7, the UNet's self-attention layers, got -1"),
     "cross-attention there": (
         {"only_cross_attention": (True, False), "mid_block_only_cross_attention": False},
         3,

@@ -1,4 +1,4 @@
-"""Monocular estimators: what each network's numbers mean, that its map covers the picture, and what is refused."""
+"""Monocular estimators: the meaning of each network's output, alignment with the image, and rejected networks."""
 
 import json
 from collections.abc import Callable
@@ -32,12 +32,12 @@ def depth_of(folder: str) -> Any:
 
 
 def pictures(count: int = 2) -> Tensor:
-    """Of bytes, as files have them."""
+    """Return random images with 8-bit values, as in files."""
     return torch.randint(256, (count, SIZE, SIZE, 3), generator=torch.Generator().manual_seed(SEED)) / 255
 
 
 def write_zoe(folder: Path) -> Any:
-    """A random ZoeDepth with its preprocessing, which pads pictures by a mirrored border; the network."""
+    """Write a random ZoeDepth with its preprocessing, which pads images by a mirrored border; return the network."""
     from transformers import BeitConfig, ZoeDepthConfig, ZoeDepthForDepthEstimation, ZoeDepthImageProcessor
 
     backbone = BeitConfig(
@@ -60,7 +60,7 @@ def write_zoe(folder: Path) -> Any:
 
 
 def write_depth_pro(folder: Path) -> Any:
-    """A random Depth Pro, with DPT's preprocessing, since its own needs torchvision; the network."""
+    """Write a random Depth Pro with DPT's preprocessing, as its own needs torchvision; return the network."""
     from transformers import DepthProConfig, DepthProForDepthEstimation, DPTImageProcessor
 
     tower = {"model_type": "dinov2", "image_size": 16, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 2}
@@ -84,8 +84,8 @@ def write_depth_pro(folder: Path) -> Any:
 
 
 @torch.no_grad()
-def test_zoe_depth_is_in_line_with_the_picture() -> None:
-    """The network is shown the picture alone, without the mirrored border, so that map and mask agree."""
+def test_zoe_depth_is_aligned_with_the_image() -> None:
+    """The network sees the image without the mirrored border, so map and mask are aligned."""
     network, images = write_zoe(Path("zoe")), pictures()
     estimator = depth_of("zoe")
     found = estimator(images)
@@ -97,7 +97,7 @@ def test_zoe_depth_is_in_line_with_the_picture() -> None:
 
 @torch.no_grad()
 def test_depth_pro_is_large_where_near() -> None:
-    """The channel is that of the distance that its post-processing makes of its numbers."""
+    """The channel equals that of the distance from its post-processing."""
     network, images = write_depth_pro(Path("pro")), pictures()
     estimator = depth_of("pro")
     found, masks = estimator(images), torch.ones(2, SIZE, SIZE, 1)
@@ -111,7 +111,7 @@ def test_depth_pro_is_large_where_near() -> None:
 
 
 def drop(folder: str, part: str) -> list[str]:
-    """Take the weights with `part` in their name out of a folder; their names."""
+    """Remove the weights with `part` in their name from a folder, and return their names."""
     path = Path(folder) / "model.safetensors"
     state = load_file(path)
     dropped = [name for name in state if part in name]
@@ -120,7 +120,7 @@ def drop(folder: str, part: str) -> list[str]:
 
 
 def test_a_missing_weight_is_refused_unless_it_is_never_used() -> None:
-    """As in Intel's DPT hybrid, whose first fusion has no weights for what it does not add."""
+    """As in Intel's DPT hybrid, whose first fusion layer lacks the weights that it does not use."""
     write_estimator(Path("dpt"), SEED)
     wanted = depth_of("dpt")(pictures())
     assert drop("dpt", "fusion_stage.layers.0.residual_layer1.")
@@ -153,8 +153,12 @@ MARIGOLD: dict[str, tuple[str, Callable[[], None], str]] = {
         to_depth,
         "estimator: normals: expected a MarigoldNormalsPipeline, got a MarigoldDepthPipeline",
     ),
-    "no steps": ("NormalEstimator", without("default_denoising_steps"), "json: no default_denoising_steps there"),
-    "no size": ("NormalEstimator", without("default_processing_resolution"), "no default_processing_resolution there"),
+    "no steps": ("NormalEstimator", without("default_denoising_steps"), "json: default_denoising_steps is missing"),
+    "no size": (
+        "NormalEstimator",
+        without("default_processing_resolution"),
+        "processing_resolution is missing",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Estimated depth and normals of the views of a picture, up to the losses that compare with them."""
+"""Estimated depth and normals of views, from the networks to the losses that compare with them."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def make(maps: dict[str, Any] | None, **options: Any) -> ReferenceViews:
 
 
 def test_maps_of_the_networks(folder: Path) -> None:
-    """Depth grows with distance, whatever the network says; normals are the world's; both come from the cache."""
+    """Depth grows with distance for any network; normals are in world axes; both are cached."""
     write_estimator(folder / "dpt", SEED)
     write_normals(folder / "marigold", SEED, SIZE)
     views = make({"depth": "dpt", "normals": "marigold"}, held_out=False)
@@ -48,10 +48,10 @@ def test_maps_of_the_networks(folder: Path) -> None:
     assert views.depths is not None and views.normals is not None
     plain = make(None)
     assert plain.depths is None and torch.equal(plain.images, views.images)
-    before_grey = plain.over(0.5)
-    nearness = monocular.DepthEstimator("dpt", device=CPU)(before_grey)
+    over_grey = plain.over(0.5)
+    nearness = monocular.DepthEstimator("dpt", device=CPU)(over_grey)
     torch.testing.assert_close(views.depths, -nearness, rtol=1e-5, atol=1e-4)
-    seen = monocular.NormalEstimator("marigold", device=CPU)(before_grey)
+    seen = monocular.NormalEstimator("marigold", device=CPU)(over_grey)
     assert (views.normals.norm(dim=-1) - 1).abs().max() < 1e-4
     back = torch.einsum("vij,vhwi->vhwj", views.cameras.c2w[:, :3, :3], views.normals)  # into the camera's axes
     torch.testing.assert_close(back, seen, rtol=0, atol=1e-4)
@@ -61,7 +61,7 @@ def test_maps_of_the_networks(folder: Path) -> None:
 
 
 def test_views_that_no_loss_reads_are_not_estimated(folder: Path) -> None:
-    """Held-out ones; when they are trained on after all, what is in the cache is not taken for them."""
+    """Held-out views are skipped; if they are trained on later, the cached maps are not reused."""
     write_estimator(folder / "dpt", SEED)
     held_out, free = make({"depth": "dpt"}), make({"depth": "dpt"}, held_out=False)
     assert held_out.held_out.tolist() == [True] * 3 + [False] and not free.held_out.any()
@@ -71,7 +71,7 @@ def test_views_that_no_loss_reads_are_not_estimated(folder: Path) -> None:
 
 
 def test_axes_of_normals() -> None:
-    """A normal to the viewer points at the camera, one to the right along the image's rows, one up to its top."""
+    """Normals towards the viewer, right and up point at the camera, along image rows, and to the top."""
     views = make(None, held_out=False)
     estimator = object.__new__(registry.find("monocular", "map-estimator"))
     estimator.depth = None
@@ -84,7 +84,7 @@ def test_axes_of_normals() -> None:
 
 
 def test_losses_compare_with_them(folder: Path) -> None:
-    """A render of the estimated depth and normals has no loss, one turned inside out has the most."""
+    """A render with the estimated depth and normals has zero loss; one turned inside out has the maximum."""
     write_estimator(folder / "dpt", SEED)
     write_normals(folder / "marigold", SEED, SIZE)
     views = make({"depth": "dpt", "normals": "marigold"})
@@ -104,22 +104,22 @@ def test_losses_compare_with_them(folder: Path) -> None:
 
 @pytest.mark.parametrize(("held_out", "name"), [(True, "003.png"), (False, "000.png")])
 def test_depth_that_tells_nothing_is_refused(folder: Path, held_out: bool, name: str) -> None:
-    """Flat on the object, or no number: of a view that is trained on, by its name; nothing is cached."""
+    """Flat or non-finite depth of a training view is reported by the view's name; nothing is cached."""
     write_estimator(folder / "flat", SEED, flat=True)
     weights = write_estimator(folder / "broken", SEED) / "model.safetensors"
     state = load_file(weights)
     state["head.head.4.bias"].fill_(torch.nan)
     save_file(state, weights, metadata={"format": "pt"})
-    for estimator, fault in (("flat", "flat, which tells nothing"), ("broken", "not a finite number somewhere")):
-        with pytest.raises(InputError, match=rf"^views\.maps\.depth: estimated of {name}: {fault}"):
+    for estimator, fault in (("flat", "flat, so it says nothing"), ("broken", "not finite everywhere")):
+        with pytest.raises(InputError, match=rf"^views\.maps\.depth: depth of {name}: {fault}"):
             make({"depth": estimator}, held_out=held_out)
     assert not (cache_folder() / "view-maps").exists()
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({}, r"views\.maps\.depth: expected an estimator of depth, or one of normals"),
+    ({}, r"views\.maps\.depth: expected a depth estimator, or a normal estimator in normals"),
     ({"depth": "nowhere"}, "estimator: nowhere: no such folder"),
-    ({"normals": "."}, r"estimator: \.: no estimator of normals can be loaded"),
+    ({"normals": "."}, r"estimator: \.: cannot load a normal estimator"),
 ]
 
 

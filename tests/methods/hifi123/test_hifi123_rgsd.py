@@ -1,4 +1,4 @@
-"""RGSD: the loss is the distance from enhanced clean latents; modes alternate; texture learns, geometry does not."""
+"""RGSD: the loss is the distance from enhanced latents; modes alternate; texture learns, geometry does not."""
 
 import copy
 import itertools
@@ -59,7 +59,7 @@ def make(**others: Any) -> Any:
 
 @pytest.mark.parametrize("level", [0, 2, 3, 4])
 def test_identity(level: int) -> None:
-    """alpha || z - sg(x0) ||^2, where x0 follows from the state one level higher; no gradient passes the network."""
+    """Alpha || z - sg(x0) ||^2, with x0 from the state one level higher; no gradient passes through the network."""
     generator = torch.Generator().manual_seed(SEED)
     unet, grid = tiny_unet(generator), ddim.TimestepGrid.of(scaled_linear_alpha_bars(), 20)
     form = rgnv.Form.symmetric(5, guidance_scale=3.0, last_layers=2)
@@ -87,12 +87,12 @@ def test_identity(level: int) -> None:
     (gradient,) = torch.autograd.grad(loss, z)
     torch.testing.assert_close(gradient, 2 * alpha * mask * difference / z.numel(), rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(target.clean(), clean, rtol=1e-3, atol=1e-4, msg=f"seed {SEED}")
-    with pytest.raises(InputError, match="level: expected 0 to 4, got 5"):  # no step of sampling ends there
+    with pytest.raises(InputError, match="level: expected 0 to 4, got 5"):  # no sampling step ends there
         rgsd.enhanced_target(unet, z, *arguments, 5)
 
 
 def test_modes_alternate() -> None:
-    """Fixed cameras in turns at even steps, counted from the start; random ones at odd steps, of all levels."""
+    """Fixed cameras cycle over even steps, counted from the start; random ones use odd steps and all levels."""
     guidance, generator = make(start=7, elevations_deg=[-10, 60]), torch.Generator().manual_seed(SEED)
     guidance._reference_depth = torch.ones(1, 1, 8, 8)
     picture = views().cameras[[1]]
@@ -115,7 +115,7 @@ def test_modes_alternate() -> None:
 
 
 def run(guidance: Any, steps: int, generator: torch.Generator) -> list[tuple[Tensor, float]]:
-    """(gradient of the texture, images through the UNet) at each step, on new renders."""
+    """Return (gradient of the texture, images through the UNet) at each step, on new renders."""
     found, before = [], 0.0
     for step in range(steps):
         request = guidance.request(step, generator)
@@ -130,7 +130,7 @@ def run(guidance: Any, steps: int, generator: torch.Generator) -> list[tuple[Ten
 
 @pytest.mark.parametrize("prompt", ["", "owl"])
 def test_fixed_targets_are_made_once_or_anew_every_so_often(prompt: str) -> None:
-    """And the UNet's work is counted: inversion once, sampling twice where it is guided."""
+    """The UNet's work is counted: one image per inversion step, two per guided sampling step."""
     generator, per_step = torch.Generator().manual_seed(SEED), 2 if prompt else 1
     guidance = make(refresh_every=8, prompt=prompt)
     all_the_way = (LEVELS - 1) * (1 + per_step)
@@ -147,11 +147,11 @@ def test_fixed_targets_are_made_once_or_anew_every_so_often(prompt: str) -> None
 
 
 def test_a_flat_view_is_told_by_its_outline(caplog: pytest.LogCaptureFixture) -> None:
-    """And the log says so, once."""
+    """This is logged once."""
     guidance, generator = make(), torch.Generator().manual_seed(SEED)
     tilted, flat = (guidance._depths(fake_render(generator, flat=flat)) for flat in (False, True))
     guidance._depths(fake_render(generator, flat=True))
-    assert warnings(caplog) == ["RGSD: the depth of a render is flat; such views are told by their outlines"]
+    assert warnings(caplog) == ["RGSD: the depth of a render is flat; the outline is used for such views"]
     assert set(flat.unique().tolist()) == {-1.0, 1.0} and len(tilted.unique()) > 4
     assert torch.equal(flat, make(depth="mask")._depths(fake_render(generator)))
     with pytest.raises(InputError, match="depth of view 0: flat"):
@@ -160,7 +160,7 @@ def test_a_flat_view_is_told_by_its_outline(caplog: pytest.LogCaptureFixture) ->
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """All but that there is no prompt."""
+    """Return all warnings except that of the missing prompt."""
     return [
         record.message for record in caplog.records if record.levelname == "WARNING" and "prompt" not in record.message
     ]
@@ -169,7 +169,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.parametrize("depth", ["render", "mask"])
 @pytest.mark.parametrize("width", [0, 1])
 def test_a_turn_without_the_object_is_skipped(depth: str, width: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Out of sight, or flat and thinner than half a pixel of the latents: no end of the run, and a line in the log."""
+    """Out of view, or flat and thinner than half a latent pixel: the run continues, with one log line."""
     guidance, generator = make(depth=depth), torch.Generator().manual_seed(SEED)
 
     def thin(render: Render) -> Render:
@@ -194,15 +194,15 @@ def test_a_turn_without_the_object_is_skipped(depth: str, width: int, caplog: py
         request = unseen.request(0, generator)
         render = fake_render(generator, len(request.cameras))
         render.opacity[1] = 0
-        with pytest.raises(InputError, match="RGSD: the camera of the picture does not see the shape"):
+        with pytest.raises(InputError, match="RGSD: the input image's camera sees nothing"):
             unseen.losses(request, render)
 
 
-def test_without_a_prompt_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_prompt_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     make(prompt="owl")
     assert "prompt" not in caplog.text
     make()
-    assert "RGSD: no prompt, so guidance by text is off" in caplog.text
+    assert "RGSD: no prompt, so text guidance is off" in caplog.text
 
 
 def test_the_pictures_depth_is_asked_for_once() -> None:
@@ -255,7 +255,7 @@ def test_geometry_stays_texture_learns_and_a_resumed_stage_goes_on_exactly() -> 
 
 
 def test_texture_moves_towards_a_stored_target() -> None:
-    """Plain gradient descent on a fixed camera's picture lowers its distance from the target."""
+    """Plain gradient descent on a fixed camera's image reduces its distance from the target."""
     guidance, generator = make(), torch.Generator().manual_seed(SEED)
     render = fake_render(generator, len(guidance.request(0, generator).cameras))
     losses = []
@@ -269,9 +269,9 @@ def test_texture_moves_towards_a_stored_target() -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "long prompt": ({"prompt": "a" * TOKENS}, rf"texture\.prompt: {TOKENS} tokens, the text encoder takes at most"),
+    "long prompt": ({"prompt": "a" * TOKENS}, rf"texture\.prompt: expected at most {TOKENS - 2} tokens, got {TOKENS}"),
     "layers": ({"last_layers": 9}, r"texture\.last_layers: expected 1 to 7"),
-    "no state": ({"timesteps": [600, 700]}, r"texture\.timesteps: no state of 100 steps .* multiples of 10 up to 20"),
+    "no state": ({"timesteps": [600, 700]}, r"texture\.timesteps: expected a range with a multiple of 10 up to 20"),
     "levels": ({"levels": 101}, r"texture\.levels: expected 3 to 100, got 101"),
     "no fixed camera": ({"fixed_azimuths_deg": []}, r"texture\.fixed_azimuths_deg: expected at least 1"),
     "elevation": ({"elevations_deg": [0, 90]}, r"texture\.elevations_deg\[1\]: expected -89 to 89, got 90"),
@@ -289,7 +289,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("others", "message"), BAD.values(), ids=BAD)
 def test_bad_input(others: dict[str, Any], message: str) -> None:
-    """Told with the options: before views are made, of which guidance is built."""
+    """Reported when options are read, before views are made."""
     with pytest.raises(InputError, match=message) as error:
         parse(options(**others), CLS.Config, "texture")
     assert "\n" not in str(error.value)
@@ -302,14 +302,12 @@ def test_a_folder_is_opened_with_the_options(written: Path, tmp_path: Path) -> N
         parse(options(prior={"type": "sd2-depth", "weights": str(spoiled)}), CLS.Config, "texture")
 
 
-def test_lost_detail_of_the_picture_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_lost_detail_of_the_input_image_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     config = parse(options(), CLS.Config, "texture")
     for size, count in ((SIZE, 0), (48, 1)):
         CLS(config, views=views(size), device=CPU)
         assert len(warnings(caplog)) == count
-    assert warnings(caplog)[0].startswith(
-        "RGSD: views of 48x48 pixels are reduced to the 32x32 that the model works at"
-    )
+    assert warnings(caplog)[0].startswith("RGSD: views of 48x48 pixels are reduced to the model's 32x32")
 
 
 @pytest.mark.parametrize("given", [None, sphere_views(3, SIZE)], ids=["no views", "no picture"])

@@ -1,4 +1,4 @@
-"""HiFi-123's config from a picture to a file, with tiny networks, and its refinement after another method."""
+"""HiFi-123's config from image to mesh file, with tiny networks, and its refinement after another method."""
 
 import csv
 import math
@@ -25,7 +25,7 @@ from liftstudio.run.config import load_run_config
 CONFIGS = assets.packaged("configs")
 SEED = fresh_seed(__name__)
 COARSE, FINE = (f"system.stages.{stage}" for stage in ("coarse", "fine"))
-TINY_REFINEMENT = [  # of the state distillation with a tiny model
+TINY_REFINEMENT = [  # options of state distillation with a tiny model
     f"{FINE}.steps=4",
     f"{FINE}.geometry.resolution=12",
     f"{FINE}.guidance.texture.prior.weights=depth",
@@ -39,7 +39,7 @@ TINY_REFINEMENT = [  # of the state distillation with a tiny model
     "export.min_component_area=0",
 ]
 
-SV3D = [  # of its views and its fields with a tiny network
+SV3D = [  # options of views and fields with a tiny network
     "image=ball.png",
     "prior.weights=tiny.safetensors",
     "views.orbit.frames=5",
@@ -63,7 +63,7 @@ def losses(run: Path, name: str) -> list[float]:
 
 
 def check_run(run: Path, refinement: int) -> None:
-    """A textured mesh, and finite losses of both kinds of cameras of the refinement."""
+    """Check for a textured mesh, and finite losses of both kinds of cameras."""
     for name in ("texture/rgsd", "picture/rgb"):
         values = losses(run, name)
         assert len(values) >= refinement and all(math.isfinite(value) for value in values), f"seed {SEED}"
@@ -73,7 +73,8 @@ def check_run(run: Path, refinement: int) -> None:
 
 def test_hybrid_from_start_to_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Zero-1-to-3 and a text-to-image model with estimated depth and normals, as the config's notes have it, then state
-    distillation that leaves the shape alone."""
+    distillation that leaves the shape alone.
+    """
     write_tiny_zero123(here / "zero123", SEED)
     write_tiny_if(here / "if", SEED)
     write_estimator(here / "dpt", SEED)
@@ -124,7 +125,7 @@ def test_hybrid_from_start_to_file(here: Path, capsys: pytest.CaptureFixture[str
 
 
 def mixed() -> dict[str, Any]:
-    """SV3D's views, and its masked score distillation as the coarse stage; then HiFi-123's refinement."""
+    """Return a config of SV3D's views and masked score distillation, then HiFi-123's refinement."""
     first, second = (yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in ("sv3d-masked-sds", "hifi123"))
     stages = first["system"]["stages"]
     stages["coarse"]["guidance"]["unseen"] = stages["fine"]["guidance"]["unseen"]
@@ -133,7 +134,7 @@ def mixed() -> dict[str, Any]:
 
 
 def test_refinement_after_another_method(here: Path) -> None:
-    """A config of the blocks of two others is all it takes."""
+    """A config with blocks of two others suffices."""
     (here / "mixed.yaml").write_text(yaml.safe_dump(mixed(), sort_keys=False))
     write_tiny_sv3d(here / "tiny.safetensors", seed=SEED)
     options = [
@@ -150,7 +151,7 @@ def test_refinement_after_another_method(here: Path) -> None:
 
 
 def test_any_methods_views_are_enhanced_by_a_key(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """SV3D's views, repainted, are what a run learns from and shows; masks, cameras and the picture are as before."""
+    """A run trains on and writes the enhanced SV3D views; masks, cameras and the input image are unchanged."""
     write_tiny_sv3d(here / "tiny.safetensors", seed=SEED)
     config = ["--config", str(CONFIGS / "sv3d-masked-sds.yaml")]
     assert main([*config, "--views", *QUICK, *SV3D, "tag=plain"]) == 0, f"seed {SEED}"
@@ -180,7 +181,7 @@ def test_any_methods_views_are_enhanced_by_a_key(here: Path, capsys: pytest.Capt
 
 
 def test_what_is_not_there_is_told_before_views_are_made(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The folder of the last stage's model, though that stage is far away; and that of an estimator."""
+    """The missing folder of the last stage's model, and that of an estimator."""
     run = ["--config", str(CONFIGS / "hifi123.yaml"), "--train", *QUICK, "image=ball.png", *TINY_REFINEMENT]
     for option in (f"{FINE}.guidance.texture.prior.weights=nowhere", "views.maps={type: monocular, depth: nowhere}"):
         assert main([*run, option]) == BAD_INPUT

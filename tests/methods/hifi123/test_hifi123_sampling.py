@@ -1,4 +1,4 @@
-"""DDIM in both directions, guidance, and enhancement against plain compositions of the same steps."""
+"""DDIM in both directions, guidance, and enhancement compared with plain compositions of the same steps."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 
 SEED = fresh_seed(__name__)
-EXACT = {"rtol": 1e-9, "atol": 1e-9}  # of float64, through networks and some steps
+EXACT = {"rtol": 1e-9, "atol": 1e-9}  # float64, several steps
 
 
 def generator() -> torch.Generator:
@@ -37,7 +37,7 @@ class Scene:
         self.unet = tiny_unet(draws).double()
         self.latents, self.depths = randn(3, 4, 8, 8, draws=draws), randn(3, 1, 8, 8, draws=draws)
         self.prompts = model.Prompts(randn(1, 5, WIDTH, draws=draws), randn(1, 5, WIDTH, draws=draws))
-        self.calls: list[tuple[int, int]] = []  # batch and timestep of each call of the network
+        self.calls: list[tuple[int, int]] = []  # batch size and timestep of each network call
         self.unet.register_forward_pre_hook(lambda _, given: self.calls.append((len(given[0]), int(given[1]))))
 
     def prepared(self, levels: Any, form: Any, **options: Any) -> Any:
@@ -50,7 +50,7 @@ class Scene:
 
 
 def test_grid() -> None:
-    """The release's: from 0 in equal steps, and two levels of the least noise."""
+    """As in the release: equal steps from 0, and two levels of the lowest noise."""
     levels, alpha_bars = grid(50), scaled_linear_alpha_bars()
     assert levels.steps == 50 and levels.timesteps == tuple(range(0, 1000, 20))
     assert len(levels.alpha_bars) == 51 and levels.alpha_bars[0] == levels.alpha_bars[1]
@@ -62,7 +62,7 @@ def test_grid() -> None:
 
 
 def test_directions_are_inverse() -> None:
-    """Noise that does not depend on the state: what was inverted comes back."""
+    """With noise that does not depend on the state, inversion and sampling cancel."""
     levels, draws, told = grid(20), generator(), {"up": list[int](), "down": list[int]()}
     noise, latents = randn(1000, 2, 4, 4, 4, draws=draws), randn(2, 4, 4, 4, draws=draws)
 
@@ -78,7 +78,7 @@ def test_directions_are_inverse() -> None:
 
 @pytest.mark.parametrize("deviation", [0.5, 2.0])
 def test_inversion_of_a_known_distribution(deviation: float) -> None:
-    """Of normal data the noise in a state is known, and so is the flow: states keep their number of deviations."""
+    """For normal data noise and flow are known: states stay at the same number of standard deviations."""
     alpha_bars, levels = scaled_linear_alpha_bars().double(), grid(1000)
 
     def predict(state: Tensor, timestep: int) -> Tensor:
@@ -89,12 +89,12 @@ def test_inversion_of_a_known_distribution(deviation: float) -> None:
     final = ddim.invert(predict, latents, levels, 1000)[-1]
     alpha_bar = levels.alpha_bars[-1]
     expected = latents * (alpha_bar * deviation**2 + 1 - alpha_bar) ** 0.5 / deviation
-    # Of first order in the steps: about 1 % at 1000 of them. With sampling's sign or levels mixed up it is 50 %.
+    # First-order error: about 1 % at 1000 steps. With the sign or levels of sampling mixed up it is 50 %.
     torch.testing.assert_close(final, expected, rtol=0.03, atol=0)
 
 
 def test_sampling_in_parts() -> None:
-    """Whole, in two calls, and step by step are the same; what is told of a step is consistent."""
+    """One call, two calls and single steps agree; the callback's values are consistent."""
     levels, draws = grid(10), generator()
     state, mix = randn(1, 4, 4, 4, draws=draws), randn(4, 4, draws=draws) / 4
     predict = lambda x, t: torch.einsum("ij,bjhw->bihw", mix, x) * t / 1000  # noqa: E731
@@ -137,7 +137,7 @@ def test_gradients_end_here() -> None:
 @pytest.mark.parametrize("scale", [1.0, 7.5])
 @torch.no_grad()
 def test_guidance(scale: float, references: int) -> None:
-    """One call has what separate calls have; the reference is there once."""
+    """One call equals separate calls, with the reference evaluated once."""
     scene = Scene()
     arguments = scene.unet, scene.latents, 300, scene.depths
     found = model.guided_epsilon(*arguments, scene.prompts, scale, references)
@@ -154,13 +154,13 @@ def test_guidance(scale: float, references: int) -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 7.5])
 @torch.no_grad()
-def test_the_reference_is_needed_once(scale: float) -> None:
-    """As in the release's batch of four, where both halves of guidance have a reference of their own."""
+def test_the_reference_is_evaluated_once(scale: float) -> None:
+    """Equals the release's batch of four, in which each half of guidance has its own reference."""
     scene = Scene()
     depths, states, texts = scene.depths[:2], scene.latents[:2], scene.prompts
     predict = model.beside_reference(scene.unet, depths, texts, scale, 301, last_layers=3)
     found = predict(states, 300)
-    with injection.injection(scene.unet, 3):  # in its order, the first is the reference of both halves
+    with injection.injection(scene.unet, 3):  # the first of the batch is the reference of both halves
         four = torch.cat([texts.empty, texts.empty, texts.empty, texts.target])
         every = model.estimate_epsilon(scene.unet, states.repeat(2, 1, 1, 1), 300, depths.repeat(2, 1, 1, 1), four)
     empty, target = every.chunk(2)
@@ -180,7 +180,7 @@ FORMS = {
 @pytest.mark.parametrize("stored", [True, False], ids=["stored", "drifting"])
 @torch.no_grad()
 def test_enhancement(form: str, options: tuple[int, ...], stored: bool) -> None:
-    """The cached reference gives what the reference in the batch gives, for several views at once."""
+    """A cached reference and one in the batch give the same result, for several views at once."""
     scene, levels = Scene(), grid(8)
     wanted = getattr(rgnv.Form, form)(*options, guidance_scale=3.0, last_layers=3)
     inverting = model.inverting(scene.unet, scene.depths, scene.prompts.empty)
@@ -195,7 +195,7 @@ def test_enhancement(form: str, options: tuple[int, ...], stored: bool) -> None:
     scene.calls.clear()
     enhanced = scene.enhanced(levels, wanted, stored=stored)
     torch.testing.assert_close(enhanced, both[1:], **EXACT, msg=f"seed {SEED}")
-    real = wanted.levels - 1  # steps that are evaluated; with stored states the reference passes only those it is for
+    real = wanted.levels - 1  # evaluated steps; with stored states, only the injected ones for the reference
     walked = max(wanted.injected - 1, 0) if stored else real
     batches = [batch for batch, _ in scene.calls]
     assert batches == [1] * (real + walked) + [2] * real + [4] * real
@@ -216,7 +216,7 @@ def test_views_do_not_depend_on_one_another() -> None:
 def test_missing_layers_are_refused_before_the_work() -> None:
     scene = Scene()
     form = rgnv.Form.symmetric(4, last_layers=9)
-    with pytest.raises(InputError, match="last_layers: expected 1 to 7, the UNet's layers with self-attention, got 9"):
+    with pytest.raises(InputError, match="last_layers: expected 1 to 7, the UNet's self-attention layers, got 9"):
         scene.prepared(grid(6), form)
     assert not scene.calls
 
@@ -224,7 +224,7 @@ def test_missing_layers_are_refused_before_the_work() -> None:
 @pytest.mark.parametrize("inside", [0.0, 1.0])
 @torch.no_grad()
 def test_exchange(inside: float) -> None:
-    """Nothing put in: the reference goes on; all put in: as if the views had begun there."""
+    """With an empty mask the reference continues; with a full one, views are as if started at that level."""
     scene, levels = Scene(), grid(8)
     inverting = model.inverting(scene.unet, scene.depths, scene.prompts.empty)
     states = ddim.invert(inverting, scene.latents, levels, 8)

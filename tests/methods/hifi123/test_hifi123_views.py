@@ -1,4 +1,4 @@
-"""RGNV on generated views: it repaints them inside their masks and keeps the picture, is cached, and refuses early."""
+"""RGNV on generated views: repaints inside masks, keeps the input image, is cached, and reports errors early."""
 
 import logging
 import shutil
@@ -27,7 +27,7 @@ from liftstudio.priors.samplers import scaled_linear_alpha_bars
 
 SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
-SIZE = 32  # pixels across the views: what the tiny model is made for
+SIZE = 32  # pixels across the views, the resolution of the tiny model
 BYTE = 1 / 255
 
 
@@ -38,12 +38,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def folder(written: Path, ball_folder: Path) -> Path:
-    """A picture, the prior's weights, and a copy of the model to spoil."""
+    """An image, the prior's weights, and a copy of the model, to be damaged."""
     return Path(shutil.copytree(written, ball_folder / "tiny"))
 
 
 def source(name: str = "sv3d-views", enhance: dict[str, Any] | None = None, **options: Any) -> Any:
-    """A source of the ball's views; `enhance`: options of rgnv beside those of a quick run, None: no enhancement."""
+    """Return a source of the ball's views; `enhance`: options of rgnv besides those of a quick run, None: none."""
     data: dict[str, Any] = {"image": "ball.png", "steps": 2, "resolution": SIZE, **options}
     data["prior"] = {"type": "tiny-ball", "weights": "ball.safetensors"}
     data |= {"orbit": {"frames": 4}} if name == "sv3d-views" else {"count": 3, "instances": 1}
@@ -60,7 +60,7 @@ def make(name: str = "sv3d-views", enhance: dict[str, Any] | None = None, **opti
 
 @pytest.fixture
 def no_camera_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ball's prior is as particular about cameras as SV3D."""
+    """Disable the camera check of the ball's prior, which is as strict as SV3D's."""
     monkeypatch.setattr(TinyBall, "check_cameras", lambda *_: None)
 
 
@@ -85,7 +85,7 @@ def test_views_change_inside_their_masks_and_the_picture_stays(name: str, resolu
 
 @pytest.mark.parametrize("start_step", [0, 2])
 def test_the_result_is_that_of_the_functions(start_step: int) -> None:
-    """The plug-in against the pure functions, all views at once, where the object is opaque."""
+    """The plug-in equals the pure functions on all views at once, where the object is opaque."""
     options = {"prompt": "owl", "start_step": start_step, "guidance_scale": 3.0, "prior": {"chunk": 2}}
     plain, enhanced = make(), make(enhance=options)
     parts = checkpoint.open_folder("tiny")
@@ -101,16 +101,16 @@ def test_the_result_is_that_of_the_functions(start_step: int) -> None:
     found = rgnv.enhance(unet, latents[:-1], depths[:-1], prompts, reference, grid, form)
     solid = (plain.masks[:-1] == 1)[..., 0]
     wanted, got = model.decode(vae, found)[solid], enhanced.images[:-1][solid]
-    # Half a step of the cache's bytes, and the rounding of batches of other sizes.
+    # Half an 8-bit step of the cache, and rounding differences between batch sizes.
     torch.testing.assert_close(got, wanted, rtol=0, atol=0.51 * BYTE + 1e-4, msg=f"seed {SEED}")
 
 
 @pytest.mark.parametrize(("start_step", "prompt"), [(0, ""), (3, "owl"), (4, "")])
 @pytest.mark.parametrize("stored", [True, False])
-def test_progress_is_that_of_the_networks_calls(
+def test_progress_follows_the_network_calls(
     start_step: int, prompt: str, stored: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It ends at 100 % at the very last call, however many there are."""
+    """It reaches 100 % at the last call, however many there are."""
     options = {"start_step": start_step, "prompt": prompt, "stored_reference": stored, "prior": {"chunk": 2}}
     with caplog.at_level(logging.INFO, "liftstudio"):
         make(enhance=options)
@@ -120,7 +120,7 @@ def test_progress_is_that_of_the_networks_calls(
 
 
 def test_a_reference_that_is_sampled_gives_other_views() -> None:
-    """In long steps, by which what is sampled drifts away from what was inverted."""
+    """With long steps, so that sampling drifts away from inversion."""
     far = {"steps": 10, "levels": 8}
     stored, sampled = make(enhance={**far}), make(enhance={**far, "stored_reference": False})
     for views in (stored, sampled):
@@ -130,15 +130,13 @@ def test_a_reference_that_is_sampled_gives_other_views() -> None:
 
 
 @pytest.mark.parametrize(("resolution", "count"), [(SIZE, 0), (48, 1)])
-def test_lost_detail_is_told_once(resolution: int, count: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_lost_detail_is_logged_once(resolution: int, count: int, caplog: pytest.LogCaptureFixture) -> None:
     make(enhance={}, resolution=resolution)
     said = [text for text in caplog.messages if text.startswith("enhance: views of ")]
-    assert said == count * [
-        "enhance: views of 48x48 pixels are reduced to the 32x32 that the model works at; finer detail is lost"
-    ]
+    assert said == count * ["enhance: views of 48x48 pixels are reduced to the model's 32x32; finer detail is lost"]
 
 
-def test_what_overflows_is_not_painted(folder: Path) -> None:
+def test_overflow_is_an_error(folder: Path) -> None:
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     state = load_file(path)
     state["conv_out.bias"].fill_(torch.inf)
@@ -177,7 +175,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("change", [*CHANGES, "unet", "vae", "text_encoder", "tokenizer", "merges"])
-def test_what_decides_the_result_is_in_its_name(change: str, folder: Path) -> None:
+def test_the_cache_key_has_all_that_determines_the_result(change: str, folder: Path) -> None:
     def fingerprint(options: dict[str, Any]) -> Any:
         return source(enhance=options).config.enhance.build(device=CPU).fingerprint()
 
@@ -192,8 +190,8 @@ def test_what_decides_the_result_is_in_its_name(change: str, folder: Path) -> No
     assert fingerprint(CHANGES.get(change, {})) != first
 
 
-def test_other_options_and_views_make_it_anew() -> None:
-    """The prior's own views are made again only for what decides those."""
+def test_changed_options_and_views_are_enhanced_again() -> None:
+    """The prior's own views are sampled again only if their own options change."""
     make(enhance={})
     make(enhance={"levels": 3})
     assert entries() == 2 and len(TinyBall.prompts) == 1
@@ -203,7 +201,7 @@ def test_other_options_and_views_make_it_anew() -> None:
 
 
 def test_depth_from_an_estimator(folder: Path) -> None:
-    """Estimated depth, near is 1, changes the result; other weights of the estimator are another result."""
+    """Estimated depth, 1 for near, changes the result, and so do other weights of the estimator."""
     by_mask = make(enhance={})
     write_estimator(Path("dpt"), SEED)
     by_depth = make(enhance={"estimator": "dpt"})
@@ -214,17 +212,17 @@ def test_depth_from_an_estimator(folder: Path) -> None:
     assert estimator.meaning == "disparity" and values.shape == (2, 32, 32, 1) and values.dtype == torch.float32
     from transformers import DPTForDepthEstimation
 
-    pixels = 2 * images.permute(0, 3, 1, 2) - 1  # its mean and deviation are a half
+    pixels = 2 * images.permute(0, 3, 1, 2) - 1  # its mean and standard deviation are 0.5
     with torch.no_grad():
         wanted = DPTForDepthEstimation.from_pretrained("dpt")(pixels).predicted_depth
     torch.testing.assert_close(values[..., 0], wanted, rtol=1e-4, atol=1e-3, msg=f"seed {SEED}")
     write_estimator(Path("dpt"), SEED, flat=True)
-    with pytest.raises(InputError, match="depth of view 0: flat, which tells nothing; use the mask alone"):
+    with pytest.raises(InputError, match="depth of view 0: flat, so it says nothing about the shape"):
         make(enhance={"estimator": "dpt"})
 
 
 def test_depth_from_marigold() -> None:
-    """A random pipeline of diffusers is recognised by its folder; its noise is always the same."""
+    """A random diffusers pipeline is recognised by its folder; its noise is always the same."""
     generator = torch.Generator().manual_seed(SEED)
     write_marigold(Path("marigold"), SEED, "depth", SIZE)
     estimator = monocular.DepthEstimator("marigold", device=CPU)
@@ -250,20 +248,20 @@ def untouched(folder: Path) -> None:
 BAD: dict[str, tuple[dict[str, Any], Callable[[Path], None], str]] = {
     "no folder": ({"prior": {"weights": "nowhere"}}, untouched, "nowhere: no such folder; stable-diffusion-2-depth is"),
     "no network": ({}, no_unet, r"unet/config\.json: no such file or folder; stable-diffusion-2"),
-    "long prompt": ({"prompt": "a" * TOKENS}, untouched, f"prompt: {TOKENS} tokens, the text encoder takes at most"),
+    "long prompt": ({"prompt": "a" * TOKENS}, untouched, f"prompt: expected at most {TOKENS - 2} tokens, got {TOKENS}"),
     "many layers": (
         {"last_layers": 8},
         untouched,
-        "last_layers: expected 1 to 7, the UNet's layers with self-attention",
+        "last_layers: expected 1 to 7, the UNet's self-attention layers",
     ),
     "cross-attention": (
         {"last_layers": 7},
         no_self_attention,
         r"layer \d of the UNet .* has no self-attention",
     ),
-    "large": ({"resolution": 64}, untouched, "resolution: 64x64 pixels; the encoder takes at most 32x32"),
+    "large": ({"resolution": 64}, untouched, "resolution: expected at most 32x32 pixels, got 64x64"),
     "small": ({"resolution": 8}, untouched, "resolution: expected 16 or more, got 8"),
-    "odd": ({"resolution": 30}, untouched, "resolution: 30x30 pixels; the encoder takes multiples of 4 only"),
+    "odd": ({"resolution": 30}, untouched, "resolution: expected multiples of 4 pixels, got 30x30"),
     "levels": ({"levels": 101}, untouched, r"views\.enhance\.levels: expected 2 to 100, got 101"),
     "start": ({"start_step": 5}, untouched, r"views\.enhance\.start_step: expected 0 to 4, got 5"),
     "chunk": ({"prior": {"chunk": 0}}, untouched, r"views\.enhance\.prior\.chunk: expected 1 or more"),
@@ -273,7 +271,7 @@ BAD: dict[str, tuple[dict[str, Any], Callable[[Path], None], str]] = {
         r"enhance\.prior\.type: unknown depth-prior 'toys'",
     ),
     "estimator": ({"estimator": "nowhere"}, untouched, "estimator: nowhere: no such folder"),
-    "no estimator": ({"estimator": "tiny"}, untouched, "estimator: tiny: no depth estimator can be loaded"),
+    "no estimator": ({"estimator": "tiny"}, untouched, "estimator: tiny: cannot load a depth estimator"),
 }
 
 
@@ -302,8 +300,8 @@ def test_views_of_a_text_are_refused_before_they_are_made(monkeypatch: pytest.Mo
     assert not TinyBall.prompts
 
 
-def test_the_bundled_model_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    """Without options the model that comes with the project is used, and the log says openly which one it is."""
+def test_the_bundled_model_is_logged(folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """Without options the bundled model is used, and the log says so."""
     from liftstudio.core import assets
 
     package.package(Path("tiny"), Path("assets/priors/depth-tiny"))
@@ -314,4 +312,4 @@ def test_the_bundled_model_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch
     with caplog.at_level(logging.INFO, "liftstudio"):
         views = cls(parse(data, cls.Config, "views"), device=CPU).load()
     assert len(views) == 2 and "enhance: depth prior asset://priors/depth-tiny" in caplog.text
-    assert "stands in for Stable Diffusion 2's depth model" in caplog.text
+    assert "a stand-in for Stable Diffusion 2's depth model" in caplog.text

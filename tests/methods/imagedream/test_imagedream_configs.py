@@ -1,4 +1,4 @@
-"""ImageDream's and MVDream's configs say what the released ones say, and what the bundled prior was trained for."""
+"""ImageDream's and MVDream's configs match the released ones and what the bundled prior was trained for."""
 
 import math
 from dataclasses import fields
@@ -22,7 +22,7 @@ from liftstudio.training.rigs import RigConfig
 
 CPU = torch.device("cpu")
 LENGTH = 1.8  # of an object here; in the released configurations it is 1
-LATENTS = 4096  # numbers of a view's latents: score distillation is a mean here and a sum there
+LATENTS = 4096  # elements of a view's latents: score distillation is a mean here and a sum there
 OFFICIAL = ("imagedream", "mvdream")
 # The released configurations (imagedream-sd21-shading.yaml; that of MVDream), in their own units.
 RELEASED: dict[str, dict[str, Any]] = {
@@ -76,7 +76,7 @@ def test_guidance_and_its_schedules(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_views_show_as_much_as_the_guidances_do(name: str) -> None:
+def test_views_show_as_much_as_the_guidance_renders(name: str) -> None:
     config = find(f"{name}-views", "views").Config
     half_view = config.distance * math.tan(math.radians(config.fov_deg / 2))
     low, high = (LENGTH * half for half in RELEASED[name]["half_view"])
@@ -140,8 +140,8 @@ def test_light_and_background(name: str) -> None:
     assert [material.shaded(step) for step in (0, 5000, 5001, coarse.steps)] == [0, 0, 0.75, 0.75]
 
 
-def test_the_caption_is_the_users() -> None:
-    """Of a picture that is not the shipped one nothing is said on its behalf."""
+def test_there_is_no_default_caption_for_the_users_image() -> None:
+    """There is no default caption for the user's own image."""
     config = load("imagedream")
     assert config.prompt == "" and config.views is not None and config.views.options.prior.options.prompt == ""
 
@@ -172,13 +172,13 @@ def test_shading_goes_on_in_the_next_stage(monkeypatch: pytest.MonkeyPatch) -> N
         system.enter(name)
         for step in range(2):
             system.step(step)
-    system.enter("second", system.state())  # as a run does that goes on
+    system.enter("second", system.state())  # as in a resumed run
     system.step(1)
     assert steps == [0, 1, 2, 3, 3]
 
 
 def warnings_of_toys(caplog: pytest.LogCaptureFixture, prompt: tuple[float, float, float], fov_deg: Any) -> str:
-    """What is warned of for a picture from (azimuth, elevation) of a field of view, and views of others, degrees."""
+    """Return the warnings for an image at (azimuth, elevation, field of view), and views of other fields of view."""
     prior = ToysPrior.__new__(ToysPrior)
     azimuth, elevation, own_fov = (torch.tensor([angle]) for angle in prompt)
     cameras = [orbit_cameras(torch.zeros(1), torch.zeros(1), 3.0, fov, 8, 8) for fov in fov_deg]

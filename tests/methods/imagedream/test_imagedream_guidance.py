@@ -31,7 +31,7 @@ from liftstudio.priors.samplers import scaled_linear_levels
 
 SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
-SIZE = 32  # of the miniature's pictures
+SIZE = 32  # pixels across the miniature's images
 FRAMES = 4
 
 
@@ -55,7 +55,7 @@ def toys(prompt: str = "") -> ComponentSpec:
 
 
 def with_picture(size: int = SIZE) -> ReferenceViews:
-    """From the front, at 5 degrees."""
+    """Return views with an input image from the front, at elevation 5."""
     views = sphere_views(3, size)
     front = orbit_cameras(torch.zeros(1), torch.full((1,), 5.0), 3.0, 48.0, size, size)
     return replace(views, cameras=concatenate([views.cameras[:2], front]), input_view=2)
@@ -73,7 +73,7 @@ def generator(seed: int = SEED) -> torch.Generator:
 
 
 def render_of(rgba: Tensor, background: Tensor | float = 1.0) -> Render:
-    """A render of straight colours and opacities [T, H, W, 4] over a background."""
+    """Return a render of straight colours and opacities [T, H, W, 4] over a background."""
     rgb, opacity = rgba.split([3, 1], dim=-1)
     behind = torch.as_tensor(background).expand_as(rgb)
     foreground = rgb * opacity
@@ -85,14 +85,14 @@ def pixels(count: int = FRAMES, size: int = SIZE) -> Tensor:
 
 
 def drawn(cameras: Cameras) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Azimuth, elevation, field of view and half view of each four's views, [O, 4]."""
+    """Return azimuth, elevation, field of view and half view [O, 4] of each set of four views."""
     half_view = cameras.distance * torch.tan(torch.deg2rad(cameras.fov_deg / 2))
     columns = (cameras.azimuth_deg, cameras.elevation_deg, cameras.fov_deg, half_view)
     return tuple(column.unflatten(0, (-1, FRAMES)) for column in columns)  # type: ignore[return-value]
 
 
 def test_cameras(folder: Path) -> None:
-    """Four at right angles that share all else; what they share is spread as it should be."""
+    """Four views at right angles share all else; what they share has the right distribution."""
     low, high = 5.0, 60.0
     config = {"elevation_range_deg": (low, high), "fov_range_deg": (40.0, 50.0), "half_view_range": (1.0, 1.5)}
     guidance = make(prior_of(folder, "tiny-ipmv"), views=with_picture(), views_per_step=[4 * 600], **config)
@@ -117,7 +117,7 @@ def test_cameras(folder: Path) -> None:
 
 
 def test_official_ranges_in_this_world(folder: Path) -> None:
-    """Half a view shows 0.6 to 0.75 there, where objects are 1 long, not 1.8; the first step is like any other."""
+    """Half a view officially shows 0.6 to 0.75, with objects 1 long, not 1.8; the first step is like any other."""
     guidance = make(prior_of(folder, "tiny-ipmv"), views=with_picture())
     _, elevation, fov, half_view = drawn(guidance.request(0, generator()).cameras)
     for values, low, high in ((elevation, 0, 5), (fov, 45, 50), (half_view / 1.8, 0.6, 0.75)):
@@ -183,7 +183,7 @@ def count_calls(module: torch.nn.Module) -> list[int]:
 
 
 def test_the_picture_is_encoded_when_the_grey_is_new(folder: Path) -> None:
-    """And nothing is ever decoded."""
+    """Nothing is ever decoded."""
     guidance = make(prior_of(folder, "tiny-ipmv", ip_weight=0.9), views=with_picture(), random_background=0.0)
     looked, decoded = count_calls(guidance.prior.tower), count_calls(guidance.prior.vae.decoder)
     rgba, draw = pixels().detach(), generator()
@@ -205,7 +205,7 @@ def test_the_grey_is_the_mean_of_views_pixels_and_channels(folder: Path) -> None
 
 
 def test_random_backgrounds(folder: Path) -> None:
-    """One colour for all views of a step, in the wanted share of the steps; it stands behind renders and picture."""
+    """One colour for all views of a step, in the set share of steps, behind both renders and input image."""
     guidance, draw = make(prior_of(folder, "tiny-ipmv-local"), views=with_picture(), random_background=0.3), generator()
     render = render_of(pixels().detach(), 0.25)
     colors = []
@@ -259,7 +259,7 @@ def test_mvdream_needs_no_picture(folder: Path) -> None:
 
 
 def test_toys_stand_in_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
-    """Over white whatever the background, with guidance by its estimate without the picture; the text does nothing."""
+    """Over white for any background, guided by its estimate without the image; the text has no effect."""
     caplog.set_level("INFO", "liftstudio")
     text = 'a "robot": 1 + 1'
     guidance = make(toys(text), views=with_picture(64), guidance_scale=2.0, rescale=0.5)
@@ -306,12 +306,17 @@ def test_the_guidance_must_fit_the_weights(folder: Path) -> None:
     published = folder / "sd-v2.1-base-4view-ipmv.safetensors"
     published.symlink_to(folder / "tiny-ipmv.safetensors")
     cases = [
-        ("imagedream-sds", prior_of(folder, "tiny-4view"), with_picture(), "takes no picture; .* 'mvdream-sds'"),
-        ("mvdream-sds", toys(), with_picture(64), "toys .* wants a picture; .* 'imagedream-sds'"),
-        ("mvdream-sds", prior_of(folder, "tiny-ipmv"), with_picture(), "wants a picture; .* 'imagedream-sds'"),
+        ("imagedream-sds", prior_of(folder, "tiny-4view"), with_picture(), "takes no image; .* 'mvdream-sds'"),
+        ("mvdream-sds", toys(), with_picture(64), "toys .* needs an image; .* 'imagedream-sds'"),
+        ("mvdream-sds", prior_of(folder, "tiny-ipmv"), with_picture(), "needs an image; .* 'imagedream-sds'"),
         ("imagedream-sds", prior_of(folder, "tiny-ipmv"), None, "needs an input picture; add a 'views:' block"),
         ("imagedream-sds", prior_of(folder, published.stem, mode="local"), with_picture(), "mode: expected pixel"),
-        ("mvdream-sds", prior_of(folder, "tiny-4view", prompt=""), None, "prompt: .* say which object"),
+        (
+            "mvdream-sds",
+            prior_of(folder, "tiny-4view", prompt=""),
+            None,
+            "prompt: expected a description of the object",
+        ),
     ]
     for kind, prior, views, message in cases:
         with pytest.raises(InputError, match=message):
@@ -319,7 +324,7 @@ def test_the_guidance_must_fit_the_weights(folder: Path) -> None:
 
 
 def test_a_perspective_the_prior_does_not_know(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Said once, with the whole range and what it was trained for."""
+    """Logged once, with the whole range and the trained one."""
     make(prior_of(folder, "tiny-ipmv"), views=with_picture())
     assert "trained" not in caplog.text
     ranges = {"elevation_range_deg": (-10.0, 40.0), "fov_range_deg": (30.0, 50.0)}
@@ -329,11 +334,11 @@ def test_a_perspective_the_prior_does_not_know(folder: Path, caplog: pytest.LogC
     )
     assert "field of view: 30 to 50 degrees" in caplog.text and caplog.text.count("trained") == 2
     make(prior_of(folder, "tiny-ipmv"), views=with_picture(), elevation_range_deg=(10.0, 20.0))
-    assert "elevation of the picture: 5 degrees, the views from 10 to 20" in caplog.text
+    assert "elevation of the input image: 5 degrees, but views from 10 to 20" in caplog.text
     assert caplog.text.count("trained") == 3
 
 
-def test_the_prior_is_opened_once_and_for_all_that_ask(folder: Path) -> None:
+def test_the_prior_is_opened_once_and_shared(folder: Path) -> None:
     first = open_prior(prior_of(folder, "tiny-ipmv-local"), CPU)
     assert open_prior(prior_of(folder, "tiny-ipmv-local"), CPU) is first
     assert first.frames == conditioning.VIEWS == FRAMES

@@ -35,7 +35,7 @@ SMALL = [
 
 @pytest.mark.parametrize("name", ["tiny-ipmv", "tiny-ipmv-local"])
 def test_official_networks_from_start_to_file(here: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The official config with other weights, through all of its resolutions, and with a prompt too long."""
+    """The official config with other weights, through all its resolutions, and with an overlong prompt."""
     write_tiny_imagedream(here / f"{name}.safetensors", seed=SEED)
     write_tiny_text(here / "text", seed=SEED)
     write_ball(here / "ball.png")
@@ -50,7 +50,7 @@ def test_official_networks_from_start_to_file(here: Path, name: str, capsys: pyt
     ]
     assert main(["--config", OFFICIAL, "--train", *QUICK, *SMALL, *options]) == 0
     said = capsys.readouterr()
-    assert "prompt: too long, only its first 10 tokens" in said.out + said.err
+    assert "prompt: too long, only the first 10 tokens" in said.out + said.err
     mode = "local" if "local" in name else "pixel"
     assert f"guidance: prior ImageDream ({mode}, {name}.safetensors)" in said.out
     (run,) = (here / "runs").glob("*/a")
@@ -60,7 +60,7 @@ def test_official_networks_from_start_to_file(here: Path, name: str, capsys: pyt
 
 
 def test_of_a_text_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """MVDream's four views, and a mesh, without a picture."""
+    """MVDream's four views and a mesh, without an input image."""
     write_tiny_imagedream(here / "tiny-4view.safetensors", seed=SEED, image=False)
     write_tiny_text(here / "text", seed=SEED)
     options = ["prompt=a: 'b' \"c\"", "prior.weights=tiny-4view.safetensors", *QUICK, *SMALL]
@@ -119,7 +119,7 @@ def test_a_picture_where_a_text_is_needed(here: Path, capsys: pytest.CaptureFixt
 
 
 def picture_options(here: Path, name: str, mode: str) -> list[str]:
-    """Options as the errors advise them, for weights of that name."""
+    """Return the options that the errors advise, for weights of that name."""
     write_tiny_imagedream(here / f"{name}.safetensors", seed=SEED)
     write_tiny_text(here / "text", seed=SEED)
     write_ball(here / "ball.png")
@@ -128,21 +128,21 @@ def picture_options(here: Path, name: str, mode: str) -> list[str]:
 
 
 def test_a_mode_that_is_not_the_files(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Refused where the file's name is a published one."""
+    """An error if the file has a published name."""
     options = picture_options(here, "sd-v2.1-base-4view-ipmv", "local")
     for command in ("--train", "--views"):
         assert main(["--config", OFFICIAL, command, *options, "prompt=a ball", *QUICK]) == 2
         errors = capsys.readouterr().err
-        assert errors.count("error: ") == 1 and "mode: expected pixel, as sd-v2.1-base-4view-ipmv.safetensors" in errors
+        assert errors.count("error: ") == 1 and "mode: expected pixel, the mode of sd-v2.1" in errors
     assert not (here / "runs").exists()
 
 
-def test_doubts_are_said_every_time(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The official config has no caption of its own; a mode goes before a hint of a name. Also from the cache."""
+def test_warnings_are_repeated_in_every_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Missing captions and a mode that overrides the name's hint are warned of, also when views are cached."""
     options = picture_options(here, "tiny-ipmv", "local")
     for tag in ("made", "cached"):
         assert main(["--config", OFFICIAL, "--views", *options, f"tag={tag}"]) == 0
         said = capsys.readouterr()
         assert ("from the cache" in said.out) == (tag == "cached")
-        for doubt in ("no prompt; a few words that say what the picture shows", "the name of tiny-ipmv.safetensors sp"):
+        for doubt in ("no prompt; a short description of the object", "the name of tiny-ipmv.safetensors su"):
             assert said.err.count(doubt) == 1, said.err

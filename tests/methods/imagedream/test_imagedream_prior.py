@@ -1,4 +1,4 @@
-"""ImageDream and MVDream as a prior: miniatures in the official layouts, from the file to estimates."""
+"""ImageDream and MVDream as priors: miniatures in the official layouts, from file to estimates."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ CAPTION = "a cat"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of ImageDream and MVDream under their official names, and a text tower."""
+    """Files of ImageDream and MVDream under their official names, and a text encoder."""
     folder = tmp_path_factory.mktemp("imagedream")
     write_tiny_imagedream(folder / "tiny-ipmv.safetensors", seed=SEED)
     write_tiny_imagedream(folder / "tiny-4view.safetensors", seed=SEED, image=False)
@@ -84,7 +84,7 @@ def latents_of(prior: Any, generator: torch.Generator, count: int = FRAMES) -> T
     return torch.randn(count, *prior.latent_shape, generator=generator)
 
 
-def test_modes_by_the_files(pixel: Any, local: Any, text_only: Any) -> None:
+def test_modes_are_read_from_the_files(pixel: Any, local: Any, text_only: Any) -> None:
     assert [prior.mode for prior in (pixel, local, text_only)] == ["pixel", "local", "text"]
     assert pixel.name == "ImageDream (pixel, tiny-ipmv.safetensors)"
     assert text_only.name == "MVDream (text, tiny-4view.safetensors)"
@@ -95,7 +95,7 @@ def test_modes_by_the_files(pixel: Any, local: Any, text_only: Any) -> None:
 
 
 class Listed(Weights):
-    """A weight file of which only the name and some keys are at hand; the public conversion's have no prefix."""
+    """A weight file of which only the name and some keys are available; those of the conversion have no prefix."""
 
     def __init__(self, name: str, metadata: dict[str, str]) -> None:
         self.path, self.metadata = Path(name), metadata
@@ -112,16 +112,16 @@ class Listed(Weights):
         ("imagedream-ipmv-diffusers/unet/diffusion_pytorch_model.safetensors", {}, "auto", "pixel"),
         ("model.pt", {}, "local", "local"),
         ("model.pt", {"mode": "local"}, "auto", "local"),
-        ("model.pt", {}, "auto", r"with the prior's type: imagedream, say mode: pixel .* or mode: local"),
-        ("ipmv/model.pt", {}, "auto", r"neither its weights nor its name tell"),
+        ("model.pt", {}, "auto", r"with the prior's type: imagedream, set mode: pixel .* or mode: local"),
+        ("ipmv/model.pt", {}, "auto", r"cannot tell the mode from its weights or its name"),
         ("ipmv-local/my-ipmv.pt", {}, "auto", "pixel"),
         ("models--o--my-ipmv-local/snapshots/01ab/unet/model.safetensors", {}, "auto", "local"),
         ("my-ipmv/unet/my-ipmv-local.pt", {}, "auto", "local"),
-        ("my-ipmv/unet/model.pt", {}, "auto", r"neither its weights nor its name tell"),
-        ("my-ipmv.pt", {"mode": "local"}, "pixel", r"mode: expected local, as .* is of that, got pixel"),
-        ("sd-v2.1-base-4view-ipmv.pt", {}, "local", r"mode: expected pixel, as .*ipmv\.pt is of that, got local"),
-        ("sd-v2.1-base-4view-ipmv-local.pt", {}, "pixel", r"mode: expected local, as .* is of that, got pixel"),
-        ("model.pt", {}, "text", r"mode: expected pixel or local, as .* is of that, got text"),
+        ("my-ipmv/unet/model.pt", {}, "auto", r"cannot tell the mode from its weights or its name"),
+        ("my-ipmv.pt", {"mode": "local"}, "pixel", r"mode: expected local, the mode of .*, got pixel"),
+        ("sd-v2.1-base-4view-ipmv.pt", {}, "local", r"mode: expected pixel, the mode of .*ipmv\.pt, got local"),
+        ("sd-v2.1-base-4view-ipmv-local.pt", {}, "pixel", r"mode: expected local, the mode of .*, got pixel"),
+        ("model.pt", {}, "text", r"mode: expected pixel or local, the mode of .*, got text"),
         ("model.pt", {"mode": "global"}, "auto", r"metadata 'mode': expected pixel or local, got 'global'"),
     ],
 )
@@ -135,7 +135,7 @@ def test_mode_is_checked(name: str, metadata: dict[str, str], asked: str, wanted
 
 
 def test_a_pipeline_is_known_by_its_files(tmp_path: Path) -> None:
-    """An official file in a folder `unet` is of none, unless the pipeline's own list lies beside that."""
+    """An official file in a folder `unet` belongs to no pipeline unless the pipeline's index is beside it."""
     official = Listed(f"{tmp_path}/unet/model.pt", {})
     assert layout.pipeline_of(Listed(f"{tmp_path}/unet/model.safetensors", {})) == tmp_path
     assert layout.pipeline_of(Listed(f"{tmp_path}/model.safetensors", {})) is None
@@ -144,16 +144,16 @@ def test_a_pipeline_is_known_by_its_files(tmp_path: Path) -> None:
     assert layout.pipeline_of(official) == tmp_path
 
 
-@pytest.mark.parametrize(("name", "said"), [("my-ipmv.pt", "speaks of pixel"), ("my.pt", ""), ("ipmv/my.pt", "")])
-def test_a_mode_that_is_asked_for_goes_before_a_name(name: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("name", "said"), [("my-ipmv.pt", "suggests pixel"), ("my.pt", ""), ("ipmv/my.pt", "")])
+def test_an_explicit_mode_overrides_a_hint_in_the_name(name: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
     assert layout.mode_of(Listed(name, {}), "local") == "local"
     assert said in caplog.text if said else not caplog.text
 
 
 def test_text_only_weights_take_no_picture(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"mode: expected text, as .*tiny-4view\.safetensors is of that, got pixel"):
+    with pytest.raises(InputError, match=r"mode: expected text, the mode of .*tiny-4view\.safetensors, got pixel"):
         open_imagedream(folder / "tiny-4view.safetensors", folder / "text", mode="pixel")
-    with pytest.raises(InputError, match=r"prompt: tiny-4view\.safetensors makes objects of text alone"):
+    with pytest.raises(InputError, match=r"prompt: expected .*, as tiny-4view\.safetensors takes text alone"):
         open_imagedream(folder / "tiny-4view.safetensors", folder / "text", prompt="")
 
 
@@ -179,7 +179,7 @@ def test_what_each_mode_depends_on(pixel: Any, local: Any, text_only: Any, gener
 
 
 def test_without_image_tokens_it_is_the_text_only_network(folder: Path, generator: torch.Generator) -> None:
-    """MVDream's network is ImageDream's with the image prompt's weight at 0: both code paths say the same."""
+    """MVDream's network equals ImageDream's with the image weight at 0, by both code paths."""
     state = load_file(folder / "tiny-ipmv.safetensors")
     weights = Weights(folder / "tiny-ipmv.safetensors")
     with_image = checkpoint.unet_part(weights, 0.0).load(torch.float32, CPU)
@@ -195,11 +195,11 @@ def test_without_image_tokens_it_is_the_text_only_network(folder: Path, generato
         with torch.no_grad():
             found = text_only(sample, 300, context[:, :TEXT_LENGTH], conditions)
             expected = with_image(sample, 300, context, conditions)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # float32, attention summed otherwise
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # float32, attention summed in another order
 
 
 def test_calls_leave_nothing_behind(pixel: Any, generator: torch.Generator) -> None:
-    """The number of frames goes with the call, and what is given stays as it was."""
+    """The number of frames is per call, and arguments are not modified."""
     condition, poses = pixel.condition(input_of(generator)), cameras()
     latents, before = latents_of(pixel, generator), poses.c2w.clone()
     kept = latents.clone()
@@ -211,7 +211,7 @@ def test_calls_leave_nothing_behind(pixel: Any, generator: torch.Generator) -> N
 
 
 def test_objects_side_by_side(pixel: Any, local: Any, generator: torch.Generator) -> None:
-    """Two fours of views are two objects: nothing passes between them; within one, views see one another."""
+    """Two sets of four views are independent objects; within one, views attend to one another."""
     for prior in (pixel, local):
         condition, latents = prior.condition(input_of(generator)), latents_of(prior, generator, 2 * FRAMES)
         poses, scale = cameras(2 * FRAMES, turn_deg=20.0), torch.full((2 * FRAMES,), 5.0)
@@ -247,7 +247,7 @@ def test_guidance_and_schedule(pixel: Any, generator: torch.Generator) -> None:
 
 
 def test_cameras_matter_by_direction_only(pixel: Any, generator: torch.Generator) -> None:
-    """The network is told no distance and no field of view; another azimuth or elevation is another condition."""
+    """The network is not given distance or field of view; azimuth and elevation change the condition."""
     latents, condition = latents_of(pixel, generator), pixel.condition(input_of(generator))
     one = pixel.denoise(NoisyViews(latents, 1.0, condition, cameras()))
     far = orbit_cameras(90.0 * torch.arange(FRAMES), torch.full((FRAMES,), 5.0), 7.0, 20.0, SIZE, SIZE)
@@ -279,7 +279,7 @@ def test_encoding_has_gradients(pixel: Any, generator: torch.Generator) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 5, 6])
 def test_views_come_in_fours(pixel: Any, count: int) -> None:
-    with pytest.raises(InputError, match=f"makes 4 views together, and so multiples of them, not {count}"):
+    with pytest.raises(InputError, match=f"expected a multiple of 4 views, got {count}"):
         pixel.check_cameras(cameras(1), cameras(count))
     pixel.check_cameras(cameras(1), cameras(8))
 
@@ -310,7 +310,7 @@ def test_warnings_about_cameras(pixel: Any, asked: Cameras, message: str, caplog
 
 
 def test_views_are_around_in_any_order(pixel: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Whichever is the first, and by groups of four."""
+    """Any view may be first, in each group of four."""
     turns_deg = torch.tensor([350.0, 170.0, 80.0, -100.0, 3.0, 273.0, 93.0, 183.0])
     asked = orbit_cameras(turns_deg, torch.tensor([5.0, 9.0]).repeat_interleave(4), 2.0, 48.0, SIZE, SIZE)
     with caplog.at_level(logging.WARNING, logger="liftstudio"):
@@ -325,8 +325,8 @@ def test_views_are_around_in_any_order(pixel: Any, caplog: pytest.LogCaptureFixt
     [
         (-90.0, 5.0, ""),
         (90.0, 5.0, ""),
-        (260.0, 5.0, "azimuth of the picture: -100 to -100 degrees; .* was trained for -90 to 90 degrees"),
-        (0.0, 12.0, "elevation of the picture: 12 degrees, the views from 5 to 5; .* was trained on equal ones"),
+        (260.0, 5.0, "azimuth of the input image: -100 to -100 degrees; .* was trained for -90 to 90 degrees"),
+        (0.0, 12.0, "elevation of the input image: 12 degrees, but views from 5 to 5; .* was trained on equal ones"),
     ],
 )
 def test_warnings_about_the_picture(
@@ -358,13 +358,13 @@ def test_text_decides(folder: Path, text_only: Any, generator: torch.Generator) 
 
 
 def test_a_long_prompt_is_cut_with_a_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Every letter is a token here: 10 of them fit beside start and end."""
+    """Every letter is a token here: 10 fit between start and end."""
     encoder = TextEncoder(str(folder / "text"))
     with caplog.at_level(logging.WARNING, logger="liftstudio"):
         tokens = encoder.encode({"prompt": "abcdefghij", "other": "abc"}, CPU)
         assert not caplog.text
         long = encoder.encode({"prompt": "abcdefghij klm n"}, CPU)
-    assert re.search(r"prompt: too long, only its first 10 tokens are used; lost: klm n", caplog.text), caplog.text
+    assert re.search(r"prompt: too long, only the first 10 tokens are used; lost: klm n", caplog.text), caplog.text
     assert tokens.shape == (2, TEXT_LENGTH, 16) and long.shape == (1, TEXT_LENGTH, 16)
 
 
@@ -376,17 +376,17 @@ def test_a_long_prompt_is_cut_with_a_warning(folder: Path, caplog: pytest.LogCap
         ("abcdefghi j\tÉ", "É"),
     ],
 )
-def test_lost_words_are_the_users_own(folder: Path, text: str, lost: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Whole ones, as they are written."""
+def test_lost_words_are_logged_as_written(folder: Path, text: str, lost: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whole words, as written by the user."""
     encoder = TextEncoder(str(folder / "text"))
     with caplog.at_level(logging.WARNING, logger="liftstudio"):
         encoder.encode({"prompt": text}, CPU)
-    assert caplog.messages == [f"prompt: too long, only its first 10 tokens are used; lost: {lost}"]
+    assert caplog.messages == [f"prompt: too long, only the first 10 tokens are used; lost: {lost}"]
 
 
 @pytest.mark.parametrize("special", ["<|endoftext|>", "<|startoftext|>"])
-def test_a_text_ends_where_it_ends(folder: Path, special: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The tokenizer's own marks are but letters in it."""
+def test_special_tokens_are_plain_letters(folder: Path, special: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Special tokens of the tokenizer are plain letters in a text."""
     encoder = TextEncoder(str(folder / "text"))
     with caplog.at_level(logging.WARNING, logger="liftstudio"):
         found = encoder.encode({"prompt": special, "other": special[:7], "short": "a"}, CPU)
@@ -394,7 +394,7 @@ def test_a_text_ends_where_it_ends(folder: Path, special: str, caplog: pytest.Lo
     assert not torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
-def test_text_is_what_the_towers_own_pipeline_makes_of_it(folder: Path) -> None:
+def test_text_embeddings_equal_those_of_the_stock_pipeline(folder: Path) -> None:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(folder / "text" / "tokenizer", local_files_only=True)
@@ -413,7 +413,7 @@ def test_without_a_prompt_there_is_a_warning(folder: Path, caplog: pytest.LogCap
 
 
 def write_pipeline(folder: Path, state: dict[str, Tensor], old_names: bool) -> None:
-    """The public conversion: official names without a prefix, autoencoder and image tower in their packages' own."""
+    """Write the public conversion: official names without a prefix; autoencoder and image tower in library format."""
     from transformers import CLIPVisionModel
 
     save_file(state, folder.with_suffix(".safetensors"), NUMBERS)
@@ -460,10 +460,10 @@ def test_the_public_conversion(
     ("place", "weights"),
     [("unet", "diffusion_pytorch_model.safetensors"), (".", "unet"), (".", "."), (".", "unet/../unet/"), ("vae", "..")],
 )
-def test_the_public_conversion_from_within(
+def test_the_public_conversion_by_its_unet(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, weights: str
 ) -> None:
-    """By names that do not say where the pipeline is."""
+    """Opened by paths that do not name the pipeline."""
     write_pipeline(tmp_path / "tiny-ipmv", load_file(folder / "tiny-ipmv.safetensors"), old_names=False)
     write_tiny_text(tmp_path / "tiny-ipmv", seed=SEED)
     monkeypatch.chdir(tmp_path / "tiny-ipmv" / place)
@@ -471,7 +471,7 @@ def test_the_public_conversion_from_within(
 
 
 def test_foreign_autoencoders(folder: Path, tmp_path: Path) -> None:
-    """Of another scale, or of latents that are not the network's."""
+    """Autoencoders with another latent scale, or other latents than the network's."""
     from diffusers import AutoencoderKL
 
     write_pipeline(tmp_path / "parts-ipmv", load_file(folder / "tiny-ipmv.safetensors"), old_names=False)
@@ -483,14 +483,14 @@ def test_foreign_autoencoders(folder: Path, tmp_path: Path) -> None:
     ):
         open_imagedream(folder / "tiny-ipmv.safetensors", folder / "text", vae=str(vae))
     AutoencoderKL.from_config(options | {"latent_channels": 8}).save_pretrained(tmp_path / "wide")
-    with pytest.raises(InputError, match=r"wide.*: latents of 8 channels; .*tiny-ipmv\.safetensors wants 4"):
+    with pytest.raises(InputError, match=r"wide.*: expected 4 latent channels, as .*tiny-ipmv\.safetensors has, got 8"):
         open_imagedream(folder / "tiny-ipmv.safetensors", folder / "text", vae=str(tmp_path / "wide"))
 
 
 def test_what_a_file_lacks_comes_from_folders(
     folder: Path, pixel: Any, tmp_path: Path, generator: torch.Generator
 ) -> None:
-    """An official file without its towers, or with others than those that are wanted."""
+    """An official file without encoders, or with ones that options replace."""
     state = load_file(folder / "tiny-ipmv.safetensors")
     write_pipeline(tmp_path / "parts-ipmv", state, old_names=False)
     bare = {key: value for key, value in state.items() if key.startswith(PREFIX)}
@@ -511,10 +511,10 @@ def test_what_a_file_lacks_comes_from_folders(
         "text/text_encoder/config.json",
     ],
 )
-def test_other_networks_have_another_key(
+def test_other_networks_have_another_cache_key(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
-    """By which what they make is kept: of the weights' pipeline, and of the folders that options name."""
+    """The cache key covers the weights' pipeline and the folders that options name."""
     monkeypatch.chdir(tmp_path)
     write_pipeline(Path("tiny-ipmv"), load_file(folder / "tiny-ipmv.safetensors"), old_names=False)
     write_tiny_text(Path("text"), seed=SEED)
@@ -525,7 +525,7 @@ def test_other_networks_have_another_key(
     assert resolve(block).fingerprint() == key and set(key["folders"]) == {"weights", "text_encoder"}
     Path("text/notes.md").write_text("no part of a network")
     assert resolve(block).fingerprint() == key
-    Path(changed).write_bytes(Path(changed).read_bytes())  # another time is enough
+    Path(changed).write_bytes(Path(changed).read_bytes())  # another modification time suffices
     assert resolve(block).fingerprint() != key
     alone = ComponentSpec("prior", "imagedream", replace(config, weights=str(folder / "tiny-ipmv.safetensors")))
     assert set(resolve(alone).fingerprint()["folders"]) == {"text_encoder"}
@@ -550,7 +550,7 @@ def remove(path: Path) -> None:
     ],
 )
 def test_missing_text_weights(folder: Path, tmp_path: Path, damage: Callable[[Path], Any], message: str) -> None:
-    """One line that names the file, what is wanted, where it is and whose licence it is under."""
+    """One line that names the file, what is expected, where it is published, and its licence."""
     text = write_tiny_text(tmp_path / "text")
     damage(text)
     with pytest.raises(InputError, match=f"{message}.*text_encoder/ and tokenizer/.*licence.*huggingface") as raised:
@@ -570,11 +570,11 @@ def test_other_missing_parts(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"absent.*no such folder.*{message}.*licence"):
             open_imagedream(folder / "tiny-ipmv.safetensors", text, **{option: absent})
     wide = write_tiny_text(tmp_path / "wide", width=24)
-    with pytest.raises(InputError, match=r"text_encoder: its tokens are 24 wide; .* wants 16"):
+    with pytest.raises(InputError, match=r"text_encoder: expected tokens of width 16, .* got 24"):
         open_imagedream(folder / "tiny-ipmv.safetensors", wide)
     state[f"{PREFIX}image_embed.proj_in.weight"] = torch.ones(24, 20)
     save_file(state, tmp_path / "other-ipmv.safetensors", NUMBERS)
-    with pytest.raises(InputError, match=r"the image tower's tokens are 48 wide; .* wants 20"):
+    with pytest.raises(InputError, match=r"expected image tokens of width 20, .* got 48"):
         open_imagedream(tmp_path / "other-ipmv.safetensors", text)
 
 
@@ -611,7 +611,7 @@ def test_heads_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_torch_is_opened(folder: Path, pixel: Any, tmp_path: Path) -> None:
-    """The official file is a flat one; what no shape tells is then that of the official models."""
+    """The official file is a flat dict; what no shape reveals is then that of the official models."""
     torch.save(load_file(folder / "tiny-ipmv.safetensors"), tmp_path / "tiny-ipmv.pt")
     with pytest.raises(InputError, match="32 channels are not divisible by the head size 64"):
         open_imagedream(tmp_path / "tiny-ipmv.pt", folder / "text")
@@ -633,7 +633,7 @@ SIZES = {
 def test_other_sizes(
     options: dict[str, Any], image: bool, folder: Path, tmp_path: Path, generator: torch.Generator
 ) -> None:
-    """Sizes come from the file alone."""
+    """Sizes are determined by the file alone."""
     state = tiny_state(seed=SEED, image=image, **options)
     heads = {"num_head_channels": str(options.get("head_channels", 16))}
     save_file(state, tmp_path / "other.safetensors", NUMBERS | heads | {"mode": "local"})
@@ -643,8 +643,8 @@ def test_other_sizes(
     assert estimate.shape == latents.shape and torch.isfinite(estimate).all()
 
 
-def test_any_prior_of_these_weights_is_found(folder: Path) -> None:
-    """`type: auto` asks all priors, of which this one says yes, and needs its own options then."""
+def test_the_prior_is_recognised_by_its_weights(folder: Path) -> None:
+    """`type: auto` finds this prior by its weights, and then needs its options."""
     recognizes = find("imagedream", "prior").recognizes
     for name in ("tiny-ipmv", "tiny-4view"):
         assert recognizes(Weights(folder / f"{name}.safetensors"))

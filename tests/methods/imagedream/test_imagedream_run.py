@@ -1,4 +1,4 @@
-"""ImageDream from its configs: the front ends on +x everywhere; compositions and bad input."""
+"""ImageDream from its configs: the front is on +x everywhere; compositions and bad input."""
 
 import csv
 import sys
@@ -34,13 +34,13 @@ CONFIGS = assets.packaged("configs")
 TOYS, OFFICIAL, WITH_PICTURE, FROM_SPHERE = (
     str(CONFIGS / f"imagedream{name}.yaml") for name in ("-toys", "", "-mesh-toys", "-sphere-toys")
 )
-ELEVATION_DEG, TURN_DEG = 10.0, 35.0  # of the picture
+ELEVATION_DEG, TURN_DEG = 10.0, 35.0  # of the input image
 ANGLES = (0, 90, 180, 270)
 STILLS = ["test.frames=4", "test.size=64", "test.stills=4", f"test.elevation_deg={ELEVATION_DEG}"]
 
 
 def toy() -> TexturedObject:
-    """An unseen one, whose front and back are unlike each other."""
+    """Return an unseen toy with different front and back."""
     return make_object("toy", split(47, "toy", "unseen"))
 
 
@@ -56,14 +56,14 @@ def save_picture(path: Path) -> Path:
 
 
 def nearest_sides(images: Tensor) -> list[int]:
-    """Which of the toy's true sides, at azimuths 0, 90, 180 and 270, is nearest to each image."""
+    """Return which of the toy's true sides, at azimuths 0, 90, 180 and 270, is nearest to each image."""
     size = images.shape[1]
     truth = render(toy(), around([0.0, 90.0, 180.0, 270.0], size), supersampling=1).rgb
     return [int((truth - image).abs().mean((1, 2, 3)).argmin()) for image in images]
 
 
 def test_front_by_sampler_guidance_and_export(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A picture from 35 degrees beside the front; the toy's own front is on +x in its views, its field and its file."""
+    """With an image 35 degrees off the front, the toy's front is on +x in its views, its field and its file."""
     save_picture(here / "toy.png")
     options = [
         "image=toy.png",
@@ -97,8 +97,9 @@ def test_front_by_sampler_guidance_and_export(here: Path, capsys: pytest.Capture
     torch.testing.assert_close(views.cameras.forward[0, :2], torch.tensor([-1.0, 0]) * 0.98481, atol=1e-3, rtol=0)
     assert nearest_sides(views.over(1.0)[:4]) == [0, 1, 2, 3]
 
-    # Of three seeds: a picture's place is worth 0.2 of correlation, the colours in front and behind 0.30 to 0.33, the
-    # shape's place 8 to 15 % of the distance; something round is worth 0, 0 and, by the points that are compared, 2 %.
+    # Measured on three seeds: the right order of the sides raises the correlation by 0.2, colour differences of front
+    # and back correlate by 0.30 to 0.33, and the right turn of the shape lowers the distance by 8 to 15 %. Something
+    # round would have 0, 0 and, because of the sampled points, 2 %.
     stills = torch.stack([load_image(run / f"test/stills/{angle:03d}_albedo.png")[0][..., :3] for angle in ANGLES])
     truth = render(toy(), around([float(angle) for angle in ANGLES], 64), supersampling=1).rgb
     fits = [sum(map(correlation, truth, stills.roll(shift, 0))) for shift in range(4)]
@@ -110,7 +111,7 @@ def test_front_by_sampler_guidance_and_export(here: Path, capsys: pytest.Capture
     turns = [chamfer(turned(points, angle), vertices) for angle in ANGLES]
     assert min(turns[1:]) > 1.05 * turns[0], turns
     front, back = (color_error(turned(points, a), turned(normals, a), colors, stills[0]) for a in (0, 180))
-    assert front < 0.6 * back, (front, back)  # a third, of the same three seeds
+    assert front < 0.6 * back, (front, back)  # a third on the same three seeds
     assert main(["--config", str(run / "config.yaml"), "--validate"]) == 0
     (shot,) = (run / "images" / "fine").glob("*.png")
     assert shot.stat().st_size > 0
@@ -121,7 +122,7 @@ def correlation(one: Tensor, other: Tensor) -> float:
 
 
 def exported_colors(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Vertices, their normals and their colours, all [N, 3], of a GLB, which is y-up."""
+    """Return vertices, normals and colours, all [N, 3], of a GLB, which is y-up."""
     mesh: Any = trimesh.load(path, force="mesh", process=False)
     y_up = (torch.tensor(array, dtype=torch.float32) for array in (mesh.vertices, mesh.vertex_normals))
     points, normals = (torch.stack([v[:, 0], -v[:, 2], v[:, 1]], dim=-1) for v in y_up)
@@ -129,7 +130,7 @@ def exported_colors(path: Path) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def color_error(points: Tensor, normals: Tensor, colors: Tensor, still: Tensor) -> float:
-    """How far vertices that face the front's camera are from the colours of what it sees there."""
+    """Return the colour error of vertices that face the front camera against what it sees there."""
     camera = around([0.0], len(still))
     is_facing = (normals * F.normalize(camera.centers - points, dim=-1)).sum(-1) > 0.5
     column, row = camera.project(points[is_facing])[0][0].long().clamp(0, len(still) - 1).unbind(-1)
@@ -137,7 +138,7 @@ def color_error(points: Tensor, normals: Tensor, colors: Tensor, still: Tensor) 
 
 
 def turned(points: Tensor, angle_deg: float) -> Tensor:
-    """Points [N, 3] turned about z."""
+    """Return points [N, 3] rotated about z."""
     angle = torch.deg2rad(torch.tensor(float(angle_deg)))
     cosine, sine = angle.cos().item(), angle.sin().item()
     return points @ torch.tensor([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
@@ -149,7 +150,7 @@ def chamfer(points: Tensor, others: Tensor) -> float:
 
 
 def test_a_torn_run_goes_on_to_the_same_bytes(here: Path) -> None:
-    """From the checkpoint before the last one, with the official network in miniature."""
+    """Resumed from the second-last checkpoint, with the official network in miniature."""
     write_ball(here / "ball.png")
     write_tiny_imagedream(here / "tiny-ipmv.safetensors", seed=SEED)
     write_tiny_text(here / "text", seed=SEED)
@@ -175,7 +176,7 @@ def test_a_torn_run_goes_on_to_the_same_bytes(here: Path) -> None:
 
 
 def result(run: Path) -> dict[str, Any]:
-    """All that must not depend on whether the run was stopped."""
+    """Return everything that must not depend on whether the run was stopped."""
     last = read_verified(Checkpoints(run / "checkpoints").paths()[0])
     with (run / "log.csv").open() as file:
         losses = [row["mv/sds"] for row in csv.DictReader(file)]
@@ -185,7 +186,7 @@ def result(run: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("is_compared", [True, False])
 def test_a_mesh_from_a_sphere_with_and_without_the_picture(here: Path, is_compared: bool) -> None:
-    """Both configs; what moves the shape, where there is neither picture nor regulariser, is the prior."""
+    """Both configs; without input image and regulariser, only the prior moves the shape."""
     save_picture(here / "toy.png")
     options = [
         "image=toy.png",
@@ -218,8 +219,8 @@ def test_a_mesh_from_a_sphere_with_and_without_the_picture(here: Path, is_compar
     assert (moved > 0.001).sum() > 20 and moved.max() < 0.016
 
 
-def test_the_picture_alone_is_compared(here: Path) -> None:
-    """What `reconstruction` sees beside score distillation: the prior's four views are held out."""
+def test_reconstruction_uses_the_input_image_alone(here: Path) -> None:
+    """`reconstruction` beside score distillation uses the input image alone: the four views are held out."""
     options = {
         "image": str(save_picture(here / "toy.png")),
         "prior": {"type": "auto", "weights": "asset://priors/toys"},
@@ -259,7 +260,7 @@ def test_bad_input(
 
 
 def test_only_the_views(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Four and the picture, as files; nothing is optimised. From the cache, all is said again."""
+    """Four views and the input image as files; nothing is optimised. Messages are repeated with cached views."""
     save_picture(here / "toy.png")
     prompt = "a: 'toy', \"left\" = ${not} #a key"
     arguments = ["image=toy.png", f"prompt={prompt}", "views.steps=1", "views.fov_deg=55", "device=cpu"]

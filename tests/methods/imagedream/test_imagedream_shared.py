@@ -1,4 +1,4 @@
-"""What ImageDream's port added to the shared parts of priors: schedule, steps, contrast, loss, pipelines' folders."""
+"""Shared parts of priors that ImageDream uses: schedule, steps, contrast, loss, pipeline folders."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_noise_levels_are_those_of_stable_diffusion() -> None:
 
 @pytest.mark.parametrize("steps", [3, 10])
 def test_euler_steps_on_ddims_levels_are_ddim(steps: int, generator: torch.Generator) -> None:
-    """Some noise stays at the end, and the result is of unit variance with it."""
+    """Some noise remains at the end, with which the result has unit variance."""
     direction = torch.randn(2, 4, 5, 5, generator=generator)
     noise, levels, ddim = torch.randn(direction.shape, generator=generator), scaled_linear_levels(), scheduler()
 
@@ -90,7 +90,7 @@ def test_reconstruction_loss(generator: torch.Generator) -> None:
     torch.testing.assert_close(sds_loss(latents, denoised, sigma, mask), expected)
 
 
-def test_of_a_pipeline_its_unet_is_read(tmp_path: Path) -> None:
+def test_the_unet_of_a_pipeline_is_opened(tmp_path: Path) -> None:
     for name in ("unet", "vae", "image_encoder"):
         (tmp_path / name).mkdir()
         save_file({name: torch.ones(1)}, tmp_path / name / "model.safetensors")

@@ -1,4 +1,4 @@
-"""SV3D's own network, in miniature and with random weights, through the whole command: from a picture to a mesh."""
+"""SV3D's own network, in miniature with random weights, through the whole command: from image to mesh."""
 
 import csv
 import math

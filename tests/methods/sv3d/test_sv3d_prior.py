@@ -64,7 +64,7 @@ def input_of(generator: torch.Generator, elevation_deg: float = 10.0, azimuth_de
 
 
 @pytest.mark.parametrize("variant", ["p", "u"])
-def test_the_file_says_which_model_it_is(files: dict[str, Path], variant: str) -> None:
+def test_the_model_is_recognised_by_its_file(files: dict[str, Path], variant: str) -> None:
     options = find("auto", "prior").Config(weights=str(files[variant]))
     prior = open_prior(ComponentSpec("prior", "auto", options), CPU)
     assert prior.name == f"SV3D (sv3d_{variant}, {variant}.safetensors)"
@@ -141,11 +141,11 @@ def test_the_input_image_is_encoded_unscaled_and_always_alike(prior: Prior, gene
     assert condition.embedding.shape == (1, 32)
 
 
-# The official networks written down from their layout, on the official keys.
+# The official networks, written down from their layout with the official keys.
 
 
 def official_autoencoder(state: State, x: Tensor, way: str) -> Tensor:
-    """Mean of the latents [B, 4, h, w] of images (way "encoder"), or images of latents (way "decoder")."""
+    """Return mean latents [B, 4, h, w] of images (way "encoder"), or images of latents (way "decoder")."""
     prefix = f"conditioner.embedders.1.encoder.{way}."
 
     def conv(name: str, x: Tensor, stride: int = 1, padding: int = 1) -> Tensor:
@@ -195,7 +195,7 @@ def official_autoencoder(state: State, x: Tensor, way: str) -> Tensor:
 
 
 def official_tower(state: State, pixels: Tensor, heads: int) -> Tensor:
-    """[B, D] projected class token of OpenCLIP's image tower."""
+    """Return the projected class token [B, D] of OpenCLIP's image tower."""
     s = {k.partition(".visual.")[2]: v for k, v in state.items() if ".visual." in k}
 
     def norm(name: str, x: Tensor) -> Tensor:
@@ -306,7 +306,7 @@ def test_wrong_files_are_refused(files: dict[str, Path], tmp_path: Path, change:
         open_sv3d(tmp_path / "wrong.safetensors")
 
 
-def test_sizes_that_no_shape_tells(files: dict[str, Path], tmp_path: Path) -> None:
+def test_sizes_that_no_shape_reveals(files: dict[str, Path], tmp_path: Path) -> None:
     state = load_file(files["p"])
     for metadata, message in (
         ({}, "32 channels are not divisible by the head size 64; set num_head_channels in its metadata"),

@@ -1,4 +1,4 @@
-"""Training SV3D in miniature: what it is fed, what it learns first, and that its file is the prior's."""
+"""Training SV3D in miniature: its batches, what it learns first, and that the prior opens its file."""
 
 import math
 from dataclasses import replace
@@ -122,7 +122,7 @@ def test_autoencoder_learns_first_and_alone() -> None:
 
 
 def test_latents_are_of_unit_scale() -> None:
-    """By the moments that are measured while the autoencoder is trained; here it stands still."""
+    """Uses the moments measured during training of the autoencoder, which is frozen here."""
     task = tiny_task()
     batches = [task.prepare(samples_of(2), torch.Generator().manual_seed(i)) for i in range(3)]
     with torch.no_grad():

@@ -36,7 +36,7 @@ Sphere = tuple[tuple[float, float, float], float]  # centre, radius
 
 @register("test-copying")
 class CopyingPrior(Prior):
-    """Its estimate is 1 everywhere, whatever the latents, so the loss is the masked distance from 1."""
+    """Estimates 1 everywhere for any latents, so the loss is the masked distance from 1."""
 
     name, resolution, latent_shape, frames = "copying", RESOLUTION, (3, 8, 8), 0
     sigma_min, sigma_max = 0.001, 100.0
@@ -137,8 +137,8 @@ def test_smoothstep_has_the_erratum_fixed() -> None:
     assert torch.equal(visibility.unseen(cosines, "hard"), hard)
 
 
-def test_an_occluded_camera_does_not_look() -> None:
-    """From +x a large sphere hides a small one behind it altogether."""
+def test_an_occluded_camera_sees_nothing() -> None:
+    """From +x a large sphere hides a small one completely."""
     spheres: list[Sphere] = [((0.8, 0.0, 0.0), 0.5), ((-0.9, 0.0, 0.0), 0.2)]
     reference = orbit_cameras(torch.zeros(1), torch.zeros(1), DISTANCE, 40.0, 128, 128)
     depths = see(reference, spheres).depth
@@ -157,7 +157,7 @@ def test_an_occluded_camera_does_not_look() -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_depth_test_reads_the_pixel_a_point_is_in(seed: int) -> None:
-    """Points anywhere in the pixels of a map of random depths, before and behind them, that face the camera."""
+    """Camera-facing points anywhere in the pixels of a random depth map, in front of and behind it."""
     generator = torch.Generator().manual_seed(seed)
     camera = random_cameras(1, 24, generator)
     depth = 1 + 3 * torch.rand(1, 24, 24, 1, generator=generator)
@@ -172,9 +172,9 @@ def test_the_depth_test_reads_the_pixel_a_point_is_in(seed: int) -> None:
         assert ((facing > 0.99) == is_seen).all(), behind
 
 
-def test_a_camera_does_not_see_beside_its_image() -> None:
+def test_a_camera_sees_nothing_outside_its_image() -> None:
     narrow = orbit_cameras(torch.zeros(1), torch.zeros(1), DISTANCE, 5.0, 64, 64)
-    points = torch.tensor([[0.5, 0.0, 0.0], [0.5, 0.4, 0.0], [9.0, 0.0, 0.0]])  # in it, beside it, behind the camera
+    points = torch.tensor([[0.5, 0.0, 0.0], [0.5, 0.4, 0.0], [9.0, 0.0, 0.0]])  # inside, outside, behind the camera
     normals = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
     depths = torch.full((1, 64, 64, 1), 5.0)
     facing = visibility.facing(points, normals, narrow, depths)
@@ -182,7 +182,7 @@ def test_a_camera_does_not_see_beside_its_image() -> None:
 
 
 def reference_views(elevation_deg: float = 15.0, count: int = 3, size: int = RESOLUTION) -> ReferenceViews:
-    """Views of the front half only: what is behind is unseen. The last is the picture at azimuth 30."""
+    """Return views of the front half only, so the back is unseen; the last is the input image at azimuth 30."""
     azimuth = torch.linspace(-30, 30, count)
     cameras = orbit_cameras(azimuth, torch.full_like(azimuth, elevation_deg), DISTANCE, 33.8, size, size)
     image = torch.full((count, size, size, 3), 0.5)
@@ -227,7 +227,7 @@ def test_orbits_are_closed_and_end_at_the_input_view(elevation_deg: float, seed:
 
 def test_orbits_have_as_many_views_as_suit_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(SEEDS[0])
-    assert len(make(frames=0).request(0, generator).cameras) == 12  # this prior takes any number
+    assert len(make(frames=0).request(0, generator).cameras) == 12  # this prior takes any number of views
     monkeypatch.setattr(CopyingPrior, "frames", 21)
     assert len(make(frames=0).request(0, generator).cameras) == 21
     assert len(make(frames=5).request(0, generator).cameras) == 5
@@ -259,7 +259,7 @@ def test_latents_are_weighted_by_their_pixels_means(mode: str, seed: int) -> Non
 
 
 def is_hidden(points: Tensor, center: Tensor, sphere: Sphere) -> Tensor:
-    """[..., 1] whether the segment from a point to a camera's centre goes through a sphere."""
+    """Return [..., 1] whether the segment from a point to a camera's centre intersects a sphere."""
     away = F.normalize(center - points, dim=-1)
     offset = torch.tensor(sphere[0]) - points
     along = (offset * away).sum(-1, keepdim=True)
@@ -268,7 +268,7 @@ def is_hidden(points: Tensor, center: Tensor, sphere: Sphere) -> Tensor:
 
 @pytest.mark.parametrize("resolution, size", [(0, 64), (96, 64), (64, RESOLUTION)])
 def test_z_test_of_two_spheres(resolution: int, size: int) -> None:
-    """Whatever the resolutions of renders and views, what a sphere hides from a view is not seen by it."""
+    """At any resolution of renders and views, a view does not see what a sphere hides from it."""
     large: Sphere = ((0.4, 0.0, 0.0), 0.5)
     small: Sphere = ((-0.6, 0.0, -0.25), 0.4)
     views = reference_views(size=size)
@@ -319,7 +319,7 @@ def test_the_scale_is_a_triangle_over_the_orbit() -> None:
 @pytest.mark.parametrize("resolution", [0, 48])
 @pytest.mark.parametrize("mode", ["soft", "hard", "none", "soft-z-test"])
 def test_on_renders_of_a_mesh(mode: str, resolution: int) -> None:
-    """The rasteriser's passes give the mask of the true sphere, and gradients reach the vertices."""
+    """Passes of the rasteriser give the mask of the true sphere, and gradients reach the vertices."""
     guidance = make(mask=mode, resolution=resolution)
     request = guidance.request(0, torch.Generator().manual_seed(SEEDS[0]))
     cameras = request.cameras
@@ -338,7 +338,7 @@ def test_on_renders_of_a_mesh(mode: str, resolution: int) -> None:
 
 @pytest.mark.parametrize("variant, amplitude_deg", [("p", 40.0), ("u", 0.0)])
 def test_with_the_real_network(tmp_path: Path, variant: str, amplitude_deg: float) -> None:
-    """A step with SV3D in miniature is the formula's, however the encoder is chunked; what is seen gets no gradient."""
+    """A step with SV3D in miniature follows the formula for any encoder chunk; seen parts get no gradient."""
     weights = write_tiny_sv3d(tmp_path / "tiny.safetensors", variant=variant, image_size=RESOLUTION)
     gradients = []
     for chunk in (2, 5):
@@ -357,7 +357,7 @@ def test_with_the_real_network(tmp_path: Path, variant: str, amplitude_deg: floa
         denoised = guidance.prior.denoise(NoisyViews(noisy, sigma, guidance.condition, request.views, scales))
         squares = guidance.latent_mask(render) * (latents - denoised).square()
     torch.testing.assert_close(loss.detach(), 0.5 * sigma / (1 + sigma**2) * squares.mean())
-    # float32 convolutions over batches of another size
+    # float32 convolutions with other batch sizes
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-4 * gradients[1].abs().max().item())
     assert gradients[0].abs().max() > 0 and gradients[0].isfinite().all()
 

@@ -1,4 +1,4 @@
-"""SyncDreamer's own network, in miniature and with random weights, through the whole command: picture to mesh."""
+"""SyncDreamer's own network, in miniature with random weights, through the whole command: image to mesh."""
 
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ QUICK = (
     "export.target_faces=1000",
 )
 
-INSTANT_NGP = (  # as the method's README has it
+INSTANT_NGP = (  # as in the method's README
     "system.stages.coarse.geometry={type: instant-ngp, grid: {finest_resolution: 256}}",
     "system.stages.coarse.renderer={type: volume, samples_across: 96}",
     "system.stages.coarse.regularizers={lambda_distortion: 0.01}",
@@ -53,18 +53,18 @@ INSTANT_NGP = (  # as the method's README has it
 
 
 def saved_views(folder: Path) -> ReferenceViews:
-    """What another run would read from the folder."""
+    """Return the views that another run would read from the folder."""
     source = find("posed-images", "views")
     data: dict[str, Any] = {"path": str(folder), "normalize": "as-given"}
     return source(parse(data, source.Config), device=torch.device("cpu")).load()
 
 
 def check_saved_views(folder: Path, elevation_deg: float) -> None:
-    """All that the run learned from, and from the cameras that SyncDreamer has."""
+    """Check that all training views are saved, with SyncDreamer's cameras."""
     views = saved_views(folder / "views")
     used = Inputs.restore(folder / "checkpoints" / "inputs.ckpt").views
     cameras = official_cameras(16, SIZE, DISTANCE)
-    if elevation_deg != 30:  # the picture is one more
+    if elevation_deg != 30:  # plus the input image
         angles = torch.zeros(1), torch.tensor([elevation_deg])
         cameras = concatenate([cameras, orbit_cameras(*angles, DISTANCE, FOV_DEG, SIZE, SIZE)])
     assert used is not None and len(views) == len(used) == len(cameras), f"seed {SEED}"
@@ -82,7 +82,7 @@ def check_saved_views(folder: Path, elevation_deg: float) -> None:
 def test_from_a_picture_to_a_mesh(
     config: str, elevation_deg: float, coarse: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By HarmonyView's guidance and Instant-NGP, and by classifier-free guidance and NeuS; then by DMTet."""
+    """With HarmonyView's guidance and Instant-NGP, and with classifier-free guidance and NeuS; then with DMTet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
     weights = write_bright_weights(tmp_path / "tiny.safetensors", SEED)

@@ -1,4 +1,4 @@
-"""SyncDreamer as a prior: a miniature in the official file layout, from the file to estimates."""
+"""SyncDreamer as a prior: a miniature in the official file layout, from file to estimates."""
 
 import re
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_the_file_is_recognised(file: Path) -> None:
 
 
 def test_a_lightning_checkpoint_is_opened(file: Path, prior: Prior, generator: torch.Generator, tmp_path: Path) -> None:
-    """The official file is one: its weights are under `state_dict`. Its sizes that no shape tells are the official."""
+    """As the official file: weights are under `state_dict`, and sizes that no shape reveals are the official ones."""
     torch.save({"state_dict": load_file(file), "global_step": 3}, tmp_path / "tiny.ckpt")
     with pytest.raises(InputError, match="width 48 is not divisible by the head size 64"):
         open_syncdreamer(tmp_path / "tiny.ckpt")
@@ -168,12 +168,12 @@ def test_the_input_image_is_drawn_always_alike(prior: Prior, generator: torch.Ge
     assert torch.equal(one.latent, again.latent) and torch.equal(one.embedding, again.embedding)
     assert one.elevation_deg == pytest.approx(-7.0, abs=1e-4) and one.embedding.shape == (1, 20)
     mode = prior.encode(posed.image[None], posed.mask[None])[0]
-    assert one.latent.shape == mode.shape and not torch.equal(one.latent, mode)  # a draw, not the most likely
+    assert one.latent.shape == mode.shape and not torch.equal(one.latent, mode)  # a sample, not the mode
 
 
 @torch.no_grad()
 def test_image_tower_is_the_official_one(file: Path, prior: Prior, generator: torch.Generator) -> None:
-    """OpenAI's CLIP, written down from its layout."""
+    """Compared with OpenAI's CLIP, written down from its layout."""
     posed, heads = input_of(generator), 3
     pixels = clip_pixels(posed.image, 28)
     s = {k.partition(".visual.")[2]: v for k, v in load_file(file).items() if ".visual." in k}
@@ -299,7 +299,7 @@ def test_wrong_files_are_refused(file: Path, tmp_path: Path, change: Any, messag
         ({"frustum_volume_depth": "12"}, "metadata 'frustum_volume_depth': expected a multiple of 8, got 12"),
     ],
 )
-def test_sizes_that_no_shape_tells(file: Path, tmp_path: Path, metadata: dict[str, str], message: str) -> None:
+def test_sizes_that_no_shape_reveals(file: Path, tmp_path: Path, metadata: dict[str, str], message: str) -> None:
     save_file(load_file(file), tmp_path / "wrong.safetensors", metadata=NUMBERS | metadata)
     with pytest.raises(InputError, match=message):
         open_syncdreamer(tmp_path / "wrong.safetensors")
@@ -315,7 +315,7 @@ SIZES = {
 
 @pytest.mark.parametrize("options", SIZES.values(), ids=SIZES)
 def test_other_sizes(options: dict[str, Any], tmp_path: Path, generator: torch.Generator) -> None:
-    """Sizes come from the file alone."""
+    """Sizes are determined by the file alone."""
     state = tiny_state(seed=SEED, **options)
     save_file(state, tmp_path / "other.safetensors", NUMBERS | {"num_heads": str(options.get("heads", 4))})
     prior = open_syncdreamer(tmp_path / "other.safetensors")
@@ -328,8 +328,8 @@ def test_other_sizes(options: dict[str, Any], tmp_path: Path, generator: torch.G
     assert (estimates.everything - estimates.views).abs().max() > 1e-3
 
 
-def test_the_network_is_half_as_wide_on_cuda() -> None:
-    """Unless the option says otherwise; no GPU is needed to ask."""
+def test_the_network_is_half_precision_on_cuda() -> None:
+    """Unless the option says otherwise; needs no GPU."""
     for precision, on_cuda, on_cpu in (
         ("auto", torch.float16, torch.float32),
         ("float32", torch.float32, torch.float32),

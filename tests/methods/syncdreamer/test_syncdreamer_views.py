@@ -35,12 +35,12 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def folder(ball_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(TinyBall, "check_cameras", lambda *_: None)  # it wants orbits that end at the picture
+    monkeypatch.setattr(TinyBall, "check_cameras", lambda *_: None)  # it expects orbits that end at the input image
     return ball_folder
 
 
 def make(**options: Any) -> ReferenceViews:
-    """The views of the ball's picture, with other `options` as a config file would give them."""
+    """Return the views from the ball's image, with other `options` as in a config file."""
     prior = {"type": "tiny-ball", "weights": "ball.safetensors", **options.pop("prior", {})}
     data = {"image": "ball.png", "steps": 6, "resolution": 32, "elevation_deg": 10, "instances": 2, **options}
     source = registry.find("syncdreamer-views", "views")
@@ -56,7 +56,7 @@ def test_sixteen_views_and_the_picture() -> None:
     assert views.cameras.azimuth_deg[16] % 360 < 1e-3 and views.cameras.elevation_deg[16].item() == pytest.approx(10)
     truth, masks = ball(views.cameras[:16])
     generated = views.select(range(16))
-    assert (generated.over(1.0) - truth).square().mean().sqrt() < 2 * SPREAD  # half of it is the samples' deviation
+    assert (generated.over(1.0) - truth).square().mean().sqrt() < 2 * SPREAD  # half of it is the samples' spread
     overlap = torch.minimum(generated.masks, masks).sum((1, 2, 3)) / torch.maximum(generated.masks, masks).sum(
         (1, 2, 3)
     )
@@ -84,7 +84,7 @@ def test_the_prior_is_shown_the_picture_in_the_official_frame() -> None:
 
 
 def test_the_prior_sees_the_object_as_large_as_its_own_view_has_it(folder: Path) -> None:
-    """One faint pixel far from a disc is not a part of it."""
+    """One faint pixel far from a disc does not count."""
     from liftstudio.data.images import save_image
 
     at = torch.arange(512) + 0.5
@@ -96,14 +96,14 @@ def test_the_prior_sees_the_object_as_large_as_its_own_view_has_it(folder: Path)
     assert abs(wide[0] - 24) <= 1 and abs(wide[0] - wide[1]) <= 1, wide
 
 
-def test_the_elevation_in_use_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_elevation_in_use_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "liftstudio"):
         make(elevation_deg=12.5)
     assert "is from an elevation of 12.5 degrees (views.elevation_deg)" in caplog.text
 
 
-def test_steps_that_suit_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a number of its own: those for ancestral sampling, if the prior says, else those for any."""
+def test_default_steps_are_those_of_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defaults: the prior's steps for ancestral sampling if it has them, otherwise its general ones."""
     counts: list[int] = []
     sigmas = TinyBall.sigmas
     monkeypatch.setattr(TinyBall, "sigmas", lambda prior, steps: (counts.append(steps), sigmas(prior, steps))[1])
@@ -116,7 +116,7 @@ def test_steps_that_suit_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_instances() -> None:
-    """Each depends on the seed and its number alone; another one is had without sampling again."""
+    """Each depends only on the seed and its index; choosing another needs no new sampling."""
     two, three = ([make(instances=n, instance=i) for i in range(n)] for n in (2, 3))
     assert len(TinyBall.prompts) == 2
     for a, b in zip(two, three, strict=False):
@@ -149,7 +149,7 @@ def test_the_sheet_of_instances_is_saved(caplog: pytest.LogCaptureFixture) -> No
 def posed_ball(
     elevation_deg: float = 10.0, radii: dict[int, float] | None = None, radius: float = 0.7
 ) -> ReferenceViews:
-    """16 views of a ball and its picture, some of them (by number) of a ball of another radius."""
+    """Return 16 views of a ball and the input image, some of them (by index) of a ball of another radius."""
     angles = torch.zeros(1), torch.tensor([elevation_deg])
     picture = orbit_cameras(*angles, 2.7, official_cameras(16, 64).fov_deg[0].item(), 64, 64)
     cameras = concatenate([official_cameras(16, 64, distance=2.7), picture])
@@ -182,7 +182,7 @@ def test_agreement_of_silhouettes() -> None:
 
 
 def test_empty_views_count_by_their_share() -> None:
-    """They are left out of what is used, and so of the hull."""
+    """They are excluded from training, and so from the hull."""
     good = posed_ball()
     one, all_but_one = (rank(emptied(good, numbers)) for numbers in ([5], range(1, 16)))
     assert one.score == pytest.approx(15 / 16 * score(good), abs=0.01)
@@ -196,7 +196,7 @@ def test_empty_views_count_by_their_share() -> None:
 
 
 def test_the_best_instance_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of three instances, the second's balls have the picture's size; the others are larger or of two sizes."""
+    """Of three instances, only the second's balls have the input image's size."""
     monkeypatch.setattr(TinyBall, "denoise", Instances(((0.95,) * 16, (0.7,) * 16, (0.7, 0.5) * 8)).denoise)
     picture = orbit_cameras(torch.zeros(1), torch.tensor([10.0]), 2.7, 49.134, 160, 160)
     save_ball(picture)
@@ -229,13 +229,13 @@ def test_an_empty_instance_is_refused_with_a_picture_of_all(folder: Path, monkey
     with pytest.raises(InputError, match=re.escape(wanted)):
         make(instance=0)
     rgb, _ = load_image(sheet)
-    first, second = rgb[: len(rgb) // 2, 96:], rgb[len(rgb) // 2 :, 96:]  # beside their labels
+    first, second = rgb[: len(rgb) // 2, 96:], rgb[len(rgb) // 2 :, 96:]  # right of their labels
     assert (first > 0.99).all() and (second < 0.9).any()
     assert len(make(instance=1)) == 17
 
 
 class Instances:
-    """Clean pictures of balls, of other radii in each of the instances that are asked for in turn."""
+    """Clean images of balls, with other radii in each successive instance."""
 
     def __init__(self, radii: tuple[tuple[float, ...], ...]) -> None:
         self.radii, self.asked = radii, 0
@@ -255,7 +255,7 @@ def save_ball(camera: Cameras) -> None:
 
 
 def test_harmonyview_combines_the_three_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a prior whose estimates are constants, the result is their combination."""
+    """For a prior with constant estimates, the result is their combination."""
     asked: list[float] = []
 
     def separate(self: Prior, noisy: NoisyViews[Any]) -> Estimates:
@@ -292,7 +292,7 @@ def test_the_scale_of_cfg(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("guidance", ["cfg", "harmonyview"])
 def test_the_official_network_from_file_to_views(folder: Path, guidance: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Its own architecture in miniature, with random weights: noise, but in every view and of the right shape."""
+    """In miniature, with random weights: every view is noise of the right shape."""
     write_tiny_syncdreamer(folder / "tiny.safetensors", views=4, image_size=32, seed=SEED)
     prior = {"type": "auto", "weights": "tiny.safetensors"}
     options: dict[str, Any] = {"guidance": guidance, "count": 4, "steps": 2, "resolution": 0}
@@ -310,7 +310,7 @@ def test_the_official_network_from_file_to_views(folder: Path, guidance: str, ca
 
 
 def test_another_number_of_views_is_refused_before_the_weights_are_loaded(folder: Path) -> None:
-    """The file's header tells it: here the rest is not even whole."""
+    """The file's header suffices: the rest of it is truncated here."""
     state = tiny_state(views=4, image_size=32, seed=SEED)
     del state["first_stage_model.decoder.conv_out.bias"]
     save_file(state, folder / "part.safetensors", metadata=NUMBERS)
@@ -364,7 +364,7 @@ def test_an_empty_view_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def write_white_network(folder: Path) -> None:
-    """`white.safetensors`: an official network whose pictures are white."""
+    """Write `white.safetensors`: an official network whose images are white."""
     state = tiny_state(views=4, image_size=32, seed=SEED)
     state["first_stage_model.decoder.conv_out.weight"].zero_()
     state["first_stage_model.decoder.conv_out.bias"].fill_(1)
@@ -372,7 +372,7 @@ def write_white_network(folder: Path) -> None:
 
 
 def test_matting_cuts_out_what_white_cannot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The official network knows no masks: here its views are white everywhere."""
+    """The official network predicts no masks, and its views are white everywhere here."""
     monkeypatch.setitem(sys.modules, "rembg", None)
     with pytest.raises(InputError, match=r"views\.matting: rembg is not installed; install the matting extra: pip"):
         make(matting=True)
@@ -384,7 +384,7 @@ def test_matting_cuts_out_what_white_cannot(folder: Path, monkeypatch: pytest.Mo
 
 
 def test_white_views_of_the_official_network_are_an_error(folder: Path) -> None:
-    """It knows no masks: what is white everywhere is transparent everywhere."""
+    """It predicts no masks: views that are white everywhere are transparent everywhere."""
     write_white_network(folder)
     options: dict[str, Any] = {"count": 4, "steps": 1, "resolution": 0}
     for instances, which in ((1, ""), (2, r" of all instances \(.*instances\.png\)")):
@@ -392,7 +392,7 @@ def test_white_views_of_the_official_network_are_an_error(folder: Path) -> None:
             make(prior={"type": "auto", "weights": "white.safetensors"}, instances=instances, **options)
 
 
-def test_what_decides_the_views_makes_them_anew() -> None:
+def test_changed_options_sample_the_views_again() -> None:
     make()
     shutil.copy("ball.png", "other.png")
     make(image="other.png", instance=1)

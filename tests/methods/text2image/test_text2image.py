@@ -1,4 +1,4 @@
-"""Text-to-image priors against diffusers and transformers by hand, and score distillation by them."""
+"""Text-to-image priors compared with diffusers and transformers, and score distillation by them."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(written: Path, tmp_path: Path) -> Path:
-    """Copies to spoil."""
+    """Copies of the folders, to be damaged."""
     return Path(shutil.copytree(written, tmp_path / "priors"))
 
 
@@ -65,7 +65,7 @@ def opened(folder: Path, name: str, **options: Any) -> Any:
 
 @torch.no_grad()
 def texts_by_hand(folder: Path) -> Tensor:
-    """[2, L, D] of the two texts, by what stock pipelines do."""
+    """Return the embeddings [2, L, D] of the two texts, computed as in stock pipelines."""
     from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer, T5EncoderModel
 
     if folder.name == "if":
@@ -84,7 +84,7 @@ def texts_by_hand(folder: Path) -> Tensor:
 @pytest.mark.parametrize("scale", [1.0, 6.0])
 @torch.no_grad()
 def test_estimates_are_those_of_diffusers(written: Path, name: str, scale: float) -> None:
-    """Of both texts, noise or v, the variance left out: what a stock scheduler makes of the network's output."""
+    """For both texts, noise or v prediction, without the variance: equal to a stock scheduler's estimate."""
     from diffusers import DDPMScheduler, UNet2DConditionModel
 
     prior = opened(written, name)
@@ -111,7 +111,7 @@ def test_estimates_are_those_of_diffusers(written: Path, name: str, scale: float
 
 
 def test_pictures_and_pixels(written: Path) -> None:
-    """IF has pixels for latents, Stable Diffusion an autoencoder's."""
+    """IF works on pixels, Stable Diffusion on an autoencoder's latents."""
     by_name = {name: opened(written, name) for name in ("if", "sd")}
     assert by_name["if"].resolution == PIXELS and by_name["sd"].resolution == SIZE
     images = torch.rand(1, PIXELS, PIXELS, 3, generator=generator())
@@ -134,7 +134,7 @@ def make(prior: ComponentSpec, picture: bool = True, **options: Any) -> Any:
 
 
 def test_distillation_by_hand(written: Path) -> None:
-    """DreamFusion's gradient, over the scene's background; the noise of the prior's own schedule."""
+    """DreamFusion's gradient, over the scene's background, with noise of the prior's own schedule."""
     guidance = make(block(written, "if"), guidance_scale=20.0, views_per_step=[2], resolution=[24])
     request = guidance.request(5, generator())
     prior, cameras, sigma = guidance.prior, request.cameras, request.sigma

@@ -1,4 +1,4 @@
-"""Score distillation at relative cameras: its views, noise and losses; Zero-1-to-3's network and the toys."""
+"""Score distillation at relative cameras: views, noise and losses, with Zero-1-to-3's network and the toys prior."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +60,7 @@ def render_of(rgba: Tensor) -> Render:
 
 
 def test_cameras(folder: Path) -> None:
-    """All around at the picture's distance and lens, elevations as asked for, both uniform by angle."""
+    """All around at the input image's distance and field of view, elevations in range, both uniform in angle."""
     guidance = make(tiny(folder), views_per_step=[600], elevations_deg=(-10.0, 60.0), resolution=[20])
     cameras, picture = guidance.request(0, generator()).cameras, with_picture().cameras[2:]
     assert (cameras.width, cameras.height, len(cameras)) == (20, 20, 600)
@@ -85,7 +85,7 @@ def test_noise_and_size_follow_the_step(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["zero123", "toys"])
 def test_losses_by_hand(folder: Path, name: str) -> None:
-    """DreamFusion's gradient; each view is the prior's estimate of it alone, the toys' too."""
+    """DreamFusion's gradient; each view is estimated independently, also by the toys prior."""
     guidance = make(toys() if name == "toys" else tiny(folder), views_per_step=[2], guidance_scale=5.0)
     request = guidance.request(0, generator())
     assert len(request.cameras) == 2
@@ -109,8 +109,8 @@ def test_losses_by_hand(folder: Path, name: str) -> None:
     torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=tolerance, msg=f"seed {SEED}")
 
 
-def test_what_suits_the_prior(folder: Path) -> None:
-    """Zero-1-to-3 is guided by 3 unless asked otherwise."""
+def test_the_default_guidance_scale_is_the_priors(folder: Path) -> None:
+    """The default guidance scale of Zero-1-to-3 is 3."""
     assert make(tiny(folder)).guidance_scales(1).tolist() == [3.0]
     assert make(toys()).guidance_scales(1).tolist() == [1.0]
 

@@ -1,4 +1,4 @@
-"""Zero-1-to-3's prior and its views against networks of diffusers and transformers, put together by hand."""
+"""Zero-1-to-3's prior and views compared with networks of diffusers and transformers, combined by hand."""
 
 import math
 import shutil
@@ -39,7 +39,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(written: Path, here: Path) -> Path:
-    """A copy to spoil, a picture beside it."""
+    """A copy of the folder, to be damaged, and an image."""
     write_ball(here / "ball.png")
     return Path(shutil.copytree(written, here / "tiny"))
 
@@ -66,7 +66,7 @@ def opened(folder: Path | str, kind: str = "zero123") -> Any:
 
 
 class ByHand:
-    """The networks of a folder as their packages open them."""
+    """The networks of a folder as opened by their libraries."""
 
     def __init__(self, folder: Path, image: Tensor) -> None:
         from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -86,7 +86,7 @@ class ByHand:
 
     @torch.no_grad()
     def epsilon(self, noisy: Tensor, timestep: int, pose: Tensor, scale: float) -> Tensor:
-        """Of one view, of unit variance, guided."""
+        """Return the guided noise of one view of unit variance."""
         token = self.projection(torch.cat([self.embedding, pose[None]], dim=-1))[:, None]
         seen = self.unet(torch.cat([noisy, self.latent], dim=1), timestep, token).sample
         blind = torch.cat([noisy, torch.zeros_like(self.latent)], dim=1)
@@ -100,7 +100,7 @@ def pose_by_hand(fall_deg: float, turn_deg: float, away: float = 0.0) -> Tensor:
 
 
 def test_relative_poses() -> None:
-    """Angles from the zenith, azimuths counter-clockwise, distances where objects are 1 long, not 1.8."""
+    """Polar angles from the zenith, azimuths counter-clockwise, distances for objects 1 long, not 1.8."""
     found = relative_poses(cameras((20.0, 10.0)), cameras((20.0, 10.0), (110.0, -20.0), (350.0, 60.0)))
     wanted = torch.stack([pose_by_hand(0, 0), pose_by_hand(30, 90), pose_by_hand(-50, -30)])
     torch.testing.assert_close(found, wanted, rtol=0, atol=2e-4)  # angles from float32 matrices
@@ -133,7 +133,7 @@ def source(**options: Any) -> Any:
 
 
 def test_views_are_those_of_diffusers_sampler(folder: Path) -> None:
-    """Each by itself, by DDIM with guidance, from the same noise."""
+    """Each view is sampled independently, by DDIM with guidance, from the same noise."""
     from diffusers import DDIMScheduler
 
     views = source(azimuths_deg=[90.0, 200.0], elevations_deg=[-20.0, 60.0], guidance_scale=2.0, seed=7)
@@ -168,11 +168,11 @@ def test_the_picture_is_the_last_view(folder: Path) -> None:
     torch.testing.assert_close(views.cameras.azimuth_deg % 360, torch.tensor([90.0, 180, 270, 0]), rtol=0, atol=1e-3)
     torch.testing.assert_close(views.cameras.elevation_deg, torch.full((4,), 10.0), rtol=0, atol=1e-3)
     free: ReferenceViews = source(azimuths_deg=[30.0, 0.0], elevations_deg=[40.0, 10.0]).load()
-    assert len(free) == 2 and free.input_view == 1 and not free.held_out.any()  # the second is the picture's own
+    assert len(free) == 2 and free.input_view == 1 and not free.held_out.any()  # the second is the input image
 
 
 def test_a_view_knows_nothing_of_the_others(folder: Path) -> None:
-    """With a prior that makes several agree, too: it is asked about one at a time."""
+    """Even with a multi-view prior: it denoises one view at a time."""
     toys = open_prior(ComponentSpec("prior", "auto", registry.find("auto", "prior").Config("asset://priors/toys")), CPU)
     shown = PosedImage(torch.rand(64, 64, 3, generator=generator()), torch.ones(64, 64, 1), cameras((0.0, 10.0)))
     latents = torch.randn(2, *toys.latent_shape, generator=generator())
@@ -186,7 +186,7 @@ def test_a_view_knows_nothing_of_the_others(folder: Path) -> None:
 
 
 def test_folders_of_other_ages(folder: Path, tmp_path: Path) -> None:
-    """The other conversion's names, and weights as older packages wrote them; recognised by what is in them."""
+    """Names of the other conversion, and weights written by older packages, are recognised by content."""
     shown, views = posed(), cameras((110.0, -20.0))
     latents = torch.randn(1, 4, 8, 8, generator=generator())
     wanted = opened(folder).denoise(NoisyViews(latents, 1.0, opened(folder).condition(shown), views))

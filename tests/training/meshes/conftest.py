@@ -1,4 +1,4 @@
-"""Meshes of the packs that come with the tests; caches stay in each test's own folder."""
+"""Meshes of the bundled test packs; caches stay in each test's own folder."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The packs that come with the tests, and folders made of them."""
+"""The bundled test packs, and folders made of them."""
 
 import csv
 from dataclasses import replace
@@ -25,7 +25,7 @@ WIDE_RIG = {
 
 
 def write_folder(folder: Path, packs: list[Pack], **columns: str) -> Path:
-    """A folder with packs whose objects are CC0 unless `columns` says otherwise."""
+    """Write a folder with packs whose objects are CC0 unless `columns` says otherwise."""
     folder.mkdir(exist_ok=True)
     with (folder / "catalog.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -41,7 +41,7 @@ def open_meshes(folder: Path = FOLDER, **options: Any) -> MeshObjects:
 
 
 def variants(mesh: StoredMesh, count: int) -> list[StoredMesh]:
-    """The mesh under other names."""
+    """Return the mesh under other names."""
     return [replace(mesh, name=f"{mesh.name}-{number}") for number in range(count)]
 
 

@@ -47,13 +47,13 @@ def test_files_look_like_the_meshes_they_were_written_from(
         assert read.texels.dtype == np.uint8 and len(read.palette) <= 256 and read.uv.min() >= 0 and read.uv.max() <= 1
         wanted, found = (render(pose(each), cameras, even) for each in (mesh, read))
         assert (wanted.alpha - found.alpha).abs().mean() < 0.003
-        off = 0.012 if suffix == ".ply" and len(mesh.texels) > 1 else 0.006  # a colour for each vertex tells less
+        off = 0.012 if suffix == ".ply" and len(mesh.texels) > 1 else 0.006  # one colour per vertex has less detail
         assert (wanted.rgb - found.rgb).abs().mean() < off
 
 
 @pytest.fixture
 def obj(meshes: list[StoredMesh], tmp_path: Path) -> Path:
-    """A textured OBJ beside material.mtl and material_0.png."""
+    """Write a textured OBJ beside material.mtl and material_0.png."""
     path = tmp_path / "one" / "shape.obj"
     path.parent.mkdir()
     as_trimesh(meshes[0], ".obj").export(path)

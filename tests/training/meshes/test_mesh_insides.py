@@ -1,4 +1,4 @@
-"""What is inside real meshes, against the winding number."""
+"""The inside of real meshes compared with the winding number."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ def sampled(count: int = 60_000) -> Tensor:
 
 
 def exactly(obj: Any, points: Tensor, grid: int = 192) -> tuple[Tensor, np.ndarray]:
-    """The points moved to vertices of a fine grid, and whether the winding number there is positive."""
+    """Return points snapped to a fine grid, and whether the winding number there is positive."""
     index = ((points / 0.95 + 1) / 2 * (grid - 1)).round().long()
     inside = occupancy(obj, grid, 0.95)[index[:, 2], index[:, 1], index[:, 0]]
     return (index / (grid - 1) * 2 - 1) * 0.95, inside.numpy()
@@ -55,7 +55,7 @@ def test_look_up_against_plain_indexing() -> None:
 
 @pytest.mark.parametrize("kind", ["toy", "composite"])
 def test_insides_of_procedural_objects(kind: Any) -> None:
-    """Of the winding number's own grid, and carved from depth maps as if it were any mesh, against the number."""
+    """Its own grid, and carving from depth maps as for any mesh, compared with the winding number."""
     scores = []
     for number in range(5):
         obj = make_object(kind, split(SEED + number, kind, "train"))
@@ -66,7 +66,7 @@ def test_insides_of_procedural_objects(kind: Any) -> None:
         carved = Solid(lambda bits=bits: bits, unit_frame(0.0, half)).contains(points).numpy()  # type: ignore[misc]
         scores.append((iou(own, inside), iou(carved, inside)))
     mean = np.mean(scores, axis=0)
-    assert mean[0] > 0.94 and mean[1] > 0.93  # what cells of 1/96 and 1/72 of the box can tell
+    assert mean[0] > 0.94 and mean[1] > 0.93  # limited by cells of 1/96 and 1/72 of the box
 
 
 def test_insides_of_closed_meshes(meshes: list[StoredMesh]) -> None:
@@ -81,12 +81,12 @@ def test_insides_of_closed_meshes(meshes: list[StoredMesh]) -> None:
             found = Solids().of(mesh, pose(mesh), 0.0).contains(places).numpy().reshape(exact.shape)
             scores[mesh.name] = iou(found, exact)
     assert len(scores) >= 4
-    # The parts of the torch overlap and are thin: twice inside is outside by parity.
+    # The parts of the torch overlap and are thin: by parity, twice inside is outside.
     assert min(scores.values()) > 0.7 and np.mean(list(scores.values())) > 0.93
 
 
 def test_windings_do_not_matter_and_lids_do() -> None:
-    """A box of random windings is full; one without its top is a bowl, down to its bottom."""
+    """A box with random windings is solid; one without its top is a bowl."""
     box = trimesh.creation.box((1, 1, 1)).subdivide().subdivide().subdivide()
     random = np.random.default_rng(SEED)
     faces = np.where(random.random((len(box.faces), 1)) < 0.5, box.faces, box.faces[:, ::-1])
@@ -96,7 +96,7 @@ def test_windings_do_not_matter_and_lids_do() -> None:
 
 
 def test_thin_parts_stay() -> None:
-    """A plate of no thickness beside a ball is one cell thick where it is not inside the ball."""
+    """A plate without thickness through a ball is one cell thick outside the ball."""
     ball = trimesh.creation.icosphere(3, radius=0.5)
     plate = trimesh.Trimesh([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], [[0, 1, 2], [0, 2, 3]], process=False)
     both = trimesh.util.concatenate([ball, plate])
@@ -109,7 +109,7 @@ def test_thin_parts_stay() -> None:
 
 
 def test_insides_follow_the_object(meshes: list[StoredMesh], draws: Draws) -> None:
-    """Stretch, mirror and turn are those of the lookup: as if the object as it is were carved."""
+    """The lookup applies stretch, mirror and rotation: as if the varied object were carved."""
     scores = []
     for mesh in meshes:
         obj, front = varied(mesh, draws), draws.uniform(-180, 180)
@@ -141,7 +141,7 @@ def test_insides_are_in_the_frame_of_the_cameras() -> None:
 
 
 def test_insides_of_meshes_of_one_name(meshes: list[StoredMesh]) -> None:
-    """As meshes of two packs may have it: each has its own inside."""
+    """Meshes of the same name in two packs have their own insides."""
     solids, points = Solids(), sampled(20_000)
     pair = [meshes[0], replace(meshes[4], name=meshes[0].name)]
     found = [solids.of(mesh, pose(mesh), 0.0).contains(points) for mesh in pair]
@@ -150,14 +150,14 @@ def test_insides_of_meshes_of_one_name(meshes: list[StoredMesh]) -> None:
     assert iou(wanted[0].numpy(), wanted[1].numpy()) < 0.7
 
 
-def test_insides_are_kept_on_the_disk(meshes: list[StoredMesh], tmp_path: Path) -> None:
+def test_insides_are_cached_on_disk(meshes: list[StoredMesh], tmp_path: Path) -> None:
     made = kept_cells(meshes[0])
     (entry,) = (tmp_path / "cache" / "solids").iterdir()
     assert np.array_equal(made, carve(meshes[0].vertices, meshes[0].faces))
-    np.savez_compressed(entry, bits=255 - made)  # told apart from one that is made again
+    np.savez_compressed(entry, bits=255 - made)  # differs from one that is made again
     assert np.array_equal(kept_cells(meshes[0]), 255 - made)
     recolored = replace(meshes[0], name="other", palette=255 - meshes[0].palette)
-    assert np.array_equal(kept_cells(recolored), 255 - made)  # the geometry alone counts
+    assert np.array_equal(kept_cells(recolored), 255 - made)  # only geometry counts
     entry.write_bytes(entry.read_bytes()[:100])
     assert np.array_equal(kept_cells(meshes[0]), made) and np.array_equal(kept_cells(meshes[0]), made)
     kept_cells(meshes[1])

@@ -1,4 +1,4 @@
-"""Which real meshes may be trained on, and who is to be named."""
+"""Which real meshes may be trained on, and who must be credited."""
 
 import logging
 from pathlib import Path

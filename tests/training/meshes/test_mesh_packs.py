@@ -1,4 +1,4 @@
-"""Packs of real meshes: what they hold, and those that are broken."""
+"""Packs of real meshes: their content, and broken ones."""
 
 import json
 import logging
@@ -40,12 +40,12 @@ def test_canonical_pose(meshes: list[StoredMesh], draws: Draws) -> None:
             low, high = obj.vertices.min(0), obj.vertices.max(0)
             longest, radius = (high - low).max(), np.linalg.norm(obj.vertices, axis=1).max()
             assert np.abs(low + high).max() < 1e-6 and np.allclose(obj.half, high)
-            assert max(longest - 1.8, radius - MAX_RADIUS) == pytest.approx(0, abs=1e-5)  # the one or the other
+            assert max(longest - 1.8, radius - MAX_RADIUS) == pytest.approx(0, abs=1e-5)  # one or the other
             assert np.allclose(np.linalg.norm(obj.normals, axis=-1), 1, atol=1e-5)
 
 
 def test_seams_of_the_texture_are_no_creases() -> None:
-    """Vertices of one place that differ in uv share their normals."""
+    """Vertices at the same position that differ in UV share their normals."""
     ball = trimesh.creation.icosphere(2)
     apart = ball.triangles.reshape(-1, 3).astype(np.float32)  # every face on its own
     faces = np.arange(len(apart), dtype=np.int32).reshape(-1, 3)
@@ -119,7 +119,7 @@ def test_broken_packs_are_refused(name: str, tmp_path: Path) -> None:
         read_pack(tmp_path / "broken.npz")
 
 
-def test_files_that_are_no_packs(tmp_path: Path) -> None:
+def test_files_that_are_not_packs(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no zip")
     whole = (FOLDER / "samples.npz").read_bytes()
     (tmp_path / "torn.npz").write_bytes(whole[: len(whole) // 2])
@@ -145,10 +145,8 @@ def test_catalogues_that_cannot_be_used(meshes: list[StoredMesh], tmp_path: Path
         open_meshes(folder)
 
 
-def test_weights_of_packs_that_are_not_there(
-    meshes: list[StoredMesh], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A warning, of misspelt names as well; none for the user's own files, which have no packs."""
+def test_weights_of_missing_packs(meshes: list[StoredMesh], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A warning, also for misspelt names; none for the user's own files, which have no packs."""
     with caplog.at_level(logging.WARNING, "liftstudio"):
         open_meshes(weights={"samples": 2, "sample": 3, "kaykit": 1})
     assert f"data.weights: {FOLDER} has no pack named kaykit or sample" in caplog.messages

@@ -1,4 +1,4 @@
-"""Pictures of real meshes against plain torch; how meshes are varied."""
+"""Images of real meshes compared with plain torch; variation of meshes."""
 
 from dataclasses import replace
 from typing import Any
@@ -59,7 +59,7 @@ def _halves(images: Any) -> tuple[list[Any], list[Tensor]]:
 
 
 def test_texels_are_where_the_uv_says() -> None:
-    """A quadrangle seen from the front shows its texture upright; a palette is not interpolated."""
+    """A quad seen from the front shows its texture upright; a palette is not interpolated."""
     corners = np.array([[0, -1, -1], [0, 1, -1], [0, 1, 1], [0, -1, 1]], np.float32)
     uv = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], np.float32)
     palette = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [0, 0, 0]], np.uint8)

@@ -29,7 +29,7 @@ def test_a_number_means_one_sample() -> None:
 
 
 def test_mixture(meshes: list[StoredMesh], tmp_path: Path) -> None:
-    """Shares of meshes and of toys, and of packs by the weights of their meshes; four deviations."""
+    """Shares of meshes and toys, and of packs by the weights of their meshes; within four standard deviations."""
     packs = [pack_of("rare", variants(meshes[0], 9)), pack_of("often", variants(meshes[4], 3))]
     packs.append(pack_of("never", variants(meshes[5], 3)))
     packs.append(pack_of("measured", variants(meshes[6], 1)))
@@ -69,13 +69,13 @@ def test_prompts_show_the_whole_mesh(meshes: list[StoredMesh], draws: Draws) -> 
         moved = float((sample.rig.input_camera.centers - rig.input_camera.centers).norm())
         drawn_back += moved > 0
         tight = min(float(pixels.min()), 48 - float(pixels.max())) - 48 * BORDER
-        assert moved == 0 or abs(tight) < 1e-2  # no farther than needed
+        assert moved == 0 or abs(tight) < 1e-2  # no farther than necessary
         torch.testing.assert_close(sample.rig.input_camera.c2w[:, :3, :3], rig.input_camera.c2w[:, :3, :3])
     assert 0 < drawn_back < 40
 
 
 def test_rolled_and_shifted_prompts() -> None:
-    """The views are what they would be without, and the prompt's camera still looks along the same axis."""
+    """Views are unchanged, and the input camera still looks along the same axis."""
     generators = [torch.Generator().manual_seed(SEED) for _ in range(2)]
     plain = draw_rig(RigConfig(lens_share=0), 3, 64, generators[0])
     askew = draw_rig(RigConfig(lens_share=0, roll_deg=20, shift=0.1), 3, 64, generators[1])
@@ -89,7 +89,7 @@ def test_rolled_and_shifted_prompts() -> None:
 
 
 def test_augmentation_leaves_shape_and_cameras() -> None:
-    """Colours may change, silhouettes only of prompts; what is measured is not touched."""
+    """Colours may change, silhouettes only of input images; evaluation samples are unchanged."""
     plain, changed = (open_meshes(augment=flag, objects_share=1) for flag in (False, True))
     recolored = sharp = 0
     for number in range(40):

@@ -1,4 +1,4 @@
-"""Where samples come from, by the config."""
+"""Sources of samples that a config opens."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which real meshes are trained on, and which are measured."""
+"""Which real meshes are for training, and which for evaluation."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from liftstudio.training.meshes.split import group_alike, held_out, shape_profil
 
 
 def test_shapes_alike_are_one_group(meshes: list[StoredMesh]) -> None:
-    """In other colours, sizes, places and turns, mirrored, and with faces in another order; other shapes are not."""
+    """Recoloured, scaled, moved, rotated, mirrored and reordered meshes are grouped; other shapes are not."""
     random = np.random.default_rng(SEED)
     distinct = [mesh for mesh in meshes if "rock" not in mesh.name]
     changed = []
@@ -33,7 +33,7 @@ def test_groups_are_on_one_side_and_stay_there() -> None:
     names, groups = [f"object-{SEED}-{i}" for i in range(3000)], np.arange(3000) // 3
     measured = np.array(held_out(names, groups)).reshape(1000, 3)
     assert (measured.all(1) == measured.any(1)).all()
-    assert 50 <= measured.all(1).sum() <= 115  # 80 and four deviations
+    assert 50 <= measured.all(1).sum() <= 115  # 80, within four standard deviations
     fewer = np.array(held_out(names[:1500], groups[:1500])).reshape(500, 3)
     assert np.array_equal(fewer, measured[:500])
     shuffled = np.random.default_rng(SEED).permutation(3000)
@@ -61,8 +61,8 @@ def test_what_is_measured_is_never_trained_on(meshes: list[StoredMesh], tmp_path
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_what_is_measured_is_not_the_picture_again(share: float) -> None:
-    """But by priors that know closed orbits alone, which end at the prompt's camera."""
+def test_evaluation_views_are_not_the_input_view(share: float) -> None:
+    """Except for priors of closed orbits, which end at the input camera."""
     source = open_meshes(resolution=16, rig={"orbit_share": share, "amplitude_deg": 20})
     for rig in (source.unseen(number).rig for number in range(12)):
         azimuth, elevation = rig.views.azimuth_deg, rig.views.elevation_deg - rig.input_camera.elevation_deg
