@@ -128,9 +128,9 @@ class DepthSDS(OrbitDistillation):
         """Return the render's outline at the resolution of the latents."""
         return F.interpolate(render.opacity.detach().permute(0, 3, 1, 2), self.prior.latent_shape[1:], mode="area")
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Return the number of images through the UNet per step so far."""
-        return self._work.figures()
+        return self._work.metrics()
 
     def state(self) -> dict[str, Any]:
         """Return the counts behind `figures`."""

@@ -160,7 +160,7 @@ class UnetWork:
         yield
         self.turns, self.evaluations = self.turns + 1, self.evaluations + self.prior.evaluations - before
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Return the number of images per turn, for the log."""
         return {"unet_evaluations": self.evaluations / max(1, self.turns)}
 

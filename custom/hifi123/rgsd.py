@@ -269,13 +269,13 @@ class StateDistillation(Guidance[StateRequest]):
         squared = (mask * (latents - target.clean()).square()).mean() / mask.mean().clamp_min(1e-6)
         self._distances["random_distance" if request.fixed is None else "fixed_distance"] = squared.item()
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Return the number of images through the UNet per step so far, and the latest distances from targets.
 
         The inversion of the input image is not counted. Distances are mean squared differences between clean latents
         and their enhanced estimates on the object, and so comparable across noise levels.
         """
-        return {**self._work.figures(), **self._distances}
+        return {**self._work.metrics(), **self._distances}
 
     def state(self) -> dict[str, Any]:
         """Return the fixed cameras' targets, the input image's depth, and the counts behind `figures`."""

@@ -186,24 +186,24 @@ class DepthTask(PriorTask):
             depths = torch.cat([view_depths(each, self.side)[:1] for each in samples]).to(device)
             latents = prior.encode(images)
             rows = {"coded": prior.decode(latents)}
-            figures = {}
+            metrics = {}
             if self.config.part == "unet":
-                figures = self._noise_errors(prior, latents, depths)
+                metrics = self._noise_errors(prior, latents, depths)
                 rows["inverted"] = prior.decode(reconstructed(prior, latents, depths, *INVERSION))
-        figures |= {f"psnr_{name}": float(psnr(row, images).mean()) for name, row in rows.items()}
+        metrics |= {f"psnr_{name}": float(psnr(row, images).mean()) for name, row in rows.items()}
         masks = torch.cat([each.images[:1, ..., 3:] for each in samples]).to(device)
-        figures["psnr_coded_object"] = float(masked_psnr(rows["coded"], images, masks).nanmean())
-        return Evaluation(figures, grid([list(row.cpu()) for row in (images, *rows.values())]))
+        metrics["psnr_coded_object"] = float(masked_psnr(rows["coded"], images, masks).nanmean())
+        return Evaluation(metrics, grid([list(row.cpu()) for row in (images, *rows.values())]))
 
     def _noise_errors(self, prior: DepthPrior, latents: Tensor, depths: Tensor) -> dict[str, float]:
         """Return the squared noise error at each of LEVELS, with the empty text; the noise is always the same."""
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
         predict = inverting(prior.unet, depths, prior.prompts("").empty)
-        figures = {}
+        metrics = {}
         for timestep in LEVELS:
             states = self.noised(latents, noise, torch.full((len(latents),), timestep, device=latents.device))
-            figures[f"noise_{timestep}"] = float(F.mse_loss(predict(states, timestep), noise))
-        return figures
+            metrics[f"noise_{timestep}"] = float(F.mse_loss(predict(states, timestep), noise))
+        return metrics
 
     def save(self, network: nn.Module, path: Path) -> None:
         """See `PriorTask.save`; a folder as `checkpoint.open_folder` opens it."""

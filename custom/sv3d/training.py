@@ -140,7 +140,7 @@ class SV3DTask(PriorTask):
             orbits = [closed(sample) for sample in samples]
             found = evaluate(prior, orbits, protocol, device)
             coded = [_coding_psnr(prior, orbit.images.to(device)) for orbit in orbits]
-        return Evaluation({**found.figures, "psnr_coded": sum(coded) / len(coded)}, found.sheet)
+        return Evaluation({**found.metrics, "psnr_coded": sum(coded) / len(coded)}, found.sheet)
 
     def save(self, network: nn.Module, path: Path) -> None:
         """See `PriorTask.save`; the layout is the official one."""

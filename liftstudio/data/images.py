@@ -11,7 +11,7 @@ import imageio_ffmpeg
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
@@ -186,7 +186,7 @@ def _opened(path: Path, use: Callable[[Image.Image], T]) -> T:
 
 
 def _reason(error: Exception, path: Path) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "unknown or damaged format"
     return " ".join(str(error).split()) or type(error).__name__
 

@@ -51,7 +51,7 @@ class Guidance(Component, Generic[RequestType]):
     def losses(self, request: RequestType, render: Render) -> dict[str, Tensor]:
         """Return the named scalar losses of the render of a request; only those whose weight is not 0."""
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Return further figures about the last call of `losses`, for the log."""
         return {}
 

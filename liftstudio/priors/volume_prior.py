@@ -101,9 +101,9 @@ class VolumePrior(Prior):
         """Accept any cameras; warn if fields of view or the input camera's angles are outside the training range."""
         fov_deg = torch.cat([one.fov_deg.cpu() for one in (input_camera, cameras)])
         self.warn_beyond("field of view", fov_deg, self.trained_fov_deg)
-        self.warn_beyond("elevation of the picture", input_camera.elevation_deg, self.trained_elevation_deg)
+        self.warn_beyond("elevation of the input image", input_camera.elevation_deg, self.trained_elevation_deg)
         azimuth_deg = torch.remainder(input_camera.azimuth_deg + 180, 360) - 180
-        self.warn_beyond("azimuth of the picture", azimuth_deg, self.trained_azimuth_deg)
+        self.warn_beyond("azimuth of the input image", azimuth_deg, self.trained_azimuth_deg)
 
     def encode(self, images: Tensor, masks: Tensor) -> Tensor:
         """See `Prior.encode`; the latents are the pixels."""

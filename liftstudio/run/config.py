@@ -26,7 +26,7 @@ class CheckpointConfig:
 
 
 @dataclass
-class TestConfig:
+class EvaluationConfig:
     frames: PositiveInt = 60  # frames of the turntable video
     fps: Annotated[float, Range(above=0, high=240)] = 30.0  # frames per second of the turntable video
     size: Annotated[int, Range(16)] = 256  # height and width of turntable and stills, pixels
@@ -67,7 +67,7 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the first CUDA device if there is one
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # how often the run is saved
     log: LogConfig = field(default_factory=LogConfig)  # what is logged during training
-    test: TestConfig = field(default_factory=TestConfig)  # turntable, passes, metrics
+    test: EvaluationConfig = field(default_factory=EvaluationConfig)  # turntable, passes, metrics
     export: ExportConfig = field(default_factory=ExportConfig)  # mesh files
     truth: TruthConfig = field(default_factory=TruthConfig)  # ground truth to compare with; for runs from one picture
 

@@ -18,7 +18,7 @@ from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.lpips import Lpips, load_lpips
-from liftstudio.run.config import TestConfig, TruthConfig
+from liftstudio.run.config import EvaluationConfig, TruthConfig
 from liftstudio.systems.base import System
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ SHEET_PIXELS = 12_000_000  # upper limit for a contact sheet
 SHEET_CELL = 256  # pixels; upper limit for the longest side of an image in a contact sheet
 
 
-def check_test(config: TestConfig) -> None:
+def check_test(config: EvaluationConfig) -> None:
     """Check the external files that the test stage needs, before the long work.
 
     Raises:
@@ -41,7 +41,7 @@ def check_test(config: TestConfig) -> None:
     _lpips(config)
 
 
-def evaluate(system: System, views: ReferenceViews | None, folder: Path, config: TestConfig) -> dict[str, Any]:
+def evaluate(system: System, views: ReferenceViews | None, folder: Path, config: EvaluationConfig) -> dict[str, Any]:
     """Write turntable.mp4, stills/ and, if there are views, contact_sheet.png to `folder`.
 
     Returns the result of `image_metrics`, empty without views; images are compared composited over white.
@@ -61,7 +61,7 @@ def evaluate(system: System, views: ReferenceViews | None, folder: Path, config:
     return metrics
 
 
-def turntable_cameras(references: Cameras | None, config: TestConfig) -> Cameras:
+def turntable_cameras(references: Cameras | None, config: EvaluationConfig) -> Cameras:
     """Return a full orbit at one elevation, with the mean distance and field of view of `references`, if given."""
     distance, fov_deg = DEFAULT_DISTANCE, DEFAULT_FOV_DEG
     if references is not None:
@@ -142,7 +142,7 @@ def load_truth_of(config: TruthConfig, views: ComponentSpec | None) -> "Truth | 
 
 
 def compare_renders(
-    system: System, truth: ReferenceViews, config: TestConfig, noun: str | None, device: torch.device
+    system: System, truth: ReferenceViews, config: EvaluationConfig, noun: str | None, device: torch.device
 ) -> dict[str, Any]:
     """Return metrics of the system's renders at the cameras of the true views except the input view.
 
@@ -177,7 +177,7 @@ def compare_exported(exported: Path, truth: "Truth") -> dict[str, float | None]:
     return compare_mesh(read_mesh(exported), truth)
 
 
-def load_judges(config: TestConfig, noun: str | None, device: torch.device) -> "Judges":
+def load_judges(config: EvaluationConfig, noun: str | None, device: torch.device) -> "Judges":
     """Return the networks whose weights the config gives, for the comparison of novel views with the ground truth.
 
     noun: what the object is called, for the CD score.
@@ -242,5 +242,5 @@ def _means(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     return {n: None if rows[0][n] is None else sum(row[n] for row in rows) / len(rows) for n in names}
 
 
-def _lpips(config: TestConfig) -> Lpips | None:
+def _lpips(config: EvaluationConfig) -> Lpips | None:
     return load_lpips(input_path(config.lpips_weights), config.lpips_network) if config.lpips_weights else None

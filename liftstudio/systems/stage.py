@@ -69,11 +69,11 @@ class Stage:
         shading = scene.material.draw_shading(self.steps_before + step, generator)
         self.renderer.update(scene, step, generator)
         weighted: Weighted = {}
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for name, guidance in self.guidance.items():
             if step >= guidance.config.start:
                 weighted |= self._guide(name, active, step, generator, shading)
-                figures |= {f"{name}/{figure}": value for figure, value in guidance.figures().items()}
+                metrics |= {f"{name}/{metric}": value for metric, value in guidance.metrics().items()}
         for loss, value in regularizers.geometry_losses(active, scene.geometry, generator).items():
             weighted[loss] = active[loss], value
         if not weighted:
@@ -82,7 +82,7 @@ class Stage:
         self.fabric.backward(total)
         self._average_gradients()
         self.optimizer.step(step)
-        return {"loss": total.item()} | {name: value.item() for name, (_, value) in weighted.items()} | figures
+        return {"loss": total.item()} | {name: value.item() for name, (_, value) in weighted.items()} | metrics
 
     def _guide(
         self,

@@ -45,14 +45,14 @@ def evaluate(prior: Prior, samples: list[Sample], protocol: Protocol, device: to
     samples from noise ("psnr_sampled"), and silhouette IoU ("iou_5", "iou_sampled") if the prior predicts masks. The
     sheet shows the input view, a sample, a single-step estimate from pure noise, and the ground truth.
     """
-    figures = [_measured_levels(prior, sample, number, protocol, device) for number, sample in enumerate(samples)]
+    metrics = [_measured_levels(prior, sample, number, protocol, device) for number, sample in enumerate(samples)]
     rows: list[list[Tensor]] = []
     for number, sample in enumerate(samples[:SHEET_OBJECTS]):
         drawn, more = _drawn(prior, sample, number, protocol, device)
-        figures.append(drawn)
+        metrics.append(drawn)
         rows += more
-    names = {name: None for one in figures for name in one}  # unique, in order
-    means = {name: _mean([one[name] for one in figures if name in one]) for name in names}
+    names = {name: None for one in metrics for name in one}  # unique, in order
+    means = {name: _mean([one[name] for one in metrics if name in one]) for name in names}
     return Evaluation(means, grid(rows))
 
 
@@ -74,15 +74,15 @@ def _measured_levels(prior: Prior, sample: Sample, number: int, protocol: Protoc
     condition, noise = prior.condition(_input(sample)), _noise(prior, sample, number, device)
     truth = sample.images.to(device)
     latents = prior.encode(truth[..., :3], truth[..., 3:])
-    figures = {}
+    metrics = {}
     for level in protocol.levels:
         images, masks = prior.decode(
             prior.denoise(NoisyViews(latents + level * noise, level, condition, sample.rig.views))
         )
-        figures[f"psnr_{level:g}"] = _psnr(images, sample, protocol)
+        metrics[f"psnr_{level:g}"] = _psnr(images, sample, protocol)
         if masks is not None:
-            figures[f"iou_{level:g}"] = _iou(masks, sample, protocol)
-    return figures
+            metrics[f"iou_{level:g}"] = _iou(masks, sample, protocol)
+    return metrics
 
 
 def _drawn(
@@ -96,13 +96,13 @@ def _drawn(
         lambda z, sigma: prior.denoise(NoisyViews(z, sigma, condition, cameras, scale)), noise, protocol.sigmas
     )
     (images, masks), once = prior.decode(drawn), prior.denoise(NoisyViews(highest * noise, highest, condition, cameras))
-    figures = {"psnr_sampled": _psnr(images, sample, protocol)}
+    metrics = {"psnr_sampled": _psnr(images, sample, protocol)}
     if masks is not None:
-        figures["iou_sampled"] = _iou(masks, sample, protocol)
+        metrics["iou_sampled"] = _iou(masks, sample, protocol)
     image = sample.input_image[..., :3]
     starts = (image, torch.ones_like(image), torch.ones_like(image))
     shown = (images.cpu(), prior.decode(once)[0].cpu(), sample.images[..., :3])
-    return figures, [[start, *row] for start, row in zip(starts, shown, strict=True)]
+    return metrics, [[start, *row] for start, row in zip(starts, shown, strict=True)]
 
 
 def _psnr(images: Tensor, sample: Sample, protocol: Protocol) -> float:

@@ -174,9 +174,9 @@ class Training(lightning.LightningModule):
         samples = [self.source.unseen(number) for number in range(self.config.evaluated)]
         found = self.task.evaluate(self.averaged.module, samples)
         save_image(self.folder / "sheets" / f"{done:07d}.png", found.sheet)
-        figures = "  ".join(f"{name} {value:.3f}" for name, value in found.figures.items())
+        figures = "  ".join(f"{name} {value:.3f}" for name, value in found.metrics.items())
         log.info("unseen objects after %d steps, %.0f %% of the budget: %s", done, 100 * self.progress, figures)
-        self.run_log.write("unseen", done, done, found.figures)
+        self.run_log.write("unseen", done, done, found.metrics)
 
     def save(self) -> None:
         """Write a checkpoint for `restore`."""

@@ -14,9 +14,9 @@ from liftstudio.training.data import DataConfig, Sample
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Result of an evaluation. figures: metrics by name, for the log. sheet: [H, W, 3] contact sheet in [0, 1]."""
+    """Result of an evaluation. metrics: values by name, for the log. sheet: [H, W, 3] contact sheet in [0, 1]."""
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     sheet: Tensor
 
 

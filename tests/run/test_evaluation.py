@@ -25,7 +25,7 @@ from liftstudio.metrics.images import psnr
 from liftstudio.ops.interpolation import interpolate
 from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
 from liftstudio.run import evaluation
-from liftstudio.run.config import TestConfig, TruthConfig
+from liftstudio.run.config import EvaluationConfig, TruthConfig
 from liftstudio.run.run import noun_of
 from liftstudio.run.truth import Truth, compare_mesh, load_truth, moved_mesh
 from liftstudio.systems.base import Surface, System
@@ -94,7 +94,7 @@ def views(mesh: Mesh) -> ReferenceViews:
     return ReferenceViews(straight, render.opacity, cameras, names, held_out)
 
 
-CONFIG = TestConfig(frames=8, size=33, stills=4, elevation_deg=10.0)
+CONFIG = EvaluationConfig(frames=8, size=33, stills=4, elevation_deg=10.0)
 
 
 def test_everything_is_written(mesh: Mesh, views: ReferenceViews, tmp_path: Path) -> None:
@@ -187,20 +187,20 @@ def test_photographs_of_a_real_object(tmp_path: Path) -> None:
 )
 def test_faulty_options(options: dict) -> None:
     with pytest.raises(InputError, match=f"test.{next(iter(options))}"):
-        parse(options, TestConfig, "test")
+        parse(options, EvaluationConfig, "test")
 
 
 def test_missing_lpips_weights_are_reported_before_the_work(tmp_path: Path) -> None:
-    evaluation.check_test(TestConfig())
+    evaluation.check_test(EvaluationConfig())
     with pytest.raises(InputError, match="LPIPS"):
-        evaluation.check_test(TestConfig(lpips_weights=str(tmp_path / "none")))
+        evaluation.check_test(EvaluationConfig(lpips_weights=str(tmp_path / "none")))
 
 
 def test_lpips_is_measured_with_weights(views: ReferenceViews, tmp_path: Path) -> None:
     from liftstudio.metrics.lpips import Lpips
 
     torch.save(Lpips("alexnet").state_dict(), tmp_path / "random.pth")
-    config = TestConfig(lpips_weights=str(tmp_path))
+    config = EvaluationConfig(lpips_weights=str(tmp_path))
     evaluation.check_test(config)
     metrics = evaluation.image_metrics(views.over(1.0), views, evaluation._lpips(config))
     assert metrics["training"]["lpips"] == 0

@@ -91,14 +91,14 @@ def test_gradient_is_that_of_score_distillation(prompt: str) -> None:
 def test_the_networks_work_is_counted(prompt: str) -> None:
     """Images per step: two per view with guidance; a resumed run continues the count."""
     generator, guidance = torch.Generator().manual_seed(SEED), make(prompt=prompt, guidance_scale=7.5)
-    assert guidance.figures() == {"unet_evaluations": 0}
+    assert guidance.metrics() == {"unet_evaluations": 0}
     for step in range(2):
         request = guidance.request(step, generator)
         guidance.losses(request, fake_render(generator, len(request.cameras)))
-    assert guidance.figures() == {"unet_evaluations": 2 if prompt else 1}
+    assert guidance.metrics() == {"unet_evaluations": 2 if prompt else 1}
     resumed = make(prompt=prompt)
     resumed.load_state(guidance.state())
-    assert resumed.figures() == guidance.figures()
+    assert resumed.metrics() == guidance.metrics()
 
 
 def test_flat_views_and_those_without_object(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

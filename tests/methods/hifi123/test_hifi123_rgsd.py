@@ -122,7 +122,7 @@ def run(guidance: Any, steps: int, generator: torch.Generator) -> list[tuple[Ten
         render = fake_render(generator, len(request.cameras))
         loss = guidance.losses(request, render)["rgsd"]
         (gradient,) = torch.autograd.grad(loss, render.foreground)
-        total = guidance.figures()["unet_evaluations"] * (step + 1)
+        total = guidance.metrics()["unet_evaluations"] * (step + 1)
         found.append((gradient, total - before))
         before = total
     return found
@@ -141,7 +141,7 @@ def test_fixed_targets_are_made_once_or_anew_every_so_often(prompt: str) -> None
         assert evaluations in [LEVELS - 1 + (LEVELS - level) * per_step for level in (2, 3)]
     for gradient, _ in found:
         assert torch.isfinite(gradient).all() and gradient[:, 8:24, 8:24].abs().max() > 0
-    figures = guidance.figures()
+    figures = guidance.metrics()
     assert figures["fixed_distance"] > 0 and figures["random_distance"] > 0
     assert guidance.state()["targets"].keys() == {"0", "1"}
 
@@ -186,7 +186,7 @@ def test_a_turn_without_the_object_is_skipped(depth: str, width: int, caplog: py
         assert loss == 0 and not gradient.any()
     said = [text for text in warnings(caplog) if "skipped" in text]
     assert said == ["RGSD: a render shows no object, or less than a pixel of the latents; such turns are skipped"]
-    assert guidance.figures() == {"unet_evaluations": 0} and not guidance.state()["targets"]
+    assert guidance.metrics() == {"unet_evaluations": 0} and not guidance.state()["targets"]
     request = guidance.request(2, generator)
     assert guidance.losses(request, fake_render(generator, len(request.cameras)))["rgsd"] > 0
     if depth == "render":

@@ -208,8 +208,11 @@ def test_the_bundled_prior_knows_the_shipped_views(name: str, caplog: pytest.Log
 UNKNOWN = {
     "field of view: 33.8 to 60 degrees; toys (bundled) was trained for 25 to 50 degrees": ((0, 10, 33.8), [60.0]),
     "field of view: 20 to 33.8 degrees": ((0, 10, 20), [33.8]),
-    "elevation of the picture: 45 to 45 degrees; toys (bundled) was trained for -10 to 40": ((0, 45, 33.8), [33.8]),
-    "azimuth of the picture: -60 to -60 degrees; toys (bundled) was trained for -46 to 46": ((300, 10, 33.8), [33.8]),
+    "elevation of the input image: 45 to 45 degrees; toys (bundled) was trained for -10 to 40": ((0, 45, 33.8), [33.8]),
+    "azimuth of the input image: -60 to -60 degrees; toys (bundled) was trained for -46": (
+        (300, 10, 33.8),
+        [33.8],
+    ),
 }
 
 
