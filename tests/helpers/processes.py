@@ -1,5 +1,6 @@
 """Command lines in processes of their own, forked from one that has imported torch and Lightning once."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -45,7 +46,8 @@ class Launched:
 
     def send_signal(self, number: signal.Signals) -> None:
         assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(self._process.pid, number)
 
     def wait(self) -> tuple[int, str]:
         """Its exit code and what it wrote to stderr, once it has ended.

@@ -19,16 +19,18 @@ OPTIONS = [
     "checkpoint.every=1",
     "views.held_out=[]",
     "system.light=spherical-gaussians",
-    "system.stages.coarse.steps=14",
+    "system.stages.coarse.steps=10",
+    "system.stages.coarse.guidance.views.views_per_step=1",
     "system.stages.coarse.renderer.grid_resolution=16",
-    "system.stages.fine.steps=14",
+    "system.stages.coarse.renderer.samples_across=32",
+    "system.stages.fine.steps=10",
     "system.stages.fine.geometry.resolution=16",
     "test.frames=1",
     "test.size=16",
     "test.stills=0",
     "log.tensorboard=false",
     "export.formats=[glb,obj]",
-    "export.texture_size=128",
+    "export.texture_size=64",
 ]
 
 
@@ -63,7 +65,7 @@ def test_killed_run_ends_in_the_same_bytes(stage: str, workplace: Path, monkeypa
     for _ in range(2):
         while not list(folder.glob(f"checkpoints/step-*-{stage}.ckpt")) and not process.ended():
             wait_for_steps(folder, process, 0)
-        wait_for_steps(folder, process, random.uniform(0, 0.3))
+        wait_for_steps(folder, process, random.uniform(0, 0.15))
         process.send_signal(signal.SIGKILL)
         process.wait()
         process = Launched("--config", str(folder / "config.yaml"), "--resume")

@@ -39,6 +39,7 @@ QUICK = (
     "test.frames=1",
     "test.size=16",
     "test.stills=0",
+    "log.images_every=0",
     "log.tensorboard=false",
     "export.texture_size=64",
     "export.target_faces=1000",
