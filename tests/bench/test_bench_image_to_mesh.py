@@ -153,6 +153,7 @@ def test_a_picture_where_the_front_is_at_azimuth_0(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("whose", "variant"), [("prior", "uniform-light"), ("true", "default")])
+@pytest.mark.usefixtures("few_surface_samples")
 def test_a_run_from_picture_to_row(folder: Path, whose: Literal["prior", "true"], variant: str) -> None:
     index, _ = a_toy()
     job = image_to_mesh.Job(index, variant, whose, 64, (*QUICK, f"prior.weights={folder / 'ball.safetensors'}"))

@@ -12,15 +12,13 @@ from rich.console import Console
 
 from bench import captures, objects
 from liftstudio.cli import command_line
-from liftstudio.metrics import meshes
 
 QUICK = ("device=cpu", "system.steps=2")
 
 
 @pytest.fixture(autouse=True)
-def _captures(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _captures(project: Path, few_surface_samples: None) -> None:
     """Two captures of a sphere, one with its mesh, and a folder that is none."""
-    monkeypatch.setattr(meshes, "SURFACE_SAMPLES", 5000)
     for name in ("mario", "sofa"):
         write_capture(project / "objects" / name)
     capture = project / "objects" / "sofa" / "transforms.json"
