@@ -43,6 +43,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def few_surface_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rough figures of meshes: nearest points of surfaces that lie far in one another take long to find."""
+    monkeypatch.setattr("liftstudio.metrics.meshes.SURFACE_SAMPLES", 5000)
+
+
+@pytest.fixture
 def ball_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same with the image and the weights of the tiny ball's prior; log messages reach `caplog`."""
     from helpers.tiny_prior import TinyBall, write_ball, write_weights

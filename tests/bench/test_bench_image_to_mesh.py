@@ -153,6 +153,7 @@ def test_an_image_with_the_front_at_azimuth_0(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("whose", "variant"), [("prior", "uniform-light"), ("true", "default")])
+@pytest.mark.usefixtures("few_surface_samples")
 def test_a_run_from_image_to_row(folder: Path, whose: Literal["prior", "true"], variant: str) -> None:
     index, _ = a_toy()
     job = image_to_mesh.Job(index, variant, whose, 64, (*QUICK, f"prior.weights={folder / 'ball.safetensors'}"))

@@ -30,6 +30,7 @@ QUICK = (
     "system.stages.coarse.guidance.views.views_per_step=2",
     "system.stages.coarse.geometry.grid.levels=6",
     "system.stages.coarse.renderer.grid_resolution=32",
+    "system.stages.coarse.renderer.samples_across=48",
     "system.stages.fine.steps=6",
     "system.stages.fine.geometry.resolution=24",
     "system.stages.fine.guidance.unseen.frames=3",

@@ -4,13 +4,11 @@ import csv
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from helpers.paths import ROOT
+from helpers.processes import Launched
 from helpers.tiny_project import make_project
 
 from liftstudio.core.checkpoints import Checkpoints, read_verified
@@ -20,38 +18,27 @@ OPTIONS = ["data.path=capture", "device=cpu", "checkpoint.every=1", "system.ball
 MEASURED = {"seconds_per_step", "memory_gb"}  # columns of log.csv that vary between runs
 
 
-def launch(*arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "launch.py"), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+def start(tag: str) -> Launched:
+    return Launched("--config", "tiny.yaml", "--train", *OPTIONS, f"tag={tag}")
 
 
-def start(tag: str) -> subprocess.Popen[str]:
-    return launch("--config", "tiny.yaml", "--train", *OPTIONS, f"tag={tag}")
+def resume(tag: str) -> Launched:
+    return Launched("--config", f"runs/tiny/{tag}/config.yaml", "--resume")
 
 
-def resume(tag: str) -> subprocess.Popen[str]:
-    return launch("--config", f"runs/tiny/{tag}/config.yaml", "--resume")
-
-
-def wait_for_steps(folder: Path, process: subprocess.Popen[str], seconds: float) -> None:
+def wait_for_steps(folder: Path, process: Launched, seconds: float) -> None:
     """Wait until the run has a new checkpoint, then `seconds` more."""
     begin = time.time()
     known = set(folder.glob("checkpoints/step-*"))
-    while not set(folder.glob("checkpoints/step-*")) - known and process.poll() is None:
+    while not set(folder.glob("checkpoints/step-*")) - known and not process.ended():
         assert time.time() - begin < 120
         time.sleep(0.01)
     time.sleep(seconds)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+def finish(process: Launched) -> str:
+    code, errors = process.wait()
+    assert code == 0, errors
     return errors
 
 
@@ -91,8 +78,9 @@ def test_killed_at_random_moments(project_with_extension: Path, straight: dict[s
     process = start("killed")
     for _ in range(3):
         wait_for_steps(folder, process, random.uniform(0, 0.6))
-        process.kill()
-        process.communicate()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        (folder / "images").mkdir(exist_ok=True)
         (folder / "images" / ".000001.0123456789ab.tmp.png").touch()  # left by a kill at the worst moment
         process = resume("killed")
     finish(process)
@@ -106,8 +94,8 @@ def test_stopped_by_signal(number: signal.Signals, project_with_extension: Path,
     process = start("stopped")
     wait_for_steps(folder, process, random.uniform(0, 0.3))
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 3, errors
+    code, errors = process.wait()
+    assert code == 3, errors
     assert f"--config runs/tiny/stopped{os.sep}config.yaml --resume" in errors and len(errors.splitlines()) == 1
     torn = Checkpoints(folder / "checkpoints").paths()[0]
     torn.write_bytes(torn.read_bytes()[:-1000])
@@ -118,7 +106,7 @@ def test_stopped_by_signal(number: signal.Signals, project_with_extension: Path,
 
 def test_second_interrupt_stops_at_once(project_with_extension: Path) -> None:
     folder = project_with_extension / "runs" / "tiny" / "twice"
-    process = launch(
+    process = Launched(
         "--config", "tiny.yaml", "--train", "data.path=capture", "tag=twice", "system.seconds=90", "checkpoint.every=1"
     )
     while not folder.exists():
@@ -128,12 +116,12 @@ def test_second_interrupt_stops_at_once(project_with_extension: Path) -> None:
     time.sleep(0.5)
     begin = time.time()
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)  # the step would take longer, and a busy machine takes some seconds
-    assert process.returncode == 3 and "--resume" in errors and time.time() - begin < 60
+    code, errors = process.wait()  # the step would take longer, and a busy machine takes some seconds
+    assert code == 3 and "--resume" in errors and time.time() - begin < 60
 
 
 def test_resume_of_a_finished_run_exports_again(project_with_extension: Path) -> None:
-    finish(launch("--config", "tiny.yaml", "--train", "data.path=capture", "tag=done"))
+    finish(Launched("--config", "tiny.yaml", "--train", "data.path=capture", "tag=done"))
     folder = project_with_extension / "runs" / "tiny" / "done"
     before = result(folder)
     for path in (folder / "export").iterdir():

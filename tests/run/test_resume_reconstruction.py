@@ -2,13 +2,14 @@
 
 import os
 import random
-import subprocess
+import signal
 from pathlib import Path
 
 import pytest
 from helpers.paths import ROOT
+from helpers.processes import Launched
 from helpers.tiny_project import write_capture
-from test_resume import finish, launch, wait_for_steps
+from test_resume import finish, wait_for_steps
 
 NAME = "reconstruct-views"
 # A checkpoint at every step: with the hash table and Adam's state (12 MB) about half the time goes into writing them.
@@ -18,21 +19,23 @@ OPTIONS = [
     "checkpoint.every=1",
     "views.held_out=[]",
     "system.light=spherical-gaussians",
-    "system.stages.coarse.steps=14",
+    "system.stages.coarse.steps=10",
+    "system.stages.coarse.guidance.views.views_per_step=1",
     "system.stages.coarse.renderer.grid_resolution=16",
-    "system.stages.fine.steps=14",
+    "system.stages.coarse.renderer.samples_across=32",
+    "system.stages.fine.steps=10",
     "system.stages.fine.geometry.resolution=16",
     "test.frames=1",
     "test.size=16",
     "test.stills=0",
     "log.tensorboard=false",
     "export.formats=[glb,obj]",
-    "export.texture_size=128",
+    "export.texture_size=64",
 ]
 
 
-def train(tag: str) -> subprocess.Popen[str]:
-    return launch("--config", str(ROOT / "configs" / f"{NAME}.yaml"), "--train", *OPTIONS, f"tag={tag}")
+def train(tag: str) -> Launched:
+    return Launched("--config", str(ROOT / "configs" / f"{NAME}.yaml"), "--train", *OPTIONS, f"tag={tag}")
 
 
 def exported(tag: str) -> dict[str, bytes]:
@@ -60,12 +63,12 @@ def test_killed_run_ends_in_the_same_bytes(stage: str, workplace: Path, monkeypa
     folder = Path("runs") / NAME / tag
     process = train(tag)
     for _ in range(2):
-        while not list(folder.glob(f"checkpoints/step-*-{stage}.ckpt")) and process.poll() is None:
+        while not list(folder.glob(f"checkpoints/step-*-{stage}.ckpt")) and not process.ended():
             wait_for_steps(folder, process, 0)
-        wait_for_steps(folder, process, random.uniform(0, 0.3))
-        process.kill()
-        process.communicate()
-        process = launch("--config", str(folder / "config.yaml"), "--resume")
+        wait_for_steps(folder, process, random.uniform(0, 0.15))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process = Launched("--config", str(folder / "config.yaml"), "--resume")
     finish(process)
     straight = exported("straight")
     assert {"mesh.glb", "mesh.obj"} <= set(straight)

@@ -6,15 +6,12 @@ import pytest
 from ball_captures import write_capture
 from helpers.tiny_prior import write_weights
 
-from liftstudio.metrics import meshes
-
 
 @pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_surface_samples: None) -> None:
     """A folder of two balls 1 wide, as in the protocol, and a prior of just these."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(meshes, "SURFACE_SAMPLES", 5000)  # nearest points of concentric balls take long to find
     write_weights(tmp_path / "ball.safetensors", radius=0.9)
     write_capture(tmp_path / "objects" / "blue_ball1", mesh=True)
     write_capture(tmp_path / "objects" / "red_ball", mesh=True)

@@ -46,6 +46,7 @@ SV3D = [  # options of views and fields with a tiny network
     "views.steps=2",
     "views.resolution=64",
     f"{COARSE}.geometry.grid.levels=6",
+    f"{COARSE}.guidance.views.views_per_step=1",
     "log.every=1",
 ]
 

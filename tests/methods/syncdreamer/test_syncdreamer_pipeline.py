@@ -17,6 +17,7 @@ from liftstudio.core.registry import find
 from liftstudio.data.cameras import concatenate, orbit_cameras
 from liftstudio.data.images import load_image
 from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.methods.syncdreamer import ranking
 from liftstudio.run.inputs import Inputs
 
 SEED = fresh_seed(__name__)
@@ -39,6 +40,7 @@ QUICK = (
     "test.frames=1",
     "test.size=16",
     "test.stills=0",
+    "log.images_every=0",
     "log.tensorboard=false",
     "export.texture_size=64",
     "export.target_faces=1000",
@@ -85,6 +87,7 @@ def test_from_a_picture_to_a_mesh(
     """With HarmonyView's guidance and Instant-NGP, and with classifier-free guidance and NeuS; then with DMTet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(ranking, "SAMPLES", 8)
     weights = write_bright_weights(tmp_path / "tiny.safetensors", SEED)
     options = (f"prior.weights={weights}", f"views.elevation_deg={elevation_deg}", *coarse, *QUICK)
     path = assets.packaged("configs") / f"{config}.yaml"

@@ -24,6 +24,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.data.images import load_image
 from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.methods.syncdreamer import ranking
 from liftstudio.methods.syncdreamer.preparation import framed
 from liftstudio.methods.syncdreamer.ranking import rank
 from liftstudio.priors.base import Estimates, NoisyViews, Prior
@@ -39,6 +40,12 @@ def folder(ball_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return ball_folder
 
 
+@pytest.fixture
+def quick_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few points along a ray: for tests to which it is all one which instance is the best."""
+    monkeypatch.setattr(ranking, "SAMPLES", 8)
+
+
 def make(**options: Any) -> ReferenceViews:
     """Return the views from the ball's image, with other `options` as in a config file."""
     prior = {"type": "tiny-ball", "weights": "ball.safetensors", **options.pop("prior", {})}
@@ -47,6 +54,7 @@ def make(**options: Any) -> ReferenceViews:
     return source(parse({**data, "prior": prior}, source.Config, "views"), device=CPU).load()
 
 
+@pytest.mark.usefixtures("quick_ranking")
 def test_sixteen_views_and_the_picture() -> None:
     views = make()
     assert len(views) == 17 and views.input_view == 16 and not views.held_out.any()
@@ -69,6 +77,7 @@ def test_a_picture_from_30_degrees_takes_the_place_of_the_first_view() -> None:
     torch.testing.assert_close(views.cameras.c2w, official_cameras(16, 32, distance=2.7).c2w, rtol=0, atol=1e-5)
 
 
+@pytest.mark.usefixtures("quick_ranking")
 def test_the_prior_is_shown_the_picture_in_the_official_frame() -> None:
     make(frame_ratio=0.75)
     (posed,) = TinyBall.prompts
@@ -102,6 +111,7 @@ def test_the_elevation_in_use_is_logged(caplog: pytest.LogCaptureFixture) -> Non
     assert "is from an elevation of 12.5 degrees (views.elevation_deg)" in caplog.text
 
 
+@pytest.mark.usefixtures("quick_ranking")
 def test_default_steps_are_those_of_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
     """Defaults: the prior's steps for ancestral sampling if it has them, otherwise its general ones."""
     counts: list[int] = []
@@ -115,6 +125,7 @@ def test_default_steps_are_those_of_the_prior(monkeypatch: pytest.MonkeyPatch) -
     assert counts == [5, 3, 4]
 
 
+@pytest.mark.usefixtures("quick_ranking")
 def test_instances() -> None:
     """Each depends only on the seed and its index; choosing another needs no new sampling."""
     two, three = ([make(instances=n, instance=i) for i in range(n)] for n in (2, 3))
@@ -129,6 +140,7 @@ def test_instances() -> None:
     assert not torch.equal(make(seed=1).images, make(seed=2).images)
 
 
+@pytest.mark.usefixtures("quick_ranking")
 def test_the_sheet_of_instances_is_saved(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "liftstudio"):
         views = make(instances=3, instance=1)
@@ -275,6 +287,7 @@ def test_a_prior_without_separate_estimates() -> None:
         make(guidance="harmonyview")
 
 
+@pytest.mark.usefixtures("quick_ranking")
 def test_the_scale_of_cfg(monkeypatch: pytest.MonkeyPatch) -> None:
     scales: list[Any] = []
     denoise = TinyBall.denoise
@@ -290,6 +303,7 @@ def test_the_scale_of_cfg(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [scale.tolist() for scale in scales] == [[1.5] * 16, [3.0] * 16]
 
 
+@pytest.mark.usefixtures("quick_ranking")
 @pytest.mark.parametrize("guidance", ["cfg", "harmonyview"])
 def test_the_official_network_from_file_to_views(folder: Path, guidance: str, caplog: pytest.LogCaptureFixture) -> None:
     """In miniature, with random weights: every view is noise of the right shape."""
@@ -392,6 +406,7 @@ def test_white_views_of_the_official_network_are_an_error(folder: Path) -> None:
             make(prior={"type": "auto", "weights": "white.safetensors"}, instances=instances, **options)
 
 
+@pytest.mark.usefixtures("quick_ranking")
 def test_changed_options_sample_the_views_again() -> None:
     make()
     shutil.copy("ball.png", "other.png")
