@@ -79,7 +79,7 @@ def test_a_checkpoint_with_other_objects_is_read_once_saved_as_told(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": state, "hyper_parameters": Namespace(lr=1)}, "x.ckpt")
-    with pytest.raises(InputError, match=r"\(argparse\.Namespace\), which are not loaded") as refusal:
+    with pytest.raises(InputError, match=r"\(argparse\.Namespace\); they are not loaded") as refusal:
         open_weights("x.ckpt")
     (script,) = re.findall('python -c "(.*)"', str(refusal.value))
     exec(script, {})
@@ -198,4 +198,4 @@ def test_a_missing_file_of_an_unknown_kind_names_its_source(
 def test_the_listing_has_the_priors() -> None:
     listing = catalog("prior")
     assert "sv3d  Stability AI's SV3D" in listing and "auto  The prior that recognises the weight file" in listing
-    assert "guide_in_one_batch: true or false = false  # both halves of guidance at once" in listing
+    assert "guide_in_one_batch: true or false = false  # both guidance branches in one batch" in listing

@@ -118,7 +118,7 @@ def test_a_saved_network_is_recognised_and_gives_the_same(
     ]
     torch.testing.assert_close(*results, atol=0.03, rtol=0)  # weights in half precision: 5e-4 of each, some 20 layers
     assert results[0].shape == (2, 4, RESOLUTION, RESOLUTION)
-    with pytest.raises(InputError, match=r"another size than task\.size"):
+    with pytest.raises(InputError, match=r"the network size is not that of task\.size"):
         build(type(task)).load(str(path))
     again = build(type(task), size=TINY[type(task)])
     again.load(str(path))

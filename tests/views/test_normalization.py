@@ -60,7 +60,7 @@ def test_contradictions_and_unbounded_objects_are_refused() -> None:
     single = torch.zeros_like(masks)
     rows, columns = torch.randint(1, 95, (2, len(masks)))
     single[torch.arange(len(masks)), rows, columns] = 1
-    with pytest.raises(InputError, match="masks and poses"):
+    with pytest.raises(InputError, match="do the masks match the poses"):
         object_box(cameras, single)
 
 

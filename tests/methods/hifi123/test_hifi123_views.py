@@ -141,7 +141,7 @@ def test_overflow_is_an_error(folder: Path) -> None:
     state = load_file(path)
     state["conv_out.bias"].fill_(torch.inf)
     save_file(state, path)
-    with pytest.raises(InputError, match=r"not finite; try views\.enhance\.prior\.precision=float32") as error:
+    with pytest.raises(InputError, match=r"non-finite values; try views\.enhance\.prior\.precision=float32") as error:
         make(enhance={})
     assert "\n" not in str(error.value) and entries() == 0
 
