@@ -21,7 +21,7 @@ lint: .venv/installed-dev
 	$(VENV)/python -m liftstudio.cli.config_reference --check
 
 docs: .venv/installed-dev  ## the documentation as a site, in site/
-	$(VENV)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --strict
 
 bench: .venv/installed-dev  ## kernels against their references
 	$(VENV)/python -m bench.ops
