@@ -55,8 +55,11 @@ class Range:
 
     def _of(self, noun: str) -> str:
         ends = self._ends()
-        link = "from " if " to " in ends else "of " if " or " in ends else ""
-        return f"{noun} {link}{ends}".rstrip()
+        if ends.endswith(" or more"):
+            return f"{noun} >= {ends.removesuffix(' or more')}"
+        if ends.endswith(" or less"):
+            return f"{noun} <= {ends.removesuffix(' or less')}"
+        return f"{noun} {'from ' if ' to ' in ends else ''}{ends}".rstrip()
 
     def _ends(self) -> str:
         low = f"above {_number(self.above)}" if self.above > -math.inf else _number(self.low)

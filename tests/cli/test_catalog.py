@@ -54,7 +54,7 @@ listed  Shows every form of an option.
     groups: names with options each  # by name
         rate: a schedule = 2.0  # per step
     part: a light or none = null  # another component
-    sizes: [a whole number, a whole number of 2 or more] = [1, 2]  # rows and columns
+    sizes: [a whole number, a whole number >= 2] = [1, 2]  # rows and columns
     steps: a whole number from 2 to 1000 = 50  # of the grid
     angles: a list of a finite number (1 or more of them) = [90.0]  # of the views
     from: text = ''  # like a keyword
@@ -79,7 +79,7 @@ def test_unknown_kind_suggests() -> None:
 def test_options_of_the_run() -> None:
     listing = catalog("run")
     assert "seed: a whole number from 0 to 4294967295 = 0  # seed of all random draws" in listing
-    assert "    every: a whole number of 1 or more = 100  # steps between checkpoints" in listing
+    assert "    every: a whole number >= 1 = 100  # steps between checkpoints" in listing
 
 
 def test_a_redefined_option_keeps_its_range() -> None:

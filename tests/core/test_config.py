@@ -244,7 +244,7 @@ def test_type_names() -> None:
     assert type_name(int | None) == "a whole number or none"
     assert type_name(Literal["a", "b"]) == "a | b"
     assert type_name(Annotated[ComponentSpec, "light"]) == "a light"
-    assert type_name(Annotated[int, Range(0)] | None) == "a whole number of 0 or more or none"
+    assert type_name(Annotated[int, Range(0)] | None) == "a whole number >= 0 or none"
     assert type_name(Annotated[list[str], MinLength(1)]) == "a list of text (1 or more of them)"
     assert type_name(list[Annotated[float, Range(0, 1)]]) == "a list of a finite number from 0 to 1"
 
@@ -255,8 +255,8 @@ Number = int | float
 RANGES: dict[Range, tuple[str, str, list[Number], list[Number]]] = {
     Range(2, 1000): ("2 to 1000", "from 2 to 1000", [2, 1000, 2.5], [1, 1001, 1.999, -2]),
     Range(-0.5, 0.25): ("-0.5 to 0.25", "from -0.5 to 0.25", [-0.5, 0, 0.25], [-0.6, 0.3]),
-    Range(1e-5): ("1e-05 or more", "of 1e-05 or more", [1e-5, 1e300], [0, -1]),
-    Range(high=5): ("5 or less", "of 5 or less", [5, -1e300], [5.1]),
+    Range(1e-5): ("1e-05 or more", ">= 1e-05", [1e-5, 1e300], [0, -1]),
+    Range(high=5): ("5 or less", "<= 5", [5, -1e300], [5.1]),
     Range(above=0): ("above 0", "above 0", [1e-300], [0, -1]),
     Range(below=1): ("below 1", "below 1", [0.999, -5], [1]),
     Range(above=0, high=240): ("above 0 to 240", "from above 0 to 240", [1, 240], [0, 241]),
@@ -288,7 +288,7 @@ def test_ranges_with_gaps(given: Range, words: str, inside: list[int], outside: 
 
 
 def test_ranges_with_gaps_in_words() -> None:
-    assert Range(16, multiple_of=8).describe("a whole number") == "a multiple of 8 of 16 or more"
+    assert Range(16, multiple_of=8).describe("a whole number") == "a multiple of 8 >= 16"
     assert Range(16, 64, or_zero=True).describe("a whole number") == "a whole number from 16 to 64, or 0"
 
 

@@ -297,7 +297,7 @@ WRONG = {
     "task.drop_depth=0.9": "task.drop_depth: expected 0 to 0.75, got 0.9",
     "task.crop=36": "task.crop: expected a multiple of 4 up to data.resolution, 32, or 0 for whole images, got 36",
     "task.crop=6": "task.crop: expected a multiple of 4 up to data.resolution, 32, or 0 for whole images, got 6",
-    "data.resolution=36": "data.resolution: expected a multiple of 8 of 16 or more, got 36",
+    "data.resolution=36": "data.resolution: expected a multiple of 8 >= 16, got 36",
 }
 
 

@@ -353,7 +353,7 @@ def test_the_bundled_prior_stands_in(guidance: str) -> None:
         ({"harmony_scales": [1, 1]}, r"views\.harmony_scales: only for guidance: harmonyview"),
         ({"guidance": "harmonyview", "guidance_scale": 2}, r"views\.guidance_scale: only for guidance: cfg"),
         ({"instance": 2}, r"views\.instance: expected 0 to 1, got 2"),
-        ({"instance": "first"}, r"views\.instance: expected a whole number of 0 or more or best, got 'first'"),
+        ({"instance": "first"}, r"views\.instance: expected a whole number >= 0 or best, got 'first'"),
     ],
 )
 def test_bad_input(options: dict[str, Any], message: str) -> None:
