@@ -29,10 +29,10 @@ def find_config(path: Path, folder: str = "") -> Path:
     Raises:
         InputError: the config is in neither place; names the packaged config with the most similar name.
     """
-    if len(path.parts) > 1 or path.exists():
+    if len(path.parts) > 1 or path.is_file():
         return path
     name = path.name if path.suffix == ".yaml" else f"{path.name}.yaml"
-    found = next((place for place in (Path(name), packaged("configs") / folder / name) if place.exists()), None)
+    found = next((place for place in (Path(name), packaged("configs") / folder / name) if place.is_file()), None)
     if found is None:
         known = sorted(file.stem for file in (packaged("configs") / folder).glob("*.yaml"))
         near = difflib.get_close_matches(Path(name).stem, known, n=1)

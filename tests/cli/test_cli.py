@@ -185,3 +185,18 @@ def test_a_bad_config_is_refused_quickly(tmp_path: Path, fault: str) -> None:
     imported, done = imported_by("--config", str(config), "--train", f"runs_dir={tmp_path}", fault)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert imported <= FAULTS[fault] and not list(tmp_path.iterdir())
+
+
+def test_a_packaged_config_is_copied_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--copy-config", "sv3d-masked-sds"]) == command_line.DONE
+    copied = (tmp_path / "sv3d-masked-sds.yaml").read_text()
+    assert copied == (ROOT / "configs" / "sv3d-masked-sds.yaml").read_text()
+    capsys.readouterr()
+    (tmp_path / "sv3d-masked-sds.yaml").write_text("mine: 1\n")
+    assert main(["--copy-config", "sv3d-masked-sds"]) == command_line.BAD_INPUT
+    assert (tmp_path / "sv3d-masked-sds.yaml").read_text() == "mine: 1\n"
+    assert "sv3d-masked-sds.yaml: " in capsys.readouterr().err
+    assert main(["--copy-config", "sv3d-masked"]) == command_line.BAD_INPUT
