@@ -37,7 +37,8 @@ def find_config(path: Path, folder: str = "") -> Path:
         known = sorted(file.stem for file in (packaged("configs") / folder).glob("*.yaml"))
         near = difflib.get_close_matches(Path(name).stem, known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"packaged: {', '.join(known)}"
-        raise InputError(f"config not found: {path}; {hint}")
+        given = f"{path} (a folder)" if path.is_dir() else path
+        raise InputError(f"config not found: {given}; {hint}")
     return found
 
 

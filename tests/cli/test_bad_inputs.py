@@ -37,7 +37,7 @@ COMMANDS = {
     "stray word": ([*TRAIN, DATA, "capture"], "'capture': expected a flag or key=value"),
     "no value": (["--config"], "--config: expected one argument"),
     "config missing": (["--config", "no.yaml", "--train"], "config not found: no.yaml"),
-    "config is a folder": (["--config", "capture", "--train"], "capture: Is a directory"),
+    "config is a folder": (["--config", "capture", "--train"], "config not found: capture (a folder)"),
     "config is a picture": (["--config", "capture/0.png", "--train"], "capture/0.png: not a readable YAML"),
     "gpu words": ([*TRAIN, DATA, "--gpu", "first"], "--gpu: expected device numbers"),
     "gpu twice": ([*TRAIN, DATA, "--gpu", "1,1"], "--gpu: expected device numbers"),
