@@ -21,6 +21,8 @@ class ReferenceViews:
     depths:   [V, H, W, 1] z-depth up to scale and shift, or None.
     normals:  [V, H, W, 3] unit world-space normals, or None.
     input_view: index of the user's picture, from which a prior generated the others; None: all views are the user's.
+    inside:   [G, G, G] float32 in [-1, 1] at the cell centres of the world's cube [-1, 1]^3, indexed x, y, z: how sure
+              a prior is that a cell is inside (1) or outside (-1) the object; None if it cannot tell.
     sheet:    [H, W, 3] overview of all sets of views that a prior generated, if this is one of several; else None.
     """
 
@@ -32,6 +34,7 @@ class ReferenceViews:
     depths: Tensor | None = None
     normals: Tensor | None = None
     input_view: int | None = None
+    inside: Tensor | None = None
     sheet: Tensor | None = None
 
     def __len__(self) -> int:
@@ -50,6 +53,7 @@ class ReferenceViews:
             None if self.depths is None else self.depths[chosen],
             None if self.normals is None else self.normals[chosen],
             order.index(self.input_view) if self.input_view in order else None,
+            self.inside,
             self.sheet,
         )
 

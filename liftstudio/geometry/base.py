@@ -80,10 +80,10 @@ class Geometry(Component, nn.Module):
         return "the surface is empty"
 
     @torch.no_grad()
-    def initialize(self, other: "Geometry", cameras: "Cameras", seen: "Render") -> None:
+    def initialize(self, other: "Geometry", cameras: "Cameras", seen: "Render", inside: Tensor | None = None) -> None:
         """Initialise the shape and the appearance field from another stage's geometry (coarse to fine).
 
         cameras, seen: cameras and the renders of `other` from them (`depth`, `opacity`, `points`), on this module's
-        device.
+        device. inside: what a prior says is inside the object, see `ReferenceViews`.
         """
         raise InputError(f"{type(self).__name__} cannot be initialised from another geometry")

@@ -53,11 +53,12 @@ class FusedShape:
         return torch.stack([center - half, center + half])
 
 
-def fuse_depth(seen: Render, cameras: Cameras, box: Tensor) -> FusedShape:
+def fuse_depth(seen: Render, cameras: Cameras, box: Tensor, inside: Tensor | None = None) -> FusedShape:
     """Fuse the depth and opacity of B views into one closed shape.
 
-    seen: the renders from `cameras`, with `depth`, `opacity` and `points`. box: [2, 3] region that may hold the object,
-    world units.
+    seen:   the renders from `cameras`, with `depth`, `opacity` and `points`.
+    box:    [2, 3] region that may hold the object, world units.
+    inside: [G, G, G] what a prior says is inside the object, see `ReferenceViews`; it weighs as much as the views.
 
     Raises:
         InputError: no view sees the object, or no shape is consistent with all views.
@@ -65,14 +66,24 @@ def fuse_depth(seen: Render, cameras: Cameras, box: Tensor) -> FusedShape:
     region, core = _region(seen, box)
     signed, weight = truncated_distance(seen, cameras, region)
     # The border is forced outside: otherwise an unseen part could be cut off there at no area cost.
-    data = F.pad((signed * weight)[1:-1, 1:-1, 1:-1], [1] * 6, value=1.0)
-    inside = least_area(data * DATA_WEIGHT, ITERATIONS) > 0.5
-    if not inside.any():
+    outside = signed * weight
+    if inside is not None:
+        outside = outside - _resampled(inside.to(box.device), region)
+    data = F.pad(outside[1:-1, 1:-1, 1:-1], [1] * 6, value=1.0)
+    solid = least_area(data * DATA_WEIGHT, ITERATIONS) > 0.5
+    if not solid.any():
         raise InputError(
             "no shape is left: what one view shows as the object, others show as background; "
             "raise the steps of the previous stage, or check that masks and poses belong together"
         )
-    return FusedShape(_signed_distance(inside, region), region, core)
+    return FusedShape(_signed_distance(solid, region), region, core)
+
+
+def _resampled(inside: Tensor, region: Tensor) -> Tensor:
+    """Values of a grid over the world's cube [-1, 1]^3 at the fusion grid's cell centres; outside the cube -1."""
+    where = _cell_centers(region)
+    sampled = F.grid_sample(inside[None, None], where.flip(-1)[None], align_corners=False, padding_mode="border")
+    return sampled[0, 0].where((where.abs() <= 1).all(-1), -1.0)
 
 
 def _region(seen: Render, box: Tensor) -> tuple[Tensor, Tensor]:

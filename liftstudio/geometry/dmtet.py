@@ -97,12 +97,12 @@ class DMTet(Geometry):
         )
 
     @torch.no_grad()
-    def initialize(self, other: Geometry, cameras: Cameras, seen: Render) -> None:
+    def initialize(self, other: Geometry, cameras: Cameras, seen: Render, inside: Tensor | None = None) -> None:
         """Fuse the renders of `other` into a closed shape and fit the grid's box to it.
 
         The appearance field is copied from `other.hash_field`; if there is none, it starts from scratch.
         """
-        fused = fuse_depth(seen, cameras, other.box)
+        fused = fuse_depth(seen, cameras, other.box, inside)
         self.box.copy_(fused.bounding_box(self.config.margin))
         half_side = (self.box[1, 0] - self.box[0, 0]) / 2
         self.sdf.copy_(fused.sample(self._positions()) / half_side)

@@ -169,6 +169,13 @@ class Prior(Component):
         """
         raise InputError(f"{self.name} has no estimates from the input image alone and from the views alone")
 
+    def inside(self, posed: PosedImage, points: Tensor) -> Tensor | None:
+        """Return how sure this prior is that points [N, 3] in the run's world are inside (1) or outside (-1), [N].
+
+        It judges from the input image alone; no gradient. None: this prior knows views but no volume.
+        """
+        return None
+
     def sigmas(self, steps: int) -> Tensor:
         """Return [steps + 1] descending noise levels for a sampler; the last is that of the result.
 

@@ -89,7 +89,8 @@ class CoarseToFine(System):
         if state is not None:
             scene.load_state_dict(state["scene"])
         elif config.geometry.options.from_:
-            scene.geometry.initialize(*self._previous_render())
+            inside = None if self.views is None else self.views.inside
+            scene.geometry.initialize(*self._previous_render(), inside)
         self.stage = Stage(
             stage,
             config,

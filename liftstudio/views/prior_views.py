@@ -37,6 +37,7 @@ OnStep = Callable[[int, Tensor], None]
 LEAST_SIZE = 256  # least pixels across the views by default, which keeps detail of the input image
 MAIN_PIECE = 0.1  # share of a generated silhouette's area; smaller detached pieces are dropped
 SAME_ANGLE_DEG = 1e-3
+INSIDE_CELLS = 64  # per side of the grid on which the prior says what is inside
 
 PixelsAcross = Annotated[int, Range(16, 4096, or_zero=True)]
 FrameRatio = Annotated[float, Range(0.1, 1)]
@@ -142,7 +143,7 @@ class GeneratedViews(ViewSource):
         prior = resolve(self.config.prior)
         frames = self._cached(prior, picture) if self.config.cache else self._make(prior, picture)
         images, masks = (frames[name].float() / 255 for name in ("images", "masks"))
-        views = _without_empty(self.assemble(images, masks, picture))
+        views = replace(_without_empty(self.assemble(images, masks, picture)), inside=frames["inside"])
         if enhancer is not None:
             views = self._enhanced(views, enhancer)
         if self.config.held_out:
@@ -218,7 +219,10 @@ class GeneratedViews(ViewSource):
         )
 
     def _make(self, resolved: ResolvedPrior, picture: InputImage | None) -> dict[str, Any]:
-        """Generate images [K T, R, R, 3] over white and masks [K T, R, R, 1] at the prior's resolution, uint8."""
+        """Generate images [K T, R, R, 3] over white and masks [K T, R, R, 1] at the prior's resolution, uint8.
+
+        They come with `inside`, see `ReferenceViews`.
+        """
         resolved.check_count(len(self.angles()[0]))
         prior = resolved.load(self.device)
         if prior.takes_image and picture is None:
@@ -239,7 +243,7 @@ class GeneratedViews(ViewSource):
             masks = torch.stack([silhouette(image.cpu(), self.config.matting) for image in images])
         elif self.config.matting:
             log.warning("views.matting: not used, since %s makes masks itself", prior.name)
-        return {"images": _quantized(images), "masks": _quantized(masks)}
+        return {"images": _quantized(images), "masks": _quantized(masks), "inside": _inside(prior, posed)}
 
     def assemble(self, images: Tensor, masks: Tensor, picture: Any) -> ReferenceViews:
         """Return the views at the requested resolution; an input image among them keeps its full detail.
@@ -347,6 +351,15 @@ def silhouette(image: Tensor, by_matting: bool = False) -> Tensor:
 def _quantized(images: Tensor) -> Tensor:
     """Quantize images to 8 bits as in a PNG, so that the cache, the views' folder and the run have the same values."""
     return (images.cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _inside(prior: Prior, posed: PosedImage | None) -> Tensor | None:
+    """Return what the prior says is inside, as `ReferenceViews` stores it."""
+    if posed is None:
+        return None
+    axis = (2 * torch.arange(INSIDE_CELLS) + 1) / INSIDE_CELLS - 1
+    inside = prior.inside(posed, torch.cartesian_prod(axis, axis, axis))
+    return None if inside is None else inside.float().cpu().reshape([INSIDE_CELLS] * 3)
 
 
 def _shown_on(progress: WorkProgress, steps: int) -> OnStep:

@@ -102,6 +102,25 @@ def test_space_seen_through_is_carved() -> None:
     assert iou(shape.sdf < 0, true) > 0.85
 
 
+def test_a_prior_closes_what_no_view_sees() -> None:
+    """A ball seen from one side ends where the prior says; without it, in the plane of least area."""
+    cameras = orbit(1, 96, [10.0])
+    seen = look(ball(), cameras)
+    axis = (2 * torch.arange(48) + 1) / 48 - 1
+    distance = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).norm(dim=-1) - 0.5
+    alone, with_prior = (fuse_depth(seen, cameras, BOX, inside) for inside in (None, torch.tanh(-10 * distance)))
+    overlaps = [iou(shape.sdf < 0, centers(shape).norm(dim=-1) < 0.5) for shape in (alone, with_prior)]
+    assert overlaps[0] < 0.8 and overlaps[1] > 0.93
+
+
+def test_beyond_the_cube_the_prior_says_outside() -> None:
+    cameras = orbit(12, 96, ALL_AROUND, distance=9.0)
+    seen = look(ball(1.5), cameras)
+    shape = fuse_depth(seen, cameras, 2 * BOX, torch.full((16, 16, 16), 1.0))
+    assert (shape.sdf < 0)[centers(shape).norm(dim=-1) < 1].all()
+    assert not (shape.sdf < 0)[centers(shape).norm(dim=-1) > 1.6].any()
+
+
 def test_sampling_is_trilinear() -> None:
     box = torch.tensor([[-1.0, -2.0, 0.0], [1.0, 2.0, 3.0]])
     shape = FusedShape(torch.empty(8, 8, 8), box, box)

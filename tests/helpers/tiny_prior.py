@@ -78,6 +78,7 @@ class TinyBall(Prior):
     class Config(Prior.Config):
         knows_masks: bool = True  # decode masks too
         empty_view: int = -1  # index of a view that shows nothing; -1: none
+        knows_inside: bool = False  # say what is inside
 
     published: ClassVar[str] = "the tiny ball is at https://example.org/ball, for tests only"
     prompts: ClassVar[list[PosedImage]] = []  # all conditions so far
@@ -106,6 +107,9 @@ class TinyBall(Prior):
     def condition(self, posed: PosedImage) -> Any:
         self.prompts.append(posed)
         return posed
+
+    def inside(self, posed: PosedImage, points: Tensor) -> Tensor | None:
+        return torch.tanh(10 * (self.radius - points.norm(dim=-1))) if self.config.knows_inside else None
 
     def denoise(self, noisy: NoisyViews[Any]) -> Tensor:
         """Return E[x0 | z] of a normal distribution about the ball's images."""

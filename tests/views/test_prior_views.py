@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_prior import DISTANCE, FOV_DEG, SPREAD, TinyBall, ball, write_ball, write_weights
+from helpers.tiny_prior import DISTANCE, FOV_DEG, RADIUS, SPREAD, TinyBall, ball, write_ball, write_weights
 from torch import Tensor
 
 from liftstudio.cli.package_prior import package
@@ -96,6 +96,16 @@ def test_masks_of_a_prior_that_knows_none() -> None:
     views = make(prior={"knows_masks": False})
     _, masks = ball(views.cameras)
     assert overlap(views.masks[:-1], masks[:-1]).min() > 0.93
+
+
+def test_what_the_prior_says_is_inside_comes_with_the_views() -> None:
+    assert make().inside is None
+    first, again = (make(prior={"knows_inside": True}) for _ in range(2))
+    assert first.inside is not None and again.inside is not None and torch.equal(first.inside, again.inside)
+    assert first.training().inside is first.inside
+    axis = (2 * torch.arange(64) + 1) / 64 - 1
+    distance = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).norm(dim=-1)
+    torch.testing.assert_close(first.inside, torch.tanh(10 * (RADIUS - distance)))
 
 
 def test_noise_depends_on_the_seed_alone() -> None:

@@ -12,6 +12,7 @@ from liftstudio.priors.projections import projections
 from liftstudio.priors.volume_prior import SIGMA_MAX, VolumePrior
 
 OUTSIDE = -20.0  # logit outside the frustum
+SURFACE_LEVEL = -1.0  # logit of the surface that suits held-out objects best; uncertain depth keeps logits low
 
 
 @register("objects")
@@ -29,7 +30,7 @@ class ObjectsPrior(VolumePrior):
     def occupancy(self, posed: PosedImage, points: Tensor) -> Tensor:
         """Return occupancy logits [N] of points [N, 3] in the run's world, from the input image alone.
 
-        Where depth is uncertain they stay below 0 throughout; the level of surfaces must be found by measurement.
+        Where depth is uncertain they stay below 0 throughout; surfaces are at SURFACE_LEVEL.
         """
         lifted = self._lift_alone(posed, is_posed=True)
         axes = turned(posed.camera, -float(posed.camera.azimuth_deg)).c2w[0, :3, :3]
@@ -37,6 +38,10 @@ class ObjectsPrior(VolumePrior):
         where = coordinates(lifted.frame, (points.to(self.device) @ turn.mT)[None])
         logits = sample_frustum(lifted.occupancy[:, None], where)[0, 0]
         return logits.where((where[0].abs() <= 1).all(-1), OUTSIDE)
+
+    def inside(self, posed: PosedImage, points: Tensor) -> Tensor:
+        """See `Prior.inside`."""
+        return torch.tanh(self.occupancy(posed, points) - SURFACE_LEVEL)
 
     @torch.no_grad()
     def guessed_elevation_deg(self, posed: PosedImage) -> tuple[float, float]:
