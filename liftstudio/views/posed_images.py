@@ -1,6 +1,7 @@
 """Photographs or renderings on disk, with known cameras."""
 
 import logging
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -115,7 +116,8 @@ class PosedImages(ViewSource):
         similarity = manual @ similarity
         if config.normalize == "as-given":
             check_near_origin(similarity @ cameras.c2w)
-        rows = ", ".join(f"[{' '.join(f'{value:.5g}' for value in row)}]" for row in similarity[:3].tolist())
+        digits = 5 + int(math.log10(max(1.0, float(similarity[:3, 3].abs().max()))))  # a far world needs more
+        rows = ", ".join(f"[{' '.join(f'{value:.{digits}g}' for value in row)}]" for row in similarity[:3].tolist())
         log.info("world from data: x' = A (x, 1) with A = %s", rows)
         return similarity
 
