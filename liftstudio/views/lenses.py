@@ -13,7 +13,9 @@ DISTORTING = re.compile(
     r"|fish_?eye|radial_?(param|coef)|tangential|thin_?prism|lat_?long|equirect|omni_?dir|panoram|orthographic",
     re.IGNORECASE,
 )
-LENS_NAME = re.compile(r"(^|[._])((lens|projection|distortion)([._]?(model|type|mode|name))?|camera_?(type|mode))$", re.I)
+LENS_NAME = re.compile(
+    r"(^|[._])((lens|projection|distortion)([._]?(model|type|mode|name))?|camera_?(type|mode))$", re.I
+)
 NO_PINHOLE = re.compile(r"fish|theta|lat_?long|equirect|spher|omni|panoram|360|ortho", re.IGNORECASE)
 UNKNOWN_LENS = re.compile(r"lens|shutter|skew|shift_?[xy]", re.IGNORECASE)
 ZERO_TEXTS = ("", "none", "no", "false", "0", "0.0")

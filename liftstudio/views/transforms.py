@@ -22,6 +22,7 @@ Record = dict[str, Any]
 Doubts = Counter[str]  # warnings, and how many frames each is about
 
 FOCAL_KEYS = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y", "x_fov", "y_fov")
+PIXEL_KEYS = ("fl_x", "fl_y", "cx", "cy")
 DEPTH_KEYS = ("depth_file_path", "depth_path")
 NORMAL_KEYS = ("normal_file_path", "normal_path")
 ALTERNATIVES = (FOCAL_KEYS, DEPTH_KEYS, NORMAL_KEYS)  # the keys of a group say the same thing in different ways
@@ -56,7 +57,7 @@ def read_transforms(path: Path) -> Capture:
         where = f"{path}: frames[{index}]"
         if not isinstance(item, dict):
             raise InputError(f"{where}: expected keys and values, got {item!r:.60}")
-        frames.append(_frame(_merged(shared, item), path.parent, where, doubts))
+        frames.append(_frame(_merged(shared, item, doubts), path.parent, where, doubts))
     for doubt, count in doubts.items():
         log.warning("%s: %d of %d frames: %s", path, count, len(frames), doubt)
     return Capture(_split(frames, data, path), _path(data, ("mesh",), path.parent, str(path)))
@@ -88,11 +89,16 @@ def _given(record: Record) -> Record:
     return {key: value for key, value in record.items() if value is not None}
 
 
-def _merged(shared: Record, own: Record) -> Record:
+def _merged(shared: Record, own: Record, doubts: Doubts) -> Record:
     """Return a frame's keys, and those of the top level that the frame does not replace."""
     own = _given(own)
     replaced = {key for group in ALTERNATIVES if any(key in own for key in group) for key in group}
-    return {**{key: value for key, value in shared.items() if key not in replaced}, **own}
+    kept = {key: value for key, value in shared.items() if key not in replaced}
+    resized = any(key in own and key in shared and own[key] != shared[key] for key in ("w", "h"))
+    inherited = [key for key in PIXEL_KEYS if key in kept and key not in own]
+    if resized and inherited:
+        doubts[f"w and h differ from the top level's, but {', '.join(inherited)} are only given there"] += 1
+    return {**kept, **own}
 
 
 def _split(frames: list[Frame], data: Record, path: Path) -> list[Frame]:
@@ -183,10 +189,11 @@ def _image_size(data: Record, image: Path, where: str) -> tuple[int, int]:
 
 def _focal_lengths(data: Record, width: int, height: int, where: str, doubts: Doubts) -> tuple[float, float]:
     """Return fx and fy in pixels; pixels are square if only one is given."""
-    fx, fy = (_focal_length(data, axis, size, where, doubts) for axis, size in (("x", width), ("y", height)))
-    if fx is None and fy is None:
+    both = (_focal_length(data, axis, size, where, doubts) for axis, size in (("x", width), ("y", height)))
+    given = [focal for focal in both if focal is not None]
+    if not given:
         raise InputError(f"{where}: expected fl_x (pixels) or camera_angle_x (radians), found neither")
-    return (fy if fx is None else fx), (fx if fy is None else fy)  # type: ignore[return-value]
+    return given[0], given[-1]
 
 
 def _focal_length(data: Record, axis: str, size: int, where: str, doubts: Doubts) -> float | None:

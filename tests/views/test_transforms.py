@@ -92,6 +92,17 @@ def test_focal_lengths_that_contradict_each_other_are_named(shots: Shots, tmp_pa
     assert len(warnings) == 1 and "5 of 5 frames: camera_angle_x contradicts fl_x" in warnings[0]
 
 
+def test_a_principal_point_of_another_size_is_named(shots: Shots, tmp_path: Path, warnings: list[str]) -> None:
+    def enlarge(data: dict[str, Any]) -> None:
+        data.update(cx=16.0, cy=12.0)
+        frame = data["frames"][1]
+        del frame["cx"]
+        frame.update(w=64, h=48)
+
+    load(shots.save(tmp_path, enlarge))
+    assert len(warnings) == 1 and "1 of 5 frames: w and h differ" in warnings[0] and " cx are" in warnings[0]
+
+
 def test_maps_of_a_frame_replace_the_shared_ones(shots: Shots, tmp_path: Path) -> None:
     shots.save_images(tmp_path)
     for name, level in (("near", 10), ("far", 200)):
