@@ -65,8 +65,8 @@ def load_truth(config: TruthConfig, azimuth_deg: float = 0.0, center: Point = (0
         InputError: files are missing or invalid, the view does not exist, or no bounding box can be found.
     """
     if not config.views:
-        mesh = read_mesh(input_path(config.mesh), torch.float64)
-        return Truth(None, moved_mesh(mesh, _unit_from_box(mesh)).float(), unit_from_world(azimuth_deg))
+        alone = read_mesh(input_path(config.mesh), torch.float64)
+        return Truth(None, moved_mesh(alone, _unit_from_box(alone)).float(), unit_from_world(azimuth_deg))
     path = input_path(config.views)
     views, own_mesh, local_from_data = _read_capture(path)
     if len(views) < 2:
