@@ -20,7 +20,8 @@ FovDeg = Annotated[float, Range(1, 170)]
 class Cameras:
     """B pinhole cameras with the same image size.
 
-    c2w:            [B, 4, 4] float32 camera-to-world, OpenGL axes (x right, y up, looks along -z), world units.
+    c2w:            [B, 4, 4] float32 camera-to-world, OpenGL axes (x right, y up, looks along -z), world units; float64
+                    only in a capture's own world, which may be far from its origin.
     fx, fy, cx, cy: [B] float32 intrinsics in pixels; the centre of pixel (row i, column j) is at (j + 0.5, i + 0.5).
     height, width:  image size in pixels.
     """
@@ -158,12 +159,9 @@ def turned(cameras: Cameras, angle_deg: float) -> Cameras:
     return replace(cameras, c2w=turn.to(cameras.c2w) @ cameras.c2w)
 
 
-def moved(cameras: Cameras, similarity: Tensor, c2w: Tensor | None = None) -> Cameras:
-    """Return the cameras transformed by a similarity [4, 4] in float64; their axes keep unit length.
-
-    c2w: [B, 4, 4] float64 poses, if they are known more precisely than in `cameras`.
-    """
-    poses = similarity.double() @ (cameras.c2w if c2w is None else c2w).double()
+def moved(cameras: Cameras, similarity: Tensor) -> Cameras:
+    """Return the cameras transformed by a similarity [4, 4] in float64, as float32; their axes keep unit length."""
+    poses = similarity.double() @ cameras.c2w.double()
     poses[:, :3, :3] /= similarity[:3, 0].double().norm()
     return replace(cameras, c2w=poses.float())
 

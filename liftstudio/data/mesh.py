@@ -49,6 +49,10 @@ class Mesh:
         """Return the mesh with its tensors on `device`."""
         return Mesh(self.vertices.to(device), self.faces.to(device))
 
+    def float(self) -> "Mesh":
+        """Return the mesh with float32 vertices."""
+        return Mesh(self.vertices.float(), self.faces)
+
     def detach(self) -> "Mesh":
         """Return the mesh detached from the graph of its vertices."""
         return Mesh(self.vertices.detach(), self.faces)

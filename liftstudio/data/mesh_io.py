@@ -14,15 +14,16 @@ MAX_BYTES = 200_000_000
 MAX_FACES = 5_000_000
 
 
-def read_mesh(path: str | Path) -> Mesh:
+def read_mesh(path: str | Path, dtype: torch.dtype = torch.float32) -> Mesh:
     """Return the geometry of an OBJ, PLY, GLB, OFF or STL file; polygons become triangles, a scene becomes one mesh.
 
-    Vertices with bit-equal positions are merged, so that surfaces stay connected in formats that split vertices at
-    texture seams (GLB, OBJ) or do not share them at all (STL). glTF is y-up by its specification, so a GLB is rotated
-    to z-up (its +y becomes +z, its -z becomes +y); the other formats are read as z-up. Only this one file is read: no
-    materials, no textures.
+    Vertices with positions that are bit-equal in `dtype` are merged, so that surfaces stay connected in formats that
+    split vertices at texture seams (GLB, OBJ) or do not share them at all (STL). glTF is y-up by its specification, so
+    a GLB is rotated to z-up (its +y becomes +z, its -z becomes +y); the other formats are read as z-up. Only this one
+    file is read: no materials, no textures.
 
-    Returns a float32 mesh on the CPU with at least one face.
+    Returns a mesh on the CPU with at least one face. dtype: of its vertices; float64 for a mesh in the world of a
+    capture, which may be far from its origin.
 
     Raises:
         InputError: missing, empty or corrupt file, unknown suffix, no triangles, vertices that are not finite, or
@@ -44,7 +45,7 @@ def read_mesh(path: str | Path) -> Mesh:
     _check_geometry(path, vertices, faces)
     if path.suffix.lower() == ".glb":
         vertices = np.stack([vertices[:, 0], -vertices[:, 2], vertices[:, 1]], axis=1)
-    return _merged(vertices.astype(np.float32), faces)
+    return _merged(torch.from_numpy(vertices).to(dtype).numpy(), faces)
 
 
 def _check_file(path: Path) -> None:
@@ -73,7 +74,7 @@ def _check_geometry(path: Path, vertices: np.ndarray, faces: np.ndarray) -> None
 
 def _merged(vertices: np.ndarray, faces: np.ndarray) -> Mesh:
     """Return the mesh with bit-equal vertices merged, in order of first appearance."""
-    rows = np.ascontiguousarray(vertices).view([("", np.float32)] * 3)[:, 0]
+    rows = np.ascontiguousarray(vertices).view([("", vertices.dtype)] * 3)[:, 0]
     _, first, group = np.unique(rows, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty_like(order)

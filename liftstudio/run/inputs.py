@@ -21,7 +21,7 @@ class Inputs:
 
     views:           the reference views, or None.
     truth_mesh:      file of the true surface in the world of the data, or None.
-    data_from_world: [4, 4] float32 similarity from the world of the views' cameras to that of the data.
+    data_from_world: [4, 4] float64 similarity from the world of the views' cameras to that of the data.
     """
 
     views: ReferenceViews | None
@@ -36,7 +36,7 @@ class Inputs:
             InputError: the data are missing, invalid or inconsistent, or the true surface is unreadable.
         """
         if views is None:
-            return cls(None, None, torch.eye(4))
+            return cls(None, None, torch.eye(4, dtype=torch.float64))
         source: ViewSource = views.build(device=device)
         truth = source.truth_mesh()
         if truth is not None:

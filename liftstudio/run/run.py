@@ -334,9 +334,9 @@ class Run:
             self._note_metrics({"mesh": compare_exported(exported, truth)})
         elif surface is not None and surface.is_file():
             from liftstudio.data.mesh_io import read_mesh
-            from liftstudio.run.truth import Truth
+            from liftstudio.run.truth import truth_of_capture
 
-            truth = Truth(None, read_mesh(surface), self.inputs.data_from_world)
+            truth = truth_of_capture(read_mesh(surface, torch.float64), self.inputs.data_from_world)
             self._note_metrics({"mesh": compare_exported(exported, truth)})
         elif surface is not None:
             log.warning("%s: the true surface does not exist any more; the mesh is not compared", surface)

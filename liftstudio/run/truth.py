@@ -24,10 +24,11 @@ from liftstudio.data.mesh_io import read_mesh
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.meshes import mesh_metrics
 from liftstudio.run.config import TruthConfig
-from liftstudio.views.normalization import HALF_SIDE, object_box
-from liftstudio.views.posed_images import PosedImages
+from liftstudio.views.normalization import HALF_SIDE, centering, object_box
+from liftstudio.views.posed_images import PosedImages, read_capture
 
 PROTOCOL_TOLERANCE = 1e-4  # a mesh is left as it is, bit by bit, if its transform is this close to the identity
+LEAST_UNIT_SIDE, MOST_UNIT_EXTENT = 0.7, 0.75  # of the box of an object of unit size, however rotated about z
 
 Point = tuple[float, float]
 
@@ -64,20 +65,38 @@ def load_truth(config: TruthConfig, azimuth_deg: float = 0.0, center: Point = (0
         InputError: files are missing or invalid, the view does not exist, or no bounding box can be found.
     """
     if not config.views:
-        return Truth(None, _protocol_mesh(read_mesh(input_path(config.mesh))), unit_from_world(azimuth_deg))
+        alone = read_mesh(input_path(config.mesh), torch.float64)
+        return Truth(None, moved_mesh(alone, _unit_from_box(alone)).float(), unit_from_world(azimuth_deg))
     path = input_path(config.views)
-    views, own_mesh = _read_capture(path)
+    views, own_mesh, local_from_data = _read_capture(path)
     if len(views) < 2:
         raise InputError(f"truth.views: {path}: expected the input view and others to compare with, got 1 view")
     mesh_file = input_path(config.mesh) if config.mesh else own_mesh
-    mesh = None if mesh_file is None else read_mesh(mesh_file)
+    mesh = None if mesh_file is None else read_mesh(mesh_file, torch.float64)
     views = replace(views, input_view=find_view(views.names, config.view))
     rotation = turn_about_z(source_rotation_deg(path))
-    unit_from_data = _unit_from_data(views, mesh, rotation, center)
-    world_from_data = torch.linalg.inv(unit_from_world(azimuth_deg).double()) @ unit_from_data
-    if mesh is not None and not _is_identity(unit_from_data):
-        mesh = moved_mesh(mesh, unit_from_data)
-    return Truth(replace(views, cameras=moved(views.cameras, world_from_data)), mesh, unit_from_world(azimuth_deg))
+    local_mesh = None if mesh is None else moved_mesh(mesh, local_from_data)
+    unit_from_local = _unit_from_local(views, local_mesh, rotation, center)
+    world_from_local = torch.linalg.inv(unit_from_world(azimuth_deg).double()) @ unit_from_local
+    if mesh is not None:
+        unit_from_data = unit_from_local @ local_from_data
+        mesh = (mesh if _is_identity(unit_from_data) else moved_mesh(mesh, unit_from_data)).float()
+    return Truth(replace(views, cameras=moved(views.cameras, world_from_local)), mesh, unit_from_world(azimuth_deg))
+
+
+def truth_of_capture(mesh: Mesh, data_from_world: Tensor) -> Truth:
+    """Return the ground truth of a run on a capture whose world the true mesh is in.
+
+    A mesh of about unit size at the origin is left as it is: it may have been rotated since it was scaled.
+
+    Args:
+        mesh: float64 vertices. data_from_world: [4, 4] float64, from the run's world to that of the mesh.
+    """
+    low, high = mesh.vertices.aminmax(dim=0)
+    unit_from_data = _unit_from_box(mesh)
+    if float((high - low).max()) > LEAST_UNIT_SIDE and float(torch.maximum(-low, high).max()) < MOST_UNIT_EXTENT:
+        unit_from_data = torch.eye(4, dtype=torch.float64)
+    return Truth(None, moved_mesh(mesh, unit_from_data).float(), unit_from_data @ data_from_world.double())
 
 
 def unit_from_world(azimuth_deg: float = 0.0) -> Tensor:
@@ -127,7 +146,7 @@ def source_rotation_deg(capture: Path) -> float:
     file = capture / "transforms.json" if capture.is_dir() else capture
     if not file.is_file():  # a COLMAP model
         return 0.0
-    angle = json.loads(file.read_text(encoding="utf-8-sig")).get("source_rotation_deg", 0.0)
+    angle = json.loads(file.read_text(encoding="utf-8-sig")).get("source_rotation_deg") or 0.0
     if isinstance(angle, bool) or not isinstance(angle, int | float) or not math.isfinite(angle):
         raise InputError(f"{file}: source_rotation_deg: expected a finite number, got {angle!r:.60}")
     return float(angle)
@@ -169,22 +188,28 @@ def moved_mesh(mesh: Mesh, similarity: Tensor) -> Mesh:
     return Mesh(vertices.to(mesh.vertices), mesh.faces)
 
 
-def _read_capture(path: Path) -> tuple[ReferenceViews, Path | None]:
-    """Return the square views of a capture in its own world, and the file of its mesh, if any."""
-    source = PosedImages(PosedImages.Config(str(path), normalize="as-given"), device=torch.device("cpu"))
+def _read_capture(path: Path) -> tuple[ReferenceViews, Path | None, Tensor]:
+    """Return the square views of a capture, the file of its mesh, if any, and the shift from its world to the views'.
+
+    The views' world differs from the capture's by a shift, [4, 4] float64, of the cameras' middle to the origin.
+    """
     try:
         with warnings_only():
-            return squared(source.load()), source.truth_mesh()
+            local_from_data = centering(torch.stack([frame.c2w for frame in read_capture(path).frames]))
+            x, y, z = local_from_data[:3, 3].tolist()
+            config = PosedImages.Config(str(path), normalize="as-given", offset=(x, y, z))
+            source = PosedImages(config, device=torch.device("cpu"))
+            return squared(source.load()), source.truth_mesh(), local_from_data
     except InputError as error:
         raise InputError(f"truth.views: {str(error).removeprefix('views.path: ')}") from None
 
 
-def _unit_from_data(views: ReferenceViews, mesh: Mesh | None, rotation: Tensor, center: Point) -> Tensor:
-    """Return [4, 4] float64, from a capture's world to that of `Truth.mesh`."""
+def _unit_from_local(views: ReferenceViews, mesh: Mesh | None, rotation: Tensor, center: Point) -> Tensor:
+    """Return [4, 4] float64, from the world of the views and of their mesh to that of `Truth.mesh`."""
     if mesh is None:
         low, high = object_box(moved(views.cameras, rotation), views.masks)
     else:
-        low, high = moved_mesh(Mesh(mesh.vertices.double(), mesh.faces), rotation).vertices.aminmax(dim=0)
+        low, high = moved_mesh(mesh, rotation).vertices.aminmax(dim=0)
     middle = rotation[:3, :3].T @ ((low + high) / 2)
     start, direction = _ray(views.cameras[[views.input_view or 0]], center)
     origin = start + direction * (direction @ (middle - start))
@@ -203,10 +228,13 @@ def _ray(camera: Cameras, center: Point) -> tuple[Tensor, Tensor]:
     return camera.centers[0].double(), direction / direction.norm()
 
 
-def _protocol_mesh(mesh: Mesh) -> Mesh:
-    """Return a mesh that has no views, with the middle of its box at the origin and its longest side 1."""
-    low, high = mesh.vertices.aminmax(dim=0)
-    return Mesh((mesh.vertices - (low + high) / 2) / (high - low).max(), mesh.faces)
+def _unit_from_box(mesh: Mesh) -> Tensor:
+    """Return [4, 4] float64 that brings the middle of a mesh's box to the origin and its longest side to 1."""
+    low, high = mesh.vertices.double().aminmax(dim=0)
+    scale = 1 / max(float((high - low).max()), 1e-30)
+    similarity = torch.diag(torch.tensor([scale, scale, scale, 1.0], dtype=torch.float64))
+    similarity[:3, 3] = -scale * (low + high) / 2
+    return similarity
 
 
 def _is_identity(similarity: Tensor) -> bool:

@@ -33,5 +33,5 @@ class ViewSource(Component):
         return None
 
     def data_from_world(self) -> Tensor:
-        """Return the [4, 4] float32 similarity from the world of the views' cameras to the data's own."""
-        return torch.eye(4)
+        """Return the [4, 4] float64 similarity from the world of the views' cameras to the data's own."""
+        return torch.eye(4, dtype=torch.float64)

@@ -8,6 +8,38 @@ from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras
 
 HALF_SIDE = 0.9  # half the longest side of the object's bounding box after `object_similarity`, world units
+MAX_OFFSET = 1e4  # distance of the cameras from the origin over their spread, of which float32 then resolves 1/1600
+
+
+def middle_and_spread(centers: Tensor) -> tuple[Tensor, float]:
+    """Return the median [3] of camera positions [V, 3], and their median distance from it; far strays have no weight.
+
+    Both are float64, in the units of the positions.
+    """
+    middle = centers.double().median(dim=0).values
+    return middle, float((centers.double() - middle).norm(dim=-1).median())
+
+
+def centering(c2w: Tensor) -> Tensor:
+    """Return the shift, [4, 4] float64, that brings the middle of cameras [V, 4, 4] to the origin.
+
+    A capture's own world may be a map's: with coordinates of millions of metres, which float32 rounds to half a metre.
+    """
+    shift = torch.eye(4, dtype=torch.float64)
+    shift[:3, 3] = -middle_and_spread(c2w[:, :3, 3])[0]
+    return shift
+
+
+def check_near_origin(c2w: Tensor) -> None:
+    """Check that float32 can represent how cameras [V, 4, 4], float64, stand to one another.
+
+    Raises:
+        InputError: they are too far from the origin.
+    """
+    middle, spread = middle_and_spread(c2w[:, :3, 3])
+    if middle.norm() > MAX_OFFSET * spread > 0:
+        far = f"the cameras are {float(middle.norm()):.3g} from the origin but only {spread:.3g} from their middle"
+        raise InputError(f"views.normalize: {far}; set views.normalize=auto, or centre them by views.offset")
 
 
 def upright_rotation(c2w: Tensor) -> Tensor:
@@ -57,6 +89,9 @@ def object_box(cameras: Cameras, masks: Tensor) -> tuple[Tensor, Tensor]:
     from scipy.optimize import linprog  # slow to import
 
     normals, offsets = _half_spaces(cameras, masks)
+    middle, spread = middle_and_spread(cameras.centers)
+    unit = spread or 1.0
+    offsets = (offsets - normals @ middle.numpy()) / unit  # the solver's tolerances are absolute
     extremes = []
     for direction in np.concatenate([np.eye(3), -np.eye(3)]):
         result = linprog(direction, A_ub=-normals, b_ub=-offsets, bounds=(None, None))
@@ -65,7 +100,7 @@ def object_box(cameras: Cameras, masks: Tensor) -> tuple[Tensor, Tensor]:
         if result.status != 0:
             raise InputError("normalize: the silhouettes do not bound the object; set views.normalize=as-given")
         extremes.append(result.x @ direction)
-    return torch.tensor(extremes[:3]), -torch.tensor(extremes[3:])
+    return middle + unit * torch.tensor(extremes[:3]), middle - unit * torch.tensor(extremes[3:])
 
 
 def _half_spaces(cameras: Cameras, masks: Tensor) -> tuple[np.ndarray, np.ndarray]:

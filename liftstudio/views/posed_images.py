@@ -1,6 +1,7 @@
 """Photographs or renderings on disk, with known cameras."""
 
 import logging
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.views.base import ViewSource
 from liftstudio.views.colmap import find_model, read_colmap
 from liftstudio.views.frames import Capture, Frame
-from liftstudio.views.normalization import object_similarity, upright_rotation
+from liftstudio.views.normalization import centering, check_near_origin, object_similarity, upright_rotation
 from liftstudio.views.transforms import read_splits, read_transforms
 
 log = logging.getLogger("liftstudio")
@@ -73,8 +74,8 @@ class PosedImages(ViewSource):
         return path
 
     def data_from_world(self) -> Tensor:
-        """Return the inverse of what `normalize`, `up`, `scale` and `offset` did, [4, 4] float32."""
-        return torch.linalg.inv(self._loaded[1]).float()
+        """Return the inverse of what `normalize`, `up`, `scale` and `offset` did, [4, 4] float64."""
+        return torch.linalg.inv(self._loaded[1])
 
     @cached_property
     def _capture(self) -> Capture:
@@ -90,7 +91,7 @@ class PosedImages(ViewSource):
         data_cameras = _cameras(frames, pictures)
         masks = torch.stack([picture.mask for picture in pictures])
         similarity = self._world_from_data(data_cameras, masks)
-        cameras = moved(data_cameras, similarity, torch.stack([frame.c2w for frame in frames]))
+        cameras = moved(data_cameras, similarity)
         views = ReferenceViews(
             images=torch.stack([picture.rgb for picture in pictures]),
             masks=masks,
@@ -108,12 +109,15 @@ class PosedImages(ViewSource):
         if config.up == "cameras":
             similarity = upright_rotation(cameras.c2w)
         if config.normalize == "auto":
-            upright = moved(cameras, similarity)
-            similarity = object_similarity(upright, masks) @ similarity
+            similarity = similarity @ centering(cameras.c2w)  # first, since `moved` rounds to float32
+            similarity = object_similarity(moved(cameras, similarity), masks) @ similarity
         manual = torch.diag(torch.tensor([config.scale, config.scale, config.scale, 1.0], dtype=torch.float64))
         manual[:3, 3] = torch.tensor(config.offset)
         similarity = manual @ similarity
-        rows = ", ".join(f"[{' '.join(f'{value:.5g}' for value in row)}]" for row in similarity[:3].tolist())
+        if config.normalize == "as-given":
+            check_near_origin(similarity @ cameras.c2w)
+        digits = 5 + int(math.log10(max(1.0, float(similarity[:3, 3].abs().max()))))  # a far world needs more
+        rows = ", ".join(f"[{' '.join(f'{value:.{digits}g}' for value in row)}]" for row in similarity[:3].tolist())
         log.info("world from data: x' = A (x, 1) with A = %s", rows)
         return similarity
 
@@ -246,12 +250,12 @@ def _same_size(path: Path, image: Tensor, frame: Frame, rgb: Tensor) -> Tensor:
 
 
 def _cameras(frames: list[Frame], pictures: list[_Picture]) -> Cameras:
-    """Return the cameras in the data's world, for the size that the images have now."""
+    """Return the cameras in the data's world, with float64 poses, for the size that the images have now."""
     height, width = pictures[0].rgb.shape[:2]
     scale_x = torch.tensor([width / frame.width for frame in frames])
     scale_y = torch.tensor([height / frame.height for frame in frames])
     fx, fy, cx, cy = (torch.tensor([getattr(frame, name) for frame in frames]) for name in ("fx", "fy", "cx", "cy"))
-    c2w = torch.stack([frame.c2w for frame in frames]).float()
+    c2w = torch.stack([frame.c2w for frame in frames])
     return Cameras(c2w, fx * scale_x, fy * scale_y, cx * scale_x, cy * scale_y, height, width)
 
 

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import trimesh
@@ -10,6 +11,10 @@ from liftstudio.data.mesh_io import read_mesh
 
 TRIANGLE = b"v 0 0 0\nv 1 0 0\nv 0 1 0\n"
 PLY_HEAD = b"ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+PLY_DOUBLES = [
+    *("ply", "format ascii 1.0", "element vertex 8", *(f"property double {axis}" for axis in "xyz")),
+    *("element face 12", "property list uchar int vertex_indices", "end_header"),
+]
 PLY_FACES = b"element face 1\nproperty list uchar int vertex_indices\n"
 PLY_POINTS = b"end_header\n0 0 0\n1 0 0\n0 1 0\n"
 
@@ -39,6 +44,30 @@ def test_a_scene_becomes_one_mesh_in_place(tmp_path: Path) -> None:
     mesh = read_mesh(tmp_path / "scene.glb")
     assert len(mesh.faces) == 24
     assert mesh.vertices[:, 0].aminmax() == (-0.5, 5.5)
+
+
+@pytest.mark.parametrize("suffix", [".obj", ".off", ".ply", ".glb"])
+def test_vertices_far_from_the_origin(suffix: str, tmp_path: Path) -> None:
+    """Coordinates of a map, in metres, of an object of 10 cm; a GLB has them in a node's matrix."""
+    far = np.array([451230.25, 5411873.5, 120.0])
+    box = trimesh.creation.box((0.1, 0.1, 0.1))
+    if suffix == ".glb":
+        scene = trimesh.Scene()
+        scene.add_geometry(box, transform=trimesh.transformations.translation_matrix(far[[0, 2, 1]] * [1, 1, -1]))
+        scene.export(tmp_path / "mesh.glb")
+    else:
+        rows = [" ".join(f"{value:.3f}" for value in row) for row in box.vertices + far]
+        if suffix == ".obj":
+            lines = [*(f"v {row}" for row in rows), *("f {} {} {}".format(*(face + 1)) for face in box.faces)]
+        else:
+            head = ["OFF", "8 12 0"] if suffix == ".off" else PLY_DOUBLES
+            lines = [*head, *rows, *("3 {} {} {}".format(*face) for face in box.faces)]
+        (tmp_path / f"mesh{suffix}").write_text("\n".join([*lines, ""]))
+    mesh = read_mesh(tmp_path / f"mesh{suffix}", torch.float64)
+    assert mesh.vertices.dtype == torch.float64 and mesh.vertices.shape == (8, 3)
+    low, high = mesh.vertices.aminmax(dim=0)
+    torch.testing.assert_close((low + high) / 2, torch.tensor(far), atol=1e-6, rtol=0)
+    torch.testing.assert_close(high - low, torch.full((3,), 0.1, dtype=torch.float64), atol=1e-6, rtol=0)
 
 
 def test_obj_with_polygons_seams_and_missing_material(tmp_path: Path) -> None:

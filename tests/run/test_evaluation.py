@@ -27,7 +27,7 @@ from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
 from liftstudio.run import evaluation
 from liftstudio.run.config import EvaluationConfig, TruthConfig
 from liftstudio.run.run import noun_of
-from liftstudio.run.truth import Truth, compare_mesh, load_truth, moved_mesh
+from liftstudio.run.truth import compare_mesh, load_truth, moved_mesh, source_rotation_deg, truth_of_capture
 from liftstudio.systems.base import Surface, System
 from liftstudio.views.posed_images import PosedImages
 
@@ -168,15 +168,15 @@ def test_photographs_of_a_real_object(tmp_path: Path) -> None:
     source = PosedImages(config, device=torch.device("cpu"))
     back, truth, loaded = source.data_from_world(), source.truth_mesh(), source.load()
     assert truth is not None
-    world = torch.linalg.inv(back)
-    mesh = read_mesh(truth)
-    mesh = Mesh(mesh.vertices @ world[:3, :3].T + world[:3, 3], mesh.faces)
+    mesh = moved_mesh(read_mesh(truth), torch.linalg.inv(back))
     silhouette = FinishedMesh(mesh).render(loaded.cameras).opacity
     assert (silhouette - loaded.masks).abs().mean() < 0.005  # one ray per pixel against the mean of four pixels
     metrics = evaluation.evaluate(FinishedMesh(mesh), loaded, tmp_path, CONFIG)
     assert metrics["training"]["psnr"] > 10 and len(metrics["views"]) == 16
     trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy()).export(tmp_path / "mesh.ply")
-    distances = evaluation.compare_exported(tmp_path / "mesh.ply", Truth(None, read_mesh(truth), back))
+    true = truth_of_capture(read_mesh(truth, torch.float64), back)
+    assert true.mesh is not None and torch.equal(true.mesh.vertices, read_mesh(truth).vertices)
+    distances = evaluation.compare_exported(tmp_path / "mesh.ply", true)
     assert distances["chamfer"] is not None and distances["chamfer"] < 1e-4  # in the world of the truth
     assert distances["iou"] is not None and distances["iou"] > 0.99
 
@@ -226,12 +226,76 @@ def test_the_middle_of_the_frame_is_the_origin() -> None:
         assert pixels[0, 0].tolist() == pytest.approx([256 * value for value in center], abs=0.05) and depth > 0
 
 
-def test_a_true_mesh_alone_faces_the_input_camera(tmp_path: Path) -> None:
+FAR = [451230.25, 5411873.5, 120.0]  # of a map's zone, in metres
+
+
+def carried(scale: float, shift: list[float]) -> Tensor:
+    """Return the similarity x' = scale * x + shift."""
+    similarity = torch.diag(torch.tensor([scale, scale, scale, 1.0], dtype=torch.float64))
+    similarity[:3, 3] = torch.tensor(shift)
+    return similarity
+
+
+def carry_mesh(path: Path, similarity: Tensor) -> None:
+    """Write the mesh of MARIO, moved."""
+    mesh = moved_mesh(read_mesh(MARIO / "mesh.obj", torch.float64), similarity)
+    vertices = [f"v {x:.9f} {y:.9f} {z:.9f}" for x, y, z in mesh.vertices.tolist()]
+    faces = [f"f {a} {b} {c}" for a, b, c in (mesh.faces + 1).tolist()]
+    path.write_text("\n".join([*vertices, *faces]))
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0])
+def test_a_true_mesh_in_a_far_world_is_compared_without_loss(tmp_path: Path, scale: float) -> None:
+    """By its distances: they are in units of its longest side, whatever the capture's world is."""
+    away, back = carried(scale, FAR), carried(0.62, [0.1, -0.2, 0.05])  # of a run's world, to that of MARIO
+    carry_mesh(tmp_path / "mesh.obj", away)
+    truth = truth_of_capture(read_mesh(tmp_path / "mesh.obj", torch.float64), away @ back)
+    near = moved_mesh(read_mesh(MARIO / "mesh.obj", torch.float64), torch.linalg.inv(back)).float()
+    exported = Mesh(near.vertices + torch.tensor([0.1 / 0.62, 0, 0]), near.faces)
+    found = compare_mesh(exported, truth)
+    wanted = compare_mesh(exported, truth_of_capture(read_mesh(MARIO / "mesh.obj", torch.float64), back))
+    assert found["chamfer"] == pytest.approx(wanted["chamfer"], abs=1e-4)
+    assert found["iou"] == pytest.approx(wanted["iou"], abs=0.01)
+
+
+def write_mario(folder: Path, shift: list[float], mesh: bool) -> TruthConfig:
+    """Write the capture MARIO, moved by `shift`, with or without its mesh."""
+    data = json.loads((MARIO / "transforms.json").read_text())
+    for frame in data["frames"]:
+        frame["file_path"] = str(MARIO / frame["file_path"])
+        for row, offset in zip(frame["transform_matrix"], shift, strict=False):
+            row[3] += offset
+    folder.mkdir()
+    carry_mesh(folder / "mesh.obj", carried(1.0, shift))
+    (folder / "transforms.json").write_text(json.dumps({**data, "mesh": "mesh.obj" if mesh else None}))
+    return TruthConfig(views=str(folder))
+
+
+@pytest.mark.parametrize("mesh", [True, False])
+def test_the_truth_of_a_far_capture_is_that_of_a_near_one(tmp_path: Path, mesh: bool) -> None:
+    """Its box is that of the mesh or, without one, of the silhouettes."""
+    near = load_truth(write_mario(tmp_path / "near", [0.0, 0.0, 0.0], mesh), azimuth_deg=20.0)
+    far = load_truth(write_mario(tmp_path / "far", FAR, mesh), azimuth_deg=20.0)
+    assert far.views is not None and near.views is not None
+    torch.testing.assert_close(far.views.cameras.c2w, near.views.cameras.c2w, atol=1e-5, rtol=0)
+    if mesh:
+        assert far.mesh is not None and near.mesh is not None
+        torch.testing.assert_close(far.mesh.vertices, near.mesh.vertices, atol=1e-5, rtol=0)
+
+
+def test_a_rotation_of_null_is_none(tmp_path: Path) -> None:
+    data = json.loads((MARIO / "transforms.json").read_text())
+    (tmp_path / "transforms.json").write_text(json.dumps({**data, "source_rotation_deg": None}))
+    assert source_rotation_deg(tmp_path) == 0
+
+
+@pytest.mark.parametrize("shift", [[3.0, 3.0, 3.0], FAR])
+def test_a_true_mesh_alone_faces_the_input_camera(tmp_path: Path, shift: list[float]) -> None:
     """At any size and place: its box is centred, its longest side scaled to 1, +x turned to the input camera."""
     truth = read_mesh(MARIO / "mesh.obj")
     low, high = truth.vertices.aminmax(dim=0)
-    trimesh.Trimesh(7 * truth.vertices.numpy() + 3, truth.faces.numpy(), process=False).export(tmp_path / "far.ply")
-    found = load_truth(TruthConfig(mesh=str(tmp_path / "far.ply")), azimuth_deg=90.0)
+    carry_mesh(tmp_path / "far.obj", carried(7.0, shift))
+    found = load_truth(TruthConfig(mesh=str(tmp_path / "far.obj")), azimuth_deg=90.0)
     assert found.views is None and found.mesh is not None
     side = 1.8 / float((high - low).max())
     x, y, z = (side * (truth.vertices - (low + high) / 2)).unbind(-1)

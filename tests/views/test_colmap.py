@@ -1,4 +1,5 @@
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,18 @@ def test_a_quaternion_of_zeros(shots: Shots, tmp_path: Path) -> None:
     path.write_text("\n".join(lines))
     with pytest.raises(InputError, match=r"004\.png.*not finite"):
         load(tmp_path)
+
+
+def test_a_model_far_from_its_origin(write: Any, shots: Shots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Georegistered, in metres of a map: normalised like the same model near its origin."""
+    poses = poses_of(shots)
+    for folder, shift in (("near", [0.0, 0.0, 0.0]), ("far", [451230.25, 5411873.5, 120.0])):
+        moved = []
+        for (w, x, y, z), translation, name in poses:
+            turned = Rotation.from_quat([x, y, z, w]).apply(shift)
+            moved.append(([w, x, y, z], [t - s for t, s in zip(translation, turned.tolist(), strict=True)], name))
+        monkeypatch.setattr(sys.modules[__name__], "poses_of", lambda _, moved=moved: moved)
+        shots.save_images(tmp_path / folder)
+        write(tmp_path / folder / "sparse" / "0", shots, lenses_of(shots))
+    near, far = (load(tmp_path / folder, normalize="auto").cameras for folder in ("near", "far"))
+    torch.testing.assert_close(far.c2w, near.c2w, atol=1e-6, rtol=0)

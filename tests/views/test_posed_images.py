@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,8 @@ def test_manual_scale_and_offset(shots: Shots, tmp_path: Path) -> None:
     torch.testing.assert_close(moved.centers, shots.cameras.centers * 2 + torch.tensor([0.0, 1.0, -1.0]))
     torch.testing.assert_close(moved.c2w[:, :3, :3], shots.cameras.c2w[:, :3, :3])
     back = one.data_from_world()
-    torch.testing.assert_close(moved.centers @ back[:3, :3].T + back[:3, 3], shots.cameras.centers)
+    in_data = moved.centers.double() @ back[:3, :3].T + back[:3, 3]
+    torch.testing.assert_close(in_data.float(), shots.cameras.centers)
     assert one.load() is one.load()
 
 
@@ -161,10 +163,58 @@ def test_automatic_normalisation_is_logged_and_sees_the_same(
         views = one.load()
     assert "world from data" in caplog.text
     points = torch.randn(50, 3) * 0.3
-    back = one.data_from_world()
+    back = one.data_from_world().float()
     in_data = points @ back[:3, :3].T + back[:3, 3]
     pixels, wanted = views.cameras.project(points)[0], shots.cameras.project(in_data)[0]
     torch.testing.assert_close(pixels, wanted, atol=1e-2, rtol=1e-3)
+
+
+FAR = torch.tensor([451230.25, 5411873.5, 120.0], dtype=torch.float64)  # of a map's zone, in metres
+
+
+def carry_away(data: dict[str, Any], shift: torch.Tensor = FAR, scale: float = 1.0) -> None:
+    for frame in data["frames"]:
+        pose = torch.tensor(frame["transform_matrix"], dtype=torch.float64)
+        pose[:3, 3] = scale * pose[:3, 3] + shift
+        frame["transform_matrix"] = pose.tolist()
+
+
+@pytest.mark.parametrize("up", ["z", "cameras"])
+def test_a_capture_far_from_its_origin_is_normalised_like_one_near_it(shots: Shots, tmp_path: Path, up: str) -> None:
+    near = source(shots.save(tmp_path / "near"), normalize="auto", up=up)
+    far = source(shots.save(tmp_path / "far", carry_away), normalize="auto", up=up)
+    torch.testing.assert_close(far.load().cameras.c2w, near.load().cameras.c2w, atol=1e-6, rtol=0)
+    carried = torch.eye(4, dtype=torch.float64)
+    carried[:3, 3] = FAR
+    torch.testing.assert_close(far.data_from_world(), carried @ near.data_from_world(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e7])
+def test_the_unit_of_a_capture_does_not_matter(shots: Shots, tmp_path: Path, scale: float) -> None:
+    near = source(shots.save(tmp_path / "one"), normalize="auto").load().cameras
+    shots.save(tmp_path / "other", lambda data: carry_away(data, torch.zeros(3), scale))
+    torch.testing.assert_close(source(tmp_path / "other", normalize="auto").load().cameras.c2w, near.c2w)
+
+
+def test_a_far_capture_as_given_is_refused_unless_it_is_shifted(shots: Shots, tmp_path: Path) -> None:
+    shots.save(tmp_path, carry_away)
+    with pytest.raises(InputError, match=r"5\.43e\+06 from the origin.*views\.normalize=auto.*views\.offset"):
+        load(tmp_path)
+    shots.check(load(tmp_path, offset=(-FAR).tolist()), tolerance=1e-6)
+
+
+def test_the_log_has_all_digits_of_a_far_world(
+    shots: Shots, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+    with caplog.at_level(logging.INFO, "liftstudio"):
+        one = source(shots.save(tmp_path, carry_away), normalize="auto")
+        one.load()
+    rows = [[float(value) for value in row.split()] for row in re.findall(r"\[([^][]*)\]", caplog.text)]
+    logged = torch.tensor(rows, dtype=torch.float64)
+    exact = torch.linalg.inv(one.data_from_world())
+    points = FAR + 0.5 * torch.randn(9, 3, dtype=torch.float64)
+    assert ((logged[:, :3] - exact[:3, :3]) @ points.T + (logged[:, 3] - exact[:3, 3])[:, None]).abs().max() < 2e-3
 
 
 def faulty(name: str, shots: Shots, folder: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from captures import Shots, load, shoot, source
@@ -31,6 +32,131 @@ def test_shared_intrinsics_yield_to_those_of_a_frame(shots: Shots, tmp_path: Pat
     cameras = load(shots.save(tmp_path, share)).cameras
     torch.testing.assert_close(cameras.fx[:3], shots.cameras.fx[:1].expand(3))
     torch.testing.assert_close(cameras.fx[3:], shots.cameras.fx[3:])
+
+
+def without_focal(data: dict[str, Any]) -> None:
+    for frame in data["frames"]:
+        for key in ("fl_x", "fl_y"):
+            del frame[key]
+
+
+WIDE, HIGH = 2 * math.atan(16 / 41.0), 2 * math.atan(12 / 41.0)  # angles of 41 pixels, for 32 x 24 pixels
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"fl_x": 41.0},
+        {"fl_y": 41.0},
+        {"camera_angle_x": WIDE},
+        {"camera_angle_y": HIGH},
+        {"x_fov": math.degrees(WIDE)},
+        {"y_fov": math.degrees(HIGH)},
+        {"fl_x": None, "camera_angle_x": WIDE},
+        {"fl_x": 41.0, "camera_angle_y": HIGH},
+    ],
+)
+def test_a_focal_length_in_a_frame_replaces_every_shared_one(
+    keys: dict[str, Any], shots: Shots, tmp_path: Path, warnings: list[str]
+) -> None:
+    """Whatever the keys are: those of another camera at the top level must not win, nor fill in for an axis."""
+    stale = {"fl_x": 99.0, "fl_y": 98.0, "camera_angle_x": 0.3, "camera_angle_y": 0.3, "x_fov": 20.0, "y_fov": 20.0}
+
+    def change(data: dict[str, Any]) -> None:
+        without_focal(data)
+        data.update(stale)
+        for frame in data["frames"]:
+            frame.update(keys)
+
+    cameras = load(shots.save(tmp_path, change)).cameras
+    torch.testing.assert_close(cameras.fx, torch.full((5,), 41.0))
+    torch.testing.assert_close(cameras.fy, torch.full((5,), 41.0))
+    assert not warnings
+
+
+@pytest.mark.parametrize(
+    "keys", [{"fl_y": 41.0}, {"camera_angle_y": HIGH}, {"y_fov": math.degrees(HIGH)}, {"x_fov": math.degrees(WIDE)}]
+)
+def test_one_axis_gives_both_focal_lengths(keys: dict[str, Any], shots: Shots, tmp_path: Path) -> None:
+    cameras = load(shots.save(tmp_path, lambda data: (without_focal(data), data.update(keys)))).cameras
+    torch.testing.assert_close(cameras.fx, torch.full((5,), 41.0))
+    torch.testing.assert_close(cameras.fy, torch.full((5,), 41.0))
+
+
+def test_focal_lengths_that_contradict_each_other_are_named(shots: Shots, tmp_path: Path, warnings: list[str]) -> None:
+    def stale(data: dict[str, Any]) -> None:
+        for frame in data["frames"]:
+            frame["camera_angle_x"] = 0.3
+
+    shots.check(load(shots.save(tmp_path, stale)))
+    assert len(warnings) == 1 and "5 of 5 frames: camera_angle_x contradicts fl_x" in warnings[0]
+
+
+def test_a_principal_point_of_another_size_is_named(shots: Shots, tmp_path: Path, warnings: list[str]) -> None:
+    def enlarge(data: dict[str, Any]) -> None:
+        data.update(cx=16.0, cy=12.0)
+        frame = data["frames"][1]
+        del frame["cx"]
+        frame.update(w=64, h=48)
+
+    load(shots.save(tmp_path, enlarge))
+    assert len(warnings) == 1 and "1 of 5 frames: w and h differ" in warnings[0] and " cx are" in warnings[0]
+
+
+def test_maps_of_a_frame_replace_the_shared_ones(shots: Shots, tmp_path: Path) -> None:
+    shots.save_images(tmp_path)
+    for name, level in (("near", 10), ("far", 200)):
+        Image.fromarray(np.full((24, 32), level, np.uint8)).save(tmp_path / f"{name}.png")
+
+    def point(data: dict[str, Any]) -> None:
+        data["depth_file_path"] = "far.png"
+        data["frames"][1]["depth_path"] = "near.png"
+
+    depths = load(shots.save(tmp_path, point)).depths
+    assert depths is not None and depths[1].max() < depths[0].min()
+
+
+def test_null_is_as_good_as_missing(shots: Shots, tmp_path: Path) -> None:
+    def unknown(data: dict[str, Any]) -> None:
+        keys = (
+            "k1",
+            "camera_model",
+            "w",
+            "h",
+            "train_filenames",
+            "test_filenames",
+            "mask_path",
+            "mesh",
+            "camera_angle_x",
+        )
+        data.update(dict.fromkeys(keys))
+        for frame in data["frames"]:
+            frame.update(dict.fromkeys(("k1", "p2", "mask_path", "depth_path", "distortion_params", "camera_angle_x")))
+        data["mask_path"] = None
+
+    shots.check(load(shots.save(tmp_path, unknown)))
+    centred = load(shots.save(tmp_path, lambda data: data["frames"][0].update(cx=None, cy=None))).cameras
+    assert (centred.cx[0], centred.cy[0]) == (16, 12)
+
+
+def test_poses_of_three_rows(shots: Shots, tmp_path: Path) -> None:
+    def shorten(data: dict[str, Any]) -> None:
+        for frame in data["frames"][:4]:
+            frame["transform_matrix"].pop()
+
+    shots.check(load(shots.save(tmp_path, shorten)))
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.0008, 3.0])
+def test_scaled_axes_are_normalised(factor: float, shots: Shots, tmp_path: Path, warnings: list[str]) -> None:
+    def scale(data: dict[str, Any]) -> None:
+        for frame in data["frames"][1:]:
+            frame["transform_matrix"] = [
+                [*(factor * value for value in row[:3]), row[3]] for row in frame["transform_matrix"][:3]
+            ]
+
+    shots.check(load(shots.save(tmp_path, scale)))
+    assert len(warnings) == 1 and "4 of 5 frames" in warnings[0] and "normalised" in warnings[0]
 
 
 def test_nerf_synthetic_splits(tmp_path: Path) -> None:
@@ -66,6 +192,108 @@ def test_named_splits_of_nerfstudio(shots: Shots, tmp_path: Path) -> None:
         data["train_filenames"], data["test_filenames"] = shots.names()[1:], shots.names()[:1]
 
     assert load(shots.save(tmp_path, split), held_out=[2]).held_out.tolist() == [True, False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "name", ["./images/003.png", "images//003.png", "images\\003.png", "images/../images/003.png", "images/003", "{}"]
+)
+def test_names_of_splits_are_paths(name: str, shots: Shots, tmp_path: Path) -> None:
+    name = name.format(tmp_path / "images" / "003.png")
+    views = load(shots.save(tmp_path, lambda data: data.update(test_filenames=[name])))
+    assert views.held_out.tolist() == [False, False, False, True, False]
+
+
+def test_frames_outside_the_train_list_are_left_out(shots: Shots, tmp_path: Path) -> None:
+    names = shots.names()
+    views = load(shots.save(tmp_path, lambda data: data.update(train_filenames=names[1:3])))
+    assert views.names == tuple(names[1:3]) and not views.held_out.any()
+    lists = {"train_filenames": [f"./{name}" for name in names[1:4]], "test_filenames": names[3:4], "val_filenames": []}
+    views = load(shots.save(tmp_path, lambda data: data.update(lists)))
+    assert views.names == tuple(names[1:4]) and views.held_out.tolist() == [False, False, True]
+    assert len(load(shots.save(tmp_path, lambda data: data.update(train_filenames=[])))) == 5
+
+
+def test_an_unknown_list_is_named(shots: Shots, tmp_path: Path, warnings: list[str]) -> None:
+    load(shots.save(tmp_path, lambda data: data.update(eval_filenames=shots.names()[:1])))
+    assert len(warnings) == 1 and "eval_filenames" in warnings[0]
+
+
+def test_pictures_of_both_splits_are_held_out(shots: Shots, tmp_path: Path, warnings: list[str]) -> None:
+    shots.save_images(tmp_path)
+    data = shots.transforms()
+    for split, frames in (("train", data["frames"]), ("test", data["frames"][3:])):
+        (tmp_path / f"transforms_{split}.json").write_text(json.dumps({**data, "frames": frames}))
+    views = load(tmp_path)
+    assert views.names == tuple(shots.names()) and views.held_out.tolist() == [False, False, False, True, True]
+    assert not warnings
+    (tmp_path / "transforms_test.json").write_text(json.dumps(data))
+    assert load(tmp_path).held_out.tolist() == [False] * 5
+    assert "no view is held out" in warnings[0]
+
+
+HARMLESS = {
+    "distortion_params": [0.0, 0, 0, 0, 0, 0],
+    "distortion": {"k1": 0.0, "model": "radtan"},
+    "is_fisheye": False,
+    "ftheta_p1": 0.0,
+    "k7": 1e-6,
+    "lens": "50 mm",
+    "distortion_model": "none",
+    "undistorted": True,
+    "camera_model": "pinhole",
+    "theta": 30.0,
+    "distorted_image_path": "raw/000.png",
+    "sharpness": 812.0,
+    "projection_matrix": [[1.0, 2.0], [3.0, 4.0]],
+    "aabb_scale": 16,
+}
+
+
+def test_keys_of_lenses_without_distortion(shots: Shots, tmp_path: Path, warnings: list[str]) -> None:
+    shots.check(load(shots.save(tmp_path, lambda data: data.update(HARMLESS))))
+    assert not warnings
+
+
+@pytest.mark.parametrize("key", ["lens_blob", "rolling_shutter", "shift_x"])
+def test_unknown_keys_that_look_like_a_lens_are_named(
+    key: str, shots: Shots, tmp_path: Path, warnings: list[str]
+) -> None:
+    shots.check(load(shots.save(tmp_path, lambda data: data.update({key: [0.0, 0.3, 0.2]}))))
+    assert len(warnings) == 1 and f"unknown key {key} " in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("distortion_params", [0.2, 0.05, 0, 0, 0, 0]),
+        ("distortion_params", ["0.2"]),
+        ("ftheta_p1", 5e-5),
+        ("k9", 0.02),
+        ("k1", "0.02"),
+        ("s1", 0.01),
+        ("sx1", -0.01),
+        ("p_1", 0.01),
+        ("tau_x", 0.1),
+        ("distortion", {"radial": [0.0, 0.1]}),
+        ("dist_coeffs", [[0, 0, 0.1]]),
+        ("distCoeffs", [0.1]),
+        ("lens_params", [0.1]),
+        ("camera", {"name": "left", "k1": 0.1}),
+        ("lens", {"distortion": [0.1]}),
+        ("fisheye", True),
+        ("latlong", True),
+        ("equirectangular", True),
+        ("orthographic", True),
+        ("lens_type", "FISHEYE"),
+        ("camera_type", "equirectangular"),
+        ("distortion_model", "kannala_brandt_fisheye"),
+    ],
+)
+@pytest.mark.parametrize("shared", [True, False])
+def test_lenses_under_any_name_are_refused(key: str, value: Any, shared: bool, shots: Shots, tmp_path: Path) -> None:
+    shots.save(tmp_path, lambda data: (data if shared else data["frames"][3]).update({key: value}))
+    with pytest.raises(InputError, match=rf"frames\[{0 if shared else 3}\].*lens distortion \({key}.*undistort"):
+        load(tmp_path)
 
 
 def test_intrinsics_follow_the_size_of_the_images(shots: Shots, tmp_path: Path) -> None:
@@ -132,18 +360,19 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "a folder as image": (frame_change(1, file_path="images"), "images"),
     "a dot as image": (frame_change(1, file_path="."), "no such image"),
     "no pose": (drop(2, "transform_matrix"), r"frames\[2\].*transform_matrix"),
-    "pose of 3 rows": (lambda d: d["frames"][2]["transform_matrix"].pop(), "4 rows"),
+    "pose of 2 rows": (lambda d: d["frames"][2].update(transform_matrix=[[1, 0, 0, 0]] * 2), "3 or 4 rows"),
     "pose with text": (matrix_change(0, 0, "x"), "finite numbers"),
     "pose with null": (matrix_change(0, 0, None), "finite numbers"),
     "infinite pose": (matrix_change(0, 0, 10**400), "finite numbers"),
     "sheared pose": (matrix_change(0, 0, 0.9), r"frames\[2\].*not orthonormal"),
-    "scaled pose": (
-        lambda d: d["frames"][2].update(transform_matrix=torch.diag(torch.tensor([2.0, 2, 2, 1])).tolist()),
+    "unevenly scaled pose": (
+        lambda d: d["frames"][2].update(transform_matrix=torch.diag(torch.tensor([2.0, 2, 3, 1])).tolist()),
         "orthonormal",
     ),
+    "pose of zeros": (lambda d: d["frames"][2].update(transform_matrix=[[0, 0, 0, 1]] * 3), "orthonormal"),
     "mirrored pose": (mirror, r"frames\[1\].*mirrors"),
     "last row": (matrix_change(3, 0, 1.0), "last row"),
-    "no intrinsics": (drop(0, "fl_x"), "fl_x"),
+    "no intrinsics": (without_focal, "fl_x"),
     "negative focal length": (frame_change(0, fl_x=-40.0), "focal"),
     "zero focal length": (frame_change(0, fl_y=0), "focal"),
     "focal length of text": (frame_change(0, fl_y="long"), "fl_y"),
@@ -155,11 +384,18 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "tangential distortion": (lambda d: d.update(p2=-0.01), "p2"),
     "fisheye": (lambda d: d.update(camera_model="OPENCV_FISHEYE"), "camera_model"),
     "fisheye of instant-ngp": (lambda d: d.update(is_fisheye=True), "is_fisheye"),
-    "angle of 4": (lambda d: (drop(0, "fl_x")(d), d.update(camera_angle_x=4.0)), "camera_angle_x"),
+    "angle of 4": (lambda d: (without_focal(d), d.update(camera_angle_x=4.0)), "camera_angle_x"),
+    "angle of 200 degrees": (frame_change(0, y_fov=200.0), "y_fov"),
     "missing mask": (frame_change(1, mask_path="masks/1.png"), "mask_path"),
     "missing depth": (frame_change(1, depth_file_path="depth/1.png"), "depth_file_path"),
     "missing mesh": (lambda d: d.update(mesh="mesh.obj"), "mesh"),
     "names of splits": (lambda d: d.update(test_filenames=3), "test_filenames"),
+    "numbers as names of splits": (lambda d: d.update(val_filenames=[3]), "val_filenames"),
+    "a test image that does not exist": (lambda d: d.update(test_filenames=["images/9.png"]), r"test_.*images/9\.png"),
+    "a train image that is no frame": (
+        lambda d: (d["frames"].pop(), d.update(train_filenames=["images/004.png"])),
+        r"train_filenames: images/004\.png is none of the frames",
+    ),
 }
 
 

@@ -29,7 +29,7 @@ from liftstudio.training.meshes.posing import canonical
 SUFFIXES = (".glb", ".obj", ".ply")
 FACES = 4000  # maximum per object, after decimation
 TEXTURE = 128  # width and height in texels
-VERSION = 2  # of this reader; part of the cache key
+VERSION = 3  # of this reader; part of the cache key
 _GUTTER = 2  # texels around each chart: half the distance between charts
 _SAMPLES = 100_000  # surface points at which colours are sampled
 _COLORS = 256
@@ -75,11 +75,13 @@ def read_file(path: Path, name: str) -> StoredMesh:
     Raises:
         InputError: see `read_files`.
     """
-    mesh = read_mesh(path)
+    mesh = read_mesh(path, torch.float64)
     points, colors = _colored_points(path)
     if path.suffix.lower() == ".glb":  # `read_mesh` turns the front to -y
         mesh = Mesh(torch.stack([-mesh.vertices[:, 1], mesh.vertices[:, 0], mesh.vertices[:, 2]], dim=1), mesh.faces)
         points = points[:, [2, 0, 1]]
+    middle = torch.stack(mesh.vertices.aminmax(dim=0)).mean(dim=0)  # far meshes lose their digits in float32
+    mesh, points = Mesh((mesh.vertices - middle).float(), mesh.faces), points - middle.numpy()
     tree = cKDTree(points)
 
     def albedo(places: Tensor, _: Tensor) -> Tensor:
