@@ -10,13 +10,14 @@ from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.data.images import image_size
+from liftstudio.data.lookup import find_file, find_picture
 from liftstudio.views.frames import Capture, Frame, check_intrinsics, check_pose, check_undistorted, find_mask
 
 Record = dict[str, Any]
 
 PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "RADIAL", "SIMPLE_RADIAL", "PERSPECTIVE")
+FOCALS = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y")
 DISTORTIONS = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
-IMAGE_SUFFIXES = ("", ".png", ".jpg", ".jpeg")
 
 
 def read_transforms(path: Path) -> Capture:
@@ -25,10 +26,11 @@ def read_transforms(path: Path) -> Capture:
     Intrinsics may be given at the top level, per frame, or both (the frame's take precedence): `fl_x` and `fl_y` in
     pixels, or `camera_angle_x` in radians; `cx`, `cy`, `w`, `h` default to the image's centre and size. Frames listed
     in `test_filenames` or `val_filenames` are held out. Masks: `mask_path` per frame, or a folder `masks` next to the
-    JSON file.
+    JSON file. Pictures are found as by `find_picture`.
 
     Raises:
-        InputError: a missing or invalid file, a missing key, a wrong type, an impossible pose or lens, a missing image.
+        InputError: a missing or invalid file, a missing key, a wrong type, an impossible pose or lens, a missing image,
+            images of several sizes that share a focal length and state no size.
     """
     data = _read_json(path)
     items = data.get("frames")
@@ -41,6 +43,7 @@ def read_transforms(path: Path) -> Capture:
         if not isinstance(item, dict):
             raise InputError(f"{where}: expected keys and values, got {item!r:.60}")
         frames.append(_frame({**shared, **item}, path.parent, where))
+    _check_sizes(shared, items, frames)
     return Capture(frames, _path(data, ("mesh",), path.parent, str(path)))
 
 
@@ -57,6 +60,21 @@ def read_splits(folder: Path) -> Capture:
             held_out = [Frame(**{**vars(frame), "held_out": True}) for frame in read_transforms(path).frames]
             return Capture(train.frames + held_out, train.mesh)
     return train
+
+
+def _check_sizes(shared: Record, items: list[Record], frames: list[Frame]) -> None:
+    """Check that pictures have one size where only that tells what the shared focal length belongs to."""
+    unknown = [
+        frame
+        for item, frame in zip(items, frames, strict=True)
+        if all(item.get(key) is None for key in FOCALS)
+        and any({**shared, **item}.get(key) is None for key in ("w", "h"))
+    ]
+    for frame in unknown:
+        if (frame.width, frame.height) != (unknown[0].width, unknown[0].height):
+            sizes = f"{frame.width}x{frame.height} pixels, but {unknown[0].image} has"
+            way = "state `w` and `h`, and for pictures of other cameras a focal length of their own"
+            raise InputError(f"{frame.image}: {sizes} {unknown[0].width}x{unknown[0].height}; {way}")
 
 
 def _read_json(path: Path) -> Record:
@@ -103,11 +121,10 @@ def _frame(data: Record, folder: Path, where: str) -> Frame:
 
 def _image_path(folder: Path, name: str, where: str) -> Path:
     path = folder / name.replace("\\", "/")  # some captures were written on Windows
-    for suffix in IMAGE_SUFFIXES:
-        candidate = path.with_name(path.name + suffix) if path.name else path
-        if candidate.is_file():
-            return candidate
-    raise InputError(f"{where}: no such image: {path}")
+    image = find_picture(path)
+    if image is None:
+        raise InputError(f"{where}: no such image: {path}")
+    return image
 
 
 def _check_lens(data: Record, where: str) -> None:
@@ -120,7 +137,7 @@ def _check_lens(data: Record, where: str) -> None:
 
 
 def _image_size(data: Record, image: Path, where: str) -> tuple[int, int]:
-    height, width = image_size(image)
+    height, width = image_size(image, upright=False)
     return round(_number(data, "w", where, width)), round(_number(data, "h", where, height))
 
 
@@ -177,9 +194,10 @@ def _path(data: Record, keys: tuple[str, ...], folder: Path, where: str) -> Path
     for key in keys:
         if data.get(key) is not None:
             path = folder / _text(data, key, where).replace("\\", "/")
-            if not path.is_file():
+            file = find_file(path) if key == "mesh" else find_picture(path)
+            if file is None:
                 raise InputError(f"{where}: {key}: no such file: {path}")
-            return path
+            return file
     return None
 
 
