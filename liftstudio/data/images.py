@@ -24,25 +24,27 @@ EXIF_ORIENTATION = 0x0112
 T = TypeVar("T")
 
 
-def load_image(path: Path | str) -> tuple[Tensor, Tensor | None]:
+def load_image(path: Path | str, *, upright: bool = True) -> tuple[Tensor, Tensor | None]:
     """Return an image file as RGB and alpha; reads palette, grey, 16-bit, CMYK and EXIF-rotated files as well.
 
     Returns sRGB [H, W, 3] and alpha [H, W, 1] (None if the file has none), float32 in [0, 1], straight alpha. 16-bit
     grey keeps its precision; Pillow reduces 16-bit colour to 8 bits.
 
+    upright: turn the image as its EXIF orientation says; otherwise the pixels are returned as they are stored.
+
     Raises:
         InputError: the file is missing, empty, corrupt, truncated, not an image, without pixels, or above MAX_PIXELS.
     """
-    return _opened(Path(path), lambda image: _decode(ImageOps.exif_transpose(image)))
+    return _opened(Path(path), lambda image: _decode(ImageOps.exif_transpose(image) if upright else image))
 
 
-def image_size(path: Path | str) -> tuple[int, int]:
+def image_size(path: Path | str, *, upright: bool = True) -> tuple[int, int]:
     """Return height and width in pixels of the image that `load_image` would return, from the file's header alone.
 
     Raises:
         InputError: see `load_image`; faults behind the header are not found.
     """
-    return _opened(Path(path), _upright_size)
+    return _opened(Path(path), lambda image: _size(image, upright))
 
 
 def resize_area(image: Tensor, height: int, width: int) -> Tensor:
@@ -198,9 +200,9 @@ def _check_size(path: Path, width: int, height: int) -> None:
         raise InputError(f"{path}: {width}x{height} pixels are too many; the limit is {MAX_PIXELS // 2**20} million")
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
+def _size(image: Image.Image, upright: bool) -> tuple[int, int]:
     width, height = image.size
-    turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    turned = upright and image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 
 

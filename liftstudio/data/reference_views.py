@@ -24,6 +24,8 @@ class ReferenceViews:
     inside:   [G, G, G] float32 in [-1, 1] at the cell centres of the world's cube [-1, 1]^3, indexed x, y, z: how sure
               a prior is that a cell is inside (1) or outside (-1) the object; None if it cannot tell.
     sheet:    [H, W, 3] overview of all sets of views that a prior generated, if this is one of several; else None.
+    windows:  [V, 4] where each photograph is in its image, if some have padding around: left, top, right, bottom in
+              pixels. In the padding images, masks and maps are 0, but nothing is known. None: there is no padding.
     """
 
     images: Tensor
@@ -36,6 +38,7 @@ class ReferenceViews:
     input_view: int | None = None
     inside: Tensor | None = None
     sheet: Tensor | None = None
+    windows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -55,11 +58,32 @@ class ReferenceViews:
             order.index(self.input_view) if self.input_view in order else None,
             self.inside,
             self.sheet,
+            None if self.windows is None else self.windows[chosen],
         )
 
     def training(self) -> "ReferenceViews":
         """Return the views that are not held out."""
         return self.select(torch.nonzero(~self.held_out).flatten())
+
+    def window(self, index: int) -> tuple[slice, slice]:
+        """Return the rows and columns of the image at `index` that are not padding."""
+        if self.windows is None:
+            return slice(None), slice(None)
+        left, top, right, bottom = self.windows[index].tolist()
+        return slice(top, bottom), slice(left, right)
+
+    def sizes(self) -> Tensor:
+        """Return width and height of each image without padding, [V, 2] in pixels."""
+        if self.windows is None:
+            return torch.tensor([[self.cameras.width, self.cameras.height]]).expand(len(self), 2)
+        return self.windows[:, 2:] - self.windows[:, :2]
+
+    def seen(self) -> Tensor:
+        """Return which pixels are not padding, [V, H, W, 1] bool."""
+        seen = torch.zeros_like(self.masks, dtype=torch.bool)
+        for index, pixels in enumerate(seen):
+            pixels[self.window(index)] = True
+        return seen
 
     def over(self, background: Tensor | float) -> Tensor:
         """Return the images composited over a background colour, [V, H, W, 3]."""

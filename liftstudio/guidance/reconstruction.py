@@ -32,6 +32,7 @@ class ReferenceRequest(Request):
     maps:         name of a loss -> target map [B, H, W, C].
     background:   [B, 1, 1, 3] background colour of render and reference, in [0, 1].
     is_generated: [B, 1, 1, 1] bool, false for the input view; None: the colours of all views have the same weight.
+    seen:         [B, H, W, 1] bool, pixels that the losses compare; None: all.
     """
 
     images: Tensor
@@ -39,6 +40,7 @@ class ReferenceRequest(Request):
     maps: dict[str, Tensor]
     background: Tensor
     is_generated: Tensor | None
+    seen: Tensor | None
 
 
 @register("reconstruction")
@@ -81,6 +83,7 @@ class Reconstruction(Guidance[ReferenceRequest]):
         self.views = chosen
         self.reference_cameras = chosen.cameras.to(device)
         self.images, self.masks = chosen.images.to(device), chosen.masks.to(device)
+        self.seen = None if chosen.windows is None else chosen.seen().to(device)
         self.shares = torch.ones(len(chosen), device=device)  # relative frequencies of the views
         if chosen.input_view is not None:
             self.shares[chosen.input_view] = config.input_view_weight
@@ -125,6 +128,7 @@ class Reconstruction(Guidance[ReferenceRequest]):
             maps={name: maps[lattice] for name, maps in self.maps.items() if maps is not None},
             background=background if self.config.random_background else torch.ones_like(background),
             is_generated=self._is_generated(chosen) if self._weighs_colors else None,
+            seen=None if self.seen is None else self.seen[lattice],
         )
 
     def _is_generated(self, chosen: Tensor) -> Tensor:
@@ -161,9 +165,12 @@ class Reconstruction(Guidance[ReferenceRequest]):
         image, mask, maps = request.images, request.masks, request.maps
         rgb = render.over(request.background)
         target = image * mask + (1 - mask) * request.background
+        opacity = render.opacity
+        if request.seen is not None:  # in the padding of a photograph every render is right
+            rgb, opacity = rgb.where(request.seen, target), opacity.where(request.seen, mask)
         functions = {
             "rgb": lambda: losses.rgb(rgb, target, self._color_weights(request, render)),
-            "mask": lambda: losses.mask(render.opacity, mask),
+            "mask": lambda: losses.mask(opacity, mask),
             "ssim": lambda: losses.one_minus_ssim(rgb, target),
             "lpips": lambda: self._lpips(rgb, target),
             "mono_normal": lambda: losses.mono_normal(render.require("normal"), maps["mono_normal"], mask),

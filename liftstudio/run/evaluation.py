@@ -50,7 +50,7 @@ def evaluate(system: System, views: ReferenceViews | None, folder: Path, config:
         InputError: invalid LPIPS weights.
         OSError: the folder cannot be written.
     """
-    orbit = turntable_cameras(None if views is None else views.cameras, config)
+    orbit = turntable_cameras(views, config)
     save_video(folder / "turntable.mp4", _white_frames(system, orbit), config.fps)
     save_stills(system, orbit, folder / "stills", config.stills)
     if views is None:
@@ -61,12 +61,13 @@ def evaluate(system: System, views: ReferenceViews | None, folder: Path, config:
     return metrics
 
 
-def turntable_cameras(references: Cameras | None, config: EvaluationConfig) -> Cameras:
-    """Return a full orbit at one elevation, with the mean distance and field of view of `references`, if given."""
+def turntable_cameras(views: ReferenceViews | None, config: EvaluationConfig) -> Cameras:
+    """Return a full orbit at one elevation, with the mean distance and field of view of `views`, if given."""
     distance, fov_deg = DEFAULT_DISTANCE, DEFAULT_FOV_DEG
-    if references is not None:
-        distance = float(references.distance.mean())
-        half_x, half_y = 0.5 * references.width / references.fx, 0.5 * references.height / references.fy
+    if views is not None:
+        cameras, (width, height) = views.cameras, views.sizes().unbind(-1)
+        distance = float(cameras.distance.mean())
+        half_x, half_y = 0.5 * width / cameras.fx, 0.5 * height / cameras.fy
         fov_deg = 2 * math.degrees(math.atan(max(float(half_x.mean()), float(half_y.mean()))))
     return orbit_cameras(*static(config.frames, config.elevation_deg), distance, fov_deg, config.size, config.size)
 
@@ -87,10 +88,13 @@ def image_metrics(renders: Tensor, views: ReferenceViews, lpips: Lpips | None = 
 
     The result is {"training": means, "held_out": means, "views": [per view]}; a group without views is left out. PSNR
     is capped at 100 dB, since that of equal images is infinite; SSIM is None for images below 6 pixels, LPIPS below 32.
+    The padding of photographs is left out.
     """
     rows = [
-        {"name": name, "held_out": held_out, **_compare(renders[i : i + 1], views.select([i]).over(1.0), lpips)}
-        for i, (name, held_out) in enumerate(zip(views.names, views.held_out.tolist(), strict=True))
+        {"name": name, "held_out": held_out, **_compare(render[None], truth[None], lpips)}
+        for name, held_out, (truth, render) in zip(
+            views.names, views.held_out.tolist(), _pairs(renders, views), strict=True
+        )
     ]
     groups = {"training": False, "held_out": True}
     split = {group: [row for row in rows if row["held_out"] == held_out] for group, held_out in groups.items()}
@@ -107,9 +111,9 @@ def contact_sheet(renders: Tensor, views: ReferenceViews, metrics: dict[str, Any
     scale = min(1.0, cell / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
     rows, labels = [], []
-    for i, (render, row) in enumerate(zip(renders, metrics["views"], strict=True)):
-        truth = views.select([i]).over(1.0)[0]
-        rows.append([resize_area(image, *size) for image in (truth, render, (render - truth).abs())])
+    for (truth, render), row in zip(_pairs(renders, views), metrics["views"], strict=True):
+        own_size = [max(1, round(side * scale)) for side in render.shape[:2]]
+        rows.append([resize_area(image, *own_size) for image in (truth, render, (render - truth).abs())])
         title = Path(row["name"]).name + (" (held out)" if row["held_out"] else "")
         labels.append([title, f"render {row['psnr']:.1f} dB", "difference"])
     blocks = max(1, round(math.sqrt(len(rows) * size[0] / (3 * size[1]))))
@@ -225,6 +229,13 @@ def _pictures(render: Render) -> dict[str, Tensor]:
     }
 
 
+def _pairs(renders: Tensor, views: ReferenceViews) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield each reference image over white and its render, [H, W, 3] without padding."""
+    for index, render in enumerate(renders):
+        window = views.window(index)
+        yield views.select([index]).over(1.0)[0][window], render[window]
+
+
 def _compare(render: Tensor, truth: Tensor, lpips: Lpips | None) -> dict[str, float | None]:
     least = min(render.shape[1:3])
     values: dict[str, float | None] = {
@@ -239,7 +250,8 @@ def _compare(render: Tensor, truth: Tensor, lpips: Lpips | None) -> dict[str, fl
 
 def _means(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     names = [name for name in rows[0] if name not in ("name", "held_out")]
-    return {n: None if rows[0][n] is None else sum(row[n] for row in rows) / len(rows) for n in names}
+    known = {name: [row[name] for row in rows if row[name] is not None] for name in names}
+    return {name: sum(values) / len(values) if values else None for name, values in known.items()}
 
 
 def _lpips(config: EvaluationConfig) -> Lpips | None:

@@ -160,16 +160,29 @@ def squared(views: ReferenceViews) -> ReferenceViews:
     pad = partial(F.pad, pad=(0, 0, left, size - width - left, top, size - height - top))
     cameras = views.cameras
     cameras = Cameras(cameras.c2w, cameras.fx, cameras.fy, cameras.cx + left, cameras.cy + top, size, size)
-    return replace(views, images=pad(views.images), masks=pad(views.masks), cameras=cameras, depths=None, normals=None)
+    windows = views.windows
+    if windows is None and height != width:
+        windows = torch.tensor([[0, 0, width, height]]).expand(len(views), 4)
+    if windows is not None:
+        windows = windows + torch.tensor([left, top, left, top])
+    return replace(
+        views,
+        images=pad(views.images),
+        masks=pad(views.masks),
+        cameras=cameras,
+        depths=None,
+        normals=None,
+        windows=windows,
+    )
 
 
 def resized(views: ReferenceViews, size: int) -> ReferenceViews:
-    """Return square views reduced to `size` pixels by area averaging; smaller views are returned unchanged."""
+    """Return square views reduced to `size` pixels by area averaging, padding included; smaller ones are unchanged."""
     if views.cameras.width <= size:
         return views
     pairs = [reduce_image(image, mask, size, size) for image, mask in zip(views.images, views.masks, strict=True)]
     images, masks = (torch.stack(each) for each in zip(*pairs, strict=True))
-    return replace(views, images=images, masks=masks, cameras=views.cameras.resized(size, size))
+    return replace(views, images=images, masks=masks, cameras=views.cameras.resized(size, size), windows=None)
 
 
 def turn_about_z(angle_deg: float) -> Tensor:
@@ -207,11 +220,11 @@ def _read_capture(path: Path) -> tuple[ReferenceViews, Path | None, Tensor]:
 def _unit_from_local(views: ReferenceViews, mesh: Mesh | None, rotation: Tensor, center: Point) -> Tensor:
     """Return [4, 4] float64, from the world of the views and of their mesh to that of `Truth.mesh`."""
     if mesh is None:
-        low, high = object_box(moved(views.cameras, rotation), views.masks)
+        low, high = object_box(moved(views.cameras, rotation), views.masks, views.windows)
     else:
         low, high = moved_mesh(mesh, rotation).vertices.aminmax(dim=0)
     middle = rotation[:3, :3].T @ ((low + high) / 2)
-    start, direction = _ray(views.cameras[[views.input_view or 0]], center)
+    start, direction = _input_ray(views, center)
     origin = start + direction * (direction @ (middle - start))
     similarity = torch.eye(4, dtype=torch.float64)
     similarity[:3, 3] = -origin
@@ -220,9 +233,11 @@ def _unit_from_local(views: ReferenceViews, mesh: Mesh | None, rotation: Tensor,
     return scale @ turn_about_z(-math.degrees(math.atan2(y, x))) @ similarity
 
 
-def _ray(camera: Cameras, center: Point) -> tuple[Tensor, Tensor]:
-    """Return origin and unit direction, each [3] float64, of the ray through `center` of one camera's image."""
-    x, y = center[0] * camera.width, center[1] * camera.height
+def _input_ray(views: ReferenceViews, center: Point) -> tuple[Tensor, Tensor]:
+    """Return origin and unit direction, each [3] float64, of the ray through `center` of the input picture's square."""
+    index = views.input_view or 0
+    camera, side = views.cameras[[index]], int(views.sizes()[index].max())
+    x, y = (0.5 * camera.width + (share - 0.5) * side for share in center)
     local = torch.tensor([(x - camera.cx.item()) / camera.fx.item(), (camera.cy.item() - y) / camera.fy.item(), -1.0])
     direction = camera.c2w[0, :3, :3].double() @ local.double()
     return camera.centers[0].double(), direction / direction.norm()

@@ -1,5 +1,6 @@
 """Reader of COLMAP models, text and binary: cameras and images only, no points."""
 
+import logging
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,10 @@ import torch
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
+from liftstudio.data.lookup import find_folder, find_picture, is_picture
 from liftstudio.views.frames import Capture, Frame, check_intrinsics, check_pose, check_undistorted, find_mask
+
+log = logging.getLogger("liftstudio")
 
 T = TypeVar("T")
 
@@ -23,7 +27,8 @@ MODELS: dict[int, tuple[str, tuple[str, ...]]] = {
     4: ("OPENCV", ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2")),
 }
 PARAMETERS = dict(MODELS.values())
-MODEL_FOLDERS = ("", "sparse/0", "sparse", "colmap/sparse/0")  # within a capture
+SUFFIXES = (".bin", ".txt")
+MODEL_FOLDERS = ("", "sparse", "colmap/sparse")  # within a capture; in `sparse` models may have folders of their own
 OPENCV_FROM_OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 
 
@@ -46,49 +51,66 @@ class Pose:
     name: str
 
 
-def find_model(folder: Path) -> Path | None:
-    """Return the folder in a capture that has a model's `cameras` and `images` files (.bin or .txt), or None."""
+def find_models(folder: Path) -> list[Path]:
+    """Return the folders in a capture that have a model's `cameras` file (.bin or .txt).
+
+    COLMAP's mapper leaves several models, `sparse/0`, `sparse/1`, ..., if it cannot connect all photographs.
+    """
     for name in MODEL_FOLDERS:
-        if any((folder / name / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
-            return folder / name
-    return None
+        base = folder / name
+        inner = sorted(base.iterdir()) if base.absolute().name == "sparse" and base.is_dir() else []
+        models = [path for path in (*inner, base) if _suffix(path) is not None]
+        if models:
+            return models
+    return []
 
 
 def read_colmap(folder: Path) -> Capture:
-    """Read a COLMAP model from `folder` or its `sparse/0`, with photographs in `images` and masks in `masks`.
+    """Read a COLMAP model from `folder` or its `sparse`, with photographs in `images` and masks in `masks`.
 
-    Frames are sorted by name. Poses are converted from OpenCV world-to-camera to OpenGL camera-to-world.
+    Of several models, the one with the most images is read. Frames are sorted by name. Poses are converted from OpenCV
+    world-to-camera to OpenGL camera-to-world.
 
     Raises:
         InputError: missing, truncated or invalid files, a lens with distortion, a missing image or mask.
     """
-    model = find_model(folder)
-    if model is None:
+    models = {model: _poses(model) for model in find_models(folder)}
+    if not models:
         raise InputError(f"{folder}: no COLMAP model (cameras.bin or cameras.txt)")
-    if (model / "cameras.bin").is_file():
-        lenses, poses = _read(model / "cameras.bin", _binary_lenses), _read(model / "images.bin", _binary_poses)
-    else:
-        lenses, poses = _read(model / "cameras.txt", _text_lenses), _read(model / "images.txt", _text_poses)
-    if not poses:
+    model = max(models, key=lambda path: len(models[path]))
+    if not models[model]:
         raise InputError(f"{model}: the model has no images")
-    images = _images_folder(folder)
-    return Capture([_frame(pose, dict(lenses), images, model) for pose in sorted(poses, key=lambda pose: pose.name)])
+    images, lenses = _images_folder(folder), _lenses(model)
+    poses = sorted(models[model], key=lambda pose: pose.name)
+    capture = Capture([_frame(pose, lenses, images, model) for pose in poses])
+    _report(model, capture, images, {path: len(others) for path, others in models.items() if path != model})
+    return capture
+
+
+def _report(model: Path, capture: Capture, images: Path, others: dict[Path, int]) -> None:
+    """Log how many of the photographs the model has, and the other models; a warning if photographs are missing."""
+    posed = {frame.image.resolve() for frame in capture.frames}
+    photographs = posed | {path.resolve() for path in images.rglob("*") if is_picture(path)}
+    rest = "".join(f"; {path} has {count}" for path, count in others.items())
+    level = logging.INFO if len(posed) == len(photographs) else logging.WARNING
+    log.log(level, "%s: %d of %d photographs have a pose%s", model, len(posed), len(photographs), rest)
 
 
 def _images_folder(folder: Path) -> Path:
     for parent in (folder, *list(folder.resolve().parents)[:3]):  # `folder` may be that of the model itself
-        if (parent / "images").is_dir():
-            return parent / "images"
+        images = find_folder(parent / "images")
+        if images is not None:
+            return images
     raise InputError(f"{folder / 'images'}: no such folder of images")
 
 
 def _frame(pose: Pose, lenses: dict[int, Lens], images: Path, model: Path) -> Frame:
     where = f"{model}: {pose.name}"
-    image, lens = images / pose.name, lenses.get(pose.lens)
+    image, lens = find_picture(images / pose.name), lenses.get(pose.lens)
     if lens is None:
         raise InputError(f"{where}: its camera {pose.lens} is not in the model")
-    if not image.is_file():
-        raise InputError(f"{where}: no such image: {image}")
+    if image is None:
+        raise InputError(f"{where}: no such image: {images / pose.name}")
     values = dict(lens.parameters)
     fx, fy = (values.pop("f"),) * 2 if "f" in values else (values.pop("fx"), values.pop("fy"))
     cx, cy = values.pop("cx"), values.pop("cy")
@@ -112,6 +134,23 @@ def _c2w(pose: Pose, where: str) -> Tensor:
     return check_pose(c2w @ OPENCV_FROM_OPENGL, where)
 
 
+def _suffix(model: Path) -> str | None:
+    """Return the suffix of a model's files, .bin or .txt, or None if there is no model in the folder."""
+    found = [suffix for suffix in SUFFIXES if (model / f"cameras{suffix}").is_file()]
+    whole = [suffix for suffix in found if (model / f"images{suffix}").is_file()]
+    return next(iter(whole + found), None)
+
+
+def _lenses(model: Path) -> dict[int, Lens]:
+    suffix = _suffix(model)
+    return dict(_read(model / f"cameras{suffix}", _binary_lenses if suffix == ".bin" else _text_lenses))
+
+
+def _poses(model: Path) -> list[Pose]:
+    suffix = _suffix(model)
+    return _read(model / f"images{suffix}", _binary_poses if suffix == ".bin" else _text_poses)
+
+
 def _read(path: Path, parse: Callable[[Path], Iterator[T]]) -> list[T]:
     """Return the list of what `parse` yields; every failure becomes an InputError that names the file."""
     try:
@@ -125,28 +164,56 @@ def _read(path: Path, parse: Callable[[Path], Iterator[T]]) -> list[T]:
 def _lens(model: str, width: int, height: int, values: list[float]) -> Lens:
     if model not in PARAMETERS:
         raise ValueError(f"camera model {model}, expected one of {', '.join(PARAMETERS)}; undistort the images first")
+    if len(values) != len(PARAMETERS[model]):
+        raise ValueError(f"{model}: expected the parameters {' '.join(PARAMETERS[model])}, got {len(values)} numbers")
     return Lens(width, height, dict(zip(PARAMETERS[model], values, strict=True)))
 
 
-def _text_lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-
-
 def _text_lenses(path: Path) -> Iterator[tuple[int, Lens]]:
-    for line in _text_lines(path):
-        if line.strip():
-            number, model, width, height, *values = line.split()
-            yield int(number), _lens(model, int(width), int(height), [float(value) for value in values])
+    return _parsed(path, _text_lens)
 
 
 def _text_poses(path: Path) -> Iterator[Pose]:
-    lines = _text_lines(path)
-    while lines and not lines[-1].strip():
-        lines.pop()
-    for line in lines[::2]:  # every second line lists an image's points and may be empty
-        fields = line.split(maxsplit=9)
-        numbers = tuple(float(value) for value in fields[1:8])
-        yield Pose(numbers[:4], numbers[4:], int(fields[8]), fields[9].strip())
+    return (pose for pose in _parsed(path, _text_pose) if pose is not None)
+
+
+def _parsed(path: Path, parse: Callable[[str], T]) -> Iterator[T]:
+    """Yield what `parse` returns for each line that is neither blank nor a comment; errors name the line."""
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        try:
+            value = parse(text)
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+        yield value
+
+
+def _text_lens(line: str) -> tuple[int, Lens]:
+    fields = line.split()
+    if len(fields) < 5:
+        raise ValueError("expected CAMERA_ID MODEL WIDTH HEIGHT PARAMETERS")
+    number, model, width, height, *values = fields
+    return int(number), _lens(model, int(width), int(height), [float(value) for value in values])
+
+
+def _text_pose(line: str) -> Pose | None:
+    """Return the pose in a line of images.txt, or None if the line lists the points of an image.
+
+    The kind of a line is told by its content: some tools write no lines of points, or drop the empty ones.
+    """
+    fields = line.split()
+    if len(fields) % 3 == 0 and all(text.lstrip("-").isdigit() for text in fields[2::3]):  # x, y and id of each point
+        return None
+    if len(fields) < 10:
+        raise ValueError("expected IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, or points of an image")
+    numbers = tuple(float(value) for value in fields[1:8])
+    return Pose(numbers[:4], numbers[4:], int(fields[8]), _name(line.split(maxsplit=9)[9]))
+
+
+def _name(text: str) -> str:
+    return text.replace("\\", "/")  # models made on Windows have backslashes
 
 
 class _Bytes:
@@ -186,4 +253,4 @@ def _binary_poses(path: Path) -> Iterator[Pose]:
         name = file.text()
         (points,) = file.take("Q")
         file.skip(points * 24)  # x, y and the id of each observed point
-        yield Pose(tuple(numbers[:4]), tuple(numbers[4:]), lens, name)
+        yield Pose(tuple(numbers[:4]), tuple(numbers[4:]), lens, _name(name))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
+from liftstudio.data.lookup import find_folder, find_picture
 
 ROTATION_TOLERANCE = 1e-3  # for every entry of R^T R
 DISTORTION_TOLERANCE = 1e-4  # a smaller distortion coefficient moves no pixel visibly
@@ -15,6 +16,8 @@ DISTORTION_TOLERANCE = 1e-4  # a smaller distortion coefficient moves no pixel v
 @dataclass(frozen=True)
 class Frame:
     """One photograph with its pinhole camera; the pixels are not read yet.
+
+    The camera describes the pixels as they are stored, whatever EXIF orientation the file states.
 
     image:          the file; `name` is its name in the capture.
     c2w:            [4, 4] float64 camera-to-world, OpenGL axes, in the capture's own world.
@@ -97,15 +100,19 @@ def check_undistorted(coefficients: dict[str, float], where: str) -> None:
 def find_mask(masks: Path, image_name: str) -> Path | None:
     """Return an image's mask file in a folder of masks: `000.jpg` -> `000.jpg.png`, `000.png` or `000.jpg`.
 
-    Returns None if there is no such folder.
+    Other cases and suffixes are found as by `find_picture`. Returns None if there is no such folder.
 
     Raises:
-        InputError: the folder exists but has no mask for this image.
+        InputError: the folder exists but has no mask for this image, or several may be meant.
     """
-    if not masks.is_dir():
+    folder = find_folder(masks)
+    if folder is None:
         return None
-    plain = masks / image_name
-    for candidate in (plain.with_name(plain.name + ".png"), plain.with_suffix(".png"), plain):
+    plain = folder / image_name
+    for candidate in (plain.with_name(plain.name + ".png"), plain.with_suffix(".png")):
         if candidate.is_file():
             return candidate
-    raise InputError(f"{masks}: no mask for the image {image_name}")
+    mask = find_picture(plain)
+    if mask is None:
+        raise InputError(f"{folder}: no mask for the image {image_name}")
+    return mask

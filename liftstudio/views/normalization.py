@@ -61,34 +61,35 @@ def upright_rotation(c2w: Tensor) -> Tensor:
     return rotation
 
 
-def object_similarity(cameras: Cameras, masks: Tensor) -> Tensor:
+def object_similarity(cameras: Cameras, masks: Tensor, windows: Tensor | None = None) -> Tensor:
     """Return the scale and shift, [4, 4] float64, that centre the object and make its longest side 2 HALF_SIDE.
 
     Args:
-        cameras: V cameras. masks: [V, H, W, 1] in [0, 1].
+        cameras: V cameras. masks: [V, H, W, 1] in [0, 1]. windows: as in `ReferenceViews`.
 
     Raises:
         InputError: the silhouettes contradict each other or leave the object unbounded.
     """
-    lower, upper = object_box(cameras, masks)
+    lower, upper = object_box(cameras, masks, windows)
     scale = 2 * HALF_SIDE / float((upper - lower).max())
     similarity = torch.diag(torch.tensor([scale, scale, scale, 1.0], dtype=torch.float64))
     similarity[:3, 3] = -scale * (lower + upper) / 2
     return similarity
 
 
-def object_box(cameras: Cameras, masks: Tensor) -> tuple[Tensor, Tensor]:
+def object_box(cameras: Cameras, masks: Tensor, windows: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the lower and upper corner [3], float64, of the object's axis-aligned box, by six linear programs.
 
     It is the tightest box around all points that every camera sees within the convex hull of its silhouette. A view
-    whose silhouette touches the image border gives no bounds, as the object may extend beyond.
+    whose silhouette touches the border of its window (of its image, without windows) gives no bounds, as the object may
+    extend beyond.
 
     Raises:
         InputError: as `object_similarity`.
     """
     from scipy.optimize import linprog  # slow to import
 
-    normals, offsets = _half_spaces(cameras, masks)
+    normals, offsets = _half_spaces(cameras, masks, windows)
     middle, spread = middle_and_spread(cameras.centers)
     unit = spread or 1.0
     offsets = (offsets - normals @ middle.numpy()) / unit  # the solver's tolerances are absolute
@@ -103,13 +104,16 @@ def object_box(cameras: Cameras, masks: Tensor) -> tuple[Tensor, Tensor]:
     return middle + unit * torch.tensor(extremes[:3]), middle - unit * torch.tensor(extremes[3:])
 
 
-def _half_spaces(cameras: Cameras, masks: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _half_spaces(cameras: Cameras, masks: Tensor, windows: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
     """Return inward unit normals [K, 3] and offsets [K] of the half-spaces n.p >= d that bound the object."""
     normals, offsets = [np.zeros((0, 3))], [np.zeros(0)]
-    for c2w, fx, fy, cx, cy, mask in zip(
-        cameras.c2w.double().numpy(), *_intrinsics(cameras), (masks[..., 0] > 0.5).numpy(), strict=True
+    if windows is None:
+        windows = torch.tensor([[0, 0, cameras.width, cameras.height]]).expand(len(cameras), 4)
+    silhouettes = (masks[..., 0] > 0.5).numpy()
+    for c2w, fx, fy, cx, cy, mask, window in zip(
+        cameras.c2w.double().numpy(), *_intrinsics(cameras), silhouettes, windows.tolist(), strict=True
     ):
-        a, b, c = _hull_lines(mask)
+        a, b, c = _hull_lines(mask, window)
         local = np.stack([-a * fx, b * fy, a * cx + b * cy + c], axis=-1)
         world = local / np.linalg.norm(local, axis=-1, keepdims=True) @ c2w[:3, :3].T
         normals.append(world)
@@ -121,15 +125,19 @@ def _intrinsics(cameras: Cameras) -> list[np.ndarray]:
     return [tensor.double().numpy() for tensor in (cameras.fx, cameras.fy, cameras.cx, cameras.cy)]
 
 
-def _hull_lines(mask: np.ndarray) -> np.ndarray:
-    """Return a silhouette's convex hull as lines [3, K], a x + b y + c <= 0 in pixels; none if it meets the border."""
+def _hull_lines(mask: np.ndarray, window: list[int]) -> np.ndarray:
+    """Return a silhouette's convex hull as lines [3, K], a x + b y + c <= 0 in pixels; none if it meets the border.
+
+    window: left, top, right, bottom of the photograph in the image, in pixels.
+    """
     from scipy.spatial import ConvexHull
 
-    framed = mask.copy()
+    left, top, right, bottom = window
+    framed = mask[top:bottom, left:right].copy()
     framed[1:-1, 1:-1] = False
     if framed.any() or not mask.any():
         return np.zeros((3, 0))
     rows = np.flatnonzero(mask.any(1))
-    left, right = mask[rows].argmax(1), mask.shape[1] - mask[rows, ::-1].argmax(1)
-    corners = [np.stack([x, y], axis=-1) for x in (left, right) for y in (rows, rows + 1)]
+    first, end = mask[rows].argmax(1), mask.shape[1] - mask[rows, ::-1].argmax(1)
+    corners = [np.stack([x, y], axis=-1) for x in (first, end) for y in (rows, rows + 1)]
     return ConvexHull(np.concatenate(corners)).equations.T

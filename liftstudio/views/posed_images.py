@@ -17,10 +17,10 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.ranges import NonNegativeInt, Range
 from liftstudio.core.registry import register
 from liftstudio.data.cameras import Cameras, moved
-from liftstudio.data.images import load_image, reduce_image, resize_area
+from liftstudio.data.images import image_size, load_image, reduce_image, resize_area
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.views.base import ViewSource
-from liftstudio.views.colmap import find_model, read_colmap
+from liftstudio.views.colmap import find_models, read_colmap
 from liftstudio.views.frames import Capture, Frame
 from liftstudio.views.normalization import centering, check_near_origin, object_similarity, upright_rotation
 from liftstudio.views.transforms import read_splits, read_transforms
@@ -56,7 +56,8 @@ class PosedImages(ViewSource):
         """Return the views, downscaled to `max_size`, moved and scaled as the options say.
 
         Raises:
-            InputError: as `read_capture`; or images, masks or maps that are invalid, empty or of unequal size.
+            InputError: as `read_capture`; or images, masks or maps that are invalid or empty, or a map that has not its
+                image's size.
         """
         return self._loaded[0]
 
@@ -80,6 +81,7 @@ class PosedImages(ViewSource):
     @cached_property
     def _capture(self) -> Capture:
         capture = read_capture(input_path(self.config.path))
+        _check_distinct(capture.frames)
         return replace(capture, frames=_hold_out(capture.frames, self.config.held_out))
 
     @cached_property
@@ -88,29 +90,34 @@ class PosedImages(ViewSource):
         self.truth_mesh()  # reports a wrong path before the images are read
         frames = self._capture.frames
         pictures = _load_pictures(frames, self.config)
-        data_cameras = _cameras(frames, pictures)
-        masks = torch.stack([picture.mask for picture in pictures])
-        similarity = self._world_from_data(data_cameras, masks)
+        windows = _windows(pictures)
+        is_padded = len(windows.unique(dim=0)) > 1
+        if is_padded:
+            log.info("photographs of several sizes: padded to %dx%d pixels", *windows[:, 2:].amax(0).tolist())
+        data_cameras = _cameras(frames, windows)
+        masks = _stacked([picture.mask for picture in pictures], windows)
+        similarity = self._world_from_data(data_cameras, masks, windows)
         cameras = moved(data_cameras, similarity)
         views = ReferenceViews(
-            images=torch.stack([picture.rgb for picture in pictures]),
+            images=_stacked([picture.rgb for picture in pictures], windows),
             masks=masks,
             cameras=cameras,
             names=tuple(frame.name for frame in frames),
             held_out=torch.tensor([frame.held_out for frame in frames]),
-            depths=_stack_maps([picture.depth for picture in pictures], frames, "depth"),
-            normals=_world_normals(pictures, frames, data_cameras, cameras, similarity, self.config.normal_space),
+            depths=_stack_maps([picture.depth for picture in pictures], frames, windows, "depth"),
+            normals=_world_normals(pictures, frames, windows, cameras, similarity, self.config.normal_space),
+            windows=windows if is_padded else None,
         )
         return views, similarity
 
-    def _world_from_data(self, cameras: Cameras, masks: Tensor) -> Tensor:
+    def _world_from_data(self, cameras: Cameras, masks: Tensor, windows: Tensor) -> Tensor:
         config = self.config
         similarity = torch.eye(4, dtype=torch.float64)
         if config.up == "cameras":
             similarity = upright_rotation(cameras.c2w)
         if config.normalize == "auto":
             similarity = similarity @ centering(cameras.c2w)  # first, since `moved` rounds to float32
-            similarity = object_similarity(moved(cameras, similarity), masks) @ similarity
+            similarity = object_similarity(moved(cameras, similarity), masks, windows) @ similarity
         manual = torch.diag(torch.tensor([config.scale, config.scale, config.scale, 1.0], dtype=torch.float64))
         manual[:3, 3] = torch.tensor(config.offset)
         similarity = manual @ similarity
@@ -137,7 +144,7 @@ def read_capture(path: Path) -> Capture:
         return read_transforms(path / "transforms.json")
     if (path / "transforms_train.json").is_file():
         return read_splits(path)
-    if find_model(path) is not None:
+    if find_models(path):
         return read_colmap(path)
     raise InputError(f"views.path: {path}: no transforms.json, transforms_train.json or COLMAP model there")
 
@@ -145,7 +152,16 @@ def read_capture(path: Path) -> Capture:
 def is_capture(folder: Path) -> bool:
     """Return whether a folder holds what `read_capture` reads."""
     names = ("transforms.json", "transforms_train.json")
-    return any((folder / name).is_file() for name in names) or find_model(folder) is not None
+    return any((folder / name).is_file() for name in names) or bool(find_models(folder))
+
+
+def _check_distinct(frames: list[Frame]) -> None:
+    """Check that no picture was found by two different names."""
+    names: dict[Path, str] = {}
+    for frame in frames:
+        first = names.setdefault(frame.image, frame.name)
+        if Path(first) != Path(frame.name):
+            raise InputError(f"{frame.image}: the only picture for {first} as well as for {frame.name}; correct a name")
 
 
 def _hold_out(frames: list[Frame], indices: list[int]) -> list[Frame]:
@@ -170,12 +186,10 @@ class _Picture:
 
 def _load_pictures(frames: list[Frame], config: PosedImages.Config) -> list[_Picture]:
     pictures: list[_Picture] = []
+    height = width = 0
     for frame in frames:
         pictures.append(_load_picture(frame, config))
-        (height, width), (wanted_height, wanted_width) = pictures[-1].rgb.shape[:2], pictures[0].rgb.shape[:2]
-        if (height, width) != (wanted_height, wanted_width):
-            sizes = f"{width}x{height} pixels, but {frames[0].image} has {wanted_width}x{wanted_height}"
-            raise InputError(f"{frame.image}: {sizes}; all images must have the same size")
+        height, width = (max(pair) for pair in zip((height, width), pictures[-1].rgb.shape[:2], strict=True))
         if height * width * len(frames) > MAX_TOTAL_PIXELS:
             raise InputError(f"{len(frames)} images of {width}x{height} pixels are too many; set views.max_size")
     if all(bool((picture.mask == 1).all()) for picture in pictures):
@@ -183,15 +197,24 @@ def _load_pictures(frames: list[Frame], config: PosedImages.Config) -> list[_Pic
     return pictures
 
 
+def _windows(pictures: list[_Picture]) -> Tensor:
+    """Return where each picture is when all are padded to one size, in the middle: `ReferenceViews.windows`."""
+    sizes = torch.tensor([[picture.rgb.shape[1], picture.rgb.shape[0]] for picture in pictures])
+    corners = (sizes.amax(0) - sizes) // 2
+    return torch.cat([corners, corners + sizes], dim=1)
+
+
 def _load_picture(frame: Frame, config: PosedImages.Config) -> _Picture:
-    rgb, alpha = load_image(frame.image)
+    rgb, alpha = _load_pixels(frame.image, frame)
     height, width = rgb.shape[:2]
     _check_aspect(frame, height, width)
     mask = _mask(frame, rgb, alpha, config)
     if not mask.any():
         raise InputError(f"{frame.mask or frame.image}: no foreground; the object's mask is empty")
-    depth = None if frame.depth is None else _same_size(frame.depth, _load_depth(frame.depth), frame, rgb)
-    normal = None if frame.normal is None else _same_size(frame.normal, load_image(frame.normal)[0] * 2 - 1, frame, rgb)
+    depth = None if frame.depth is None else _same_size(frame.depth, _load_depth(frame.depth, frame), frame, rgb)
+    normal = None
+    if frame.normal is not None:
+        normal = _same_size(frame.normal, _load_pixels(frame.normal, frame)[0] * 2 - 1, frame, rgb)
     longest = max(height, width)
     if not 0 < config.max_size < longest:
         return _Picture(rgb, mask, depth, normal)
@@ -200,15 +223,28 @@ def _load_picture(frame: Frame, config: PosedImages.Config) -> _Picture:
     return _Picture(*reduce_image(rgb, mask, *size), *maps)
 
 
+def _load_pixels(path: Path, frame: Frame) -> tuple[Tensor, Tensor | None]:
+    """Return a picture or map as it is stored, or turned by its EXIF orientation if only that has the camera's aspect.
+
+    Most tools calibrate cameras on the stored pixels; some turn the pictures first, and state the size of those.
+    """
+    as_stored, upright = (_has_aspect(frame, *image_size(path, upright=turn)) for turn in (False, True))
+    return load_image(path, upright=upright and not as_stored)
+
+
+def _has_aspect(frame: Frame, height: int, width: int) -> bool:
+    return abs((width / frame.width) / (height / frame.height) - 1) <= ASPECT_TOLERANCE
+
+
 def _check_aspect(frame: Frame, height: int, width: int) -> None:
-    if abs((width / frame.width) / (height / frame.height) - 1) > ASPECT_TOLERANCE:
+    if not _has_aspect(frame, height, width):
         sizes = f"{width}x{height} pixels, but its camera has {frame.width}x{frame.height}"
         raise InputError(f"{frame.image}: {sizes}")
 
 
 def _mask(frame: Frame, rgb: Tensor, alpha: Tensor | None, config: PosedImages.Config) -> Tensor:
     if frame.mask is not None:
-        return _same_size(frame.mask, _load_mask(frame.mask), frame, rgb)
+        return _same_size(frame.mask, _load_mask(frame.mask, frame), frame, rgb)
     if config.background != "none" and (alpha is None or bool((alpha == 1).all())):
         color = 1.0 if config.background == "white" else 0.0
         return ((rgb - color).abs().amax(-1, keepdim=True) > config.background_threshold).float()
@@ -222,15 +258,15 @@ def _no_mask(frame: Frame, problem: str) -> str:
     return f"{frame.image}: {problem}; {ways}"
 
 
-def _load_mask(path: Path) -> Tensor:
-    rgb, alpha = load_image(path)
+def _load_mask(path: Path, frame: Frame) -> Tensor:
+    rgb, alpha = _load_pixels(path, frame)
     mask = rgb.mean(-1, keepdim=True) * (1.0 if alpha is None else alpha)
     return mask / mask.max() if 0 < mask.max() < 2 / 255 else mask  # some masks are stored as 0 and 1 of 255
 
 
-def _load_depth(path: Path) -> Tensor:
+def _load_depth(path: Path, frame: Frame) -> Tensor:
     if path.suffix != ".npy":
-        return load_image(path)[0][..., :1]
+        return _load_pixels(path, frame)[0][..., :1]
     try:
         depth = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
     except (OSError, ValueError, EOFError) as error:
@@ -249,33 +285,44 @@ def _same_size(path: Path, image: Tensor, frame: Frame, rgb: Tensor) -> Tensor:
     return image
 
 
-def _cameras(frames: list[Frame], pictures: list[_Picture]) -> Cameras:
+def _cameras(frames: list[Frame], windows: Tensor) -> Cameras:
     """Return the cameras in the data's world, with float64 poses, for the size that the images have now."""
-    height, width = pictures[0].rgb.shape[:2]
-    scale_x = torch.tensor([width / frame.width for frame in frames])
-    scale_y = torch.tensor([height / frame.height for frame in frames])
+    width, height = windows[:, 2:].amax(0).tolist()
+    left, top = windows[:, :2].unbind(-1)
+    sizes = (windows[:, 2:] - windows[:, :2]).tolist()
+    scale_x = torch.tensor([size[0] / frame.width for size, frame in zip(sizes, frames, strict=True)])
+    scale_y = torch.tensor([size[1] / frame.height for size, frame in zip(sizes, frames, strict=True)])
     fx, fy, cx, cy = (torch.tensor([getattr(frame, name) for frame in frames]) for name in ("fx", "fy", "cx", "cy"))
     c2w = torch.stack([frame.c2w for frame in frames])
-    return Cameras(c2w, fx * scale_x, fy * scale_y, cx * scale_x, cy * scale_y, height, width)
+    return Cameras(c2w, fx * scale_x, fy * scale_y, cx * scale_x + left, cy * scale_y + top, height, width)
 
 
-def _stack_maps(maps: list[Tensor | None], frames: list[Frame], what: str) -> Tensor | None:
+def _stacked(images: list[Tensor], windows: Tensor) -> Tensor:
+    """Return images [H, W, C] of any sizes as one batch, each in its window, with zeros around."""
+    width, height = windows[:, 2:].amax(0).tolist()
+    batch = images[0].new_zeros(len(images), height, width, images[0].shape[-1])
+    for padded, image, (left, top, right, bottom) in zip(batch, images, windows.tolist(), strict=True):
+        padded[top:bottom, left:right] = image
+    return batch
+
+
+def _stack_maps(maps: list[Tensor | None], frames: list[Frame], windows: Tensor, what: str) -> Tensor | None:
     given = [image for image in maps if image is not None]
     if given and len(given) < len(maps):
         missing = frames[next(i for i, image in enumerate(maps) if image is None)]
         raise InputError(f"{missing.image}: no {what} map, but other frames have one")
-    return torch.stack(given) if given else None
+    return _stacked(given, windows) if given else None
 
 
 def _world_normals(
     pictures: list[_Picture],
     frames: list[Frame],
-    data_cameras: Cameras,
+    windows: Tensor,
     cameras: Cameras,
     similarity: Tensor,
     space: str,
 ) -> Tensor | None:
-    normals = _stack_maps([picture.normal for picture in pictures], frames, "normal")
+    normals = _stack_maps([picture.normal for picture in pictures], frames, windows, "normal")
     if normals is None:
         return None
     if space == "camera":

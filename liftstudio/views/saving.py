@@ -22,6 +22,8 @@ def save_views(folder: Path, views: ReferenceViews) -> None:
 
     If the views were chosen from several sets, instances.png shows all sets.
 
+    Photographs are written without the padding around them.
+
     The video starts at the input image, if it is among the views. Image files are numbered, whatever the views' names
     are. `posed-images` reads the folder back; with `normalize: as-given`, in the same world. Depth and normal maps are
     not written.
@@ -30,8 +32,8 @@ def save_views(folder: Path, views: ReferenceViews) -> None:
         OSError: the folder cannot be written.
     """
     files = [f"{index:03d}.png" for index in range(len(views))]
-    for name, image, mask in zip(files, views.images, views.masks, strict=True):
-        save_image(folder / name, torch.cat([image, mask], dim=-1))
+    for index, (name, image, mask) in enumerate(zip(files, views.images, views.masks, strict=True)):
+        save_image(folder / name, torch.cat([image, mask], dim=-1)[views.window(index)])
     over_white = views.over(1.0)
     save_video(folder / "orbit.mp4", over_white.roll(-(views.input_view or 0), dims=0), FPS)
     save_image(folder / "contact_sheet.png", _contact_sheet(over_white, views))
@@ -44,6 +46,9 @@ def _transforms(files: list[str], views: ReferenceViews) -> dict[str, Any]:
     cameras = views.cameras
     size = {"w": cameras.width, "h": cameras.height}
     frames = [{"file_path": name, **camera} for name, camera in zip(files, _pinholes(cameras), strict=True)]
+    if views.windows is not None:
+        size, windows = {}, views.windows.tolist()
+        frames = [_without_padding(frame, window) for frame, window in zip(frames, windows, strict=True)]
     held_out = [name for name, is_held_out in zip(files, views.held_out.tolist(), strict=True) if is_held_out]
     return {"camera_model": "PINHOLE", **size, "test_filenames": held_out, "frames": frames}
 
@@ -52,6 +57,11 @@ def _pinholes(cameras: Cameras) -> list[dict[str, Any]]:
     names = {"fl_x": cameras.fx, "fl_y": cameras.fy, "cx": cameras.cx, "cy": cameras.cy}
     columns = {**{name: values.tolist() for name, values in names.items()}, "transform_matrix": cameras.c2w.tolist()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _without_padding(frame: dict[str, Any], window: list[int]) -> dict[str, Any]:
+    left, top, right, bottom = window
+    return {**frame, "w": right - left, "h": bottom - top, "cx": frame["cx"] - left, "cy": frame["cy"] - top}
 
 
 def _contact_sheet(over_white: Tensor, views: ReferenceViews) -> Tensor:

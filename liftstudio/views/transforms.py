@@ -13,6 +13,7 @@ from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.data.images import image_size
+from liftstudio.data.lookup import find_file, find_picture
 from liftstudio.views.frames import ROTATION_TOLERANCE, Capture, Frame, check_intrinsics, check_pose, find_mask
 from liftstudio.views.lenses import check_pinhole
 
@@ -29,8 +30,6 @@ ALTERNATIVES = (FOCAL_KEYS, DEPTH_KEYS, NORMAL_KEYS)  # the keys of a group say 
 SPLIT_KEYS = ("train_filenames", "test_filenames", "val_filenames")
 FOCAL_TOLERANCE = 0.01  # relative, between a frame's focal length in pixels and in degrees or radians
 
-IMAGE_SUFFIXES = ("", ".png", ".jpg", ".jpeg")
-
 
 def read_transforms(path: Path) -> Capture:
     """Read a capture from one JSON file.
@@ -41,10 +40,12 @@ def read_transforms(path: Path) -> Capture:
     size. Poses have 3 or 4 rows; axes of another length than 1 are normalised, with a warning. Frames listed in
     `test_filenames` or `val_filenames` are held out; if there are `train_filenames`, frames in no list are left out.
     Masks: `mask_path` per frame, or a folder `masks` next to the JSON file. A value of null is as good as none.
+    Pictures are found as by `find_picture`.
 
     Raises:
         InputError: a missing or invalid file, a missing key, a wrong type, an impossible pose or lens, a missing image,
-            a list that names something else than a frame.
+            a list that names something else than a frame, images of several sizes that share a focal length and
+            state no size.
     """
     data = _given(_read_json(path))
     items = data.get("frames")
@@ -60,7 +61,10 @@ def read_transforms(path: Path) -> Capture:
         frames.append(_frame(_merged(shared, item, doubts), path.parent, where, doubts))
     for doubt, count in doubts.items():
         log.warning("%s: %d of %d frames: %s", path, count, len(frames), doubt)
-    return Capture(_split(frames, data, path), _path(data, ("mesh",), path.parent, str(path)))
+    kept = _split(frames, data, path)
+    images = _images(kept)
+    _check_sizes(shared, [pair for pair in zip(items, frames, strict=True) if pair[1].image.resolve() in images])
+    return Capture(kept, _path(data, ("mesh",), path.parent, str(path)))
 
 
 def read_splits(folder: Path) -> Capture:
@@ -132,6 +136,21 @@ def _images(frames: list[Frame]) -> set[Path]:
     return {frame.image.resolve() for frame in frames}
 
 
+def _check_sizes(shared: Record, kept: list[tuple[Record, Frame]]) -> None:
+    """Check that pictures have one size where only that tells what the shared focal length belongs to."""
+    unknown = [
+        frame
+        for item, frame in kept
+        if all(item.get(key) is None for key in FOCAL_KEYS)
+        and any({**shared, **item}.get(key) is None for key in ("w", "h"))
+    ]
+    for frame in unknown:
+        if (frame.width, frame.height) != (unknown[0].width, unknown[0].height):
+            sizes = f"{frame.width}x{frame.height} pixels, but {unknown[0].image} has"
+            way = "state `w` and `h`, and for pictures of other cameras a focal length of their own"
+            raise InputError(f"{frame.image}: {sizes} {unknown[0].width}x{unknown[0].height}; {way}")
+
+
 def _read_json(path: Path) -> Record:
     def refuse(constant: str) -> None:
         raise InputError(f"{path}: {constant} is not a valid JSON number")
@@ -175,15 +194,14 @@ def _frame(data: Record, folder: Path, where: str, doubts: Doubts) -> Frame:
 
 def _image_path(folder: Path, name: str, where: str) -> Path:
     path = folder / name.replace("\\", "/")  # some captures were written on Windows
-    for suffix in IMAGE_SUFFIXES:
-        candidate = path.with_name(path.name + suffix) if path.name else path
-        if candidate.is_file():
-            return candidate
-    raise InputError(f"{where}: no such image: {path}")
+    image = find_picture(path)
+    if image is None:
+        raise InputError(f"{where}: no such image: {path}")
+    return image
 
 
 def _image_size(data: Record, image: Path, where: str) -> tuple[int, int]:
-    height, width = image_size(image)
+    height, width = image_size(image, upright=False)
     return round(_number(data, "w", where, width)), round(_number(data, "h", where, height))
 
 
@@ -258,7 +276,8 @@ def _path(data: Record, keys: tuple[str, ...], folder: Path, where: str) -> Path
     for key in keys:
         if data.get(key) is not None:
             path = folder / _text(data, key, where).replace("\\", "/")
-            if not path.is_file():
+            file = find_file(path) if key == "mesh" else find_picture(path)
+            if file is None:
                 raise InputError(f"{where}: {key}: no such file: {path}")
-            return path
+            return file
     return None

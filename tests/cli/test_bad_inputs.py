@@ -283,12 +283,12 @@ def test_a_failed_checkpoint_keeps_the_previous_one(finished: Path, capsys: pyte
 
 
 def odd_images(capture: Path) -> None:
-    """Rewrite the images as palette, EXIF-rotated and 16-bit files."""
+    """Rewrite the images as palette and 16-bit files, one with an EXIF orientation."""
     first = Image.open(capture / "0.png")
     first.quantize(64).save(capture / "0.png")  # palette with transparency
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned by 90 degrees
-    Image.open(capture / "1.png").rotate(90).save(capture / "1.png", exif=exif)
+    exif[0x0112] = 6  # the camera was turned by 90 degrees; its pose describes the stored pixels
+    Image.open(capture / "1.png").save(capture / "1.png", exif=exif)
     grey = np.asarray(Image.open(capture / "2.png").convert("L"), dtype=np.uint16) * 257
     alpha = Image.open(capture / "2.png").getchannel("A")
     Image.fromarray(grey).save(capture / "2.png")

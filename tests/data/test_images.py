@@ -117,6 +117,8 @@ def test_exif_rotation(tmp_path: Path, rgba: np.ndarray, orientation: int) -> No
     exif[0x0112] = orientation
     path = saved(tmp_path / "a.png", Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
     check(path, upright / 255, None)
+    assert np.abs(load_image(path, upright=False)[0].numpy() - stored / 255).max() < 1e-6
+    assert image_size(path, upright=False) == stored.shape[:2]
 
 
 def png_of_size(width: int, height: int) -> bytes:

@@ -83,6 +83,32 @@ def test_a_perfect_render_of_the_wanted_pixels_costs_nothing(resolution: int, se
     assert all(wrong[name] > 0.01 for name in ALL_LOSSES), "the maps do not tell pixels apart"
 
 
+@pytest.mark.parametrize("resolution", [0, 6])
+def test_the_padding_of_photographs_costs_nothing(resolution: int) -> None:
+    """No loss and no gradient there, whatever is rendered; the photograph itself is compared as ever."""
+    whole = reference_views(1)
+    left, top, right, bottom = 4, 0, 26, 22
+    inside = torch.zeros_like(whole.masks)
+    inside[:, top:bottom, left:right] = 1
+    padded = replace(
+        whole,
+        images=whole.images * inside,
+        masks=whole.masks * inside,
+        windows=torch.tensor([[left, top, right, bottom]]),
+    )
+    guidance = make(padded, views_per_step=1, resolution=[resolution], lambda_ssim=1.0)
+    request = guidance.request(0, generator())
+    assert request.seen is not None
+    true = perfect(request.cameras)
+    assert all(value.abs() < 1e-4 for value in guidance.losses(request, true).values())
+    wrong = Render(*(torch.rand_like(image).requires_grad_() for image in (true.rgb, true.foreground, true.opacity)))
+    sum(guidance.losses(request, wrong).values()).backward()
+    for image in (wrong.foreground, wrong.opacity):
+        assert image.grad is not None
+        changes = image.grad.abs().sum(-1, keepdim=True) > 0
+        assert not changes[~request.seen].any() and changes[request.seen].any()
+
+
 def test_the_lattice_starts_at_every_offset() -> None:
     guidance = make(resolution=[6])
     draw = generator()

@@ -1,5 +1,7 @@
 import json
+import shutil
 from collections.abc import Set
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ import torch
 import trimesh
 from helpers.paths import ROOT
 from helpers.tiny_prior import TinyBall, write_weights
+from PIL import Image
 from torch import Tensor
 
 from liftstudio.cli import command_line
@@ -27,7 +30,15 @@ from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
 from liftstudio.run import evaluation
 from liftstudio.run.config import EvaluationConfig, TruthConfig
 from liftstudio.run.run import noun_of
-from liftstudio.run.truth import compare_mesh, load_truth, moved_mesh, source_rotation_deg, truth_of_capture
+from liftstudio.run.truth import (
+    compare_mesh,
+    load_truth,
+    moved_mesh,
+    resized,
+    source_rotation_deg,
+    squared,
+    truth_of_capture,
+)
 from liftstudio.systems.base import Surface, System
 from liftstudio.views.posed_images import PosedImages
 
@@ -114,7 +125,7 @@ def test_everything_is_written(mesh: Mesh, views: ReferenceViews, tmp_path: Path
 
 
 def test_stills_show_their_azimuth(mesh: Mesh, views: ReferenceViews, tmp_path: Path) -> None:
-    orbit = evaluation.turntable_cameras(views.cameras, CONFIG)
+    orbit = evaluation.turntable_cameras(views, CONFIG)
     evaluation.save_stills(FinishedMesh(mesh), orbit, tmp_path, 4)
     for azimuth in (0, 90, 180, 270):
         fov = float(2 * torch.rad2deg(torch.atan(32 / views.cameras.fx[0])))  # the wider of the two
@@ -144,6 +155,24 @@ def test_images_too_small_for_ssim_still_have_psnr(views: ReferenceViews) -> Non
     )
     metrics = evaluation.image_metrics(tiny.over(1.0) * 0.5, tiny)
     assert metrics["training"]["ssim"] is None and 0 < metrics["training"]["psnr"] < 100
+
+
+def test_padding_is_no_part_of_metrics_and_contact_sheet(views: ReferenceViews) -> None:
+    """Each photograph is compared at its own size, whatever is rendered in its padding."""
+    windows = torch.tensor([[0, 0, 64, 48], [10, 0, 42, 48], [0, 9, 64, 14]])
+    chosen = replace(views.select([0, 3, 5]), windows=windows)
+    renders = (chosen.over(1.0) + 0.1).clamp(0, 1)
+    rows = evaluation.image_metrics(renders, chosen)["views"]
+    spoilt = torch.rand_like(renders).where(~chosen.seen(), renders)
+    metrics = evaluation.image_metrics(spoilt, chosen)
+    assert metrics["views"] == rows
+    own = spoilt[1:2, :, 10:42], chosen.over(1.0)[1:2, :, 10:42]
+    assert rows[1]["psnr"] == pytest.approx(float(psnr(*own)), abs=1e-3)
+    assert rows[2]["ssim"] is None
+    known = [row["ssim"] for row in rows if not row["held_out"] and row["ssim"] is not None]
+    assert metrics["training"]["ssim"] == pytest.approx(sum(known) / len(known))
+    sheet = evaluation.contact_sheet(spoilt, chosen, metrics)
+    assert torch.equal(sheet, evaluation.contact_sheet(renders, chosen, metrics))
 
 
 @pytest.mark.parametrize("count", [1, 2, 9])
@@ -224,6 +253,44 @@ def test_the_middle_of_the_frame_is_the_origin() -> None:
         assert views is not None
         pixels, depth = views.cameras[:1].project(torch.zeros(1, 3))
         assert pixels[0, 0].tolist() == pytest.approx([256 * value for value in center], abs=0.05) and depth > 0
+
+
+def test_padding_does_not_widen_the_turntable(views: ReferenceViews) -> None:
+    windows = torch.tensor([[16, 0, 48, 48]]).repeat(9, 1)
+    narrow = replace(views, windows=windows)
+    plain = replace(views, images=views.images[:, :, 16:48], cameras=replace(views.cameras, width=32))
+    assert torch.equal(evaluation.turntable_cameras(narrow, CONFIG).fx, evaluation.turntable_cameras(plain, CONFIG).fx)
+
+
+def test_the_middle_of_the_frame_of_a_picture_smaller_than_the_others(tmp_path: Path) -> None:
+    """The frame's centre is a share of the picture's own size."""
+    shutil.copytree(MARIO, tmp_path / "mario")
+    data = json.loads((tmp_path / "mario/transforms.json").read_text())
+    frame = data["frames"][0]
+    picture = Image.open(tmp_path / "mario" / frame["file_path"]).crop((16, 20, 240, 240))
+    picture.save(tmp_path / "mario" / frame["file_path"])
+    frame.update(w=224, h=220, cx=data["cx"] - 16, cy=data["cy"] - 20)
+    (tmp_path / "mario/transforms.json").write_text(json.dumps(data))
+    whole, cropped = (
+        load_truth(TruthConfig(views=str(path)), center=center).views
+        for path, center in (
+            (MARIO, (0.5 + 10 / 256, 0.5 - 18 / 256)),
+            (tmp_path / "mario", (0.5 + 10 / 224, 0.5 - 20 / 224)),  # its middle is 2 pixels lower
+        )
+    )
+    assert whole is not None and cropped is not None and cropped.windows is not None
+    assert cropped.windows[0].tolist() == [16, 18, 240, 238] and cropped.windows[1].tolist() == [0, 0, 256, 256]
+    torch.testing.assert_close(cropped.cameras.centers, whole.cameras.centers, atol=1e-5, rtol=0)
+
+
+def test_a_wide_photograph_ends_where_it_did_before_it_became_square(views: ReferenceViews) -> None:
+    """Its silhouettes at the border still count as cut off."""
+    square = squared(views)
+    assert square.images.shape == (9, 64, 64, 3) and square.windows is not None
+    assert square.windows.tolist() == [[0, 8, 64, 56]] * 9
+    padded = squared(replace(views, windows=torch.tensor([[3, 0, 40, 47]]).repeat(9, 1)))
+    assert padded.windows is not None and padded.windows.tolist() == [[3, 8, 40, 55]] * 9
+    assert torch.equal(squared(square).windows, square.windows) and resized(square, 32).windows is None
 
 
 FAR = [451230.25, 5411873.5, 120.0]  # of a map's zone, in metres

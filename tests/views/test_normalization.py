@@ -51,6 +51,20 @@ def test_views_that_cut_the_object_bound_nothing() -> None:
         torch.testing.assert_close(box, side)
 
 
+def test_views_cut_by_their_window_bound_nothing() -> None:
+    """Padding around a photograph does not show that the object ends there."""
+    cameras, masks = captured()
+    wanted = object_box(cameras[1:], masks[1:])
+    windows = torch.tensor([[0, 0, cameras.width, cameras.height]]).repeat(len(cameras), 1)
+    windows[0, 0] = cameras.width // 2
+    cut = masks.clone()
+    cut[0, :, : cameras.width // 2] = 0
+    assert cut[0, :, cameras.width // 2].any()
+    for box, side in zip(object_box(cameras, cut, windows), wanted, strict=True):
+        torch.testing.assert_close(box, side)
+    assert any((a - b).abs().max() > 0.1 for a, b in zip(object_box(cameras, cut), wanted, strict=True))
+
+
 def test_contradictions_and_unbounded_objects_are_refused() -> None:
     cameras, masks = captured()
     with pytest.raises(InputError, match="do not bound"):

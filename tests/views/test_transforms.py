@@ -307,6 +307,29 @@ def test_intrinsics_follow_the_size_of_the_images(shots: Shots, tmp_path: Path) 
     shots.check(load(shots.save(tmp_path, enlarge)))
 
 
+def test_a_shared_focal_length_needs_one_size(shots: Shots, tmp_path: Path) -> None:
+    """In pictures of two sizes it is unknown which one it belongs to, unless the sizes are stated."""
+    (own,) = shots.transforms()["frames"][1:2]
+
+    def share(data: dict[str, Any]) -> None:
+        data["fl_x"] = 40.0
+        del data["w"], data["h"]
+        for frame in data["frames"]:
+            for key in ("fl_x", "fl_y", "cx", "cy"):
+                del frame[key]
+
+    shots.save(tmp_path, share)
+    assert load(tmp_path).windows is None
+    Image.fromarray(shots.rgba[1, :-2]).save(tmp_path / own["file_path"])
+    with pytest.raises(InputError, match=r"001\.png: 32x22 pixels, but .*000\.png has 32x24; state `w` and `h`"):
+        load(tmp_path)
+    data = json.loads((tmp_path / "transforms.json").read_text())
+    for size in ({"w": 32, "h": 22}, {"fl_x": 40.0}):
+        changed = [frame | size if index == 1 else frame for index, frame in enumerate(data["frames"])]
+        (tmp_path / "transforms.json").write_text(json.dumps({**data, "frames": changed}))
+        torch.testing.assert_close(load(tmp_path).cameras.cy, torch.full((5,), 12.0))
+
+
 def test_paths_may_lead_upwards_and_use_backslashes(shots: Shots, tmp_path: Path) -> None:
     shots.save_images(tmp_path)
     data = shots.transforms()
@@ -317,11 +340,78 @@ def test_paths_may_lead_upwards_and_use_backslashes(shots: Shots, tmp_path: Path
     shots.check(load(tmp_path / "poses"))
 
 
+@pytest.mark.parametrize(
+    ("said", "on_disk"),
+    [
+        ("images/{}", "images/{}.PNG"),
+        ("images/{}", "images/{}.webp"),
+        ("images/{}.jpg", "images/{}.png"),
+        ("images/{}.jpg", "images/{}.jpg.png"),
+        ("images/{}.png", "images/{}.PNG"),
+        ("images/{}.PNG", "images/{}.png"),
+        ("images\\{}.JPG", "images/{}.webp"),
+        ("Images/{}.png", "images/{}.png"),
+        ("./images/A{}.png", "images/a{}.png"),
+        ("images/frame.{}", "images/frame.{}.tif"),
+        ("images/\u00e4{}.png", "images/a\u0308{}.png"),  # as macOS writes it
+    ],
+)
+def test_pictures_are_found_by_their_stem(said: str, on_disk: str, shots: Shots, tmp_path: Path) -> None:
+    """The same holds for masks and maps."""
+    data = shots.transforms()
+    for i, (frame, rgba) in enumerate(zip(data["frames"], shots.rgba, strict=True)):
+        name = f"{i:03d}"
+        frame["file_path"] = said.format(name)
+        frame["mask_path"] = said.format(name).replace("images", "silhouettes").replace("Images", "Silhouettes")
+        frame["depth_path"] = said.format(name).replace("images", "depths").replace("Images", "Depths")
+        for folder, pixels in (("images", rgba), ("silhouettes", rgba[..., 3]), ("depths", rgba[..., 0])):
+            path = tmp_path / on_disk.format(name).replace("images", folder)
+            path.parent.mkdir(exist_ok=True)
+            options = {"lossless": True, "exact": True} if path.suffix == ".webp" else {}
+            Image.fromarray(pixels.copy()).save(path, **options)
+    (tmp_path / "transforms.json").write_text(json.dumps(data))
+    views = load(tmp_path)
+    shots.check(views)
+    assert views.depths is not None
+    torch.testing.assert_close(views.depths[..., 0], torch.from_numpy(shots.rgba[..., 0]).float() / 255)
+
+
+def test_masks_of_other_suffixes(shots: Shots, tmp_path: Path) -> None:
+    shots.save(tmp_path)
+    (tmp_path / "Masks").mkdir()
+    names = ["000.PNG", "001.tif", "002.png.PNG", "003.png", "004.bmp"]
+    for name, rgba in zip(names, shots.rgba, strict=True):
+        Image.fromarray(rgba[..., 3]).save(tmp_path / "Masks" / name)
+        Image.fromarray(rgba[..., :3].copy()).save(tmp_path / "images" / f"{name[:3]}.png")
+    shots.check(load(tmp_path))
+
+
+def test_several_pictures_of_one_stem(shots: Shots, tmp_path: Path) -> None:
+    shots.save(tmp_path, frame_change(1, file_path="images/001.jpg"))
+    for neighbour in ("001.txt", "001_depth.png", ".001.webp"):
+        (tmp_path / "images" / neighbour).write_bytes(b"")
+    shots.check(load(tmp_path))
+    Image.fromarray(shots.rgba[1]).save(tmp_path / "images" / "001.webp")
+    with pytest.raises(InputError, match=r"001\.jpg.*001\.png, 001\.webp"):
+        load(tmp_path)
+    Image.fromarray(shots.rgba[1]).save(tmp_path / "images" / "001.jpg", "png")
+    shots.check(load(tmp_path))
+
+
+def test_a_number_is_no_suffix(shots: Shots, tmp_path: Path) -> None:
+    """`shot.1` does not mean `shot.png`."""
+    shots.save(tmp_path, frame_change(1, file_path="images/shot.1"))
+    Image.fromarray(shots.rgba[1]).save(tmp_path / "images" / "shot.png")
+    with pytest.raises(InputError, match=r"no such image.*shot\.1"):
+        load(tmp_path)
+
+
 def test_truth_mesh(shots: Shots, tmp_path: Path) -> None:
     (tmp_path / "truth.obj").write_text("v 0 0 0")
     assert source(shots.save(tmp_path)).truth_mesh() is None
-    shots.save(tmp_path, lambda data: data.update(mesh="truth.obj"))
-    assert source(tmp_path).truth_mesh() == tmp_path / "truth.obj"
+    for name in ("truth.obj", "Truth.OBJ"):
+        shots.save(tmp_path, lambda data, name=name: data.update(mesh=name))  # type: ignore[misc]
+        assert source(tmp_path).truth_mesh() == tmp_path / "truth.obj"
     (tmp_path / "other.obj").write_text("v 0 0 0")
     assert source(tmp_path, mesh=str(tmp_path / "other.obj")).truth_mesh() == tmp_path / "other.obj"
     with pytest.raises(InputError, match=r"views\.mesh.*nothing\.obj"):

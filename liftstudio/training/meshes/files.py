@@ -17,6 +17,7 @@ from torch import Tensor
 from liftstudio.core.cache import cached, content_key, file_digest
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import WorkProgress
+from liftstudio.data.lookup import find_file
 from liftstudio.data.mesh import Mesh
 from liftstudio.data.mesh_io import read_mesh
 from liftstudio.export.bake import bake_texture, surface_texels
@@ -175,8 +176,8 @@ def _split_last(names: str, folder: Path, path: Path) -> tuple[str, Path]:
         InputError: there is no such file, though the OBJ `path` refers to it.
     """
     for word in re.finditer(r"\S+", names):
-        file = folder / names[word.start() :]
-        if file.is_file():
+        file = find_file(folder / names[word.start() :].replace("\\", "/"))  # names of Windows
+        if file is not None:
             return names[: word.start()].strip(), file
     raise InputError(f"{path}: it refers to {names}, which does not exist")
 

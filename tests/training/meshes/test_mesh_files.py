@@ -88,13 +88,13 @@ def same_mesh(a: StoredMesh, b: StoredMesh) -> bool:
 @pytest.mark.parametrize(
     "setting",
     ["material_0.png", "-s 1 1.000 1 -o 0 0.0 -clamp on material_0.png", "a red one.png", "-mm 0 1  a red one.png",
-     "../shared textures/a red one.png"],
+     "../shared textures/a red one.png", "..\\shared textures\\a red one.png", "Material_0.PNG"],
 )  # fmt: skip
 def test_textures_as_materials_name_them(obj: Path, setting: str) -> None:
     wanted = read_file(obj, "shape")
     assert len(np.unique(wanted.palette[wanted.texels].reshape(-1, 3), axis=0)) > 3
     if "red" in setting:
-        texture = obj.parent / (setting if ".." in setting else "a red one.png")
+        texture = obj.parent / (setting.replace("\\", "/") if ".." in setting else "a red one.png")
         texture.parent.mkdir(exist_ok=True)
         (obj.parent / "material_0.png").rename(texture)
     change(obj.parent / "material.mtl", "map_Kd material_0.png", f"  map_Kd\t{setting} ")
