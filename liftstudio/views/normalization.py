@@ -1,5 +1,7 @@
 """Locates the object in a capture's world, from cameras and silhouettes alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras
 
+MOST_ALIKE = 0.999  # cosine between viewing directions: 2.6 degrees
 HALF_SIDE = 0.9  # half the longest side of the object's bounding box after `object_similarity`, world units
 
 
@@ -61,11 +64,50 @@ def object_box(cameras: Cameras, masks: Tensor) -> tuple[Tensor, Tensor]:
     for direction in np.concatenate([np.eye(3), -np.eye(3)]):
         result = linprog(direction, A_ub=-normals, b_ub=-offsets, bounds=(None, None))
         if result.status == 2:
-            raise InputError("normalize: no point is within all silhouettes; do the masks match the poses?")
+            problem = f"no point is within all silhouettes; {_contradiction(cameras, masks)}"
+            raise InputError(f"normalize: {problem}; do the masks match the poses?")
         if result.status != 0:
-            raise InputError("normalize: the silhouettes do not bound the object; set views.normalize=as-given")
+            raise InputError(f"normalize: the silhouettes do not bound the object: {_unbounded(cameras, masks)}")
         extremes.append(result.x @ direction)
     return torch.tensor(extremes[:3]), -torch.tensor(extremes[3:])
+
+
+def _unbounded(cameras: Cameras, masks: Tensor) -> str:
+    """Return why silhouettes do not bound the object, and what to do."""
+    count, solid = len(masks), masks[..., 0] > 0.5
+    framed = solid.clone()
+    framed[:, 1:-1, 1:-1] = False
+    empty, cut = int((~solid.any((1, 2))).sum()), int(framed.any((1, 2)).sum())
+    axes = cameras.c2w[:, :3, 2]
+    if count == 1:
+        return "there is only one view; give views from several sides"
+    if 2 * cut >= count:
+        return f"masks reach the picture's border in {cut} of {count} views; are they inverted, or is the object cut off?"
+    if 2 * empty >= count:
+        return f"masks are below 0.5 everywhere in {empty} of {count} views; expected 1 on the object"
+    if (axes @ axes.T).min() > MOST_ALIKE:
+        return f"all {count} cameras look in the same direction; are the poses right?"
+    return "too few views show all of it; give more views, or set views.normalize=as-given"
+
+
+def _contradiction(cameras: Cameras, masks: Tensor) -> str:
+    """Return which change would make the silhouettes agree."""
+    if _agree(_with_opencv_axes(cameras), masks):
+        return "with camera axes as in OpenCV (y down, z forward) there is; expected OpenGL's"
+    rest = [[k for k in range(len(masks)) if k != left_out] for left_out in range(len(masks))]
+    wrong = [str(i) for i, others in enumerate(rest) if _agree(cameras[others], masks[others])]
+    return f"without view {' or '.join(wrong)} there is" if wrong else "several views contradict one another"
+
+
+def _with_opencv_axes(cameras: Cameras) -> Cameras:
+    return replace(cameras, c2w=cameras.c2w * cameras.c2w.new_tensor([1, -1, -1, 1]))
+
+
+def _agree(cameras: Cameras, masks: Tensor) -> bool:
+    from scipy.optimize import linprog
+
+    normals, offsets = _half_spaces(cameras, masks)
+    return bool(linprog(np.zeros(3), A_ub=-normals, b_ub=-offsets, bounds=(None, None)).status == 0)
 
 
 def _half_spaces(cameras: Cameras, masks: Tensor) -> tuple[np.ndarray, np.ndarray]:
