@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
-from liftstudio.core.files import atomic_path
+from liftstudio.core.files import HEIC, atomic_path, file_kind
 from liftstudio.data.color_spaces import ColorSpace, color_space, png_coding
 
 MAX_PIXELS = 64 * 1024 * 1024  # larger images are rejected before decoding
@@ -56,9 +56,11 @@ def load_values(path: Path | str) -> np.ndarray:
         values = _opened(path, _stored)
     else:
         try:
-            values = np.load(path, allow_pickle=False)
+            with path.open("rb") as file:
+                values = np.lib.format.read_array(file, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{path}: not a readable array ({_reason(error, path)})") from None
+            reason = file_kind(path) or _reason(error, path)
+            raise InputError(f"{path}: not a readable array ({reason})") from None
     values = values[..., None] if values.ndim == 2 else values
     if values.ndim != 3 or values.dtype.kind not in "buif" or not values.size:
         raise InputError(f"{path}: expected numbers of shape [H, W], got {values.dtype} {list(values.shape)}")
@@ -205,6 +207,8 @@ def _opened(path: Path, use: Callable[[Image.Image], T]) -> T:
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the image file is empty")
     try:
+        if file_kind(path) == HEIC:
+            _read_heic()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's warning about large images; we have a limit of our own
             with Image.open(path) as image:
@@ -218,9 +222,19 @@ def _opened(path: Path, use: Callable[[Image.Image], T]) -> T:
         raise InputError(f"{path}: not a readable image ({_reason(error, path)})") from error
 
 
+def _read_heic() -> None:
+    """Make Pillow read HEIC, if the library for it is installed."""
+    with contextlib.suppress(ModuleNotFoundError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
 def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "unknown or damaged format"
+        kind = file_kind(path)
+        way = "; convert it, or pip install pillow-heif" if kind == HEIC else ""
+        return f"expected a format such as PNG or JPEG, found {kind}{way}" if kind else "unknown or damaged format"
     return " ".join(str(error).split()) or type(error).__name__
 
 
