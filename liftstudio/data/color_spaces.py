@@ -99,12 +99,12 @@ def _coded_space(codes: tuple[int, ...]) -> ColorSpace | None:
 
 def _measured_space(info: dict[Any, Any]) -> ColorSpace | None:
     gamma = 1 / info["gamma"] if info.get("gamma", 0) > 0 else 0.0
-    if abs(gamma / 2.2 - 1) < GAMMA_TOLERANCE:
-        gamma = 0.0
     numbers = info.get("chromaticity", ())
     pairs = tuple(zip(numbers[::2], numbers[1::2], strict=True))
     usable = len(pairs) == 4 and all(y > 0 for _, y in pairs)
     near = not usable or np.abs(np.array(pairs) - np.array(SRGB)).max() < CHROMATICITY_TOLERANCE
+    if near and abs(gamma / 2.2 - 1) < GAMMA_TOLERANCE:
+        return None
     space = ColorSpace(SRGB if near else pairs, gamma)  # type: ignore[arg-type]
     return None if space == ColorSpace() else space
 

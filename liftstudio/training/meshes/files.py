@@ -17,6 +17,8 @@ from torch import Tensor
 from liftstudio.core.cache import cached, content_key, file_digest
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import WorkProgress
+from liftstudio.data.color_spaces import color_space
+from liftstudio.data.images import image_size
 from liftstudio.data.mesh import Mesh
 from liftstudio.data.mesh_io import read_mesh
 from liftstudio.export.bake import bake_texture, surface_texels
@@ -29,7 +31,7 @@ from liftstudio.training.meshes.posing import canonical
 SUFFIXES = (".glb", ".obj", ".ply")
 FACES = 4000  # maximum per object, after decimation
 TEXTURE = 128  # width and height in texels
-VERSION = 2  # of this reader; part of the cache key
+VERSION = 3  # of this reader; part of the cache key
 _GUTTER = 2  # texels around each chart: half the distance between charts
 _SAMPLES = 100_000  # surface points at which colours are sampled
 _COLORS = 256
@@ -152,8 +154,7 @@ def _texture(setting: str, library: Path, path: Path) -> Path:
     """Return the texture of a `map_Kd` setting: the file name after the options.
 
     Raises:
-        InputError: the file is missing, or the options scale or offset it.
-        OSError: the file is not a readable image.
+        InputError: the file is missing or no readable image, or the options scale or offset it.
     """
     options, texture = _split_last(setting, library.parent, path)
     in_place = None
@@ -162,7 +163,7 @@ def _texture(setting: str, library: Path, path: Path) -> Path:
             in_place = _IN_PLACE.get(word)
         elif in_place and not re.fullmatch(in_place, word):
             raise InputError(f"{path}: scaling or moving a texture is not supported: {texture.name} ({options})")
-    Image.open(texture).close()
+    image_size(texture)  # reports files that are no images
     return texture
 
 
@@ -202,7 +203,8 @@ def _colors(visual: Any, face: NDArray[np.int64], mean: Any, linear: bool) -> ND
         material = visual.material
         image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
         if image is not None and visual.uv is not None:
-            texels = _texels(np.asarray(image.convert("RGB")), mean(visual.uv))
+            space = None if linear else color_space(image)  # glTF ignores the profiles of its images
+            texels = _texels(np.asarray(space.to_srgb(image) if space else image.convert("RGB")), mean(visual.uv))
             factor = getattr(material, "baseColorFactor", None)
             scale = 1.0 if factor is None else _displayed(np.asarray(factor)[:3], linear) / 255
             return np.rint(texels * scale).astype(np.uint8)
