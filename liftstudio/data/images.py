@@ -62,7 +62,8 @@ def load_values(path: Path | str) -> np.ndarray:
             reason = file_kind(path) or _reason(error, path)
             raise InputError(f"{path}: not a readable array ({reason})") from None
     values = values[..., None] if values.ndim == 2 else values
-    if values.ndim != 3 or values.dtype.kind not in "buif" or not values.size:
+    values = values.astype(np.uint8) if values.dtype == bool else values
+    if values.ndim != 3 or values.dtype.kind not in "uif" or not values.size:
         raise InputError(f"{path}: expected numbers of shape [H, W], got {values.dtype} {list(values.shape)}")
     if not np.isfinite(values).all():
         raise InputError(f"{path}: expected finite numbers, found NaN or infinite ones")

@@ -268,10 +268,12 @@ def _check_masks(frames: list[Frame], flaws: list[Flaw]) -> None:
 
 def _load_mask(path: Path) -> Tensor:
     values = load_values(path)
-    colors, alpha = (values[..., :-1], values[..., -1]) if values.shape[-1] in (2, 4) else (values, None)
+    has_alpha = values.shape[-1] in (2, 4) and values.dtype == np.uint8
+    colors = values[..., :-1] if has_alpha else values
     levels = colors[..., 0] if colors.shape[-1] == 1 else colors.mean(-1)
-    if alpha is not None:
-        levels = alpha if np.ptp(levels) == 0 else levels * (alpha / np.iinfo(alpha.dtype).max)
+    if has_alpha:
+        alpha = values[..., -1]
+        levels = alpha if np.ptp(levels) == 0 else levels * (alpha / 255)
     mask = mask_of_levels(levels)
     if mask is None:
         numbers = ", ".join(f"{value:g}" for value in np.unique(levels)[:5])
