@@ -47,7 +47,7 @@ class ColorSpace:
         """Return an image of any mode without alpha as sRGB, mode RGB. A profile that does not fit it is not used."""
         if self.profile:
             return _by_profile(image, self.profile)
-        values = np.asarray(image.convert("RGB"), np.float32) / 255
+        values = (np.asarray(image.convert("RGB")) / 255).astype(np.float32)
         return Image.fromarray(np.rint(self.srgb_values(values) * 255).astype(np.uint8))
 
     def srgb_values(self, values: Floats) -> Floats:
@@ -88,7 +88,7 @@ def _coded_space(codes: tuple[int, ...]) -> ColorSpace | None:
     primaries, transfer = codes[:2]
     if primaries not in CODED_PRIMARIES or transfer not in CODED_GAMMAS:
         log.warning(
-            "colours coded as cICP %d/%d, such as HDR, are not supported and are read as sRGB; convert the image to sRGB",
+            "colours coded as cICP %d/%d, such as HDR, are read as sRGB, which they are not; convert the image to sRGB",
             primaries,
             transfer,
         )

@@ -82,7 +82,7 @@ def _unbounded(cameras: Cameras, masks: Tensor) -> str:
     if count == 1:
         return "there is only one view; give views from several sides"
     if 2 * cut >= count:
-        return f"masks reach the picture's border in {cut} of {count} views; are they inverted, or is the object cut off?"
+        return f"masks reach the border in {cut} of {count} views; are they inverted, or is the object cut off?"
     if 2 * empty >= count:
         return f"masks are below 0.5 everywhere in {empty} of {count} views; expected 1 on the object"
     if (axes @ axes.T).min() > MOST_ALIKE:

@@ -58,7 +58,7 @@ class PosedImages(ViewSource):
         up: Literal["z", "cameras"] = "z"  # the data's up direction: its z axis, or the cameras' mean up (for COLMAP)
         scale: Annotated[float, Range(above=0)] = 1.0  # additional factor on world lengths, after normalize
         offset: tuple[float, float, float] = (0.0, 0.0, 0.0)  # additional shift in world units, after scale
-        depth_unit: Annotated[float, Range(above=0)] = 1.0  # of stored depths, in the data's unit: 0.001 for mm in metres
+        depth_unit: Annotated[float, Range(above=0)] = 1.0  # of stored depths in the data's unit, as 0.001 for mm in m
         normal_space: Literal["camera", "world"] = "camera"  # axes of normal maps: OpenGL camera, or the data's world
         mesh: str = ""  # ground-truth mesh to evaluate against; empty: the key `mesh` of transforms.json, if any
 
@@ -215,7 +215,7 @@ def _load_picture(frame: Frame, config: PosedImages.Config) -> _Picture:
         return _Picture(rgb, mask, depth, normal, flaw)
     size = [max(1, round(side * config.max_size / longest)) for side in (height, width)]
     maps = [None if image is None else resize_area(image, *size) for image in (depth, normal)]
-    return _Picture(*reduce_image(rgb, mask, *size), *maps, flaw)
+    return _Picture(*reduce_image(rgb, mask, *size), maps[0], maps[1], flaw)
 
 
 def _check_aspect(frame: Frame, height: int, width: int) -> None:
@@ -224,9 +224,7 @@ def _check_aspect(frame: Frame, height: int, width: int) -> None:
         raise InputError(f"{frame.image}: {sizes}")
 
 
-def _cut_out(
-    frame: Frame, rgb: Tensor, alpha: Tensor | None, config: PosedImages.Config
-) -> tuple[Tensor, Tensor]:
+def _cut_out(frame: Frame, rgb: Tensor, alpha: Tensor | None, config: PosedImages.Config) -> tuple[Tensor, Tensor]:
     """Return a picture's straight colour and the mask of its object."""
     if frame.mask is not None:
         return rgb, _same_size(frame.mask, _load_mask(frame.mask), frame, rgb)

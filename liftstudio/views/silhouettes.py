@@ -86,8 +86,9 @@ def sides_touched(alpha: Tensor) -> list[str]:
 def mask_of_levels(levels: np.ndarray) -> Tensor | None:
     """Return a mask [H, W, 1] float32 in [0, 1] of the stored numbers [H, W] of a mask file; None for a label map.
 
-    Whatever the two levels of a mask are (0 and 1, 7, 128 or 255), the upper one is the object. A soft mask is stretched
-    so that its usual levels on either side of the middle are 0 and 1. A label map has several classes of small numbers.
+    Whatever the two levels of a mask are (0 and 1, 7, 128 or 255), the upper one is the object. A soft mask is
+    stretched so that its usual levels on either side of the middle are 0 and 1. A label map has several classes of
+    small numbers.
     """
     values = np.unique(levels)
     if len(values) == 1:

@@ -103,7 +103,7 @@ def test_high_dynamic_range_is_warned_of(
     monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
     (tmp_path / "a.png").write_bytes(png(encoded(srgb, "p3"), (b"cICP", bytes([9, 16, 0, 1]))))
     load_image(tmp_path / "a.png")
-    assert "cICP 9/16, such as HDR, are not supported" in caplog.text
+    assert "cICP 9/16, such as HDR, are read as sRGB" in caplog.text
 
 
 def test_values_of_maps_are_as_stored(srgb: np.ndarray, tmp_path: Path) -> None:

@@ -77,8 +77,8 @@ def test_what_is_wrong_with_silhouettes_is_said() -> None:
     moved.c2w[7, :3, 3] += moved.c2w[7, :3, 0] * 2
     for faulty, silhouettes, message in (
         (cameras[:1], masks[:1], "there is only one view"),
-        (cameras, 1 - masks, f"masks reach the picture's border in {count} of {count} views; are they inverted"),
-        (cameras, border, f"masks reach the picture's border in {count} of {count} views"),
+        (cameras, 1 - masks, f"masks reach the border in {count} of {count} views; are they inverted"),
+        (cameras, border, f"masks reach the border in {count} of {count} views"),
         (cameras, masks * 0.4, f"masks are below 0.5 everywhere in {count} of {count} views"),
         (same, masks[:1].expand_as(masks), f"all {count} cameras look in the same direction; are the poses right"),
         (opencv, masks, r"with camera axes as in OpenCV \(y down, z forward\) there is"),
