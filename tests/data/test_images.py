@@ -175,9 +175,7 @@ def test_files_that_are_no_images_are_named(
         with pytest.raises(InputError, match=rf"a\.png: not a readable image \(.*{message}"):
             read(tmp_path / "a.png")
     (tmp_path / "a.npy").write_bytes(content)
-    with pytest.raises(
-        InputError, match=rf"a\.npy: not a readable array \(.*{message.split(';')[0].split('found ')[1]}"
-    ):
+    with pytest.raises(InputError, match=r"a\.npy: not a readable array \(an? "):
         load_values(tmp_path / "a.npy")
 
 

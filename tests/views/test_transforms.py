@@ -175,7 +175,7 @@ def test_faults(fault: str, shots: Shots, tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b'{\n "frames": [,]\n}', "line 2, column"),
-        (b"", "line 1"),
+        (b"", "found an empty file"),
         (b"[1, 2]", "keys and values"),
         (b'{"fl_x": NaN, "frames": []}', "NaN"),
         (b'{"fl_x": -Infinity, "frames": []}', "-Infinity"),
