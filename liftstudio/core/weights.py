@@ -61,8 +61,11 @@ class Weights:
 
     def _open_pickle(self) -> dict[str, tuple[int, ...]]:
         try:
-            mapped = file_kind(self.path) == ZIP  # files of torch before 1.6 are no archives and are read at once
-            state = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
+            kind = file_kind(self.path)
+            if kind not in (ZIP, PICKLE, ""):
+                raise ValueError(kind)
+            # Files of torch before 1.6 are no archives and cannot be mapped.
+            state = torch.load(self.path, map_location="cpu", weights_only=True, mmap=kind == ZIP)
         except pickle.UnpicklingError as error:
             objects = torch.serialization.get_unsafe_globals_in_checkpoint(self.path)  # executes nothing
             raise (_not_only_tensors(self.path, objects) if objects else error) from error
