@@ -10,6 +10,7 @@ HEIC = "a HEIC image"
 PICKLE = "a pickle"
 SAFETENSORS = "a safetensors file"
 ZIP = "a zip archive"
+_NOT_ITSELF = ", not the file itself; "
 _HEAD = 512  # bytes that tell what a file is
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _STARTS = (  # of files that take the place of others
@@ -52,10 +53,10 @@ def file_kind(path: Path) -> str:
         head = file.read(_HEAD)
     if head.startswith(_POINTER):
         size = path.stat().st_size
-        return f"a Git LFS pointer of {size} bytes, not the file itself; run git lfs pull, or download the file"
+        return f"a Git LFS pointer of {size} bytes{_NOT_ITSELF}run git lfs pull, or download the file"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")) or (text.startswith(b"<?xml") and b"<html" in text):
-        return "an HTML page, not the file itself; download the file again, logged in where that is required"
+        return f"an HTML page{_NOT_ITSELF}download the file again, logged in where that is required"
     if head[4:8] == b"ftyp":
         return next(kind for brand, kind in _BRANDS if head[8:].startswith(brand))
     if text.startswith(b"<?xml"):
@@ -63,6 +64,12 @@ def file_kind(path: Path) -> str:
     if len(head) > 8 and head[8:9] == b"{" and not any(head[5:8]):
         return SAFETENSORS
     return next((kind for start, kind in _STARTS if head.startswith(start)), "" if head else "an empty file")
+
+
+def stand_in(folder: Path) -> str:
+    """Return what the first file in a folder is that is not the file itself (a pointer, a page); "" if there is none."""
+    kinds = ((path, file_kind(path)) for path in sorted(folder.glob("*")) if path.is_file())
+    return next((f"{path.name}: {kind}" for path, kind in kinds if _NOT_ITSELF in kind), "")
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from liftstudio.data.color_spaces import ColorSpace, color_space, png_coding
 MAX_PIXELS = 64 * 1024 * 1024  # larger images are rejected before decoding
 LABEL_HEIGHT = 16  # pixels above each image of a grid
 EXIF_ORIENTATION = 0x0112
+RANGE_TOLERANCE = 0.01  # of grey levels outside [0, 1] in files of floats, which resizing leaves
 PNG_HEAD = 64 * 1024  # bytes in which a PNG's cICP chunk is looked for
 
 T = TypeVar("T")
@@ -275,6 +276,8 @@ def _stored(image: Image.Image) -> np.ndarray:
 def _grey(values: np.ndarray, space: ColorSpace | None) -> Tensor:
     if not np.isfinite(values).all():
         raise ValueError("NaN or infinite pixels")
+    if values.min() < -RANGE_TOLERANCE or values.max() > 1 + RANGE_TOLERANCE:
+        raise ValueError(f"grey levels from {values.min():.4g} to {values.max():.4g} of white; expected 0 to 1")
     rgb = values.clip(0, 1).astype(np.float32)[..., None].repeat(3, -1)
     return torch.from_numpy(space.srgb_values(rgb) if space else rgb)
 

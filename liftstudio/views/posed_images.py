@@ -260,6 +260,8 @@ def _check_masks(frames: list[Frame], flaws: list[Flaw]) -> None:
         raise InputError(f"{inverted[0]}: {problem} The object must be white in masks, opaque in alpha")
     if inverted:
         log.warning("%s (%s)", problem, ", ".join(inverted[:3]) + (", ..." if len(inverted) > 3 else ""))
+    if opaque := flaws.count("opaque"):
+        log.warning("masks are opaque everywhere in %d of %d views; the object fills them", opaque, len(flaws))
     if faint := flaws.count("faint"):
         log.warning("the object is partly transparent in %d of %d views; alpha is its opacity", faint, len(flaws))
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from liftstudio.core.files import atomic_path, atomic_write, file_kind
+from liftstudio.core.files import atomic_path, atomic_write, file_kind, stand_in
 
 
 def test_text_and_bytes_replace_what_was_there(tmp_path: Path) -> None:
@@ -63,3 +63,11 @@ def test_what_a_file_is(content: bytes, kind: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)
     found = file_kind(tmp_path / "file")
     assert found.startswith(kind) and bool(found) == bool(kind)
+
+
+def test_the_file_of_a_folder_that_is_only_a_pointer(tmp_path: Path) -> None:
+    assert stand_in(tmp_path / "none") == stand_in(tmp_path) == ""
+    (tmp_path / "config.json").write_text("{}")
+    assert stand_in(tmp_path) == ""
+    (tmp_path / "model.safetensors").write_bytes(POINTER)
+    assert stand_in(tmp_path).startswith("model.safetensors: a Git LFS pointer of 135 bytes")

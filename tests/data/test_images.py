@@ -201,6 +201,13 @@ def test_heic_is_read_by_its_library(tmp_path: Path, rgba: np.ndarray, monkeypat
     check(tmp_path / "photo.jpg", rgba[..., :3] / 255, None)
 
 
+@pytest.mark.parametrize("values", [np.float32(255), np.float32(-1), np.int32(70000)])
+def test_grey_levels_beyond_white_are_refused(values: np.generic, tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.tif", Image.fromarray(np.full((6, 9), values)))
+    with pytest.raises(InputError, match=r"a\.tif: not a readable image \(grey levels from .*; expected 0 to 1\)"):
+        load_image(path)
+
+
 def test_resize_area_is_the_mean_of_the_covered_area() -> None:
     image = torch.rand(12, 20, 2)
     blocks = image.reshape(4, 3, 5, 4, 2).mean((1, 3))

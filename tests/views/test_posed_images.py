@@ -205,6 +205,9 @@ def test_partly_transparent_views_are_warned_of(
     shots.rgba[:2, ..., 3] //= 2
     load(shots.save(tmp_path))
     assert "partly transparent in 2 of 5 views" in caplog.text
+    shots.rgba[2, ..., 3] = 254
+    load(shots.save(tmp_path))
+    assert "masks are opaque everywhere in 1 of 5 views" in caplog.text
 
 
 def test_held_out_views(shots: Shots, tmp_path: Path) -> None:
