@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from helpers.wide_gamut import encoded, rgb_profile
 from packed_meshes import SEED, open_meshes, same
 from PIL import Image
 
@@ -98,6 +99,16 @@ def test_materials_of_several_libraries(obj: Path, line: str) -> None:
         (obj.parent / "material.mtl").rename(obj.parent / "the materials.mtl")
     change(obj, "mtllib material.mtl", line)
     assert same_mesh(read_file(obj, "shape"), wanted)
+
+
+def test_textures_in_wide_colour_spaces(obj: Path) -> None:
+    texture = obj.parent / "material_0.png"
+    wanted = read_file(obj, "shape")
+    wide = encoded(np.asarray(Image.open(texture).convert("RGB")) / 255, "p3")
+    Image.fromarray(wide).save(texture, icc_profile=rgb_profile("p3"))
+    found = read_file(obj, "shape")
+    wanted_texels, texels = (each.palette[each.texels].astype(float) for each in (wanted, found))
+    assert np.abs(texels - wanted_texels).mean() < 1.5  # of 255; without the profile some colours are 20 off
 
 
 @pytest.mark.parametrize(
