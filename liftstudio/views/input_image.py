@@ -105,10 +105,14 @@ def _cut_out(path: Path, rgb: Tensor, alpha: Tensor | None) -> tuple[Tensor, Ten
     card, border = (rgb, rgb) if alpha is None else _filled(rgb, alpha)
     background = border_color(border)
     cut = None if background is None else cut_out_before(card, background)
+    has_shape = alpha is not None and bool((alpha <= FOREGROUND).any())  # it may be an object of that shape
     if cut is not None and bool(cut[1].any()):
-        log.info("%s: opaque, cut out by the plain colour of its border", path)
+        if has_shape:
+            log.warning("%s: its alpha shows a filled rectangle; the object is cut out by its plain border", path)
+        else:
+            log.info("%s: opaque, cut out by the plain colour of its border", path)
         return cut
-    if alpha is not None and bool((alpha <= FOREGROUND).any()):  # it may be an object of that shape
+    if alpha is not None and has_shape:
         log.warning(
             "%s: its alpha shows a filled rectangle, which is taken as the object; if the object is in there, "
             "give an image with alpha of the object, or %s",

@@ -171,7 +171,10 @@ CARDS = ["almost opaque", "half opaque", "noise", "one clear pixel", "clear edge
 
 
 @pytest.mark.parametrize("name", CARDS)
-def test_alpha_of_an_opaque_picture_is_no_silhouette(name: str, tmp_path: Path) -> None:
+def test_alpha_of_an_opaque_picture_is_no_silhouette(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
     alpha = ellipse(110, 170, (55, 85), (40, 50))
     color, around = torch.tensor([0.2, 0.5, 0.3]), card(name, alpha)
     picture = alpha * color + (1 - alpha) * torch.tensor([0.9, 0.9, 0.8])
@@ -179,6 +182,7 @@ def test_alpha_of_an_opaque_picture_is_no_silhouette(name: str, tmp_path: Path) 
     found = load_input_image(save(tmp_path / "a.png", hidden))
     assert (found.alpha - alpha).abs().mean() < 0.004 and (found.alpha - alpha).abs().max() < 0.4
     assert (found.rgb - color)[found.alpha[..., 0] > 0.99].abs().max() < 0.1
+    assert ("shows a filled rectangle; the object is cut out" in caplog.text) == bool((around == 0).any())
 
 
 def test_a_card_that_is_the_object_is_kept_and_warned_of(
