@@ -67,7 +67,7 @@ def file_kind(path: Path) -> str:
 
 
 def stand_in(folder: Path) -> str:
-    """Return what the first file in a folder is that is not the file itself (a pointer, a page); "" if there is none."""
+    """Return name and kind of the first file in a folder that is only a pointer or a page; "" if there is none."""
     kinds = ((path, file_kind(path)) for path in sorted(folder.glob("*")) if path.is_file())
     return next((f"{path.name}: {kind}" for path, kind in kinds if _NOT_ITSELF in kind), "")
 
