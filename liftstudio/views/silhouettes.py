@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 FOREGROUND = 0.1  # alpha above this belongs to the object
@@ -54,6 +53,8 @@ def alpha_before(image: Tensor, color: Tensor, threshold: float = BACKGROUND) ->
 
     threshold: largest channel difference, of 1, from `color` that still is background.
     """
+    from scipy import ndimage  # slow to import
+
     distance = (image - color).abs().amax(-1).cpu().numpy()
     inside = _without_pinholes(distance > threshold)
     core = ndimage.binary_erosion(inside, _TOUCHING, border_value=1)
@@ -102,6 +103,8 @@ def mask_of_levels(levels: np.ndarray) -> Tensor | None:
 
 def main_pieces(alpha: Tensor, least_share: float) -> tuple[Tensor, int]:
     """Return `alpha` [H, W, 1] without pieces below `least_share` of the foreground's area, and the number left."""
+    from scipy import ndimage  # slow to import
+
     labels, count = ndimage.label(alpha[..., 0].cpu().numpy() > FOREGROUND, _TOUCHING)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     areas[0] = 0
@@ -120,6 +123,8 @@ def bounding_box(alpha: Tensor) -> tuple[int, int, int, int] | None:
 
 
 def _without_pinholes(inside: np.ndarray) -> np.ndarray:
+    from scipy import ndimage  # slow to import
+
     labels, count = ndimage.label(~inside)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     pinhole = areas < PINHOLE * inside.sum()
@@ -129,6 +134,8 @@ def _without_pinholes(inside: np.ndarray) -> np.ndarray:
 
 def _has_classes(levels: np.ndarray, values: np.ndarray) -> bool:
     """Return whether there is an area of a third level, and the levels are few and include small whole numbers."""
+    from scipy import ndimage  # slow to import
+
     if levels.dtype.kind not in "ui" or not 2 < len(values) <= MOST_CLASSES:
         return False
     between = [value for value in values[1:-1] if value < MOST_CLASSES]
