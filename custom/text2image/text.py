@@ -1,6 +1,5 @@
 """Text embeddings for text-to-image models, by CLIP's text tower or T5's encoder."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,9 @@ from torch import Tensor
 
 from liftstudio.core.assets import input_path
 from liftstudio.core.errors import InputError
+from liftstudio.core.files import stand_in
 from liftstudio.core.weights import find_file
-from liftstudio.priors.network_folders import embed_tokens, open_tokenizer, text_tower_part, token_ids
+from liftstudio.priors.network_folders import embed_tokens, open_tokenizer, read_options, text_tower_part, token_ids
 
 T5_TOKENS = 77  # tokens of a text for DeepFloyd IF; shorter texts are padded
 
@@ -25,7 +25,7 @@ def embed_texts(folder: str, texts: dict[str, str], device: torch.device, publis
     Raises:
         InputError: the folders are missing or not readable, or a text has more tokens than the encoder takes.
     """
-    options = json.loads(find_file(f"{folder}/text_encoder/config.json", published).read_text())
+    options = read_options(find_file(f"{folder}/text_encoder/config.json", published), published)
     embed = _by_t5 if options.get("model_type") == "t5" else _by_clip
     return embed(folder, texts, device, published)
 
@@ -77,8 +77,8 @@ def _pretrained(cls: Any, folder: str, subfolder: str, published: str, **options
             return cls.from_pretrained(str(place / subfolder), local_files_only=True, **options)
         return cls.from_pretrained(folder, subfolder=subfolder, **options)
     except Exception as error:  # it raises a dozen unrelated types
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{folder}/{subfolder}: cannot be loaded ({reason[0]}); {published}") from error
+        reason = stand_in(place / subfolder) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{folder}/{subfolder}: cannot be loaded ({reason}); {published}") from error
 
 
 def _check_length(name: str, count: int, most: int) -> None:

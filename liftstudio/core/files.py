@@ -1,10 +1,75 @@
-"""Atomic writing: a file is absent, old or complete, never half-written."""
+"""Files: atomic writing (a file is absent, old or complete, never half-written), and what a file is by its content."""
 
 import contextlib
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+
+HEIC = "a HEIC image"
+PICKLE = "a pickle"
+SAFETENSORS = "a safetensors file"
+ZIP = "a zip archive"
+_NOT_ITSELF = ", not the file itself; "
+_HEAD = 512  # bytes that tell what a file is
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_STARTS = (  # of files that take the place of others
+    (b"\x89PNG\r\n", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"\xff\x0a", "a JPEG XL image"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
+    (b"v/1\x01", "an OpenEXR image"),
+    (b"#?RADIANCE", "a Radiance HDR image"),
+    (b"<svg", "an SVG drawing"),
+    (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", ZIP),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"7z\xbc\xaf", "a 7z archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"GGUF", "a GGUF file"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x80\x02", PICKLE),
+)
+_BRANDS = (  # of ISO media files, after their first box's size and "ftyp"
+    (b"avif", "an AVIF image"),
+    (b"avis", "an AVIF image"),
+    (b"hei", HEIC),
+    (b"hev", HEIC),
+    (b"mif1", HEIC),
+    (b"msf1", HEIC),
+    (b"crx", "a Canon raw image"),
+    (b"", "a video"),
+)
+
+
+def file_kind(path: Path) -> str:
+    """Return what a file is by its first bytes, to explain why it cannot be read as something else; "" if unknown.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if head.startswith(_POINTER):
+        size = path.stat().st_size
+        return f"a Git LFS pointer of {size} bytes{_NOT_ITSELF}run git lfs pull, or download the file"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")) or (text.startswith(b"<?xml") and b"<html" in text):
+        return f"an HTML page{_NOT_ITSELF}download the file again, logged in where that is required"
+    if head[4:8] == b"ftyp":
+        return next(kind for brand, kind in _BRANDS if head[8:].startswith(brand))
+    if text.startswith(b"<?xml"):
+        return "an SVG drawing" if b"<svg" in text else "an XML text, such as a server's error message"
+    if len(head) > 8 and head[8:9] == b"{" and not any(head[5:8]):
+        return SAFETENSORS
+    return next((kind for start, kind in _STARTS if head.startswith(start)), "" if head else "an empty file")
+
+
+def stand_in(folder: Path) -> str:
+    """Return name and kind of the first file in a folder that is only a pointer or a page; "" if there is none."""
+    kinds = ((path, file_kind(path)) for path in sorted(folder.glob("*")) if path.is_file())
+    return next((f"{path.name}: {kind}" for path, kind in kinds if _NOT_ITSELF in kind), "")
 
 
 @contextlib.contextmanager

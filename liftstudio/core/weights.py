@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from liftstudio.core.assets import SCHEME, input_path
 from liftstudio.core.cache import file_digest
 from liftstudio.core.errors import InputError
+from liftstudio.core.files import PICKLE, SAFETENSORS, ZIP, file_kind
 
 Source = str | tuple[str, Callable[[Tensor], Tensor]]  # a key of a file, optionally with a function that converts it
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 UNET_FOLDER = "unet"  # subfolder of a diffusers pipeline that holds the denoising network
 SUMS = "SHA256SUMS"  # file in the folder of a packaged prior with the digests of its files
+_FORMATS = {SAFETENSORS: SUFFIXES[:1], ZIP: SUFFIXES[1:], PICKLE: SUFFIXES[1:]}  # -> suffixes it is read under
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(/[\w./-]+)?")
 
 
@@ -43,7 +45,7 @@ class Weights:
         except InputError:
             raise
         except Exception as error:  # the two readers raise a dozen unrelated types
-            raise InputError(f"{path}: not a readable weight file ({type(error).__name__})") from error
+            raise unreadable(path, error) from error
 
     def __contains__(self, key: str) -> bool:
         return key in self.shapes
@@ -59,7 +61,11 @@ class Weights:
 
     def _open_pickle(self) -> dict[str, tuple[int, ...]]:
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+            kind = file_kind(self.path)
+            if kind not in (ZIP, PICKLE, ""):
+                raise ValueError(kind)
+            # Files of torch before 1.6 are no archives and cannot be mapped.
+            state = torch.load(self.path, map_location="cpu", weights_only=True, mmap=kind == ZIP)
         except pickle.UnpicklingError as error:
             objects = torch.serialization.get_unsafe_globals_in_checkpoint(self.path)  # executes nothing
             raise (_not_only_tensors(self.path, objects) if objects else error) from error
@@ -68,6 +74,17 @@ class Weights:
         if not self._tensors:
             raise InputError(f"{self.path}: expected a dict of tensors")
         return {key: tuple(value.shape) for key, value in self._tensors.items()}
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    """Return the error for a weight file whose reader raised `error`: says what the file is, if that is known."""
+    kind, reason = file_kind(path), " ".join(str(error).split()).partition(". ")[0]
+    if kind in _FORMATS and path.suffix not in _FORMATS[kind]:
+        kind += f"; rename it to {path.stem}{_FORMATS[kind][0]}"
+    elif kind in _FORMATS:  # what it should be, but damaged
+        kind = ""
+    detail = kind or f"{type(error).__name__}: {reason}; if its download was interrupted, repeat it"
+    return InputError(f"{path}: not a readable weight file ({detail})")
 
 
 def _not_only_tensors(path: Path, objects: list[str]) -> InputError:

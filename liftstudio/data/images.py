@@ -15,11 +15,14 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
-from liftstudio.core.files import atomic_path
+from liftstudio.core.files import HEIC, atomic_path, file_kind
+from liftstudio.data.color_spaces import ColorSpace, color_space, png_coding
 
 MAX_PIXELS = 64 * 1024 * 1024  # larger images are rejected before decoding
 LABEL_HEIGHT = 16  # pixels above each image of a grid
 EXIF_ORIENTATION = 0x0112
+RANGE_TOLERANCE = 0.01  # of grey levels outside [0, 1] in files of floats, which resizing leaves
+PNG_HEAD = 64 * 1024  # bytes in which a PNG's cICP chunk is looked for
 
 T = TypeVar("T")
 
@@ -27,15 +30,49 @@ T = TypeVar("T")
 def load_image(path: Path | str, *, upright: bool = True) -> tuple[Tensor, Tensor | None]:
     """Return an image file as RGB and alpha; reads palette, grey, 16-bit, CMYK and EXIF-rotated files as well.
 
-    Returns sRGB [H, W, 3] and alpha [H, W, 1] (None if the file has none), float32 in [0, 1], straight alpha. 16-bit
-    grey keeps its precision; Pillow reduces 16-bit colour to 8 bits.
+    Returns sRGB [H, W, 3] and alpha [H, W, 1] (None if the file has none), float32 in [0, 1], straight alpha. Colours
+    in another space (ICC profile, PNG's gamma and chromaticities) are converted to sRGB. 16-bit grey keeps its
+    precision; Pillow reduces 16-bit colour to 8 bits.
 
     upright: turn the image as its EXIF orientation says; otherwise the pixels are returned as they are stored.
 
     Raises:
         InputError: the file is missing, empty, corrupt, truncated, not an image, without pixels, or above MAX_PIXELS.
     """
-    return _opened(Path(path), lambda image: _decode(ImageOps.exif_transpose(image) if upright else image))
+
+    def decoded(image: Image.Image) -> tuple[Tensor, Tensor | None]:
+        return _decode(ImageOps.exif_transpose(image) if upright else image, color_space(image))
+
+    return _opened(Path(path), decoded)
+
+
+def load_values(path: Path | str, *, upright: bool = False) -> np.ndarray:
+    """Return the numbers of a mask or map as stored, [H, W, C]: an image's levels of any depth, or a .npy array.
+
+    No colour profile is applied; only palettes and CMYK become RGB or RGBA.
+
+    upright: turn an image as its EXIF orientation says; otherwise the pixels are returned as they are stored.
+
+    Raises:
+        InputError: as `load_image`; or not a finite array [H, W] or [H, W, C].
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".npy":
+        values = _opened(path, lambda image: _stored(ImageOps.exif_transpose(image) if upright else image))
+    else:
+        try:
+            with path.open("rb") as file:
+                values = np.lib.format.read_array(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            reason = file_kind(path) or _reason(error, path)
+            raise InputError(f"{path}: not a readable array ({reason})") from None
+    values = values[..., None] if values.ndim == 2 else values
+    values = values.astype(np.uint8) if values.dtype == bool else values
+    if values.ndim != 3 or values.dtype.kind not in "uif" or not values.size:
+        raise InputError(f"{path}: expected numbers of shape [H, W], got {values.dtype} {list(values.shape)}")
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: expected finite numbers, found NaN or infinite ones")
+    return values
 
 
 def image_size(path: Path | str, *, upright: bool = True) -> tuple[int, int]:
@@ -176,10 +213,14 @@ def _opened(path: Path, use: Callable[[Image.Image], T]) -> T:
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the image file is empty")
     try:
+        if file_kind(path) == HEIC:
+            _read_heic()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's warning about large images; we have a limit of our own
             with Image.open(path) as image:
                 _check_size(path, *image.size)
+                if image.format == "PNG" and (coding := png_coding(path.open("rb").read(PNG_HEAD))):
+                    image.info["cicp"] = coding
                 return use(image)
     except (InputError, MemoryError):
         raise
@@ -187,9 +228,19 @@ def _opened(path: Path, use: Callable[[Image.Image], T]) -> T:
         raise InputError(f"{path}: not a readable image ({_reason(error, path)})") from error
 
 
+def _read_heic() -> None:
+    """Make Pillow read HEIC, if the library for it is installed."""
+    with contextlib.suppress(ModuleNotFoundError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
 def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "unknown or damaged format"
+        kind = file_kind(path)
+        way = "; convert it, or pip install pillow-heif" if kind == HEIC else ""
+        return f"expected a format such as PNG or JPEG, found {kind}{way}" if kind else "unknown or damaged format"
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -206,21 +257,33 @@ def _size(image: Image.Image, upright: bool) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def _decode(image: Image.Image) -> tuple[Tensor, Tensor | None]:
+def _decode(image: Image.Image, space: ColorSpace | None) -> tuple[Tensor, Tensor | None]:
     if image.mode == "I" or image.mode.startswith("I;16"):  # 16-bit grey
-        return _grey(np.asarray(image, dtype=np.float32) / 65535), None
+        return _grey(np.asarray(image, dtype=np.float32) / 65535, space), None
     if image.mode == "F":
-        return _grey(np.asarray(image)), None
+        return _grey(np.asarray(image), space), None
+    alpha = None
     if image.has_transparency_data:
-        rgba = torch.from_numpy(np.array(image.convert("RGBA"))).float() / 255
-        return rgba[..., :3], rgba[..., 3:]
-    return torch.from_numpy(np.array(image.convert("RGB"))).float() / 255, None
+        opaque = image.convert("RGBA")
+        alpha = torch.from_numpy(np.array(opaque.getchannel("A"))).float()[..., None] / 255
+        image = image.convert("L") if image.mode in ("LA", "La") else opaque.convert("RGB")
+    rgb = space.to_srgb(image) if space else image.convert("RGB")
+    return torch.from_numpy(np.array(rgb)).float() / 255, alpha
 
 
-def _grey(values: np.ndarray) -> Tensor:
+def _stored(image: Image.Image) -> np.ndarray:
+    if image.mode not in ("L", "LA", "RGB", "RGBA", "I", "F") and not image.mode.startswith("I;16"):
+        image = image.convert("L" if image.mode == "1" else "RGBA" if image.has_transparency_data else "RGB")
+    return np.asarray(image)
+
+
+def _grey(values: np.ndarray, space: ColorSpace | None) -> Tensor:
     if not np.isfinite(values).all():
         raise ValueError("NaN or infinite pixels")
-    return torch.from_numpy(values.clip(0, 1)).float()[..., None].expand(-1, -1, 3).contiguous()
+    if values.min() < -RANGE_TOLERANCE or values.max() > 1 + RANGE_TOLERANCE:
+        raise ValueError(f"grey levels from {values.min():.4g} to {values.max():.4g} of white; expected 0 to 1")
+    rgb = values.clip(0, 1).astype(np.float32)[..., None].repeat(3, -1)
+    return torch.from_numpy(space.srgb_values(rgb) if space else rgb)
 
 
 def _area_weights(old: int, new: int) -> Tensor:

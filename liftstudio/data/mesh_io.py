@@ -7,6 +7,7 @@ import torch
 import trimesh
 
 from liftstudio.core.errors import InputError
+from liftstudio.core.files import file_kind
 from liftstudio.data.mesh import Mesh
 
 SUFFIXES = (".obj", ".ply", ".glb", ".off", ".stl")
@@ -56,6 +57,8 @@ def _check_file(path: Path) -> None:
     size = path.stat().st_size
     if size == 0:
         raise InputError(f"{path}: the file is empty")
+    if kind := file_kind(path):
+        raise InputError(f"{path}: expected a mesh, found {kind}")
     if size > MAX_BYTES:
         raise InputError(f"{path}: {size / 1e6:.0f} MB is above the limit of {MAX_BYTES / 1e6:.0f} MB")
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from liftstudio.core.checks import check_shape
 from liftstudio.core.errors import InputError
+from liftstudio.core.files import stand_in
 from liftstudio.data.images import resize_smooth
 
 CLIP_PUBLISHED = (
@@ -77,7 +78,7 @@ class Clip:
             self._tokenizer = CLIPTokenizer.from_pretrained(**options)
             loaded: Any = CLIPModel.from_pretrained(**options, output_loading_info=True)
         except Exception as error:  # many unrelated types
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = stand_in(Path(folder)) or (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(f"{folder}: not a CLIP checkpoint ({reason}); CLIP is {CLIP_PUBLISHED}") from error
         model, missing = loaded[0], sorted(loaded[1]["missing_keys"])
         if missing:  # transformers would initialise them randomly

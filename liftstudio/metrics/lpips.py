@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from liftstudio.core.checks import check_shape
 from liftstudio.core.errors import InputError
+from liftstudio.core.weights import unreadable
 
 Network = Literal["vgg16", "alexnet"]
 Layer = tuple[str, int, int, int, int]  # kind, channels, kernel, stride, padding (the last three in pixels)
@@ -163,7 +164,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # the two readers raise many unrelated types
-        raise InputError(f"{path}: not a readable weight file ({type(error).__name__})") from error
+        raise unreadable(path, error) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path}: expected a table of tensors, as in the published LPIPS weights")
     return dict(state)

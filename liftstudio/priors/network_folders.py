@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from liftstudio.core.assets import input_path
 from liftstudio.core.errors import InputError
+from liftstudio.core.files import file_kind
 from liftstudio.core.weights import Weights, find_file, is_hub_name
 from liftstudio.priors.latent_diffusion import Part, Sources, replace_parts, same
 from liftstudio.priors.latent_prior import LATENT_SCALE
@@ -42,7 +43,7 @@ def read_scheduler(folder: str, predictions: Sequence[str], published: str) -> d
         InputError: there is no schedule, or the network predicts something else.
     """
     path = find_file(f"{folder}/{_SCHEDULER}", published)
-    options = {"prediction_type": "epsilon"} | _read_options(path, published)  # diffusers' default
+    options = {"prediction_type": "epsilon"} | read_options(path, published)  # diffusers' default
     if options["prediction_type"] not in predictions:
         wanted, got = " or ".join(predictions), options["prediction_type"]
         raise InputError(f"{path}: prediction_type: expected {wanted}, got {got}; {published}")
@@ -213,7 +214,7 @@ def _part(build: Build, folder: str, stem: str, prefix: str, published: str) -> 
 
 def _built(build: Build, path: Path, published: str) -> nn.Module:
     """Build the network of a config file on the meta device, without allocating memory."""
-    options = _read_options(path, published)
+    options = read_options(path, published)
     try:
         with torch.device("meta"):
             return build(options)
@@ -222,11 +223,16 @@ def _built(build: Build, path: Path, published: str) -> nn.Module:
         raise InputError(f"{path}: no network can be built from it ({reason[0]}); {published}") from error
 
 
-def _read_options(path: Path, published: str) -> dict[str, Any]:
+def read_options(path: Path, published: str) -> dict[str, Any]:
+    """Read a JSON file of options.
+
+    Raises:
+        InputError: it is not one.
+    """
     try:
         options = json.loads(path.read_text())
     except ValueError as error:
-        raise InputError(f"{path}: not a JSON file ({error}); {published}") from error
+        raise InputError(f"{path}: not a JSON file ({file_kind(path) or error}); {published}") from error
     if not isinstance(options, dict):
         raise InputError(f"{path}: expected a table of options; {published}")
     return options

@@ -12,7 +12,17 @@ from torch import Tensor
 from liftstudio.core.errors import InputError
 from liftstudio.data.images import load_image, resize_lanczos
 from liftstudio.views import matting
-from liftstudio.views.silhouettes import SPECK, alpha_before, border_color, bounding_box, main_pieces
+from liftstudio.views.silhouettes import (
+    FOREGROUND,
+    SOLID,
+    SPECK,
+    border_color,
+    bounding_box,
+    cut_out_before,
+    is_card,
+    main_pieces,
+    sides_touched,
+)
 
 log = logging.getLogger("liftstudio")
 
@@ -53,8 +63,9 @@ class InputImage:
 def load_input_image(path: Path, *, recenter: bool = True, frame_ratio: float = FRAME_RATIO) -> InputImage:
     """Load the object in an image file.
 
-    An alpha channel is used as it is. An opaque image is cut out by rembg if that is installed, else by the uniform
-    colour of its border. Specks are dropped; several larger pieces cause a warning.
+    An alpha channel is used as it is, unless it shows a filled rectangle (`is_card`). An opaque image is cut out by
+    rembg if that is installed, else by the uniform colour of its border. Specks are dropped. Several larger pieces, an
+    object that is partly transparent or that reaches the picture's border cause a warning.
 
     Args:
         recenter: frame the object's bounding box; otherwise the whole image, centred in a square.
@@ -64,8 +75,8 @@ def load_input_image(path: Path, *, recenter: bool = True, frame_ratio: float = 
         InputError: no readable image, no way to cut it out, no foreground, or an object of only a few pixels.
     """
     rgb, alpha = load_image(path)
-    if alpha is None or bool((alpha == 1).all()):
-        rgb, alpha = _cut_out(path, rgb)
+    if alpha is None or is_card(alpha):
+        rgb, alpha = _cut_out(path, rgb, alpha)
     alpha, pieces = main_pieces(alpha, SPECK)
     box = bounding_box(alpha)
     if box is None:
@@ -75,6 +86,7 @@ def load_input_image(path: Path, *, recenter: bool = True, frame_ratio: float = 
         raise InputError(f"{path}: the object is only {width}x{height} pixels; expected {LEAST_SIDE} or more")
     if pieces > 1:
         log.warning("%s: %d separate objects are treated as one; if that is wrong, crop the image to one", path, pieces)
+    _warn_of_alpha(path, alpha)
     if not recenter:
         return _framed(rgb, alpha, (0, 0, rgb.shape[1], rgb.shape[0]), 1.0)
     return _framed(rgb, alpha, box, frame_ratio)
@@ -86,21 +98,53 @@ def _framed(rgb: Tensor, alpha: Tensor, box: tuple[int, int, int, int], ratio: f
     return InputImage(rgb, alpha, (left + right - side) / 2, (top + bottom - side) / 2, side)
 
 
-def _cut_out(path: Path, rgb: Tensor) -> tuple[Tensor, Tensor]:
-    """Return straight colour and alpha of an opaque image."""
+def _cut_out(path: Path, rgb: Tensor, alpha: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return straight colour and alpha of the object in an opaque image, or in the card that `alpha` shows."""
     if matting.installed():
-        return _matted(path, rgb)
-    background = border_color(rgb)
-    if background is None:
-        raise InputError(
-            f"{path}: the image is opaque and its background is not one plain colour; "
-            f"give an RGBA image, or {matting.INSTALL}"
+        return _matted(path, rgb if alpha is None else _filled(rgb, alpha)[0])
+    card, border = (rgb, rgb) if alpha is None else _filled(rgb, alpha)
+    background = border_color(border)
+    cut = None if background is None else cut_out_before(card, background)
+    has_shape = alpha is not None and bool((alpha <= FOREGROUND).any())  # it may be an object of that shape
+    if cut is not None and bool(cut[1].any()):
+        if has_shape:
+            log.warning("%s: its alpha shows a filled rectangle; the object is cut out by its plain border", path)
+        else:
+            log.info("%s: opaque, cut out by the plain colour of its border", path)
+        return cut
+    if alpha is not None and has_shape:
+        log.warning(
+            "%s: its alpha shows a filled rectangle, which is taken as the object; if the object is in there, "
+            "give an image with alpha of the object, or %s",
+            path,
+            matting.INSTALL,
         )
-    log.info("%s: opaque, cut out by the plain colour of its border", path)
-    alpha = alpha_before(rgb, background)
-    if not alpha.any():
+        return rgb, alpha
+    if cut is not None:
         raise InputError(f"{path}: no foreground; the image is one plain colour")
-    return (background + (rgb - background) / alpha.clamp_min(1e-6)).clamp(0, 1).where(alpha > 0, 1.0), alpha
+    raise InputError(
+        f"{path}: the image is opaque and its background is not one plain colour; "
+        f"give an RGBA image, or {matting.INSTALL}"
+    )
+
+
+def _filled(rgb: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Return an image with the colour of a card's edge wherever the card is not, and the part with the card."""
+    solid = alpha[..., 0] > alpha.max() / 2
+    inner = F.max_pool2d(F.pad((~solid).float()[None], (1, 1, 1, 1), value=1.0), 3, 1)[0] == 0
+    color = rgb[solid & ~inner].median(0).values
+    filled = rgb.where(solid[..., None], color)
+    left, top, right, bottom = bounding_box(alpha) or (0, 0, rgb.shape[1], rgb.shape[0])
+    return filled, filled[top:bottom, left:right]
+
+
+def _warn_of_alpha(path: Path, alpha: Tensor) -> None:
+    opacity = float(alpha[alpha > FOREGROUND].median())
+    if opacity < SOLID:
+        log.warning("%s: the object is partly transparent: half of it has an alpha below %.2f", path, opacity + 0.005)
+    if sides := sides_touched(alpha):
+        where = ", ".join(sides) + (" border" if len(sides) == 1 else " borders")
+        log.warning("%s: the object reaches the %s; if it is cut off there, give a picture of all of it", path, where)
 
 
 def _matted(path: Path, rgb: Tensor) -> tuple[Tensor, Tensor]:

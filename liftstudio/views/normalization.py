@@ -1,5 +1,7 @@
 """Locates the object in a capture's world, from cameras and silhouettes alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras
 
+MOST_ALIKE = 0.999  # cosine between viewing directions: 2.6 degrees
 HALF_SIDE = 0.9  # half the longest side of the object's bounding box after `object_similarity`, world units
 MAX_OFFSET = 1e4  # distance of the cameras from the origin over their spread, of which float32 then resolves 1/1600
 
@@ -89,29 +92,78 @@ def object_box(cameras: Cameras, masks: Tensor, windows: Tensor | None = None) -
     """
     from scipy.optimize import linprog  # slow to import
 
-    normals, offsets = _half_spaces(cameras, masks, windows)
-    middle, spread = middle_and_spread(cameras.centers)
-    unit = spread or 1.0
-    offsets = (offsets - normals @ middle.numpy()) / unit  # the solver's tolerances are absolute
+    normals, offsets, middle, unit = _scaled_half_spaces(cameras, masks, windows)
     extremes = []
     for direction in np.concatenate([np.eye(3), -np.eye(3)]):
         result = linprog(direction, A_ub=-normals, b_ub=-offsets, bounds=(None, None))
         if result.status == 2:
-            raise InputError("normalize: no point is within all silhouettes; do the masks match the poses?")
+            problem = f"no point is within all silhouettes; {_contradiction(cameras, masks, windows)}"
+            raise InputError(f"normalize: {problem}; do the masks match the poses?")
         if result.status != 0:
-            raise InputError("normalize: the silhouettes do not bound the object; set views.normalize=as-given")
+            raise InputError(
+                f"normalize: the silhouettes do not bound the object: {_unbounded(cameras, masks, windows)}"
+            )
         extremes.append(result.x @ direction)
     return middle + unit * torch.tensor(extremes[:3]), middle - unit * torch.tensor(extremes[3:])
+
+
+def _unbounded(cameras: Cameras, masks: Tensor, windows: Tensor | None) -> str:
+    """Return why silhouettes do not bound the object, and what to do."""
+    count, solid = len(masks), (masks[..., 0] > 0.5).numpy()
+    empty = sum(not mask.any() for mask in solid)
+    cut = sum(map(_is_cut, solid, _windows(cameras, windows)))
+    axes = cameras.c2w[:, :3, 2]
+    if count == 1:
+        return "there is only one view; give views from several sides"
+    if 2 * cut >= count:
+        return f"masks reach the border in {cut} of {count} views; are they inverted, or is the object cut off?"
+    if 2 * empty >= count:
+        return f"masks are below 0.5 everywhere in {empty} of {count} views; expected 1 on the object"
+    if (axes @ axes.T).min() > MOST_ALIKE:
+        return f"all {count} cameras look in the same direction; are the poses right?"
+    return "too few views show all of it; give more views, or set views.normalize=as-given"
+
+
+def _contradiction(cameras: Cameras, masks: Tensor, windows: Tensor | None) -> str:
+    """Return which change would make the silhouettes agree."""
+    if _agree(_with_opencv_axes(cameras), masks, windows):
+        return "with camera axes as in OpenCV (y down, z forward) there is; expected OpenGL's"
+    rest = [[k for k in range(len(masks)) if k != left_out] for left_out in range(len(masks))]
+    kept = [(cameras[others], masks[others], None if windows is None else windows[others]) for others in rest]
+    wrong = [str(view) for view, others in enumerate(kept) if _agree(*others)]
+    return f"without view {' or '.join(wrong)} there is" if wrong else "several views contradict one another"
+
+
+def _with_opencv_axes(cameras: Cameras) -> Cameras:
+    return replace(cameras, c2w=cameras.c2w * cameras.c2w.new_tensor([1, -1, -1, 1]))
+
+
+def _agree(cameras: Cameras, masks: Tensor, windows: Tensor | None) -> bool:
+    from scipy.optimize import linprog
+
+    normals, offsets, _, _ = _scaled_half_spaces(cameras, masks, windows)
+    return bool(linprog(np.zeros(3), A_ub=-normals, b_ub=-offsets, bounds=(None, None)).status == 0)
+
+
+def _scaled_half_spaces(
+    cameras: Cameras, masks: Tensor, windows: Tensor | None
+) -> tuple[np.ndarray, np.ndarray, Tensor, float]:
+    """Return the half-spaces about the middle of the cameras in a suitable unit, and that middle and unit.
+
+    The tolerances of a linear program's solver are absolute.
+    """
+    normals, offsets = _half_spaces(cameras, masks, windows)
+    middle, spread = middle_and_spread(cameras.centers)
+    unit = spread or 1.0
+    return normals, (offsets - normals @ middle.numpy()) / unit, middle, unit
 
 
 def _half_spaces(cameras: Cameras, masks: Tensor, windows: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
     """Return inward unit normals [K, 3] and offsets [K] of the half-spaces n.p >= d that bound the object."""
     normals, offsets = [np.zeros((0, 3))], [np.zeros(0)]
-    if windows is None:
-        windows = torch.tensor([[0, 0, cameras.width, cameras.height]]).expand(len(cameras), 4)
     silhouettes = (masks[..., 0] > 0.5).numpy()
     for c2w, fx, fy, cx, cy, mask, window in zip(
-        cameras.c2w.double().numpy(), *_intrinsics(cameras), silhouettes, windows.tolist(), strict=True
+        cameras.c2w.double().numpy(), *_intrinsics(cameras), silhouettes, _windows(cameras, windows), strict=True
     ):
         a, b, c = _hull_lines(mask, window)
         local = np.stack([-a * fx, b * fy, a * cx + b * cy + c], axis=-1)
@@ -125,6 +177,18 @@ def _intrinsics(cameras: Cameras) -> list[np.ndarray]:
     return [tensor.double().numpy() for tensor in (cameras.fx, cameras.fy, cameras.cx, cameras.cy)]
 
 
+def _windows(cameras: Cameras, windows: Tensor | None) -> list[list[int]]:
+    return [[0, 0, cameras.width, cameras.height]] * len(cameras) if windows is None else windows.tolist()
+
+
+def _is_cut(mask: np.ndarray, window: list[int]) -> bool:
+    """Return whether a silhouette meets the border of its photograph."""
+    left, top, right, bottom = window
+    framed = mask[top:bottom, left:right].copy()
+    framed[1:-1, 1:-1] = False
+    return bool(framed.any())
+
+
 def _hull_lines(mask: np.ndarray, window: list[int]) -> np.ndarray:
     """Return a silhouette's convex hull as lines [3, K], a x + b y + c <= 0 in pixels; none if it meets the border.
 
@@ -132,10 +196,7 @@ def _hull_lines(mask: np.ndarray, window: list[int]) -> np.ndarray:
     """
     from scipy.spatial import ConvexHull
 
-    left, top, right, bottom = window
-    framed = mask[top:bottom, left:right].copy()
-    framed[1:-1, 1:-1] = False
-    if framed.any() or not mask.any():
+    if _is_cut(mask, window) or not mask.any():
         return np.zeros((3, 0))
     rows = np.flatnonzero(mask.any(1))
     first, end = mask[rows].argmax(1), mask.shape[1] - mask[rows, ::-1].argmax(1)

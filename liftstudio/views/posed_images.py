@@ -17,13 +17,26 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.ranges import NonNegativeInt, Range
 from liftstudio.core.registry import register
 from liftstudio.data.cameras import Cameras, moved
-from liftstudio.data.images import image_size, load_image, reduce_image, resize_area
+from liftstudio.data.images import image_size, load_image, load_values, reduce_image, resize_area
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.views.base import ViewSource
 from liftstudio.views.colmap import find_models, read_colmap
 from liftstudio.views.frames import Capture, Frame
 from liftstudio.views.normalization import centering, check_near_origin, object_similarity, upright_rotation
+from liftstudio.views.silhouettes import (
+    BORDER_SHARE,
+    FOREGROUND,
+    SOLID,
+    SPECK,
+    border_pixels,
+    cut_out_before,
+    is_card,
+    main_pieces,
+    mask_of_levels,
+)
 from liftstudio.views.transforms import read_splits, read_transforms
+
+Flaw = Literal["opaque", "inverted", "faint", "none"]
 
 log = logging.getLogger("liftstudio")
 
@@ -46,6 +59,7 @@ class PosedImages(ViewSource):
         up: Literal["z", "cameras"] = "z"  # the data's up direction: its z axis, or the cameras' mean up (for COLMAP)
         scale: Annotated[float, Range(above=0)] = 1.0  # additional factor on world lengths, after normalize
         offset: tuple[float, float, float] = (0.0, 0.0, 0.0)  # additional shift in world units, after scale
+        depth_unit: Annotated[float, Range(above=0)] = 1.0  # of stored depths in the data's unit, as 0.001 for mm in m
         normal_space: Literal["camera", "world"] = "camera"  # axes of normal maps: OpenGL camera, or the data's world
         mesh: str = ""  # ground-truth mesh to evaluate against; empty: the key `mesh` of transforms.json, if any
 
@@ -176,12 +190,16 @@ def _hold_out(frames: list[Frame], indices: list[int]) -> list[Frame]:
 
 @dataclass(frozen=True)
 class _Picture:
-    """One frame's pixels: straight rgb [H, W, 3], mask and depth [H, W, 1], normal [H, W, 3]; maps as in the files."""
+    """One frame's pixels: straight rgb [H, W, 3], mask and depth [H, W, 1], normal [H, W, 3]; maps as in the files.
+
+    flaw: what is suspicious about the mask.
+    """
 
     rgb: Tensor
     mask: Tensor
     depth: Tensor | None
     normal: Tensor | None
+    flaw: Flaw
 
 
 def _load_pictures(frames: list[Frame], config: PosedImages.Config) -> list[_Picture]:
@@ -192,8 +210,7 @@ def _load_pictures(frames: list[Frame], config: PosedImages.Config) -> list[_Pic
         height, width = (max(pair) for pair in zip((height, width), pictures[-1].rgb.shape[:2], strict=True))
         if height * width * len(frames) > MAX_TOTAL_PIXELS:
             raise InputError(f"{len(frames)} images of {width}x{height} pixels are too many; set views.max_size")
-    if all(bool((picture.mask == 1).all()) for picture in pictures):
-        raise InputError(_no_mask(frames[0], "is opaque everywhere, like all the others"))
+    _check_masks(frames, [picture.flaw for picture in pictures])
     return pictures
 
 
@@ -205,31 +222,36 @@ def _windows(pictures: list[_Picture]) -> Tensor:
 
 
 def _load_picture(frame: Frame, config: PosedImages.Config) -> _Picture:
-    rgb, alpha = _load_pixels(frame.image, frame)
+    rgb, alpha = load_image(frame.image, upright=_is_turned(frame.image, frame))
     height, width = rgb.shape[:2]
     _check_aspect(frame, height, width)
-    mask = _mask(frame, rgb, alpha, config)
+    rgb, mask = _cut_out(frame, rgb, alpha, config)
     if not mask.any():
         raise InputError(f"{frame.mask or frame.image}: no foreground; the object's mask is empty")
-    depth = None if frame.depth is None else _same_size(frame.depth, _load_depth(frame.depth, frame), frame, rgb)
-    normal = None
-    if frame.normal is not None:
-        normal = _same_size(frame.normal, _load_pixels(frame.normal, frame)[0] * 2 - 1, frame, rgb)
-    longest = max(height, width)
+    mask = main_pieces(mask, SPECK)[0]
+    depth, normal = (
+        None if path is None else _same_size(path, load(path, frame), frame, rgb)
+        for path, load in ((frame.depth, _load_depth), (frame.normal, _load_normal))
+    )
+    if depth is not None:
+        depth = depth * config.depth_unit
+    longest, flaw = max(height, width), _flaw(mask)
     if not 0 < config.max_size < longest:
-        return _Picture(rgb, mask, depth, normal)
+        return _Picture(rgb, mask, depth, normal, flaw)
     size = [max(1, round(side * config.max_size / longest)) for side in (height, width)]
     maps = [None if image is None else resize_area(image, *size) for image in (depth, normal)]
-    return _Picture(*reduce_image(rgb, mask, *size), *maps)
+    return _Picture(*reduce_image(rgb, mask, *size), maps[0], maps[1], flaw)
 
 
-def _load_pixels(path: Path, frame: Frame) -> tuple[Tensor, Tensor | None]:
-    """Return a picture or map as it is stored, or turned by its EXIF orientation if only that has the camera's aspect.
+def _is_turned(path: Path, frame: Frame) -> bool:
+    """Return whether a picture or map has the camera's aspect only after it is turned by its EXIF orientation.
 
     Most tools calibrate cameras on the stored pixels; some turn the pictures first, and state the size of those.
     """
+    if path.suffix.lower() == ".npy":
+        return False
     as_stored, upright = (_has_aspect(frame, *image_size(path, upright=turn)) for turn in (False, True))
-    return load_image(path, upright=upright and not as_stored)
+    return upright and not as_stored
 
 
 def _has_aspect(frame: Frame, height: int, width: int) -> bool:
@@ -242,39 +264,81 @@ def _check_aspect(frame: Frame, height: int, width: int) -> None:
         raise InputError(f"{frame.image}: {sizes}")
 
 
-def _mask(frame: Frame, rgb: Tensor, alpha: Tensor | None, config: PosedImages.Config) -> Tensor:
+def _cut_out(frame: Frame, rgb: Tensor, alpha: Tensor | None, config: PosedImages.Config) -> tuple[Tensor, Tensor]:
+    """Return a picture's straight colour and the mask of its object."""
     if frame.mask is not None:
-        return _same_size(frame.mask, _load_mask(frame.mask, frame), frame, rgb)
-    if config.background != "none" and (alpha is None or bool((alpha == 1).all())):
-        color = 1.0 if config.background == "white" else 0.0
-        return ((rgb - color).abs().amax(-1, keepdim=True) > config.background_threshold).float()
+        return rgb, _same_size(frame.mask, _load_mask(frame.mask, frame), frame, rgb)
+    if config.background != "none" and (alpha is None or is_card(alpha)):
+        color = torch.full((3,), 1.0 if config.background == "white" else 0.0)
+        return cut_out_before(rgb, color, config.background_threshold)
     if alpha is None:
         raise InputError(_no_mask(frame, "has no alpha and no mask"))
-    return alpha
+    return rgb, alpha
 
 
 def _no_mask(frame: Frame, problem: str) -> str:
     ways = "use RGBA images, or masks (`mask_path` per frame, or a folder `masks`), or set views.background=white|black"
-    return f"{frame.image}: {problem}; {ways}"
+    return f"{frame.mask or frame.image}: {problem}; {ways}"
+
+
+def _flaw(mask: Tensor) -> Flaw:
+    if is_card(mask):
+        return "opaque"
+    if (border_pixels(mask) > 0.5).float().mean() >= BORDER_SHARE:
+        return "inverted"
+    object_alpha = mask[mask > FOREGROUND]
+    return "faint" if len(object_alpha) and object_alpha.median() < SOLID else "none"
+
+
+def _check_masks(frames: list[Frame], flaws: list[Flaw]) -> None:
+    """Raise an InputError if most masks are inverted or all are opaque; warn of a few such and of faint ones."""
+    if all(flaw == "opaque" for flaw in flaws):
+        raise InputError(_no_mask(frames[0], "is opaque everywhere, like all the others"))
+    inverted = [str(frame.mask or frame.image) for frame, flaw in zip(frames, flaws, strict=True) if flaw == "inverted"]
+    problem = f"masks cover the border in {len(inverted)} of {len(flaws)} views: inverted?"
+    if 2 * len(inverted) > len(flaws):
+        raise InputError(f"{inverted[0]}: {problem} The object must be white in masks, opaque in alpha")
+    if inverted:
+        log.warning("%s (%s)", problem, ", ".join(inverted[:3]) + (", ..." if len(inverted) > 3 else ""))
+    if opaque := flaws.count("opaque"):
+        log.warning("masks are opaque everywhere in %d of %d views; the object fills them", opaque, len(flaws))
+    if faint := flaws.count("faint"):
+        log.warning("the object is partly transparent in %d of %d views; alpha is its opacity", faint, len(flaws))
 
 
 def _load_mask(path: Path, frame: Frame) -> Tensor:
-    rgb, alpha = _load_pixels(path, frame)
-    mask = rgb.mean(-1, keepdim=True) * (1.0 if alpha is None else alpha)
-    return mask / mask.max() if 0 < mask.max() < 2 / 255 else mask  # some masks are stored as 0 and 1 of 255
+    values = load_values(path, upright=_is_turned(path, frame))
+    has_alpha = values.shape[-1] in (2, 4) and values.dtype == np.uint8
+    colors = values[..., :-1] if has_alpha else values
+    levels = colors[..., 0] if colors.shape[-1] == 1 else colors.mean(-1)
+    if has_alpha:
+        alpha = values[..., -1]
+        levels = alpha if np.ptp(levels) == 0 else levels * (alpha / 255)
+    mask = mask_of_levels(levels)
+    if mask is None:
+        numbers = ", ".join(f"{value:g}" for value in np.unique(levels)[:5])
+        raise InputError(f"{path}: a map of several classes ({numbers}); expected 0, and one value for the object")
+    return mask
 
 
 def _load_depth(path: Path, frame: Frame) -> Tensor:
-    if path.suffix != ".npy":
-        return _load_pixels(path, frame)[0][..., :1]
-    try:
-        depth = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a readable depth map ({error})") from None
-    depth = depth[..., None] if depth.ndim == 2 else depth
-    if depth.ndim != 3 or depth.shape[-1] != 1 or not torch.isfinite(depth).all():
-        raise InputError(f"{path}: expected finite depths of shape [H, W], got {list(depth.shape)}")
-    return depth
+    values = load_values(path, upright=_is_turned(path, frame))
+    if values.shape[-1] == 2:
+        raise InputError(f"{path}: expected depths of shape [H, W], got {list(values.shape)}")
+    colors = values[..., :3]
+    if (colors != colors[..., :1]).any():
+        raise InputError(f"{path}: a coloured picture; expected depths, in one channel")
+    return torch.from_numpy(colors[..., :1].astype(np.float32))
+
+
+def _load_normal(path: Path, frame: Frame) -> Tensor:
+    """Return normals [H, W, 3] in [-1, 1]: floats as they are, whole numbers from 0 for -1 to the largest for 1."""
+    values = load_values(path, upright=_is_turned(path, frame))[..., :3]
+    if values.shape[-1] != 3:
+        raise InputError(f"{path}: expected normals of shape [H, W, 3], got {list(values.shape)}")
+    if values.dtype.kind == "f":
+        return torch.from_numpy(values.astype(np.float32))
+    return torch.from_numpy(values.astype(np.float32) / np.iinfo(values.dtype).max * 2 - 1)
 
 
 def _same_size(path: Path, image: Tensor, frame: Frame, rgb: Tensor) -> Tensor:

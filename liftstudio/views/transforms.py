@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
+from liftstudio.core.files import file_kind
 from liftstudio.data.images import image_size
 from liftstudio.data.lookup import find_file, find_picture
 from liftstudio.views.frames import ROTATION_TOLERANCE, Capture, Frame, check_intrinsics, check_pose, find_mask
@@ -160,6 +161,8 @@ def _read_json(path: Path) -> Record:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except json.JSONDecodeError as error:
+        if kind := file_kind(path):
+            raise InputError(f"{path}: expected JSON, found {kind}") from None
         raise InputError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}") from None
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not a readable JSON file ({error})") from None

@@ -1,4 +1,6 @@
 import struct
+import sys
+import types
 import zlib
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.seeds import fresh_seed
-from PIL import Image
+from PIL import Image, ImageFile
 
 from liftstudio.core.errors import InputError
 from liftstudio.data.images import (
@@ -16,6 +18,7 @@ from liftstudio.data.images import (
     grid,
     image_size,
     load_image,
+    load_values,
     reduce_image,
     resize_area,
     save_image,
@@ -154,6 +157,57 @@ def test_faults_name_the_file(tmp_path: Path) -> None:
     for name in ["large.png", "missing.png", "text.png", "empty.png"]:
         with pytest.raises(InputError, match=name):
             image_size(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", r"found a Git LFS pointer of 43 bytes.*run git lfs pull"),
+        (b"<html><body>log in</body></html>", "found an HTML page"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 500, "found a HEIC image; convert it, or pip install pillow"),
+        (b"v/1\x01" + b"\0" * 50, "expected a format such as PNG or JPEG, found an OpenEXR image"),
+    ],
+)
+def test_files_that_are_no_images_are_named(
+    content: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.png").write_bytes(content)
+    for read in (load_image, load_values, image_size):
+        with pytest.raises(InputError, match=rf"a\.png: not a readable image \(.*{message}"):
+            read(tmp_path / "a.png")
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.npy: not a readable array \(an? "):
+        load_values(tmp_path / "a.npy")
+
+
+def test_heic_is_read_by_its_library(tmp_path: Path, rgba: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in reads every file of that kind as one picture."""
+    pillow_heif = types.ModuleType("pillow_heif")
+
+    class File(ImageFile.ImageFile):
+        format = "HEIF"
+
+        def _open(self) -> None:
+            self._size, self._mode = (WIDTH, HEIGHT), "RGB"
+            self.im = Image.fromarray(rgba[..., :3]).im
+
+    def register() -> None:
+        Image.register_open("HEIF", File, lambda head: head[4:12] == b"ftypheic")
+
+    pillow_heif.register_heif_opener = register  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pillow_heif", pillow_heif)
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    (tmp_path / "photo.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")  # as phones' files are renamed
+    check(tmp_path / "photo.jpg", rgba[..., :3] / 255, None)
+
+
+@pytest.mark.parametrize("values", [np.float32(255), np.float32(-1), np.int32(70000)])
+def test_grey_levels_beyond_white_are_refused(values: np.generic, tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.tif", Image.fromarray(np.full((6, 9), values)))
+    with pytest.raises(InputError, match=r"a\.tif: not a readable image \(grey levels from .*; expected 0 to 1\)"):
+        load_image(path)
 
 
 def test_resize_area_is_the_mean_of_the_covered_area() -> None:

@@ -122,6 +122,17 @@ def test_truncated_files(suffix: str, tmp_path: Path) -> None:
         read_mesh(path)
 
 
+@pytest.mark.parametrize("suffix", [".obj", ".glb", ".ply", ".stl"])
+def test_pointers_and_pages_are_named(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"mesh{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(InputError, match=r"expected a mesh, found a Git LFS pointer of 43 bytes"):
+        read_mesh(path)
+    path.write_text("<!DOCTYPE html>")
+    with pytest.raises(InputError, match="expected a mesh, found an HTML page"):
+        read_mesh(path)
+
+
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     (tmp_path / "folder.obj").mkdir()
     for name in ("none.obj", "folder.obj"):

@@ -1,5 +1,6 @@
 """Opening weight files, and the prior that recognises them."""
 
+import io
 import os
 import re
 from argparse import Namespace
@@ -10,7 +11,7 @@ import pytest
 import torch
 from helpers.seeds import fresh_seed
 from helpers.tiny_prior import TinyBall, write_weights
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 
 from liftstudio.cli.catalog import catalog
@@ -72,6 +73,37 @@ def test_invalid_weight_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(InputError, match=message):
             open_weights(name)
     assert not (tmp_path / "was-here").exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_files_that_are_no_weights_are_named(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: dict[str, torch.Tensor]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    archive = io.BytesIO()
+    torch.save(state, archive)
+    other = save(state) if suffix == ".ckpt" else archive.getvalue()
+    wrong = rf"rename it to w\{'.safetensors' if suffix == '.ckpt' else '.ckpt'}"
+    whole = archive.getvalue() if suffix == ".ckpt" else save(state)
+    for content, message in (
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer of 43 bytes.*git lfs pull"),
+        (b"<!doctype html><html>", "an HTML page, not the file itself"),
+        (b"", "an empty file"),
+        (other, wrong),
+        (whole[:-30], "if its download was interrupted, repeat it"),
+    ):
+        Path(f"w{suffix}").write_bytes(content)
+        with pytest.raises(InputError, match=rf"w\{suffix}: not a readable weight file \(.*{message}"):
+            open_weights(f"w{suffix}")
+
+
+def test_checkpoints_of_old_torch_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: dict[str, torch.Tensor]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(state, "old.pth", _use_new_zipfile_serialization=False)
+    weights = open_weights("old.pth")
+    assert all(torch.equal(weights[key], value) for key, value in state.items())
 
 
 def test_a_checkpoint_with_other_objects_is_read_once_saved_as_told(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.views.input_image import load_input_image
-from liftstudio.views.silhouettes import alpha_before, bounding_box, main_pieces
+from liftstudio.views.silhouettes import alpha_before, border_color, bounding_box, main_pieces
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +143,105 @@ def test_specks_are_dropped_and_several_objects_warned_of(
     picture = load_input_image(save_rgba(tmp_path / "b.png", alpha, torch.rand(3)))
     assert bounding_box(picture.alpha) == (20, 20, 160, 80)
     assert "b.png: 2 separate objects" in caplog.text
+
+
+def card(name: str, alpha: Tensor) -> Tensor:
+    """Return the alpha of an opaque picture, of `alpha`'s size, as programs write it."""
+    opaque = torch.ones_like(alpha)
+    if name == "almost opaque":
+        return opaque * 254 / 255
+    if name == "half opaque":
+        return opaque / 2
+    if name == "noise":
+        return opaque - 0.1 * torch.rand_like(opaque)
+    if name == "one clear pixel":
+        opaque[0, 0] = 0
+    elif name == "clear edge":
+        opaque[[0, -1]] = opaque[:, [0, -1]] = 0
+    elif name == "padded":
+        opaque[:, :20] = opaque[:, -20:] = 0
+    elif name == "rounded":
+        at = [torch.arange(n) + 0.5 for n in alpha.shape[:2]]
+        beyond = [(20 - torch.minimum(a, len(a) - a)).clamp_min(0) for a in at]
+        opaque[beyond[0][:, None] ** 2 + beyond[1][None] ** 2 > 20**2] = 0
+    return opaque
+
+
+CARDS = ["almost opaque", "half opaque", "noise", "one clear pixel", "clear edge", "padded", "rounded"]
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_alpha_of_an_opaque_picture_is_no_silhouette(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+    alpha = ellipse(110, 170, (55, 85), (40, 50))
+    color, around = torch.tensor([0.2, 0.5, 0.3]), card(name, alpha)
+    picture = alpha * color + (1 - alpha) * torch.tensor([0.9, 0.9, 0.8])
+    hidden = torch.cat([picture.where(around > 0, torch.tensor(0.0)), around], dim=-1)
+    found = load_input_image(save(tmp_path / "a.png", hidden))
+    assert (found.alpha - alpha).abs().mean() < 0.004 and (found.alpha - alpha).abs().max() < 0.4
+    assert (found.rgb - color)[found.alpha[..., 0] > 0.99].abs().max() < 0.1
+    assert ("shows a filled rectangle; the object is cut out" in caplog.text) == bool((around == 0).any())
+
+
+def test_a_card_that_is_the_object_is_kept_and_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+    around = card("rounded", torch.ones(110, 170, 1))
+    for picture in (torch.rand(110, 170, 3), torch.full((110, 170, 3), 0.4)):
+        caplog.clear()
+        found = load_input_image(save(tmp_path / "a.png", torch.cat([picture, around], dim=-1)))
+        assert torch.equal(found.alpha, around)
+        assert "a.png: its alpha shows a filled rectangle" in caplog.text
+    with pytest.raises(InputError, match="the image is opaque and its background is not one plain colour"):
+        load_input_image(save(tmp_path / "b.png", torch.cat([torch.rand(110, 170, 3), around * 0 + 254 / 255], dim=-1)))
+    rembg_that_keeps((20, 10, 60, 50), monkeypatch)
+    assert load_input_image(tmp_path / "a.png").alpha.sum() == 1600
+
+
+def test_a_transparent_object_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+    alpha = ellipse(110, 170, (55, 85), (40, 50))
+    load_input_image(save_rgba(tmp_path / "a.png", alpha, torch.rand(3)))
+    assert not caplog.records
+    load_input_image(save_rgba(tmp_path / "b.png", alpha / 2, torch.rand(3)))
+    assert "b.png: the object is partly transparent: half of it has an alpha below 0.5" in caplog.text
+
+
+@pytest.mark.parametrize("opaque", [True, False])
+@pytest.mark.parametrize(
+    ("center", "sides"),
+    [((90, 85), "bottom border"), ((20, 85), "top border"), ((55, 30), "left border"), ((55, 150), "right border")],
+)
+def test_an_object_that_the_picture_cuts_off(
+    center: tuple[int, int],
+    sides: str,
+    opaque: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before a plain background as well, though a good part of the border is then not plain."""
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+    alpha, color = ellipse(110, 170, center, (40, 50)), torch.tensor([0.2, 0.5, 0.3])
+    picture = alpha * color + 1 - alpha if opaque else torch.cat([alpha * 0 + color, alpha], dim=-1)
+    found = load_input_image(save(tmp_path / "a.png", picture))
+    assert (found.alpha - alpha).abs().mean() < 0.004
+    assert f"a.png: the object reaches the {sides};" in caplog.text
+
+
+def test_backgrounds_that_are_not_plain() -> None:
+    """A wall above a table, a vignette and a gradient are refused, though most of their border is of one colour."""
+    white, rows, columns = torch.ones(100, 100, 3), torch.arange(100)[:, None, None], torch.arange(100)[None, :, None]
+    assert border_color(white) is not None
+    assert border_color(white.where(rows < 80, 0.3)) is None
+    vignette = 1 - ((rows - 50).abs() + (columns - 50).abs()) ** 2 / 10000 * 0.3
+    assert border_color(white * vignette) is None
+    assert border_color(white * (1 - rows * 0.004)) is None
 
 
 def faulty(name: str, path: Path) -> None:

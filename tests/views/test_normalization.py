@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -76,6 +78,28 @@ def test_contradictions_and_unbounded_objects_are_refused() -> None:
     single[torch.arange(len(masks)), rows, columns] = 1
     with pytest.raises(InputError, match="do the masks match the poses"):
         object_box(cameras, single)
+
+
+def test_what_is_wrong_with_silhouettes_is_said() -> None:
+    """Faults that all leave the object unbounded, or contradictory, differ in what is to be done."""
+    cameras, masks = captured()
+    border, count = masks.clone(), len(masks)
+    border[:, 0, 7] = 1
+    same = replace(cameras, c2w=cameras.c2w[:1].expand(count, 4, 4))
+    opencv = replace(cameras, c2w=cameras.c2w * torch.tensor([1, -1, -1, 1]))
+    moved = replace(cameras, c2w=cameras.c2w.clone())
+    moved.c2w[7, :3, 3] += moved.c2w[7, :3, 0] * 2
+    for faulty, silhouettes, message in (
+        (cameras[:1], masks[:1], "there is only one view"),
+        (cameras, 1 - masks, f"masks reach the border in {count} of {count} views; are they inverted"),
+        (cameras, border, f"masks reach the border in {count} of {count} views"),
+        (cameras, masks * 0.4, f"masks are below 0.5 everywhere in {count} of {count} views"),
+        (same, masks[:1].expand_as(masks), f"all {count} cameras look in the same direction; are the poses right"),
+        (opencv, masks, r"with camera axes as in OpenCV \(y down, z forward\) there is"),
+        (moved, masks, "without view 7 there is"),
+    ):
+        with pytest.raises(InputError, match=message):
+            object_box(faulty, silhouettes)
 
 
 def test_upright_rotation_turns_the_mean_up_to_z() -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from captures import Shots, load, shoot, source
 from helpers.seeds import fresh_seed
 from PIL import Image
+from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.data.images import resize_area
@@ -67,7 +68,9 @@ def test_known_background(shots: Shots, tmp_path: Path, color: str, level: int) 
     with pytest.raises(InputError, match=r"RGBA.*masks.*views\.background"):
         load(tmp_path)
     views = load(tmp_path, background=color)
-    assert torch.equal(views.masks, torch.from_numpy(shots.rgba[..., 3:] > 0).float())
+    silhouettes = torch.from_numpy(shots.rgba[..., 3:] > 0)
+    assert torch.equal(views.masks > 0.5, silhouettes)  # soft along the outline, as a single picture's
+    assert (views.masks - silhouettes.float()).abs().mean() < 0.01
     assert load(tmp_path, background=color, background_threshold=0.6).masks.sum() < views.masks.sum()
 
 
@@ -78,7 +81,135 @@ def test_opaque_alpha_is_no_mask(tmp_path: Path) -> None:
     shots.save(tmp_path)
     with pytest.raises(InputError, match=r"000\.png: is opaque everywhere.*views\.background"):
         load(tmp_path)
-    assert torch.equal(load(tmp_path, background="white").masks, torch.from_numpy(silhouettes).float())
+    for alpha in (255, 254, 128):
+        shots.rgba[..., 3] = alpha
+        shots.rgba[:, 0, 0, 3] = 0 if alpha == 254 else alpha
+        shots.save(tmp_path)
+        with pytest.raises(InputError, match=r"000\.png: is opaque everywhere.*views\.background"):
+            load(tmp_path)
+        assert torch.equal(load(tmp_path, background="white").masks > 0.5, torch.from_numpy(silhouettes))
+
+
+@pytest.mark.parametrize(("color", "level"), [("white", 255), ("black", 0)])
+def test_fringes_of_jpeg_are_no_silhouette(color: str, level: int, tmp_path: Path) -> None:
+    def as_jpeg(data: dict[str, Any]) -> None:
+        data["frames"] = [{**frame, "file_path": "a.jpg"} for frame in data["frames"]]
+
+    shoot(2, 96, 128).save(tmp_path, as_jpeg)
+    row, column = np.mgrid[:96, :128] + 0.5
+    inside = (row - 48) ** 2 + (column - 64) ** 2 < 32**2
+    texture = np.random.default_rng(0).integers(0, 200, (12, 16, 3)).repeat(8, 0).repeat(8, 1) + (0 if level else 55)
+    picture = np.where(inside[..., None], texture, level).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.jpg", quality=75)
+    differs = np.abs(np.array(Image.open(tmp_path / "a.jpg")).astype(int) - level).max(-1) > 0.05 * 255
+    assert differs.sum() > 1.07 * inside.sum()
+    views = load(tmp_path, background=color)
+    assert (views.masks[0] > 0.5).sum() < 1.03 * inside.sum()
+
+
+LEVELS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "0 and 7": lambda on: on * np.uint8(7),
+    "0 and 128": lambda on: on * np.uint8(128),
+    "16 and 235": lambda on: 16 + on * np.uint8(219),
+    "16 bits": lambda on: on * np.uint16(1),
+    "32 bits": lambda on: on * np.int32(70000),
+    "floats": lambda on: on * np.float32(0.2),
+    "colours": lambda on: on[..., None] * np.uint8([128, 0, 0]),
+    "alpha": lambda on: np.dstack([np.zeros((*on.shape, 3), np.uint8), on * np.uint8(255)]),
+    "grey and alpha": lambda on: np.dstack([np.full((*on.shape, 3), 80, np.uint8), on * np.uint8(255)]),
+}
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_levels_of_masks(name: str, shots: Shots, tmp_path: Path) -> None:
+    masks = [LEVELS[name](rgba[..., 3] > 0) for rgba in shots.rgba]
+    suffix = "tif" if name in ("floats", "32 bits") else "png"
+    shots.save(tmp_path, lambda data: [f.update(mask_path=f"{i}.{suffix}") for i, f in enumerate(data["frames"])])
+    for i, mask in enumerate(masks):
+        Image.fromarray(mask).save(tmp_path / f"{i}.{suffix}")
+    shots.check(load(tmp_path))
+
+
+def test_masks_in_other_files(shots: Shots, tmp_path: Path) -> None:
+    def save(suffix: str, write: Callable[[Path, np.ndarray], object]) -> Tensor:
+        shots.save(tmp_path, lambda data: [f.update(mask_path=f"{i}{suffix}") for i, f in enumerate(data["frames"])])
+        for i, rgba in enumerate(shots.rgba):
+            write(tmp_path / f"{i}{suffix}", rgba[..., 3] > 0)
+        return load(tmp_path).masks
+
+    def write_palette(path: Path, on: np.ndarray) -> None:
+        image = Image.fromarray(on.astype(np.uint8), "P")
+        image.putpalette([0, 0, 0, 128, 0, 0])
+        image.save(path)
+
+    wanted = torch.from_numpy(shots.rgba[..., 3:] > 0)
+    assert torch.equal(save(".npy", np.save), wanted.float())
+    assert torch.equal(save(".png", write_palette), wanted.float())
+    jpeg = save(".jpg", lambda path, on: Image.fromarray(on * np.uint8(128)).save(path, quality=90))
+    assert torch.equal(jpeg > 0.5, wanted)
+
+
+def test_soft_masks_stay_soft(tmp_path: Path) -> None:
+    shots = shoot(2)
+    soft = np.zeros((24, 32), np.uint8)
+    soft[6:18, 6:26] = 255
+    soft[6, 6:26] = np.arange(20) * 12
+    shots.save(tmp_path, lambda data: [frame.update(mask_path="m.png") for frame in data["frames"]])
+    Image.fromarray(soft).save(tmp_path / "m.png")
+    torch.testing.assert_close(load(tmp_path).masks[0, ..., 0], torch.from_numpy(soft).float() / 255)
+
+
+def test_label_maps_of_several_classes_are_refused(shots: Shots, tmp_path: Path) -> None:
+    shots.save(tmp_path, lambda data: [frame.update(mask_path="m.png") for frame in data["frames"]])
+    labels = np.zeros((24, 32), np.uint8)
+    labels[4:12, 4:12], labels[12:20, 4:12] = 1, 255
+    Image.fromarray(labels).save(tmp_path / "m.png")
+    with pytest.raises(InputError, match=r"m\.png: a map of several classes \(0, 1, 255\); expected 0, and one value"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["masks", "alpha"])
+def test_inverted_masks(
+    where: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+    shots = shoot()
+    for count in (1, 5):
+        inverted = shots.rgba.copy()
+        inverted[:count, ..., 3] = 255 - inverted[:count, ..., 3]
+        Shots(inverted if where == "alpha" else shots.rgba, shots.cameras).save(tmp_path)
+        if where == "masks":
+            save_masks(Shots(inverted, shots.cameras), tmp_path)
+        place = "masks/000.png" if where == "masks" else "images/000.png"
+        if count == 1:
+            load(tmp_path)
+            assert "masks cover the border in 1 of 5 views: inverted?" in caplog.text and place in caplog.text
+            continue
+        with pytest.raises(InputError, match=rf"{place}: masks cover the border in 5 of 5 views: inverted\?"):
+            load(tmp_path)
+
+
+def test_specks_of_masks_are_dropped(shots: Shots, tmp_path: Path) -> None:
+    wanted = shots.rgba.copy()
+    area = int((shots.rgba[0, ..., 3] > 0).sum())
+    assert area > 100
+    shots.rgba[:, 0, 7, 3] = 255
+    views = load(shots.save(tmp_path))
+    assert torch.equal(views.masks, torch.from_numpy(wanted[..., 3:]).float() / 255)
+
+
+def test_partly_transparent_views_are_warned_of(
+    shots: Shots, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+    load(shots.save(tmp_path))
+    assert not caplog.records
+    shots.rgba[:2, ..., 3] //= 2
+    load(shots.save(tmp_path))
+    assert "partly transparent in 2 of 5 views" in caplog.text
+    shots.rgba[2, ..., 3] = 254
+    load(shots.save(tmp_path))
+    assert "masks are opaque everywhere in 1 of 5 views" in caplog.text
 
 
 def test_held_out_views(shots: Shots, tmp_path: Path) -> None:
@@ -122,7 +253,9 @@ def test_maps(shots: Shots, tmp_path: Path) -> None:
         Image.fromarray(encoded[i]).save(tmp_path / f"normal_{i}.png")
     views = load(tmp_path)
     assert views.depths is not None and views.normals is not None
-    torch.testing.assert_close(views.depths[..., 0], torch.from_numpy(depth.astype(np.float32)) / 65535)
+    torch.testing.assert_close(views.depths[..., 0], torch.from_numpy(depth.astype(np.float32)))
+    in_metres = load(tmp_path, depth_unit=0.001).depths
+    torch.testing.assert_close(in_metres, views.depths * 0.001)
     wanted = torch.einsum("vij,vhwj->vhwi", shots.cameras.c2w[:, :3, :3], normal)
     assert (views.normals - wanted).norm(dim=-1).max() < 0.015  # 8 bits a channel
     as_world = load(tmp_path, normal_space="world").normals
@@ -130,7 +263,7 @@ def test_maps(shots: Shots, tmp_path: Path) -> None:
     small = load(tmp_path, max_size=8)
     assert small.depths is not None and small.depths.shape == (5, 6, 8, 1)
     (tmp_path / "depth_2.png").unlink()
-    np.save(tmp_path / "depth_2.npy", depth[2].astype(np.float64) / 65535)
+    np.save(tmp_path / "depth_2.npy", depth[2].astype(np.float64))
     edit(tmp_path, lambda data: data["frames"][2].update(depth_file_path="depth_2.npy"))
     torch.testing.assert_close(load(tmp_path).depths, views.depths)
     edit(tmp_path, lambda data: data["frames"][1].pop("normal_path"))
@@ -282,7 +415,7 @@ def test_images_of_several_sizes_are_padded(shots: Shots, tmp_path: Path) -> Non
         window = views.window(i)
         rgba = torch.from_numpy(shots.rgba[i, top:bottom, left:right]).float() / 255
         torch.testing.assert_close(torch.cat([views.images[i], views.masks[i]], -1)[window], rgba)
-        torch.testing.assert_close(views.depths[i][window], torch.full_like(rgba[..., :1], 0.2))
+        torch.testing.assert_close(views.depths[i][window], torch.full_like(rgba[..., :1], 51.0))
         assert views.seen()[i].sum() == (right - left) * (bottom - top) and views.seen()[i][window].all()
         assert views.masks[i][~views.seen()[i]].sum() == 0
         shift = own[i].cx - window[1].start - (shots.cameras.cx[i] - left)
@@ -383,15 +516,49 @@ def test_faulty_images(fault: str, message: str, shots: Shots, tmp_path: Path) -
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", ["tif", "npy"])
+def test_depths_in_metres(suffix: str, shots: Shots, tmp_path: Path) -> None:
+    metres = np.linspace(1.2, 1.8, 24 * 32, dtype=np.float32).reshape(24, 32)
+    shots.save(tmp_path, lambda data: [f.update(depth_file_path=f"d.{suffix}") for f in data["frames"]])
+    if suffix == "npy":
+        np.save(tmp_path / "d.npy", metres)
+    else:
+        Image.fromarray(metres).save(tmp_path / "d.tif")
+    depths = load(tmp_path).depths
+    assert depths is not None and torch.equal(depths[3, ..., 0], torch.from_numpy(metres))
+    Image.fromarray((metres * 1000).astype(np.int32)).save(tmp_path / "d.tif")
+    edit(tmp_path, lambda data: [f.update(depth_file_path="d.tif") for f in data["frames"]])
+    depths = load(tmp_path, depth_unit=0.001).depths
+    assert depths is not None and (depths[3, ..., 0] - torch.from_numpy(metres)).abs().max() < 0.0011
+
+
+def test_depths_as_a_coloured_picture_are_refused(shots: Shots, tmp_path: Path) -> None:
+    shots.save(tmp_path, lambda data: [f.update(depth_file_path=f["file_path"]) for f in data["frames"]])
+    with pytest.raises(InputError, match=r"000\.png: a coloured picture; expected depths, in one channel"):
+        load(tmp_path)
+
+
+def test_normals_in_floats(shots: Shots, tmp_path: Path) -> None:
+    normal = F.normalize(torch.randn(24, 32, 3), dim=-1)
+    shots.save(tmp_path, lambda data: [f.update(normal_file_path="n.npy") for f in data["frames"]])
+    np.save(tmp_path / "n.npy", normal.numpy())
+    normals = load(tmp_path, normal_space="world").normals
+    assert normals is not None
+    torch.testing.assert_close(normals, normal.expand(5, -1, -1, -1))
+    np.save(tmp_path / "n.npy", normal[..., 0].numpy())
+    with pytest.raises(InputError, match=r"n\.npy: expected normals of shape \[H, W, 3\]"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no numpy file", "not a readable depth map"),
-        (b"", "not a readable depth map"),
+        (b"no numpy file", "not a readable array"),
+        (b"", "not a readable array"),
         (np.zeros((3, 4)), r"4x3 pixels"),
         (np.full((24, 32), np.nan), "finite"),
         (np.zeros((24, 32, 2)), r"\[H, W\]"),
-        (np.array([{}]), "not a readable depth map"),
+        (np.array([{}]), "not a readable array"),
     ],
 )
 def test_faulty_depths(content: Any, message: str, shots: Shots, tmp_path: Path) -> None:
@@ -417,6 +584,7 @@ def test_too_many_pixels_are_refused_at_once(shots: Shots, tmp_path: Path, monke
         {"scale": 0.0},
         {"background_threshold": 0.0},
         {"background": "green"},
+        {"depth_unit": 0.0},
         {"normalize": "no"},
         {"held_out": 3},
         {"held_out": [0.5]},

@@ -373,7 +373,7 @@ def test_pictures_are_found_by_their_stem(said: str, on_disk: str, shots: Shots,
     views = load(tmp_path)
     shots.check(views)
     assert views.depths is not None
-    torch.testing.assert_close(views.depths[..., 0], torch.from_numpy(shots.rgba[..., 0]).float() / 255)
+    torch.testing.assert_close(views.depths[..., 0], torch.from_numpy(shots.rgba[..., 0]).float())
 
 
 def test_masks_of_other_suffixes(shots: Shots, tmp_path: Path) -> None:
@@ -501,7 +501,7 @@ def test_faults(fault: str, shots: Shots, tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b'{\n "frames": [,]\n}', "line 2, column"),
-        (b"", "line 1"),
+        (b"", "found an empty file"),
         (b"[1, 2]", "keys and values"),
         (b'{"fl_x": NaN, "frames": []}', "NaN"),
         (b'{"fl_x": -Infinity, "frames": []}', "-Infinity"),

@@ -17,6 +17,8 @@ from torch import Tensor
 from liftstudio.core.cache import cached, content_key, file_digest
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import WorkProgress
+from liftstudio.data.color_spaces import color_space
+from liftstudio.data.images import image_size
 from liftstudio.data.lookup import find_file
 from liftstudio.data.mesh import Mesh
 from liftstudio.data.mesh_io import read_mesh
@@ -155,8 +157,7 @@ def _texture(setting: str, library: Path, path: Path) -> Path:
     """Return the texture of a `map_Kd` setting: the file name after the options.
 
     Raises:
-        InputError: the file is missing, or the options scale or offset it.
-        OSError: the file is not a readable image.
+        InputError: the file is missing or no readable image, or the options scale or offset it.
     """
     options, texture = _split_last(setting, library.parent, path)
     in_place = None
@@ -165,7 +166,7 @@ def _texture(setting: str, library: Path, path: Path) -> Path:
             in_place = _IN_PLACE.get(word)
         elif in_place and not re.fullmatch(in_place, word):
             raise InputError(f"{path}: scaling or moving a texture is not supported: {texture.name} ({options})")
-    Image.open(texture).close()
+    image_size(texture)  # reports files that are no images
     return texture
 
 
@@ -205,7 +206,8 @@ def _colors(visual: Any, face: NDArray[np.int64], mean: Any, linear: bool) -> ND
         material = visual.material
         image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
         if image is not None and visual.uv is not None:
-            texels = _texels(np.asarray(image.convert("RGB")), mean(visual.uv))
+            space = None if linear else color_space(image)  # glTF ignores the profiles of its images
+            texels = _texels(np.asarray(space.to_srgb(image) if space else image.convert("RGB")), mean(visual.uv))
             factor = getattr(material, "baseColorFactor", None)
             scale = 1.0 if factor is None else _displayed(np.asarray(factor)[:3], linear) / 255
             return np.rint(texels * scale).astype(np.uint8)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from liftstudio.core.errors import InputError
+from liftstudio.core.files import ZIP, file_kind
 
 ARRAYS = {"v": ("f", 3), "uv": ("u", 2), "f": ("iu", 3), "tex": ("u", 0), "pal": ("u", 3)}  # dtype kinds, columns
 OFFSETS = {"v_off": "v", "f_off": "f", "tex_off": "tex", "pal_off": "pal"}  # the array that each indexes
@@ -96,7 +97,8 @@ def read_pack(path: Path) -> Pack:
     except KeyError as error:
         raise InputError(f"{path}: not a pack of meshes: it has no array {str(error.args[0]).split()[0]}") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a readable pack of meshes: {error}") from None
+        kind = file_kind(path) if path.is_file() else ""
+        raise InputError(f"{path}: not a readable pack of meshes: {error if kind in ('', ZIP) else kind}") from None
     for name in OFFSETS:
         if arrays[name].dtype.kind in "iu":
             arrays[name] = arrays[name].astype(np.int64)  # differences of unsigned offsets would never be negative
