@@ -44,12 +44,16 @@ class DMTet(Geometry):
         self.half_spacing = 0.5 * edges.norm(dim=-1).min().item()  # half the shortest edge
         self.hash_field = HashField(config.grid, 1 + config.features, self.box).to(device)
         self.hash_field.reset(generator)
-        self.is_training_step = False
-        self.extracted: tuple[tuple[int, ...], Mesh] | None = None  # version of the grid, and its surface
+        self.is_training_step = False  # from `update` to the optimiser's step, while the parameters do not change
+        self.extracted: Mesh | None = None  # the surface in this training step
 
     def update(self, step: int) -> None:
-        """Clear the cached surface; from now on it is extracted once per change of the grid and shared by callers."""
+        """From now on until the optimiser's step, extract the surface only once; all callers share it."""
         self.is_training_step, self.extracted = True, None
+
+    def parameters_changed(self) -> None:
+        """Drop the shared surface; until the next training step, each caller gets a new one."""
+        self.is_training_step, self.extracted = False, None
 
     def _positions(self) -> Tensor:
         unit = self.grid.vertices + torch.tanh(self.deformation) * self.half_spacing
@@ -59,14 +63,10 @@ class DMTet(Geometry):
         """The zero level set. The border of the grid counts as outside, so the surface is closed."""
         if not self.is_training_step:
             return self._extract()
-        state = (self.sdf._version, self.deformation._version, self.box._version)  # counters of in-place changes
         wants_graph = torch.is_grad_enabled()
-        if self.extracted is None or self.extracted[0] != state or (wants_graph and not self._has_graph()):
-            self.extracted = state, self._extract()
-        return self.extracted[1] if wants_graph else self.extracted[1].detach()
-
-    def _has_graph(self) -> bool:
-        return self.extracted is not None and self.extracted[1].vertices.requires_grad
+        if self.extracted is None or (wants_graph and not self.extracted.vertices.requires_grad):
+            self.extracted = self._extract()
+        return self.extracted if wants_graph else self.extracted.detach()
 
     def _extract(self) -> Mesh:
         closed = torch.where(self.border, self.sdf.abs(), self.sdf)
