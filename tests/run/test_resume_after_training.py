@@ -19,7 +19,7 @@ CONFIG = {
     "data": {"path": "capture"},
     "views": {"type": "posed-images", "path": "${data.path}"},
     "device": "cpu",
-    "test": {"frames": 1, "size": 8, "stills": 1},
+    "test": {"frames": 1, "size": 16, "stills": 1},
     "log": {"tensorboard": False},
     "export": {"formats": ["glb", "obj"], "texture_size": 64, "shaded": True},
 }
