@@ -89,8 +89,7 @@ class CoarseToFine(System):
         if state is not None:
             scene.load_state_dict(state["scene"])
         elif config.geometry.options.from_:
-            inside = None if self.views is None else self.views.inside
-            scene.geometry.initialize(*self._previous_render(), inside)
+            self._initialize(stage, scene.geometry)
         self.stage = Stage(
             stage,
             config,
@@ -103,6 +102,14 @@ class CoarseToFine(System):
             self.stage.load_state(state)
             self.setup_generator.set_state(state["generators"][0].cpu())
             self.generator.set_state(state["generators"][1].cpu())
+
+    def _initialize(self, stage: str, geometry: Geometry) -> None:
+        """Initialise the geometry of a stage from the previous one."""
+        inside = None if self.views is None else self.views.inside
+        try:
+            geometry.initialize(*self._previous_render(), inside)
+        except InputError as error:
+            raise InputError(f"system.stages.{stage}: {error}") from None
 
     def _previous_render(self) -> tuple[Geometry, Cameras, Render]:
         """Return the geometry of the previous stage, and cameras around it with their renders."""
