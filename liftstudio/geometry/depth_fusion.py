@@ -4,6 +4,7 @@ Range image integration as in Zach, Pock and Bischof (ICCV 2007). Cells that no 
 surface of least area closes the shape. Undersides become flat instead of the visual hull's cone.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -162,18 +163,36 @@ def _nothing_left(seen: Render, cameras: Cameras, fine: Grid, core: Tensor) -> s
     )
 
 
+def slenderness(masks: Tensor) -> float:
+    """Largest ratio of width to length, in (0, 1], of the silhouettes of masks [V, H, W, 1]; 1 if all are empty.
+
+    The width is the diameter of the largest disc inside, the length the diagonal of the bounding box.
+    """
+    ratios = []
+    for mask in masks[..., 0] > 0.5:
+        if mask.any():
+            rows, columns = (mask.any(axis).nonzero() for axis in (1, 0))
+            length = math.hypot(*(float(side[-1] - side[0] + 1) for side in (rows, columns)))
+            ratios.append(min(1.0, _disc(mask) / length))
+    return max(ratios, default=1.0)
+
+
 def _widest(seen: Render, cameras: Cameras) -> tuple[float, float]:
     """Diameter of the largest disc inside any of the silhouettes, in pixels and in world units at the seen depth."""
-    from scipy.ndimage import distance_transform_edt  # slow to import
-
     assert seen.depth is not None
     found = []
     for view, mask in enumerate(seen.opacity[..., 0] > 0.5):
         if mask.any():
-            pixels = max(1.0, 2 * float(distance_transform_edt(mask.cpu().numpy()).max()) - 1)
-            depth = float(seen.depth[view, ..., 0][mask].median())
+            pixels, depth = _disc(mask), float(seen.depth[view, ..., 0][mask].median())
             found.append((pixels, pixels * depth / float(cameras.fx[view])))
     return max(found, key=lambda size: size[1])
+
+
+def _disc(mask: Tensor) -> float:
+    """Diameter, in pixels, of the largest disc inside a mask [H, W] that is not empty."""
+    from scipy.ndimage import distance_transform_edt  # slow to import
+
+    return max(1.0, 2 * float(distance_transform_edt(mask.cpu().numpy()).max()) - 1)
 
 
 def _resampled(inside: Tensor, grid: Grid) -> Tensor:
