@@ -37,6 +37,9 @@ class Geometry(Component, nn.Module):
     def update(self, step: int) -> None:
         """Apply the schedules of this geometry; called before each training step (0-based in the stage)."""
 
+    def parameters_changed(self) -> None:
+        """Drop what was kept of the parameters' values; called after each step of the optimiser."""
+
     @classmethod
     def is_volume(cls) -> bool:
         """Whether the geometry has a density to render; otherwise it has only a surface."""

@@ -1,20 +1,26 @@
 """DMTet: a signed distance on a deformable tetrahedral grid."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from liftstudio.core.errors import InputError
 from liftstudio.core.ranges import NonNegativeFloat, Range, UnitFloat
 from liftstudio.core.registry import register
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.mesh import Mesh
 from liftstudio.data.render import Render
 from liftstudio.geometry.base import Features, Geometry, Radius
-from liftstudio.geometry.depth_fusion import fuse_depth
+from liftstudio.geometry.depth_fusion import FusedShape, fuse_depth
 from liftstudio.geometry.hash_field import HashField, HashFieldConfig
 from liftstudio.ops.marching_tetrahedra import marching_tetrahedra, tet_grid
+
+FINEST = 256  # largest resolution of the grid
+CELLS_ACROSS = 1.25  # cells across the thinnest object whose surface stays in one piece
+KEPT_SHARE = 0.25  # of a shape's volume that must be left on the grid
 
 
 @register("dmtet")
@@ -24,7 +30,7 @@ class DMTet(Geometry):
     @dataclass
     class Config(Geometry.Config):
         radius: Radius = 1.0  # half the side of the cube that may hold the object, world units
-        resolution: Annotated[int, Range(2, 256)] = 64  # of the tetrahedral grid: 64 has 37k vertices, 128 has 273k
+        resolution: Annotated[int, Range(2, FINEST)] = 64  # of the tetrahedral grid: 64 has 37k vertices, 128 has 273k
         sphere_radius: UnitFloat = 0.5  # initial sphere, as a fraction of `radius`; used if no stage gives the shape
         margin: NonNegativeFloat = 0.08  # free space around the shape of a previous stage, fraction of its longest side
         grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # appearance field
@@ -44,12 +50,16 @@ class DMTet(Geometry):
         self.half_spacing = 0.5 * edges.norm(dim=-1).min().item()  # half the shortest edge
         self.hash_field = HashField(config.grid, 1 + config.features, self.box).to(device)
         self.hash_field.reset(generator)
-        self.is_training_step = False
-        self.extracted: tuple[tuple[int, ...], Mesh] | None = None  # version of the grid, and its surface
+        self.is_training_step = False  # from `update` to the optimiser's step, while the parameters do not change
+        self.extracted: Mesh | None = None  # the surface in this training step
 
     def update(self, step: int) -> None:
-        """Clear the cached surface; from now on it is extracted once per change of the grid and shared by callers."""
+        """From now on until the optimiser's step, extract the surface only once; all callers share it."""
         self.is_training_step, self.extracted = True, None
+
+    def parameters_changed(self) -> None:
+        """Drop the shared surface; until the next training step, each caller gets a new one."""
+        self.is_training_step, self.extracted = False, None
 
     def _positions(self) -> Tensor:
         unit = self.grid.vertices + torch.tanh(self.deformation) * self.half_spacing
@@ -59,14 +69,10 @@ class DMTet(Geometry):
         """The zero level set. The border of the grid counts as outside, so the surface is closed."""
         if not self.is_training_step:
             return self._extract()
-        state = (self.sdf._version, self.deformation._version, self.box._version)  # counters of in-place changes
         wants_graph = torch.is_grad_enabled()
-        if self.extracted is None or self.extracted[0] != state or (wants_graph and not self._has_graph()):
-            self.extracted = state, self._extract()
-        return self.extracted[1] if wants_graph else self.extracted[1].detach()
-
-    def _has_graph(self) -> bool:
-        return self.extracted is not None and self.extracted[1].vertices.requires_grad
+        if self.extracted is None or (wants_graph and not self.extracted.vertices.requires_grad):
+            self.extracted = self._extract()
+        return self.extracted if wants_graph else self.extracted.detach()
 
     def _extract(self) -> Mesh:
         closed = torch.where(self.border, self.sdf.abs(), self.sdf)
@@ -101,12 +107,39 @@ class DMTet(Geometry):
         """Fuse the renders of `other` into a closed shape and fit the grid's box to it.
 
         The appearance field is copied from `other.hash_field`; if there is none, it starts from scratch.
+
+        Raises:
+            InputError: see `fuse_depth`; or the shape is too thin for the cells of the grid.
         """
         fused = fuse_depth(seen, cameras, other.box, inside)
         self.box.copy_(fused.bounding_box(self.config.margin))
         half_side = (self.box[1, 0] - self.box[0, 0]) / 2
         self.sdf.copy_(fused.sample(self._positions()) / half_side)
+        self._check_thickness(fused)
         appearance = getattr(other, "hash_field", None)
         if isinstance(appearance, HashField):
             self.hash_field.load_state_dict(appearance.state_dict())
             self.hash_field.use_levels(self.hash_field.spec.levels)
+
+    def _check_thickness(self, fused: FusedShape) -> None:
+        """Raise an InputError if the grid has lost most of the shape."""
+        if _volume(self._extract()) > KEPT_SHARE * fused.volume:
+            return
+        side = (self.box[1, 0] - self.box[0, 0]).item()
+        resolution = self.config.resolution
+        cells = max(CELLS_ACROSS * side / fused.thickness, 0.5 * resolution)  # `tet_grid` has 0.4 * resolution
+        wanted = 16 * math.ceil(cells / 0.4 / 16)
+        advice = (
+            f"raise geometry.resolution from {resolution} to {wanted}"
+            if wanted <= FINEST
+            else f"even geometry.resolution={FINEST} is too coarse for it"
+        )
+        share = 100 * fused.thickness / side * (1 + 2 * self.config.margin)
+        raise InputError(
+            f"the object is too thin for the tetrahedral grid: about {share:.1f} % of its longest side thick; {advice}"
+        )
+
+
+def _volume(mesh: Mesh) -> float:
+    a, b, c = mesh.corners().unbind(1)
+    return (a * torch.linalg.cross(b, c)).sum().item() / 6

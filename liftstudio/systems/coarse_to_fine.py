@@ -14,6 +14,7 @@ from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.geometry.base import Geometry
+from liftstudio.geometry.depth_fusion import slenderness
 from liftstudio.guidance.base import Guidance
 from liftstudio.renderers.scene import Scene
 from liftstudio.systems.base import Surface, System
@@ -23,6 +24,8 @@ from liftstudio.systems.stage_config import StageConfig, check_stages, geometry_
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+THIN = 0.1  # ratio of thickness to length below which a stage may lose an object
 
 
 def _default(kind: str, name: str) -> ComponentSpec:
@@ -89,8 +92,7 @@ class CoarseToFine(System):
         if state is not None:
             scene.load_state_dict(state["scene"])
         elif config.geometry.options.from_:
-            inside = None if self.views is None else self.views.inside
-            scene.geometry.initialize(*self._previous_render(), inside)
+            self._initialize(stage, scene.geometry)
         self.stage = Stage(
             stage,
             config,
@@ -103,6 +105,27 @@ class CoarseToFine(System):
             self.stage.load_state(state)
             self.setup_generator.set_state(state["generators"][0].cpu())
             self.generator.set_state(state["generators"][1].cpu())
+
+    def _initialize(self, stage: str, geometry: Geometry) -> None:
+        """Initialise the geometry of a stage from the previous one."""
+        inside = None if self.views is None else self.views.inside
+        source, cameras, seen = self._previous_render()
+        if not (seen.opacity > 0.5).any():
+            raise InputError(f"system.stages.{stage}: {self._vanished()}")
+        try:
+            geometry.initialize(source, cameras, seen, inside)
+        except InputError as error:
+            raise InputError(f"system.stages.{stage}: {error}") from None
+
+    def _vanished(self) -> str:
+        """Text for the error when the current stage, which is to be followed by another, shows nothing."""
+        before, kind = self.stage.name, self.config.stages[self.stage.name].geometry.type
+        share = 1.0 if self.views is None else slenderness(self.views.masks)
+        reason = f"stage {before} has lost the object: its opacity is below 0.5 everywhere"
+        if share > THIN:
+            return f"{reason}; raise system.stages.{before}.steps"
+        advice = "; use instant-ngp for this stage, as the config reconstruct-views does" * (kind != "instant-ngp")
+        return f"{reason}; the object is thin, about {100 * share:.0f} % of its length in the pictures{advice}"
 
     def _previous_render(self) -> tuple[Geometry, Cameras, Render]:
         """Return the geometry of the previous stage, and cameras around it with their renders."""

@@ -82,6 +82,7 @@ class Stage:
         self.fabric.backward(total)
         self._average_gradients()
         self.optimizer.step(step)
+        scene.geometry.parameters_changed()
         return {"loss": total.item()} | {name: value.item() for name, (_, value) in weighted.items()} | metrics
 
     def _guide(

@@ -1,6 +1,7 @@
 """Command lines in processes of their own, forked from one that has imported torch and Lightning once."""
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -30,12 +31,15 @@ _CONTEXT.set_forkserver_preload(
 
 
 class Launched:
-    """A running command line."""
+    """A running command line.
 
-    def __init__(self, *arguments: str) -> None:
+    killed_in: "module:function"; the process is killed when it calls that function. Empty: it is not.
+    """
+
+    def __init__(self, *arguments: str, killed_in: str = "") -> None:
         with tempfile.NamedTemporaryFile(delete=False) as file:
             self._errors = Path(file.name)
-        self._process = _CONTEXT.Process(target=_main, args=(list(arguments), Path.cwd(), self._errors))
+        self._process = _CONTEXT.Process(target=_main, args=(list(arguments), Path.cwd(), self._errors, killed_in))
         with pytest.MonkeyPatch.context() as patch:  # the first call starts the process that forks
             patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
             forkserver.ensure_running()
@@ -64,8 +68,11 @@ class Launched:
         return self._process.exitcode, errors
 
 
-def _main(arguments: list[str], folder: Path, errors: Path) -> None:
+def _main(arguments: list[str], folder: Path, errors: Path, killed_in: str) -> None:
     os.chdir(folder)
+    if killed_in:
+        module, name = killed_in.split(":")
+        setattr(importlib.import_module(module), name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
     for number, path in ((1, Path(os.devnull)), (2, errors)):
         with path.open("w") as file:
             os.dup2(file.fileno(), number)

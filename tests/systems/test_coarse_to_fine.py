@@ -184,6 +184,25 @@ def test_an_empty_surface_names_a_level() -> None:
         system.surface()
 
 
+@pytest.mark.parametrize(
+    ("width", "message"),
+    [
+        (10, r"^system\.stages\.fine: stage coarse has lost the object: .*; raise system\.stages\.coarse\.steps$"),
+        (
+            1,
+            r"^system\.stages\.fine: stage coarse has lost the object: .*; the object is thin, about 7 % of its length",
+        ),
+    ],
+)
+def test_a_stage_that_lost_the_object_says_why(width: int, message: str) -> None:
+    system = make(stages__coarse__geometry={"type": "instant-ngp", "density_bias": -30.0})
+    assert system.views is not None
+    system.views.masks.zero_()[:, 1:15, 3 : 3 + width] = 1
+    system.enter("coarse")
+    with pytest.raises(InputError, match=message):
+        system.enter("fine")
+
+
 NO_LOSS = {"type": "reconstruction", "lambda_rgb": 0, "lambda_mask": 0}
 
 
