@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from liftstudio import __version__
 from liftstudio.core import assets, logs, registry
-from liftstudio.core.assets import find_config
+from liftstudio.core.assets import find_config, input_path
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_write
 from liftstudio.core.stopping import interrupt_on_sigterm
@@ -145,7 +145,10 @@ def _parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="config file, name of a packaged config, or a run's config.yaml"
+        "--config",
+        type=input_path,
+        metavar="FILE",
+        help="config file, name of a packaged config, or a run's config.yaml",
     )
     mode = parser.add_mutually_exclusive_group()
     for name, text in {

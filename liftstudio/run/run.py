@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from liftstudio import __version__
-from liftstudio.core.assets import input_path
+from liftstudio.core.assets import input_path, output_path
 from liftstudio.core.checkpoints import Checkpoint, check_same_config, random_states, seed_everything, set_random_states
 from liftstudio.core.config import to_plain
 from liftstudio.core.devices import choose_devices, first_device
@@ -105,7 +105,8 @@ def noun_of(config: RunConfig) -> str | None:
 
 def make_folder(config: RunConfig, inputs: Inputs, command: str) -> RunFolder:
     """Create the folder of a run."""
-    folder = create_run_folder(Path(config.runs_dir), config.name, config.tag, to_plain(config), inputs, command)
+    runs_dir = output_path(config.runs_dir)
+    folder = create_run_folder(runs_dir, config.name, config.tag, to_plain(config), inputs, command)
     log.info("run folder: %s", folder.path)
     return folder
 
