@@ -46,9 +46,10 @@ def run_all(config: RunConfig, inputs: Inputs, command: str) -> Run:
     """Do what `launch.py --train` does, from given inputs; `command` is recorded in the run folder."""
     run = Run(config, inputs, make_fabric(config.device, None))
     run.folder = make_folder(config, inputs, command)
-    run.fit()
-    run.test()
-    run.export()
+    with run.folder.lock():
+        run.fit()
+        run.test()
+        run.export()
     return run
 
 

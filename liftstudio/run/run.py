@@ -122,7 +122,8 @@ def make_views(config: RunConfig, command: str, gpus: list[int] | None) -> RunFo
     inputs = load_inputs(config, gpus)
     folder = make_folder(config, inputs, command)
     assert inputs.views is not None
-    save_views(folder.views, inputs.views)
+    with folder.lock():
+        save_views(folder.views, inputs.views)
     log.info("views: %s", folder.views)
     return folder
 
@@ -163,6 +164,8 @@ class Run:
     ) -> "Run":
         """Return an existing run at its newest valid checkpoint, or at its beginning if it has none yet.
 
+        The caller holds the lock of its folder.
+
         finished: the run is to be tested or exported as it is, which requires a checkpoint.
 
         Raises:
@@ -183,8 +186,7 @@ class Run:
         run = cls(config, inputs, make_fabric(config.device, gpus))
         run.folder, run.saved, run.elapsed = folder, saved, dict(saved.elapsed) if saved else {}
         if run.fabric.is_global_zero:
-            if not finished:  # a run that is tested or exported may still be training in another process
-                clear_temporaries(folder.path)
+            clear_temporaries(folder.path)
             folder.note_command(command)
         return run
 
