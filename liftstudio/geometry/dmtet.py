@@ -93,7 +93,8 @@ class DMTet(Geometry):
         low, high = self.sdf.min().item(), self.sdf.max().item()
         return (
             f"the signed distance on the grid ranges from {low:.3g} to {high:.3g} (middle: {(low + high) / 2:.3g}) and "
-            "never crosses 0; lower the learning rate of geometry.sdf or raise the weight of the masks"
+            f"never crosses 0; lower {self.key}.optimizer.groups[geometry.sdf].lr, "
+            f"or raise lambda_mask in {self.key}.guidance"
         )
 
     @torch.no_grad()

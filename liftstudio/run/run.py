@@ -388,7 +388,7 @@ def check_finite(losses: dict[str, float], stage: str, step: int) -> None:
     if bad:
         raise InputError(
             f"stage {stage}, step {step}: {', '.join(bad)} not finite; the last checkpoint is kept; "
-            f"lower the learning rates or loss weights in system.stages.{stage}"
+            f"lower system.stages.{stage}.optimizer.lr, or the weights of the losses in system.stages.{stage}"
         )
 
 

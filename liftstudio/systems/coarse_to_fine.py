@@ -81,6 +81,7 @@ class CoarseToFine(System):
 
     def _new_scene(self, stage: str, generator: torch.Generator) -> Scene:
         geometry = geometry_options(self.config.stages, stage).build(device=self.device, generator=generator)
+        geometry.key = f"system.stages.{stage}"
         return Scene(geometry, self.material, self.light, self.background).to(self.device)
 
     def enter(self, stage: str, state: dict[str, Any] | None = None) -> None:
@@ -89,7 +90,7 @@ class CoarseToFine(System):
         if state is not None:
             scene.load_state_dict(state["scene"])
         elif config.geometry.options.from_:
-            scene.geometry.initialize(*self._previous_render())
+            self._initialize(scene.geometry, config.geometry.options.from_)
         self.stage = Stage(
             stage,
             config,
@@ -102,6 +103,12 @@ class CoarseToFine(System):
             self.stage.load_state(state)
             self.setup_generator.set_state(state["generators"][0].cpu())
             self.generator.set_state(state["generators"][1].cpu())
+
+    def _initialize(self, geometry: Geometry, source: str) -> None:
+        try:
+            geometry.initialize(*self._previous_render())
+        except InputError as error:
+            raise InputError(f"{error} (system.stages.{source}.steps={self.stages[source]})") from None
 
     def _previous_render(self) -> tuple[Geometry, Cameras, Render]:
         """Return the geometry of the previous stage, and cameras around it with their renders."""
