@@ -132,6 +132,7 @@ class Run:
     """A system with its run folder: fits the stages, tests, exports."""
 
     folder: RunFolder
+    stage: str  # the current stage
 
     def __init__(self, config: RunConfig, inputs: Inputs, fabric: "Fabric") -> None:
         """Build the system, which checks its input here, before the long work.
@@ -145,7 +146,7 @@ class Run:
         self.saved: Checkpoint | None = None
         seed_everything(config.seed)
         make_deterministic(fabric.device)
-        with memory_advice(config, "system"):
+        with memory_advice(config, "system", side=self._side()):
             self.system: System = config.system.build(
                 views=inputs.views, device=fabric.device, seed=config.seed, fabric=fabric
             )
@@ -207,7 +208,7 @@ class Run:
         try:
             with StopRequest() as stop:
                 for stage in stages[first:]:
-                    with memory_advice(self.config, f"system.stages.{stage}"):
+                    with memory_advice(self.config, f"system.stages.{stage}", side=self._side()):
                         self._fit_stage(stage, stop)
                 if stop.requested:  # while the last checkpoint was written
                     raise Interrupted("after the last stage")
@@ -245,6 +246,7 @@ class Run:
         """Make `stage` the current one and return how many of its steps are done."""
         # A stage starts from the same random state whether or not the run was interrupted before it.
         seed_everything(self.config.seed + 1 + list(self.system.stages).index(stage))
+        self.stage = stage
         if self.saved is None or self.saved.stage != stage:
             self.system.enter(stage)
             return 0
@@ -348,9 +350,15 @@ class Run:
     def _finish(self, phase: str) -> Iterator[None]:
         """Time a phase after the stages, and add advice to its out-of-memory errors."""
         begin = time.perf_counter()
-        with memory_advice(self.config, phase):
+        stage = f"system.stages.{self.stage}"
+        with memory_advice(self.config, phase, f"{stage}.geometry" if phase == "export" else f"{stage}.renderer"):
             yield
         self.finishing[f"{phase}_seconds"] = round(time.perf_counter() - begin, 3)
+
+    def _side(self) -> int:
+        """Return the pixels along the longer side of the reference views; 0 if there are none."""
+        views = self.inputs.views
+        return 0 if views is None else max(views.cameras.height, views.cameras.width)
 
     def _total_step(self, stage: str, done: int) -> int:
         names = list(self.system.stages)
