@@ -11,19 +11,20 @@ from liftstudio.core.memory import OutOfMemoryError, memory_advice
 from liftstudio.run.config import RunConfig, load_run_config
 
 COARSE, FINE = "system.stages.coarse", "system.stages.fine"
+VIEWS, GRID = f"{COARSE}.guidance.views", f"{COARSE}.geometry.grid"
 # blocks of options, overrides -> the advice
 CAUSES = {
-    "resolution": ([COARSE], [f"{COARSE}.guidance.views.resolution=[1024]"], f"{COARSE}.guidance.views.resolution=[512]"),
+    "resolution": ([COARSE], [f"{VIEWS}.resolution=[1024]"], f"{VIEWS}.resolution=[512]"),
     "resolutions": (
         [COARSE],
-        [f"{COARSE}.guidance.views.resolution=[64,2048]", f"{COARSE}.guidance.views.resolution_milestones=[9]"],
-        f"{COARSE}.guidance.views.resolution=[64,1024]",
+        [f"{VIEWS}.resolution=[64,2048]", f"{VIEWS}.resolution_milestones=[9]"],
+        f"{VIEWS}.resolution=[64,1024]",
     ),
-    "full resolution": ([COARSE], [f"{COARSE}.guidance.views.resolution=[0]"], f"{COARSE}.guidance.views.resolution=[250]"),
-    "views": ([COARSE], [f"{COARSE}.guidance.views.views_per_step=200"], f"{COARSE}.guidance.views.views_per_step=100"),
+    "full resolution": ([COARSE], [f"{VIEWS}.resolution=[0]"], f"{VIEWS}.resolution=[250]"),
+    "views": ([COARSE], [f"{VIEWS}.views_per_step=200"], f"{VIEWS}.views_per_step=100"),
     "samples": ([COARSE], [f"{COARSE}.renderer.samples_across=8000"], f"{COARSE}.renderer.samples_across=4000"),
     "occupancy": ([COARSE], [f"{COARSE}.renderer.grid_resolution=512"], f"{COARSE}.renderer.grid_resolution=256"),
-    "hash table": ([COARSE], [f"{COARSE}.geometry.grid.log2_table_size=24"], f"{COARSE}.geometry.grid.log2_table_size=23"),
+    "hash table": ([COARSE], [f"{GRID}.log2_table_size=24"], f"{GRID}.log2_table_size=23"),
     "grid": ([FINE], [f"{FINE}.geometry.resolution=256"], f"{FINE}.geometry.resolution=128"),
     "render": ([FINE], [f"{FINE}.guidance.views.resolution=[4096]"], f"{FINE}.guidance.views.resolution=[2048]"),
     "turntable": (["test", f"{FINE}.renderer"], ["test.size=8192"], "test.size=4096"),
@@ -34,7 +35,7 @@ CAUSES = {
         f"{COARSE}.geometry.surface_resolution=128",
     ),
     "pictures": (["views"], ["views.max_size=0"], "views.max_size=2048"),
-}  # fmt: skip
+}
 
 
 def config_with(*overrides: str) -> RunConfig:
@@ -62,14 +63,14 @@ def test_with_usual_values_a_few_options_are_named(tmp_path: Path) -> None:
     "error", [MemoryError(), OSError(12, "Cannot allocate memory"), RuntimeError("std::bad_alloc")], ids=repr
 )
 def test_forms_of_failed_allocations(error: Exception) -> None:
-    with pytest.raises(OutOfMemoryError, match="^out of memory in views; try views.max_size"):  # noqa: SIM117
+    with pytest.raises(OutOfMemoryError, match=r"^out of memory in views; try views.max_size"):  # noqa: SIM117
         with memory_advice(config_with(), "views"):
             raise error
 
 
 def test_other_errors_pass() -> None:
     own = OutOfMemoryError("own advice")
-    with pytest.raises(OutOfMemoryError, match="^own advice$"), memory_advice(config_with(), COARSE):
+    with pytest.raises(OutOfMemoryError, match=r"^own advice$"), memory_advice(config_with(), COARSE):
         raise own
-    with pytest.raises(RuntimeError, match="^other$"), memory_advice(config_with(), COARSE):
+    with pytest.raises(RuntimeError, match=r"^other$"), memory_advice(config_with(), COARSE):
         raise RuntimeError("other")
