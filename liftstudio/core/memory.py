@@ -82,6 +82,7 @@ def memory_advice(config: Any, *keys: str, side: int = 0) -> Iterator[None]:
             raise
         plain = to_plain(config, without=None if keys[0] == "export" else ExportOnly)
         advice = [line for key in keys for line in memory_options(plain, key, side)]
+        advice = advice or memory_options(plain, keys[0].partition(".")[0], side)  # of a system without such a block
         shown = [text for cost, text in sorted(advice, reverse=True) if cost >= MUCH * max(advice)[0]]
         tried = f"; try {' or '.join(shown)}" if shown else ""
         raise OutOfMemoryError(f"out of memory in {keys[0]}{tried}") from error
