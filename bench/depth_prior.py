@@ -8,7 +8,6 @@ autoencoder alone is the upper bound. The table has mean and standard error over
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 from bench.textures import Rows
 from bench.unseen import mean_and_error, with_error
 from liftstudio.core import registry
+from liftstudio.core.assets import output_path
 from liftstudio.core.config import ComponentSpec
 from liftstudio.core.files import atomic_write
 from liftstudio.data.images import grid, save_image
@@ -98,8 +98,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=12, help="number of unseen objects of each kind")
     parser.add_argument("--steps", type=int, default=20, help="steps of the timestep grid")
     parser.add_argument("--levels", type=int, default=0, help="number of steps to invert (default: all)")
-    parser.add_argument("--sheet", type=Path, help="PNG: the images, above a row per variant")
-    parser.add_argument("--json", type=Path, help="the table as a file")
+    parser.add_argument("--sheet", type=output_path, help="PNG: the images, above a row per variant")
+    parser.add_argument("--json", type=output_path, help="the table as a file")
     options = parser.parse_args()
 
     registry.load_methods()

@@ -48,6 +48,7 @@ from bench.runs import (
 from bench.unseen import canonical, front_deg, prompted
 from liftstudio.cli import command_line
 from liftstudio.core import registry
+from liftstudio.core.assets import output_path
 from liftstudio.core.cache import file_digest
 from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
@@ -282,8 +283,10 @@ def _dispatch(arguments: list[str]) -> int:
     parser.add_argument("--views", choices=("prior", "true"), default="prior", help="generated or true views")
     parser.add_argument("--pixels", type=int, default=VIEW_SIZE, help="resolution of true views before resizing")
     parser.add_argument("--variants", nargs="+", choices=("all", *VARIANTS), default=["default"])
-    parser.add_argument("--results", type=Path, default=Path("rows.jsonl"), help="file of rows, read and extended")
-    parser.add_argument("--keep", type=Path, help="folder that keeps the runs, with sheets, videos and meshes")
+    parser.add_argument(
+        "--results", type=output_path, default=Path("rows.jsonl"), help="file of rows, read and extended"
+    )
+    parser.add_argument("--keep", type=output_path, help="folder that keeps the runs, with sheets, videos and meshes")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
     options = parser.parse_args([word for word in arguments if word not in overrides])

@@ -19,6 +19,7 @@ from rich.table import Table
 from bench.captures import find_captures, name_of
 from bench.runs import Row
 from liftstudio.cli import command_line
+from liftstudio.core.assets import input_path, output_path
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "reconstruct-views.yaml"
 COLUMNS = ("chamfer", "iou", "f_score_0.01", "normal_consistency", "psnr train", "psnr held out", "ssim held out")
@@ -72,10 +73,12 @@ def _dispatch(arguments: list[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=input_path)
     parser.add_argument("--only", nargs="+", help="names of the objects to run; default: all")
-    parser.add_argument("--config", type=Path, default=CONFIG, help="config that takes data.path; default: %(default)s")
-    parser.add_argument("--runs-dir", type=Path, default=Path(tempfile.gettempdir()) / "liftstudio-objects")
+    parser.add_argument(
+        "--config", type=input_path, default=CONFIG, help="config that takes data.path; default: %(default)s"
+    )
+    parser.add_argument("--runs-dir", type=output_path, default=Path(tempfile.gettempdir()) / "liftstudio-objects")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
     options = parser.parse_args([word for word in arguments if word not in overrides])

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import zip_longest
-from pathlib import Path
 from typing import get_args
 
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor
 from bench.runs import Pictures, Row
 from bench.unseen import with_error
 from liftstudio.cli import command_line
+from liftstudio.core.assets import output_path
 from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.data.images import grid, save_image
@@ -162,7 +162,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs="*", default=[], help="also sample with these numbers of steps")
     parser.add_argument("--count", type=int, default=64, help="maximum number of held-out meshes")
     parser.add_argument("--licences", choices=get_args(Licences), default="permissive")
-    parser.add_argument("--sheet", type=Path, help="PNG: input view and truth, above the results of each prior")
+    parser.add_argument("--sheet", type=output_path, help="PNG: input view and truth, above the results of each prior")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if min(options.count, *options.steps, 1) < 1:

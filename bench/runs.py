@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bench.unseen import with_error
 from liftstudio.core import assets
+from liftstudio.core.assets import input_path
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_write
 from liftstudio.data.cameras import Cameras
@@ -38,16 +39,17 @@ Pictures = tuple[Tensor, Tensor]  # images [V, H, W, 3] over white and masks [V,
 
 def config_path(name: str) -> Path:
     """Return the config file of that name in configs/, or `name` itself if it ends in .yaml."""
-    return Path(name) if name.endswith(".yaml") else CONFIGS / f"{name}.yaml"
+    return input_path(name) if name.endswith(".yaml") else CONFIGS / f"{name}.yaml"
 
 
 def run_all(config: RunConfig, inputs: Inputs, command: str) -> Run:
     """Do what `launch.py --train` does, from given inputs; `command` is recorded in the run folder."""
     run = Run(config, inputs, make_fabric(config.device, None))
     run.folder = make_folder(config, inputs, command)
-    run.fit()
-    run.test()
-    run.export()
+    with run.folder.lock():
+        run.fit()
+        run.test()
+        run.export()
     return run
 
 

@@ -37,6 +37,7 @@ from bench.single_image_tables import published_tables, save_sheet, tables
 from bench.single_image_tasks import BASELINES, Setting, Task
 from liftstudio.cli import command_line
 from liftstudio.core import registry
+from liftstudio.core.assets import input_path, output_path
 from liftstudio.core.errors import InputError
 
 
@@ -57,7 +58,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("folder", type=Path)
+    add("folder", type=input_path)
     add("--config", default=Setting.config, help="name of a file in configs/, or a .yaml file")
     add("--only", nargs="+", help="names of the objects to run; default: all")
     add("--view", default="", help="file name of the input view, for example 000.png; default: the first")
@@ -66,9 +67,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--baselines", nargs="+", choices=BASELINES, default=[], help="baselines, and the bundled prior")
     add("--scale-by-box", action="store_true", help="scale shapes to the longest side of the true bounding box")
     add("--table", choices=TABLES, action="append", default=[], help="also print that paper's table, with its results")
-    add("--sheet", type=Path, help="PNG: input and true views, above the results of each method")
-    add("--results", type=Path, help="file of rows, read and extended; default: runs/single_image/CONFIG.jsonl")
-    add("--keep", type=Path, help="folder that keeps the runs, with sheets, videos and meshes")
+    add("--sheet", type=output_path, help="PNG: input and true views, above the results of each method")
+    add("--results", type=output_path, help="file of rows, read and extended; default: runs/single_image/CONFIG.jsonl")
+    add("--keep", type=output_path, help="folder that keeps the runs, with sheets, videos and meshes")
     add("--debug", action="store_true", help="show the traceback of an error")
     overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
     options = parser.parse_args([word for word in arguments if word not in overrides])

@@ -29,6 +29,7 @@ from bench.toys_prior import mean_orbit
 from bench.unseen import prompted, with_error
 from liftstudio.cli import command_line
 from liftstudio.core import registry
+from liftstudio.core.assets import input_path, output_path
 from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_write
@@ -233,12 +234,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--instances", type=int, default=4, help="instances per toy")
     parser.add_argument("--cfg", type=guidance_scale, nargs="*", help="guidance scales (default: the prior's)")
     parser.add_argument("--harmony", type=float, nargs=2, action="append", metavar=("S1", "S2"), help="like --cfg")
-    parser.add_argument("--clip", type=Path, help="folder of a CLIP checkpoint (default: a tiny encoder)")
+    parser.add_argument("--clip", type=input_path, help="folder of a CLIP checkpoint (default: a tiny encoder)")
     parser.add_argument("--noun", help=f"noun for the objects in CLIP's text (default: {NOUN})")
-    parser.add_argument("--raft", type=Path, help="RAFT's weight file, for E_flow; needs torchvision")
+    parser.add_argument("--raft", type=input_path, help="RAFT's weight file, for E_flow; needs torchvision")
     parser.add_argument("--mean-of", type=int, default=100, help="number of training toys in the mean views; 0: none")
-    parser.add_argument("--sheet", type=Path, help="PNG: truth, above the first instance of every setting")
-    parser.add_argument("--json", type=Path, help="file for all results")
+    parser.add_argument("--sheet", type=output_path, help="PNG: truth, above the first instance of every setting")
+    parser.add_argument("--json", type=output_path, help="file for all results")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if options.noun and not options.clip:

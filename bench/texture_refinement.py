@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -27,6 +26,7 @@ from rich.console import Console
 
 from bench.textures import Judge, Pictures, Rows, as_views, degraded, scene_cameras, summary, table_of, textured
 from liftstudio.core import assets, registry
+from liftstudio.core.assets import input_path, output_path
 from liftstudio.core.cache import cached, content_key
 from liftstudio.core.checkpoints import seed_everything
 from liftstudio.core.config import ComponentSpec, to_plain
@@ -220,11 +220,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8, help="number of unseen toys and composites, alternating")
     parser.add_argument("--coarse", choices=get_args(Coarse), default="config", help="the coarse result to refine")
     parser.add_argument("--captions", action="store_true", help="prompt with each object's colours and pattern")
-    parser.add_argument("--keep", type=Path, help="folder that keeps coarse results for later calls")
-    parser.add_argument("--vgg", type=Path, help="LPIPS weights for VGG-16 (default: contextual on pixel patches)")
-    parser.add_argument("--clip", type=Path, help="folder of a CLIP checkpoint (default: a tiny encoder)")
-    parser.add_argument("--sheet", type=Path, help="PNG, two views per object: input, truth, rows of the table")
-    parser.add_argument("--json", type=Path, help="file for all results")
+    parser.add_argument("--keep", type=output_path, help="folder that keeps coarse results for later calls")
+    parser.add_argument(
+        "--vgg", type=input_path, help="LPIPS weights for VGG-16 (default: contextual on pixel patches)"
+    )
+    parser.add_argument("--clip", type=input_path, help="folder of a CLIP checkpoint (default: a tiny encoder)")
+    parser.add_argument("--sheet", type=output_path, help="PNG, two views per object: input, truth, rows of the table")
+    parser.add_argument("--json", type=output_path, help="file for all results")
     overrides = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
     options = parser.parse_args([word for word in sys.argv[1:] if word not in overrides])
 

@@ -11,7 +11,6 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import get_args
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor
 from bench.runs import Pictures
 from bench.timing import measure, run_seconds
 from bench.unseen import RIG, mean_and_error, prompted, uniform, with_error
+from liftstudio.core.assets import output_path
 from liftstudio.core.config import ComponentSpec
 from liftstudio.core.files import atomic_write
 from liftstudio.data.cameras import Cameras, orbit_cameras
@@ -209,8 +209,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=50, help="number of unseen objects")
     parser.add_argument("--sampler", nargs=4, action="append", metavar=("STEPS", "SIGMA_MAX", "SIGMA_MIN", "PEAK"))
     parser.add_argument("--mean-of", type=int, default=100, help="number of training objects in a mean orbit; 0: none")
-    parser.add_argument("--sheet", type=Path, help="PNG: rows of truth, samples, and evaluations at the highest noise")
-    parser.add_argument("--json", type=Path, help="the table as a file")
+    parser.add_argument(
+        "--sheet", type=output_path, help="PNG: rows of truth, samples, and evaluations at the highest noise"
+    )
+    parser.add_argument("--json", type=output_path, help="the table as a file")
     options = parser.parse_args()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -16,7 +16,6 @@ change from the degraded views of the same objects.
 import argparse
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from bench.textures import Judge, Pictures, Rows, as_views, degraded, scene_cameras, summary, table_of, textured
 from liftstudio.core import registry
+from liftstudio.core.assets import input_path, output_path
 from liftstudio.core.config import ComponentSpec, to_plain
 from liftstudio.core.files import atomic_write
 from liftstudio.data.cameras import Cameras
@@ -151,10 +151,12 @@ def main() -> None:
         value = getattr(shipped, name)
         text = f"{meaning} (default: {value!r})"
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=text)
-    parser.add_argument("--vgg", type=Path, help="LPIPS weights for VGG-16 (default: contextual on pixel patches)")
-    parser.add_argument("--clip", type=Path, help="folder of a CLIP checkpoint (default: a tiny encoder)")
-    parser.add_argument("--sheet", type=Path, help="PNG, a row per object: input, truth, then as in the table")
-    parser.add_argument("--json", type=Path, help="file for all results")
+    parser.add_argument(
+        "--vgg", type=input_path, help="LPIPS weights for VGG-16 (default: contextual on pixel patches)"
+    )
+    parser.add_argument("--clip", type=input_path, help="folder of a CLIP checkpoint (default: a tiny encoder)")
+    parser.add_argument("--sheet", type=output_path, help="PNG, a row per object: input, truth, then as in the table")
+    parser.add_argument("--json", type=output_path, help="file for all results")
     options = parser.parse_args()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,8 +1,12 @@
 """liftstudio: textured 3D meshes from images, by optimisation under diffusion priors."""
 
+import atexit
 import contextlib
 import ctypes
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 # How long OpenMP's threads spin for more work before they sleep; read when torch is first imported. By default they
 # spin for milliseconds after every parallel torch op, on the cores that our own thread pool (ops/threads.py) needs
@@ -25,4 +29,34 @@ def _keep_freed_memory() -> None:
         mallopt(trim_threshold, 2**31 - 1)
 
 
+def _replace_unwritable_cache() -> None:
+    """Let a temporary folder stand in for the user's cache folder where that cannot be written, as in containers.
+
+    numba and Warp keep their compiled kernels there (numba only if it cannot write beside the sources), and numba
+    refuses to compile a kernel that it cannot keep. Child processes share the folder.
+    """
+    if not _is_writable(Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))):  # noqa: PTH111
+        with contextlib.suppress(OSError):  # no writable place at all
+            folder = tempfile.mkdtemp(prefix="liftstudio-cache-")
+            os.environ["XDG_CACHE_HOME"] = folder
+            atexit.register(_remove, folder, os.getpid())
+
+
+def _is_writable(folder: Path) -> bool:
+    """Return whether files can be made in `folder`, or the folder itself if it does not exist."""
+    if folder.parts[:1] == ("~",):  # there is no home folder
+        return False
+    try:
+        with tempfile.TemporaryFile(dir=next(place for place in (folder, *folder.parents) if place.is_dir())):
+            return True
+    except OSError:
+        return False
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # not in a child process that was forked
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 _keep_freed_memory()
+_replace_unwritable_cache()

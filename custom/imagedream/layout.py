@@ -97,9 +97,8 @@ def mode_of(weights: Weights, asked: str) -> str:
     if asked == "auto":
         if not known and not hinted:
             raise InputError(
-                f"{weights.path}: cannot tell the mode from its weights or its name; with the prior's type: "
-                "imagedream, set mode: pixel (as for sd-v2.1-base-4view-ipmv.pt) or mode: local (as for "
-                "...-ipmv-local.pt)"
+                f"{weights.path}: cannot tell the mode from its weights or its name; set prior.type=imagedream, and "
+                "prior.mode=pixel (as for sd-v2.1-base-4view-ipmv.pt) or prior.mode=local (as for ...-ipmv-local.pt)"
             )
         return known or hinted
     if asked != known and (known or asked == "text"):

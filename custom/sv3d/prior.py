@@ -74,7 +74,7 @@ class SV3D(LatentPrior):
         if self.variant == "sv3d_u" and high - low > SAME_DEG:
             raise InputError(
                 f"orbit: {self.name} ignores cameras and keeps the input's elevation, but the orbit goes from "
-                f"{low:.4g} to {high:.4g} degrees; use a static orbit, or sv3d_p weights"
+                f"{low:.4g} to {high:.4g} degrees; use views.orbit.type=static, or the weights sv3d_p"
             )
 
     @torch.no_grad()

@@ -160,11 +160,13 @@ def _sheet(instances: Sequence[Tensor], labels: Sequence[str]) -> Tensor:
 
 def _all_empty(ranks: Sequence[Rank], chosen: int, instances: Sequence[Tensor]) -> str:
     """Return an error message with advice; saves an image of all instances in the cache: no run folder exists yet."""
-    path, others = cache_folder() / "views" / "instances.png", [n for n, one in enumerate(ranks) if one.used]
+    folder, others = cache_folder(), [n for n, one in enumerate(ranks) if one.used]
     which, advice = "all instances", "another views.seed, or another views.elevation_deg"
     if others:
         which, advice = f"instance {chosen}", f"another views.instance, for example {others[0]}, or another views.seed"
-    with contextlib.suppress(OSError):
-        save_image(path, _sheet(instances, list(map(str, range(len(ranks))))))
-        which += f" ({path})"
+    if folder is not None:
+        path = folder / "views" / "instances.png"
+        with contextlib.suppress(OSError):
+            save_image(path, _sheet(instances, list(map(str, range(len(ranks))))))
+            which += f" ({path})"
     return f"views: all generated views of {which} are empty; try {advice}"

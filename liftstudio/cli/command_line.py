@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from liftstudio import __version__
 from liftstudio.core import assets, logs, registry
-from liftstudio.core.assets import find_config
+from liftstudio.core.assets import find_config, input_path
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_write
 from liftstudio.core.stopping import interrupt_on_sigterm
@@ -70,17 +70,26 @@ def _run(options: argparse.Namespace, command: str) -> None:
     folder = None if options.mode in NEW_RUN else _reopened(options.config)
     config = load_run_config(folder.config if folder else find_config(options.config), options.overrides)
 
-    from liftstudio.run.run import Interrupted, Run, make_views  # slow to import, so a bad config is reported first
+    from liftstudio.run.run import Run, make_views  # slow to import, so a bad config is reported first
 
     if options.mode == "views":
         make_views(config, command, options.gpu)
-        return
-    if folder is None:
+    elif folder is None:
         run = Run.start(config, command, options.gpu)
+        with run.folder.lock():
+            _work(run, options.mode)
     else:
-        run = Run.reopen(config, folder, command, options.gpu, finished=options.mode != "resume")
+        with folder.lock():
+            run = Run.reopen(config, folder, command, options.gpu, finished=options.mode != "resume")
+            _work(run, options.mode)
+
+
+def _work(run: Any, mode: str) -> None:
+    """Do what a mode asks of a run; if it is interrupted, say how to continue."""
+    from liftstudio.run.run import Interrupted
+
     try:
-        _work(run, options.mode)
+        _steps(run, mode)
     except KeyboardInterrupt as error:
         where = error.where if isinstance(error, Interrupted) else "at once"
         resume = f"{program()} --config {run.folder.config} --resume"
@@ -114,7 +123,7 @@ def program() -> str:
     return {"launch.py": "python launch.py", "__main__.py": "python -m liftstudio"}.get(name, "liftstudio")
 
 
-def _work(run: Any, mode: str) -> None:
+def _steps(run: Any, mode: str) -> None:
     if mode in ("train", "resume"):
         run.fit()
     else:
@@ -145,7 +154,10 @@ def _parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="config file, name of a packaged config, or a run's config.yaml"
+        "--config",
+        type=input_path,
+        metavar="FILE",
+        help="config file, name of a packaged config, or a run's config.yaml",
     )
     mode = parser.add_mutually_exclusive_group()
     for name, text in {

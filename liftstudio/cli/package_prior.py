@@ -6,6 +6,7 @@ from pathlib import Path
 
 from liftstudio.cli import command_line
 from liftstudio.core import logs
+from liftstudio.core.assets import input_path, output_path
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_path, atomic_write
 
@@ -22,8 +23,10 @@ def _dispatch(arguments: list[str]) -> int:
         description="Copy a prior's weights into a folder, with SHA-256 digests that asset:// checks on opening",
         allow_abbrev=False,
     )
-    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="file or folder that training wrote")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="assets/priors/<name>; add a README.md there")
+    parser.add_argument("weights", type=input_path, metavar="WEIGHTS", help="file or folder that training wrote")
+    parser.add_argument(
+        "folder", type=output_path, metavar="FOLDER", help="assets/priors/<name>; add a README.md there"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     logs.configure(verbose=False)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from liftstudio.cli import command_line
 from liftstudio.core import logs
-from liftstudio.core.assets import find_config
+from liftstudio.core.assets import find_config, input_path, output_path
 from liftstudio.core.config import parse, read_config
 from liftstudio.core.errors import InputError
 
@@ -24,7 +24,7 @@ def _dispatch(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config", type=Path, required=True, metavar="FILE", help="config file, or name of a packaged config"
+        "--config", type=input_path, required=True, metavar="FILE", help="config file, or name of a packaged config"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="options of the config")
@@ -46,7 +46,7 @@ def _train(path: Path, overrides: list[str]) -> None:
         if error.name != "pytorch_lightning":
             raise
         raise InputError("training needs pytorch-lightning: pip install pytorch-lightning") from None
-    train(config, Path(config.runs_dir) / config.name)
+    train(config, output_path(config.runs_dir) / config.name)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Files that come with the project: configs, and the assets that configs refer to as `asset://...`."""
 
 import difflib
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -43,7 +44,22 @@ def find_config(path: Path, folder: str = "") -> Path:
 
 
 def input_path(text: str) -> Path:
-    """Return the path of a packaged file (`asset://demo/mario`) or of a user's file, relative to the current folder."""
+    """Return the path of a packaged file (`asset://demo/mario`) or of a user's file, relative to the current folder.
+
+    A leading `~` is the home folder; where there is none, it is part of the name.
+    """
     if text.startswith(SCHEME):
         return packaged("assets") / text.removeprefix(SCHEME)
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # noqa: PTH111  # Path.expanduser raises where there is no home folder
+
+
+def output_path(text: str | Path) -> Path:
+    """Return the path of a folder or file to write, relative to the current folder; a leading `~` is the home folder.
+
+    Raises:
+        InputError: the user has no home folder, or after `~` is no user's name.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(f"{text}: there is no home folder for '{Path(text).parts[0]}'; give the full path") from None

@@ -1,5 +1,7 @@
 """Cache of expensive results between runs, in $LIFTSTUDIO_CACHE or else ~/.cache/liftstudio."""
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -7,15 +9,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from liftstudio.core.assets import output_path
 from liftstudio.core.checkpoints import read_verified, write_verified
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
 
 
-def cache_folder() -> Path:
-    """Return the folder of the cache."""
+def cache_folder() -> Path | None:
+    """Return the folder of the cache; None, with a warning, if it is not given and the user has no home folder.
+
+    Raises:
+        InputError: see `output_path`.
+    """
     given = os.environ.get("LIFTSTUDIO_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "liftstudio"
+    if given:
+        return output_path(given)
+    with contextlib.suppress(RuntimeError):
+        return Path.home() / ".cache" / "liftstudio"
+    _warn_of_no_home()
+    return None
+
+
+@functools.cache
+def _warn_of_no_home() -> None:
+    log.warning("there is no home folder: results are not kept for later runs; set LIFTSTUDIO_CACHE to a folder")
 
 
 def content_key(parts: dict[str, Any]) -> str:
@@ -38,7 +55,10 @@ def cached(kind: str, key: str, make: Callable[[], dict[str, Any]]) -> dict[str,
 
     A damaged entry is computed again. A cache that cannot be written gives a warning, no error.
     """
-    path = cache_folder() / kind / f"{key}.ckpt"
+    folder = cache_folder()
+    if folder is None:
+        return make()
+    path = folder / kind / f"{key}.ckpt"
     if path.is_file():
         try:
             found = read_verified(path)

@@ -57,7 +57,11 @@ class Checkpoints:
             TypeError: the system's state contains objects that cannot be loaded safely.
             InputError: the system's state contains NaN.
         """
-        _check_state(checkpoint.system, "state")
+        try:
+            _check_state(checkpoint.system, "state")
+        except InputError as error:
+            stage = f"system.stages.{checkpoint.stage}"
+            raise InputError(f"{error}; lower {stage}.optimizer.lr, or the weights of the losses in {stage}") from None
         path = self.folder / f"step-{checkpoint.total_step:08d}-{checkpoint.stage}.ckpt"
         write_verified(path, {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(checkpoint)})
         for old in self.paths()[KEPT:]:
@@ -149,7 +153,9 @@ def _check_state(value: Any, path: str) -> None:
             _check_state(item, f"{path}.{key}")
     elif isinstance(value, Tensor):
         if value.is_floating_point() and torch.isnan(value).any():
-            raise InputError(f"{path} contains NaN: not saved; lower the learning rate or the loss weights")
+            raise InputError(
+                f"{path} contains NaN: not saved; lower the learning rates or the loss weights of the stage"
+            )
     elif type(value) not in (int, float, str, bool, type(None)):  # not isinstance: NumPy's float64 is a float too
         raise TypeError(f"{path}: a checkpoint cannot contain {type(value)}")
 

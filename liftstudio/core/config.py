@@ -7,7 +7,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,15 +39,39 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class ComponentSpec:
-    """A component as a config names it: its registered name and its parsed options."""
+    """A component as a config names it: its registered name and its parsed options.
+
+    key: dotted key of the component in the config; empty if it was not parsed from one.
+    """
 
     kind: str
     type: str
     options: Any
+    key: str = dataclasses.field(default="", compare=False)
 
     def build(self, *arguments: Any, **named: Any) -> Any:
-        """Return the component, constructed as `cls(options, *arguments, **named)`."""
-        return find(self.type, self.kind)(self.options, *arguments, **named)
+        """Return the component, constructed as `cls(options, *arguments, **named)`; see `naming` for its errors."""
+        with self.naming():
+            return find(self.type, self.kind)(self.options, *arguments, **named)
+
+    @contextlib.contextmanager
+    def naming(self) -> Iterator[None]:
+        """Complete the key in InputErrors from inside the block whose messages start with an option of the component.
+
+        "steps: expected ..." becomes "views.steps: expected ...".
+        """
+        try:
+            yield
+        except InputError as error:
+            option = str(error).partition(":")[0]
+            if not self.key or option not in _option_keys(type(self.options)):
+                raise
+            raise InputError(f"{self.key}.{error}") from error.__cause__
+
+
+@dataclass(frozen=True)
+class ExportOnly:
+    """Marks the type of an option that has no effect before the export: `Annotated[int, ExportOnly()]`."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -245,7 +269,7 @@ def _convert_component(value: Any, kind: str, path: str) -> ComponentSpec:
         if not is_typo and (others := _types_with(key, kind)):
             wanted = " or ".join(f"{_join(path, 'type')}={other}" for other in others)
             raise InputError(f"unknown key '{_join(path, key)}'; '{data['type']}' has no such option; add {wanted}")
-    return ComponentSpec(kind, data["type"], _convert_dataclass(options, component.Config, path))
+    return ComponentSpec(kind, data["type"], _convert_dataclass(options, component.Config, path), path)
 
 
 def _option_keys(config: type) -> set[str]:
@@ -378,16 +402,27 @@ def type_name(wanted: Any) -> str:
     return words.get(wanted, "anything")
 
 
-def to_plain(value: Any) -> Any:
-    """Return a parsed config as plain data, from which `write_config`, `read_config` and `parse` restore it."""
+def to_plain(value: Any, *, without: type | None = None) -> Any:
+    """Return a parsed config as plain data, from which `write_config`, `read_config` and `parse` restore it.
+
+    without: a marker; options whose type has it are left out.
+    """
     if isinstance(value, ComponentSpec):
-        return {"type": value.type, **to_plain(value.options)}
+        return {"type": value.type, **to_plain(value.options, without=without)}
     if isinstance(value, Schedule):
         return value.to_config()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {option_key(field.name): to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        kept = [field.name for field in dataclasses.fields(value) if not _has_marker(type(value), field.name, without)]
+        return {option_key(name): to_plain(getattr(value, name), without=without) for name in kept}
     if isinstance(value, dict):
-        return {key: to_plain(item) for key, item in value.items()}
+        return {key: to_plain(item, without=without) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [to_plain(item) for item in value]
+        return [to_plain(item, without=without) for item in value]
     return value
+
+
+def _has_marker(config: type, name: str, marker: type | None) -> bool:
+    if marker is None:
+        return False
+    hint = typing.get_type_hints(config, include_extras=True)[name]
+    return any(isinstance(found, marker) for found in getattr(hint, "__metadata__", ()))

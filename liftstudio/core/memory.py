@@ -5,54 +5,137 @@ import math
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from liftstudio.core.config import to_plain
+from liftstudio.core.config import ExportOnly, to_plain
 
 
 class OutOfMemoryError(MemoryError):
     """The device or the machine is out of memory; the message says what to lower."""
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Rough memory that an option takes where all others have usual values: `bytes * value ** power`.
+
+    zero:   the value that 0 stands for, if any.
+    is_log: the option is a logarithm to the base 2; the memory is `bytes * 2 ** value`.
+    """
+
+    bytes: float
+    power: int = 1
+    zero: int = 0
+    is_log: bool = False
+
+    def __call__(self, value: int) -> float:
+        return self.bytes * (2.0**value if self.is_log else float(value) ** self.power)
+
+
+# By the end of the dotted key. A ray of a volume takes about 64 kB with gradients, a pixel of a surface 2 kB.
+COSTS = {
+    "volume.resolution": Cost(4 * 64e3, 2, zero=256),
+    "surface.resolution": Cost(4 * 2e3, 2, zero=256),
+    "volume.views_per_step": Cost(64**2 * 64e3),
+    "surface.views_per_step": Cost(256**2 * 2e3),
+    "samples_across": Cost(4 * 64**2 * 500),
+    "grid_resolution": Cost(600, 3),
+    "eval_rays": Cost(20e3),
+    "encoder_chunk": Cost(200e6),
+    "chunk": Cost(200e6, zero=8),
+    "geometry.resolution": Cost(200, 3),
+    "surface_resolution": Cost(100, 3),
+    "log2_table_size": Cost(16 * 2 * 16, is_log=True),
+    "features_per_level": Cost(16 * 2**15 * 16),
+    "texture_size": Cost(100, 2),
+    "target_faces": Cost(500),
+    "views.resolution": Cost(20e3, 2),
+    "views.max_size": Cost(1e3, 2, zero=4096),
+    "test.size": Cost(3e3, 2),
+    "frames": Cost(256**2 * 20),
+    "hidden": Cost(1e6),
+}
+OTHERS = Cost(1)  # of options whose names only sound as if they took memory
+SOUNDS = ("resolution", "rays", "batch", "samples", "size", "frames", "faces", "height", "width")
+MUCH = 0.3  # share of the largest cost from which an option is named, too
+
+
 @contextlib.contextmanager
-def memory_advice(config: Any, key: str) -> Iterator[None]:
+def memory_advice(config: Any, *keys: str, side: int = 0) -> Iterator[None]:
     """Turn an out-of-memory error inside the block into one that says which options to lower.
 
+    keys: dotted keys of the blocks of options that determine the memory; the first one names the phase of the run.
+    side: pixels along the longer side of the reference views, which renders have where `resolution` is 0; 0: unknown.
+
     Raises:
-        OutOfMemoryError: names the options under the dotted `key` that determine memory use.
+        OutOfMemoryError: names the option whose value takes most of the memory, and others that take nearly as much.
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except OutOfMemoryError:  # has its own advice
+        raise
+    except (MemoryError, RuntimeError, OSError) as error:
         if not is_out_of_memory(error):
             raise
-        plain = to_plain(config)
-        options = memory_options(plain, key) or memory_options(plain, key.partition(".")[0])
-        raise OutOfMemoryError(f"out of memory in {key}; lower one of: {', '.join(options)}") from error
+        plain = to_plain(config, without=None if keys[0] == "export" else ExportOnly)
+        advice = [line for key in keys for line in memory_options(plain, key, side)]
+        advice = advice or memory_options(plain, keys[0].partition(".")[0], side)  # of a system without such a block
+        shown = [text for cost, text in sorted(advice, reverse=True) if cost >= MUCH * max(advice)[0]]
+        tried = f"; try {' or '.join(shown)}" if shown else ""
+        raise OutOfMemoryError(f"out of memory in {keys[0]}{tried}") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether the error is one of the many forms of a failed allocation."""
-    texts = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate")
+    texts = ("out of memory", "allocate memory", "not enough memory", "failed to allocate", "bad_alloc", "alloc_failed")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(t in str(error).lower() for t in texts)
 
 
-def memory_options(plain: dict[str, Any], key: str) -> list[str]:
-    """Return `dotted.key=value` of the integers under `key` whose names suggest that they determine memory use."""
+def memory_options(plain: dict[str, Any], key: str, side: int = 0) -> list[tuple[float, str]]:
+    """Return cost in bytes and advice ("key=lower value (now value)") of the options under `key` that take memory."""
     node: Any = plain
     for part in key.split("."):
         node = node.get(part, {}) if isinstance(node, dict) else {}
-    words = ("resolution", "rays", "batch", "samples", "size", "frames", "faces", "height", "width")
-    found = []
-    for name, value in node.items() if isinstance(node, dict) else []:
+    return list(_options(node, key, "surface", side)) if isinstance(node, dict) else []
+
+
+def _options(node: dict[str, Any], key: str, rendered: str, side: int) -> Iterator[tuple[float, str]]:
+    """Yield as `memory_options`; `rendered`: what the renderer of the block's stage renders, a volume or a surface."""
+    if isinstance(renderer := node.get("renderer"), dict):
+        rendered = "volume" if "samples_across" in renderer else "surface"
+    for name, value in node.items():
+        place = f"{key}.{name}"
         if isinstance(value, dict):
-            found += memory_options(plain, f"{key}.{name}")
-        elif isinstance(value, int) and value > 1 and any(word in name for word in words):
-            found.append(f"{key}.{name}={value}")
-    return found
+            yield from _options(value, place, rendered, side)
+        elif cost := _cost(place, rendered, side):
+            yield from _advice(place, value, cost)
+
+
+def _cost(place: str, rendered: str, side: int) -> Cost | None:
+    """Return the cost of an option by its dotted key; None if it takes no memory."""
+    *before, name = place.split(".")
+    is_render = "guidance" in before[-2:]
+    scope = rendered if is_render else before[-1]
+    cost = COSTS.get(f"{scope}.{name}") or COSTS.get(name)
+    if cost is None:
+        return OTHERS if any(word in name for word in SOUNDS) else None
+    return replace(cost, zero=side) if is_render and side and cost.zero else cost
+
+
+def _advice(place: str, value: Any, cost: Cost) -> Iterator[tuple[float, str]]:
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(each, int) and not isinstance(each, bool) for each in values):
+        return
+    meant = [each or cost.zero for each in values]
+    most = max(meant)
+    if most <= 1:
+        return
+    lower = [min(each, most - 1 if cost.is_log else most // 2) for each in meant]
+    text = f"{place}={lower if isinstance(value, list) else lower[0]} (now {value})"
+    yield cost(most), text.replace(", ", ",")
 
 
 def check_growth(growth: float, device: torch.device, advice: str) -> None:

@@ -27,6 +27,7 @@ class Geometry(Component, nn.Module):
     """
 
     kind: ClassVar[str] = "geometry"
+    key: str = "system.stages.NAME"  # of its stage in the config, for messages
 
     @dataclass
     class Config:

@@ -99,7 +99,8 @@ class DMTet(Geometry):
         low, high = self.sdf.min().item(), self.sdf.max().item()
         return (
             f"the signed distance on the grid ranges from {low:.3g} to {high:.3g} (middle: {(low + high) / 2:.3g}) and "
-            "never crosses 0; lower the learning rate of geometry.sdf or raise the weight of the masks"
+            f"never crosses 0; lower {self.key}.optimizer.groups[geometry.sdf].lr, "
+            f"or raise lambda_mask in {self.key}.guidance"
         )
 
     @torch.no_grad()
@@ -130,9 +131,9 @@ class DMTet(Geometry):
         cells = max(CELLS_ACROSS * side / fused.thickness, 0.5 * resolution)  # `tet_grid` has 0.4 * resolution
         wanted = 16 * math.ceil(cells / 0.4 / 16)
         advice = (
-            f"raise geometry.resolution from {resolution} to {wanted}"
+            f"raise {self.key}.geometry.resolution from {resolution} to {wanted}"
             if wanted <= FINEST
-            else f"even geometry.resolution={FINEST} is too coarse for it"
+            else f"even {self.key}.geometry.resolution={FINEST} is too coarse for it"
         )
         share = 100 * fused.thickness / side * (1 + 2 * self.config.margin)
         raise InputError(

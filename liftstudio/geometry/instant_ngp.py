@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftstudio.core.ranges import NonNegativeFloat, Range
+from liftstudio.core.config import ExportOnly
+from liftstudio.core.ranges import Range
 from liftstudio.core.registry import register
 from liftstudio.core.schedules import Schedule
 from liftstudio.data.mesh import Mesh
@@ -18,6 +19,9 @@ from liftstudio.ops.marching_tetrahedra import marching_tetrahedra, tet_grid
 
 OPAQUE_DEPTH = 1.0  # optical depth that counts as a surface
 CHUNK = 1 << 18  # points evaluated at a time without gradients
+
+SurfaceLevel = Annotated[float, Range(0), ExportOnly()]
+SurfaceResolution = Annotated[int, Range(2, 256), ExportOnly()]
 
 
 @register("instant-ngp")
@@ -35,8 +39,8 @@ class InstantNGP(Geometry):
         blob_radius: Annotated[float, Range(1e-3)] = 0.5  # radius at half the blob's height, as a fraction of `radius`
         normals: Literal["finite-difference", "analytic"] = "finite-difference"  # how normals are computed
         normal_step: NormalStep = 0.01  # half the span of finite differences, as a fraction of `radius`
-        surface_level: NonNegativeFloat = 0.0  # density of the exported surface, 1/unit; 0: opaque in 0.05 `radius`
-        surface_resolution: Annotated[int, Range(2, 256)] = 160  # of the tetrahedral grid for export, as in `dmtet`
+        surface_level: SurfaceLevel = 0.0  # density of the exported surface, 1/unit; 0: opaque in 0.05 `radius`
+        surface_resolution: SurfaceResolution = 160  # of the tetrahedral grid for export, as in `dmtet`
 
         def __post_init__(self) -> None:
             check_levels_used(self.levels_used, self.grid)
@@ -105,5 +109,5 @@ class InstantNGP(Geometry):
         low, high = density.min().item(), density.max().item()
         return (
             f"the density ranges from {low:.3g} to {high:.3g}, the level of the surface is {self._level():.3g}; "
-            f"try geometry.surface_level={(low + high) / 2:.3g}"
+            f"try {self.key}.geometry.surface_level={(low + high) / 2:.3g}"
         )

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from liftstudio.core.config import ExportOnly
 from liftstudio.core.ranges import Range
 from liftstudio.core.registry import register
 from liftstudio.core.schedules import Schedule
@@ -22,6 +23,8 @@ CHUNK = 1 << 18  # points evaluated at a time without gradients
 SHARPEST = 1e6  # per world unit
 GRADIENT_POINTS = 2048  # points of `sdf_gradients`
 CANDIDATES = 4  # points drawn for each point kept
+
+SurfaceResolution = Annotated[int, Range(2, 1024), ExportOnly()]
 
 
 @dataclass
@@ -50,7 +53,7 @@ class NeuS(Geometry):
         sharpness: Annotated[float, Range(1e-3, SHARPEST)] = 20.0  # initial s, learned; surface width 1/s, world units
         normals: Literal["finite-difference", "analytic"] = "finite-difference"  # how gradients are computed
         normal_step: NormalStep = 0.01  # half the span of differences, fraction of `radius`; at least half a hash cell
-        surface_resolution: Annotated[int, Range(2, 1024)] = 192  # cells per side of the cube for the export
+        surface_resolution: SurfaceResolution = 192  # cells per side of the cube for the export
 
         def __post_init__(self) -> None:
             check_levels_used(self.levels_used, self.distance_grid)
@@ -140,5 +143,5 @@ class NeuS(Geometry):
         low, high = (end.item() for end in self._lattice().aminmax())
         return (
             f"the signed distance ranges from {low:.3g} to {high:.3g} and never crosses 0; "
-            "lower the learning rates or raise the weight of the masks"
+            f"lower {self.key}.optimizer.lr or raise lambda_mask in {self.key}.guidance"
         )

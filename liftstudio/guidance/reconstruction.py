@@ -93,13 +93,13 @@ class Reconstruction(Guidance[ReferenceRequest]):
         }
         self._check_maps()
         if self.is_used("lpips") and not config.lpips_weights:
-            raise InputError("lambda_lpips is used, but lpips_weights is empty; set it to the published weights")
+            raise InputError("lpips_weights: empty, but lambda_lpips is used; give the folder of the published weights")
         self.lpips = load_lpips(input_path(config.lpips_weights)).to(device) if self.is_used("lpips") else None
 
     def _check_maps(self) -> None:
         for name, maps in self.maps.items():
             if maps is None and self.is_used(name):
-                raise InputError(f"lambda_{name} is used, but the views have no {name.removeprefix('mono_')} maps")
+                raise InputError(f"lambda_{name}: used, but the views have no {name.removeprefix('mono_')} maps")
 
     def resolution(self, step: int) -> int:
         """Return the width in pixels of the renders at a step; 0: that of the reference images."""

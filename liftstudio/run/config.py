@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from liftstudio.core.config import ComponentSpec, parse, read_config, to_plain
+from liftstudio.core.config import ComponentSpec, ExportOnly, parse, read_config, to_plain
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import LogConfig
 from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
@@ -90,5 +90,5 @@ def deciding_options(config: RunConfig) -> dict[str, Any]:
 
     Options that others only refer to, such as ${prior}, are included where they are used.
     """
-    plain = to_plain(config)
+    plain = to_plain(config, without=ExportOnly)
     return json.loads(json.dumps({key: plain[key] for key in ("seed", "views", "system")}))

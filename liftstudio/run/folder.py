@@ -12,6 +12,7 @@ from liftstudio.core.checkpoints import Checkpoints
 from liftstudio.core.config import write_config
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_write, blaming
+from liftstudio.core.locking import exclusive
 from liftstudio.run.inputs import Inputs
 from liftstudio.run.names import slug
 
@@ -70,6 +71,10 @@ class RunFolder:
     def images(self, stage: str) -> Path:
         """Return the folder of a stage's image grids."""
         return self.path / "images" / stage
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which no other process may write into the folder; see `exclusive`."""
+        return exclusive(self.path)
 
     def note_command(self, command: str) -> None:
         """Append a command line, with the current time, to command.txt."""

@@ -38,12 +38,13 @@ class Inputs:
         if views is None:
             return cls(None, None, torch.eye(4, dtype=torch.float64))
         source: ViewSource = views.build(device=device)
-        truth = source.truth_mesh()
-        if truth is not None:
-            from liftstudio.data.mesh_io import read_mesh
+        with views.naming():
+            truth = source.truth_mesh()
+            if truth is not None:
+                from liftstudio.data.mesh_io import read_mesh
 
-            read_mesh(truth)
-        return cls(source.load(), truth, source.data_from_world())
+                read_mesh(truth)
+            return cls(source.load(), truth, source.data_from_world())
 
     def save(self, path: Path) -> None:
         """Write the inputs to a file; of the true surface only the path is stored."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from liftstudio import __version__
-from liftstudio.core.assets import input_path
+from liftstudio.core.assets import input_path, output_path
 from liftstudio.core.checkpoints import Checkpoint, check_same_config, random_states, seed_everything, set_random_states
 from liftstudio.core.config import to_plain
 from liftstudio.core.devices import choose_devices, first_device
@@ -105,7 +105,8 @@ def noun_of(config: RunConfig) -> str | None:
 
 def make_folder(config: RunConfig, inputs: Inputs, command: str) -> RunFolder:
     """Create the folder of a run."""
-    folder = create_run_folder(Path(config.runs_dir), config.name, config.tag, to_plain(config), inputs, command)
+    runs_dir = output_path(config.runs_dir)
+    folder = create_run_folder(runs_dir, config.name, config.tag, to_plain(config), inputs, command)
     log.info("run folder: %s", folder.path)
     return folder
 
@@ -121,7 +122,8 @@ def make_views(config: RunConfig, command: str, gpus: list[int] | None) -> RunFo
     inputs = load_inputs(config, gpus)
     folder = make_folder(config, inputs, command)
     assert inputs.views is not None
-    save_views(folder.views, inputs.views)
+    with folder.lock():
+        save_views(folder.views, inputs.views)
     log.info("views: %s", folder.views)
     return folder
 
@@ -130,6 +132,7 @@ class Run:
     """A system with its run folder: fits the stages, tests, exports."""
 
     folder: RunFolder
+    stage: str  # the current stage
 
     def __init__(self, config: RunConfig, inputs: Inputs, fabric: "Fabric") -> None:
         """Build the system, which checks its input here, before the long work.
@@ -143,7 +146,7 @@ class Run:
         self.saved: Checkpoint | None = None
         seed_everything(config.seed)
         make_deterministic(fabric.device)
-        with memory_advice(config, "system"):
+        with memory_advice(config, "system", side=self._side()):
             self.system: System = config.system.build(
                 views=inputs.views, device=fabric.device, seed=config.seed, fabric=fabric
             )
@@ -161,6 +164,8 @@ class Run:
         cls, config: RunConfig, folder: RunFolder, command: str, gpus: list[int] | None, *, finished: bool
     ) -> "Run":
         """Return an existing run at its newest valid checkpoint, or at its beginning if it has none yet.
+
+        The caller holds the lock of its folder.
 
         finished: the run is to be tested or exported as it is, which requires a checkpoint.
 
@@ -182,8 +187,7 @@ class Run:
         run = cls(config, inputs, make_fabric(config.device, gpus))
         run.folder, run.saved, run.elapsed = folder, saved, dict(saved.elapsed) if saved else {}
         if run.fabric.is_global_zero:
-            if not finished:  # a run that is tested or exported may still be training in another process
-                clear_temporaries(folder.path)
+            clear_temporaries(folder.path)
             folder.note_command(command)
         return run
 
@@ -204,7 +208,7 @@ class Run:
         try:
             with StopRequest() as stop:
                 for stage in stages[first:]:
-                    with memory_advice(self.config, f"system.stages.{stage}"):
+                    with memory_advice(self.config, f"system.stages.{stage}", side=self._side()):
                         self._fit_stage(stage, stop)
                 if stop.requested:  # while the last checkpoint was written
                     raise Interrupted("after the last stage")
@@ -242,6 +246,7 @@ class Run:
         """Make `stage` the current one and return how many of its steps are done."""
         # A stage starts from the same random state whether or not the run was interrupted before it.
         seed_everything(self.config.seed + 1 + list(self.system.stages).index(stage))
+        self.stage = stage
         if self.saved is None or self.saved.stage != stage:
             self.system.enter(stage)
             return 0
@@ -345,9 +350,15 @@ class Run:
     def _finish(self, phase: str) -> Iterator[None]:
         """Time a phase after the stages, and add advice to its out-of-memory errors."""
         begin = time.perf_counter()
-        with memory_advice(self.config, phase):
+        stage = f"system.stages.{self.stage}"
+        with memory_advice(self.config, phase, f"{stage}.geometry" if phase == "export" else f"{stage}.renderer"):
             yield
         self.finishing[f"{phase}_seconds"] = round(time.perf_counter() - begin, 3)
+
+    def _side(self) -> int:
+        """Return the pixels along the longer side of the reference views; 0 if there are none."""
+        views = self.inputs.views
+        return 0 if views is None else max(views.cameras.height, views.cameras.width)
 
     def _total_step(self, stage: str, done: int) -> int:
         names = list(self.system.stages)
@@ -385,7 +396,7 @@ def check_finite(losses: dict[str, float], stage: str, step: int) -> None:
     if bad:
         raise InputError(
             f"stage {stage}, step {step}: {', '.join(bad)} not finite; the last checkpoint is kept; "
-            f"lower the learning rates or loss weights in system.stages.{stage}"
+            f"lower system.stages.{stage}.optimizer.lr, or the weights of the losses in system.stages.{stage}"
         )
 
 

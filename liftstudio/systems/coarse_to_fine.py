@@ -84,6 +84,7 @@ class CoarseToFine(System):
 
     def _new_scene(self, stage: str, generator: torch.Generator) -> Scene:
         geometry = geometry_options(self.config.stages, stage).build(device=self.device, generator=generator)
+        geometry.key = f"system.stages.{stage}"
         return Scene(geometry, self.material, self.light, self.background).to(self.device)
 
     def enter(self, stage: str, state: dict[str, Any] | None = None) -> None:
@@ -115,7 +116,8 @@ class CoarseToFine(System):
         try:
             geometry.initialize(source, cameras, seen, inside)
         except InputError as error:
-            raise InputError(f"system.stages.{stage}: {error}") from None
+            before = f"system.stages.{self.stage.name}.steps={self.stages[self.stage.name]}"
+            raise InputError(f"system.stages.{stage}: {error} ({before})") from None
 
     def _vanished(self) -> str:
         """Text for the error when the current stage, which is to be followed by another, shows nothing."""

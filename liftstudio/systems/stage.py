@@ -102,7 +102,10 @@ class Stage:
         passes = request.passes | regularizers.passes(active)
         render = self.renderer.render(self.scene, request.cameras, passes=passes, generator=generator, shading=shading)
         losses = guidance.losses(request, render)
-        extra = regularizers.render_losses(active, render, self.scene, generator, shading)
+        try:
+            extra = regularizers.render_losses(active, render, self.scene, generator, shading)
+        except InputError as error:  # names the weight of a loss
+            raise InputError(f"system.stages.{self.name}.regularizers.{error}") from None
         return {f"{name}/{loss}": (guidance.weight(loss, step), value) for loss, value in losses.items()} | {
             f"{name}/{loss}": (active[loss], value) for loss, value in extra.items()
         }
@@ -113,7 +116,8 @@ class Stage:
         before = self.pixels.setdefault(name, pixels)
         if pixels > before:
             self.pixels[name] = pixels
-            advice = f"lower system.stages.{self.name}.guidance.{name}'s resolution or views_per_step"
+            key = f"system.stages.{self.name}.guidance.{name}"
+            advice = f"lower {key}.resolution or {key}.views_per_step"
             check_growth(pixels / before, self.device, advice)
 
     def _average_gradients(self) -> None:

@@ -18,6 +18,7 @@ from liftstudio.core.checkpoints import read_verified, seed_everything, write_ve
 from liftstudio.core.config import to_plain, write_config
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_write
+from liftstudio.core.locking import exclusive
 from liftstudio.core.logs import RunLog, StageProgress, log
 from liftstudio.core.stopping import StopRequest
 from liftstudio.data.images import save_image
@@ -210,9 +211,14 @@ def train(config: TrainingConfig, folder: Path) -> None:
     Writes config.yaml, checkpoint.pt, log.csv, tb/, sheets/, and the averaged weights (`PriorTask.save`).
 
     Raises:
-        InputError: options, captures, meshes or initial weights are invalid.
+        InputError: options, captures, meshes or initial weights are invalid, or another process trains in `folder`.
         Stopped: on SIGINT or SIGTERM.
     """
+    with exclusive(folder):
+        _train(config, folder)
+
+
+def _train(config: TrainingConfig, folder: Path) -> None:
     accelerator = _accelerator(config.devices)
     training = _prepare(config, folder, torch.device(accelerator))
     if training.progress >= 1:

@@ -118,7 +118,7 @@ def test_nan_stops_and_keeps_the_checkpoint(project: Path, capsys: pytest.Captur
 def test_out_of_memory_says_what_to_lower(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TRAIN, "system.memory_at=3"]) == command_line.OUT_OF_MEMORY
     message = capsys.readouterr().err
-    assert "out of memory in system" in message and "lower one of: system.batch_size=8" in message
+    assert "out of memory in system" in message and "try system.batch_size=4 (now 8)" in message
 
 
 def test_a_bug_is_one_line_and_a_traceback_with_debug(

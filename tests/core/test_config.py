@@ -352,6 +352,14 @@ def test_values_out_of_range_are_named(tmp_path: Path, text: str) -> None:
         parse({"all": {"a": data["inner"]}}, Outside)
 
 
+def test_errors_of_a_component_name_the_full_key() -> None:
+    spec = parse({"count": 1, "thing": {"type": "thing-of-test-config"}}, Outer).thing
+    assert spec is not None and spec.key == "thing" and spec == ComponentSpec(spec.kind, spec.type, Thing.Config())
+    for message, shown in {"size: bad": "thing.size: bad", "a.png: bad": "a.png: bad", "bad": "bad"}.items():
+        with pytest.raises(InputError, match=f"^{re.escape(shown)}$"), spec.naming():
+            raise InputError(message)
+
+
 def test_ranges_of_options_built_in_python() -> None:
     with pytest.raises(InputError, match=r"^size: expected 0 or more, got -1$"):
         Thing(Thing.Config(size=-1))

@@ -220,7 +220,7 @@ def test_gradients_flow_to_the_render() -> None:
 def test_maps_that_are_missing(name: str) -> None:
     views = reference_views(maps=False)
     make(views)
-    with pytest.raises(InputError, match=f"lambda_{name} is used, but the views have no {name[5:]} maps"):
+    with pytest.raises(InputError, match=f"lambda_{name}: used, but the views have no {name[5:]} maps"):
         make(views, **{f"lambda_{name}": 1.0})
 
 

@@ -3,6 +3,7 @@
 import csv
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from helpers.processes import Launched
 from helpers.tiny_project import make_project
 
+from liftstudio.cli.command_line import main
 from liftstudio.core.checkpoints import Checkpoints, read_verified
 
 # Checkpoints of 8 MB at every step: about half of the time goes into writing them.
@@ -129,3 +131,22 @@ def test_resume_of_a_finished_run_exports_again(project_with_extension: Path) ->
     (project_with_extension / "capture").rename(project_with_extension / "moved")  # the run has its own copy
     finish(resume("done"))
     assert result(folder) == before
+
+
+def test_a_run_is_written_by_one_process_at_a_time(
+    project_with_extension: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = project_with_extension / "runs" / "tiny" / "busy"
+    process = Launched(
+        "--config", "tiny.yaml", "--train", "data.path=capture", "tag=busy", "system.seconds=0.5", "checkpoint.every=1"
+    )
+    wait_for_steps(folder, process, 0)
+    before = (folder / "command.txt").read_text()
+    for mode in ("--resume", "--export", "--test", "--validate"):
+        assert main(["--config", "runs/tiny/busy", mode]) == 2
+        assert re.search(r"error: runs/tiny/busy: process \d+ writes there", capsys.readouterr().err)
+    assert (folder / "command.txt").read_text() == before
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert main(["--config", "runs/tiny/busy", "--export"]) == 0
+    assert not (folder / "lock").exists()

@@ -26,6 +26,7 @@ from liftstudio.core import assets, registry
 from liftstudio.core.checkpoints import read_verified
 from liftstudio.core.config import parse
 from liftstudio.core.errors import InputError
+from liftstudio.core.locking import exclusive
 from liftstudio.core.registry import register
 from liftstudio.core.weights import open_weights
 from liftstudio.training.config import TrainingConfig
@@ -138,6 +139,12 @@ def test_stopped_training_goes_on_to_the_same_bytes(
     assert "trained for 6 steps; raise steps or minutes to continue" in capsys.readouterr().out
     assert train(*parts, "task.size.embedding=24") == command_line.BAD_INPUT
     assert "holds a different network from the one in the config; use another name" in capsys.readouterr().err
+
+
+def test_a_folder_is_trained_in_by_one_process_at_a_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with exclusive(Path("runs/priors/busy")):
+        assert train("name=busy") == command_line.BAD_INPUT
+    assert "runs/priors/busy: process" in capsys.readouterr().err and not Path("runs/priors/busy").exists()
 
 
 def test_the_loss_falls_and_only_we_speak(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

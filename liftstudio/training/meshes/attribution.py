@@ -6,6 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import get_args
 
+from liftstudio.core.assets import input_path, output_path
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_write
 from liftstudio.training.data import Licences
@@ -48,11 +49,11 @@ def _key(entry: Entry) -> tuple[str, str, str]:
 def main(arguments: list[str] | None = None) -> int:
     """Print the attribution list, or write it to a file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="the value of data.objects in training")
+    parser.add_argument("folder", type=input_path, help="the value of data.objects in training")
     parser.add_argument(
         "--licences", choices=get_args(Licences), default="permissive", help="the value of data.licences in training"
     )
-    parser.add_argument("--output", type=Path, help="output file; default: standard output")
+    parser.add_argument("--output", type=output_path, help="output file; default: standard output")
     options = parser.parse_args(arguments)
     try:
         text = attribution(options.folder, options.licences)

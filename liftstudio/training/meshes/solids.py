@@ -50,7 +50,10 @@ class Solids:
 def kept_cells(mesh: StoredMesh) -> Bits:
     """Return the result of `carve`, from the cache if it has a valid entry."""
     key = content_key({"version": VERSION, "grid": GRID, "geometry": _digest(mesh)})
-    path = cache_folder() / "solids" / f"{key}.npz"
+    folder = cache_folder()
+    if folder is None:
+        return carve(mesh.vertices, mesh.faces)
+    path = folder / "solids" / f"{key}.npz"
     if (found := _read(path)) is not None:
         return found
     bits = carve(mesh.vertices, mesh.faces)
