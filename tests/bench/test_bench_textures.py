@@ -174,6 +174,7 @@ def config_of(*overrides: str) -> RunConfig:
             "system.stages.coarse.steps=6",
             "system.stages.coarse.geometry.grid.levels=6",
             "system.stages.coarse.renderer.grid_resolution=32",
+            "system.stages.coarse.renderer.samples_across=32",
             f"{FINE}.steps=2",
             f"{FINE}.geometry.resolution=16",
             f"{FINE}.guidance.texture.prior.weights=depth",
