@@ -25,6 +25,8 @@ from liftstudio.run.config import RunConfig, load_run_config
 from liftstudio.synthetic import render
 from liftstudio.training.rigs import DISTANCE, FOV_DEG
 
+pytestmark = pytest.mark.usefixtures("small_covering_views")
+
 SEED = fresh_seed(__name__, bits=24)
 FINE = "system.stages.fine"
 NUMBER = SEED % 50

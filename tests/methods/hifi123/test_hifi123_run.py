@@ -22,6 +22,8 @@ from liftstudio.data.images import load_image
 from liftstudio.data.mesh_io import read_mesh
 from liftstudio.run.config import load_run_config
 
+pytestmark = pytest.mark.usefixtures("small_covering_views")
+
 CONFIGS = assets.packaged("configs")
 SEED = fresh_seed(__name__)
 COARSE, FINE = (f"system.stages.{stage}" for stage in ("coarse", "fine"))

@@ -77,9 +77,9 @@ def test_a_lightning_checkpoint_is_opened(file: Path, prior: Prior, generator: t
     opened = checkpoint.network_part(find_weights(tmp_path / "tiny.ckpt"))
     sizes = opened.module.spatial_volume.size
     assert (sizes.vertices, sizes.planes, opened.module.model["diffusion_model"].size.heads) == (32, 48, 8)
-    network = opened.load(torch.float32, CPU)
+    loaded = opened.load(torch.float32, CPU).state_dict()
     for key, tensor in prior.network.state_dict().items():
-        assert torch.equal(network.state_dict()[key], tensor), key
+        assert torch.equal(loaded[key], tensor), key
 
 
 def find_weights(path: Path) -> Any:
