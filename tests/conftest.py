@@ -49,6 +49,12 @@ def few_surface_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def small_covering_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renders of a stage's result from all sides, from which the next stage starts, as coarse as the tests' grids."""
+    monkeypatch.setattr("liftstudio.systems.coarse_to_fine.COVERING_PIXELS", 64)
+
+
+@pytest.fixture
 def ball_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same with the image and the weights of the tiny ball's prior; log messages reach `caplog`."""
     from helpers.tiny_prior import TinyBall, write_ball, write_weights

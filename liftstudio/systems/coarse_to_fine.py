@@ -25,6 +25,7 @@ from liftstudio.systems.stage_config import StageConfig, check_stages, geometry_
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+COVERING_PIXELS = 128  # width and height of the renders from which a geometry starts
 THIN = 0.1  # ratio of thickness to length below which a stage may lose an object
 
 
@@ -138,12 +139,13 @@ class CoarseToFine(System):
         """Return cameras that see the object from all sides: the training views if there are several, else orbits."""
         if self.views is not None and len(self.views.training()) > 1:
             cameras = self.views.training().cameras
-            shrink = max(1, cameras.width // 128)
+            shrink = max(1, cameras.width // COVERING_PIXELS)
             return cameras.resized(cameras.height // shrink, cameras.width // shrink)
         azimuth = torch.arange(12) * 30.0
         radius = float(self.stage.scene.geometry.box[1, 0])
+        size = COVERING_PIXELS, COVERING_PIXELS
         return concatenate(
-            [orbit_cameras(azimuth, azimuth * 0 + elevation, 4 * radius, 35.0, 128, 128) for elevation in (-30, 10, 50)]
+            [orbit_cameras(azimuth, azimuth * 0 + elevation, 4 * radius, 35.0, *size) for elevation in (-30, 10, 50)]
         )
 
     def step(self, step: int) -> dict[str, float]:

@@ -25,6 +25,8 @@ from liftstudio.run.config import RunConfig, load_run_config
 from liftstudio.synthetic import render
 from liftstudio.training.rigs import DISTANCE, FOV_DEG
 
+pytestmark = pytest.mark.usefixtures("small_covering_views")
+
 SEED = fresh_seed(__name__, bits=24)
 FINE = "system.stages.fine"
 NUMBER = SEED % 50
@@ -174,6 +176,7 @@ def config_of(*overrides: str) -> RunConfig:
             "system.stages.coarse.steps=6",
             "system.stages.coarse.geometry.grid.levels=6",
             "system.stages.coarse.renderer.grid_resolution=32",
+            "system.stages.coarse.renderer.samples_across=32",
             f"{FINE}.steps=2",
             f"{FINE}.geometry.resolution=16",
             f"{FINE}.guidance.texture.prior.weights=depth",

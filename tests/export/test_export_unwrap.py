@@ -162,10 +162,10 @@ def test_every_texel_within_the_gutter_has_the_colour_of_the_nearest_one_of_the_
 
 
 def test_texels_have_their_point_and_normal() -> None:
-    sphere = from_trimesh(trimesh.creation.icosphere(5))
+    sphere = from_trimesh(trimesh.creation.icosphere(4))
     texels = texels_of(sphere, unwrap_mesh(sphere, SIZE, 2))
-    assert (texels.points.norm(dim=-1) - 1).abs().max() < 1e-3  # the sagitta of the faces
-    assert (texels.points - texels.normals).norm(dim=-1).max() < 5e-3
+    assert (texels.points.norm(dim=-1) - 1).abs().max() < 2e-3  # the sagitta of the faces
+    assert (texels.points - texels.normals).norm(dim=-1).max() < 1e-2
     assert (texels.normals.norm(dim=-1) - 1).abs().max() < 1e-5
 
 

@@ -181,7 +181,8 @@ def test_too_thin_for_the_tetrahedral_grid() -> None:
     cameras = orbit(16, 128, [-20.0, 30.0])
     seen = look(from_trimesh(ROD.copy().apply_transform(TILT)), cameras)
     geometry = DMTet(DMTet.Config(resolution=24, grid=TINY_GRID), device=torch.device("cpu"), generator=seeded())
-    message = r"about [3-9]\.\d % of its longest side thick; raise geometry.resolution from 24 to \d+$"
+    key = r"system\.stages\.NAME\.geometry\.resolution"
+    message = rf"about [3-9]\.\d % of its longest side thick; raise {key} from 24 to \d+$"
     with pytest.raises(InputError, match=message) as error:
         geometry.initialize(Solid(), cameras, seen)
     advised = int(str(error.value).split()[-1])

@@ -48,6 +48,7 @@ def test_there_is_a_case() -> None:
 
 
 @pytest.mark.parametrize("name", MESHES)
+@pytest.mark.usefixtures("few_surface_samples")
 def test_mesh_metrics(name: str) -> None:
     metrics = mesh_metrics(mesh(name, "pr_vertices"), mesh(name, "gt_vertices_transformed"))
     expected = RESULTS["mesh"][name]["ray_cast"]

@@ -36,7 +36,7 @@ def tiny_network(
     heads: int = 4,
 ) -> Any:
     """Return a random network; its weight names are the official ones."""
-    unet = UNetSize(8, 4, channels, 2, attends, 1, heads, 24, volume)
+    unet = UNetSize(8, 4, channels, 1, attends, 1, heads, 24, volume)
     volumes = VolumeSize(views, 16, volume, 8, 8)
     return randomize(SyncDreamerNetwork(Size(unet, volumes, 20)), generator)
 

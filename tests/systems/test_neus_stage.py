@@ -75,7 +75,7 @@ def build(data: dict[str, Any], views: ReferenceViews) -> CoarseToFine:
 def test_it_finds_a_sphere_and_dmtet_goes_on_from_it() -> None:
     system = make(sphere_views(6, 24, radius=0.7))  # it starts at 0.5
     system.enter("coarse")
-    losses = run(system, 0, 150)
+    losses = run(system, 0, 100)
     assert {"loss", "views/rgb", "views/mask", "views/normal_smoothness", "eikonal"} == set(losses[0])
     mesh = system.surface().mesh
     assert is_closed(mesh)
@@ -91,7 +91,7 @@ def test_it_finds_a_sphere_and_dmtet_goes_on_from_it() -> None:
 def test_it_finds_a_box() -> None:
     system = make(box_views(12, 32))
     system.enter("coarse")
-    run(system, 0, 150)
+    run(system, 0, 100)
     mesh = system.surface().mesh
     assert is_closed(mesh) and volume_of(mesh) == pytest.approx(0.9 * 0.7 * 1.1, rel=0.15)
     beyond = mesh.vertices.abs() - torch.tensor([0.9, 0.7, 1.1]) / 2

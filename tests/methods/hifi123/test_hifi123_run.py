@@ -22,6 +22,8 @@ from liftstudio.data.images import load_image
 from liftstudio.data.mesh_io import read_mesh
 from liftstudio.run.config import load_run_config
 
+pytestmark = pytest.mark.usefixtures("small_covering_views")
+
 CONFIGS = assets.packaged("configs")
 SEED = fresh_seed(__name__)
 COARSE, FINE = (f"system.stages.{stage}" for stage in ("coarse", "fine"))
@@ -44,7 +46,8 @@ SV3D = [  # options of views and fields with a tiny network
     "prior.weights=tiny.safetensors",
     "views.orbit.frames=5",
     "views.steps=2",
-    "views.resolution=64",
+    "views.resolution=48",
+    f"{COARSE}.geometry.blob_density=20",  # a shape after few steps
     f"{COARSE}.geometry.grid.levels=6",
     f"{COARSE}.guidance.views.views_per_step=1",
     "log.every=1",
@@ -87,7 +90,7 @@ def test_hybrid_from_start_to_file(here: Path, capsys: pytest.CaptureFixture[str
         "prior.weights=zero123",
         f"prior.resolution={SIZE}",
         "views.steps=2",
-        "views.resolution=64",
+        "views.resolution=32",
         f"{COARSE}.steps=4",
         f"{COARSE}.guidance.novel.resolution=[8,16]",
         f"{COARSE}.guidance.novel.resolution_milestones=[2]",
@@ -140,15 +143,15 @@ def test_refinement_after_another_method(here: Path) -> None:
     write_tiny_sv3d(here / "tiny.safetensors", seed=SEED)
     options = [
         *SV3D,
-        f"{COARSE}.steps=12",
-        f"{COARSE}.guidance.unseen.start=10",
+        f"{COARSE}.steps=6",
+        f"{COARSE}.guidance.unseen.start=4",
         f"{COARSE}.guidance.unseen.mask=none",
         *TINY_REFINEMENT,
     ]
     assert main(["--config", "mixed.yaml", "--train", *QUICK, *options]) == 0, f"seed {SEED}"
     run = here / "runs" / "mixed" / "a"
     check_run(run, 4)
-    assert len(losses(run, "unseen/sds")) == 2 and len(losses(run, "views/rgb")) == 12
+    assert len(losses(run, "unseen/sds")) == 2 and len(losses(run, "views/rgb")) == 6
 
 
 def test_any_methods_views_are_enhanced_by_a_key(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,10 +162,10 @@ def test_any_methods_views_are_enhanced_by_a_key(here: Path, capsys: pytest.Capt
     options = [
         "views.enhance.type=rgnv",
         "views.enhance.prior.weights=depth",
-        "views.enhance.steps=100",
+        "views.enhance.steps=20",
         "views.enhance.levels=3",
         "views.enhance.last_layers=2",
-        f"{COARSE}.steps=20",
+        f"{COARSE}.steps=6",
         f"{FINE}.steps=1",
         f"{FINE}.geometry.resolution=12",
         f"{FINE}.guidance.unseen.start=1",
@@ -178,7 +181,7 @@ def test_any_methods_views_are_enhanced_by_a_key(here: Path, capsys: pytest.Capt
     assert len(pairs) == 5 and all(torch.equal(before[1], after[1]) for before, after in pairs)
     changed = [not torch.equal(before[0], after[0]) for before, after in pairs]
     assert changed == [True] * 4 + [False], f"the last is the picture; seed {SEED}"
-    assert len(losses(enhanced, "views/rgb")) == 21 and len(read_mesh(enhanced / "export" / "mesh.glb").faces) > 10
+    assert len(losses(enhanced, "views/rgb")) == 7 and len(read_mesh(enhanced / "export" / "mesh.glb").faces) > 10
 
 
 def test_what_is_not_there_is_told_before_views_are_made(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,8 @@ from liftstudio.data.images import load_image
 from liftstudio.data.mesh_io import read_mesh
 from liftstudio.run.inputs import Inputs
 
+pytestmark = pytest.mark.usefixtures("small_covering_views")
+
 SEED = fresh_seed(__name__)
 OFFICIAL, TEXT_ONLY = (str(assets.packaged("configs") / f"{name}.yaml") for name in ("imagedream", "mvdream"))
 MV = f"{COARSE}.guidance.mv"

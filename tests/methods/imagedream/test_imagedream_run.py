@@ -1,6 +1,7 @@
 """ImageDream from its configs: the front is on +x everywhere; compositions and bad input."""
 
 import csv
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from liftstudio.run.inputs import Inputs
 from liftstudio.synthetic import TexturedObject, make_object, render, split
 from liftstudio.synthetic.truth import to_mesh
 
+pytestmark = pytest.mark.usefixtures("small_covering_views")
+
 SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
 CONFIGS = assets.packaged("configs")
@@ -39,6 +42,7 @@ ANGLES = (0, 90, 180, 270)
 STILLS = ["test.frames=4", "test.size=64", "test.stills=4", f"test.elevation_deg={ELEVATION_DEG}"]
 
 
+@functools.cache
 def toy() -> TexturedObject:
     """Return an unseen toy with different front and back."""
     return make_object("toy", split(47, "toy", "unseen"))
@@ -71,13 +75,13 @@ def test_front_by_sampler_guidance_and_export(here: Path, capsys: pytest.Capture
         "views.recenter=false",
         f"views.azimuth_deg={TURN_DEG}",
         "views.resolution=64",
-        "views.steps=6",
-        f"{COARSE}.steps=25",
+        "views.steps=4",
+        f"{COARSE}.steps=20",
         f"{COARSE}.guidance.mv.resolution=[20]",
         f"{COARSE}.guidance.mv.resolution_milestones=[]",
         f"{COARSE}.guidance.mv.min_step_percent=0.6",
         f"{COARSE}.guidance.mv.max_step_percent=0.9",
-        f"{FINE}.steps=8",
+        f"{FINE}.steps=4",
         f"{FINE}.geometry.resolution=24",
         f"{FINE}.guidance.mv.resolution=[48]",
         *STILLS,

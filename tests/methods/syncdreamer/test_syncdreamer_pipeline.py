@@ -21,7 +21,7 @@ from liftstudio.methods.syncdreamer import ranking
 from liftstudio.run.inputs import Inputs
 
 SEED = fresh_seed(__name__)
-SIZE, DISTANCE = 64, 2.7  # pixels across the views; of the cameras
+SIZE, DISTANCE = 32, 2.7  # pixels across the views; of the cameras
 QUICK = (
     "device=cpu",
     "tag=tiny",
@@ -29,8 +29,9 @@ QUICK = (
     "views.instances=2",
     "views.steps=2",
     f"views.resolution={SIZE}",
-    "system.stages.coarse.steps=20",
+    "system.stages.coarse.steps=6",
     "system.stages.coarse.geometry.grid.levels=6",
+    "system.stages.coarse.renderer.grid_resolution=32",
     "system.stages.coarse.renderer.samples_across=48",
     "system.stages.coarse.guidance.views.views_per_step=1",
     "system.stages.fine.steps=2",
@@ -51,6 +52,7 @@ INSTANT_NGP = (  # as in the method's README
     "system.stages.coarse.renderer={type: volume, samples_across: 96}",
     "system.stages.coarse.regularizers={lambda_distortion: 0.01}",
     "system.stages.coarse.optimizer={lr: 0.01}",
+    "system.stages.coarse.geometry.blob_density=20",  # a shape after few steps
 )
 
 

@@ -77,9 +77,9 @@ def test_a_lightning_checkpoint_is_opened(file: Path, prior: Prior, generator: t
     opened = checkpoint.network_part(find_weights(tmp_path / "tiny.ckpt"))
     sizes = opened.module.spatial_volume.size
     assert (sizes.vertices, sizes.planes, opened.module.model["diffusion_model"].size.heads) == (32, 48, 8)
-    network = opened.load(torch.float32, CPU)
+    loaded = opened.load(torch.float32, CPU).state_dict()
     for key, tensor in prior.network.state_dict().items():
-        assert torch.equal(network.state_dict()[key], tensor), key
+        assert torch.equal(loaded[key], tensor), key
 
 
 def find_weights(path: Path) -> Any:
@@ -94,7 +94,7 @@ def test_views_in_chunks(file: Path, prior: Prior, generator: torch.Generator, c
     small, posed = open_syncdreamer(file, chunk=chunk), input_of(generator)
     latents, images = torch.randn(SHAPE, generator=generator), torch.rand(VIEWS, SIZE, SIZE, 3, generator=generator)
     condition, scale = prior.condition(posed), torch.full((VIEWS,), 2.0)
-    for sigma in (0.05, 1.0, 14.0):
+    for sigma in (0.05, 14.0):
         guided = [p.denoise(NoisyViews(latents, sigma, condition, cameras(), scale)) for p in (prior, small)]
         # the tolerance of guided noise in the golden data, over the noise level; guidance of 2 triples rounding
         torch.testing.assert_close(*guided, rtol=1e-4, atol=5e-4 * max(1, sigma))

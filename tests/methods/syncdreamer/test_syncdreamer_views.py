@@ -41,6 +41,12 @@ def folder(ball_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def coarse_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer points along a ray, but enough to tell sizes of balls apart."""
+    monkeypatch.setattr(ranking, "SAMPLES", 24)
+
+
+@pytest.fixture
 def quick_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few points along a ray: for tests to which it is all one which instance is the best."""
     monkeypatch.setattr(ranking, "SAMPLES", 8)
@@ -118,26 +124,27 @@ def test_default_steps_are_those_of_the_prior(monkeypatch: pytest.MonkeyPatch) -
     sigmas = TinyBall.sigmas
     monkeypatch.setattr(TinyBall, "sigmas", lambda prior, steps: (counts.append(steps), sigmas(prior, steps))[1])
     monkeypatch.setattr(TinyBall, "steps", 5)
-    make(steps=0, cache=False)
+    make(count=4, steps=0, cache=False)
     monkeypatch.setattr(TinyBall, "ancestral_steps", 3)
-    make(steps=0, cache=False)
-    make(steps=4, cache=False)
+    make(count=4, steps=0, cache=False)
+    make(count=4, steps=4, cache=False)
     assert counts == [5, 3, 4]
 
 
 @pytest.mark.usefixtures("quick_ranking")
 def test_instances() -> None:
     """Each depends only on the seed and its index; choosing another needs no new sampling."""
-    two, three = ([make(instances=n, instance=i) for i in range(n)] for n in (2, 3))
+    few = {"count": 4}
+    two, three = ([make(**few, instances=n, instance=i) for i in range(n)] for n in (2, 3))
     assert len(TinyBall.prompts) == 2
     for a, b in zip(two, three, strict=False):
         assert torch.equal(a.images, b.images)
     assert not torch.equal(three[0].images, three[1].images) and not torch.equal(three[1].images, three[2].images)
-    best = make(instances=3)
+    best = make(**few, instances=3)
     assert any(torch.equal(best.images, one.images) for one in three) and len(TinyBall.prompts) == 2
-    alone = make(instances=1)
+    alone = make(**few, instances=1)
     assert torch.equal(alone.images, two[0].images) and alone.sheet is None
-    assert not torch.equal(make(seed=1).images, make(seed=2).images)
+    assert not torch.equal(make(**few, seed=1).images, make(**few, seed=2).images)
 
 
 @pytest.mark.usefixtures("quick_ranking")
@@ -181,18 +188,19 @@ def emptied(views: ReferenceViews, numbers: Sequence[int]) -> ReferenceViews:
     return replace(views, masks=masks)
 
 
+@pytest.mark.usefixtures("coarse_ranking")
 def test_agreement_of_silhouettes() -> None:
-    agreement = score
-    good = agreement(posed_ball())
+    good = score(posed_ball())
     assert good > 0.97  # outlines of 48 pixels
-    larger, smaller, both = ({3: 0.8}, {3: 0.6}, {3: 0.8, 9: 0.6})
-    assert agreement(posed_ball(radii=larger)) < good - 0.005, "one silhouette that the others do not fill"
-    assert agreement(posed_ball(radii=smaller)) < agreement(posed_ball(radii=larger)), "one that cuts all others"
-    assert agreement(posed_ball(radii=both)) < agreement(posed_ball(radii=smaller))
-    wrong_picture = agreement(posed_ball(radii={16: 0.85}))
-    assert wrong_picture < agreement(posed_ball(radii={3: 0.85})), "the picture counts as much as all others together"
+    larger, smaller, both = (score(posed_ball(radii=radii)) for radii in ({3: 0.8}, {3: 0.6}, {3: 0.8, 9: 0.6}))
+    assert larger < good - 0.005, "one silhouette that the others do not fill"
+    assert smaller < larger, "one that cuts all others"
+    assert both < smaller
+    wrong_picture = score(posed_ball(radii={16: 0.85}))
+    assert wrong_picture < score(posed_ball(radii={3: 0.85})), "the picture counts as much as all others together"
 
 
+@pytest.mark.usefixtures("coarse_ranking")
 def test_empty_views_count_by_their_share() -> None:
     """They are excluded from training, and so from the hull."""
     good = posed_ball()
@@ -207,6 +215,7 @@ def test_empty_views_count_by_their_share() -> None:
     assert none.score == 0 and none < rank(disjoint) and none < all_but_one < one < rank(good)
 
 
+@pytest.mark.usefixtures("coarse_ranking")
 def test_the_best_instance_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three instances, only the second's balls have the input image's size."""
     monkeypatch.setattr(TinyBall, "denoise", Instances(((0.95,) * 16, (0.7,) * 16, (0.7, 0.5) * 8)).denoise)
@@ -221,6 +230,7 @@ def test_the_best_instance_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 EMPTY = 1e-6  # radius of a ball that no pixel sees
 
 
+@pytest.mark.usefixtures("coarse_ranking")
 @pytest.mark.parametrize("other", [(EMPTY,) * 16, (0.7, 0.5) * 8])
 def test_an_instance_with_an_empty_view_is_better_than_a_useless_one(
     other: tuple[float, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -298,9 +308,9 @@ def test_the_scale_of_cfg(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(TinyBall, "denoise", noted)
     monkeypatch.setattr(TinyBall, "guidance_scale", 1.5)
-    make(instances=1, steps=1)
-    make(instances=1, steps=1, guidance_scale=3)
-    assert [scale.tolist() for scale in scales] == [[1.5] * 16, [3.0] * 16]
+    make(count=4, instances=1, steps=1)
+    make(count=4, instances=1, steps=1, guidance_scale=3)
+    assert [scale.tolist() for scale in scales] == [[1.5] * 4, [3.0] * 4]
 
 
 @pytest.mark.usefixtures("quick_ranking")
@@ -310,12 +320,12 @@ def test_the_official_network_from_file_to_views(folder: Path, guidance: str, ca
     write_tiny_syncdreamer(folder / "tiny.safetensors", views=4, image_size=32, seed=SEED)
     prior = {"type": "auto", "weights": "tiny.safetensors"}
     options: dict[str, Any] = {"guidance": guidance, "count": 4, "steps": 2, "resolution": 0}
-    views = make(prior=prior, **options)
+    views = make(prior=prior, **options, instance=0)
     assert len(views) == 5 and views.images.shape == (5, 256, 256, 3) and views.sheet is not None
     assert torch.isfinite(views.images).all() and views.images[:4].std() > 0.01
-    again = make(prior=prior, **options, cache=False)
+    again = make(prior=prior, **options, instances=1, cache=False)
     assert torch.equal(again.images, views.images)
-    in_chunks = make(prior={**prior, "chunk": 1}, **options, cache=False)
+    in_chunks = make(prior={**prior, "chunk": 1}, **options, instances=1, cache=False)
     assert (in_chunks.over(1.0) - views.over(1.0)).abs().mean() < 2 / 255  # rounding, then 8 bits
     with pytest.raises(InputError, match=r"makes its 4 views together, not 16; expected .* with count: 4$"):
         make(prior=prior, **{**options, "count": 16})
@@ -408,16 +418,16 @@ def test_white_views_of_the_official_network_are_an_error(folder: Path) -> None:
 
 @pytest.mark.usefixtures("quick_ranking")
 def test_changed_options_sample_the_views_again() -> None:
-    make()
+    make(count=4)
     shutil.copy("ball.png", "other.png")
-    make(image="other.png", instance=1)
+    make(count=4, image="other.png", instance=1)
     assert len(TinyBall.prompts) == 1
     changes: tuple[dict[str, Any], ...] = (
-        {"count": 15},
+        {"count": 3},
         {"instances": 1},
         {"guidance_scale": 2},
         {"elevation_deg": 11},
     )
     for number, change in enumerate(changes):
-        make(**change)
+        make(**{"count": 4, **change})
         assert len(TinyBall.prompts) == 2 + number
