@@ -112,7 +112,7 @@ class Listed(Weights):
         ("imagedream-ipmv-diffusers/unet/diffusion_pytorch_model.safetensors", {}, "auto", "pixel"),
         ("model.pt", {}, "local", "local"),
         ("model.pt", {"mode": "local"}, "auto", "local"),
-        ("model.pt", {}, "auto", r"with the prior's type: imagedream, set mode: pixel .* or mode: local"),
+        ("model.pt", {}, "auto", r"set prior\.type=imagedream, and prior\.mode=pixel .* or prior\.mode=local"),
         ("ipmv/model.pt", {}, "auto", r"cannot tell the mode from its weights or its name"),
         ("ipmv-local/my-ipmv.pt", {}, "auto", "pixel"),
         ("models--o--my-ipmv-local/snapshots/01ab/unet/model.safetensors", {}, "auto", "local"),
