@@ -10,12 +10,18 @@ from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.mesh import Mesh
 from liftstudio.data.render import Render
+from liftstudio.geometry import depth_fusion, dmtet
 from liftstudio.geometry.depth_fusion import FusedShape, fuse_depth
 from liftstudio.geometry.dmtet import DMTet
 from liftstudio.renderers.surface import render_mesh
 
 BOX = torch.tensor([[-1.0] * 3, [1.0] * 3])
 ALL_AROUND = [-50.0, 0.0, 50.0]
+
+
+@pytest.fixture(autouse=True)
+def small_fine_grids(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depth_fusion, "FINE_CELLS", 2**18)
 
 
 def look(mesh: Mesh, cameras: Cameras) -> Render:
@@ -165,20 +171,21 @@ TILT = trimesh.transformations.euler_matrix(0.6, 0.7, 0.3)
 @pytest.mark.parametrize(
     "thin", [ROD, ROD.copy().apply_transform(TILT), PLATE, RING], ids=["rod", "tilted-rod", "plate", "ring"]
 )
-def test_a_thin_object_stays_in_one_piece(thin: trimesh.Trimesh) -> None:
-    mesh, cameras = from_trimesh(thin), orbit(16, 128, [-20.0, 30.0])
-    seen = look(mesh, cameras)
-    shape = fuse_depth(seen, cameras, BOX)
+def test_a_thin_object_stays_in_one_piece(thin: trimesh.Trimesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[FusedShape] = []
+    monkeypatch.setattr(dmtet, "fuse_depth", lambda *given: made.append(fuse_depth(*given)) or made[-1])
+    cameras = orbit(12, 128, [-20.0, 30.0])
+    geometry = DMTet(DMTet.Config(resolution=128, grid=TINY_GRID), device=torch.device("cpu"), generator=seeded())
+    geometry.initialize(Solid(), cameras, look(from_trimesh(thin), cameras))
+    (shape,) = made
     assert shape.cell < 0.02 and shape.volume == pytest.approx(thin.volume, rel=0.4)
     torch.testing.assert_close(shape.extent(), torch.tensor(thin.bounds).float(), atol=0.06, rtol=0)
-    geometry = DMTet(DMTet.Config(resolution=128, grid=TINY_GRID), device=torch.device("cpu"), generator=seeded())
-    geometry.initialize(Solid(), cameras, seen)
     surface = as_trimesh(geometry.mesh())
     assert surface.body_count == 1 and surface.volume == pytest.approx(thin.volume, rel=0.5)
 
 
 def test_too_thin_for_the_tetrahedral_grid() -> None:
-    cameras = orbit(16, 128, [-20.0, 30.0])
+    cameras = orbit(12, 128, [-20.0, 30.0])
     seen = look(from_trimesh(ROD.copy().apply_transform(TILT)), cameras)
     geometry = DMTet(DMTet.Config(resolution=24, grid=TINY_GRID), device=torch.device("cpu"), generator=seeded())
     key = r"system\.stages\.NAME\.geometry\.resolution"
