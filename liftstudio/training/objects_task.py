@@ -8,8 +8,10 @@ from torch import Tensor
 
 from liftstudio.core.ranges import NonNegativeFloat, PositiveInt, UnitFloat
 from liftstudio.core.registry import register
+from liftstudio.data.cameras import concatenate
 from liftstudio.priors.objects.frustum import centers, frame_of, pixel_rays
-from liftstudio.priors.objects.network import Lifted, Picture, Pose, Size, zoom
+from liftstudio.priors.objects.network import Lifted, Size, zoom
+from liftstudio.priors.objects.pose import Pose
 from liftstudio.priors.objects.prior import ObjectsPrior
 from liftstudio.priors.projections import projections
 from liftstudio.priors.volume_prior import RESOLUTION
@@ -19,7 +21,7 @@ from liftstudio.training.volume_task import VolumeTask, channels_first
 
 @register("objects")
 class ObjectsTask(VolumeTask):
-    """Trains the denoiser that fills the frustum of the input view, by losses on rays, occupancy and input camera."""
+    """Trains the denoiser that fills the input view's frustum by losses on rays and occupancy, and its pose network."""
 
     @dataclass
     class Config(VolumeTask.Config):
@@ -27,20 +29,20 @@ class ObjectsTask(VolumeTask):
         rays: PositiveInt = 768  # per object and step
         drop_image: UnitFloat = 0.05  # share of objects without input image
         drop_views: UnitFloat = 0.1  # share of objects without noisy views
-        drop_pose: UnitFloat = 0.15  # share of objects whose input elevation and lens the network must estimate
         top_share: UnitFloat = 0.5  # share of objects at the highest noise level
         lambda_occupancy: NonNegativeFloat = 1.0  # weight of the occupancy cross entropy; not for captures
-        lambda_pose: NonNegativeFloat = 0.01  # weight of the negative log-likelihood of input elevation and lens
+        lambda_pose: NonNegativeFloat = 0.01  # weight of the negative log-likelihood of elevations and lenses
 
     prior_type = ObjectsPrior
     extra_views = 2
     sheet_steps, most_weight = 2, 2.0
 
     def _shape(self, sample: Sample, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the input elevation, whether the network is given it, and the occupancy of the frustum."""
-        elevation = sample.rig.input_camera.elevation_deg[0].deg2rad()
-        is_posed = torch.rand((), generator=generator) >= self.config.drop_pose
-        return {"elevation": elevation, "is_posed": is_posed, **self._inside(sample)}
+        """Return all images with their cameras' elevation and zoom, and the occupancy of the frustum."""
+        cameras = concatenate([sample.rig.views, sample.rig.input_camera])
+        images = torch.cat([channels_first(sample.images), channels_first(sample.input_image)[None]])
+        pose = {"elevation": cameras.elevation_deg.deg2rad(), "zoom": zoom(projections(cameras))}
+        return {"images": images, **pose, **self._inside(sample)}
 
     def _inside(self, sample: Sample) -> dict[str, Tensor]:
         """Return occupancy [D, R, R] by plane and pixel; False far from the silhouette."""
@@ -54,11 +56,9 @@ class ObjectsTask(VolumeTask):
         inside[:, near] = sample.solid.contains(cells.view(-1, 3)).view(planes, -1)
         return {"inside": inside}
 
-    def _look(self, batch: dict[str, Tensor]) -> Picture:
-        return self.network.look(batch["input_image"], batch["input_projection"], batch["is_posed"])
-
     def _shape_losses(self, lifted: Lifted, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        losses = {"pose": self.config.lambda_pose * _pose_loss(lifted.pose, batch)}
+        pose = self.network.pose(batch["images"].flatten(0, 1))
+        losses = {"pose": self.config.lambda_pose * _pose_loss(pose, batch["elevation"], batch["zoom"])}
         if "inside" in batch:
             entropy = _occupancy_loss(lifted, batch["inside"], batch["input_image"])
             losses["occupancy"] = self.config.lambda_occupancy * entropy
@@ -77,14 +77,11 @@ def _near_object(images: Tensor) -> Tensor:
     return F.max_pool2d(images[:, 3:], 5, stride=1, padding=2) > -1
 
 
-def _pose_loss(pose: Pose, batch: dict[str, Tensor]) -> Tensor:
-    """Return the negative log-likelihood of elevation and lens, over the input views where they are estimated.
+def _pose_loss(pose: Pose, elevation: Tensor, lens: Tensor) -> Tensor:
+    """Return the mean negative log-likelihood of elevations (radians) and zooms of all images [B, V].
 
     Errors follow a Laplace distribution, so that a single bad estimate does not dominate the loss.
     """
-    guessed = (~batch["is_posed"] & batch["has_image"]).float()
-    elevation = (pose.elevation - batch["elevation"]).abs()
-    lens = (pose.zoom - zoom(batch["input_projection"])).abs()
-    surprise = elevation / pose.elevation_log_error.exp() + pose.elevation_log_error
-    surprise = surprise + lens / pose.zoom_log_error.exp() + pose.zoom_log_error
-    return (surprise * guessed).sum() / guessed.sum().clamp_min(1)
+    surprise = (pose.elevation - elevation.flatten()).abs() / pose.elevation_log_error.exp() + pose.elevation_log_error
+    surprise = surprise + (pose.zoom - lens.flatten()).abs() / pose.zoom_log_error.exp() + pose.zoom_log_error
+    return surprise.mean()

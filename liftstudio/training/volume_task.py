@@ -119,16 +119,13 @@ class VolumeTask(PriorTask):
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return squared errors of ray colour and opacity, weighted by noise level, and the `_shape_losses`."""
         b, network = batch, self.network
-        lifted = network.lift(self._look(b), *(b[name] for name in LIFTED))
+        picture = network.look(b["input_image"], b["input_projection"])
+        lifted = network.lift(picture, *(b[name] for name in LIFTED))
         pixels = network.render(lifted, b["origins"], b["directions"], self.prior_type.samples, b["jitter"])
         weight = (1 + 0.5 / b["sigma"].square()).clamp_max(self.most_weight)
         error = (pixels - b["target"]).square().mean(1) * weight[:, None]
         rendered = {"color": error[:, :3].mean(), "mask": self.config.lambda_mask * error[:, 3].mean()}
         return rendered | self._shape_losses(lifted, b)
-
-    def _look(self, batch: dict[str, Tensor]) -> Any:
-        """Return the input image in the form that `lift` takes."""
-        return self.network.look(batch["input_image"], batch["input_projection"])
 
     @abstractmethod
     def _shape_losses(self, lifted: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -25,7 +25,6 @@ from liftstudio.priors.objects.frustum import (
 from liftstudio.priors.objects.network import (
     Lifted,
     ObjectsNetwork,
-    Pose,
     Size,
     camera_features,
     composited,
@@ -106,12 +105,8 @@ def test_coordinates_are_those_of_the_cells(generator: torch.Generator) -> None:
     torch.testing.assert_close(sample_frustum(volume, where), volume.flatten(2), atol=1e-3, rtol=0)
 
 
-def any_pose() -> Pose:
-    return Pose(*torch.zeros(4, 1))
-
-
 def lifted_volume(density: Tensor, color: Tensor, frame: Tensor) -> Lifted:
-    return Lifted(torch.zeros_like(density), density, color, frame, any_pose())
+    return Lifted(torch.zeros_like(density), density, color, frame)
 
 
 @pytest.mark.parametrize("gradients", [True, False], ids=["torch", "numba"])
@@ -181,42 +176,46 @@ def test_the_camera_condition_has_field_of_view_distance_and_up() -> None:
     shifted = replace(cameras, cx=cameras.cx + 4, cy=cameras.cy - 3)
     for each in (cameras, shifted):
         matrices = projections(each)
-        told = camera_features(matrices, torch.ones(3, dtype=torch.bool))
+        told = camera_features(matrices)
         zoomed = -math.log(math.tan(math.radians(fov_deg / 2)))
         torch.testing.assert_close(zoom(matrices), torch.full((3,), zoomed), atol=1e-5, rtol=0)
         torch.testing.assert_close(told[:, 0], torch.full((3,), zoomed), atol=1e-5, rtol=0)
         torch.testing.assert_close(told[:, 1], torch.full((3,), 0.75), atol=1e-5, rtol=0)
         up = torch.stack([torch.zeros(3), -elevation_deg.deg2rad().cos(), -elevation_deg.deg2rad().sin()], dim=1)
         torch.testing.assert_close(told[:, 2:5], up, atol=1e-5, rtol=0)
-        assert (camera_features(matrices, torch.zeros(3, dtype=torch.bool)) == 0).all()
 
 
 def lifted(network: ObjectsNetwork, *given: Tensor) -> Lifted:
     return network.lift(network.look(*given[:2]), *given[2:])
 
 
-def planes(lifted: Lifted) -> Tensor:
-    return torch.cat([lifted.density, lifted.occupancy, lifted.color.flatten(1, 2)], dim=1)
-
-
 @torch.no_grad()
-def test_an_elevation_that_is_not_told_is_not_made_use_of(network: ObjectsNetwork, generator: torch.Generator) -> None:
-    """Two cameras see the same in worlds with different up axes; noisy views are read on upright planes."""
-    given = random_views(1, RESOLUTION, generator)
-    no = torch.zeros(2, dtype=torch.bool)
-    given[6] = no
-    tilt = torch.linalg.qr(torch.randn(3, 3, generator=generator))[0]
-    tilt = tilt * tilt.det()
-    tilted = list(given)
-    for index in (1, 3):
-        tilted[index] = torch.cat([given[index][..., :3] @ tilt, given[index][..., 3:]], dim=-1)
-    results = [
-        planes(network.lift(network.look(*each[:2], is_posed), *each[2:]))
-        for is_posed in (no, ~no)
-        for each in (given, tilted)
+def test_a_pose_has_an_angle_a_zoom_and_bounded_errors(network: ObjectsNetwork, generator: torch.Generator) -> None:
+    images = torch.rand(5, 4, RESOLUTION, RESOLUTION, generator=generator) * 2 - 1
+    pose = network.pose(images)
+    assert all(part.shape == (5,) for part in pose)
+    for log_error in (pose.elevation_log_error, pose.zoom_log_error):
+        assert (log_error.abs() <= 3).all() and (log_error <= 1).all()
+    for alone, together in zip(network.pose(images[:1]), pose, strict=True):
+        torch.testing.assert_close(alone, together[:1], atol=1e-5, rtol=1e-4)  # images are independent
+
+
+def test_every_image_teaches_the_pose_and_nothing_else(generator: torch.Generator) -> None:
+    task = ObjectsTask(ObjectsTask.Config(size=TINY, lambda_pose=2.0), DataConfig(), torch.float32)
+    batch = task.prepare([draw_sample("toy", SEED, DataConfig(), 4, generator)], generator)
+    assert batch["images"].shape[:2] == batch["elevation"].shape == batch["zoom"].shape == (1, 5)
+    torch.testing.assert_close(batch["images"][0, -1], batch["input_image"][0])
+    torch.testing.assert_close(batch["zoom"][:, -1], zoom(batch["input_projection"]))
+    pose = task.network.pose(batch["images"][0])
+    errors = [
+        ((found - true[0]).abs() / log_error.exp() + log_error).mean()
+        for found, log_error, true in zip(pose[::2], pose[1::2], (batch["elevation"], batch["zoom"]), strict=True)
     ]
-    torch.testing.assert_close(results[0], results[1], atol=0, rtol=0)
-    assert (results[2] - results[3]).abs().max() > 1e-2
+    loss = task.losses(batch)["pose"]
+    torch.testing.assert_close(loss, 2 * sum(errors))
+    loss.backward()
+    taught = {name.split(".")[0] for name, p in task.network.named_parameters() if p.grad is not None}
+    assert taught == {"pose"}
 
 
 @pytest.mark.parametrize("azimuth_deg", [70.0, 200.0])

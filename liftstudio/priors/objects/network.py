@@ -9,7 +9,7 @@ at the end. Here, pixels are in [-1, 1], channels first, with four channels: rgb
 """
 
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -38,16 +38,18 @@ from liftstudio.priors.objects.frustum import (
     upright_axes,
 )
 from liftstudio.priors.objects.marching import render_rays
+from liftstudio.priors.objects.pose import PoseNetwork
 from liftstudio.priors.projections import ray_shares
 
 CHANNELS = 4  # rgb over white, alpha
+SIDE = 64  # pixels across the image whose camera is estimated
 SIGMA_DATA = 0.5  # standard deviation of the pixels
 SIGMA_BLIND = 10.0  # noise level far above which views are ignored
 POOLED = (2, 8)  # pixels across the blocks that noisy views are averaged over: for detail, and against noise
 SEEN = 2 * CHANNELS * len(POOLED)  # features of a cell: mean and variance over the views, per channel and block size
 CLEAR = 1e-4  # lower bound of the alpha whose logarithm is added to a ray's logits
 SHOWN = 1e-2  # compositing weight below which a sample's colour is skipped
-CAMERA_FEATURES = 6  # of `camera_features`
+CAMERA_FEATURES = 5  # of `camera_features`
 PLACE_FEATURES = 8  # of `place_features`
 
 
@@ -69,25 +71,12 @@ class Size:
     embedding: PositiveInt = 192  # width of the embedding of noise level, number of views and camera
 
 
-class Pose(NamedTuple):
-    """The network's estimate of the input camera and the natural logarithms of the expected errors; each [B].
-
-    elevation: radians above the object's horizon. zoom: ln of the focal length in half image sizes.
-    """
-
-    elevation: Tensor
-    elevation_log_error: Tensor
-    zoom: Tensor
-    zoom_log_error: Tensor
-
-
 @dataclass(frozen=True)
 class Picture:
-    """The input image [B, 4, R, R] and its camera's projection [B, 3, 4]; is_posed [B]: whether the camera is used."""
+    """The input image [B, 4, R, R] and its camera's projection [B, 3, 4]."""
 
     image: Tensor
     projection: Tensor
-    is_posed: Tensor
 
 
 @dataclass(frozen=True)
@@ -98,14 +87,12 @@ class Lifted:
     density:   [B, D, R, R] before the softplus, after which it is per plane spacing.
     color:     [B, 3, K, R, R] in [-1, 1].
     frame:     [B, 4, 4] of the frustum.
-    pose:      the network's estimate of the input camera.
     """
 
     occupancy: Tensor
     density: Tensor
     color: Tensor
     frame: Tensor
-    pose: Pose
 
 
 class ObjectsNetwork(nn.Module):
@@ -126,7 +113,6 @@ class ObjectsNetwork(nn.Module):
         self.shrink1 = Conv(w1, w2, 2, kernel=2, stride=2)
         self.middle = _blocks(size.middle, w2, e)
         self.attention = nn.ModuleList(Attention(w2) for _ in range(size.middle - 1))
-        self.pose = nn.Linear(w2, 4)
         self.grow1, self.grow0 = Conv(w2, w1, 2, kernel=1), Conv(w1, w0, 2, kernel=1)
         self.up1 = _blocks(size.up[1], w1, e)
         self.up0 = _blocks(size.up[0], w0, e)
@@ -137,16 +123,13 @@ class ObjectsNetwork(nn.Module):
         self.cell_hidden = Conv(size.cell + SEEN, size.cell_hidden, 2, kernel=1)
         self.cell_shift = nn.Linear(e, size.cell_hidden)
         self.cell_last = Conv(size.cell_hidden, 2 + CHANNELS, 2, kernel=1, gain=0.1)
+        self.pose = PoseNetwork(CHANNELS, SIDE)
         with torch.no_grad():
             self.last.bias[: 2 * size.planes] = _first_guess(size.planes).repeat(2)
 
-    def look(self, image: Tensor, projection: Tensor, is_posed: Tensor | None = None) -> Picture:
-        """Return the input image [B, 4, R, R] in [-1, 1] with its projection [B, 3, 4], as input of `lift`.
-
-        is_posed: [B] bool, whether elevation and focal length are given to the network; None: they are.
-        """
-        known = torch.ones(len(image), dtype=torch.bool, device=image.device) if is_posed is None else is_posed
-        return Picture(image, projection, known)
+    def look(self, image: Tensor, projection: Tensor) -> Picture:
+        """Return the input image [B, 4, R, R] in [-1, 1] with its projection [B, 3, 4], as input of `lift`."""
+        return Picture(image, projection)
 
     def lift(
         self,
@@ -164,12 +147,12 @@ class ObjectsNetwork(nn.Module):
         """
         dtype = self.dtype
         image = picture.image * has_image.float().view(-1, 1, 1, 1)
-        camera = camera_features(picture.projection, picture.is_posed)
+        camera = camera_features(picture.projection)
         level = level_features(sigma, views.shape[1] * has_views)
         embedding = F.silu(self.embed(torch.cat([level, has_image.float()[:, None], camera], dim=1)))
         frame = frame_of(picture.projection)
         seen = self._seen(frame, views, projections, sigma, has_views)
-        places = place_features(picture.projection, picture.is_posed, image.shape[-1])
+        places = place_features(picture.projection, image.shape[-1])
         full = self.first(torch.cat([image, places], dim=1).to(dtype))
         half = through(self.down0, self.shrink(full) + self.views(seen.flatten(1, 2).to(dtype)), embedding)
         quarter = through(self.down1, self.shrink0(half), embedding)
@@ -177,7 +160,6 @@ class ObjectsNetwork(nn.Module):
         for i, block in enumerate(self.middle):
             x = block(x, embedding)
             x = self.attention[i](x) if i < len(self.attention) else x
-        pose = _pose(self.pose(F.layer_norm(x.float().mean((2, 3)), x.shape[1:2])))
         x = through(self.up1, quarter + doubled(self.grow1(x)), embedding)
         x = through(self.up0, half + doubled(self.grow0(x)), embedding)
         cells = self._join_cells(x, seen, embedding)
@@ -187,7 +169,7 @@ class ObjectsNetwork(nn.Module):
         logits, color = filled.split([2 * planes, filled.shape[1] - 2 * planes], dim=1)
         logits = _added(logits.unflatten(1, (2, -1)), cells[:, :2]) + _carved(image, has_image)[:, None]
         color = self._colors(_added(color.unflatten(1, (CHANNELS, -1)), cells[:, 2:]), image)
-        return Lifted(logits[:, 0], logits[:, 1], color, frame, pose)
+        return Lifted(logits[:, 0], logits[:, 1], color, frame)
 
     def _join_cells(self, x: Tensor, seen: Tensor, embedding: Tensor) -> Tensor:
         """Return what each cell adds to the two logits and to the colours, [B, 2 + 4, P, R / 2, R / 2].
@@ -250,12 +232,6 @@ def _weights(lifted: Lifted, where: Tensor, shape: torch.Size, spacing: float) -
     return ray_shares(density * spacing)
 
 
-def _pose(raw: Tensor) -> Pose:
-    """Convert outputs [B, 4] to a pose; log errors are squashed to [-3, 1] by tanh, so that gradients do not vanish."""
-    elevation, elevation_error, lens, lens_error = raw.unbind(1)
-    return Pose(elevation, 2 * torch.tanh(elevation_error) - 1, lens, 2 * torch.tanh(lens_error) - 1)
-
-
 def composited(color: Tensor, where: Tensor, weights: Tensor) -> Tensor:
     """Composite colours of volumes [B, 3, K, R, R] at (u, v, s) [B, N, S, 3] with weights [B, N, S]: [B, N, 3].
 
@@ -270,15 +246,10 @@ def composited(color: Tensor, where: Tensor, weights: Tensor) -> Tensor:
     return torch.stack(out)
 
 
-def camera_features(projection: Tensor, is_posed: Tensor) -> Tensor:
-    """Return the network's inputs for a camera, [B, 6]: log zoom, distance, the world's up in its axes, and a flag.
-
-    The flag says whether the camera is known; if not, all are 0.
-    """
+def camera_features(projection: Tensor) -> Tensor:
+    """Return the network's inputs for a camera, [B, 5]: log zoom, distance, and the world's up in its axes."""
     right, down, forward = projection[:, 0, :3], projection[:, 1, :3], projection[:, 2, :3]
-    known = torch.cat([zoom(projection)[:, None], 0.25 * projection[:, 2, 3:], _up(right, down, forward)], dim=1)
-    told = is_posed.float()[:, None]
-    return torch.cat([known * told, told], dim=1)
+    return torch.cat([zoom(projection)[:, None], 0.25 * projection[:, 2, 3:], _up(right, down, forward)], dim=1)
 
 
 def zoom(projection: Tensor) -> Tensor:
@@ -311,8 +282,8 @@ def _first_guess(planes: int) -> Tensor:
     return -0.5 - 6 * centers(planes).square()
 
 
-def place_features(projection: Tensor, is_posed: Tensor, size: int) -> Tensor:
-    """Return each pixel's position in the image and, if `is_posed`, its ray: [B, 8, size, size].
+def place_features(projection: Tensor, size: int) -> Tensor:
+    """Return each pixel's position in the image, and its ray: [B, 8, size, size].
 
     The ray is given by the point where it meets the plane s = 0 and its direction, in the axes of a levelled camera.
     """
@@ -321,7 +292,7 @@ def place_features(projection: Tensor, is_posed: Tensor, size: int) -> Tensor:
     rays = torch.stack([*pixel_rays(frame_of(projection), size, size)], dim=1)
     middle, way = (rays @ upright_axes(projection).mT[:, None, None]).unbind(1)
     world = torch.cat([middle, F.normalize(way, dim=-1)], dim=-1).permute(0, 3, 1, 2)
-    return torch.cat([flat, world * is_posed.float().view(-1, 1, 1, 1)], dim=1)
+    return torch.cat([flat, world], dim=1)
 
 
 def _blocks(count: int, width: int, embedding: int) -> nn.ModuleList:

@@ -31,7 +31,7 @@ class ObjectsPrior(VolumePrior):
 
         Where depth is uncertain they stay below 0 throughout; surfaces are at SURFACE_LEVEL.
         """
-        lifted = self._lift_alone(posed, is_posed=True)
+        lifted = self._lift_alone(posed)
         axes = turned(posed.camera, -float(posed.camera.azimuth_deg)).c2w[0, :3, :3]
         turn = (axes @ posed.camera.c2w[0, :3, :3].mT).to(self.device)
         where = coordinates(lifted.frame, (points.to(self.device) @ turn.mT)[None])
@@ -45,15 +45,15 @@ class ObjectsPrior(VolumePrior):
     @torch.no_grad()
     def guessed_elevation_deg(self, posed: PosedImage) -> tuple[float, float]:
         """Return the network's estimate of the input image's elevation, and the error that it expects, in degrees."""
-        pose = self._lift_alone(posed, is_posed=False).pose
+        pose = self.network.pose(self.encode(posed.image[None], posed.mask[None]).to(self.device))
         return float(pose.elevation.rad2deg()), float(pose.elevation_log_error.exp().rad2deg())
 
-    def _lift_alone(self, posed: PosedImage, *, is_posed: bool) -> Lifted:
+    def _lift_alone(self, posed: PosedImage) -> Lifted:
         """Fill the frustum from the input image alone, without views."""
         camera = turned(posed.camera.to(self.device), -float(posed.camera.azimuth_deg))
         image = self.encode(posed.image[None], posed.mask[None]).to(self.device)
         yes = torch.ones(1, dtype=torch.bool, device=self.device)
         projection = projections(camera)
-        picture = self.network.look(image, projection, yes & is_posed)
+        picture = self.network.look(image, projection)
         level = torch.full((1,), SIGMA_MAX, device=self.device)
         return self.network.lift(picture, torch.zeros_like(image)[None], projection[None], level, yes, ~yes)
