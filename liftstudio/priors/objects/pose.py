@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from liftstudio.priors.layers import Block, Conv
 
-WIDTHS = (16, 32, 64, 96)  # channels at 1/2, 1/4, 1/8 and 1/16 resolution
+WIDTHS = (16, 32, 64, 80)  # channels at 1/2, 1/4, 1/8 and 1/16 resolution
 
 
 class Pose(NamedTuple):

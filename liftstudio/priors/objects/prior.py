@@ -12,7 +12,7 @@ from liftstudio.priors.projections import projections
 from liftstudio.priors.volume_prior import SIGMA_MAX, VolumePrior
 
 OUTSIDE = -20.0  # logit outside the frustum
-SURFACE_LEVEL = -1.0  # logit of the surface that suits held-out objects best; uncertain depth keeps logits low
+SURFACE_LEVEL = -1.0  # logit of the surface, near the best for held-out objects; uncertain depth keeps logits low
 
 
 @register("objects")
