@@ -6,17 +6,22 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+GIF = "a GIF image"
 HEIC = "a HEIC image"
+JPEG = "a JPEG image"
+NUMPY = "a NumPy array"
 PICKLE = "a pickle"
+PNG = "a PNG image"
 SAFETENSORS = "a safetensors file"
 ZIP = "a zip archive"
+READABLE = (PNG, JPEG, GIF)  # images that are only refused if they are damaged
 _NOT_ITSELF = ", not the file itself; "
 _HEAD = 512  # bytes that tell what a file is
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _STARTS = (  # of files that take the place of others
-    (b"\x89PNG\r\n", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"GIF8", "a GIF image"),
+    (b"\x89PNG\r\n", PNG),
+    (b"\xff\xd8\xff", JPEG),
+    (b"GIF8", GIF),
     (b"\xff\x0a", "a JPEG XL image"),
     (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
     (b"v/1\x01", "an OpenEXR image"),
@@ -28,7 +33,7 @@ _STARTS = (  # of files that take the place of others
     (b"7z\xbc\xaf", "a 7z archive"),
     (b"Rar!", "a RAR archive"),
     (b"GGUF", "a GGUF file"),
-    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x93NUMPY", NUMPY),
     (b"\x80\x02", PICKLE),
 )
 _BRANDS = (  # of ISO media files, after their first box's size and "ftyp"

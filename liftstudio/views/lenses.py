@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from liftstudio.core.errors import InputError
 from liftstudio.views.frames import DISTORTION_TOLERANCE
 
-PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "RADIAL", "SIMPLE_RADIAL", "PERSPECTIVE")
+PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "FULL_OPENCV", "RADIAL", "SIMPLE_RADIAL", "PERSPECTIVE")
 # Names of coefficients and switches that are 0 or false for a pinhole, in nerfstudio, instant-ngp, OpenCV and COLMAP.
 DISTORTING = re.compile(
     r"(^|[._])([kps][xy]?_?\d+|tau_?[xy]|xi)(?=$|[.\[])|(?<!un)distort(?!ed_)|dist_?coef|lens_?(param|coef)|f_?theta"
