@@ -14,7 +14,14 @@ from scipy.spatial.transform import Rotation
 from liftstudio.core.errors import InputError
 from liftstudio.views.posed_images import is_capture
 
-MODEL_NUMBERS = {"SIMPLE_PINHOLE": 0, "PINHOLE": 1, "SIMPLE_RADIAL": 2, "OPENCV": 4, "OPENCV_FISHEYE": 5, "FULL_OPENCV": 6}
+MODEL_NUMBERS = {
+    "SIMPLE_PINHOLE": 0,
+    "PINHOLE": 1,
+    "SIMPLE_RADIAL": 2,
+    "OPENCV": 4,
+    "OPENCV_FISHEYE": 5,
+    "FULL_OPENCV": 6,
+}
 
 Lens = tuple[str, list[float]]
 
