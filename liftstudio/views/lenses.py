@@ -19,7 +19,7 @@ LENS_NAME = re.compile(
 )
 NO_PINHOLE = re.compile(r"fish|theta|lat_?long|equirect|spher|omni|panoram|360|ortho", re.IGNORECASE)
 UNKNOWN_LENS = re.compile(r"lens|shutter|skew|shift_?[xy]", re.IGNORECASE)
-ZERO_TEXTS = ("", "none", "no", "false")
+ZERO_TEXT = re.compile(r"(none|no|false|[-+]?[0.]+)?", re.IGNORECASE)
 
 
 def check_pinhole(data: dict[str, object], where: str) -> list[str]:
@@ -63,10 +63,7 @@ def _is_distorting(name: str, value: object) -> bool:
     if not DISTORTING.search(name):
         return False
     if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return value.strip().lower() not in ZERO_TEXTS
+        return not ZERO_TEXT.fullmatch(value.strip())
     # The coefficients of an f-theta lens are in radians per power of a pixel: small ones matter.
     tolerance = 0 if "theta" in name.lower() else DISTORTION_TOLERANCE
     return isinstance(value, int | float) and abs(value) > tolerance
