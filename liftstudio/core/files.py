@@ -18,6 +18,14 @@ READABLE = (PNG, JPEG, GIF)  # images that are only refused if they are damaged
 _NOT_ITSELF = ", not the file itself; "
 _HEAD = 512  # bytes that tell what a file is
 _POINTER = b"version https://git-lfs.github.com/spec/"
+_REFUSALS = (
+    b'{"error"',
+    b"entry not found",
+    b"repository not found",
+    b"access to ",
+    b"invalid username",
+    b"unauthorized",
+)
 _STARTS = (  # of files that take the place of others
     (b"\x89PNG\r\n", PNG),
     (b"\xff\xd8\xff", JPEG),
@@ -62,6 +70,8 @@ def file_kind(path: Path) -> str:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")) or (text.startswith(b"<?xml") and b"<html" in text):
         return f"an HTML page{_NOT_ITSELF}download the file again, logged in where that is required"
+    if text.startswith(_REFUSALS):
+        return f"a server's error message{_NOT_ITSELF}download the file again, logged in where that is required"
     if head[4:8] == b"ftyp":
         return next(kind for brand, kind in _BRANDS if head[8:].startswith(brand))
     if text.startswith(b"<?xml"):

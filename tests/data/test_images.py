@@ -168,6 +168,8 @@ def test_faults_name_the_file(tmp_path: Path) -> None:
     [
         (b"version https://git-lfs.github.com/spec/v1\n", r"found a Git LFS pointer of 43 bytes.*run git lfs pull"),
         (b"<html><body>log in</body></html>", "found an HTML page"),
+        (b'{"error":"Not found"}', "found a server's error message"),
+        (b"Access to model a/b is restricted.", "found a server's error message"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 500, "found a HEIC image; convert it, or pip install pillow"),
         (b"v/1\x01" + b"\0" * 50, "expected a format such as PNG or JPEG, found an OpenEXR image"),
     ],
