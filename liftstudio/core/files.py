@@ -6,17 +6,30 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+GIF = "a GIF image"
 HEIC = "a HEIC image"
+JPEG = "a JPEG image"
+NUMPY = "a NumPy array"
 PICKLE = "a pickle"
+PNG = "a PNG image"
 SAFETENSORS = "a safetensors file"
 ZIP = "a zip archive"
+READABLE = (PNG, JPEG, GIF)  # images that are only refused if they are damaged
 _NOT_ITSELF = ", not the file itself; "
 _HEAD = 512  # bytes that tell what a file is
 _POINTER = b"version https://git-lfs.github.com/spec/"
+_REFUSALS = (
+    b'{"error"',
+    b"entry not found",
+    b"repository not found",
+    b"access to ",
+    b"invalid username",
+    b"unauthorized",
+)
 _STARTS = (  # of files that take the place of others
-    (b"\x89PNG\r\n", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"GIF8", "a GIF image"),
+    (b"\x89PNG\r\n", PNG),
+    (b"\xff\xd8\xff", JPEG),
+    (b"GIF8", GIF),
     (b"\xff\x0a", "a JPEG XL image"),
     (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
     (b"v/1\x01", "an OpenEXR image"),
@@ -28,7 +41,7 @@ _STARTS = (  # of files that take the place of others
     (b"7z\xbc\xaf", "a 7z archive"),
     (b"Rar!", "a RAR archive"),
     (b"GGUF", "a GGUF file"),
-    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x93NUMPY", NUMPY),
     (b"\x80\x02", PICKLE),
 )
 _BRANDS = (  # of ISO media files, after their first box's size and "ftyp"
@@ -57,6 +70,8 @@ def file_kind(path: Path) -> str:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")) or (text.startswith(b"<?xml") and b"<html" in text):
         return f"an HTML page{_NOT_ITSELF}download the file again, logged in where that is required"
+    if text.startswith(_REFUSALS):
+        return f"a server's error message{_NOT_ITSELF}download the file again, logged in where that is required"
     if head[4:8] == b"ftyp":
         return next(kind for brand, kind in _BRANDS if head[8:].startswith(brand))
     if text.startswith(b"<?xml"):

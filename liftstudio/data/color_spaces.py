@@ -26,7 +26,7 @@ CODED_GAMMAS = {1: 0.0, 4: 2.2, 5: 2.8, 6: 0.0, 8: 1.0, 13: 0.0, 14: 0.0, 15: 0.
 ADOBE_GAMMA = 563 / 256
 GAMMA_TOLERANCE = 0.05  # relative; PNG files in sRGB state 1 / 2.2
 CHROMATICITY_TOLERANCE = 0.002
-_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "LAB ": "LAB"}  # of ICC colour spaces
+_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}  # of ICC colour spaces
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
 

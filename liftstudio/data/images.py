@@ -15,12 +15,22 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
-from liftstudio.core.files import HEIC, atomic_path, file_kind
+from liftstudio.core.files import HEIC, NUMPY, READABLE, atomic_path, file_kind
 from liftstudio.data.color_spaces import ColorSpace, color_space, png_coding
 
 MAX_PIXELS = 64 * 1024 * 1024  # larger images are rejected before decoding
 LABEL_HEIGHT = 16  # pixels above each image of a grid
 EXIF_ORIENTATION = 0x0112
+NEW_SUBFILE_TYPE = 0x00FE  # TIFF tag; bit 0 marks a reduced version of another image in the file
+TURNED_BACK = {  # undoes what an EXIF orientation asks for
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 RANGE_TOLERANCE = 0.01  # of grey levels outside [0, 1] in files of floats, which resizing leaves
 PNG_HEAD = 64 * 1024  # bytes in which a PNG's cICP chunk is looked for
 
@@ -41,7 +51,8 @@ def load_image(path: Path | str, *, upright: bool = True) -> tuple[Tensor, Tenso
     """
 
     def decoded(image: Image.Image) -> tuple[Tensor, Tensor | None]:
-        return _decode(ImageOps.exif_transpose(image) if upright else image, color_space(image))
+        space = color_space(image)
+        return _decode(_turned(image, upright), space)
 
     return _opened(Path(path), decoded)
 
@@ -58,13 +69,14 @@ def load_values(path: Path | str, *, upright: bool = False) -> np.ndarray:
     """
     path = Path(path)
     if path.suffix.lower() != ".npy":
-        values = _opened(path, lambda image: _stored(ImageOps.exif_transpose(image) if upright else image))
+        values = _opened(path, lambda image: _stored(_turned(image, upright)))
     else:
         try:
             with path.open("rb") as file:
                 values = np.lib.format.read_array(file, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            reason = file_kind(path) or _reason(error, path)
+            kind = file_kind(path)
+            reason = kind if kind and kind != NUMPY else _reason(error, path)
             raise InputError(f"{path}: not a readable array ({reason})") from None
     values = values[..., None] if values.ndim == 2 else values
     values = values.astype(np.uint8) if values.dtype == bool else values
@@ -217,8 +229,11 @@ def _opened(path: Path, use: Callable[[Image.Image], T]) -> T:
             _read_heic()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's warning about large images; we have a limit of our own
-            with Image.open(path) as image:
+            # From an open file: Pillow maps files that it opens by name, and then garbles turned TIFFs.
+            with path.open("rb") as file, Image.open(file) as image:
                 _check_size(path, *image.size)
+                if image.getexif().get(NEW_SUBFILE_TYPE, 0) & 1:
+                    raise InputError(f"{path}: its first image is a thumbnail, as in raw photographs; convert it")
                 if image.format == "PNG" and (coding := png_coding(path.open("rb").read(PNG_HEAD))):
                     image.info["cicp"] = coding
                 return use(image)
@@ -239,6 +254,8 @@ def _read_heic() -> None:
 def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, UnidentifiedImageError):
         kind = file_kind(path)
+        if kind in READABLE:
+            return f"{kind}, but damaged"
         way = "; convert it, or pip install pillow-heif" if kind == HEIC else ""
         return f"expected a format such as PNG or JPEG, found {kind}{way}" if kind else "unknown or damaged format"
     return " ".join(str(error).split()) or type(error).__name__
@@ -253,8 +270,22 @@ def _check_size(path: Path, width: int, height: int) -> None:
 
 def _size(image: Image.Image, upright: bool) -> tuple[int, int]:
     width, height = image.size
-    turned = upright and image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-    return (width, height) if turned else (height, width)
+    sideways = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (width, height) if sideways and upright != _is_turned_by_pillow(image) else (height, width)
+
+
+def _turned(image: Image.Image, upright: bool) -> Image.Image:
+    """Return an opened image as its EXIF orientation says, or as it is stored."""
+    if not _is_turned_by_pillow(image):
+        return ImageOps.exif_transpose(image) if upright else image
+    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    image.load()
+    return image if upright or orientation not in TURNED_BACK else image.transpose(TURNED_BACK[orientation])
+
+
+def _is_turned_by_pillow(image: Image.Image) -> bool:
+    """Return whether Pillow itself turns an image when it loads it, and states the size that it then has."""
+    return image.format == "TIFF"
 
 
 def _decode(image: Image.Image, space: ColorSpace | None) -> tuple[Tensor, Tensor | None]:

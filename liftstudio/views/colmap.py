@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
+from liftstudio.core.files import file_kind
 from liftstudio.data.lookup import find_folder, find_picture, is_picture
 from liftstudio.views.frames import Capture, Frame, check_intrinsics, check_pose, check_undistorted, find_mask
 
@@ -25,6 +26,7 @@ MODELS: dict[int, tuple[str, tuple[str, ...]]] = {
     2: ("SIMPLE_RADIAL", ("f", "cx", "cy", "k")),
     3: ("RADIAL", ("f", "cx", "cy", "k1", "k2")),
     4: ("OPENCV", ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2")),
+    6: ("FULL_OPENCV", ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")),
 }
 PARAMETERS = dict(MODELS.values())
 SUFFIXES = (".bin", ".txt")
@@ -158,7 +160,8 @@ def _read(path: Path, parse: Callable[[Path], Iterator[T]]) -> list[T]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, struct.error, ValueError, IndexError) as error:
-        raise InputError(f"{path}: not a readable COLMAP file ({error})") from None
+        reason = file_kind(path) if path.is_file() else ""
+        raise InputError(f"{path}: not a readable COLMAP file ({reason or error})") from None
 
 
 def _lens(model: str, width: int, height: int, values: list[float]) -> Lens:
@@ -223,9 +226,9 @@ class _Bytes:
         self.data, self.at = path.read_bytes(), 0
 
     def take(self, layout: str) -> tuple[Any, ...]:
-        values = struct.unpack_from("<" + layout, self.data, self.at)
-        self.at += struct.calcsize("<" + layout)
-        return values
+        start = self.at
+        self.skip(struct.calcsize("<" + layout))
+        return struct.unpack_from("<" + layout, self.data, start)
 
     def skip(self, size: int) -> None:
         self.at += size
@@ -233,7 +236,9 @@ class _Bytes:
             raise ValueError("the file is truncated")
 
     def text(self) -> str:
-        end = self.data.index(b"\0", self.at)
+        end = self.data.find(b"\0", self.at)
+        if end < 0:
+            raise ValueError("the file is truncated")
         start, self.at = self.at, end + 1
         return self.data[start:end].decode()
 

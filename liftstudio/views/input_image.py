@@ -18,6 +18,7 @@ from liftstudio.views.silhouettes import (
     SPECK,
     border_color,
     bounding_box,
+    covers_border,
     cut_out_before,
     is_card,
     main_pieces,
@@ -142,7 +143,9 @@ def _warn_of_alpha(path: Path, alpha: Tensor) -> None:
     opacity = float(alpha[alpha > FOREGROUND].median())
     if opacity < SOLID:
         log.warning("%s: the object is partly transparent: half of it has an alpha below %.2f", path, opacity + 0.005)
-    if sides := sides_touched(alpha):
+    if covers_border(alpha):
+        log.warning("%s: alpha covers the border; is it inverted, or is the object cut off there?", path)
+    elif sides := sides_touched(alpha):
         where = ", ".join(sides) + (" border" if len(sides) == 1 else " borders")
         log.warning("%s: the object reaches the %s; if it is cut off there, give a picture of all of it", path, where)
 

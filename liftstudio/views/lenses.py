@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from liftstudio.core.errors import InputError
 from liftstudio.views.frames import DISTORTION_TOLERANCE
 
-PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "RADIAL", "SIMPLE_RADIAL", "PERSPECTIVE")
+PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "FULL_OPENCV", "RADIAL", "SIMPLE_RADIAL", "PERSPECTIVE")
 # Names of coefficients and switches that are 0 or false for a pinhole, in nerfstudio, instant-ngp, OpenCV and COLMAP.
 DISTORTING = re.compile(
     r"(^|[._])([kps][xy]?_?\d+|tau_?[xy]|xi)(?=$|[.\[])|(?<!un)distort(?!ed_)|dist_?coef|lens_?(param|coef)|f_?theta"
-    r"|fish_?eye|radial_?(param|coef)|tangential|thin_?prism|lat_?long|equirect|omni_?dir|panoram|orthographic",
+    r"|fish_?eye|radial_?(param|coef)|tangential|thin_?prism|lat_?long|equirect|omni_?dir|panoram|orthographic"
+    r"|(^|[._])(kappa_?\d|(?-i:k|kc|D|dist|radial)\[)",  # K is the matrix of intrinsics; dist and k may be no lists
     re.IGNORECASE,
 )
 LENS_NAME = re.compile(
@@ -18,7 +19,7 @@ LENS_NAME = re.compile(
 )
 NO_PINHOLE = re.compile(r"fish|theta|lat_?long|equirect|spher|omni|panoram|360|ortho", re.IGNORECASE)
 UNKNOWN_LENS = re.compile(r"lens|shutter|skew|shift_?[xy]", re.IGNORECASE)
-ZERO_TEXTS = ("", "none", "no", "false", "0", "0.0")
+ZERO_TEXT = re.compile(r"(none|no|false|[-+]?[0.]+)?", re.IGNORECASE)
 
 
 def check_pinhole(data: dict[str, object], where: str) -> list[str]:
@@ -37,7 +38,8 @@ def check_pinhole(data: dict[str, object], where: str) -> list[str]:
         if _is_distorting(name, value):
             found = f"{where}: lens distortion ({name} = {value!s:.60})"
             raise InputError(f"{found}; only pinhole cameras are supported; undistort the images first")
-        if value and not isinstance(value, str) and UNKNOWN_LENS.search(name):
+        is_unknown = value and not isinstance(value, str) and UNKNOWN_LENS.search(name)
+        if is_unknown or (value is False and "undistorted" in name.lower()):
             unknown[name.partition("[")[0]] = None
     return [f"the unknown key {name} is ignored; if it is of a lens that distorts, undistort first" for name in unknown]
 
@@ -49,7 +51,7 @@ def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
             yield from _leaves(inner, f"{name}.{key}" if name else key)
     elif not isinstance(value, list):
         yield name, value
-    elif DISTORTING.search(name) or UNKNOWN_LENS.search(name):
+    elif DISTORTING.search(f"{name}[") or UNKNOWN_LENS.search(name):
         for index, inner in enumerate(value):
             yield from _leaves(inner, f"{name}[{index}]")
 
@@ -61,7 +63,7 @@ def _is_distorting(name: str, value: object) -> bool:
     if not DISTORTING.search(name):
         return False
     if isinstance(value, str):
-        return value.strip().lower() not in ZERO_TEXTS
+        return not ZERO_TEXT.fullmatch(value.strip())
     # The coefficients of an f-theta lens are in radians per power of a pixel: small ones matter.
     tolerance = 0 if "theta" in name.lower() else DISTORTION_TOLERANCE
     return isinstance(value, int | float) and abs(value) > tolerance

@@ -24,11 +24,10 @@ from liftstudio.views.colmap import find_models, read_colmap
 from liftstudio.views.frames import Capture, Frame
 from liftstudio.views.normalization import centering, check_near_origin, object_similarity, upright_rotation
 from liftstudio.views.silhouettes import (
-    BORDER_SHARE,
     FOREGROUND,
     SOLID,
     SPECK,
-    border_pixels,
+    covers_border,
     cut_out_before,
     is_card,
     main_pieces,
@@ -41,6 +40,7 @@ Flaw = Literal["opaque", "inverted", "faint", "none"]
 log = logging.getLogger("liftstudio")
 
 MAX_TOTAL_PIXELS = 512 * 1024 * 1024  # in all views together: 8 GB as float32
+UNIT_TOLERANCE = 0.1  # by which half of the normals in a file of floats may differ from length 1
 ASPECT_TOLERANCE = 0.01  # relative; downscaling rounds the image size, so the aspect is not exactly the camera's
 
 
@@ -170,12 +170,15 @@ def is_capture(folder: Path) -> bool:
 
 
 def _check_distinct(frames: list[Frame]) -> None:
-    """Check that no picture was found by two different names."""
-    names: dict[Path, str] = {}
+    """Check that no picture was found by two different names, or has two different poses."""
+    firsts: dict[Path, Frame] = {}
     for frame in frames:
-        first = names.setdefault(frame.image, frame.name)
-        if Path(first) != Path(frame.name):
-            raise InputError(f"{frame.image}: the only picture for {first} as well as for {frame.name}; correct a name")
+        first = firsts.setdefault(frame.image, frame)
+        if Path(first.name) != Path(frame.name):
+            names = f"{first.name} as well as for {frame.name}"
+            raise InputError(f"{frame.image}: the only picture for {names}; correct a name")
+        if not torch.allclose(first.c2w, frame.c2w):
+            raise InputError(f"{frame.image}: the capture has it twice, with different poses; remove the wrong one")
 
 
 def _hold_out(frames: list[Frame], indices: list[int]) -> list[Frame]:
@@ -284,7 +287,7 @@ def _no_mask(frame: Frame, problem: str) -> str:
 def _flaw(mask: Tensor) -> Flaw:
     if is_card(mask):
         return "opaque"
-    if (border_pixels(mask) > 0.5).float().mean() >= BORDER_SHARE:
+    if covers_border(mask):
         return "inverted"
     object_alpha = mask[mask > FOREGROUND]
     return "faint" if len(object_alpha) and object_alpha.median() < SOLID else "none"
@@ -313,7 +316,8 @@ def _load_mask(path: Path, frame: Frame) -> Tensor:
     levels = colors[..., 0] if colors.shape[-1] == 1 else colors.mean(-1)
     if has_alpha:
         alpha = values[..., -1]
-        levels = alpha if np.ptp(levels) == 0 else levels * (alpha / 255)
+        is_cut_out = np.ptp(alpha) > 0 and (colors != colors[..., :1])[alpha > 0].any()  # a picture of the object
+        levels = alpha if is_cut_out or np.ptp(levels) == 0 else levels * (alpha / 255)
     mask = mask_of_levels(levels)
     if mask is None:
         numbers = ", ".join(f"{value:g}" for value in np.unique(levels)[:5])
@@ -332,11 +336,18 @@ def _load_depth(path: Path, frame: Frame) -> Tensor:
 
 
 def _load_normal(path: Path, frame: Frame) -> Tensor:
-    """Return normals [H, W, 3] in [-1, 1]: floats as they are, whole numbers from 0 for -1 to the largest for 1."""
+    """Return normals [H, W, 3] in [-1, 1]: whole numbers from 0 for -1 to the largest for 1, floats as they are.
+
+    Floats must be unit vectors, or 0 where there is no surface; colours of normals are not.
+    """
     values = load_values(path, upright=_is_turned(path, frame))[..., :3]
     if values.shape[-1] != 3:
         raise InputError(f"{path}: expected normals of shape [H, W, 3], got {list(values.shape)}")
     if values.dtype.kind == "f":
+        lengths = np.linalg.norm(values[values.any(-1)], axis=-1)
+        if lengths.size and np.median(np.abs(lengths - 1)) > UNIT_TOLERANCE:
+            low, high = lengths.min(), lengths.max()
+            raise InputError(f"{path}: vectors of length {low:.3g} to {high:.3g}; expected normals, of length 1")
         return torch.from_numpy(values.astype(np.float32))
     return torch.from_numpy(values.astype(np.float32) / np.iinfo(values.dtype).max * 2 - 1)
 

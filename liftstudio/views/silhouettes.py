@@ -77,6 +77,11 @@ def is_card(alpha: Tensor) -> bool:
     return bool(filled >= CARD_FILL) and span >= CARD_SPAN
 
 
+def covers_border(alpha: Tensor) -> bool:
+    """Return whether `alpha` [H, W, 1] is opaque along the picture's border, where an object is not."""
+    return bool((border_pixels(alpha) > 0.5).float().mean() >= BORDER_SHARE)
+
+
 def sides_touched(alpha: Tensor) -> list[str]:
     """Return the sides of the picture, of "left", "top", "right", "bottom", that the object of `alpha` reaches."""
     inside = alpha[..., 0] > alpha.max() / 2

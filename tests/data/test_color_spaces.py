@@ -10,7 +10,7 @@ import pytest
 from helpers import wide_gamut
 from helpers.seeds import fresh_seed
 from helpers.wide_gamut import chrm, encoded, gama, grey_profile, png_with, rgb_profile
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageCms
 
 from liftstudio.data.images import load_image, load_values
 
@@ -84,6 +84,19 @@ def test_grey_profiles(depth: int, srgb: np.ndarray, tmp_path: Path) -> None:
     levels = np.rint(wide_gamut.linear(srgb[..., 0]) ** (1 / 1.8) * most).astype(f"uint{depth}")
     Image.fromarray(levels).save(tmp_path / "a.png", icc_profile=grey_profile(1.8))
     assert np.abs(load_image(tmp_path / "a.png")[0].numpy() - srgb[..., :1]).max() < TOLERANCE
+
+
+def test_lab_with_its_profile(
+    srgb: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+    flat = np.broadcast_to((srgb[0, 0] * 255).round().astype(np.uint8), (24, 32, 3)).copy()
+    profile = ImageCms.createProfile("LAB")
+    lab = ImageCms.profileToProfile(Image.fromarray(flat), ImageCms.createProfile("sRGB"), profile, outputMode="LAB")
+    assert lab is not None
+    lab.save(tmp_path / "a.tif", icc_profile=ImageCms.ImageCmsProfile(profile).tobytes())
+    assert np.abs(load_image(tmp_path / "a.tif")[0].numpy() - flat / 255).max() < 0.02  # 8 bits of a and b
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("profile", [b"not a profile" * 20, grey_profile(1.8)])

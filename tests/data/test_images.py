@@ -118,10 +118,14 @@ def test_exif_rotation(tmp_path: Path, rgba: np.ndarray, orientation: int) -> No
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = saved(tmp_path / "a.png", Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
-    check(path, upright / 255, None)
-    assert np.abs(load_image(path, upright=False)[0].numpy() - stored / 255).max() < 1e-6
-    assert image_size(path, upright=False) == stored.shape[:2]
+    for name, options in {"a.png": {}, "a.tif": {}, "b.tif": {"compression": "tiff_lzw"}}.items():
+        path = saved(tmp_path / name, Image.fromarray(np.ascontiguousarray(stored)), exif=exif, **options)
+        check(path, upright / 255, None)
+        assert np.abs(load_image(path, upright=False)[0].numpy() - stored / 255).max() < 1e-6
+        assert image_size(path, upright=False) == stored.shape[:2]
+        grey = saved(tmp_path / name, Image.fromarray(np.ascontiguousarray(stored[..., 0])), exif=exif, **options)
+        assert np.array_equal(load_values(grey)[..., 0], stored[..., 0])
+        assert np.array_equal(load_values(grey, upright=True)[..., 0], upright[..., 0])
 
 
 def png_of_size(width: int, height: int) -> bytes:
@@ -164,6 +168,8 @@ def test_faults_name_the_file(tmp_path: Path) -> None:
     [
         (b"version https://git-lfs.github.com/spec/v1\n", r"found a Git LFS pointer of 43 bytes.*run git lfs pull"),
         (b"<html><body>log in</body></html>", "found an HTML page"),
+        (b'{"error":"Not found"}', "found a server's error message"),
+        (b"Access to model a/b is restricted.", "found a server's error message"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 500, "found a HEIC image; convert it, or pip install pillow"),
         (b"v/1\x01" + b"\0" * 50, "expected a format such as PNG or JPEG, found an OpenEXR image"),
     ],
@@ -208,6 +214,23 @@ def test_grey_levels_beyond_white_are_refused(values: np.generic, tmp_path: Path
     path = saved(tmp_path / "a.tif", Image.fromarray(np.full((6, 9), values)))
     with pytest.raises(InputError, match=r"a\.tif: not a readable image \(grey levels from .*; expected 0 to 1\)"):
         load_image(path)
+
+
+def test_damaged_files_are_not_taken_for_others(tmp_path: Path) -> None:
+    data = png_of_size(5, 5)
+    (tmp_path / "a.png").write_bytes(data[:29] + b"\0\0\0\0" + data[33:])  # a wrong checksum of the header
+    with pytest.raises(InputError, match=r"a\.png: not a readable image \(a PNG image, but damaged\)"):
+        load_image(tmp_path / "a.png")
+    np.save(tmp_path / "a.npy", np.array([{}]))
+    with pytest.raises(InputError, match=r"a\.npy: not a readable array \(Object arrays"):
+        load_values(tmp_path / "a.npy")
+
+
+def test_thumbnails_of_raw_photographs_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.dng", Image.new("RGB", (8, 6)), format="TIFF", tiffinfo={0x00FE: 1})
+    for read in (load_image, load_values, image_size):
+        with pytest.raises(InputError, match=r"a\.dng: its first image is a thumbnail"):
+            read(path)
 
 
 def test_resize_area_is_the_mean_of_the_covered_area() -> None:

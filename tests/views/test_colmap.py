@@ -14,7 +14,14 @@ from scipy.spatial.transform import Rotation
 from liftstudio.core.errors import InputError
 from liftstudio.views.posed_images import is_capture
 
-MODEL_NUMBERS = {"SIMPLE_PINHOLE": 0, "PINHOLE": 1, "SIMPLE_RADIAL": 2, "OPENCV": 4, "OPENCV_FISHEYE": 5}
+MODEL_NUMBERS = {
+    "SIMPLE_PINHOLE": 0,
+    "PINHOLE": 1,
+    "SIMPLE_RADIAL": 2,
+    "OPENCV": 4,
+    "OPENCV_FISHEYE": 5,
+    "FULL_OPENCV": 6,
+}
 
 Lens = tuple[str, list[float]]
 
@@ -83,7 +90,12 @@ def test_models(write: Any, place: str, shots: Shots, tmp_path: Path) -> None:
 def test_lenses_without_distortion(write: Any, shots: Shots, tmp_path: Path) -> None:
     shots.save_images(tmp_path)
     values = [40.0, 16.0, 12.0]
-    lenses = [("SIMPLE_PINHOLE", values), ("SIMPLE_RADIAL", [*values, 0.0]), ("OPENCV", [40.0, *values, 0, 0, 0, 0])]
+    lenses = [
+        ("SIMPLE_PINHOLE", values),
+        ("SIMPLE_RADIAL", [*values, 0.0]),
+        ("OPENCV", [40.0, *values, 0, 0, 0, 0]),
+        ("FULL_OPENCV", [40.0, *values, *[0] * 8]),
+    ]
     write(tmp_path / "sparse", shots, (lenses * 2)[:5])
     cameras = load(tmp_path).cameras
     for name, wanted in (("fx", 40.0), ("fy", 40.0), ("cx", 16.0), ("cy", 12.0)):
@@ -261,7 +273,14 @@ def test_faults(write: Any, shots: Shots, tmp_path: Path) -> None:
         data = file.read_bytes()
         # Cut inside the last record's numbers: the text reader cannot see a number that lost digits.
         file.write_bytes(data[: len(data) - 100] if file.suffix == ".bin" else data[: data.rindex(b" ")] + b" x")
-        refused(whole, "no such image: .*x" if file.name == "images.txt" else file.name)
+        refused(
+            whole,
+            {"images.txt": "no such image: .*x", "cameras.txt": r"cameras\.txt"}.get(
+                file.name, f"{file.name}: not a readable COLMAP file .the file is truncated"
+            ),
+        )
+        file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+        refused(whole, f"{file.name}: .* Git LFS pointer")
         file.write_bytes(b"")
         refused(whole, file.name if file.suffix == ".bin" else "camera|no images")
         file.write_bytes(data)

@@ -212,6 +212,14 @@ def test_a_transparent_object_is_warned_of(
     assert "b.png: the object is partly transparent: half of it has an alpha below 0.5" in caplog.text
 
 
+def test_inverted_alpha_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+    load_input_image(save_rgba(tmp_path / "a.png", 1 - ellipse(110, 170, (55, 85), (40, 50)), torch.rand(3)))
+    assert "a.png: alpha covers the border; is it inverted" in caplog.text
+
+
 @pytest.mark.parametrize("opaque", [True, False])
 @pytest.mark.parametrize(
     ("center", "sides"),

@@ -93,7 +93,7 @@ def test_opaque_alpha_is_no_mask(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("color", "level"), [("white", 255), ("black", 0)])
 def test_fringes_of_jpeg_are_no_silhouette(color: str, level: int, tmp_path: Path) -> None:
     def as_jpeg(data: dict[str, Any]) -> None:
-        data["frames"] = [{**frame, "file_path": "a.jpg"} for frame in data["frames"]]
+        data["frames"] = [{**data["frames"][0], "file_path": "a.jpg"}]
 
     shoot(2, 96, 128).save(tmp_path, as_jpeg)
     row, column = np.mgrid[:96, :128] + 0.5
@@ -127,6 +127,14 @@ def test_levels_of_masks(name: str, shots: Shots, tmp_path: Path) -> None:
     shots.save(tmp_path, lambda data: [f.update(mask_path=f"{i}.{suffix}") for i, f in enumerate(data["frames"])])
     for i, mask in enumerate(masks):
         Image.fromarray(mask).save(tmp_path / f"{i}.{suffix}")
+    shots.check(load(tmp_path))
+
+
+def test_a_picture_of_the_object_is_a_mask_by_its_alpha(shots: Shots, tmp_path: Path) -> None:
+    shots.save(tmp_path, lambda data: [f.update(mask_path=f"m{i}.png") for i, f in enumerate(data["frames"])])
+    for i, rgba in enumerate(shots.rgba):
+        dark = np.array([[[60, 20, 0]], [[0, 0, 0]]], np.uint8).repeat(12, 0)  # red above, black below
+        Image.fromarray(np.dstack([dark.repeat(32, 1), rgba[..., 3]])).save(tmp_path / f"m{i}.png")
     shots.check(load(tmp_path))
 
 
@@ -464,7 +472,10 @@ def test_one_picture_for_two_names(shots: Shots, tmp_path: Path) -> None:
     shots.save(tmp_path)
     (tmp_path / "images" / "001.png").unlink()
     edit(tmp_path, lambda data: data["frames"][1].update(file_path="./images/000.png"))
-    assert len(load(tmp_path)) == 5  # the same name
+    with pytest.raises(InputError, match=r"images/000\.png: the capture has it twice, with different poses"):
+        load(tmp_path)
+    edit(tmp_path, lambda data: data["frames"][1].update(data["frames"][0], file_path="./images/000.png"))
+    assert len(load(tmp_path)) == 5  # the same name and pose
     edit(tmp_path, lambda data: data["frames"][1].update(file_path="images/000.jpg"))
     with pytest.raises(InputError, match=r"images/000\.png.*images/000\.jpg"):
         load(tmp_path)
@@ -542,6 +553,10 @@ def test_normals_in_floats(shots: Shots, tmp_path: Path) -> None:
     normals = load(tmp_path, normal_space="world").normals
     assert normals is not None
     torch.testing.assert_close(normals, normal.expand(5, -1, -1, -1))
+    for colors in (normal / 2 + 0.5, 127.5 * (normal + 1)):
+        np.save(tmp_path / "n.npy", colors.numpy())
+        with pytest.raises(InputError, match=r"n\.npy: vectors of length .*; expected normals, of length 1"):
+            load(tmp_path)
     np.save(tmp_path / "n.npy", normal[..., 0].numpy())
     with pytest.raises(InputError, match=r"n\.npy: expected normals of shape \[H, W, 3\]"):
         load(tmp_path)

@@ -237,6 +237,10 @@ HARMLESS = {
     "is_fisheye": False,
     "ftheta_p1": 0.0,
     "k7": 1e-6,
+    "k2": "0.00",
+    "kc": [0.0, 0],
+    "K": [[40.0, 0, 16], [0, 40.0, 12], [0, 0, 1]],
+    "dist": 2.0,
     "lens": "50 mm",
     "distortion_model": "none",
     "undistorted": True,
@@ -262,6 +266,11 @@ def test_unknown_keys_that_look_like_a_lens_are_named(
     assert len(warnings) == 1 and f"unknown key {key} " in warnings[0]
 
 
+def test_images_that_are_said_to_be_distorted_are_warned_of(shots: Shots, tmp_path: Path, warnings: list[str]) -> None:
+    shots.check(load(shots.save(tmp_path, lambda data: data.update(is_undistorted=False))))
+    assert len(warnings) == 1 and "is_undistorted" in warnings[0]
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -276,6 +285,11 @@ def test_unknown_keys_that_look_like_a_lens_are_named(
         ("tau_x", 0.1),
         ("distortion", {"radial": [0.0, 0.1]}),
         ("dist_coeffs", [[0, 0, 0.1]]),
+        ("dist", [0.1, 0, 0, 0]),
+        ("kc", [0.1, 0, 0, 0]),
+        ("D", [0.1, 0, 0, 0]),
+        ("k", [0.1]),
+        ("kappa_1", 0.1),
         ("distCoeffs", [0.1]),
         ("lens_params", [0.1]),
         ("camera", {"name": "left", "k1": 0.1}),
