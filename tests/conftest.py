@@ -49,6 +49,12 @@ def few_surface_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def few_visible_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for chamfer distances: a quarter of the protocol's points."""
+    monkeypatch.setattr("liftstudio.metrics.visible_points._VOXEL", 0.02)
+
+
+@pytest.fixture
 def small_covering_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """Renders of a stage's result from all sides, from which the next stage starts, as coarse as the tests' grids."""
     monkeypatch.setattr("liftstudio.systems.coarse_to_fine.COVERING_PIXELS", 64)

@@ -154,7 +154,7 @@ def test_an_image_with_the_front_at_azimuth_0(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("whose", "variant"), [("prior", "uniform-light"), ("true", "default")])
-@pytest.mark.usefixtures("few_surface_samples")
+@pytest.mark.usefixtures("few_surface_samples", "few_visible_points")
 def test_a_run_from_image_to_row(folder: Path, whose: Literal["prior", "true"], variant: str) -> None:
     index, _ = a_toy()
     few = ("system.stages.coarse.steps=10", "system.stages.coarse.geometry.blob_density=20")  # a shape after few steps

@@ -17,7 +17,7 @@ QUICK = ("device=cpu", "system.steps=2")
 
 
 @pytest.fixture(autouse=True)
-def _captures(project: Path, few_surface_samples: None) -> None:
+def _captures(project: Path, few_surface_samples: None, few_visible_points: None) -> None:
     """Two captures of a sphere, one with its mesh, and a folder that is not a capture."""
     for name in ("mario", "sofa"):
         write_capture(project / "objects" / name)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import tiny_system  # noqa: F401  registers "tiny-sphere"
 from helpers.paths import ROOT
 from helpers.tiny_project import make_project
 
@@ -59,8 +60,6 @@ def test_without_a_home_folder_a_path_in_it_is_refused(homeless: Path, monkeypat
 def test_a_run_without_a_home_folder(
     homeless: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from helpers import tiny_system  # noqa: F401  registers "tiny-sphere"
-
     make_project(homeless)
     train = ["--config", "tiny.yaml", "--train", "data.path=capture", "device=cpu", "system.steps=1", "tag=a"]
     assert command_line.main([*train, "runs_dir=~/runs"]) == command_line.BAD_INPUT
@@ -80,8 +79,6 @@ def home(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_options_of_a_run(home: Path) -> None:
-    from helpers import tiny_system  # noqa: F401  registers "tiny-sphere"
-
     make_project(home)
     yaml = (home / "tiny.yaml").read_text().replace("???", "~/capture")
     (home / "tiny.yaml").write_text(f"{yaml}runs_dir: ~/of-yaml\n")

@@ -312,6 +312,7 @@ def carry_mesh(path: Path, similarity: Tensor) -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 20.0])
+@pytest.mark.usefixtures("few_surface_samples")
 def test_a_true_mesh_in_a_far_world_is_compared_without_loss(tmp_path: Path, scale: float) -> None:
     """By its distances: they are in units of its longest side, whatever the capture's world is."""
     away, back = carried(scale, FAR), carried(0.62, [0.1, -0.2, 0.05])  # of a run's world, to that of MARIO

@@ -4,6 +4,7 @@ import csv
 import os
 import random
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -136,11 +137,14 @@ def test_resume_of_a_finished_run_exports_again(project_with_extension: Path) ->
 def test_a_run_is_written_by_one_process_at_a_time(
     project_with_extension: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from helpers import tiny_system  # noqa: F401  registers "tiny-sphere" in this process
+
     folder = project_with_extension / "runs" / "tiny" / "busy"
     process = Launched(
         "--config", "tiny.yaml", "--train", "data.path=capture", "tag=busy", "system.seconds=0.5", "checkpoint.every=1"
     )
     wait_for_steps(folder, process, 0)
+    shutil.rmtree("custom")  # the same system once more
     before = (folder / "command.txt").read_text()
     for mode in ("--resume", "--export", "--test", "--validate"):
         assert main(["--config", "runs/tiny/busy", mode]) == 2

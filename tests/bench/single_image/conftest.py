@@ -8,7 +8,9 @@ from helpers.tiny_prior import write_weights
 
 
 @pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_surface_samples: None) -> None:
+def _folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_surface_samples: None, few_visible_points: None
+) -> None:
     """A folder of two balls 1 wide, as in the protocol, and a prior of just these."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path / "cache"))
