@@ -57,15 +57,16 @@ def load_image(path: Path | str, *, upright: bool = True) -> tuple[Tensor, Tenso
     return _opened(Path(path), decoded)
 
 
-def load_values(path: Path | str, *, upright: bool = False) -> np.ndarray:
+def load_values(path: Path | str, *, upright: bool = False, finite: bool = True) -> np.ndarray:
     """Return the numbers of a mask or map as stored, [H, W, C]: an image's levels of any depth, or a .npy array.
 
     No colour profile is applied; only palettes and CMYK become RGB or RGBA.
 
     upright: turn an image as its EXIF orientation says; otherwise the pixels are returned as they are stored.
+    finite: refuse NaN and infinite numbers.
 
     Raises:
-        InputError: as `load_image`; or not a finite array [H, W] or [H, W, C].
+        InputError: as `load_image`; or not an array [H, W] or [H, W, C].
     """
     path = Path(path)
     if path.suffix.lower() != ".npy":
@@ -82,7 +83,7 @@ def load_values(path: Path | str, *, upright: bool = False) -> np.ndarray:
     values = values.astype(np.uint8) if values.dtype == bool else values
     if values.ndim != 3 or values.dtype.kind not in "uif" or not values.size:
         raise InputError(f"{path}: expected numbers of shape [H, W], got {values.dtype} {list(values.shape)}")
-    if not np.isfinite(values).all():
+    if finite and not np.isfinite(values).all():
         raise InputError(f"{path}: expected finite numbers, found NaN or infinite ones")
     return values
 

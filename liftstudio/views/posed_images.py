@@ -236,8 +236,8 @@ def _load_picture(frame: Frame, config: PosedImages.Config) -> _Picture:
         None if path is None else _same_size(path, load(path, frame), frame, rgb)
         for path, load in ((frame.depth, _load_depth), (frame.normal, _load_normal))
     )
-    if depth is not None:
-        depth = depth * config.depth_unit
+    if depth is not None and frame.depth is not None:
+        depth = _zero_beside(frame.depth, depth, mask) * config.depth_unit
     longest, flaw = max(height, width), _flaw(mask)
     if not 0 < config.max_size < longest:
         return _Picture(rgb, mask, depth, normal, flaw)
@@ -325,12 +325,20 @@ def _load_mask(path: Path, frame: Frame) -> Tensor:
     return mask
 
 
+def _zero_beside(path: Path, depth: Tensor, mask: Tensor) -> Tensor:
+    """Return a depth map with 0 where it is infinite or NaN, as renderers and sensors write it beside the object."""
+    finite = torch.isfinite(depth)
+    if not finite[mask > FOREGROUND].all():
+        raise InputError(f"{path}: expected finite depths on the object, found NaN or infinite ones")
+    return depth.where(finite, 0.0)
+
+
 def _load_depth(path: Path, frame: Frame) -> Tensor:
-    values = load_values(path, upright=_is_turned(path, frame))
+    values = load_values(path, upright=_is_turned(path, frame), finite=False)
     if values.shape[-1] == 2:
         raise InputError(f"{path}: expected depths of shape [H, W], got {list(values.shape)}")
     colors = values[..., :3]
-    if (colors != colors[..., :1]).any():
+    if not np.array_equal(colors, colors[..., :1].repeat(colors.shape[-1], -1), equal_nan=True):
         raise InputError(f"{path}: a coloured picture; expected depths, in one channel")
     return torch.from_numpy(colors[..., :1].astype(np.float32))
 

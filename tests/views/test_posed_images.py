@@ -583,6 +583,17 @@ def test_faulty_depths(content: Any, message: str, shots: Shots, tmp_path: Path)
         load(tmp_path)
 
 
+@pytest.mark.parametrize("nothing", [np.nan, np.inf])
+def test_depths_beside_the_object_need_not_be_finite(nothing: float, shots: Shots, tmp_path: Path) -> None:
+    shots.save(tmp_path, lambda data: [frame.update(depth_path="depth.npy") for frame in data["frames"]])
+    beside = (shots.rgba[..., 3] == 0).all(0)
+    assert beside.any()
+    np.save(tmp_path / "depth.npy", np.where(beside, nothing, 1.5))
+    depths = load(tmp_path).depths
+    assert depths is not None
+    torch.testing.assert_close(depths[0, ..., 0], torch.from_numpy(np.where(beside, 0, 1.5)).float())
+
+
 def test_too_many_pixels_are_refused_at_once(shots: Shots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(posed_images, "MAX_TOTAL_PIXELS", 5 * 24 * 32 - 1)
     with pytest.raises(InputError, match=r"views\.max_size"):
