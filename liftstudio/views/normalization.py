@@ -111,7 +111,7 @@ def _unbounded(cameras: Cameras, masks: Tensor, windows: Tensor | None) -> str:
     """Return why silhouettes do not bound the object, and what to do."""
     count, solid = len(masks), (masks[..., 0] > 0.5).numpy()
     empty = sum(not mask.any() for mask in solid)
-    cut = sum(map(_is_cut, solid, _windows_or_whole(cameras, windows)))
+    cut = sum(map(_is_cut, solid, _rectangles(cameras, windows)))
     axes = cameras.c2w[:, :3, 2]
     if count == 1:
         return "there is only one view; give views from several sides"
@@ -163,7 +163,7 @@ def _half_spaces(cameras: Cameras, masks: Tensor, windows: Tensor | None) -> tup
     normals, offsets = [np.zeros((0, 3))], [np.zeros(0)]
     silhouettes = (masks[..., 0] > 0.5).numpy()
     for c2w, fx, fy, cx, cy, mask, window in zip(
-        cameras.c2w.double().numpy(), *_intrinsics(cameras), silhouettes, _windows_or_whole(cameras, windows), strict=True
+        cameras.c2w.double().numpy(), *_intrinsics(cameras), silhouettes, _rectangles(cameras, windows), strict=True
     ):
         a, b, c = _hull_lines(mask, window)
         local = np.stack([-a * fx, b * fy, a * cx + b * cy + c], axis=-1)
@@ -177,7 +177,7 @@ def _intrinsics(cameras: Cameras) -> list[np.ndarray]:
     return [tensor.double().numpy() for tensor in (cameras.fx, cameras.fy, cameras.cx, cameras.cy)]
 
 
-def _windows_or_whole(cameras: Cameras, windows: Tensor | None) -> list[list[int]]:
+def _rectangles(cameras: Cameras, windows: Tensor | None) -> list[list[int]]:
     """Return left, top, right, bottom in pixels of each photograph; the whole image where nothing is padded."""
     return [[0, 0, cameras.width, cameras.height]] * len(cameras) if windows is None else windows.tolist()
 
