@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from liftstudio.run.folder import RunFolder
 
 DONE, BUG, BAD_INPUT, INTERRUPTED, OUT_OF_MEMORY = 0, 1, 2, 3, 4
-MODES = ("train", "views", "resume", "validate", "test", "export")
-NEW_RUN = ("train", "views")  # modes that start from any config; the others need a run
+MODES = ("train", "preview", "views", "resume", "validate", "test", "export")
+NEW_RUN = ("train", "preview", "views")  # modes that start from any config; the others need a run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,10 +70,12 @@ def _run(options: argparse.Namespace, command: str) -> None:
     folder = None if options.mode in NEW_RUN else _reopened(options.config)
     config = load_run_config(folder.config if folder else find_config(options.config), options.overrides)
 
-    from liftstudio.run.run import Run, make_views  # slow to import, so a bad config is reported first
+    from liftstudio.run.run import Run, make_preview, make_views  # slow to import, so a bad config is reported first
 
     if options.mode == "views":
         make_views(config, command, options.gpu)
+    elif options.mode == "preview":
+        make_preview(config, command, options.gpu)
     elif folder is None:
         run = Run.start(config, command, options.gpu)
         with run.folder.lock():
@@ -162,6 +164,7 @@ def _parser() -> Parser:
     mode = parser.add_mutually_exclusive_group()
     for name, text in {
         "train": "optimise all stages, then test and export",
+        "preview": "write the volume of the prior as a coloured mesh, in seconds; --resume continues from there",
         "views": "generate the reference views only; --resume continues from there",
         "resume": "continue exactly where a run stopped, then test and export",
         "validate": "write an image grid of a run's newest checkpoint",

@@ -19,6 +19,8 @@ Radius = Annotated[float, Range(1e-3)]
 Features = Annotated[int, Range(3)]
 NormalStep = Annotated[float, Range(1e-5)]
 
+PRIOR = "prior"  # value of `from`: the volume of the prior that generated the views
+
 
 class Geometry(Component, nn.Module):
     """A shape and the appearance features of its points, in world space.
@@ -31,8 +33,9 @@ class Geometry(Component, nn.Module):
 
     @dataclass
     class Config:
-        from_: str = ""  # stage whose result initialises this geometry; empty: start from scratch
+        from_: str = ""  # stage whose result initialises this geometry, or `prior`: its volume; empty: from scratch
 
+    holds_shape: bool = False  # while true, a surface geometry returns its mesh without gradients
     box: Tensor  # [2, 3] lowest and highest corner of the region that may hold the object, world units
 
     def update(self, step: int) -> None:
@@ -91,3 +94,8 @@ class Geometry(Component, nn.Module):
         device. inside: what a prior says is inside the object, see `ReferenceViews`.
         """
         raise InputError(f"{type(self).__name__} cannot be initialised from another geometry")
+
+    @torch.no_grad()
+    def initialize_inside(self, inside: Tensor) -> None:
+        """Initialise the shape from what a prior says is inside the object, [G, G, G], see `ReferenceViews`."""
+        raise InputError(f"{type(self).__name__} cannot start from the volume of a prior")

@@ -14,7 +14,7 @@ from liftstudio.data.cameras import Cameras
 from liftstudio.data.mesh import Mesh
 from liftstudio.data.render import Render
 from liftstudio.geometry.base import Features, Geometry, Radius
-from liftstudio.geometry.depth_fusion import FusedShape, fuse_depth
+from liftstudio.geometry.depth_fusion import FusedShape, fuse_depth, shape_inside
 from liftstudio.geometry.hash_field import HashField, HashFieldConfig
 from liftstudio.ops.marching_tetrahedra import marching_tetrahedra, tet_grid
 
@@ -69,7 +69,7 @@ class DMTet(Geometry):
         """The zero level set. The border of the grid counts as outside, so the surface is closed."""
         if not self.is_training_step:
             return self._extract()
-        wants_graph = torch.is_grad_enabled()
+        wants_graph = torch.is_grad_enabled() and not self.holds_shape
         if self.extracted is None or (wants_graph and not self.extracted.vertices.requires_grad):
             self.extracted = self._extract()
         return self.extracted if wants_graph else self.extracted.detach()
@@ -112,15 +112,27 @@ class DMTet(Geometry):
         Raises:
             InputError: see `fuse_depth`; or the shape is too thin for the cells of the grid.
         """
-        fused = fuse_depth(seen, cameras, other.box, inside)
-        self.box.copy_(fused.bounding_box(self.config.margin))
-        half_side = (self.box[1, 0] - self.box[0, 0]) / 2
-        self.sdf.copy_(fused.sample(self._positions()) / half_side)
-        self._check_thickness(fused)
+        self._take_shape(fuse_depth(seen, cameras, other.box, inside))
         appearance = getattr(other, "hash_field", None)
         if isinstance(appearance, HashField):
             self.hash_field.load_state_dict(appearance.state_dict())
             self.hash_field.use_levels(self.hash_field.spec.levels)
+
+    @torch.no_grad()
+    def initialize_inside(self, inside: Tensor) -> None:
+        """See `Geometry.initialize_inside`; the grid's box is fitted to the shape, the appearance starts from scratch.
+
+        Raises:
+            InputError: nothing is inside, or the shape is too thin for the cells of the grid.
+        """
+        self._take_shape(shape_inside(inside.to(self.box.device)))
+
+    def _take_shape(self, shape: FusedShape) -> None:
+        """Fit the grid's box to a shape and sample its signed distance."""
+        self.box.copy_(shape.bounding_box(self.config.margin))
+        half_side = (self.box[1, 0] - self.box[0, 0]) / 2
+        self.sdf.copy_(shape.sample(self._positions()) / half_side)
+        self._check_thickness(shape)
 
     def _check_thickness(self, fused: FusedShape) -> None:
         """Raise an InputError if the grid has lost most of the shape."""

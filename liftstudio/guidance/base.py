@@ -21,11 +21,13 @@ class Request:
     step:    step of the stage, 0-based.
     cameras: B cameras.
     passes:  the optional render passes that the losses need (see `data.render.PASSES`).
+    moves_shape: whether the losses change the shape of a surface geometry, or only its appearance.
     """
 
     step: int
     cameras: Cameras
     passes: frozenset[str] = frozenset()
+    moves_shape: bool = True
 
 
 RequestType = TypeVar("RequestType", bound=Request)

@@ -44,6 +44,11 @@ class RunFolder:
         return self.path / "views"
 
     @property
+    def preview(self) -> Path:
+        """The file of the mesh that the prior's volume shows."""
+        return self.path / "preview.glb"
+
+    @property
     def log_csv(self) -> Path:
         """The table of all logged losses, by step."""
         return self.path / "log.csv"

@@ -19,6 +19,7 @@ from liftstudio.core.files import atomic_write, clear_temporaries
 from liftstudio.core.logs import RunLog, StageProgress, WorkProgress, log
 from liftstudio.core.memory import memory_advice, memory_high_water_gb
 from liftstudio.core.stopping import StopRequest
+from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.export.pipeline import export_mesh
 from liftstudio.run.config import RunConfig, deciding_options
 from liftstudio.run.evaluation import (
@@ -31,6 +32,7 @@ from liftstudio.run.evaluation import (
 )
 from liftstudio.run.folder import RunFolder, create_run_folder
 from liftstudio.run.inputs import Inputs
+from liftstudio.run.preview import save_preview
 from liftstudio.run.snapshots import save_snapshot
 from liftstudio.systems.base import System
 from liftstudio.views.saving import save_views
@@ -112,20 +114,54 @@ def make_folder(config: RunConfig, inputs: Inputs, command: str) -> RunFolder:
 
 
 def make_views(config: RunConfig, command: str, gpus: list[int] | None) -> RunFolder:
-    """Create a run folder with the reference views only, from which `--resume` can continue.
+    """Create a run folder with the reference views and the preview only, from which `--resume` can continue.
 
     Raises:
         InputError: the config has no views, or see `load_inputs`.
     """
-    if config.views is None:
-        raise InputError("views: missing; --views needs a 'views:' block in the config")
-    inputs = load_inputs(config, gpus)
+    inputs = _inputs_with_views(config, gpus, "--views")
     folder = make_folder(config, inputs, command)
     assert inputs.views is not None
     with folder.lock():
         save_views(folder.views, inputs.views)
-    log.info("views: %s", folder.views)
+        log.info("views: %s", folder.views)
+        _preview(folder, inputs.views)
     return folder
+
+
+def make_preview(config: RunConfig, command: str, gpus: list[int] | None) -> RunFolder:
+    """Create a run folder with the preview only, from which `--resume` can continue.
+
+    Raises:
+        InputError: the config has no views, their prior has no volume, or see `load_inputs`.
+    """
+    inputs = _inputs_with_views(config, gpus, "--preview")
+    assert inputs.views is not None
+    if inputs.views.inside is None:
+        raise InputError("--preview: these views come with no volume; a prior that has one is asset://priors/objects")
+    folder = make_folder(config, inputs, command)
+    with folder.lock():
+        save_preview(folder.path, inputs.views)
+        log.info("preview: %s", folder.preview)
+    return folder
+
+
+def _inputs_with_views(config: RunConfig, gpus: list[int] | None, flag: str) -> Inputs:
+    if config.views is None:
+        raise InputError(f"views: missing; {flag} needs a 'views:' block in the config")
+    return load_inputs(config, gpus)
+
+
+def _preview(folder: RunFolder, views: ReferenceViews) -> None:
+    """Write the preview, if a prior with a volume generated the views; an empty volume causes only a warning."""
+    if views.inside is None:
+        return
+    try:
+        save_preview(folder.path, views)
+    except InputError as error:
+        log.warning("preview: %s", error)
+    else:
+        log.info("preview: %s", folder.preview)
 
 
 class Run:
@@ -218,12 +254,15 @@ class Run:
         self._note_metrics({})
 
     def _save_generated_views(self) -> None:
-        """Write the views to the run folder if a prior generated them; the user's own views need no copy."""
+        """Write views and preview to the run folder if a prior generated them; the user's own views need no copy."""
         views = self.inputs.views
-        if views is None or (self.folder.views / "transforms.json").exists():
+        if views is None:
             return
-        if views.input_view is not None or bool(views.held_out.all()):
+        is_generated = views.input_view is not None or bool(views.held_out.all())
+        if is_generated and not (self.folder.views / "transforms.json").exists():
             save_views(self.folder.views, views)
+        if not self.folder.preview.exists():
+            _preview(self.folder, views)
 
     def _fit_stage(self, stage: str, stop: StopRequest) -> None:
         before, entered = self.elapsed.get(stage, 0.0), time.perf_counter()

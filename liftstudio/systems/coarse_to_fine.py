@@ -1,5 +1,6 @@
 """Optimisation in stages, each of which may start from the result of the previous one."""
 
+import dataclasses
 import itertools
 from collections.abc import Set
 from dataclasses import dataclass, field
@@ -13,14 +14,14 @@ from liftstudio.core.registry import find, register
 from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
-from liftstudio.geometry.base import Geometry
+from liftstudio.geometry.base import PRIOR, Geometry
 from liftstudio.geometry.depth_fusion import slenderness
 from liftstudio.guidance.base import Guidance
 from liftstudio.renderers.scene import Scene
 from liftstudio.systems.base import Surface, System
 from liftstudio.systems.optimization import ScheduledAdam
 from liftstudio.systems.stage import Stage
-from liftstudio.systems.stage_config import StageConfig, check_stages, geometry_options
+from liftstudio.systems.stage_config import StageConfig, check_stages, geometry_options, starting_from_volume
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -55,10 +56,13 @@ class CoarseToFine(System):
     def __init__(
         self, config: Config, *, views: ReferenceViews | None, device: torch.device, seed: int, fabric: "Fabric"
     ) -> None:
+        check_stages(config.stages)
+        if views is not None and views.inside is not None and bool((views.inside > 0).any()):
+            config = dataclasses.replace(config, stages=starting_from_volume(config.stages))
         self.config = config
         self.views, self.device, self.fabric = views, device, fabric
         self.stages = {name: stage.steps for name, stage in config.stages.items()}
-        check_stages(config.stages)
+        self._check_volume()
         self.setup_generator = torch.Generator(device).manual_seed(seed)
         self.generator = torch.Generator(device).manual_seed(seed + 1 + fabric.global_rank)
         self.material = config.material.build().to(device)
@@ -66,6 +70,15 @@ class CoarseToFine(System):
         self.background = config.background.build().to(device)
         self._build_guidance()
         self._check_optimizers()
+
+    def _check_volume(self) -> None:
+        """Check that there is a volume if a stage starts from it."""
+        for name, stage in self.config.stages.items():
+            if stage.geometry.options.from_ == PRIOR and (self.views is None or self.views.inside is None):
+                raise InputError(
+                    f"system.stages.{name}.geometry.from: there is no volume to start from; use a prior that has one, "
+                    "as asset://priors/objects has, or a stage before this one"
+                )
 
     def _build_guidance(self) -> None:
         """Build the guidance of all stages, so that missing files are reported before the long work."""
@@ -109,8 +122,12 @@ class CoarseToFine(System):
             self.generator.set_state(state["generators"][1].cpu())
 
     def _initialize(self, stage: str, geometry: Geometry) -> None:
-        """Initialise the geometry of a stage from the previous one."""
+        """Initialise the geometry of a stage from the previous one, or from the volume of the prior."""
         inside = None if self.views is None else self.views.inside
+        if self.config.stages[stage].geometry.options.from_ == PRIOR:
+            assert inside is not None, "checked when the system was built"
+            self._start_inside(stage, geometry, inside)
+            return
         source, cameras, seen = self._previous_render()
         if not (seen.opacity > 0.5).any():
             raise InputError(f"system.stages.{stage}: {self._vanished()}")
@@ -119,6 +136,12 @@ class CoarseToFine(System):
         except InputError as error:
             before = f"system.stages.{self.stage.name}.steps={self.stages[self.stage.name]}"
             raise InputError(f"system.stages.{stage}: {error} ({before})") from None
+
+    def _start_inside(self, stage: str, geometry: Geometry, inside: torch.Tensor) -> None:
+        try:
+            geometry.initialize_inside(inside)
+        except InputError as error:
+            raise InputError(f"system.stages.{stage}: {error}") from None
 
     def _vanished(self) -> str:
         """Text for the error when the current stage, which is to be followed by another, shows nothing."""

@@ -100,6 +100,7 @@ class Stage:
         request = guidance.request(step, generator)
         self._check_memory(name, request.cameras)
         passes = request.passes | regularizers.passes(active)
+        self.scene.geometry.holds_shape = not request.moves_shape
         render = self.renderer.render(self.scene, request.cameras, passes=passes, generator=generator, shading=shading)
         losses = guidance.losses(request, render)
         try:

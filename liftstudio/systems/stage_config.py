@@ -8,7 +8,7 @@ from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.ranges import PositiveInt
 from liftstudio.core.registry import find
-from liftstudio.geometry.base import Geometry
+from liftstudio.geometry.base import PRIOR, Geometry
 from liftstudio.systems import regularizers
 from liftstudio.systems.optimization import OptimizerConfig
 from liftstudio.systems.regularizers import Regularizers
@@ -24,16 +24,31 @@ class StageConfig:
     guidance: dict[str, Annotated[ComponentSpec, "guidance"]]  # name in the logs -> source of cameras and losses
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # learning rates
     regularizers: Regularizers = field(default_factory=Regularizers)  # losses in addition to those of the guidance
+    unless_volume: bool = False  # leave this stage out if the prior of the views has a volume to start the next from
 
 
 def geometry_options(stages: dict[str, StageConfig], stage: str) -> ComponentSpec:
     """Return a stage's geometry options; a geometry that starts `from` another has the same appearance field."""
     block = stages[stage].geometry
-    if not block.options.from_:
+    if block.options.from_ in ("", PRIOR):
         return block
     source = geometry_options(stages, block.options.from_).options
     appearance = {key: getattr(source, key) for key in ("grid", "features") if hasattr(source, key)}
     return dataclasses.replace(block, options=dataclasses.replace(block.options, **appearance))
+
+
+def starting_from_volume(stages: dict[str, StageConfig]) -> dict[str, StageConfig]:
+    """Return the stages for views with a volume: those `unless_volume` are left out, and the next starts from it."""
+    kept = {}
+    for name, stage in stages.items():
+        source = stage.geometry.options.from_
+        if source in stages and stages[source].unless_volume:
+            block = geometry_options(stages, name)  # with the appearance field of the stage that is left out
+            start = dataclasses.replace(block, options=dataclasses.replace(block.options, from_=PRIOR))
+            stage = dataclasses.replace(stage, geometry=start)
+        if not stage.unless_volume:
+            kept[name] = stage
+    return kept
 
 
 def check_stages(stages: dict[str, StageConfig]) -> None:
@@ -47,16 +62,42 @@ def check_stages(stages: dict[str, StageConfig]) -> None:
     before = ""
     for name, stage in stages.items():
         where, source = f"system.stages.{name}", stage.geometry.options.from_
+        if name == PRIOR:
+            raise InputError(f"{where}: '{PRIOR}' means the prior's volume in `from`; give the stage another name")
         if not stage.guidance:
             raise InputError(f"{where}.guidance: expected at least one guidance")
-        if source and source != before:
-            wanted = f"'{before}', the previous stage" if before else "no name, since this is the first stage"
-            raise InputError(f"{where}.geometry.from: expected {wanted}, got '{source}'")
-        if source and find(stage.geometry.type, "geometry").initialize is Geometry.initialize:
-            raise InputError(f"{where}.geometry.from: '{stage.geometry.type}' cannot start from another geometry")
+        if source:
+            _check_source(source, before, stage.geometry.type, f"{where}.geometry.from")
+        if before and stages[before].unless_volume:
+            _check_follows_volume(source, before, stage.geometry.type, where)
         _check_renderer(stage, where)
         _check_regularizers(stage, where)
         before = name
+    if stages[before].unless_volume:
+        raise InputError(f"system.stages.{before}.unless_volume: expected false, since no stage follows")
+
+
+def _check_source(source: str, before: str, kind: str, where: str) -> None:
+    """Check that a geometry of this kind can start from `source`, after the stage `before` (empty: the first stage)."""
+    geometry = find(kind, "geometry")
+    if source == PRIOR:
+        if geometry.initialize_inside is Geometry.initialize_inside:
+            raise InputError(f"{where}: '{kind}' cannot start from the volume of a prior")
+        return
+    if source != before:
+        wanted = (
+            f"'{before}', the previous stage, or '{PRIOR}'" if before else f"'{PRIOR}', since this is the first stage"
+        )
+        raise InputError(f"{where}: expected {wanted}, got '{source}'")
+    if geometry.initialize is Geometry.initialize:
+        raise InputError(f"{where}: '{kind}' cannot start from another geometry")
+
+
+def _check_follows_volume(source: str, before: str, kind: str, where: str) -> None:
+    """Check that a stage can start from the prior's volume in place of the stage before, which is `unless_volume`."""
+    if source != before:
+        raise InputError(f"{where}.geometry.from: expected '{before}', whose place a prior's volume may take")
+    _check_source(PRIOR, before, kind, f"{where}.geometry.from")
 
 
 def _check_renderer(stage: StageConfig, where: str) -> None:

@@ -1,6 +1,7 @@
 """The coarse-to-fine system: it learns, resumes exactly, and rejects what cannot work."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -96,6 +97,74 @@ def test_both_stages_learn() -> None:
     shaded = surface.shaded(surface.mesh.vertices, surface.mesh.vertex_normals())
     irradiance = system.light.irradiance(surface.mesh.vertex_normals()).detach()
     torch.testing.assert_close(shaded, colors * irradiance)
+
+
+def ball_volume(radius: float = 0.5, cells: int = 24) -> Tensor:
+    """Return what a prior would say of a ball: 1 well inside, -1 well outside."""
+    axis = (2 * torch.arange(cells) + 1) / cells - 1
+    distance = torch.cartesian_prod(axis, axis, axis).norm(dim=-1) - radius
+    return torch.tanh(-8 * distance).reshape([cells] * 3)
+
+
+def with_volume(**changes: object) -> CoarseToFine:
+    """Return a system whose views come with the volume of a ball."""
+    views = replace(sphere_views(6, 16), input_view=0, inside=ball_volume())
+    return CoarseToFine(
+        parse(config(**changes), CoarseToFine.Config),
+        views=views,
+        device=CPU,
+        seed=0,
+        fabric=Fabric(accelerator="cpu", devices=1),
+    )
+
+
+def test_a_surface_starts_from_the_volume_of_the_prior() -> None:
+    system = with_volume(stages__fine__geometry={"type": "dmtet", "from": "prior", "resolution": 48})
+    system.enter("fine")
+    mesh = system.surface().mesh
+    assert is_closed(mesh)
+    radii = mesh.vertices.norm(dim=-1)
+    assert radii.mean().item() == pytest.approx(0.5, abs=0.03) and radii.std().item() < 0.03  # cells are 0.06 wide
+
+
+def test_a_stage_unless_volume_gives_way_to_the_volume() -> None:
+    skipping = {"stages__coarse__unless_volume": True}
+    system = with_volume(**skipping)
+    assert list(system.stages) == ["fine"]
+    system.enter("fine")
+    assert system.stage.scene.geometry.hash_field.spec.finest_resolution == 16  # the grid of the stage left out
+    saved = copy.deepcopy(system.state())
+    losses = run(system, 0, 3)
+    resumed = with_volume(**skipping)
+    resumed.enter("fine", saved)
+    assert run(resumed, 0, 3) == losses
+    assert list(make(**skipping).stages) == ["coarse", "fine"]  # the views of `make` have no volume
+
+
+@pytest.mark.parametrize("generated_shape", ["auto", "yes", "no"])
+def test_generated_views_leave_the_shape_to_the_volume(generated_shape: str) -> None:
+    guidance = {"type": "reconstruction", "views_per_step": 1, "generated_shape": generated_shape}
+    system = with_volume(stages__coarse__unless_volume=True, stages__fine__guidance={"views": guidance})
+    system.enter("fine")
+    geometry, views = system.stage.scene.geometry, system.guidance["fine"]["views"]
+    for is_input in (True, False):
+        views.shares = torch.eye(6)[0] if is_input else 1 - torch.eye(6)[0]
+        request = views.request(0, system.generator)
+        assert request.moves_shape == (is_input or generated_shape == "yes")
+    before = geometry.sdf.detach().clone()
+    system.step(0)  # a generated view
+    assert torch.equal(geometry.sdf, before) == (generated_shape != "yes")
+    views.shares = torch.eye(6)[0]
+    system.step(1)
+    assert not torch.equal(geometry.sdf, before)
+
+
+def test_an_empty_volume_is_an_error() -> None:
+    system = with_volume(stages__fine__geometry={"type": "dmtet", "from": "prior", "resolution": 16})
+    assert system.views is not None and system.views.inside is not None
+    system.views.inside.fill_(-1.0)
+    with pytest.raises(InputError, match=r"^system\.stages\.fine: the volume of the prior is empty"):
+        system.enter("fine")
 
 
 def test_the_total_is_the_weighted_sum() -> None:
@@ -212,7 +281,14 @@ NO_LOSS = {"type": "reconstruction", "lambda_rgb": 0, "lambda_mask": 0}
         ({"stages": {}}, "at least one stage"),
         ({"stages__coarse__steps": 0}, r"^stages\.coarse\.steps: expected 1 or more, got 0$"),
         ({"stages__coarse__guidance": {}}, "at least one guidance"),
-        ({"stages__fine__geometry__from": "corse"}, "expected 'coarse', the previous stage, got 'corse'"),
+        ({"stages__fine__geometry__from": "corse"}, "expected 'coarse', the previous stage, or 'prior', got 'corse'"),
+        ({"stages__fine__geometry__from": "prior"}, "fine.geometry.from: there is no volume to start from"),
+        ({"stages__coarse__geometry": {"type": "instant-ngp", "from": "prior"}}, "cannot start from the volume"),
+        ({"stages__fine__unless_volume": True}, "fine.unless_volume: expected false, since no stage follows"),
+        (
+            {"stages__coarse__unless_volume": True, "stages__fine__geometry": {"type": "dmtet", "resolution": 16}},
+            "fine.geometry.from: expected 'coarse', whose place a prior's volume may take",
+        ),
         ({"stages__coarse__geometry": {"type": "dmtet", "from": "coarse"}}, "this is the first stage"),
         ({"stages__fine__geometry": {"type": "instant-ngp", "from": "coarse"}}, "cannot start from another geometry"),
         ({"stages__fine__optimizer": {"groups": {"geometry.sdff": {"lr": 1}}}}, "system.stages.fine.optimizer.groups"),
