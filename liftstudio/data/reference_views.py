@@ -43,6 +43,11 @@ class ReferenceViews:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def has_volume(self) -> bool:
+        """Whether a prior says what is inside the object, and finds something there."""
+        return self.inside is not None and bool((self.inside > 0).any())
+
     def select(self, index: Sequence[int] | Tensor) -> "ReferenceViews":
         """Return the views at `index`, in that order."""
         chosen = torch.as_tensor(index, dtype=torch.long)

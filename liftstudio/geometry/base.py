@@ -97,5 +97,8 @@ class Geometry(Component, nn.Module):
 
     @torch.no_grad()
     def initialize_inside(self, inside: Tensor) -> None:
-        """Initialise the shape from what a prior says is inside the object, [G, G, G], see `ReferenceViews`."""
+        """Initialise the shape from what a prior says is inside the object, [G, G, G], see `ReferenceViews.inside`.
+
+        Something is inside.
+        """
         raise InputError(f"{type(self).__name__} cannot start from the volume of a prior")

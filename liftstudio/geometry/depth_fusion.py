@@ -124,16 +124,10 @@ def fuse_depth(seen: Render, cameras: Cameras, box: Tensor, inside: Tensor | Non
 
 
 def shape_inside(inside: Tensor) -> FusedShape:
-    """Return the shape that a prior's volume [G, G, G] over [-1, 1]^3 shows, see `ReferenceViews`.
-
-    Raises:
-        InputError: nothing is inside.
-    """
+    """Return the shape that a prior's volume [G, G, G] over [-1, 1]^3 shows, see `ReferenceViews.inside`."""
     corner = torch.ones(3, device=inside.device)
     grid = Grid(torch.stack([-corner, corner]), (len(inside),) * 3)
     solid = inside > 0
-    if not solid.any():
-        raise InputError("the volume of the prior is empty: it finds no object in the picture")
     cells = torch.nonzero(solid)
     seen = grid.box[0] + torch.stack([cells.amin(0), cells.amax(0) + 1]) * grid.cell
     return FusedShape(_signed_distance(solid, grid), grid.box, seen)

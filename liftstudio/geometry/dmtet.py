@@ -123,7 +123,7 @@ class DMTet(Geometry):
         """See `Geometry.initialize_inside`; the grid's box is fitted to the shape, the appearance starts from scratch.
 
         Raises:
-            InputError: nothing is inside, or the shape is too thin for the cells of the grid.
+            InputError: the shape is too thin for the cells of the grid.
         """
         self._take_shape(shape_inside(inside.to(self.box.device)))
 

@@ -44,7 +44,7 @@ class FixedMesh(Geometry):
 
     def mesh(self) -> Mesh:
         """The mesh; its vertices require gradients if `movable`."""
-        return Mesh(self.vertices, self.faces)
+        return Mesh(self.vertices.detach() if self.holds_shape else self.vertices, self.faces)
 
     def features(self, points: Tensor) -> Tensor:
         """Appearance features [N, F] at world points [N, 3]; points outside the box are clamped to its border."""

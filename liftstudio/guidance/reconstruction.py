@@ -1,7 +1,7 @@
 """Guidance by the reference views: photometric and geometric losses."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -56,8 +56,7 @@ class Reconstruction(Guidance[ReferenceRequest]):
         input_view_priority: UnitFloat = 0.0  # how much less generated colours count where the input view shows them
         resolution: list[NonNegativeInt] = field(default_factory=lambda: [0])  # render width per milestone; 0: full
         resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next resolution begins
-        generated_shape: Literal["auto", "yes", "no"] = "auto"  # whether they change a surface; auto: unless the prior
-        # that generated them has a volume, from which the shape starts
+        generated_shape: bool = True  # whether generated views change the shape of a surface, or only its colours
         random_background: bool = True  # random background colour for render and reference; otherwise white
         lpips_weights: str = ""  # folder or file with the published LPIPS weights; needed by lambda_lpips
         lambda_rgb: Schedule = ON  # mean squared colour error
@@ -82,6 +81,8 @@ class Reconstruction(Guidance[ReferenceRequest]):
         chosen = views.training()
         if not len(chosen):
             raise InputError("guidance 'reconstruction' needs reference views, but all of them are held out")
+        if not config.generated_shape and chosen.input_view is None:
+            raise InputError("generated_shape: expected true, since the input view is not among the views")
         self.views = chosen
         self.reference_cameras = chosen.cameras.to(device)
         self.images, self.masks = chosen.images.to(device), chosen.masks.to(device)
@@ -89,8 +90,6 @@ class Reconstruction(Guidance[ReferenceRequest]):
         self.shares = torch.ones(len(chosen), device=device)  # relative frequencies of the views
         if chosen.input_view is not None:
             self.shares[chosen.input_view] = config.input_view_weight
-        from_volume = chosen.inside is not None and chosen.input_view is not None
-        self.generated_shape = config.generated_shape == "yes" or (config.generated_shape == "auto" and not from_volume)
         self.maps = {
             name: None if maps is None else maps.to(device)
             for name, maps in (("mono_normal", chosen.normals), ("mono_depth", chosen.depths))
@@ -133,7 +132,7 @@ class Reconstruction(Guidance[ReferenceRequest]):
             background=background if self.config.random_background else torch.ones_like(background),
             is_generated=self._is_generated(chosen) if self._weighs_colors else None,
             seen=None if self.seen is None else self.seen[lattice],
-            moves_shape=self.generated_shape or bool((chosen == self.views.input_view).all()),
+            moves_shape=self.config.generated_shape or bool((chosen == self.views.input_view).all()),
         )
 
     def _is_generated(self, chosen: Tensor) -> Tensor:

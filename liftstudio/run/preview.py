@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.images import grid, save_image, save_video
 from liftstudio.data.mesh import Mesh
@@ -31,19 +30,12 @@ TOLERANCE = 0.03  # how far a point may lie behind the visible surface and still
 
 
 def preview_mesh(inside: Tensor) -> Mesh:
-    """Return the surface of what a prior says is inside the object, [G, G, G], see `ReferenceViews`.
-
-    Raises:
-        InputError: nothing is inside.
-    """
+    """Return the surface of what a prior says is inside the object, [G, G, G], see `ReferenceViews`."""
     lattice = F.interpolate(inside[None, None], (CELLS,) * 3, mode="trilinear")[0, 0]
     outermost = 1 - 1 / CELLS
     corner = torch.full((3,), outermost)
     closed = F.pad(lattice[1:-1, 1:-1, 1:-1], [1] * 6, value=-1.0)
-    mesh = marching_cubes(-closed, torch.stack([-corner, corner]))
-    if not len(mesh.faces):
-        raise InputError("the volume of the prior is empty: it finds no object in the picture")
-    return drop_floaters(mesh, LEAST_AREA)[0]
+    return drop_floaters(marching_cubes(-closed, torch.stack([-corner, corner])), LEAST_AREA)[0]
 
 
 def seen_colors(mesh: Mesh, views: ReferenceViews) -> Tensor:
@@ -81,10 +73,9 @@ def render_colors(mesh: Mesh, colors: Tensor, cameras: Cameras) -> Tensor:
 def save_preview(folder: Path, views: ReferenceViews) -> None:
     """Write preview.mp4 (turntable), preview.png (sides) and, last, preview.glb (vertex colours) to a folder.
 
-    views: with `inside`.
+    views: with a volume.
 
     Raises:
-        InputError: the volume is empty.
         OSError: the folder cannot be written.
     """
     assert views.inside is not None

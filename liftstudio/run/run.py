@@ -137,12 +137,12 @@ def make_preview(config: RunConfig, command: str, gpus: list[int] | None) -> Run
     """
     inputs = _inputs_with_views(config, gpus, "--preview")
     assert inputs.views is not None
-    if inputs.views.inside is None:
-        raise InputError("--preview: these views come with no volume; a prior that has one is asset://priors/objects")
+    if not inputs.views.has_volume:
+        found = "no volume" if inputs.views.inside is None else "an empty volume"
+        raise InputError(f"--preview: the views come with {found}; a prior that has one is asset://priors/objects")
     folder = make_folder(config, inputs, command)
     with folder.lock():
-        save_preview(folder.path, inputs.views)
-        log.info("preview: %s", folder.preview)
+        _preview(folder, inputs.views)
     return folder
 
 
@@ -153,15 +153,12 @@ def _inputs_with_views(config: RunConfig, gpus: list[int] | None, flag: str) -> 
 
 
 def _preview(folder: RunFolder, views: ReferenceViews) -> None:
-    """Write the preview, if a prior with a volume generated the views; an empty volume causes only a warning."""
-    if views.inside is None:
-        return
-    try:
+    """Write the preview, if the views have a volume."""
+    if views.has_volume:
         save_preview(folder.path, views)
-    except InputError as error:
-        log.warning("preview: %s", error)
-    else:
         log.info("preview: %s", folder.preview)
+    elif views.inside is not None:
+        log.warning("preview: none, since the volume of the prior is empty; is the picture cut out well?")
 
 
 class Run:

@@ -21,7 +21,7 @@ from liftstudio.renderers.scene import Scene
 from liftstudio.systems.base import Surface, System
 from liftstudio.systems.optimization import ScheduledAdam
 from liftstudio.systems.stage import Stage
-from liftstudio.systems.stage_config import StageConfig, check_stages, geometry_options, starting_from_volume
+from liftstudio.systems.stage_config import StageConfig, check_stages, geometry_options, suited_stages
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -56,13 +56,13 @@ class CoarseToFine(System):
     def __init__(
         self, config: Config, *, views: ReferenceViews | None, device: torch.device, seed: int, fabric: "Fabric"
     ) -> None:
-        check_stages(config.stages)
-        if views is not None and views.inside is not None and bool((views.inside > 0).any()):
-            config = dataclasses.replace(config, stages=starting_from_volume(config.stages))
-        self.config = config
+        has_volume = views is not None and views.has_volume
+        self.config = dataclasses.replace(config, stages=suited_stages(config.stages, has_volume=has_volume))
+        check_stages(self.config.stages)
         self.views, self.device, self.fabric = views, device, fabric
-        self.stages = {name: stage.steps for name, stage in config.stages.items()}
-        self._check_volume()
+        self.stages = {name: stage.steps for name, stage in self.config.stages.items()}
+        if not has_volume:
+            self._check_no_volume_needed()
         self.setup_generator = torch.Generator(device).manual_seed(seed)
         self.generator = torch.Generator(device).manual_seed(seed + 1 + fabric.global_rank)
         self.material = config.material.build().to(device)
@@ -71,10 +71,9 @@ class CoarseToFine(System):
         self._build_guidance()
         self._check_optimizers()
 
-    def _check_volume(self) -> None:
-        """Check that there is a volume if a stage starts from it."""
+    def _check_no_volume_needed(self) -> None:
         for name, stage in self.config.stages.items():
-            if stage.geometry.options.from_ == PRIOR and (self.views is None or self.views.inside is None):
+            if stage.geometry.options.from_ == PRIOR:
                 raise InputError(
                     f"system.stages.{name}.geometry.from: there is no volume to start from; use a prior that has one, "
                     "as asset://priors/objects has, or a stage before this one"

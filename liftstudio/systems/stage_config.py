@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
@@ -24,7 +24,7 @@ class StageConfig:
     guidance: dict[str, Annotated[ComponentSpec, "guidance"]]  # name in the logs -> source of cameras and losses
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # learning rates
     regularizers: Regularizers = field(default_factory=Regularizers)  # losses in addition to those of the guidance
-    unless_volume: bool = False  # leave this stage out if the prior of the views has a volume to start the next from
+    volume: Literal["any", "required", "absent"] = "any"  # of the prior; unsuited stages are left out
 
 
 def geometry_options(stages: dict[str, StageConfig], stage: str) -> ComponentSpec:
@@ -37,18 +37,18 @@ def geometry_options(stages: dict[str, StageConfig], stage: str) -> ComponentSpe
     return dataclasses.replace(block, options=dataclasses.replace(block.options, **appearance))
 
 
-def starting_from_volume(stages: dict[str, StageConfig]) -> dict[str, StageConfig]:
-    """Return the stages for views with a volume: those `unless_volume` are left out, and the next starts from it."""
-    kept = {}
-    for name, stage in stages.items():
-        source = stage.geometry.options.from_
-        if source in stages and stages[source].unless_volume:
-            block = geometry_options(stages, name)  # with the appearance field of the stage that is left out
-            start = dataclasses.replace(block, options=dataclasses.replace(block.options, from_=PRIOR))
-            stage = dataclasses.replace(stage, geometry=start)
-        if not stage.unless_volume:
-            kept[name] = stage
-    return kept
+def suited_stages(stages: dict[str, StageConfig], *, has_volume: bool) -> dict[str, StageConfig]:
+    """Return the stages that views with or without a volume go through.
+
+    Raises:
+        InputError: there is none.
+    """
+    left_out = "absent" if has_volume else "required"
+    suited = {name: stage for name, stage in stages.items() if stage.volume != left_out}
+    if stages and not suited:
+        state = "a volume" if has_volume else "no volume"
+        raise InputError(f"system.stages: none is for views with {state}; each has 'volume: {left_out}'")
+    return suited
 
 
 def check_stages(stages: dict[str, StageConfig]) -> None:
@@ -68,13 +68,10 @@ def check_stages(stages: dict[str, StageConfig]) -> None:
             raise InputError(f"{where}.guidance: expected at least one guidance")
         if source:
             _check_source(source, before, stage.geometry.type, f"{where}.geometry.from")
-        if before and stages[before].unless_volume:
-            _check_follows_volume(source, before, stage.geometry.type, where)
         _check_renderer(stage, where)
+        _check_guidance(stage, where)
         _check_regularizers(stage, where)
         before = name
-    if stages[before].unless_volume:
-        raise InputError(f"system.stages.{before}.unless_volume: expected false, since no stage follows")
 
 
 def _check_source(source: str, before: str, kind: str, where: str) -> None:
@@ -93,13 +90,6 @@ def _check_source(source: str, before: str, kind: str, where: str) -> None:
         raise InputError(f"{where}: '{kind}' cannot start from another geometry")
 
 
-def _check_follows_volume(source: str, before: str, kind: str, where: str) -> None:
-    """Check that a stage can start from the prior's volume in place of the stage before, which is `unless_volume`."""
-    if source != before:
-        raise InputError(f"{where}.geometry.from: expected '{before}', whose place a prior's volume may take")
-    _check_source(PRIOR, before, kind, f"{where}.geometry.from")
-
-
 def _check_renderer(stage: StageConfig, where: str) -> None:
     geometry = find(stage.geometry.type, "geometry")
     fitting = "volume" if geometry.is_volume() else "surface"
@@ -108,6 +98,15 @@ def _check_renderer(stage: StageConfig, where: str) -> None:
     if stage.renderer.type == "neus" and not geometry.is_signed_distance():
         what = f"'{stage.geometry.type}' has no signed distance at arbitrary points"
         raise InputError(f"{where}.renderer: {what}; render it with '{fitting}'")
+
+
+def _check_guidance(stage: StageConfig, where: str) -> None:
+    holds_shape = [
+        name for name, block in stage.guidance.items() if not getattr(block.options, "generated_shape", True)
+    ]
+    if holds_shape and find(stage.geometry.type, "geometry").is_volume():
+        reason = f"since '{stage.geometry.type}' is a volume, whose colours and shape are one field"
+        raise InputError(f"{where}.guidance.{holds_shape[0]}.generated_shape: expected true, {reason}")
 
 
 def _check_regularizers(stage: StageConfig, where: str) -> None:

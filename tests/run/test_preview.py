@@ -14,7 +14,6 @@ from test_views_mode import CONFIG
 from torch import Tensor
 
 from liftstudio.cli.command_line import main
-from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import orbit_cameras
 from liftstudio.data.images import straight_from_white
 from liftstudio.data.reference_views import ReferenceViews
@@ -102,11 +101,6 @@ def test_pictures_are_over_white() -> None:
     assert (pictures - views.over(1.0)).abs().mean() < 0.01
 
 
-def test_an_empty_volume_is_an_error() -> None:
-    with pytest.raises(InputError, match="the volume of the prior is empty"):
-        preview_mesh(-volume().abs())
-
-
 def test_the_preview_alone(ball_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(PREVIEW) == 0
     run = Path("runs/ball/a")
@@ -142,7 +136,7 @@ def test_other_modes_leave_the_same_preview(mode: str, ball_project: Path) -> No
 
 def test_without_a_volume_there_is_none(ball_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(PREVIEW[:-1]) == 2
-    assert "error: --preview: these views come with no volume" in capsys.readouterr().err
+    assert "error: --preview: the views come with no volume" in capsys.readouterr().err
     assert not Path("runs").exists()
     assert main([(word == "--preview" and "--train") or word for word in PREVIEW[:-1]]) == 0
     assert not Path("runs/ball/a/preview.glb").exists()
@@ -155,4 +149,7 @@ def test_an_empty_volume_does_not_stop_a_run(
     monkeypatch.setattr(TinyBall, "inside", lambda self, posed, points: -torch.ones(len(points)))
     assert main([(word == "--preview" and "--train") or word for word in PREVIEW]) == 0
     assert Path("runs/ball/a/export/mesh.ply").is_file() and not Path("runs/ball/a/preview.glb").exists()
-    assert "preview: the volume of the prior is empty" in capsys.readouterr().err
+    assert "preview: none, since the volume of the prior is empty" in capsys.readouterr().err
+    assert main([word if word != "tag=a" else "tag=b" for word in PREVIEW]) == 2
+    assert "error: --preview: the views come with an empty volume" in capsys.readouterr().err
+    assert not Path("runs/ball/b").exists()

@@ -127,44 +127,52 @@ def test_a_surface_starts_from_the_volume_of_the_prior() -> None:
     assert radii.mean().item() == pytest.approx(0.5, abs=0.03) and radii.std().item() < 0.03  # cells are 0.06 wide
 
 
-def test_a_stage_unless_volume_gives_way_to_the_volume() -> None:
-    skipping = {"stages__coarse__unless_volume": True}
-    system = with_volume(**skipping)
-    assert list(system.stages) == ["fine"]
-    system.enter("fine")
-    assert system.stage.scene.geometry.hash_field.spec.finest_resolution == 16  # the grid of the stage left out
+BOTH_WAYS = {
+    "stages__coarse__volume": "absent",
+    "stages__fine__volume": "absent",
+    "stages__surface": {
+        "volume": "required",
+        "steps": 5,
+        "geometry": {"type": "dmtet", "from": "prior", "resolution": 16},
+        "renderer": "surface",
+        "guidance": {"views": {"type": "reconstruction", "views_per_step": 1, "generated_shape": False}},
+    },
+}
+
+
+def test_the_volume_decides_which_stages_are_run() -> None:
+    assert list(make(**BOTH_WAYS).stages) == ["coarse", "fine"]  # the views of `make` have no volume
+    system = with_volume(**BOTH_WAYS)
+    assert list(system.stages) == ["surface"]
+    system.enter("surface")
     saved = copy.deepcopy(system.state())
     losses = run(system, 0, 3)
-    resumed = with_volume(**skipping)
-    resumed.enter("fine", saved)
+    resumed = with_volume(**BOTH_WAYS)
+    resumed.enter("surface", saved)
     assert run(resumed, 0, 3) == losses
-    assert list(make(**skipping).stages) == ["coarse", "fine"]  # the views of `make` have no volume
 
 
-@pytest.mark.parametrize("generated_shape", ["auto", "yes", "no"])
-def test_generated_views_leave_the_shape_to_the_volume(generated_shape: str) -> None:
+@pytest.mark.parametrize("generated_shape", [True, False])
+def test_generated_views_may_change_only_colors(generated_shape: bool) -> None:
     guidance = {"type": "reconstruction", "views_per_step": 1, "generated_shape": generated_shape}
-    system = with_volume(stages__coarse__unless_volume=True, stages__fine__guidance={"views": guidance})
+    geometry = {"type": "dmtet", "from": "prior", "resolution": 16}
+    system = with_volume(stages__fine__guidance={"views": guidance}, stages__fine__geometry=geometry)
     system.enter("fine")
-    geometry, views = system.stage.scene.geometry, system.guidance["fine"]["views"]
-    for is_input in (True, False):
+    shape, views = system.stage.scene.geometry, system.guidance["fine"]["views"]
+    for is_input in (False, True):
         views.shares = torch.eye(6)[0] if is_input else 1 - torch.eye(6)[0]
-        request = views.request(0, system.generator)
-        assert request.moves_shape == (is_input or generated_shape == "yes")
-    before = geometry.sdf.detach().clone()
-    system.step(0)  # a generated view
-    assert torch.equal(geometry.sdf, before) == (generated_shape != "yes")
-    views.shares = torch.eye(6)[0]
-    system.step(1)
-    assert not torch.equal(geometry.sdf, before)
+        before = {name: value.detach().clone() for name, value in shape.named_parameters()}
+        system.step(0)
+        changed = {name for name, value in shape.named_parameters() if not torch.equal(before[name], value)}
+        assert ("sdf" in changed) == (is_input or generated_shape)
+        assert any(name.startswith("hash_field") for name in changed)
 
 
-def test_an_empty_volume_is_an_error() -> None:
-    system = with_volume(stages__fine__geometry={"type": "dmtet", "from": "prior", "resolution": 16})
-    assert system.views is not None and system.views.inside is not None
-    system.views.inside.fill_(-1.0)
-    with pytest.raises(InputError, match=r"^system\.stages\.fine: the volume of the prior is empty"):
-        system.enter("fine")
+def test_an_empty_volume_is_none() -> None:
+    views = replace(sphere_views(6, 16), input_view=0, inside=-torch.ones(8, 8, 8))
+    fabric = Fabric(accelerator="cpu", devices=1)
+    parsed = parse(config(**BOTH_WAYS), CoarseToFine.Config)
+    assert list(CoarseToFine(parsed, views=views, device=CPU, seed=0, fabric=fabric).stages) == ["coarse", "fine"]
 
 
 def test_the_total_is_the_weighted_sum() -> None:
@@ -284,10 +292,18 @@ NO_LOSS = {"type": "reconstruction", "lambda_rgb": 0, "lambda_mask": 0}
         ({"stages__fine__geometry__from": "corse"}, "expected 'coarse', the previous stage, or 'prior', got 'corse'"),
         ({"stages__fine__geometry__from": "prior"}, "fine.geometry.from: there is no volume to start from"),
         ({"stages__coarse__geometry": {"type": "instant-ngp", "from": "prior"}}, "cannot start from the volume"),
-        ({"stages__fine__unless_volume": True}, "fine.unless_volume: expected false, since no stage follows"),
+        ({"stages__coarse__volume": "required"}, "fine.geometry.from: expected 'prior', since this is the first stage"),
         (
-            {"stages__coarse__unless_volume": True, "stages__fine__geometry": {"type": "dmtet", "resolution": 16}},
-            "fine.geometry.from: expected 'coarse', whose place a prior's volume may take",
+            {"stages__coarse__volume": "required", "stages__fine__volume": "required"},
+            "system.stages: none is for views with no volume",
+        ),
+        (
+            {"stages__coarse__guidance__views": {"type": "reconstruction", "generated_shape": False}},
+            "coarse.guidance.views.generated_shape: expected true, since 'instant-ngp' is a volume",
+        ),
+        (
+            {"stages__fine__guidance__views__generated_shape": False},
+            "generated_shape: expected true, since the input view is not among the views",
         ),
         ({"stages__coarse__geometry": {"type": "dmtet", "from": "coarse"}}, "this is the first stage"),
         ({"stages__fine__geometry": {"type": "instant-ngp", "from": "coarse"}}, "cannot start from another geometry"),
