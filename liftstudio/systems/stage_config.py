@@ -101,12 +101,11 @@ def _check_renderer(stage: StageConfig, where: str) -> None:
 
 
 def _check_guidance(stage: StageConfig, where: str) -> None:
-    holds_shape = [
-        name for name, block in stage.guidance.items() if not getattr(block.options, "generated_shape", True)
-    ]
-    if holds_shape and find(stage.geometry.type, "geometry").is_volume():
-        reason = f"since '{stage.geometry.type}' is a volume, whose colours and shape are one field"
-        raise InputError(f"{where}.guidance.{holds_shape[0]}.generated_shape: expected true, {reason}")
+    is_volume = find(stage.geometry.type, "geometry").is_volume()
+    for name, block in stage.guidance.items():
+        if is_volume and not getattr(block.options, "generated_shape", True):
+            reason = f"since '{stage.geometry.type}' is a volume, whose colours and shape are one field"
+            raise InputError(f"{where}.guidance.{name}.generated_shape: expected true, {reason}")
 
 
 def _check_regularizers(stage: StageConfig, where: str) -> None:
