@@ -68,6 +68,7 @@ from liftstudio.synthetic.truth import to_mesh
 from liftstudio.views.prior_views import PriorViews
 
 ELEVATION_DEG = 10.0  # of the input view
+TOYS = "asset://priors/toys"  # the prior, unless another is given
 PROMPT_SIZE, VIEW_SIZE = 512, 256  # pixels across the input image, and across the views of the evaluation
 UNIT_FROM_WORLD = unit_from_world()
 
@@ -120,8 +121,8 @@ class Job:
         return f"{self.config}-{views}-{self.variant}"
 
     def load(self, *options: str) -> RunConfig:
-        """Load the config with `options`, followed by those of the job."""
-        return load_run_config(config_path(self.config), [*options, *self.options()])
+        """Load the config with the prior of toys and `options`, followed by those of the job."""
+        return load_run_config(config_path(self.config), [f"prior.weights={TOYS}", *options, *self.options()])
 
 
 def reconstruct(job: Job, folder: Path) -> dict[str, Any]:
