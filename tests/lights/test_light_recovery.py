@@ -8,6 +8,7 @@ SEED = fresh_seed(__name__)  # of the true light and colours; the fit itself alw
 
 
 def test_fitted_light_halves_the_albedo_error() -> None:
-    errors = albedo_errors(SEED, size=48, steps=150)
+    """With smaller images and fewer steps than the benchmark's the ratio is about 0.3."""
+    errors = albedo_errors(SEED, size=32, steps=60)
     uniform, fitted = (errors[light] for light in LIGHTS)
     assert fitted <= 0.5 * uniform, f"seed {SEED}: {fitted:.4f} against {uniform:.4f}"

@@ -98,3 +98,22 @@ def shoot(count: int = 5, height: int = 24, width: int = 32) -> Shots:
     alpha = (nearest.norm(dim=-1, keepdim=True) < RADIUS).float()
     rgba = torch.cat([0.5 + 0.5 * nearest.sin(), alpha], dim=-1)
     return Shots((rgba * 255).round().byte().numpy(), cameras)
+
+
+def save_masks(shots: Shots, folder: Path, suffix: str = ".png", scale: int = 1) -> None:
+    (folder / "masks").mkdir(exist_ok=True)
+    for name, rgba in zip(shots.names(), shots.rgba, strict=True):
+        Image.fromarray(rgba[..., 3] // scale).save(folder / "masks" / (Path(name).stem + suffix))
+
+
+def save_rgb(shots: Shots, folder: Path, background: int | None = None) -> None:
+    """Replace the RGBA images by RGB ones, over a grey level if one is given."""
+    for name, rgba in zip(shots.names(), shots.rgba, strict=True):
+        color = rgba[..., :3] if background is None else np.where(rgba[..., 3:] > 0, rgba[..., :3], background)
+        Image.fromarray(np.ascontiguousarray(color, np.uint8)).save(folder / name)
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    data = json.loads((folder / "transforms.json").read_text())
+    change(data)
+    (folder / "transforms.json").write_text(json.dumps(data))
