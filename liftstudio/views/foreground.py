@@ -28,8 +28,8 @@ LEAST_AREA = 60  # pixels of a mask at SIDE
 PIECE = 0.1  # share of the largest piece's area; smaller ones are not the object
 BINS = (16, 22, 22)  # of Lab histograms
 RING = 0.15  # width of the band beside a mask, as a share of the root of its area
-FIT = (12.0, -0.9, 6.0, -13.0)  # of separation, raggedness, agreement, and a constant: see `_certainty`
-LEAST_CERTAINTY = 0.5  # below it a mask is doubtful
+FIT = (14.6, -1.8, 10.2, -19.5)  # of separation, raggedness, agreement, and a constant: see `_certainty`
+LEAST_CERTAINTY = 0.75  # below it a mask is doubtful
 MOST_OF_BORDER = 0.3  # share of the picture's border that an object may take
 
 Floats = NDArray[np.float32]
@@ -79,9 +79,11 @@ class Found:
 
     def doubt(self) -> str:
         """Return what is wrong with the mask, in words; empty if it is sure."""
-        border = np.concatenate([self.mask[0], self.mask[-1], self.mask[1:-1, 0], self.mask[1:-1, -1]]).mean()
-        if border > MOST_OF_BORDER:
+        if (border := _share_of_border(self.mask)) > MOST_OF_BORDER:
             return f"it takes {100 * border:.0f} % of the picture's border"
+        rows, columns = self.mask[:, [0, -1]].any(0), self.mask[[0, -1]].any(1)
+        if rows.all() or columns.all():
+            return "it reaches opposite sides of the picture"
         if self.certainty >= LEAST_CERTAINTY:
             return ""
         if (pieces := cv2.connectedComponents(self.mask.astype(np.uint8))[0] - 1) > 2:
@@ -125,7 +127,7 @@ def find_object(rgb: Tensor, box: Box | None = None) -> Found | None:
     if box is not None:
         shifted = Box(*(v - shift for v, shift in zip(box, around[:2] * 2, strict=True)))
         limit = shifted.scaled(scale).grown(0.03, *picture.size)
-    masks = [mask for start in _starts(picture, limit, box) for mask in _grown(picture, start, limit)]
+    masks = [mask for start in _starts(picture, limit, box) for mask in _grown(picture, *start)]
     masks = [mask for mask in masks if mask.sum() >= LEAST_AREA and not mask.all()]
     if not masks:
         return None
@@ -135,49 +137,64 @@ def find_object(rgb: Tensor, box: Box | None = None) -> Found | None:
 
 
 def _certainty(picture: _Picture, mask: Bits, masks: list[Bits]) -> float:
-    """Return the odds in [0, 1] that a mask shows the object, by a logistic model with FIT's numbers."""
-    return float(1 / (1 + np.exp(-np.dot(FIT, (*_qualities(picture, mask, masks), 1)))))
+    """Return the odds in [0, 1] that a mask shows the object, by a logistic model with FIT's numbers.
+
+    They are lower if it reaches the picture's border, which a background does.
+    """
+    odds = 1 / (1 + np.exp(-np.dot(FIT, (*_qualities(picture, mask, masks), 1))))
+    return float(odds * (1 - _share_of_border(mask)) ** 2)
+
+
+def _share_of_border(mask: Bits) -> float:
+    return float(np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]]).mean())
 
 
 def _qualities(picture: _Picture, mask: Bits, masks: list[Bits]) -> tuple[float, float, float]:
     """Return what speaks for a mask: separation, raggedness and agreement.
 
     Separation is the mean odds, in [0, 1], by which colours tell the mask from a band around it. Raggedness is the
-    logarithm of its outline's length squared over that of a disc of its area. Agreement is the fourth highest IoU with
-    the other masks.
+    logarithm of its outline's length squared over that of a disc of its area. Agreement is the IoU with
+    the other masks, the highest third left out.
     """
     area = float(mask.sum())
     inside, beside = (cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, 3) for part in (mask, ~mask))
     band = ~mask & (beside <= max(4.0, RING * area**0.5))
     odds = _odds(picture.bins, mask, band)
     outline = float((mask & (inside <= 1.5)).sum())
-    agreement = sorted((_iou(mask, other) for other in masks if other is not mask), reverse=True)[:4]
+    agreement = sorted((_iou(mask, other) for other in masks if other is not mask), reverse=True)
     separation = float(odds[mask].mean() + 1 - odds[band].mean()) / 2
-    return separation, float(np.log(outline**2 / (4 * np.pi * area))), agreement[-1] if agreement else 0.0
+    return (
+        separation,
+        float(np.log(outline**2 / (4 * np.pi * area))),
+        agreement[len(agreement) // 3] if agreement else 0.0,
+    )
 
 
 def _iou(one: Bits, other: Bits) -> float:
     return float((one & other).sum() / max(1, (one | other).sum()))
 
 
-def _starts(picture: _Picture, limit: Box, box: Box | None) -> Iterator[tuple[Bits, Bits]]:
-    """Yield first masks of the object, each with the region in which it must be."""
+def _starts(picture: _Picture, limit: Box, box: Box | None) -> Iterator[tuple[Bits, Bits, Bits]]:
+    """Yield first masks of the object, each with the region in which its first outline must be, and all others.
+
+    The one by barriers may grow to the picture's border, where an object may be cut off.
+    """
     size = picture.size
     regions = [limit] if box is not None else [_central(share, *size) for share in CENTRAL]
     region = limit if box is not None else _central(NEAR_BORDER, *size)
     within = region.mask(*size)
-    yield _upper(picture.barrier, within), within
+    yield _upper(picture.barrier, within), within, limit.mask(*size)
     for region in regions:
         within = region.mask(*size)
-        yield _upper(_blurred(_odds(picture.bins, _ellipse(region, *size), ~within), 1.5), within), within
-    yield within, within  # of the smallest
+        yield _upper(_blurred(_odds(picture.bins, _ellipse(region, *size), ~within), 1.5), within), within, within
+    yield within, within, within  # the smallest
 
 
-def _grown(picture: _Picture, start: tuple[Bits, Bits], limit: Box) -> Iterator[Bits]:
-    """Yield the masks that GrabCut makes of a first one, by colours and by their odds."""
-    size, bounds = picture.size, limit.mask(*picture.size)
+def _grown(picture: _Picture, start: Bits, region: Bits, bounds: Bits) -> Iterator[Bits]:
+    """Yield the masks that GrabCut makes of a first one, by colours and by their odds; see `_starts`."""
+    size = picture.size
     for by_odds in (False, True):
-        (mask, within), window = start, Box(0, 0, *size[::-1])
+        mask, within, window = start, region, Box(0, 0, *size[::-1])
         for _ in range(ROUNDS):
             image = _shown_odds(picture, mask) if by_odds else picture.rgb
             unsure = np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD)

@@ -113,9 +113,13 @@ def test_pinholes_are_filled_and_holes_are_not() -> None:
     assert (found - alpha * (1 - handle)).abs().mean() < 0.01
 
 
-def test_a_photograph_is_cut_out_by_rembg_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photograph_is_cut_out_by_rembg_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = save(tmp_path / "a.png", torch.rand(60, 80, 3))
-    with pytest.raises(InputError, match=r"a\.png: the object in it is doubtful.*RGBA image.*pip install 'rembg\[cpu\]'"):
+    with pytest.raises(
+        InputError, match=r"a\.png: the object in it is doubtful.*RGBA image.*pip install 'rembg\[cpu\]'"
+    ):
         load_input_image(path)
     rembg = rembg_that_keeps((20, 10, 60, 50), monkeypatch)
     assert load_input_image(path).alpha.sum() == 1600
