@@ -1,8 +1,8 @@
 """Cutting objects out of photograph-like pictures: `python -m bench.cut_out FOLDER [--count N] [--sheet FILE]`.
 
-FOLDER holds captures of objects with RGBA images, each in a folder of its own. They are composed over seeded, procedural
-backgrounds, one kind after the other, and cut out again as a run from one picture does. The table has the IoU of
-masks, how sure the mask is, and the mean error of alpha in a band along the outline.
+FOLDER holds captures of objects with RGBA images, each in a folder of its own. They are composed over seeded,
+procedural backgrounds, one kind after the other, and cut out again as a run from one picture does. The table has the
+IoU of masks, how sure the mask is, and the mean error of alpha in a band along the outline.
 """
 
 import argparse
@@ -25,11 +25,12 @@ from liftstudio.views.foreground import find_object
 from liftstudio.views.posed_images import read_capture
 
 COUNT, GOOD = 12, 0.9  # photographs; IoU of a good mask
+PER_ROW = 6  # images of the sheet
 SEED = 7001  # of the first photograph
 
 
 def composed(captures: list[Path], count: int) -> dict[str, Photograph]:
-    """Return `count` photographs by name: objects in turn, each time from another side, over each background in turn."""
+    """Return `count` photographs by name: objects and backgrounds in turn, each time from another side."""
     made = {}
     for index in range(count):
         capture = captures[index % len(captures)]
@@ -70,7 +71,8 @@ def _dispatch(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     photographs = composed(find_captures(options.folder, options.only), options.count)
     table = Table("photograph", "mask IoU", "certainty", "doubt", "alpha error", "seconds")
-    good, shown = 0, []
+    good = 0
+    shown: list[torch.Tensor] = []
     for name, taken in photographs.items():
         begin = time.perf_counter()
         found = find_object(taken.rgb)
@@ -83,10 +85,9 @@ def _dispatch(arguments: list[str]) -> int:
         error = (alpha - taken.alpha).abs()[band].mean()
         good += share >= GOOD
         table.add_row(name, f"{share:.3f}", f"{found.certainty:.2f}", found.doubt(), f"{error:.3f}", f"{seconds:.1f}")
-        shown.append([resize_area(part, 240, 320) for part in (taken.rgb, rgb * alpha + 1 - alpha)])
+        shown += [resize_area(part, 240, 320) for part in (taken.rgb, rgb * alpha + 1 - alpha)]
     Console(width=140).print(table, f"IoU of {GOOD} or more: {good} of {len(photographs)}")
-    per_row = 3
-    save_image(options.sheet, grid([sum(shown[s : s + per_row], []) for s in range(0, len(shown), per_row)]))
+    save_image(options.sheet, grid([shown[s : s + PER_ROW] for s in range(0, len(shown), PER_ROW)]))
     Console(width=140).print(f"sheet: {options.sheet}")
     return command_line.DONE
 

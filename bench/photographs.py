@@ -29,8 +29,8 @@ class Photograph:
 def photograph(rgb: Tensor, alpha: Tensor, background: str, seed: int) -> Photograph:
     """Return an object, of straight colour [h, w, 3] and alpha [h, w, 1], photographed before a background.
 
-    Its longer side takes 50 to 70 % of the picture's height, and it is up to 6 % of the width off the middle. It casts a
-    soft contact shadow. The picture has uneven light, noise of a sensor, and the blocks of a JPEG file.
+    Its longer side takes 50 to 70 % of the picture's height, and it is up to 6 % of the width off the middle. It casts
+    a soft contact shadow. The picture has uneven light, noise of a sensor, and the blocks of a JPEG file.
 
     background: a name in `BACKGROUNDS`.
     """

@@ -6,8 +6,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from liftstudio.core.logs import log
-
 SIDE = 512  # pixels along the longer side at which the matte is solved; it is brought to full size by a guided filter
 MARGIN = 0.08  # of the object's longer side, kept around it
 BAND = 0.012  # half the width of the unknown band, as a share of the object's longer side
@@ -64,7 +62,8 @@ def _window(mask: Bits, height: int, width: int) -> tuple[int, int, int, int]:
 
 def _solved(image: Floats, mask: Bits) -> tuple[Floats, Floats]:
     """Return alpha [h, w] and the object's colour [h, w, 3]."""
-    alpha_of, color_of = _solvers()
+    from pymatting import estimate_alpha_cf, estimate_foreground_ml  # compiled when it is first imported
+
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     band = max(LEAST_BAND, round(BAND * max(np.ptp(rows), np.ptp(columns))))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * band + 1, 2 * band + 1))
@@ -73,19 +72,9 @@ def _solved(image: Floats, mask: Bits) -> tuple[Floats, Floats]:
     trimap = np.where(inner > 0, 1.0, np.where(outer > 0, 0.5, 0.0))
     if not inner.any() or outer.all():  # all of it is thinner than the band, or there is nothing beside it
         return mask.astype(np.float32), image
-    alpha = alpha_of(image.astype(np.float64), trimap)
-    color = color_of(image, alpha.astype(np.float32))
+    alpha = estimate_alpha_cf(image.astype(np.float64), trimap)
+    color = estimate_foreground_ml(image, alpha.astype(np.float32))
     return alpha.astype(np.float32), color.astype(np.float32)
-
-
-def _solvers():  # type: ignore[no-untyped-def]
-    import sys
-
-    if "pymatting" not in sys.modules:
-        log.debug("matting: loading pymatting, which is compiled when it is first used")
-    from pymatting import estimate_alpha_cf, estimate_foreground_ml
-
-    return estimate_alpha_cf, estimate_foreground_ml
 
 
 def _enlarged(alpha: Floats, small: Floats, image: Floats) -> Floats:
