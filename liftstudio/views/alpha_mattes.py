@@ -34,7 +34,7 @@ def matte(rgb: Tensor, mask: Bits) -> tuple[Tensor, Tensor]:
     scale = min(1.0, SIDE / max(crop.shape[:2]))
     size = max(1, round(crop.shape[1] * scale)), max(1, round(crop.shape[0] * scale))
     small, rough = (cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in (crop, full))
-    alpha, color = _solved(small, rough > 0.5)
+    alpha, color = _solved(small.clip(0, 1), rough > 0.5)
     if scale < 1:
         alpha = _enlarged(alpha, small, crop)
         color = cv2.resize(color, crop.shape[1::-1], interpolation=cv2.INTER_LINEAR)

@@ -176,12 +176,20 @@ def test_exif_orientation_is_applied_before_the_box(tmp_path: Path) -> None:
     assert found.alpha.shape == shot.alpha.shape and iou(found.alpha, shot.alpha) > 0.9
 
 
+def disc(height: int, width: int, center: tuple[float, float], radius: float) -> Photograph:
+    """Return a blue ball on wood; centre (row, column) and radius in pixels."""
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    off = ((y - center[0]) ** 2 + (x - center[1]) ** 2).sqrt()
+    alpha = (radius + 0.5 - off).clamp(0, 1)[..., None]
+    wood = resize_area(torch.from_numpy(BACKGROUNDS["wood"](np.random.default_rng(8))), height, width)
+    blue = torch.tensor([0.15, 0.3, 0.75]) * (1 - 0.3 * (off / radius).clamp(0, 1) ** 2)[..., None]
+    return Photograph((alpha * blue + (1 - alpha) * wood + 0.01 * torch.randn(height, width, 3)).clamp(0, 1), alpha)
+
+
 def test_an_object_that_reaches_the_border(tmp_path: Path, warnings: list[str]) -> None:
-    shot = taken("robot", "wood")
-    last = int(torch.nonzero(shot.alpha[..., 0].amax(1) > 0.5)[-1])
-    save_image(tmp_path / "a.png", shot.rgb[: last - 15])
-    found = load_input_image(tmp_path / "a.png")
-    assert iou(found.alpha, shot.alpha[: last - 15]) > 0.9
+    shot = disc(150, 200, (115, 105), 45)
+    save_image(tmp_path / "a.png", shot.rgb)
+    assert iou(load_input_image(tmp_path / "a.png").alpha, shot.alpha) > 0.9
     assert any("the object reaches the bottom border" in text for text in warnings)
 
 
@@ -198,15 +206,20 @@ def test_a_white_object_before_an_uneven_white(mode: str, tmp_path: Path) -> Non
     assert iou(load_input_image(tmp_path / "a.png").alpha, alpha) > 0.9
 
 
-@pytest.mark.parametrize("size", [(60, 80), (1200, 1600)])
-def test_sizes(size: tuple[int, int], tmp_path: Path) -> None:
-    shot = taken("robot", "bokeh")
-    picture = Image.fromarray((shot.rgb * 255).round().byte().numpy()).resize(size[::-1], Image.Resampling.BICUBIC)
-    picture.save(tmp_path / "a.png")
-    true = Image.fromarray((shot.alpha[..., 0] * 255).round().byte().numpy()).resize(size[::-1])
-    found = load_input_image(tmp_path / "a.png")
-    assert found.alpha.shape[:2] == size
-    assert iou(found.alpha, torch.from_numpy(np.array(true)).float()[..., None] / 255) > 0.88
+def test_a_tiny_picture(tmp_path: Path) -> None:
+    shot = disc(48, 64, (25, 31), 17)
+    save_image(tmp_path / "a.png", shot.rgb)
+    assert iou(load_input_image(tmp_path / "a.png").alpha, shot.alpha) > 0.9
+
+
+def test_a_large_picture_keeps_its_size(tmp_path: Path) -> None:
+    shot = disc(150, 200, (78, 105), 45)
+    pixels = [Image.fromarray((part * 255).byte().numpy()) for part in (shot.rgb, shot.alpha.expand_as(shot.rgb))]
+    picture, mask = (image.resize((1600, 1200), Image.Resampling.BICUBIC) for image in pixels)
+    picture.save(tmp_path / "a.jpg")
+    found = load_input_image(tmp_path / "a.jpg")
+    assert found.alpha.shape == (1200, 1600, 1)
+    assert iou(found.alpha, torch.from_numpy(np.array(mask)).float()[..., :1] / 255) > 0.95
 
 
 def test_the_matte_is_soft_and_free_of_the_background() -> None:
