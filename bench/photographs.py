@@ -67,7 +67,7 @@ def _shadow(coverage: Floats, random: Random) -> Floats:
     rows = np.flatnonzero(coverage.max((1, 2)) > 0.5)
     foot = coverage[..., 0].copy()
     foot[: rows[-1] - (rows[-1] - rows[0]) // 4] = 0
-    shift = np.float32([[1, 0, random.uniform(-15, 15)], [0, 1, random.uniform(2, 8)]])
+    shift = np.array([[1, 0, random.uniform(-15, 15)], [0, 1, random.uniform(2, 8)]], np.float32)
     moved = cv2.warpAffine(foot, shift, (WIDTH, HEIGHT))
     near, far = (cv2.GaussianBlur(moved, (0, 0), sigma) for sigma in (random.uniform(4, 7), random.uniform(15, 30)))
     return (random.uniform(0.2, 0.4) * near + random.uniform(0.1, 0.3) * far)[..., None]
@@ -88,7 +88,8 @@ def _taken(picture: Floats, random: Random) -> Floats:
     pixels = np.round(picture.clip(0, 1) * 255).astype(np.uint8)
     quality = [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(80, 95))]
     coded = cv2.imencode(".jpg", pixels[..., ::-1], quality)[1]
-    return np.ascontiguousarray(cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1]).astype(np.float32) / 255
+    decoded: NDArray[np.uint8] = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))
+    return np.ascontiguousarray(decoded[..., ::-1]).astype(np.float32) / np.float32(255)
 
 
 def _grid() -> tuple[Floats, Floats]:
@@ -165,7 +166,7 @@ def _grass(random: Random) -> Floats:
 
 
 def _sheared(image: Floats, slope: float) -> Floats:
-    shear = np.float32([[1, slope, -slope * HEIGHT / 2], [0, 1, 0]])
+    shear = np.array([[1, slope, -slope * HEIGHT / 2], [0, 1, 0]], np.float32)
     return cv2.warpAffine(image, shear, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REFLECT)
 
 
@@ -185,7 +186,7 @@ def _checked(random: Random) -> Floats:
     row, column = np.mgrid[:HEIGHT, :WIDTH] / period
     stripes = (row % 1 < 0.5).astype(np.float32) + (column % 1 < 0.5)
     folds = _sheared(_cloud(random, 400, 150), random.uniform(-0.6, 0.6))
-    cloth = _colored(stripes / 2, np.float32([0.88, 0.87, 0.84]), _tone(random, 0.3, 0.6, 0.3))
+    cloth = _colored(stripes / 2, np.array([0.88, 0.87, 0.84], np.float32), _tone(random, 0.3, 0.6, 0.3))
     return (cloth * (1 + 0.06 * folds + 0.03 * _cloud(random, 2, 2))[..., None]).clip(0, 1)
 
 
@@ -211,7 +212,7 @@ def _bokeh(random: Random) -> Floats:
 def _table(random: Random) -> Floats:
     """Return a wooden table before a painted wall; its edge passes behind the object."""
     edge = int(HEIGHT * random.uniform(0.35, 0.65))
-    wall = _colored(0.5 + 0.08 * _fractal(random), *(_tone(random, 0.6, 0.9, 0.1) * np.float32([[0.9], [1]])))
+    wall = _colored(0.5 + 0.08 * _fractal(random), *(_tone(random, 0.6, 0.9, 0.1) * np.array([[0.9], [1]], np.float32)))
     picture = np.where(np.arange(HEIGHT)[:, None, None] < edge, wall, _wood(random))
     picture[edge - 2 : edge + 3] *= 0.75
     return picture.astype(np.float32)
