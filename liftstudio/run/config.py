@@ -58,6 +58,7 @@ class RunConfig:
     prior: Annotated[ComponentSpec, "prior"] | None = None  # the diffusion model; components refer to it as ${prior}
     views: Annotated[ComponentSpec, "views"] | None = None  # source of the reference views
     image: str | None = None  # the user's picture; components refer to it as ${image}
+    image_box: tuple[int, int, int, int] | None = None  # where its object is; components refer to it as ${image_box}
     prompt: str | None = None  # the user's text, taken literally; components refer to it as ${prompt}
     data: DataConfig = field(default_factory=DataConfig)  # the user's data
     name: str = ""  # first part of the run folder's path; empty: the config file's name

@@ -2,16 +2,21 @@
 
 import logging
 import math
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
-from liftstudio.data.images import load_image, resize_lanczos
+from liftstudio.data.images import load_image, resize_lanczos, save_image
 from liftstudio.views import matting
+from liftstudio.views.alpha_mattes import matte
+from liftstudio.views.foreground import Box, Found, find_object
 from liftstudio.views.silhouettes import (
     FOREGROUND,
     SOLID,
@@ -21,6 +26,7 @@ from liftstudio.views.silhouettes import (
     covers_border,
     cut_out_before,
     is_card,
+    largest_object,
     main_pieces,
     sides_touched,
 )
@@ -29,6 +35,7 @@ log = logging.getLogger("liftstudio")
 
 FRAME_RATIO = 0.83  # share of the frame that an object 1.8 long fills at distance 3.6 and a field of view of 33.8 deg
 LEAST_SIDE = 32  # pixels along the object's longer side
+BOX = "image_box=[left, top, right, bottom]"
 
 
 @dataclass(frozen=True)
@@ -61,36 +68,81 @@ class InputImage:
         return rgb * mask + 1 - mask, mask
 
 
-def load_input_image(path: Path, *, recenter: bool = True, frame_ratio: float = FRAME_RATIO) -> InputImage:
+def load_input_image(
+    path: Path,
+    *,
+    box: tuple[int, int, int, int] | None = None,
+    recenter: bool = True,
+    frame_ratio: float = FRAME_RATIO,
+) -> InputImage:
     """Load the object in an image file.
 
     An alpha channel is used as it is, unless it shows a filled rectangle (`is_card`). An opaque image is cut out by
-    rembg if that is installed, else by the uniform colour of its border. Specks are dropped. Several larger pieces, an
-    object that is partly transparent or that reaches the picture's border cause a warning.
+    rembg if that is installed, else by the uniform colour of its border, else by GrabCut and alpha matting. Specks are
+    dropped. Of several objects in an opaque image the largest is taken. That, several larger pieces of alpha, an object
+    that is partly transparent or that reaches the picture's border cause a warning.
 
     Args:
+        box: left, top, right and bottom of the object, in pixels of the upright image; None: it may be anywhere.
         recenter: frame the object's bounding box; otherwise the whole image, centred in a square.
         frame_ratio: share of the frame's side that the longer side of the box takes, in (0, 1]; with `recenter`.
 
     Raises:
-        InputError: no readable image, no way to cut it out, no foreground, or an object of only a few pixels.
+        InputError: no readable image, a faulty box, no way to cut it out, a doubtful mask (a preview is saved), no
+            foreground, or an object of only a few pixels.
     """
     rgb, alpha = load_image(path)
-    if alpha is None or is_card(alpha):
-        rgb, alpha = _cut_out(path, rgb, alpha)
+    within = None if box is None else _checked_box(path, box, rgb)
+    is_opaque = alpha is None or is_card(alpha)
+    if is_opaque:
+        rgb, alpha = _cut_out(path, rgb, alpha, within)
+    assert alpha is not None
+    if within is not None:
+        alpha = alpha * torch.from_numpy(within.mask(*alpha.shape[:2]))[..., None]
     alpha, pieces = main_pieces(alpha, SPECK)
-    box = bounding_box(alpha)
-    if box is None:
-        raise InputError(f"{path}: no foreground; the image is transparent everywhere")
-    width, height = box[2] - box[0], box[3] - box[1]
+    if is_opaque and pieces > 1:
+        alpha = _only_largest(path, alpha)
+        pieces = 1
+    found = bounding_box(alpha)
+    if found is None:
+        raise InputError(f"{path}: {_nothing(within)}")
+    width, height = found[2] - found[0], found[3] - found[1]
     if max(width, height) < LEAST_SIDE:
         raise InputError(f"{path}: the object is only {width}x{height} pixels; expected {LEAST_SIDE} or more")
     if pieces > 1:
-        log.warning("%s: %d separate objects are treated as one; if that is wrong, crop the image to one", path, pieces)
+        log.warning("%s: %d separate objects are treated as one; if that is wrong, set %s", path, pieces, BOX)
     _warn_of_alpha(path, alpha)
     if not recenter:
         return _framed(rgb, alpha, (0, 0, rgb.shape[1], rgb.shape[0]), 1.0)
-    return _framed(rgb, alpha, box, frame_ratio)
+    return _framed(rgb, alpha, found, frame_ratio)
+
+
+def _checked_box(path: Path, values: tuple[int, int, int, int], rgb: Tensor) -> Box:
+    """Return the user's box.
+
+    Raises:
+        InputError: it is inverted, reaches beyond the image, or is smaller than an object may be.
+    """
+    box, (height, width) = Box(*values), rgb.shape[:2]
+    if box.left >= box.right or box.top >= box.bottom:
+        raise InputError(f"image_box: expected left < right and top < bottom, got {list(box)}")
+    if box.left < 0 or box.top < 0 or box.right > width or box.bottom > height:
+        raise InputError(f"image_box: {list(box)} reaches beyond {path}, which is {width}x{height} pixels")
+    if max(box.right - box.left, box.bottom - box.top) < LEAST_SIDE:
+        raise InputError(f"image_box: {list(box)} is too small; expected {LEAST_SIDE} pixels or more along a side")
+    return box
+
+
+def _nothing(box: Box | None) -> str:
+    return "no foreground; the image is transparent everywhere" if box is None else f"no foreground in {list(box)}"
+
+
+def _only_largest(path: Path, alpha: Tensor) -> Tensor:
+    """Return the alpha of the largest object; warn of others."""
+    mask, count = largest_object((alpha[..., 0] > FOREGROUND).numpy())
+    if count > 1:
+        log.warning("%s: of %d objects the largest is taken; for another one set %s", path, count, BOX)
+    return torch.where(torch.from_numpy(mask)[..., None], alpha, 0)
 
 
 def _framed(rgb: Tensor, alpha: Tensor, box: tuple[int, int, int, int], ratio: float) -> InputImage:
@@ -99,10 +151,10 @@ def _framed(rgb: Tensor, alpha: Tensor, box: tuple[int, int, int, int], ratio: f
     return InputImage(rgb, alpha, (left + right - side) / 2, (top + bottom - side) / 2, side)
 
 
-def _cut_out(path: Path, rgb: Tensor, alpha: Tensor | None) -> tuple[Tensor, Tensor]:
+def _cut_out(path: Path, rgb: Tensor, alpha: Tensor | None, box: Box | None) -> tuple[Tensor, Tensor]:
     """Return straight colour and alpha of the object in an opaque image, or in the card that `alpha` shows."""
     if matting.installed():
-        return _matted(path, rgb if alpha is None else _filled(rgb, alpha)[0])
+        return _by_network(path, rgb if alpha is None else _filled(rgb, alpha)[0])
     card, border = (rgb, rgb) if alpha is None else _filled(rgb, alpha)
     background = border_color(border)
     cut = None if background is None else cut_out_before(card, background)
@@ -113,20 +165,50 @@ def _cut_out(path: Path, rgb: Tensor, alpha: Tensor | None) -> tuple[Tensor, Ten
         else:
             log.info("%s: opaque, cut out by the plain colour of its border", path)
         return cut
-    if alpha is not None and has_shape:
+    if alpha is not None and has_shape and box is None:
         log.warning(
             "%s: its alpha shows a filled rectangle, which is taken as the object; if the object is in there, "
-            "give an image with alpha of the object, or %s",
+            "give an image with alpha of the object, set %s, or %s",
             path,
+            BOX,
             matting.INSTALL,
         )
         return rgb, alpha
     if cut is not None:
         raise InputError(f"{path}: no foreground; the image is one plain colour")
-    raise InputError(
-        f"{path}: the image is opaque and its background is not one plain colour; "
-        f"give an RGBA image, or {matting.INSTALL}"
-    )
+    return _by_grab_cut(path, card, box)
+
+
+def _by_grab_cut(path: Path, rgb: Tensor, box: Box | None) -> tuple[Tensor, Tensor]:
+    """Return straight colour and alpha of the object in a photograph.
+
+    Raises:
+        InputError: nothing is found, or the mask is doubtful; it names a picture of that mask.
+    """
+    found = find_object(rgb, box)
+    if found is None:
+        raise InputError(f"{path}: no object stands out from its background; {_ways_on(box)}")
+    if reason := found.doubt():
+        seen = _saved_preview(path, rgb, found)
+        raise InputError(f"{path}: the object in it is doubtful: {reason} (see {seen}); {_ways_on(box)}")
+    log.info("%s: opaque, cut out by GrabCut and alpha matting (certainty %.2f)", path, found.certainty)
+    mask, count = largest_object(found.mask)
+    if count > 1:
+        log.warning("%s: of %d objects the largest is taken; for another one set %s", path, count, BOX)
+    return matte(rgb, mask)
+
+
+def _ways_on(box: Box | None) -> str:
+    closer = f"set {BOX} around it, in pixels" if box is None else "set image_box closer around it"
+    return f"{closer}, give an RGBA image, or {matting.INSTALL}"
+
+
+def _saved_preview(path: Path, rgb: Tensor, found: Found) -> Path:
+    """Write the object under a mask as RGBA into the system's folder of temporary files; return the file."""
+    mask = cv2.resize(found.mask.astype(np.float32), rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.5
+    preview = Path(tempfile.mkdtemp(prefix="liftstudio-")) / f"{path.stem}-cut-out.png"
+    save_image(preview, torch.cat([rgb, torch.from_numpy(mask).float()[..., None]], dim=-1))
+    return preview
 
 
 def _filled(rgb: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,7 +232,7 @@ def _warn_of_alpha(path: Path, alpha: Tensor) -> None:
         log.warning("%s: the object reaches the %s; if it is cut off there, give a picture of all of it", path, where)
 
 
-def _matted(path: Path, rgb: Tensor) -> tuple[Tensor, Tensor]:
+def _by_network(path: Path, rgb: Tensor) -> tuple[Tensor, Tensor]:
     try:
         cut = matting.cut_out(rgb)
     except InputError as error:

@@ -284,13 +284,14 @@ class PriorViews(GeneratedViews):
 
     @dataclass(kw_only=True)
     class Config(GeneratedViews.Config):
-        image: str  # input image: RGBA, or opaque with a plain background or the matting extra
+        image: str  # input image: RGBA, or an opaque photograph that the object is cut out of
+        image_box: tuple[int, int, int, int] | None = None  # left, top, right, bottom of the object in it, pixels
         elevation_deg: ElevationDeg = 10.0  # of the input image's camera, degrees above the object's horizon
         recenter: bool = True  # frame the object's bounding box; false: the whole image
         frame_ratio: FrameRatio = FRAME_RATIO  # share of the frame that the longer side of the box takes
 
     config: Config
-    not_deciding = GeneratedViews.not_deciding | {"image"}
+    not_deciding = GeneratedViews.not_deciding | {"image", "image_box"}
 
     def load(self) -> ReferenceViews:
         """See `GeneratedViews.load`; logs the elevation, which no method estimates."""
@@ -301,7 +302,10 @@ class PriorViews(GeneratedViews):
     def input_image(self) -> InputImage:
         """Return the input image, framed as the options say."""
         return load_input_image(
-            input_path(self.config.image), recenter=self.config.recenter, frame_ratio=self.config.frame_ratio
+            input_path(self.config.image),
+            box=self.config.image_box,
+            recenter=self.config.recenter,
+            frame_ratio=self.config.frame_ratio,
         )
 
     def conditioning_image(self, picture: InputImage, resolution: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,9 @@
 """Silhouettes: an object before a plain background, alpha that shows no object, removal of specks and pinholes."""
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 FOREGROUND = 0.1  # alpha above this belongs to the object
@@ -14,6 +16,8 @@ CARD_SPAN = 0.98  # share of the picture's width or height that a card spans
 PINHOLE = 0.02  # share of the object's area; smaller enclosed background belongs to the object (the white of an eye)
 SOLID = 0.9  # an object whose median alpha is below this is partly transparent
 SPECK = 0.01  # share of the foreground's area; smaller pieces are not objects
+APART = 0.04  # of the foreground's longer side: the least distance between two objects
+OTHER = 0.1  # of the largest object's area: smaller ones are not worth a word
 MOST_CLASSES = 32  # of a label map
 _TOUCHING = np.ones((3, 3), dtype=bool)  # 8-connectivity
 
@@ -116,6 +120,20 @@ def main_pieces(alpha: Tensor, least_share: float) -> tuple[Tensor, int]:
     small = areas < least_share * areas.sum()
     small[0] = False  # the background's own faint pixels stay
     return torch.where(torch.from_numpy(small[labels])[..., None], 0, alpha), count - int(small.sum())
+
+
+def largest_object(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
+    """Return the largest object of a mask [H, W], and how many there are.
+
+    Pieces that are closer to one another than APART are one object. Objects below OTHER of the largest one's area are
+    not counted.
+    """
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    gap = max(3, int(APART * max(np.ptp(rows), np.ptp(columns)))) if rows.size else 3
+    near = cv2.dilate(mask.astype(np.uint8), np.ones((gap, gap), np.uint8))
+    _, labels = cv2.connectedComponents(near, connectivity=8)
+    areas = np.bincount(labels[mask], minlength=1)
+    return mask & (labels == areas.argmax()), int((areas > OTHER * areas.max()).sum())
 
 
 def bounding_box(alpha: Tensor) -> tuple[int, int, int, int] | None:

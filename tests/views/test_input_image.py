@@ -113,9 +113,13 @@ def test_pinholes_are_filled_and_holes_are_not() -> None:
     assert (found - alpha * (1 - handle)).abs().mean() < 0.01
 
 
-def test_an_opaque_photograph_needs_matting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photograph_is_cut_out_by_rembg_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = save(tmp_path / "a.png", torch.rand(60, 80, 3))
-    with pytest.raises(InputError, match=r"a\.png: the image is opaque.*RGBA image.*pip install 'rembg\[cpu\]'"):
+    with pytest.raises(
+        InputError, match=r"a\.png: the object in it is doubtful.*RGBA image.*pip install 'rembg\[cpu\]'"
+    ):
         load_input_image(path)
     rembg = rembg_that_keeps((20, 10, 60, 50), monkeypatch)
     assert load_input_image(path).alpha.sum() == 1600
@@ -195,7 +199,7 @@ def test_a_card_that_is_the_object_is_kept_and_warned_of(
         found = load_input_image(save(tmp_path / "a.png", torch.cat([picture, around], dim=-1)))
         assert torch.equal(found.alpha, around)
         assert "a.png: its alpha shows a filled rectangle" in caplog.text
-    with pytest.raises(InputError, match="the image is opaque and its background is not one plain colour"):
+    with pytest.raises(InputError, match="the object in it is doubtful"):
         load_input_image(save(tmp_path / "b.png", torch.cat([torch.rand(110, 170, 3), around * 0 + 254 / 255], dim=-1)))
     rembg_that_keeps((20, 10, 60, 50), monkeypatch)
     assert load_input_image(tmp_path / "a.png").alpha.sum() == 1600
