@@ -132,7 +132,7 @@ class Reconstruction(Guidance[ReferenceRequest]):
             background=background if self.config.random_background else torch.ones_like(background),
             is_generated=self._is_generated(chosen) if self._weighs_colors else None,
             seen=None if self.seen is None else self.seen[lattice],
-            moves_shape=self.config.generated_shape or bool((chosen == self.views.input_view).all()),
+            moves_shape=self.config.generated_shape or not bool(self._is_generated(chosen).any()),
         )
 
     def _is_generated(self, chosen: Tensor) -> Tensor:

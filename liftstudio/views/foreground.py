@@ -81,8 +81,8 @@ class Found:
         """Return what is wrong with the mask, in words; empty if it is sure."""
         if (border := _share_of_border(self.mask)) > MOST_OF_BORDER:
             return f"it takes {100 * border:.0f} % of the picture's border"
-        rows, columns = self.mask[:, [0, -1]].any(0), self.mask[[0, -1]].any(1)
-        if rows.all() or columns.all():
+        at_sides, at_ends = self.mask[:, [0, -1]].any(0), self.mask[[0, -1]].any(1)
+        if at_sides.all() or at_ends.all():
             return "it reaches opposite sides of the picture"
         if self.certainty >= LEAST_CERTAINTY:
             return ""
