@@ -37,7 +37,7 @@ OnStep = Callable[[int, Tensor], None]
 LEAST_SIZE = 256  # least pixels across the views by default, which keeps detail of the input image
 MAIN_PIECE = 0.1  # share of a generated silhouette's area; smaller detached pieces are dropped
 SAME_ANGLE_DEG = 1e-3
-INSIDE_CELLS = 64  # per side of the grid on which the prior says what is inside
+INSIDE_CELLS = 96  # per side of the grid on which the prior says what is inside
 
 PixelsAcross = Annotated[int, Range(16, 4096, or_zero=True)]
 FrameRatio = Annotated[float, Range(0.1, 1)]
