@@ -71,8 +71,8 @@ def _contact_sheet(over_white: Tensor, views: ReferenceViews) -> Tensor:
     cells = [resize_lanczos(image, height, width) for image in over_white]
     angles = zip(views.cameras.azimuth_deg.tolist(), views.cameras.elevation_deg.tolist(), strict=True)
     labels = [f"{index:03d}  az {a:.0f}  el {e:.0f}" for index, (a, e) in enumerate(angles)]
-    if views.input_view is not None:
-        labels[views.input_view] += "  input"
+    for view in views.input_views:
+        labels[view] += "  input"
     columns = math.ceil(math.sqrt(len(cells)))
     starts = range(0, len(cells), columns)
     return grid([cells[s : s + columns] for s in starts], [labels[s : s + columns] for s in starts])

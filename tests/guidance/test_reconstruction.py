@@ -142,7 +142,7 @@ def test_views_are_drawn_without_repetition_and_all_of_them() -> None:
 
 
 def test_the_prompt_is_drawn_as_often_as_its_weight_says() -> None:
-    views = replace(reference_views(), input_view=3)
+    views = replace(reference_views(), input_views=(3,))
     guidance = make(views, views_per_step=1, resolution=[4], input_view_weight=4)
     generator = torch.Generator().manual_seed(SEEDS[0])
     drawn = [guidance.request(step, generator).cameras.c2w[0] for step in range(400)]
@@ -155,7 +155,9 @@ def test_the_prompt_is_drawn_as_often_as_its_weight_says() -> None:
 def test_generated_colours_count_less_where_the_picture_looks(seed: int, is_input: bool) -> None:
     priority = 0.1 + 0.8 * torch.rand((), generator=generator(seed)).item()
     views = (
-        replace(reference_views(count=1), input_view=0) if is_input else replace(reference_views(count=2), input_view=1)
+        replace(reference_views(count=1), input_views=(0,))
+        if is_input
+        else replace(reference_views(count=2), input_views=(1,))
     )
     guidance = make(views, views_per_step=1, input_view_weight=1e3 if is_input else 1e-3, input_view_priority=priority)
     request = guidance.request(0, generator(seed))

@@ -93,7 +93,7 @@ class RegisteredOrbit(Orbit):
 
 
 def input_views(size: int = RESOLUTION) -> ReferenceViews:
-    return replace(sphere_views(3, size), input_view=2)
+    return replace(sphere_views(3, size), input_views=(2,))
 
 
 def make(views: ReferenceViews | None = None, deviation: float = 0.5, **options: Any) -> Orbit:
