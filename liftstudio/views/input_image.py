@@ -65,17 +65,13 @@ class InputImage:
 
 @dataclass(frozen=True)
 class PlacedImage:
-    """A further image of the object in an input image, and where its camera is.
+    """A further image of the object in an input image, and where its camera is, at the same elevation.
 
-    label:         what the user calls this side.
-    azimuth_deg:   of the camera, from the input image's, counter-clockwise seen from above.
-    elevation_deg: of the camera above the horizon.
+    azimuth_deg: of the camera, from the input image's, counter-clockwise seen from above.
     """
 
-    label: str
     image: InputImage
     azimuth_deg: float
-    elevation_deg: float
 
 
 def load_input_image(path: Path, *, recenter: bool = True, frame_ratio: float = FRAME_RATIO) -> InputImage:

@@ -30,7 +30,7 @@ from liftstudio.views.enhancement import ViewEnhancer, with_colors
 from liftstudio.views.estimation import MapEstimator
 from liftstudio.views.input_image import FRAME_RATIO, InputImage, PlacedImage, load_input_image
 from liftstudio.views.plug_in import ViewPlugIn
-from liftstudio.views.several_images import check_labels, load_labelled, placed, places_of, with_places
+from liftstudio.views.several_images import check_labels, load_labelled
 from liftstudio.views.silhouettes import FOREGROUND, alpha_before, main_pieces
 
 OnStep = Callable[[int, Tensor], None]
@@ -41,7 +41,6 @@ SAME_ANGLE_DEG = 1e-3
 INSIDE_CELLS = 64  # per side of the grid on which the prior says what is inside
 
 PixelsAcross = Annotated[int, Range(16, 4096, or_zero=True)]
-LabelErrorDeg = Annotated[float, Range(0, 45)]
 FrameRatio = Annotated[float, Range(0.1, 1)]
 
 
@@ -130,10 +129,6 @@ class GeneratedViews(ViewSource):
         """Return the input image as the prior sees it, on the source's device."""
         return None
 
-    def placed(self, picture: Any, prior: Prior) -> Any:
-        """Return the input image, with any others where the prior finds their cameras."""
-        return picture
-
     def with_others(self, views: ReferenceViews, picture: Any) -> ReferenceViews:
         """Return the views with any further input images appended."""
         return views
@@ -153,13 +148,11 @@ class GeneratedViews(ViewSource):
         prior = resolve(self.config.prior)
         if picture is not None and picture.others and not prior.cls.takes_several:
             raise InputError(
-                f"images: the prior '{prior.block.type}' makes views from one image; give image=..., or a prior that takes "
-                "several: prior.weights=asset://priors/objects or asset://priors/toys"
+                f"images: the prior '{prior.block.type}' makes views from one image; give image=..., or a prior that "
+                "takes several: prior.weights=asset://priors/objects or asset://priors/toys"
             )
         frames = self._cached(prior, picture) if self.config.cache else self._make(prior, picture)
         images, masks = (frames[name].float() / 255 for name in ("images", "masks"))
-        if picture is not None:
-            picture = with_places(picture, frames["places"])
         views = self.with_others(_without_empty(self.assemble(images, masks, picture)), picture)
         views = replace(views, inside=frames["inside"])
         if enhancer is not None:
@@ -245,7 +238,7 @@ class GeneratedViews(ViewSource):
     def _make(self, resolved: ResolvedPrior, picture: InputImage | None) -> dict[str, Any]:
         """Generate images [K T, R, R, 3] over white and masks [K T, R, R, 1] at the prior's resolution, uint8.
 
-        They come with `inside`, see `ReferenceViews`, and `places` of further input images, see `places_of`.
+        They come with `inside`, see `ReferenceViews`.
         """
         resolved.check_count(len(self.angles()[0]))
         prior = resolved.load(self.device)
@@ -253,7 +246,6 @@ class GeneratedViews(ViewSource):
             raise InputError(f"prior: {prior.name} makes views from an input image, but there is none")
         if picture is not None and not prior.takes_image:
             raise InputError(f"prior: {prior.name} makes views from text alone, but there is an input image")
-        picture = self.placed(picture, prior)
         cameras, posed = self._cameras(prior.resolution), self.posed_image(picture, prior.resolution)
         prior.check_cameras(cameras if posed is None else posed.camera, cameras)
         generator = torch.Generator().manual_seed(self.config.seed)
@@ -268,8 +260,7 @@ class GeneratedViews(ViewSource):
             masks = torch.stack([silhouette(image.cpu(), self.config.matting) for image in images])
         elif self.config.matting:
             log.warning("views.matting: not used, since %s makes masks itself", prior.name)
-        frames = {"images": _quantized(images), "masks": _quantized(masks)}
-        return frames | {"inside": _inside(prior, posed), "places": places_of(picture) if picture else []}
+        return {"images": _quantized(images), "masks": _quantized(masks), "inside": _inside(prior, posed)}
 
     def assemble(self, images: Tensor, masks: Tensor, picture: Any) -> ReferenceViews:
         """Return the views at the requested resolution; an input image among them keeps its full detail.
@@ -314,7 +305,6 @@ class PriorViews(GeneratedViews):
         images: dict[str, str] = field(
             default_factory=dict
         )  # or several of one object: front, left, back, ... or degrees
-        label_error_deg: LabelErrorDeg = 20.0  # how far from its label a camera is looked for; 0: labels are exact
         elevation_deg: ElevationDeg = 10.0  # of the input image's camera, degrees above the object's horizon
         recenter: bool = True  # frame the object's bounding box; false: the whole image
         frame_ratio: FrameRatio = FRAME_RATIO  # share of the frame that the longer side of the box takes
@@ -346,7 +336,7 @@ class PriorViews(GeneratedViews):
 
         if not config.images:
             return read(config.image)
-        return load_labelled(config.images, read, config.elevation_deg, config.frame_ratio if config.recenter else None)
+        return load_labelled(config.images, read, config.frame_ratio if config.recenter else None)
 
     def conditioning_image(self, picture: InputImage, resolution: int) -> tuple[Tensor, Tensor]:
         """Return what the prior sees of the input image: image [R, R, 3] over white and mask [R, R, 1], in [0, 1]."""
@@ -365,13 +355,6 @@ class PriorViews(GeneratedViews):
     def _posed(self, image: Tensor, mask: Tensor, camera: Cameras) -> PosedImage:
         return PosedImage(image.to(self.device), mask.to(self.device), camera.to(self.device))
 
-    def placed(self, picture: InputImage, prior: Prior) -> InputImage:
-        """Return the input image with the others where the prior finds their cameras, near their labels."""
-        config = self.config
-        if not picture.others or not config.label_error_deg:
-            return picture
-        return placed(picture, prior, self.posed_image, config.label_error_deg)
-
     def with_input_image(self, views: ReferenceViews, picture: InputImage) -> ReferenceViews:
         """Return the views with the input image appended, unless it is one of them already."""
         if views.input_views:
@@ -384,16 +367,11 @@ class PriorViews(GeneratedViews):
             views = _with_input(views, other.image, self._camera_of(other, views.cameras.width))
         return views
 
-    def _input_camera(self, size: int) -> Cameras:
-        return self._camera(0.0, self.config.elevation_deg, size)
-
     def _camera_of(self, other: PlacedImage, size: int) -> Cameras:
-        return turned(
-            self._camera(other.azimuth_deg, other.elevation_deg, size), float(self._input_camera(1).azimuth_deg)
-        )
+        return turned(self._input_camera(size), other.azimuth_deg)
 
-    def _camera(self, azimuth_deg: float, elevation_deg: float, size: int) -> Cameras:
-        angles = torch.tensor([azimuth_deg]), torch.tensor([elevation_deg])
+    def _input_camera(self, size: int) -> Cameras:
+        angles = torch.zeros(1), torch.full((1,), self.config.elevation_deg)
         return orbit_cameras(*angles, self.config.distance, self.config.fov_deg, size, size)
 
     def _input_view(self) -> int | None:
