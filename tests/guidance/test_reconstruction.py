@@ -179,6 +179,26 @@ def test_generated_colours_count_less_where_the_picture_looks(seed: int, is_inpu
     assert cost(left.float()) / cost(1 - left.float()) == pytest.approx(wanted, rel=1e-4)
 
 
+def test_several_pictures_each_count_on_their_own_side() -> None:
+    views = replace(reference_views(count=3), input_views=(1, 2))
+    guidance = make(views, views_per_step=1, input_view_weight=1e-3, input_view_priority=0.8)
+    request = guidance.request(0, generator())
+    assert torch.equal(request.cameras.c2w[0], views.cameras.c2w[0])
+    exact = perfect(request.cameras)
+    points = torch.zeros(*exact.opacity.shape[:3], 3)
+
+    left = torch.arange(request.cameras.width)[:, None] < request.cameras.width // 2  # faces a picture
+
+    def cost(wrong: Tensor, normal: Tensor) -> float:
+        render = replace(exact, foreground=exact.foreground + 0.2 * wrong, normal=normal, points=points)
+        return guidance.losses(request, render)["rgb"].item()
+
+    towards = F.normalize(views.cameras.centers, dim=-1)
+    for picture in (1, 2):
+        normal = torch.where(left, towards[picture], -towards[1] - towards[2]).expand_as(points)
+        assert cost(left.float(), normal) / cost(1 - left.float(), normal) == pytest.approx(0.2, rel=1e-4)
+
+
 def test_held_out_views_are_never_drawn() -> None:
     views = replace(reference_views(), held_out=torch.tensor([False, True, False, False, True]))
     guidance, draw = make(views, views_per_step=5), generator()
