@@ -24,9 +24,9 @@ def save_views(folder: Path, views: ReferenceViews) -> None:
 
     Photographs are written without the padding around them.
 
-    The video starts at the input image, if it is among the views; it leaves out further input images. Image files are numbered, whatever the views' names
-    are. `posed-images` reads the folder back; with `normalize: as-given`, in the same world. Depth and normal maps are
-    not written.
+    The video starts at the input image, if it is among the views, and leaves out further input images. Image files are
+    numbered, whatever the views' names are. `posed-images` reads the folder back; with `normalize: as-given`, in the
+    same world. Depth and normal maps are not written.
 
     Raises:
         OSError: the folder cannot be written.
