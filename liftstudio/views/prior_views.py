@@ -302,9 +302,7 @@ class PriorViews(GeneratedViews):
     @dataclass(kw_only=True)
     class Config(GeneratedViews.Config):
         image: str = ""  # input image: RGBA, or opaque with a plain background or the matting extra
-        images: dict[str, str] = field(
-            default_factory=dict
-        )  # or several of one object: front, left, back, ... or degrees
+        images: dict[str, str] = field(default_factory=dict)  # or several, by label: front, left, ... or degrees
         elevation_deg: ElevationDeg = 10.0  # of the input image's camera, degrees above the object's horizon
         recenter: bool = True  # frame the object's bounding box; false: the whole image
         frame_ratio: FrameRatio = FRAME_RATIO  # share of the frame that the longer side of the box takes

@@ -91,8 +91,8 @@ def load_labelled(images: dict[str, str], read: Callable[[str], InputImage], fra
             found[label] = read(file)
         except InputError as error:
             raise InputError(f"images.{label}: {error}") from error.__cause__
-        for other in found.keys() - {label}:
-            if _same(found[other], found[label]):
+        for other, image in found.items():
+            if other != label and _same(image, found[label]):
                 raise InputError(f"images: '{other}' and '{label}' are the same image; give another one")
     if frame_ratio is not None:
         found = dict(zip(found, _framed_alike(list(found.values()), frame_ratio), strict=True))
