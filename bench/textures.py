@@ -87,7 +87,7 @@ def as_views(pictures: Pictures, cameras: Cameras) -> ReferenceViews:
         cameras=cameras,
         names=tuple(f"{index:03d}.png" for index in range(count)),
         held_out=torch.zeros(count, dtype=torch.bool),
-        input_view=0,
+        input_views=(0,),
     )
 
 

@@ -178,7 +178,7 @@ def sample_with_exchange(
 
 @register("rgnv")
 class RGNV(ViewEnhancer):
-    """Gives generated views the texture of the input image, as HiFi-123 does.
+    """Gives generated views the texture of the nearest input image, as HiFi-123 does.
 
     After Yu et al. 2023, "HiFi-123", sec. 3.1: the views are inverted by DDIM and sampled again with attention to the
     input image, which was inverted in the same way. The defaults are the symmetric form (see `Form`). The release's is
@@ -225,7 +225,7 @@ class RGNV(ViewEnhancer):
         Raises:
             InputError: a view has no object or flat estimated depth, or the model overflows.
         """
-        assert views.input_view is not None
+        assert views.input_views
         config, prior, size = self.config, self.prior, self.size
         prior.announce("enhance")
         warn_of_shrinking("enhance", views, size)
@@ -234,21 +234,22 @@ class RGNV(ViewEnhancer):
         scale = config.guidance_scale if config.prompt else 1.0
         form = Form(config.levels, config.levels - config.start_step, scale, config.last_layers)
         grid, prompts = prior.grid(config.steps), prior.prompts(config.prompt)
-        others = [index for index in range(len(views)) if index != views.input_view]
         painted = views.images.clone()
-        chunks = [others[begin : begin + prior.config.chunk] for begin in range(0, len(others), prior.config.chunk)]
+        chunks = _chunks(views, prior.config.chunk)
         stored = config.stored_reference
-        with _shown_calls(prior.unet, form.reference_calls(stored=stored) + form.view_calls * len(chunks)):
-            latents = prior.encode(over_grey[[views.input_view]].to(self.device), "reference")
-            depth = depths[[views.input_view]]
-            reference = prepare_reference(prior.unet, latents, depth, prompts.empty, grid, form, stored=stored)
-            for chosen in chunks:
-                latents = prior.encode(over_grey[chosen].to(self.device), "view")
-                enhanced = enhance(prior.unet, latents, depths[chosen], prompts, reference, grid, form)
-                _check_finite(enhanced)
-                found = _resized(prior.decode(enhanced).cpu(), *views.images.shape[1:3])
-                # Replaces the grey background in `found` by the original one, so outlines keep their own colour.
-                painted[chosen] = found + (1 - views.masks[chosen]) * (views.images[chosen] - GREY)
+        calls = form.reference_calls(stored=stored) * len(chunks) + form.view_calls * sum(map(len, chunks.values()))
+        with _shown_calls(prior.unet, calls):
+            for picture, near in chunks.items():
+                latents = prior.encode(over_grey[[picture]].to(self.device), "reference")
+                depth = depths[[picture]]
+                reference = prepare_reference(prior.unet, latents, depth, prompts.empty, grid, form, stored=stored)
+                for chosen in near:
+                    latents = prior.encode(over_grey[chosen].to(self.device), "view")
+                    enhanced = enhance(prior.unet, latents, depths[chosen], prompts, reference, grid, form)
+                    _check_finite(enhanced)
+                    found = _resized(prior.decode(enhanced).cpu(), *views.images.shape[1:3])
+                    # Replaces the grey background in `found` by the original one, so outlines keep their own colour.
+                    painted[chosen] = found + (1 - views.masks[chosen]) * (views.images[chosen] - GREY)
         return painted.clamp(0, 1)
 
     def _depths(self, images: Tensor, masks: Tensor) -> Tensor:
@@ -261,6 +262,17 @@ class RGNV(ViewEnhancer):
         if self.estimator is None:
             return mask_channel(masks, size)
         return depth_channel(self.estimator(images).cpu(), masks, size, self.estimator.meaning)
+
+
+def _chunks(views: ReferenceViews, size: int) -> dict[int, list[list[int]]]:
+    """Return the generated views that are nearest to each input view, in lists of at most `size`."""
+    chunks: dict[int, list[list[int]]] = {}
+    nearest = views.nearest_input().tolist()
+    for picture in views.input_views:
+        near = [view for view, other in enumerate(nearest) if other == picture and view not in views.input_views]
+        if near:
+            chunks[picture] = [near[begin : begin + size] for begin in range(0, len(near), size)]
+    return chunks
 
 
 def _check_finite(latents: Tensor) -> None:

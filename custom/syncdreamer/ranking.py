@@ -34,29 +34,30 @@ class Rank(NamedTuple):
 
 
 def rank(views: ReferenceViews) -> Rank:
-    """Return the rank of a set of views that includes the input image; empty views are left out of the agreement."""
-    assert views.input_view is not None
+    """Return the rank of a set of views that includes the input images; empty views are left out of the agreement."""
+    assert views.input_views
     shown = not_empty(views)
-    shown[views.input_view] = True
-    used, generated = int(shown.sum()) - 1, len(views) - 1
+    given = len(views.input_views)
+    shown[list(views.input_views)] = True
+    used, generated = int(shown.sum()) - given, len(views) - given
     agreement = mask_agreement(views.select(shown.nonzero().flatten())) if used else 0.0
     return Rank(agreement * used / generated, used, generated - used)
 
 
 @torch.no_grad()
 def mask_agreement(views: ReferenceViews) -> float:
-    """Return how well the silhouettes of views that include the input image agree, in [0, 1].
+    """Return how well the silhouettes of views that include the input images agree, in [0, 1].
 
     A point belongs to the visual hull if it is in the silhouettes of all views. If the silhouettes are those of one
     object, the hull fills each of them: the ray of every silhouette pixel meets the hull. A view's agreement is the
     share of its silhouette's pixels for which this holds (silhouette coherence: Hernandez et al. 2007). The result is
-    the mean of the input image's agreement and of the mean agreement of the generated views, so that a set that is
-    consistent in itself but not with the input image does not win.
+    the mean of the input images' mean agreement and of the mean agreement of the generated views, so that a set that is
+    consistent in itself but not with the input images does not win.
     """
-    assert views.input_view is not None
+    assert views.input_views
     shares = _agreements(views)
-    generated = [index for index in range(len(views)) if index != views.input_view]
-    return float((shares[views.input_view] + shares[generated].mean()) / 2)
+    generated = [index for index in range(len(views)) if index not in views.input_views]
+    return float((shares[list(views.input_views)].mean() + shares[generated].mean()) / 2)
 
 
 def _agreements(views: ReferenceViews) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from liftstudio.data.cameras import Cameras
@@ -20,7 +21,8 @@ class ReferenceViews:
     held_out: [V] bool; held-out views are never trained on, only used for metrics.
     depths:   [V, H, W, 1] z-depth up to scale and shift, or None.
     normals:  [V, H, W, 3] unit world-space normals, or None.
-    input_view: index of the user's picture, from which a prior generated the others; None: all views are the user's.
+    input_views: indices of the user's pictures, from which a prior generated the others; the first is the one that
+              defines the world, at azimuth 0 for most methods. Empty: all views are the user's.
     inside:   [G, G, G] float32 in [-1, 1] at the cell centres of the world's cube [-1, 1]^3, indexed x, y, z: how sure
               a prior is that a cell is inside (1) or outside (-1) the object; None if it cannot tell.
     sheet:    [H, W, 3] overview of all sets of views that a prior generated, if this is one of several; else None.
@@ -35,7 +37,7 @@ class ReferenceViews:
     held_out: Tensor
     depths: Tensor | None = None
     normals: Tensor | None = None
-    input_view: int | None = None
+    input_views: tuple[int, ...] = ()
     inside: Tensor | None = None
     sheet: Tensor | None = None
     windows: Tensor | None = None
@@ -47,6 +49,17 @@ class ReferenceViews:
     def has_volume(self) -> bool:
         """Whether a prior says what is inside the object, and finds something there."""
         return self.inside is not None and bool((self.inside > 0).any())
+
+    @property
+    def input_view(self) -> int | None:
+        """Index of the first of the user's pictures; None: there is none among the views."""
+        return self.input_views[0] if self.input_views else None
+
+    def nearest_input(self) -> Tensor:
+        """Return the index of the input view whose camera is nearest to each view's by direction, [V]."""
+        inputs = torch.tensor(self.input_views)
+        directions = F.normalize(self.cameras.centers, dim=-1)
+        return inputs[(directions @ directions[inputs].mT).argmax(1)]
 
     def select(self, index: Sequence[int] | Tensor) -> "ReferenceViews":
         """Return the views at `index`, in that order."""
@@ -60,7 +73,7 @@ class ReferenceViews:
             self.held_out[chosen],
             None if self.depths is None else self.depths[chosen],
             None if self.normals is None else self.normals[chosen],
-            order.index(self.input_view) if self.input_view in order else None,
+            tuple(order.index(view) for view in self.input_views if view in order),
             self.inside,
             self.sheet,
             None if self.windows is None else self.windows[chosen],

@@ -31,7 +31,7 @@ class ReferenceRequest(Request):
     masks:        [B, H, W, 1] in [0, 1].
     maps:         name of a loss -> target map [B, H, W, C].
     background:   [B, 1, 1, 3] background colour of render and reference, in [0, 1].
-    is_generated: [B, 1, 1, 1] bool, false for the input view; None: the colours of all views have the same weight.
+    is_generated: [B, 1, 1, 1] bool, false for input views; None: the colours of all views have the same weight.
     seen:         [B, H, W, 1] bool, pixels that the losses compare; None: all.
     """
 
@@ -52,8 +52,8 @@ class Reconstruction(Guidance[ReferenceRequest]):
     @dataclass
     class Config(Guidance.Config):
         views_per_step: PositiveInt = 2  # reference views drawn per step, without replacement
-        input_view_weight: Annotated[float, Range(1e-3)] = 1.0  # frequency of the input view relative to generated ones
-        input_view_priority: UnitFloat = 0.0  # how much less generated colours count where the input view shows them
+        input_view_weight: Annotated[float, Range(1e-3)] = 1.0  # frequency of an input view relative to generated ones
+        input_view_priority: UnitFloat = 0.0  # how much less generated colours count where an input view shows them
         resolution: list[NonNegativeInt] = field(default_factory=lambda: [0])  # render width per milestone; 0: full
         resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next resolution begins
         generated_shape: bool = True  # whether generated views change the shape of a surface, or only its colours
@@ -88,8 +88,8 @@ class Reconstruction(Guidance[ReferenceRequest]):
         self.images, self.masks = chosen.images.to(device), chosen.masks.to(device)
         self.seen = None if chosen.windows is None else chosen.seen().to(device)
         self.shares = torch.ones(len(chosen), device=device)  # relative frequencies of the views
-        if chosen.input_view is not None:
-            self.shares[chosen.input_view] = config.input_view_weight
+        self.inputs = torch.tensor(chosen.input_views, dtype=torch.long, device=device)
+        self.shares[self.inputs] = config.input_view_weight
         self.maps = {
             name: None if maps is None else maps.to(device)
             for name, maps in (("mono_normal", chosen.normals), ("mono_depth", chosen.depths))
@@ -136,11 +136,10 @@ class Reconstruction(Guidance[ReferenceRequest]):
         )
 
     def _is_generated(self, chosen: Tensor) -> Tensor:
-        assert self.views.input_view is not None
-        return chosen.ne(self.views.input_view).view(-1, 1, 1, 1)
+        return ~torch.isin(chosen, self.inputs).view(-1, 1, 1, 1)
 
     def _passes(self) -> frozenset[str]:
-        """Return normals if a loss on them is used; normals and points if colours are weighted by the input view."""
+        """Return normals if a loss on them is used; normals and points if colours are weighted by the input views."""
         if self._weighs_colors:
             return frozenset({"normal", "points"})
         needs_normal = self.is_used("bilateral_normal") or self.is_used("mono_normal")
@@ -148,19 +147,20 @@ class Reconstruction(Guidance[ReferenceRequest]):
 
     @property
     def _weighs_colors(self) -> bool:
-        return self.config.input_view_priority > 0 and self.views.input_view is not None
+        return self.config.input_view_priority > 0 and len(self.inputs) > 0
 
     def _color_weights(self, request: ReferenceRequest, render: Render) -> Tensor | None:
-        """Return weights [B, H, W, 1] in [0, 1], lower in generated views where the surface faces the input view.
+        """Return weights [B, H, W, 1] in [0, 1], lower in generated views where the surface faces an input view.
 
-        Occlusion is ignored: a surface that is hidden in the input view has a low weight too, which suffices, since no
+        Occlusion is ignored: a surface that is hidden in that input view has a low weight too, which suffices, since no
         other colours compete with it.
         """
         if request.is_generated is None:
             return None
-        center = self.reference_cameras.centers[self.views.input_view]
         points, normals = (render.require(name).detach() for name in ("points", "normal"))
-        cosine = (F.normalize(center - points, dim=-1) * normals).sum(-1, keepdim=True)
+        centers = self.reference_cameras.centers[self.inputs]
+        cosines = [(F.normalize(center - points, dim=-1) * normals).sum(-1, keepdim=True) for center in centers]
+        cosine = torch.stack(cosines).amax(0)
         in_picture = (cosine / FACING).clamp(0, 1) * request.is_generated
         return 1 - self.config.input_view_priority * in_picture
 

@@ -1,7 +1,7 @@
 """Score distillation: renders are moved towards a diffusion prior's denoised estimate of them."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -187,18 +187,20 @@ class ScoreDistillation(PriorGuidance):
 
 
 def posed_image(views: ReferenceViews | None, resolution: int, device: torch.device) -> PosedImage:
-    """Return the input view, from which the other reference views were generated, at `resolution` pixels.
+    """Return the first input view, from which other reference views were generated, with the others, at `resolution`.
 
     Raises:
-        InputError: there are no views, none of them is an input view, or it is not square.
+        InputError: there are no views, none of them is an input view, or they are not square.
     """
     if views is None or views.input_view is None:
         raise InputError(
             "score distillation needs an input picture; add a 'views:' block that generates views from one"
         )
-    view = views.select([views.input_view])
-    height, width = view.cameras.height, view.cameras.width
+    given = views.select(views.input_views)
+    height, width = given.cameras.height, given.cameras.width
     if height != width:
         raise InputError(f"the input picture is {width}x{height} pixels; score distillation needs a square one")
-    image, mask = (resize_smooth(i, resolution, resolution)[0].to(device) for i in (view.over(1.0), view.masks))
-    return PosedImage(image, mask, view.cameras.resized(resolution, resolution).to(device))
+    images, masks = (resize_smooth(i, resolution, resolution).to(device) for i in (given.over(1.0), given.masks))
+    cameras = given.cameras.resized(resolution, resolution).to(device)
+    first, *others = (PosedImage(images[n], masks[n], cameras[n : n + 1]) for n in range(len(given)))
+    return replace(first, others=tuple(others))

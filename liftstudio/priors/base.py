@@ -22,18 +22,20 @@ Condition = TypeVar("Condition")  # a prior's encoding of the image it is condit
 
 @dataclass(frozen=True)
 class PosedImage:
-    """The input image a prior is conditioned on, with its camera.
+    """The input image a prior is conditioned on, with its camera; or several of one object.
 
     image:  [R, R, 3] float32 sRGB in [0, 1], composited over white; R is the prior's resolution.
     mask:   [R, R, 1] float32 alpha in [0, 1].
     camera: the one camera it was taken with, in the run's world.
     grey:   background in [0, 1] to show instead of white, for a prior that `knows_backgrounds`.
+    others: further images of the same object, for a prior that `takes_several`; any other prior ignores them.
     """
 
     image: Tensor
     mask: Tensor
     camera: Cameras
     grey: float = 1.0
+    others: tuple["PosedImage", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Prior(Component):
     ancestral_steps: int | None = None  # the same for ancestral sampling; none: as many
     guidance_scale: float = 1.0  # default scale of classifier-free guidance
     decomposed_scales: tuple[float, float] = (2.0, 1.0)  # default scales of decomposed guidance
+    takes_several: ClassVar[bool] = False  # whether `condition` uses several input images of an object
     takes_image: bool = True  # else it generates from text alone, and `condition` gets None
     knows_backgrounds: bool = False  # whether input image and views may be over any grey; else they are over white
 

@@ -5,12 +5,13 @@ import json
 from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liftstudio.core.config import parse
 from liftstudio.core.errors import InputError
 from liftstudio.core.weights import Weights, load_module, open_weights
-from liftstudio.data.cameras import Cameras, turned
+from liftstudio.data.cameras import Cameras, concatenate, turned
 from liftstudio.priors.base import Estimates, NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.precision import compute_dtype
@@ -19,24 +20,40 @@ from liftstudio.priors.projections import projections
 RESOLUTION = 64
 SIGMA_MIN, SIGMA_MAX = 0.05, 80.0
 RAYS = 16384  # rendered at once
+OTHERS_SIGMA = 1.0  # noise level that the network is told for further input images: more accurate than their true one
+SHARPNESS = 2  # exponent of the weights by which volumes from several input images are blended
 
 
 @dataclasses.dataclass(frozen=True)
-class Condition:
-    """The input image as the network encodes it, once for all steps.
+class Side:
+    """An input image as the network encodes it, once for all steps, beside the other input images.
 
     The network was trained in the frame where the input image is at azimuth 0; all cameras are rotated to it.
 
     picture:     result of the network's `look`.
-    azimuth_deg: of the input image's camera, in the run's world.
+    camera:      the image's camera, in the run's world.
+    others:      [N, 4, R, R] pixels of the other input images.
+    projections: [N, 3, 4] of their cameras, rotated.
     """
 
     picture: Any
-    azimuth_deg: float
+    camera: Cameras
+    others: Tensor
+    projections: Tensor
+
+    def rotated(self, cameras: Cameras) -> Cameras:
+        """Return cameras of the run's world in the frame where this image is at azimuth 0."""
+        return turned(cameras, -float(self.camera.azimuth_deg))
+
+
+Condition = tuple[Side, ...]  # the first input image, and those others whose azimuth is in the trained range
 
 
 class VolumePrior(Prior):
     """A prior whose estimates are renderings of one volume, so its views are consistent; for any cameras.
+
+    Several input images are known views for one another: a volume is predicted from each together with the others, and
+    a rendering is blended from them, mostly from that of the nearest image.
 
     Its network has `look(image, projection)`, which encodes the input image, `lift(picture, views, projections, sigma,
     has_image, has_views)`, which predicts a volume, and `render(volume, origins, directions, samples)`.
@@ -53,6 +70,7 @@ class VolumePrior(Prior):
     latent_shape = (4, RESOLUTION, RESOLUTION)
     sigma_min, sigma_max = SIGMA_MIN, SIGMA_MAX
     frames = 0
+    takes_several = True
     network: Any
 
     def __init__(self, config: Prior.Config, *, device: torch.device) -> None:
@@ -117,9 +135,20 @@ class VolumePrior(Prior):
     @torch.no_grad()
     def condition(self, posed: PosedImage) -> Condition:
         """See `Prior.condition`."""
-        pixels, azimuth_deg = self.encode(posed.image[None], posed.mask[None]), float(posed.camera.azimuth_deg)
-        camera = turned(posed.camera.to(self.device), -azimuth_deg)
-        return Condition(self.network.look(pixels.to(self.device), projections(camera)), azimuth_deg)
+        images = [posed, *posed.others]
+        turns_deg = torch.cat([image.camera.azimuth_deg - posed.camera.azimuth_deg for image in images]).cpu()
+        least, most = self.trained_azimuth_deg
+        suited = [least <= turn <= most for turn in (torch.remainder(turns_deg + 180, 360) - 180).tolist()]
+        return tuple(self._side(images, index) for index in range(len(images)) if index == 0 or suited[index])
+
+    def _side(self, images: list[PosedImage], index: int) -> Side:
+        """Return the image at `index` beside the others."""
+        pixels = self.encode(*(torch.stack([getattr(i, name) for i in images]) for name in ("image", "mask")))
+        others = [n for n in range(len(images)) if n != index]
+        cameras = concatenate([image.camera for image in images]).to(self.device)
+        known, camera = pixels.to(self.device), cameras[[index]]
+        where = projections(turned(cameras, -float(camera.azimuth_deg)))
+        return Side(self.network.look(known[[index]], where[[index]]), camera, known[others], where[others])
 
     @torch.no_grad()
     def denoise(self, noisy: NoisyViews[Condition]) -> Tensor:
@@ -142,19 +171,36 @@ class VolumePrior(Prior):
         )
 
     def _estimate(self, noisy: NoisyViews[Condition], *, has_image: bool = True, has_views: bool = True) -> Tensor:
-        cameras = turned(noisy.cameras.to(self.device), -noisy.condition.azimuth_deg)
-        cameras = cameras.resized(self.resolution, self.resolution)
+        cameras = noisy.cameras.to(self.device).resized(self.resolution, self.resolution)
+        sides = noisy.condition if has_image else noisy.condition[:1]
+        pixels = []
+        for side in sides:
+            rotated = side.rotated(cameras)
+            lifted = self._lift(side, noisy.latents, projections(rotated), noisy.sigma, has_image, has_views)
+            pixels.append(self._render(lifted, rotated, noisy.wanted))
+        return pixels[0] if len(sides) == 1 else (torch.stack(pixels) * _shares(sides, cameras)).sum(0)
+
+    def _lift(
+        self,
+        side: Side,
+        views: Tensor,
+        where: Tensor,
+        sigma: float,
+        has_image: bool = True,
+        has_views: bool = True,
+    ) -> Any:
+        """Predict the volume from an input image, views [T, 4, R, R] with projections [T, 3, 4], and the other images.
+
+        The other images are views too. The network knows one noise level for all views, so too noisy ones are left out.
+        """
+        if has_image and len(side.others):
+            if not has_views or sigma > OTHERS_SIGMA:
+                views, where, sigma, has_views = side.others, side.projections, OTHERS_SIGMA, True
+            else:
+                views, where = torch.cat([side.others, views]), torch.cat([side.projections, where])
         yes = torch.ones(1, dtype=torch.bool, device=self.device)
-        level = torch.full((1,), noisy.sigma, device=self.device)
-        lifted = self.network.lift(
-            noisy.condition.picture,
-            noisy.latents[None],
-            projections(cameras)[None],
-            level,
-            yes & has_image,
-            yes & has_views,
-        )
-        return self._render(lifted, cameras, noisy.wanted)
+        level = torch.full((1,), sigma, device=self.device)
+        return self.network.lift(side.picture, views[None], where[None], level, yes & has_image, yes & has_views)
 
     def _render(self, lifted: Any, cameras: Cameras, wanted: Tensor | None) -> Tensor:
         """Render the network's volume: [T, 4, R, R] pixels in [-1, 1]; 0 where not `wanted` [T, R, R]."""
@@ -165,3 +211,10 @@ class VolumePrior(Prior):
         pieces = zip(*(rays[wanted][None].split(RAYS, 1) for rays in (origins, directions)), strict=True)
         pixels[wanted] = torch.cat([self.network.render(lifted, *piece, self.samples)[0] for piece in pieces])
         return pixels.permute(0, 3, 1, 2)
+
+
+def _shares(sides: Condition, cameras: Cameras) -> Tensor:
+    """Return the weight of each side's volume in each view, [sides, T, 1, 1, 1]; they add up to 1."""
+    given, wanted = (F.normalize(one.centers, dim=-1) for one in (concatenate([s.camera for s in sides]), cameras))
+    near = ((1 + given @ wanted.mT) / 2).clamp_min(1e-3) ** SHARPNESS
+    return (near / near.sum(0))[..., None, None, None]

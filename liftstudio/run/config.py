@@ -12,7 +12,7 @@ from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
 from liftstudio.export import ExportConfig, check_export
 from liftstudio.run.names import default_tag
 
-INPUTS = ("image", "prompt", "data.path", "prior")
+INPUTS = ("images", "image", "prompt", "data.path", "prior")
 
 
 @dataclass
@@ -58,6 +58,7 @@ class RunConfig:
     prior: Annotated[ComponentSpec, "prior"] | None = None  # the diffusion model; components refer to it as ${prior}
     views: Annotated[ComponentSpec, "views"] | None = None  # source of the reference views
     image: str | None = None  # the user's picture; components refer to it as ${image}
+    images: dict[str, str] = field(default_factory=dict)  # or several of one object, by label; referred to as ${images}
     image_box: tuple[int, int, int, int] | None = None  # where its object is; components refer to it as ${image_box}
     prompt: str | None = None  # the user's text, taken literally; components refer to it as ${prompt}
     data: DataConfig = field(default_factory=DataConfig)  # the user's data
@@ -72,16 +73,23 @@ class RunConfig:
     export: ExportConfig = field(default_factory=ExportConfig)  # mesh files
     truth: TruthConfig = field(default_factory=TruthConfig)  # ground truth to compare with; for runs from one picture
 
+    @property
+    def picture(self) -> str:
+        """The user's picture, or the first of several; empty: none."""
+        return self.image or next(iter(self.images.values()), "")
+
 
 def load_run_config(path: Path, overrides: list[str]) -> RunConfig:
-    """Return the checked config of a run.
+    """Return the checked config of a run; overrides of `images` replace the config's own `image`.
 
     Raises:
         InputError: see `read_config`, `parse` and `check_export`.
     """
+    if any(override.startswith(("images=", "images.")) for override in overrides):
+        overrides = ["image=", *overrides]
     config = parse(read_config(path, overrides, INPUTS), RunConfig)
     config.name = config.name or path.stem
-    config.tag = config.tag or default_tag(config.image or config.data.path)
+    config.tag = config.tag or default_tag(config.picture or config.data.path)
     check_export(config.export)
     return config
 

@@ -53,7 +53,7 @@ def seen_colors(mesh: Mesh, views: ReferenceViews) -> Tensor:
         pixels, _ = camera.project(mesh.vertices)
         size = torch.tensor([camera.width, camera.height])
         sampled = _sampled(torch.cat([views.images[index], views.masks[index]], dim=-1), 2 * pixels[0] / size - 1)
-        share = share * sampled[:, 3:] * (INPUT_WEIGHT if index == views.input_view else 1.0)
+        share = share * sampled[:, 3:] * (INPUT_WEIGHT if index in views.input_views else 1.0)
         total, weight = total + share * sampled[:, :3], weight + share
     colors = total / weight.clamp_min(1e-6)
     seen = weight[:, 0] > 1e-3

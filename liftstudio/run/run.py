@@ -101,7 +101,7 @@ def noun_of(config: RunConfig) -> str | None:
 
     The first of these that contains letters counts (000 does not); None if there is none.
     """
-    names = (config.prompt or "", Path(config.image or "").stem, input_path(config.truth.views).name)
+    names = (config.prompt or "", Path(config.picture).stem, input_path(config.truth.views).name)
     return next((name for name in names if any(letter.isalpha() for letter in name)), None)
 
 

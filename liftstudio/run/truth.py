@@ -73,7 +73,7 @@ def load_truth(config: TruthConfig, azimuth_deg: float = 0.0, center: Point = (0
         raise InputError(f"truth.views: {path}: expected the input view and others to compare with, got 1 view")
     mesh_file = input_path(config.mesh) if config.mesh else own_mesh
     mesh = None if mesh_file is None else read_mesh(mesh_file, torch.float64)
-    views = replace(views, input_view=find_view(views.names, config.view))
+    views = replace(views, input_views=(find_view(views.names, config.view),))
     rotation = turn_about_z(source_rotation_deg(path))
     local_mesh = None if mesh is None else moved_mesh(mesh, local_from_data)
     unit_from_local = _unit_from_local(views, local_mesh, rotation, center)

@@ -11,15 +11,15 @@ from liftstudio.views.plug_in import ViewPlugIn
 
 
 class ViewEnhancer(ViewPlugIn):
-    """Repaints generated views; silhouettes, cameras and the input image itself stay unchanged."""
+    """Repaints generated views; silhouettes, cameras and the input images themselves stay unchanged."""
 
     kind: ClassVar[str] = "view-enhancer"
 
     @abstractmethod
     def repaint(self, views: ReferenceViews) -> Tensor:
-        """Return straight colours [V, H, W, 3] in [0, 1], on the CPU, for views that include the `input_view`.
+        """Return straight colours [V, H, W, 3] in [0, 1], on the CPU, for views that include the `input_views`.
 
-        The result is used only inside the masks and not for the input view.
+        The result is used only inside the masks and not for the input views.
 
         Raises:
             InputError: it cannot repaint these views; raised before the long work.
@@ -27,8 +27,8 @@ class ViewEnhancer(ViewPlugIn):
 
 
 def with_colors(views: ReferenceViews, colors: Tensor) -> ReferenceViews:
-    """Return the views with new straight colours [V, H, W, 3] inside their masks; the input view stays unchanged."""
+    """Return the views with new straight colours [V, H, W, 3] inside their masks; the input views stay unchanged."""
     images = colors.where(views.masks > 0, views.images)
-    if views.input_view is not None:
-        images[views.input_view] = views.images[views.input_view]
+    for view in views.input_views:
+        images[view] = views.images[view]
     return replace(views, images=images)

@@ -45,6 +45,7 @@ class InputImage:
     rgb:   [H, W, 3] float32 sRGB in [0, 1], straight colour.
     alpha: [H, W, 1] float32 in [0, 1].
     left, top, side: the square in pixels of the image, fractions allowed; it may reach beyond the image.
+    others: further images of the same object.
     """
 
     rgb: Tensor
@@ -52,6 +53,7 @@ class InputImage:
     left: float
     top: float
     side: float
+    others: tuple["PlacedImage", ...] = ()
 
     def frame(self, resolution: int) -> tuple[Tensor, Tensor]:
         """Return the square's content: image [R, R, 3] composited over white and mask [R, R, 1], in [0, 1].
@@ -66,6 +68,17 @@ class InputImage:
         rgb = (resized[..., :3] / resized[..., 3:].clamp_min(1e-3)).clamp(0, 1)  # it overshoots where alpha does
         mask = resized[..., 3:].clamp(0, 1)
         return rgb * mask + 1 - mask, mask
+
+
+@dataclass(frozen=True)
+class PlacedImage:
+    """A further image of the object in an input image, and where its camera is, at the same elevation.
+
+    azimuth_deg: of the camera, from the input image's, counter-clockwise seen from above.
+    """
+
+    image: InputImage
+    azimuth_deg: float
 
 
 def load_input_image(

@@ -3,7 +3,7 @@
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -16,7 +16,7 @@ from liftstudio.core.config import ComponentSpec, to_plain
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import WorkProgress, kept_warnings, log
 from liftstudio.core.ranges import NonNegativeInt, Range
-from liftstudio.data.cameras import Cameras, Distance, FovDeg, concatenate, orbit_cameras
+from liftstudio.data.cameras import Cameras, Distance, FovDeg, concatenate, orbit_cameras, turned
 from liftstudio.data.images import resize_lanczos, straight_from_white
 from liftstudio.data.orbits import Angles, ElevationDeg
 from liftstudio.data.reference_views import ReferenceViews
@@ -28,8 +28,9 @@ from liftstudio.views import matting
 from liftstudio.views.base import ViewSource
 from liftstudio.views.enhancement import ViewEnhancer, with_colors
 from liftstudio.views.estimation import MapEstimator
-from liftstudio.views.input_image import FRAME_RATIO, InputImage, load_input_image
+from liftstudio.views.input_image import FRAME_RATIO, InputImage, PlacedImage, load_input_image
 from liftstudio.views.plug_in import ViewPlugIn
+from liftstudio.views.several_images import check_labels, load_labelled
 from liftstudio.views.silhouettes import FOREGROUND, alpha_before, main_pieces
 
 OnStep = Callable[[int, Tensor], None]
@@ -128,6 +129,10 @@ class GeneratedViews(ViewSource):
         """Return the input image as the prior sees it, on the source's device."""
         return None
 
+    def with_others(self, views: ReferenceViews, picture: Any) -> ReferenceViews:
+        """Return the views with any further input images appended."""
+        return views
+
     def load(self) -> ReferenceViews:
         """Return the views, newly generated or from the cache.
 
@@ -141,17 +146,24 @@ class GeneratedViews(ViewSource):
         estimator: MapEstimator | None = self._plug_in(self.config.maps)
         self._say_which_prior()
         prior = resolve(self.config.prior)
+        if picture is not None and picture.others and not prior.cls.takes_several:
+            raise InputError(
+                f"images: the prior '{prior.block.type}' makes views from one image; give image=..., or a prior that "
+                "takes several: prior.weights=asset://priors/objects or asset://priors/toys"
+            )
         frames = self._cached(prior, picture) if self.config.cache else self._make(prior, picture)
         images, masks = (frames[name].float() / 255 for name in ("images", "masks"))
-        views = replace(_without_empty(self.assemble(images, masks, picture)), inside=frames["inside"])
+        views = self.with_others(_without_empty(self.assemble(images, masks, picture)), picture)
+        views = replace(views, inside=frames["inside"])
         if enhancer is not None:
             views = self._enhanced(views, enhancer)
         if self.config.held_out:
-            if views.input_view is None and picture is not None:
+            if not views.input_views and picture is not None:
                 raise InputError(
                     "held_out: the input image is not one of the views, so no view would be left to train on"
                 )
-            views = replace(views, held_out=torch.tensor([index != views.input_view for index in range(len(views))]))
+            held_out = [index not in views.input_views for index in range(len(views))]
+            views = replace(views, held_out=torch.tensor(held_out))
         if estimator is not None:
             views = replace(views, **self._derived("view-maps", estimator, views, lambda: estimator.maps(views)))
         return views
@@ -177,7 +189,7 @@ class GeneratedViews(ViewSource):
 
     def _enhanced(self, views: ReferenceViews, enhancer: ViewEnhancer) -> ReferenceViews:
         """Return the views with the enhancer's colours."""
-        if views.input_view is None:
+        if not views.input_views:
             raise InputError("enhance: the input image is not one of the views, so it cannot enhance the others")
 
         def make() -> dict[str, Any]:
@@ -193,7 +205,7 @@ class GeneratedViews(ViewSource):
             "version": __version__,
             "plug-in": plug_in.fingerprint(),
             "views": [_digest(tensor) for tensor in (views.images, views.masks, views.cameras.c2w)],
-            "input_view": views.input_view,
+            "input_views": views.input_views,
             "held_out": views.held_out.tolist(),
         }
         return cached(kind, content_key(key), make) if self.config.cache else make()
@@ -215,6 +227,11 @@ class GeneratedViews(ViewSource):
                 "prior": {k: v for k, v in to_plain(prior.block).items() if k not in ("weights", "chunk")},
                 "weights": prior.fingerprint(),
                 "picture": picture and [_digest(tensor) for tensor in (picture.rgb, picture.alpha)],
+                "others": picture
+                and [
+                    [other.azimuth_deg, *(_digest(tensor) for tensor in (other.image.rgb, other.image.alpha))]
+                    for other in picture.others
+                ],
             }
         )
 
@@ -264,7 +281,7 @@ class GeneratedViews(ViewSource):
             cameras=self._cameras(size),
             names=tuple(f"{index:03d}.png" for index in range(count)),
             held_out=torch.zeros(count, dtype=torch.bool),
-            input_view=input_view,
+            input_views=() if input_view is None else (input_view,),
         )
 
     def _cameras(self, size: int) -> Cameras:
@@ -284,14 +301,26 @@ class PriorViews(GeneratedViews):
 
     @dataclass(kw_only=True)
     class Config(GeneratedViews.Config):
-        image: str  # input image: RGBA, or an opaque photograph that the object is cut out of
-        image_box: tuple[int, int, int, int] | None = None  # left, top, right, bottom of the object in it, pixels
+        image: str = ""  # input image: RGBA, or an opaque photograph that the object is cut out of
+        images: dict[str, str] = field(default_factory=dict)  # or several, by label: front, left, ... or degrees
+        image_box: tuple[int, int, int, int] | None = None  # left, top, right, bottom of the object in `image`, pixels
         elevation_deg: ElevationDeg = 10.0  # of the input image's camera, degrees above the object's horizon
         recenter: bool = True  # frame the object's bounding box; false: the whole image
         frame_ratio: FrameRatio = FRAME_RATIO  # share of the frame that the longer side of the box takes
 
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if bool(self.image) == bool(self.images):
+                given = "both given" if self.image else "both missing"
+                raise InputError(
+                    f"image, images: {given}; give image=... or images.front=... images.back=... and others"
+                )
+            check_labels(self.images)
+            if self.images and self.image_box is not None:
+                raise InputError("image_box: is for a single image; crop the pictures of images to the object instead")
+
     config: Config
-    not_deciding = GeneratedViews.not_deciding | {"image", "image_box"}
+    not_deciding = GeneratedViews.not_deciding | {"image", "images", "image_box"}
 
     def load(self) -> ReferenceViews:
         """See `GeneratedViews.load`; logs the elevation, which no method estimates."""
@@ -300,39 +329,48 @@ class PriorViews(GeneratedViews):
         return super().load()
 
     def input_image(self) -> InputImage:
-        """Return the input image, framed as the options say."""
-        return load_input_image(
-            input_path(self.config.image),
-            box=self.config.image_box,
-            recenter=self.config.recenter,
-            frame_ratio=self.config.frame_ratio,
-        )
+        """Return the input image, framed as the options say; with any others where their labels place them."""
+        config = self.config
+
+        def read(file: str) -> InputImage:
+            framing = {"recenter": config.recenter, "frame_ratio": config.frame_ratio}
+            return load_input_image(input_path(file), box=config.image_box, **framing)
+
+        if not config.images:
+            return read(config.image)
+        return load_labelled(config.images, read, config.frame_ratio if config.recenter else None)
 
     def conditioning_image(self, picture: InputImage, resolution: int) -> tuple[Tensor, Tensor]:
         """Return what the prior sees of the input image: image [R, R, 3] over white and mask [R, R, 1], in [0, 1]."""
         return picture.frame(resolution)
 
     def posed_image(self, picture: InputImage, resolution: int) -> PosedImage:
-        """Return the `conditioning_image` with its camera."""
-        image, mask = self.conditioning_image(picture, resolution)
-        camera = self._input_camera(resolution)
+        """Return the `conditioning_image` with its camera; several images are framed alike instead."""
+        if not picture.others:
+            return self._posed(*self.conditioning_image(picture, resolution), self._input_camera(resolution))
+        others = (
+            self._posed(*other.image.frame(resolution), self._camera_of(other, resolution)) for other in picture.others
+        )
+        first = self._posed(*picture.frame(resolution), self._input_camera(resolution))
+        return replace(first, others=tuple(others))
+
+    def _posed(self, image: Tensor, mask: Tensor, camera: Cameras) -> PosedImage:
         return PosedImage(image.to(self.device), mask.to(self.device), camera.to(self.device))
 
     def with_input_image(self, views: ReferenceViews, picture: InputImage) -> ReferenceViews:
         """Return the views with the input image appended, unless it is one of them already."""
-        if views.input_view is not None:
+        if views.input_views:
             return views
-        size, count = views.cameras.width, len(views)
-        image, mask = (frame[None] for frame in picture.frame(size))
-        return replace(
-            views,
-            images=torch.cat([views.images, straight_from_white(image, mask)]),
-            masks=torch.cat([views.masks, mask]),
-            cameras=concatenate([views.cameras, self._input_camera(size)]),
-            names=(*views.names, f"{count:03d}.png"),
-            held_out=torch.zeros(count + 1, dtype=torch.bool),
-            input_view=count,
-        )
+        return _with_input(views, picture, self._input_camera(views.cameras.width))
+
+    def with_others(self, views: ReferenceViews, picture: InputImage) -> ReferenceViews:
+        """Return the views with the further input images appended."""
+        for other in picture.others:
+            views = _with_input(views, other.image, self._camera_of(other, views.cameras.width))
+        return views
+
+    def _camera_of(self, other: PlacedImage, size: int) -> Cameras:
+        return turned(self._input_camera(size), other.azimuth_deg)
 
     def _input_camera(self, size: int) -> Cameras:
         angles = torch.zeros(1), torch.full((1,), self.config.elevation_deg)
@@ -344,6 +382,21 @@ class PriorViews(GeneratedViews):
         turn = torch.remainder(azimuth_deg + 180, 360) - 180
         same = torch.maximum(turn.abs(), (elevation_deg - self.config.elevation_deg).abs()) < SAME_ANGLE_DEG
         return int(same.nonzero()[-1]) if same.any() else None
+
+
+def _with_input(views: ReferenceViews, picture: InputImage, camera: Cameras) -> ReferenceViews:
+    """Return the views with an input image appended, seen by `camera`."""
+    size, count = views.cameras.width, len(views)
+    image, mask = (frame[None] for frame in picture.frame(size))
+    return replace(
+        views,
+        images=torch.cat([views.images, straight_from_white(image, mask)]),
+        masks=torch.cat([views.masks, mask]),
+        cameras=concatenate([views.cameras, camera]),
+        names=(*views.names, f"{count:03d}.png"),
+        held_out=torch.zeros(count + 1, dtype=torch.bool),
+        input_views=(*views.input_views, count),
+    )
 
 
 def silhouette(image: Tensor, by_matting: bool = False) -> Tensor:
@@ -385,10 +438,10 @@ def _without_empty(views: ReferenceViews) -> ReferenceViews:
     """Return the views that show anything.
 
     Raises:
-        InputError: all views other than the input image are empty.
+        InputError: all views other than the input images are empty.
     """
     seen = not_empty(views)
-    generated = [index for index in range(len(views)) if index != views.input_view]
+    generated = [index for index in range(len(views)) if index not in views.input_views]
     if not seen[generated].any():
         raise InputError("views: all generated views are empty; try another views.seed, or another views.elevation_deg")
     if bool(seen.all()):

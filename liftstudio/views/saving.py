@@ -24,9 +24,9 @@ def save_views(folder: Path, views: ReferenceViews) -> None:
 
     Photographs are written without the padding around them.
 
-    The video starts at the input image, if it is among the views. Image files are numbered, whatever the views' names
-    are. `posed-images` reads the folder back; with `normalize: as-given`, in the same world. Depth and normal maps are
-    not written.
+    The video starts at the input image, if it is among the views, and leaves out further input images. Image files are
+    numbered, whatever the views' names are. `posed-images` reads the folder back; with `normalize: as-given`, in the
+    same world. Depth and normal maps are not written.
 
     Raises:
         OSError: the folder cannot be written.
@@ -34,9 +34,9 @@ def save_views(folder: Path, views: ReferenceViews) -> None:
     files = [f"{index:03d}.png" for index in range(len(views))]
     for index, (name, image, mask) in enumerate(zip(files, views.images, views.masks, strict=True)):
         save_image(folder / name, torch.cat([image, mask], dim=-1)[views.window(index)])
-    over_white = views.over(1.0)
-    save_video(folder / "orbit.mp4", over_white.roll(-(views.input_view or 0), dims=0), FPS)
-    save_image(folder / "contact_sheet.png", _contact_sheet(over_white, views))
+    orbit = views.select([index for index in range(len(views)) if index not in views.input_views[1:]])
+    save_video(folder / "orbit.mp4", orbit.over(1.0).roll(-(orbit.input_view or 0), dims=0), FPS)
+    save_image(folder / "contact_sheet.png", _contact_sheet(views.over(1.0), views))
     if views.sheet is not None:
         save_image(folder / "instances.png", views.sheet)
     atomic_write(folder / "transforms.json", json.dumps(_transforms(files, views), indent=1) + "\n")
@@ -71,8 +71,8 @@ def _contact_sheet(over_white: Tensor, views: ReferenceViews) -> Tensor:
     cells = [resize_lanczos(image, height, width) for image in over_white]
     angles = zip(views.cameras.azimuth_deg.tolist(), views.cameras.elevation_deg.tolist(), strict=True)
     labels = [f"{index:03d}  az {a:.0f}  el {e:.0f}" for index, (a, e) in enumerate(angles)]
-    if views.input_view is not None:
-        labels[views.input_view] += "  input"
+    for view in views.input_views:
+        labels[view] += "  input"
     columns = math.ceil(math.sqrt(len(cells)))
     starts = range(0, len(cells), columns)
     return grid([cells[s : s + columns] for s in starts], [labels[s : s + columns] for s in starts])

@@ -142,7 +142,7 @@ def test_views_are_drawn_without_repetition_and_all_of_them() -> None:
 
 
 def test_the_prompt_is_drawn_as_often_as_its_weight_says() -> None:
-    views = replace(reference_views(), input_view=3)
+    views = replace(reference_views(), input_views=(3,))
     guidance = make(views, views_per_step=1, resolution=[4], input_view_weight=4)
     generator = torch.Generator().manual_seed(SEEDS[0])
     drawn = [guidance.request(step, generator).cameras.c2w[0] for step in range(400)]
@@ -155,7 +155,9 @@ def test_the_prompt_is_drawn_as_often_as_its_weight_says() -> None:
 def test_generated_colours_count_less_where_the_picture_looks(seed: int, is_input: bool) -> None:
     priority = 0.1 + 0.8 * torch.rand((), generator=generator(seed)).item()
     views = (
-        replace(reference_views(count=1), input_view=0) if is_input else replace(reference_views(count=2), input_view=1)
+        replace(reference_views(count=1), input_views=(0,))
+        if is_input
+        else replace(reference_views(count=2), input_views=(1,))
     )
     guidance = make(views, views_per_step=1, input_view_weight=1e3 if is_input else 1e-3, input_view_priority=priority)
     request = guidance.request(0, generator(seed))
@@ -175,6 +177,26 @@ def test_generated_colours_count_less_where_the_picture_looks(seed: int, is_inpu
 
     wanted = 1.0 if is_input else 1 - priority
     assert cost(left.float()) / cost(1 - left.float()) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_several_pictures_each_count_on_their_own_side() -> None:
+    views = replace(reference_views(count=3), input_views=(1, 2))
+    guidance = make(views, views_per_step=1, input_view_weight=1e-3, input_view_priority=0.8)
+    request = guidance.request(0, generator())
+    assert torch.equal(request.cameras.c2w[0], views.cameras.c2w[0])
+    exact = perfect(request.cameras)
+    points = torch.zeros(*exact.opacity.shape[:3], 3)
+
+    left = torch.arange(request.cameras.width)[:, None] < request.cameras.width // 2  # faces a picture
+
+    def cost(wrong: Tensor, normal: Tensor) -> float:
+        render = replace(exact, foreground=exact.foreground + 0.2 * wrong, normal=normal, points=points)
+        return guidance.losses(request, render)["rgb"].item()
+
+    towards = F.normalize(views.cameras.centers, dim=-1)
+    for picture in (1, 2):
+        normal = torch.where(left, towards[picture], -towards[1] - towards[2]).expand_as(points)
+        assert cost(left.float(), normal) / cost(1 - left.float(), normal) == pytest.approx(0.2, rel=1e-4)
 
 
 def test_held_out_views_are_never_drawn() -> None:

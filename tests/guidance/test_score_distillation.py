@@ -93,7 +93,7 @@ class RegisteredOrbit(Orbit):
 
 
 def input_views(size: int = RESOLUTION) -> ReferenceViews:
-    return replace(sphere_views(3, size), input_view=2)
+    return replace(sphere_views(3, size), input_views=(2,))
 
 
 def make(views: ReferenceViews | None = None, deviation: float = 0.5, **options: Any) -> Orbit:
@@ -307,9 +307,19 @@ def test_the_prompt_follows_its_view(tmp_path: Path) -> None:
     views = replace(input_views(), held_out=torch.tensor([True, False, False]))
     assert views.training().input_view == 1 and views.select([0, 1]).input_view is None
     assert views.select([2, 0, 1]).input_view == 0 and sphere_views(2, 4).input_view is None
+    views = replace(views, input_views=(2, 0))
     Inputs(views, None, torch.eye(4)).save(tmp_path / "inputs")
     restored = Inputs.restore(tmp_path / "inputs").views
-    assert restored is not None and restored.input_view == 2
+    assert restored is not None and restored.input_views == (2, 0) and restored.input_view == 2
+    assert restored.select([0, 1]).input_views == (0,) and restored.select([2, 1, 0]).input_views == (0, 2)
+
+
+def test_several_pictures_are_one_prompt() -> None:
+    views = replace(input_views(), input_views=(2, 0))
+    posed = posed_image(views, RESOLUTION, CPU)
+    (other,) = posed.others
+    assert torch.equal(posed.camera.c2w, views.cameras.c2w[2:]) and torch.equal(other.camera.c2w, views.cameras.c2w[:1])
+    torch.testing.assert_close(other.image, posed_image(replace(views, input_views=(0,)), RESOLUTION, CPU).image)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,9 @@ def line_views(width: int) -> ReferenceViews:
     masks[:, 10:54, 31 : 31 + width] = 1
     images = 1 - 0.8 * masks.expand(-1, -1, -1, 3)
     cameras = orbit_cameras(torch.tensor([0.0, 120, 240]), torch.zeros(3), 3.0, 40.0, SIZE, SIZE)
-    return ReferenceViews(images, masks, cameras, names=("0", "1", "2"), held_out=torch.zeros(3).bool(), input_view=0)
+    return ReferenceViews(
+        images, masks, cameras, names=("0", "1", "2"), held_out=torch.zeros(3).bool(), input_views=(0,)
+    )
 
 
 @pytest.mark.parametrize("width, true_width", [(1, 10), (10, 1), (1, 1), (0, 1)])

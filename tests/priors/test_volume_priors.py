@@ -1,5 +1,6 @@
 """Common behaviour of the bundled volume priors: views, dropped inputs, and weight files."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from torch import Tensor
 from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
+from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.priors.base import NoisyViews, PosedImage
 from liftstudio.priors.objects.network import Size as ObjectsSize
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.toys.network import Size as ToysSize
-from liftstudio.priors.volume_prior import RESOLUTION
+from liftstudio.priors.volume_prior import RESOLUTION, VolumePrior
 from liftstudio.training.data import DataConfig, Sample, draw_sample
 from liftstudio.training.objects_task import ObjectsTask
 from liftstudio.training.toys_task import ToysTask
@@ -132,3 +134,65 @@ def test_another_priors_weights_are_refused(task: VolumeTask, tmp_path: Path) ->
     (other,) = set(TINY) - {type(task)}
     with pytest.raises(InputError, match=f"not weights of the prior '{other.prior_type.note}'"):
         build(other).load(str(tmp_path / "tiny.safetensors"))
+
+
+def images_from(azimuths_deg: list[float], generator: torch.Generator) -> PosedImage:
+    """Return random images at azimuths; the first has the others."""
+    elevations = torch.full((len(azimuths_deg),), 15.0)
+    cameras = orbit_cameras(torch.tensor(azimuths_deg), elevations, 3.6, 33.8, RESOLUTION, RESOLUTION)
+    pixels = torch.rand(len(cameras), RESOLUTION, RESOLUTION, 4, generator=generator)
+    first, *others = (PosedImage(p[..., :3], p[..., 3:], cameras[[n]]) for n, p in enumerate(pixels))
+    return replace(first, others=tuple(others))
+
+
+def estimate(prior: VolumePrior, posed: PosedImage, sigma: float, cameras: Cameras, latents: Tensor) -> Tensor:
+    return prior.denoise(NoisyViews(latents, sigma, prior.condition(posed), cameras))
+
+
+def test_further_images_are_known_views(task: VolumeTask, generator: torch.Generator) -> None:
+    """At high noise they stand in for the noisy views; at low noise they are beside them."""
+    prior = task.prior_type.around(task.network)
+    posed, cameras = images_from([30.0, 210.0, 120.0], generator), images_from([0.0, 75.0], generator)
+    views = concatenate([cameras.camera, cameras.others[0].camera])
+    one, two = torch.randn(2, 2, 4, RESOLUTION, RESOLUTION, generator=generator)
+    for sigma, is_used in ((80.0, False), (2.0, False), (0.5, True)):
+        results = [estimate(prior, posed, sigma, views, latents) for latents in (one, two)]
+        assert torch.equal(*results) != is_used
+    alone = estimate(prior, replace(posed, others=()), 80.0, views, one)
+    known = estimate(prior, posed, 80.0, views, one)
+    moved = replace(posed, others=(posed.others[0], replace(posed.others[1], camera=posed.others[0].camera)))
+    assert (known - alone).abs().max() > 1e-3
+    assert (estimate(prior, moved, 80.0, views, one) - known).abs().max() > 1e-3
+
+
+def test_views_are_blended_from_the_images_that_the_network_may_start_from(
+    task: VolumeTask, generator: torch.Generator
+) -> None:
+    """The result at an image's camera is near that image's own volume, whatever the order of the others."""
+    prior = task.prior_type.around(task.network)
+    posed = images_from([0.0, 180.0, 90.0], generator)
+    front, back, left = (replace(image, others=()) for image in (posed, *posed.others))
+    latents = torch.zeros(1, 4, RESOLUTION, RESOLUTION)
+    sides = 3 if isinstance(task, ObjectsTask) else 1  # toys are known from the front only
+    assert len(prior.condition(posed)) == sides
+    blended = estimate(prior, posed, 80.0, back.camera, latents)
+    own = estimate(prior, replace(back, others=(front, left)), 80.0, back.camera, latents)
+    others = estimate(prior, replace(left, others=(front, back)), 80.0, back.camera, latents)
+    if sides == 3:
+        # (1 + cos) / 2 squared is 1, 1/4 and about 0 at angles of 0, about 90 and 180 degrees.
+        torch.testing.assert_close(blended, 0.8 * own + 0.2 * others, atol=0.1, rtol=0)
+    swapped = replace(posed, others=posed.others[::-1])
+    torch.testing.assert_close(estimate(prior, swapped, 80.0, back.camera, latents), blended, atol=1e-4, rtol=1e-4)
+
+
+def test_without_the_images_only_the_views_count(task: VolumeTask, generator: torch.Generator) -> None:
+    prior = task.prior_type.around(task.network)
+    posed = images_from([0.0, 180.0], generator)
+    latents = torch.randn(1, 4, RESOLUTION, RESOLUTION, generator=generator)
+    several, one = (
+        prior.denoise_separately(NoisyViews(latents, 2.0, prior.condition(image), posed.others[0].camera))
+        for image in (posed, replace(posed, others=()))
+    )
+    torch.testing.assert_close(several.views, one.views)
+    assert torch.equal(several.reference, several.everything)
+    assert (several.reference - one.reference).abs().max() > 1e-3

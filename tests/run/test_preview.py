@@ -50,7 +50,9 @@ def views_of_ball(azimuths: list[float], input_view: int | None = None) -> Refer
         images[input_view] = torch.tensor([1.0, 0.0, 0.0])
     names = tuple(map(str, azimuths))
     held_out = torch.zeros(len(azimuth), dtype=torch.bool)
-    return ReferenceViews(images, masks, cameras, names, held_out, input_view=input_view)
+    return ReferenceViews(
+        images, masks, cameras, names, held_out, input_views=() if input_view is None else (input_view,)
+    )
 
 
 def test_the_surface_is_where_the_volume_changes_sign() -> None:

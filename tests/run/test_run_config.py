@@ -7,6 +7,7 @@ import pytest
 
 from liftstudio.core import assets
 from liftstudio.core.config import to_plain, write_config
+from liftstudio.core.errors import InputError
 from liftstudio.run.config import deciding_options, load_run_config
 
 WITH_PRIOR = sorted(
@@ -42,3 +43,24 @@ def test_a_saved_config_has_the_same_deciding_options(tmp_path: Path) -> None:
     assert decided(saved) == decided(path, "prior.chunk=3") != decided(path)
     saved.write_text(write_config(plain | {"prior": None}))
     assert decided(saved) == decided(path, "prior.chunk=3")
+
+
+def test_several_pictures_replace_the_configs_own() -> None:
+    path = assets.packaged("configs") / "sv3d-masked-sds.yaml"
+    config = load_run_config(path, ["images.front=owl.png", "images.back=b.png"])
+    assert config.views is not None and not config.image and config.tag.startswith("owl-")
+    assert config.views.options.images == {"front": "owl.png", "back": "b.png"} and not config.views.options.image
+    whole = load_run_config(path, ["images={front: owl.png, 120: b.png}"])
+    assert whole.images == {"front": "owl.png", "120": "b.png"}
+    with pytest.raises(InputError, match=r"views\.image, images: both given"):
+        load_run_config(path, ["images.front=a.png", "image=b.png"])
+    with pytest.raises(InputError, match=r"images\.bakc: expected .*'back'"):
+        load_run_config(path, ["images.front=a.png", "images.bakc=b.png"])
+    with pytest.raises(InputError, match=r"nothing in .* refers to \$\{images\}"):
+        load_run_config(assets.packaged("configs") / "mvdream.yaml", ["images.front=a.png"])
+
+
+def test_every_config_from_a_picture_takes_several() -> None:
+    for path in assets.packaged("configs").glob("*.yaml"):
+        text = path.read_text()
+        assert ("${image}" in text) == ("${images}" in text), path

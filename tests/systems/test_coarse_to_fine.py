@@ -108,7 +108,7 @@ def ball_volume(radius: float = 0.5, cells: int = 24) -> Tensor:
 
 def with_volume(**changes: object) -> CoarseToFine:
     """Return a system whose views come with the volume of a ball."""
-    views = replace(sphere_views(6, 16), input_view=0, inside=ball_volume())
+    views = replace(sphere_views(6, 16), input_views=(0,), inside=ball_volume())
     return CoarseToFine(
         parse(config(**changes), CoarseToFine.Config),
         views=views,
@@ -169,7 +169,7 @@ def test_generated_views_may_change_only_colors(generated_shape: bool) -> None:
 
 
 def test_an_empty_volume_is_none() -> None:
-    views = replace(sphere_views(6, 16), input_view=0, inside=-torch.ones(8, 8, 8))
+    views = replace(sphere_views(6, 16), input_views=(0,), inside=-torch.ones(8, 8, 8))
     fabric = Fabric(accelerator="cpu", devices=1)
     parsed = parse(config(**BOTH_WAYS), CoarseToFine.Config)
     assert list(CoarseToFine(parsed, views=views, device=CPU, seed=0, fabric=fabric).stages) == ["coarse", "fine"]

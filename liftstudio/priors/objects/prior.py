@@ -4,12 +4,10 @@ import torch
 from torch import Tensor
 
 from liftstudio.core.registry import register
-from liftstudio.data.cameras import turned
 from liftstudio.priors.base import PosedImage
 from liftstudio.priors.objects.frustum import coordinates, sample_frustum
-from liftstudio.priors.objects.network import Lifted, ObjectsNetwork, Size
-from liftstudio.priors.projections import projections
-from liftstudio.priors.volume_prior import SIGMA_MAX, VolumePrior
+from liftstudio.priors.objects.network import ObjectsNetwork, Size
+from liftstudio.priors.volume_prior import SIGMA_MAX, Side, VolumePrior
 
 OUTSIDE = -20.0  # logit outside the frustum
 SURFACE_LEVEL = -1.0  # logit of the surface, near the best for held-out objects; uncertain depth keeps logits low
@@ -27,14 +25,19 @@ class ObjectsPrior(VolumePrior):
 
     @torch.no_grad()
     def occupancy(self, posed: PosedImage, points: Tensor) -> Tensor:
-        """Return occupancy logits [N] of points [N, 3] in the run's world, from the input image alone.
+        """Return occupancy logits [N] of points [N, 3] in the run's world, from the input images alone.
 
-        Where depth is uncertain they stay below 0 throughout; surfaces are at SURFACE_LEVEL.
+        Where depth is uncertain they stay below 0 throughout; surfaces are at SURFACE_LEVEL. For several images it is
+        the mean of their logits.
         """
-        lifted = self._lift_alone(posed)
-        axes = turned(posed.camera, -float(posed.camera.azimuth_deg)).c2w[0, :3, :3]
-        turn = (axes @ posed.camera.c2w[0, :3, :3].mT).to(self.device)
-        where = coordinates(lifted.frame, (points.to(self.device) @ turn.mT)[None])
+        points = points.to(self.device)
+        return torch.stack([self._occupancy(side, points) for side in self.condition(posed)]).mean(0)
+
+    def _occupancy(self, side: Side, points: Tensor) -> Tensor:
+        image, projection = side.picture.image, side.picture.projection
+        lifted = self._lift(side, torch.zeros_like(image), projection, SIGMA_MAX, has_views=False)
+        turn = side.rotated(side.camera).c2w[0, :3, :3] @ side.camera.c2w[0, :3, :3].mT
+        where = coordinates(lifted.frame, (points @ turn.mT)[None])
         logits = sample_frustum(lifted.occupancy[:, None], where)[0, 0]
         return logits.where((where[0].abs() <= 1).all(-1), OUTSIDE)
 
@@ -47,13 +50,3 @@ class ObjectsPrior(VolumePrior):
         """Return the network's estimate of the input image's elevation, and the error that it expects, in degrees."""
         pose = self.network.pose(self.encode(posed.image[None], posed.mask[None]).to(self.device))
         return float(pose.elevation.rad2deg()), float(pose.elevation_log_error.exp().rad2deg())
-
-    def _lift_alone(self, posed: PosedImage) -> Lifted:
-        """Fill the frustum from the input image alone, without views."""
-        camera = turned(posed.camera.to(self.device), -float(posed.camera.azimuth_deg))
-        image = self.encode(posed.image[None], posed.mask[None]).to(self.device)
-        yes = torch.ones(1, dtype=torch.bool, device=self.device)
-        projection = projections(camera)
-        picture = self.network.look(image, projection)
-        level = torch.full((1,), SIGMA_MAX, device=self.device)
-        return self.network.lift(picture, torch.zeros_like(image)[None], projection[None], level, yes, ~yes)

@@ -43,7 +43,7 @@ def options(**others: Any) -> dict[str, Any]:
 
 
 def views() -> ReferenceViews:
-    return replace(sphere_views(3, SIZE), input_view=1)
+    return replace(sphere_views(3, SIZE), input_views=(1,))
 
 
 def make(**others: Any) -> Any:

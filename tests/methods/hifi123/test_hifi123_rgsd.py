@@ -50,7 +50,7 @@ def options(**others: Any) -> dict[str, Any]:
 
 
 def views(size: int = SIZE) -> ReferenceViews:
-    return replace(sphere_views(3, size), input_view=1)
+    return replace(sphere_views(3, size), input_views=(1,))
 
 
 def make(**others: Any) -> Any:

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def source(name: str = "sv3d-views", enhance: dict[str, Any] | None = None, **op
     """Return a source of the ball's views; `enhance`: options of rgnv besides those of a quick run, None: none."""
     data: dict[str, Any] = {"image": "ball.png", "steps": 2, "resolution": SIZE, **options}
     data["prior"] = {"type": "tiny-ball", "weights": "ball.safetensors"}
-    data |= {"orbit": {"frames": 4}} if name == "sv3d-views" else {"count": 3, "instances": 1}
+    data = ({"orbit": {"frames": 4}} if name == "sv3d-views" else {"count": 3, "instances": 1}) | data
     if enhance is not None:
         prior = {"type": "sd2-depth", "weights": "tiny"} | enhance.pop("prior", {})
         data["enhance"] = {"type": "rgnv", "steps": 100, "levels": 4, "last_layers": 2, **enhance, "prior": prior}
@@ -103,6 +104,16 @@ def test_the_result_is_that_of_the_functions(start_step: int) -> None:
     wanted, got = model.decode(vae, found)[solid], enhanced.images[:-1][solid]
     # Half an 8-bit step of the cache, and rounding differences between batch sizes.
     torch.testing.assert_close(got, wanted, rtol=0, atol=0.51 * BYTE + 1e-4, msg=f"seed {SEED}")
+
+
+def test_every_view_is_repainted_by_the_nearest_picture() -> None:
+    plain, enhancer = make(orbit={"frames": 6}), source(enhance={}).config.enhance.build(device=CPU)
+    both = replace(plain, input_views=(5, 2))  # at 360 and 180 degrees
+    assert both.nearest_input().tolist() == [5, 2, 2, 2, 5, 5]
+    front, back, repainted = (enhancer.repaint(views) for views in (plain, replace(plain, input_views=(2,)), both))
+    torch.testing.assert_close(repainted[[0, 4]], front[[0, 4]], atol=1e-3, rtol=0)
+    torch.testing.assert_close(repainted[[1, 3]], back[[1, 3]], atol=1e-3, rtol=0)
+    assert (front - back)[[0, 1, 3, 4]].abs().max() > BYTE
 
 
 @pytest.mark.parametrize(("start_step", "prompt"), [(0, ""), (3, "owl"), (4, "")])

@@ -58,7 +58,7 @@ def with_picture(size: int = SIZE) -> ReferenceViews:
     """Return views with an input image from the front, at elevation 5."""
     views = sphere_views(3, size)
     front = orbit_cameras(torch.zeros(1), torch.full((1,), 5.0), 3.0, 48.0, size, size)
-    return replace(views, cameras=concatenate([views.cameras[:2], front]), input_view=2)
+    return replace(views, cameras=concatenate([views.cameras[:2], front]), input_views=(2,))
 
 
 def make(

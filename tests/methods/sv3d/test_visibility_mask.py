@@ -188,7 +188,7 @@ def reference_views(elevation_deg: float = 15.0, count: int = 3, size: int = RES
     image = torch.full((count, size, size, 3), 0.5)
     mask = (see(cameras, [((0.0, 0.0, 0.0), 0.6)]).depth > 0).float()
     none = torch.zeros(count, dtype=torch.bool)
-    return ReferenceViews(image, mask, cameras, tuple("abcdefgh"[:count]), none, input_view=count - 1)
+    return ReferenceViews(image, mask, cameras, tuple("abcdefgh"[:count]), none, input_views=(count - 1,))
 
 
 def make(views: ReferenceViews | None = None, **options: Any) -> Any:

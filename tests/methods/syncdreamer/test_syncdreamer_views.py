@@ -175,7 +175,7 @@ def posed_ball(
     images, masks = ball(cameras, radius)
     for view, other in (radii or {}).items():
         images[view], masks[view] = (frames[0] for frames in ball(cameras[[view]], other))
-    return ReferenceViews(images, masks, cameras, ("",) * 17, torch.zeros(17, dtype=torch.bool), input_view=16)
+    return ReferenceViews(images, masks, cameras, ("",) * 17, torch.zeros(17, dtype=torch.bool), input_views=(16,))
 
 
 def score(views: ReferenceViews) -> float:

@@ -129,7 +129,7 @@ def test_recognised_by_their_weights(written: Path, name: str) -> None:
 
 def make(prior: ComponentSpec, picture: bool = True, **options: Any) -> Any:
     cls = find("text-to-image-sds", "guidance")
-    views = replace(sphere_views(3, 32), input_view=2) if picture else None
+    views = replace(sphere_views(3, 32), input_views=(2,)) if picture else None
     return cls(cls.Config(prior=prior, **options), views=views, device=CPU)
 
 

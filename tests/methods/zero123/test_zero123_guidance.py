@@ -41,7 +41,7 @@ def toys() -> ComponentSpec:
 
 
 def with_picture(size: int = SIZE) -> ReferenceViews:
-    return replace(sphere_views(3, size), input_view=2)
+    return replace(sphere_views(3, size), input_views=(2,))
 
 
 def make(prior: ComponentSpec, size: int = SIZE, **options: Any) -> Any:
