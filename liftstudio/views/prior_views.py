@@ -333,8 +333,8 @@ class PriorViews(GeneratedViews):
         config = self.config
 
         def read(file: str) -> InputImage:
-            framing = {"recenter": config.recenter, "frame_ratio": config.frame_ratio}
-            return load_input_image(input_path(file), box=config.image_box, **framing)
+            path, box = input_path(file), config.image_box
+            return load_input_image(path, box=box, recenter=config.recenter, frame_ratio=config.frame_ratio)
 
         if not config.images:
             return read(config.image)
