@@ -205,6 +205,7 @@ class Run:
         self.log = RunLog(self.folder.log_csv, tensorboard, before) if self.fabric.is_global_zero else None
         if self.fabric.is_global_zero:
             self._save_generated_views()
+            self._note_elevation()
         try:
             with StopRequest() as stop:
                 for stage in stages[first:]:
@@ -224,6 +225,16 @@ class Run:
             return
         if views.input_view is not None or bool(views.held_out.all()):
             save_views(self.folder.views, views)
+
+    def _note_elevation(self) -> None:
+        """Write the estimate of the input view's elevation to metrics.json, if there is one."""
+        estimate = None if self.inputs.views is None else self.inputs.views.elevation_estimate
+        if estimate is not None:
+            elevation_deg, error_deg = estimate
+            by_hand = f"views.elevation_deg={elevation_deg:g}"
+            self._note_metrics(
+                {"elevation": {"estimated_deg": elevation_deg, "expected_error_deg": error_deg, "by_hand": by_hand}}
+            )
 
     def _fit_stage(self, stage: str, stop: StopRequest) -> None:
         before, entered = self.elapsed.get(stage, 0.0), time.perf_counter()

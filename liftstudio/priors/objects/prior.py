@@ -42,12 +42,6 @@ class ObjectsPrior(VolumePrior):
         """See `Prior.inside`."""
         return torch.tanh(self.occupancy(posed, points) - SURFACE_LEVEL)
 
-    @torch.no_grad()
-    def guessed_elevation_deg(self, posed: PosedImage) -> tuple[float, float]:
-        """Return the network's estimate of the input image's elevation, and the error that it expects, in degrees."""
-        pose = self.network.pose(self.encode(posed.image[None], posed.mask[None]).to(self.device))
-        return float(pose.elevation.rad2deg()), float(pose.elevation_log_error.exp().rad2deg())
-
     def _lift_alone(self, posed: PosedImage) -> Lifted:
         """Fill the frustum from the input image alone, without views."""
         camera = turned(posed.camera.to(self.device), -float(posed.camera.azimuth_deg))

@@ -133,7 +133,6 @@ def test_an_object_that_fails_does_not_stop_the_others(capsys: pytest.CaptureFix
         (["objects", "--config", "none"], "none.yaml"),
         (["objects", "--config", "reconstruct-views"], "image=none' has no effect"),
         (["objects", "--config", "mvdream"], "mvdream"),
-        (["objects", "--estimate-elevation"], "--estimate-elevation: sv3d-masked-sds does not estimate it"),
         (["objects", "--view", "9.png", "--views-only"], "no view 9.png; there are 000.png"),
         (["objects", "prior.weights=none.safetensors"], "none.safetensors"),
         (
