@@ -4,8 +4,8 @@ A FOLDER is a capture, or holds captures: every view is a picture. Or it holds p
 (docs/training-priors.md): the pictures are renders of the meshes that training holds out, under ambient light, from any
 azimuth and -10 to 45 degrees elevation; several of each mesh, if `--count` is larger than their number.
 
-"expected" is the error that the network predicts, "of the mean" that of always answering the mean of the true elevations.
-The bias is the mean of estimate minus truth. The sheet shows the pictures with the largest errors, "truth: estimate".
+"expected" is the error that the network predicts, "of the mean" that of always answering the mean true elevation. The
+bias is the mean of estimate minus truth. The sheet shows the pictures with the largest errors, "truth: estimate".
 """
 
 import argparse
@@ -58,7 +58,14 @@ class Errors:
     def row(self) -> list[str]:
         """Return the columns of a table."""
         size, of_mean = self.error_deg.abs(), (self.true_deg - self.true_deg.mean()).abs().mean()
-        figures = (size.mean(), size.median(), size.quantile(0.9), self.error_deg.mean(), self.expected_deg.mean(), of_mean)
+        figures = (
+            size.mean(),
+            size.median(),
+            size.quantile(0.9),
+            self.error_deg.mean(),
+            self.expected_deg.mean(),
+            of_mean,
+        )
         return [str(len(size)), *(f"{float(figure):.1f}" for figure in figures)]
 
     @classmethod
@@ -129,8 +136,8 @@ def sheet_of(pictures: list[Picture], errors: Errors) -> Tensor:
     cells = [pictures[index].image[..., :3] for index in worst]
     true, found = errors.true_deg.tolist(), (errors.true_deg + errors.error_deg).tolist()
     labels = [f"{true[index]:.0f}: {found[index]:.0f}" for index in worst]
-    starts = range(0, len(worst), SHEET_SIDE)
-    return grid(*([row[start : start + SHEET_SIDE] for start in starts] for row in (cells, labels)))
+    rows = [slice(start, start + SHEET_SIDE) for start in range(0, len(worst), SHEET_SIDE)]
+    return grid([cells[row] for row in rows], [labels[row] for row in rows])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,7 +1,6 @@
 """Views by ImageDream and MVDream: four cameras around the object in its canonical frame, plus any input image."""
 
 import math
-from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -48,11 +47,6 @@ class FourViews(GeneratedViews):
         """Return azimuths 0, 90, 180, 270 at one elevation, degrees."""
         azimuth_deg = 360 / VIEWS * torch.arange(VIEWS)
         return azimuth_deg, torch.full_like(azimuth_deg, self.elevation_deg)
-
-    @property
-    @abstractmethod
-    def elevation_deg(self) -> float:
-        """Elevation of the four views, degrees."""
 
 
 @register("imagedream-views")

@@ -111,7 +111,7 @@ class ElevationEstimator:
         load_module(self.network, open_weights(WEIGHTS), {}, torch.float32, torch.device("cpu"))
 
     def __call__(self, image: Tensor) -> Elevation:
-        """Return the elevation of an image [SIDE, SIDE, 4], rgb over white and alpha in [0, 1], framed as by `framed`."""
+        """Return the elevation of an image [SIDE, SIDE, 4] framed as by `framed`: rgb over white and alpha in [0, 1]."""
         return estimate(self.network, (2 * image - 1).permute(2, 0, 1)[None])
 
 

@@ -105,8 +105,7 @@ class Pool(SampleSource):
         index = self._index(number)
         if index not in self.kept:
             sample = self.source.training(index, views, torch.Generator().manual_seed(index))
-            images = ((255 * images).round().byte() for images in (sample.input_image, sample.images))
-            self.kept[index] = sample.rig, *images
+            self.kept[index] = sample.rig, _bytes(sample.input_image), _bytes(sample.images)
         rig, input_image, images = self.kept[index]
         return Sample(rig, input_image.float() / 255, images.float() / 255, None, None, None)
 
@@ -120,6 +119,10 @@ class Pool(SampleSource):
     def unseen(self, number: int) -> Sample:
         """See `SampleSource.unseen`."""
         return self.source.unseen(number)
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return (255 * images).round().byte()
 
 
 def draw_sample(kind: Kind, seed: int, config: DataConfig, views: int, generator: torch.Generator) -> Sample:

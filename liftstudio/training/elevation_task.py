@@ -100,8 +100,8 @@ class ElevationTask(PriorTask):
         worst = error.argsort(descending=True)[: SHEET_SIDE**2].tolist()
         cells = [(0.5 + 0.5 * images[i, :3]).clamp(0, 1).permute(1, 2, 0) for i in worst]
         labels = [f"{true_deg[i]:.0f}: {found.elevation_deg[i]:.0f}" for i in worst]
-        starts = range(0, len(worst), SHEET_SIDE)
-        sheet = grid(*([row[s : s + SHEET_SIDE] for s in starts] for row in (cells, labels)))
+        rows = [slice(start, start + SHEET_SIDE) for start in range(0, len(worst), SHEET_SIDE)]
+        sheet = grid([cells[row] for row in rows], [labels[row] for row in rows])
         return Evaluation({name: float(value) for name, value in metrics.items()}, sheet)
 
     def save(self, network: nn.Module, path: Path) -> None:

@@ -77,6 +77,11 @@ class GeneratedViews(ViewSource):
     def __init__(self, config: Config, *, device: torch.device) -> None:
         self.config, self.device = config, device
 
+    @property
+    @abstractmethod
+    def elevation_deg(self) -> float:
+        """Elevation of the input image's camera, or, without one, of the views; degrees."""
+
     @abstractmethod
     def angles(self) -> Angles:
         """Return (azimuth_deg [T], elevation_deg [T]) of the views."""
@@ -300,8 +305,8 @@ class PriorViews(GeneratedViews):
 
     def load(self) -> ReferenceViews:
         """See `GeneratedViews.load`."""
-        views, estimate = super().load(), self.elevation_estimate
-        return views if estimate is None else replace(views, elevation_estimate=tuple(estimate))
+        views, found = super().load(), self.elevation_estimate
+        return views if found is None else replace(views, elevation_estimate=(found.elevation_deg, found.error_deg))
 
     def settle(self, picture: InputImage) -> None:
         """Estimate the elevation if it is to be; log it."""
@@ -314,7 +319,7 @@ class PriorViews(GeneratedViews):
 
     @property
     def elevation_deg(self) -> float:
-        """Elevation of the input image's camera, degrees; an estimated one is known once it is settled."""
+        """Elevation of the input image's camera, degrees; an estimated one is known after `settle`."""
         assert self.config.elevation_deg != "auto", "settle first"
         return self.config.elevation_deg
 
