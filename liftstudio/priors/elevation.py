@@ -20,6 +20,7 @@ SIDE = 64  # pixels across the network's images
 BOX_SHARE = 0.875  # of the image's side that the longer side of the object's box takes
 SEEN = -0.8  # alpha above this belongs to the object
 TRAINED_DEG = (-20.0, 60.0)  # range of the elevations it was trained on
+USUAL_DEG = (17.5, 25.0)  # mean and standard deviation of the elevations that pictures are taken from, by assumption
 STEP_DEG = 4.0  # between the elevations to which it assigns probabilities
 WIDTHS = (40, 64, 88)  # channels at 1/4, 1/8 and 1/16 resolution
 SQUEEZED = 16  # channels of the positions that the last layer sees
@@ -111,11 +112,16 @@ class ElevationEstimator:
         load_module(self.network, open_weights(WEIGHTS), {}, torch.float32, torch.device("cpu"))
 
     def __call__(self, image: Tensor) -> Elevation:
-        """Return the elevation of an image [SIDE, SIDE, 4] framed as by `framed`: rgb over white and alpha in [0, 1]."""
+        """Return the elevation in an image [SIDE, SIDE, 4], framed as by `framed`: rgb over white, alpha; in [0, 1]."""
         return estimate(self.network, (2 * image - 1).permute(2, 0, 1)[None])
 
 
 @torch.no_grad()
 def estimate(network: nn.Module, images: Tensor) -> Elevation:
-    """Return the estimates for framed images [B, 4, SIDE, SIDE], averaged over each image and its mirror image."""
-    return read(torch.stack([network(images), network(images.flip(-1))]).log_softmax(-1).mean(0))
+    """Return the estimates for framed images [B, 4, SIDE, SIDE], from each image and its mirror image.
+
+    The network was trained on equally frequent elevations, so its distribution is weighted by that of photographs.
+    """
+    logits = torch.stack([network(images), network(images.flip(-1))]).log_softmax(-1).mean(0)
+    middle, spread = USUAL_DEG
+    return read(logits - 0.5 * ((candidates_deg().to(logits) - middle) / spread).square())

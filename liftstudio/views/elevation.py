@@ -52,7 +52,7 @@ def _doubt(found_deg: float, error_deg: float, range_deg: tuple[float, float]) -
 
 
 def box_frame(picture: InputImage) -> Tensor:
-    """Return a picture framed by its object's box as the network sees it, [SIDE, SIDE, 4]: rgb over white, and alpha."""
+    """Return a picture framed by its object's box as the network sees it: [SIDE, SIDE, 4] rgb over white, and alpha."""
     box = bounding_box(picture.alpha)
     assert box is not None, "an input image shows something"
     left, top, right, bottom = box

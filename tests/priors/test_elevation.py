@@ -63,15 +63,13 @@ def test_motions_mirror_turn_and_zoom() -> None:
     assert (right - left, bottom - top) == (BOX_SHARE * SIDE / 2, BOX_SHARE * SIDE / 2)
 
 
-@pytest.mark.parametrize("true_deg", [-13.7, 0.0, 21.3, 58.0])
+@pytest.mark.parametrize("true_deg", [3.7, 20.0, 31.3])
 def test_the_estimate_is_the_median_and_its_error_the_mean_distance(true_deg: float) -> None:
     """Of a normal distribution with standard deviation s, the mean distance from the median is s sqrt(2 / pi)."""
     away = (candidates_deg() - true_deg) / 6
     found = read(-0.5 * away.square()[None] + 3.0)
-    assert float(found.elevation_deg) == pytest.approx(true_deg, abs=1.0)  # the candidates end at 64
-    if true_deg < 40:
-        assert float(found.elevation_deg) == pytest.approx(true_deg, abs=0.1)
-        assert float(found.error_deg) == pytest.approx(6 * math.sqrt(2 / math.pi), abs=0.2)
+    assert float(found.elevation_deg) == pytest.approx(true_deg, abs=0.1)
+    assert float(found.error_deg) == pytest.approx(6 * math.sqrt(2 / math.pi), abs=0.2)
 
 
 def test_a_certain_network_is_certain() -> None:
