@@ -29,7 +29,6 @@ from liftstudio.priors.objects.network import (
     camera_features,
     composited,
     straight_colors,
-    zoom,
 )
 from liftstudio.priors.objects.prior import ObjectsPrior
 from liftstudio.priors.projections import projections
@@ -178,7 +177,6 @@ def test_the_camera_condition_has_field_of_view_distance_and_up() -> None:
         matrices = projections(each)
         told = camera_features(matrices)
         zoomed = -math.log(math.tan(math.radians(fov_deg / 2)))
-        torch.testing.assert_close(zoom(matrices), torch.full((3,), zoomed), atol=1e-5, rtol=0)
         torch.testing.assert_close(told[:, 0], torch.full((3,), zoomed), atol=1e-5, rtol=0)
         torch.testing.assert_close(told[:, 1], torch.full((3,), 0.75), atol=1e-5, rtol=0)
         up = torch.stack([torch.zeros(3), -elevation_deg.deg2rad().cos(), -elevation_deg.deg2rad().sin()], dim=1)
