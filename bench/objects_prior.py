@@ -6,7 +6,7 @@ anywhere; the index of an object fixes its angles and noise. Results are means o
 over objects. `--licences any` includes meshes that training excludes because of their licences.
 
 "IoU in space" compares the occupancy estimated from the input image alone with the true one, on a grid over a cube, at
-the threshold that is best over all objects. The elevation is estimated without knowledge of the lens.
+the threshold that is best over all objects.
 """
 
 import argparse
@@ -43,7 +43,6 @@ CELLS = 48  # along each side of the cube in which occupancies are compared
 HALF_SIDE = 0.95  # half the side of that cube, world units
 LEVELS = torch.arange(-4.0, 2.01, 0.25)  # logits above which a cell counts as inside
 MEASURES = {"psnr": 2, "ssim": 3, "silhouette iou": 3, "iou in space": 3}  # digits
-MEASURES |= {"elevation error": 1, "expected error": 1}  # in degrees
 SHEET_OBJECTS = 16
 ONCE = "one evaluation"
 
@@ -88,15 +87,6 @@ def volumes(prior: ObjectsPrior, sample: Sample) -> Tensor:
     return (guessed & inside).sum(1) / (guessed | inside).sum(1).clamp_min(1)
 
 
-def elevation(prior: ObjectsPrior, sample: Sample) -> Row:
-    """Return the error of the estimated elevation, and the error that the network expects, in degrees."""
-    guess_deg, error_deg = prior.guessed_elevation_deg(input_of(sample))
-    return {
-        "elevation error": abs(guess_deg - float(sample.rig.input_camera.elevation_deg)),
-        "expected error": error_deg,
-    }
-
-
 def input_of(sample: Sample) -> PosedImage:
     """Return the input view in the form that a prior takes."""
     return PosedImage(sample.input_image[..., :3], sample.input_image[..., 3:], sample.rig.input_camera)
@@ -113,10 +103,8 @@ def measure(
         made = {name: estimate() for name, estimate in estimators(prior, sample, number, steps).items()}
         for name, pictures in made.items():
             rows.setdefault(f"{label}: {name}", []).append(compare(pictures, sample))
-        first = rows[f"{label}: {ONCE}"][-1]
         if isinstance(prior, ObjectsPrior):
             levels.append(volumes(prior, sample))
-            first |= elevation(prior, sample)
         if number < SHEET_OBJECTS:
             sheet.append([list(images) for images, _ in made.values()])
     if levels:

@@ -86,6 +86,7 @@ def ask(views: ComponentSpec, subject: Subject, device: torch.device) -> Asked:
     prior = open_prior(source.config.prior, device)
     picture = source.input_image()
     assert picture is not None
+    source.settle(picture)
     posed = source.posed_image(picture, prior.resolution)
     order = around(subject.views)
     azimuth_deg, _ = source.angles()

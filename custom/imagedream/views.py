@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class FourViews(GeneratedViews):
     def angles(self) -> Angles:
         """Return azimuths 0, 90, 180, 270 at one elevation, degrees."""
         azimuth_deg = 360 / VIEWS * torch.arange(VIEWS)
-        return azimuth_deg, torch.full_like(azimuth_deg, self.config.elevation_deg)
+        return azimuth_deg, torch.full_like(azimuth_deg, self.elevation_deg)
 
 
 @register("imagedream-views")
@@ -58,7 +58,7 @@ class ImageDreamViews(FourViews, PriorViews):
 
     @dataclass
     class Config(FourViews.Config, PriorViews.Config):
-        elevation_deg: ElevationDeg = 5.0  # of the input image's camera, and of the four views
+        elevation_deg: ElevationDeg | Literal["auto"] = "auto"  # of the input image's camera and the four views
         azimuth_deg: Annotated[float, Range(-180, 360)] = 0.0  # of the input image's camera, from the object's front
 
     config: Config
@@ -71,7 +71,7 @@ class ImageDreamViews(FourViews, PriorViews):
         """Return None: the input image is added to the four views, not one of them."""
 
     def _input_camera(self, size: int) -> Cameras:
-        angles = torch.tensor([self.config.azimuth_deg]), torch.tensor([self.config.elevation_deg])
+        angles = torch.tensor([self.config.azimuth_deg]), torch.tensor([self.elevation_deg])
         return orbit_cameras(*angles, self.config.distance, self.config.fov_deg, size, size)
 
 
@@ -88,3 +88,8 @@ class MVDreamViews(FourViews):
         distance: Distance = MVDREAM_DISTANCE  # of the cameras, world units: twice the object's longest side
 
     config: Config
+
+    @property
+    def elevation_deg(self) -> float:
+        """Elevation of the four views, degrees."""
+        return self.config.elevation_deg

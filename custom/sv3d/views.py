@@ -50,13 +50,13 @@ class SV3DViews(PriorViews):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            self.orbit.angles(self.elevation_deg, self.seed)
+            self.orbit.angles(0.0 if self.elevation_deg == "auto" else self.elevation_deg, self.seed)
 
     config: Config
 
     def angles(self) -> orbits.Angles:
         """Return the orbit's azimuths and elevations."""
-        return self.config.orbit.angles(self.config.elevation_deg, self.config.seed)
+        return self.config.orbit.angles(self.elevation_deg, self.config.seed)
 
     def guidance_scales(self, prior: Prior, count: int) -> Tensor:
         """Return guidance scales that are least at the input image and highest opposite; see `triangle`."""

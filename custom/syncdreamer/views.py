@@ -32,7 +32,8 @@ from .denoising import decomposed
 from .preparation import framed
 from .ranking import Rank, rank
 
-PictureElevationDeg = Annotated[float, Range(-10, 40)]  # range that SyncDreamer and the bundled prior were trained on
+ELEVATIONS_DEG = (-10.0, 40.0)  # of input images that SyncDreamer and the bundled prior were trained on
+PictureElevationDeg = Annotated[float, Range(*ELEVATIONS_DEG)]
 CELL = 96  # pixels across a view in the image of all instances
 
 
@@ -48,7 +49,7 @@ class SyncDreamerViews(PriorViews):
 
     @dataclass
     class Config(PriorViews.Config):
-        elevation_deg: PictureElevationDeg = 30.0  # of the input image's camera, degrees above the horizon
+        elevation_deg: PictureElevationDeg | Literal["auto"] = "auto"  # of the input image's camera; auto: estimated
         frame_ratio: FrameRatio = 200 / 256  # share of the frame that the object's longer side takes
         distance: Distance = rig.DISTANCE * 2 * HALF_SIDE  # of the cameras from the object's centre, world units
         fov_deg: FovDeg = 2 * math.degrees(math.atan(0.5 / rig.FOCAL_LENGTH))  # field of view of the cameras
@@ -70,6 +71,7 @@ class SyncDreamerViews(PriorViews):
 
     config: Config
     not_deciding: ClassVar[frozenset[str]] = PriorViews.not_deciding | {"instance"}
+    elevation_range_deg = ELEVATIONS_DEG
 
     def angles(self) -> Angles:
         """Return azimuths from 0, and elevations of 30 degrees."""

@@ -34,9 +34,11 @@ class Zero123Views(PriorViews):
             super().__post_init__()
             if len(self.elevations_deg) not in (0, len(self.azimuths_deg)):
                 raise InputError("elevations_deg: expected as many as azimuths_deg, or none for the input image's")
-            (azimuth_deg, *others), (elevation_deg, *_) = self.azimuths_deg, self.elevations_deg or [self.elevation_deg]
-            apart_deg = max(abs((azimuth_deg + 180) % 360 - 180), abs(elevation_deg - self.elevation_deg))
-            if not others and apart_deg < SAME_ANGLE_DEG:
+            azimuth_deg, *others = self.azimuths_deg
+            turn_deg, rise_deg = abs((azimuth_deg + 180) % 360 - 180), 0.0
+            if self.elevations_deg:
+                rise_deg = 90.0 if self.elevation_deg == "auto" else abs(self.elevations_deg[0] - self.elevation_deg)
+            if not others and max(turn_deg, rise_deg) < SAME_ANGLE_DEG:
                 raise InputError("azimuths_deg: the only view is the input image's own; expected one from another side")
 
     config: Config
@@ -44,7 +46,7 @@ class Zero123Views(PriorViews):
     def angles(self) -> Angles:
         """Return the angles that the options give."""
         config = self.config
-        elevations_deg = config.elevations_deg or [config.elevation_deg] * len(config.azimuths_deg)
+        elevations_deg = config.elevations_deg or [self.elevation_deg] * len(config.azimuths_deg)
         return torch.tensor(config.azimuths_deg), torch.tensor(elevations_deg)
 
     def estimate(self, prior: Prior, noisy: NoisyViews[Any]) -> Tensor:

@@ -51,7 +51,11 @@ BUILTIN: dict[str, dict[str, str]] = {
         "objects": "liftstudio.priors.objects.prior",
         "toys": "liftstudio.priors.toys.prior",
     },
-    "prior-task": {"objects": "liftstudio.training.objects_task", "toys": "liftstudio.training.toys_task"},
+    "prior-task": {
+        "elevation": "liftstudio.training.elevation_task",
+        "objects": "liftstudio.training.objects_task",
+        "toys": "liftstudio.training.toys_task",
+    },
 }
 
 

@@ -26,6 +26,7 @@ class ReferenceViews:
     inside:   [G, G, G] float32 in [-1, 1] at the cell centres of the world's cube [-1, 1]^3, indexed x, y, z: how sure
               a prior is that a cell is inside (1) or outside (-1) the object; None if it cannot tell.
     sheet:    [H, W, 3] overview of all sets of views that a prior generated, if this is one of several; else None.
+    elevation_estimate: estimated elevation of the input view and the error to expect, degrees; None: not estimated.
     windows:  [V, 4] where each photograph is in its image, if some have padding around: left, top, right, bottom in
               pixels. In the padding images, masks and maps are 0, but nothing is known. None: there is no padding.
     """
@@ -40,6 +41,7 @@ class ReferenceViews:
     input_views: tuple[int, ...] = ()
     inside: Tensor | None = None
     sheet: Tensor | None = None
+    elevation_estimate: tuple[float, float] | None = None
     windows: Tensor | None = None
 
     def __len__(self) -> int:
@@ -76,6 +78,7 @@ class ReferenceViews:
             tuple(order.index(view) for view in self.input_views if view in order),
             self.inside,
             self.sheet,
+            self.elevation_estimate,
             None if self.windows is None else self.windows[chosen],
         )
 

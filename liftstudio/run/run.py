@@ -238,6 +238,7 @@ class Run:
         self.log = RunLog(self.folder.log_csv, tensorboard, before) if self.fabric.is_global_zero else None
         if self.fabric.is_global_zero:
             self._save_generated_views()
+            self._note_elevation()
         try:
             with StopRequest() as stop:
                 for stage in stages[first:]:
@@ -260,6 +261,16 @@ class Run:
             save_views(self.folder.views, views)
         if not self.folder.preview.exists():
             _preview(self.folder, views)
+
+    def _note_elevation(self) -> None:
+        """Write the estimate of the input view's elevation to metrics.json, if there is one."""
+        estimate = None if self.inputs.views is None else self.inputs.views.elevation_estimate
+        if estimate is not None:
+            elevation_deg, error_deg = estimate
+            by_hand = f"views.elevation_deg={elevation_deg:g}"
+            self._note_metrics(
+                {"elevation": {"estimated_deg": elevation_deg, "expected_error_deg": error_deg, "by_hand": by_hand}}
+            )
 
     def _fit_stage(self, stage: str, stop: StopRequest) -> None:
         before, entered = self.elapsed.get(stage, 0.0), time.perf_counter()

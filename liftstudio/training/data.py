@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from liftstudio.core.errors import InputError
-from liftstudio.core.ranges import NonNegativeFloat, Range, UnitFloat
+from liftstudio.core.ranges import NonNegativeFloat, NonNegativeInt, Range, UnitFloat
 from liftstudio.data.cameras import turned
 from liftstudio.synthetic import Kind, TexturedObject, make_object, patterned, render, split
 from liftstudio.training.rigs import Rig, RigConfig, draw_count, draw_rig, fitted, measured_count
@@ -34,6 +34,7 @@ class DataConfig:
     augment: bool = True  # vary colours, and blur the input view; only if `objects` is set
     toys: UnitFloat = 1.0  # share of toy figures among procedural objects; the rest are free composites
     patterned: UnitFloat = 0.0  # share of procedural objects with a high-contrast pattern on every part
+    pool: NonNegativeInt = 0  # samples rendered once and kept in memory to repeat, without their shape; 0: all are new
     resolution: Annotated[int, Range(16, multiple_of=8)] = 64  # image width and height in pixels
     rig: RigConfig = field(default_factory=RigConfig)  # cameras; for captures, only the number of views applies
 
@@ -89,6 +90,39 @@ class ProceduralObjects(SampleSource):
         views = measured_count(self.config.rig)
         generator = torch.Generator().manual_seed(number)
         return draw_sample(kind, split(number, kind, "unseen"), self.config, views, generator)
+
+
+class Pool(SampleSource):
+    """A number of samples of another source, which repeat in random order; their shapes and depths are left out."""
+
+    def __init__(self, source: SampleSource, size: int) -> None:
+        self.source, self.size = source, size
+        self.kept: dict[int, tuple[Rig, Tensor, Tensor]] = {}  # images as uint8
+        self.round, self.order = -1, torch.zeros(0)
+
+    def training(self, number: int, views: int, generator: torch.Generator) -> Sample:
+        """See `SampleSource.training`; a sample does not depend on when it is first asked for."""
+        index = self._index(number)
+        if index not in self.kept:
+            sample = self.source.training(index, views, torch.Generator().manual_seed(index))
+            self.kept[index] = sample.rig, _bytes(sample.input_image), _bytes(sample.images)
+        rig, input_image, images = self.kept[index]
+        return Sample(rig, input_image.float() / 255, images.float() / 255, None, None, None)
+
+    def _index(self, number: int) -> int:
+        """Return the place in the pool of training sample `number`; every round has its own order."""
+        this, place = divmod(number, self.size)
+        if this != self.round:
+            self.round, self.order = this, torch.randperm(self.size, generator=torch.Generator().manual_seed(this))
+        return int(self.order[place])
+
+    def unseen(self, number: int) -> Sample:
+        """See `SampleSource.unseen`."""
+        return self.source.unseen(number)
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return (255 * images).round().byte()
 
 
 def draw_sample(kind: Kind, seed: int, config: DataConfig, views: int, generator: torch.Generator) -> Sample:

@@ -25,7 +25,7 @@ from liftstudio.data.images import save_image
 from liftstudio.priors.precision import compute_dtype
 from liftstudio.training.captures import Captures
 from liftstudio.training.config import TrainingConfig
-from liftstudio.training.data import ProceduralObjects, SampleSource, TrainingBatches
+from liftstudio.training.data import Pool, ProceduralObjects, SampleSource, TrainingBatches
 from liftstudio.training.meshes.source import MeshObjects
 from liftstudio.training.optimizers import make_optimizers, rate, set_rate
 from liftstudio.training.rigs import counts
@@ -264,9 +264,11 @@ def _prepare(config: TrainingConfig, folder: Path, device: torch.device) -> Trai
 
 def open_source(config: TrainingConfig, extra_views: int) -> SampleSource:
     """Return the source of samples that a config selects."""
-    if config.data.captures:
-        return Captures(config.data, counts(config.data.rig)[1] + extra_views + 1)
-    return MeshObjects(config.data) if config.data.objects else ProceduralObjects(config.data)
+    data = config.data
+    if data.captures:
+        return Captures(data, counts(data.rig)[1] + extra_views + 1)
+    source = MeshObjects(data) if data.objects else ProceduralObjects(data)
+    return Pool(source, data.pool) if data.pool else source
 
 
 def _accelerator(devices: int) -> str:

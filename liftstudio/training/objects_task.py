@@ -8,10 +8,8 @@ from torch import Tensor
 
 from liftstudio.core.ranges import NonNegativeFloat, PositiveInt, UnitFloat
 from liftstudio.core.registry import register
-from liftstudio.data.cameras import concatenate
 from liftstudio.priors.objects.frustum import centers, frame_of, pixel_rays
-from liftstudio.priors.objects.network import Lifted, Size, zoom
-from liftstudio.priors.objects.pose import Pose
+from liftstudio.priors.objects.network import Lifted, Size
 from liftstudio.priors.objects.prior import ObjectsPrior
 from liftstudio.priors.projections import projections
 from liftstudio.priors.volume_prior import RESOLUTION
@@ -21,7 +19,7 @@ from liftstudio.training.volume_task import VolumeTask, channels_first
 
 @register("objects")
 class ObjectsTask(VolumeTask):
-    """Trains the denoiser that fills the input view's frustum by losses on rays and occupancy, and its pose network."""
+    """Trains the denoiser that fills the input view's frustum, by losses on rays and occupancy."""
 
     @dataclass
     class Config(VolumeTask.Config):
@@ -31,21 +29,13 @@ class ObjectsTask(VolumeTask):
         drop_views: UnitFloat = 0.1  # share of objects without noisy views
         top_share: UnitFloat = 0.5  # share of objects at the highest noise level
         lambda_occupancy: NonNegativeFloat = 1.0  # weight of the occupancy cross entropy; not for captures
-        lambda_pose: NonNegativeFloat = 0.01  # weight of the negative log-likelihood of elevations and lenses
 
     prior_type = ObjectsPrior
     extra_views = 2
     sheet_steps, most_weight = 2, 2.0
 
     def _shape(self, sample: Sample, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return all images with their cameras' elevation and zoom, and the occupancy of the frustum."""
-        cameras = concatenate([sample.rig.views, sample.rig.input_camera])
-        images = torch.cat([channels_first(sample.images), channels_first(sample.input_image)[None]])
-        pose = {"elevation": cameras.elevation_deg.deg2rad(), "zoom": zoom(projections(cameras))}
-        return {"images": images, **pose, **self._inside(sample)}
-
-    def _inside(self, sample: Sample) -> dict[str, Tensor]:
-        """Return occupancy [D, R, R] by plane and pixel; False far from the silhouette."""
+        """Return occupancy [D, R, R] by plane and pixel of the frustum; False far from the silhouette."""
         if sample.solid is None:
             return {}
         frame, planes = frame_of(projections(sample.rig.input_camera)), self.config.size.planes
@@ -57,12 +47,10 @@ class ObjectsTask(VolumeTask):
         return {"inside": inside}
 
     def _shape_losses(self, lifted: Lifted, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        pose = self.network.pose(batch["images"].flatten(0, 1))
-        losses = {"pose": self.config.lambda_pose * _pose_loss(pose, batch["elevation"], batch["zoom"])}
-        if "inside" in batch:
-            entropy = _occupancy_loss(lifted, batch["inside"], batch["input_image"])
-            losses["occupancy"] = self.config.lambda_occupancy * entropy
-        return losses
+        if "inside" not in batch:
+            return {}
+        entropy = _occupancy_loss(lifted, batch["inside"], batch["input_image"])
+        return {"occupancy": self.config.lambda_occupancy * entropy}
 
 
 def _occupancy_loss(lifted: Lifted, inside: Tensor, input_image: Tensor) -> Tensor:
@@ -75,13 +63,3 @@ def _occupancy_loss(lifted: Lifted, inside: Tensor, input_image: Tensor) -> Tens
 def _near_object(images: Tensor) -> Tensor:
     """Return a mask [B, 1, R, R] of the pixels on or within 2 pixels of the object, of images [B, 4, R, R]."""
     return F.max_pool2d(images[:, 3:], 5, stride=1, padding=2) > -1
-
-
-def _pose_loss(pose: Pose, elevation: Tensor, lens: Tensor) -> Tensor:
-    """Return the mean negative log-likelihood of elevations (radians) and zooms of all images [B, V].
-
-    Errors follow a Laplace distribution, so that a single bad estimate does not dominate the loss.
-    """
-    surprise = (pose.elevation - elevation.flatten()).abs() / pose.elevation_log_error.exp() + pose.elevation_log_error
-    surprise = surprise + (pose.zoom - lens.flatten()).abs() / pose.zoom_log_error.exp() + pose.zoom_log_error
-    return surprise.mean()

@@ -4,7 +4,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from liftstudio.core.logs import WorkProgress, kept_warnings, log
 from liftstudio.core.ranges import NonNegativeInt, Range
 from liftstudio.data.cameras import Cameras, Distance, FovDeg, concatenate, orbit_cameras, turned
 from liftstudio.data.images import resize_lanczos, straight_from_white
-from liftstudio.data.orbits import Angles, ElevationDeg
+from liftstudio.data.orbits import MAX_ELEVATION_DEG, Angles, ElevationDeg
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import GuidanceScale
@@ -26,6 +26,7 @@ from liftstudio.priors.opening import ResolvedPrior, resolve
 from liftstudio.priors.samplers import euler
 from liftstudio.views import matting
 from liftstudio.views.base import ViewSource
+from liftstudio.views.elevation import ElevationEstimate, estimate_elevation
 from liftstudio.views.enhancement import ViewEnhancer, with_colors
 from liftstudio.views.estimation import MapEstimator
 from liftstudio.views.input_image import FRAME_RATIO, InputImage, PlacedImage, load_input_image
@@ -54,7 +55,6 @@ class GeneratedViews(ViewSource):
     @dataclass
     class Config:
         prior: Annotated[ComponentSpec, "prior"]  # the diffusion model that generates the views
-        elevation_deg: ElevationDeg = 10.0  # of the cameras, degrees above the object's horizon
         steps: NonNegativeInt = 0  # denoising steps; 0: the prior's default
         guidance_scale: GuidanceScale = 0.0  # classifier-free guidance; 1: none; 0: the prior's default
         seed: Annotated[int, Range(0, 2**63 - 1)] = 0  # of the noise (and of a random orbit)
@@ -77,6 +77,11 @@ class GeneratedViews(ViewSource):
 
     def __init__(self, config: Config, *, device: torch.device) -> None:
         self.config, self.device = config, device
+
+    @property
+    @abstractmethod
+    def elevation_deg(self) -> float:
+        """Elevation of the input image's camera, or, without one, of the views; degrees."""
 
     @abstractmethod
     def angles(self) -> Angles:
@@ -125,6 +130,9 @@ class GeneratedViews(ViewSource):
         """Return the input image, if there is one."""
         return None
 
+    def settle(self, picture: Any) -> None:
+        """Give options that depend on the input image their values; called before anything else that reads them."""
+
     def posed_image(self, picture: Any, resolution: int) -> PosedImage | None:
         """Return the input image as the prior sees it, on the source's device."""
         return None
@@ -140,6 +148,7 @@ class GeneratedViews(ViewSource):
             InputError: the input image, the weights, the cameras or a plug-in are invalid; raised before the sampling.
         """
         picture = self.input_image()
+        self.settle(picture)
         if self.config.enhance is not None and picture is None:
             raise InputError("enhance: there is no input image to enhance the views by")
         enhancer: ViewEnhancer | None = self._plug_in(self.config.enhance)
@@ -304,7 +313,7 @@ class PriorViews(GeneratedViews):
         image: str = ""  # input image: RGBA, or an opaque photograph that the object is cut out of
         images: dict[str, str] = field(default_factory=dict)  # or several, by label: front, left, ... or degrees
         image_box: tuple[int, int, int, int] | None = None  # left, top, right, bottom of the object in `image`, pixels
-        elevation_deg: ElevationDeg = 10.0  # of the input image's camera, degrees above the object's horizon
+        elevation_deg: ElevationDeg | Literal["auto"] = "auto"  # of the input image's camera; auto: estimated from it
         recenter: bool = True  # frame the object's bounding box; false: the whole image
         frame_ratio: FrameRatio = FRAME_RATIO  # share of the frame that the longer side of the box takes
 
@@ -321,12 +330,28 @@ class PriorViews(GeneratedViews):
 
     config: Config
     not_deciding = GeneratedViews.not_deciding | {"image", "images", "image_box"}
+    elevation_range_deg: ClassVar[tuple[float, float]] = (-MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)  # that it takes
+    elevation_estimate: ElevationEstimate | None = None  # if the input image's elevation was to be estimated
 
     def load(self) -> ReferenceViews:
-        """See `GeneratedViews.load`; logs the elevation, which no method estimates."""
-        elevation = f"{self.config.elevation_deg:g} degrees"
-        log.info("views: assuming that the input image is from an elevation of %s (views.elevation_deg)", elevation)
-        return super().load()
+        """See `GeneratedViews.load`."""
+        views, found = super().load(), self.elevation_estimate
+        return views if found is None else replace(views, elevation_estimate=(found.elevation_deg, found.error_deg))
+
+    def settle(self, picture: InputImage) -> None:
+        """Estimate the elevation if it is to be; log it."""
+        if self.config.elevation_deg == "auto":
+            self.elevation_estimate = estimate_elevation(picture, self.elevation_range_deg)
+            self.config = replace(self.config, elevation_deg=self.elevation_estimate.elevation_deg)
+        else:
+            elevation = f"{self.elevation_deg:g} degrees"
+            log.info("views: assuming that the input image is from an elevation of %s (views.elevation_deg)", elevation)
+
+    @property
+    def elevation_deg(self) -> float:
+        """Elevation of the input image's camera, degrees; an estimated one is known after `settle`."""
+        assert self.config.elevation_deg != "auto", "settle first"
+        return self.config.elevation_deg
 
     def input_image(self) -> InputImage:
         """Return the input image, framed as the options say; with any others where their labels place them."""
@@ -373,14 +398,14 @@ class PriorViews(GeneratedViews):
         return turned(self._input_camera(size), other.azimuth_deg)
 
     def _input_camera(self, size: int) -> Cameras:
-        angles = torch.zeros(1), torch.full((1,), self.config.elevation_deg)
+        angles = torch.zeros(1), torch.full((1,), self.elevation_deg)
         return orbit_cameras(*angles, self.config.distance, self.config.fov_deg, size, size)
 
     def _input_view(self) -> int | None:
         """Return the index of the view with the input image's angles, if any."""
         azimuth_deg, elevation_deg = self.angles()
         turn = torch.remainder(azimuth_deg + 180, 360) - 180
-        same = torch.maximum(turn.abs(), (elevation_deg - self.config.elevation_deg).abs()) < SAME_ANGLE_DEG
+        same = torch.maximum(turn.abs(), (elevation_deg - self.elevation_deg).abs()) < SAME_ANGLE_DEG
         return int(same.nonzero()[-1]) if same.any() else None
 
 

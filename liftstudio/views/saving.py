@@ -22,7 +22,8 @@ def save_views(folder: Path, views: ReferenceViews) -> None:
 
     If the views were chosen from several sets, instances.png shows all sets.
 
-    Photographs are written without the padding around them.
+    Photographs are written without the padding around them. An estimated elevation of the input image and the error to
+    expect are in transforms.json, too.
 
     The video starts at the input image, if it is among the views, and leaves out further input images. Image files are
     numbered, whatever the views' names are. `posed-images` reads the folder back; with `normalize: as-given`, in the
@@ -50,7 +51,9 @@ def _transforms(files: list[str], views: ReferenceViews) -> dict[str, Any]:
         size, windows = {}, views.windows.tolist()
         frames = [_without_padding(frame, window) for frame, window in zip(frames, windows, strict=True)]
     held_out = [name for name, is_held_out in zip(files, views.held_out.tolist(), strict=True) if is_held_out]
-    return {"camera_model": "PINHOLE", **size, "test_filenames": held_out, "frames": frames}
+    estimate = views.elevation_estimate
+    found = {} if estimate is None else dict(zip(("elevation_deg", "elevation_error_deg"), estimate, strict=True))
+    return {"camera_model": "PINHOLE", **size, **found, "test_filenames": held_out, "frames": frames}
 
 
 def _pinholes(cameras: Cameras) -> list[dict[str, Any]]:

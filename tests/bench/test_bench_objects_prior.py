@@ -49,7 +49,7 @@ def test_a_table_of_two_priors_and_a_sheet(
     names = ("input repeated", "tiny.safetensors: one evaluation", "toys: one evaluation", "toys: sampled, 1 steps")
     rows = [next(line for line in lines if name in line) for name in names]
     filled = [sum(bool(cell.strip()) for cell in row.split("|")) for row in rows]
-    assert filled == [4, 7, 4, 4]  # only `objects` has volume and elevation
+    assert filled == [4, 5, 4, 4]  # only `objects` has a volume
     assert sheet.exists()
 
 

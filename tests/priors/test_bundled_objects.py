@@ -66,8 +66,3 @@ def test_inside_points_are_in_all_silhouettes(prior: ObjectsPrior, mario: Refere
     seen = torch.stack([mask[..., 0][r, c] > 0.5 for mask, r, c in zip(mario.masks, row, column, strict=True)])
     assert seen[0].float().mean() > 0.9  # of its own image
     assert seen.float().mean() > 0.7
-
-
-def test_the_elevation_is_guessed(prior: ObjectsPrior, mario: ReferenceViews) -> None:
-    guess_deg, error_deg = prior.guessed_elevation_deg(input_of(mario))
-    assert abs(guess_deg - float(mario.cameras.elevation_deg[0])) < 25 and 1 < error_deg < 40

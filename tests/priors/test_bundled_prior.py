@@ -88,7 +88,7 @@ def test_views_turn_counter_clockwise(front_deg: float, tmp_path: Path, monkeypa
         save_image(tmp_path / f"{index}.png", torch.cat([rgb, picture.input_image[..., 3:]], dim=-1))
         data: dict[str, Any] = {
             "image": str(tmp_path / f"{index}.png"), "prior": {"type": "auto", "weights": WEIGHTS}, "recenter": False,
-            "orbit": {"frames": 6, "amplitude_deg": 15.0}, "steps": 3, "resolution": 64,
+            "orbit": {"frames": 6, "amplitude_deg": 15.0}, "steps": 3, "resolution": 64, "elevation_deg": ELEVATION_DEG,
         }  # fmt: skip
         source = registry.find("sv3d-views", "views")
         views = source(parse(data, source.Config, "views"), device=torch.device("cpu")).load()

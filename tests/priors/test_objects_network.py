@@ -29,7 +29,6 @@ from liftstudio.priors.objects.network import (
     camera_features,
     composited,
     straight_colors,
-    zoom,
 )
 from liftstudio.priors.objects.prior import ObjectsPrior
 from liftstudio.priors.projections import projections
@@ -178,7 +177,6 @@ def test_the_camera_condition_has_field_of_view_distance_and_up() -> None:
         matrices = projections(each)
         told = camera_features(matrices)
         zoomed = -math.log(math.tan(math.radians(fov_deg / 2)))
-        torch.testing.assert_close(zoom(matrices), torch.full((3,), zoomed), atol=1e-5, rtol=0)
         torch.testing.assert_close(told[:, 0], torch.full((3,), zoomed), atol=1e-5, rtol=0)
         torch.testing.assert_close(told[:, 1], torch.full((3,), 0.75), atol=1e-5, rtol=0)
         up = torch.stack([torch.zeros(3), -elevation_deg.deg2rad().cos(), -elevation_deg.deg2rad().sin()], dim=1)
@@ -187,35 +185,6 @@ def test_the_camera_condition_has_field_of_view_distance_and_up() -> None:
 
 def lifted(network: ObjectsNetwork, *given: Tensor) -> Lifted:
     return network.lift(network.look(*given[:2]), *given[2:])
-
-
-@torch.no_grad()
-def test_a_pose_has_an_angle_a_zoom_and_bounded_errors(network: ObjectsNetwork, generator: torch.Generator) -> None:
-    images = torch.rand(5, 4, RESOLUTION, RESOLUTION, generator=generator) * 2 - 1
-    pose = network.pose(images)
-    assert all(part.shape == (5,) for part in pose)
-    for log_error in (pose.elevation_log_error, pose.zoom_log_error):
-        assert (log_error.abs() <= 3).all() and (log_error <= 1).all()
-    for alone, together in zip(network.pose(images[:1]), pose, strict=True):
-        torch.testing.assert_close(alone, together[:1], atol=1e-5, rtol=1e-4)  # images are independent
-
-
-def test_every_image_teaches_the_pose_and_nothing_else(generator: torch.Generator) -> None:
-    task = ObjectsTask(ObjectsTask.Config(size=TINY, lambda_pose=2.0), DataConfig(), torch.float32)
-    batch = task.prepare([draw_sample("toy", SEED, DataConfig(), 4, generator)], generator)
-    assert batch["images"].shape[:2] == batch["elevation"].shape == batch["zoom"].shape == (1, 5)
-    torch.testing.assert_close(batch["images"][0, -1], batch["input_image"][0])
-    torch.testing.assert_close(batch["zoom"][:, -1], zoom(batch["input_projection"]))
-    pose = task.network.pose(batch["images"][0])
-    errors = [
-        ((found - true[0]).abs() / log_error.exp() + log_error).mean()
-        for found, log_error, true in zip(pose[::2], pose[1::2], (batch["elevation"], batch["zoom"]), strict=True)
-    ]
-    loss = task.losses(batch)["pose"]
-    torch.testing.assert_close(loss, 2 * sum(errors))
-    loss.backward()
-    taught = {name.split(".")[0] for name, p in task.network.named_parameters() if p.grad is not None}
-    assert taught == {"pose"}
 
 
 @pytest.mark.parametrize("azimuth_deg", [70.0, 200.0])
@@ -258,5 +227,5 @@ def test_what_is_inside_fills_the_pictures_silhouette(generator: torch.Generator
     iou = (inside & shown).sum((1, 2)) / (inside | shown).sum((1, 2))
     assert iou.mean() > 0.7 and iou.min() > 0.4  # planes of the tiny frustum are 0.2 apart; thin parts slip through
     losses = task.losses(batch)
-    assert set(losses) == {"color", "mask", "occupancy", "pose"}
+    assert set(losses) == {"color", "mask", "occupancy"}
     assert all(torch.isfinite(loss) for loss in losses.values())

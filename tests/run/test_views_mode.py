@@ -14,6 +14,7 @@ from torch import Tensor
 from liftstudio.cli.command_line import main
 from liftstudio.core.config import parse
 from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.priors.elevation import Elevation, ElevationEstimator
 from liftstudio.run.inputs import Inputs
 from liftstudio.views.posed_images import PosedImages
 from liftstudio.views.saving import save_views
@@ -24,6 +25,7 @@ prior: {type: tiny-ball, weights: ball.safetensors}
 views:
   type: sv3d-views
   image: ${image}
+  elevation_deg: 10
   prior: ${prior}
   orbit: {type: sine, frames: 6, amplitude_deg: 30}
   steps: 3
@@ -113,6 +115,18 @@ def test_train_writes_the_same_views(ball_project: Path) -> None:
     assert Path("runs/ball/a-2/metrics.json").is_file() and len(TinyBall.prompts) == 1
     for name in FILES:
         assert (Path("runs/ball/a/views") / name).read_bytes() == (Path("runs/ball/a-2/views") / name).read_bytes()
+
+
+def test_a_resumed_run_estimates_no_elevation_again(ball_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [Elevation(torch.tensor([17.26]), torch.tensor([4.0]))]
+    monkeypatch.setattr(ElevationEstimator, "__call__", lambda *_: said.pop())
+    assert main([*VIEWS, "views.elevation_deg=auto"]) == 0
+    transforms = json.loads(Path("runs/ball/a/views/transforms.json").read_text())
+    assert (transforms["elevation_deg"], transforms["elevation_error_deg"]) == (17.3, 4.0)
+    assert read_back(Path("runs/ball/a/views"), normalize="as-given").cameras.elevation_deg[-1] == pytest.approx(17.3)
+    assert main(["--config", "runs/ball/a/config.yaml", "--resume"]) == 0 and not said
+    noted = json.loads(Path("runs/ball/a/metrics.json").read_text())["elevation"]
+    assert noted == {"estimated_deg": 17.3, "expected_error_deg": 4.0, "by_hand": "views.elevation_deg=17.3"}
 
 
 def test_the_tag_is_the_images_name(ball_project: Path) -> None:

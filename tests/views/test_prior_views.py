@@ -32,7 +32,15 @@ def make(**options: Any) -> ReferenceViews:
     """Return the views from the ball's image, with other `options` as in a config file."""
     prior = {"type": "tiny-ball", "weights": "ball.safetensors", **options.pop("prior", {})}
     orbit = {"frames": 9, **options.pop("orbit", {})}
-    data = {"image": "ball.png", "steps": 4, "resolution": 32, **options, "prior": prior, "orbit": orbit}
+    data = {
+        "image": "ball.png",
+        "steps": 4,
+        "resolution": 32,
+        "elevation_deg": 10,
+        **options,
+        "prior": prior,
+        "orbit": orbit,
+    }
     source = registry.find("sv3d-views", "views")
     return source(parse(data, source.Config, "views"), device=torch.device("cpu")).load()
 

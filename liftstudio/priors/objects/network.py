@@ -38,11 +38,9 @@ from liftstudio.priors.objects.frustum import (
     upright_axes,
 )
 from liftstudio.priors.objects.marching import render_rays
-from liftstudio.priors.objects.pose import PoseNetwork
 from liftstudio.priors.projections import ray_shares
 
 CHANNELS = 4  # rgb over white, alpha
-SIDE = 64  # pixels across the image whose camera is estimated
 SIGMA_DATA = 0.5  # standard deviation of the pixels
 SIGMA_BLIND = 10.0  # noise level far above which views are ignored
 POOLED = (2, 8)  # pixels across the blocks that noisy views are averaged over: for detail, and against noise
@@ -123,7 +121,6 @@ class ObjectsNetwork(nn.Module):
         self.cell_hidden = Conv(size.cell + SEEN, size.cell_hidden, 2, kernel=1)
         self.cell_shift = nn.Linear(e, size.cell_hidden)
         self.cell_last = Conv(size.cell_hidden, 2 + CHANNELS, 2, kernel=1, gain=0.1)
-        self.pose = PoseNetwork(CHANNELS, SIDE)
         with torch.no_grad():
             self.last.bias[: 2 * size.planes] = _first_guess(size.planes).repeat(2)
 
@@ -249,10 +246,10 @@ def composited(color: Tensor, where: Tensor, weights: Tensor) -> Tensor:
 def camera_features(projection: Tensor) -> Tensor:
     """Return the network's inputs for a camera, [B, 5]: log zoom, distance, and the world's up in its axes."""
     right, down, forward = projection[:, 0, :3], projection[:, 1, :3], projection[:, 2, :3]
-    return torch.cat([zoom(projection)[:, None], 0.25 * projection[:, 2, 3:], _up(right, down, forward)], dim=1)
+    return torch.cat([_zoom(projection)[:, None], 0.25 * projection[:, 2, 3:], _up(right, down, forward)], dim=1)
 
 
-def zoom(projection: Tensor) -> Tensor:
+def _zoom(projection: Tensor) -> Tensor:
     """Return ln of the focal length in half image sizes, [B]."""
     across, forward = projection[:, 0, :3], projection[:, 2, :3]
     off_axis = (across * forward).sum(-1, keepdim=True)

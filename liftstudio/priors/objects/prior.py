@@ -44,9 +44,3 @@ class ObjectsPrior(VolumePrior):
     def inside(self, posed: PosedImage, points: Tensor) -> Tensor:
         """See `Prior.inside`."""
         return torch.tanh(self.occupancy(posed, points) - SURFACE_LEVEL)
-
-    @torch.no_grad()
-    def guessed_elevation_deg(self, posed: PosedImage) -> tuple[float, float]:
-        """Return the network's estimate of the input image's elevation, and the error that it expects, in degrees."""
-        pose = self.network.pose(self.encode(posed.image[None], posed.mask[None]).to(self.device))
-        return float(pose.elevation.rad2deg()), float(pose.elevation_log_error.exp().rad2deg())

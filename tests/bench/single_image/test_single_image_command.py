@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from ball_captures import PRIOR, chosen, measure, setting_of, write_capture
 from helpers.tiny_prior import QUICK, TinyBall, write_weights
@@ -15,6 +16,7 @@ from liftstudio.cli import command_line
 from liftstudio.core import assets
 from liftstudio.core.logs import WorkProgress
 from liftstudio.data.images import load_image
+from liftstudio.priors.elevation import Elevation, ElevationEstimator
 
 
 def test_views_of_an_exact_prior_and_reuse_of_rows() -> None:
@@ -38,6 +40,13 @@ def test_views_of_an_exact_prior_and_reuse_of_rows() -> None:
     smaller = measure("--views-only", "--only", "red_ball", *PRIOR)
     assert len(smaller) == len(again) + 4
     assert smaller[-1]["silhouette_iou"] < rows[-1]["silhouette_iou"] - 0.2
+
+
+def test_the_elevation_may_be_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Elevation(torch.tensor([12.0]), torch.tensor([4.0]))
+    monkeypatch.setattr(ElevationEstimator, "__call__", lambda *_: found)
+    measure("--views-only", "--only", "red_ball", "--estimate-elevation", *PRIOR)
+    assert float(TinyBall.prompts[-1].camera.elevation_deg) == pytest.approx(12, abs=1e-3)
 
 
 def test_baselines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,7 +142,6 @@ def test_an_object_that_fails_does_not_stop_the_others(capsys: pytest.CaptureFix
         (["objects", "--config", "none"], "none.yaml"),
         (["objects", "--config", "reconstruct-views"], "image=none' has no effect"),
         (["objects", "--config", "mvdream"], "mvdream"),
-        (["objects", "--estimate-elevation"], "--estimate-elevation: sv3d-masked-sds does not estimate it"),
         (["objects", "--view", "9.png", "--views-only"], "no view 9.png; there are 000.png"),
         (["objects", "prior.weights=none.safetensors"], "none.safetensors"),
         (

@@ -33,6 +33,7 @@ def folder(ball_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make(maps: dict[str, Any] | None, **options: Any) -> ReferenceViews:
     data: dict[str, Any] = {"image": "ball.png", "steps": 2, "resolution": SIZE, "held_out": True, **options}
+    data.setdefault("elevation_deg", 10)
     data["prior"] = {"type": "tiny-ball", "weights": "ball.safetensors"}
     data |= {} if maps is None else {"maps": {"type": "monocular", **maps}}
     cls = registry.find("zero123-views", "views")

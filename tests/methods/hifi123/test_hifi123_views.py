@@ -45,7 +45,7 @@ def folder(written: Path, ball_folder: Path) -> Path:
 
 def source(name: str = "sv3d-views", enhance: dict[str, Any] | None = None, **options: Any) -> Any:
     """Return a source of the ball's views; `enhance`: options of rgnv besides those of a quick run, None: none."""
-    data: dict[str, Any] = {"image": "ball.png", "steps": 2, "resolution": SIZE, **options}
+    data: dict[str, Any] = {"image": "ball.png", "steps": 2, "resolution": SIZE, "elevation_deg": 10, **options}
     data["prior"] = {"type": "tiny-ball", "weights": "ball.safetensors"}
     data = ({"orbit": {"frames": 4}} if name == "sv3d-views" else {"count": 3, "instances": 1}) | data
     if enhance is not None:
@@ -319,6 +319,7 @@ def test_the_bundled_model_is_logged(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(assets, "PACKAGE", folder.parent)
     cls = registry.find("sv3d-views", "views")
     data = {"image": "ball.png", "prior": {"type": "tiny-ball", "weights": "ball.safetensors"}, "steps": 1}
+    data |= {"elevation_deg": 10}
     data |= {"orbit": {"frames": 2}, "resolution": SIZE, "enhance": {"type": "rgnv", "levels": "3"}}
     with caplog.at_level(logging.INFO, "liftstudio"):
         views = cls(parse(data, cls.Config, "views"), device=CPU).load()

@@ -201,7 +201,8 @@ def test_the_bundled_prior_knows_the_shipped_views(name: str, caplog: pytest.Log
         for block in stage.guidance.values()
         for fov in getattr(block.options, "fov_range_deg", ())
     ]
-    prompt = (getattr(views, "azimuth_deg", 0.0), views.elevation_deg, views.fov_deg)
+    assert views.elevation_deg == "auto"
+    prompt = (getattr(views, "azimuth_deg", 0.0), 20.0, views.fov_deg)
     assert not warnings_of_toys(caplog, prompt, [views.fov_deg, *ranges])
 
 

@@ -127,7 +127,7 @@ def test_estimates_are_those_of_the_networks(folder: Path, scale: float | None) 
 
 def source(**options: Any) -> Any:
     prior = {"type": "zero123", "weights": "tiny", "resolution": SIZE}
-    data = {"image": "ball.png", "prior": prior, "steps": 5, "resolution": SIZE, **options}
+    data = {"image": "ball.png", "prior": prior, "steps": 5, "resolution": SIZE, "elevation_deg": 10, **options}
     cls = registry.find("zero123-views", "views")
     return cls(parse(data, cls.Config, "views"), device=CPU)
 
