@@ -111,17 +111,25 @@ class ElevationEstimator:
             self.network = ElevationNetwork()
         load_module(self.network, open_weights(WEIGHTS), {}, torch.float32, torch.device("cpu"))
 
-    def __call__(self, image: Tensor) -> Elevation:
-        """Return the elevation in an image [SIDE, SIDE, 4], framed as by `framed`: rgb over white, alpha; in [0, 1]."""
-        return estimate(self.network, (2 * image - 1).permute(2, 0, 1)[None])
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Elevation:
+        """Return the common elevation of images [K, SIDE, SIDE, 4], framed as by `framed`: rgb over white, alpha."""
+        logits = mirrored_logits(self.network, (2 * images - 1).permute(0, 3, 1, 2))
+        return weighted(logits.sum(0, keepdim=True))
 
 
 @torch.no_grad()
 def estimate(network: nn.Module, images: Tensor) -> Elevation:
-    """Return the estimates for framed images [B, 4, SIDE, SIDE], from each image and its mirror image.
+    """Return the estimates for framed images [B, 4, SIDE, SIDE]."""
+    return weighted(mirrored_logits(network, images))
 
-    The network was trained on equally frequent elevations, so its distribution is weighted by that of photographs.
-    """
-    logits = torch.stack([network(images), network(images.flip(-1))]).log_softmax(-1).mean(0)
+
+def mirrored_logits(network: nn.Module, images: Tensor) -> Tensor:
+    """Return the log probabilities [B, N] from each image [B, 4, SIDE, SIDE] and its mirror image."""
+    return torch.stack([network(images), network(images.flip(-1))]).log_softmax(-1).mean(0)
+
+
+def weighted(logits: Tensor) -> Elevation:
+    """Return what logits [B, N] say of photographs; the network was trained on equally frequent elevations."""
     middle, spread = USUAL_DEG
     return read(logits - 0.5 * ((candidates_deg().to(logits) - middle) / spread).square())

@@ -25,12 +25,15 @@ class ElevationEstimate(NamedTuple):
 def estimate_elevation(picture: InputImage, range_deg: tuple[float, float]) -> ElevationEstimate:
     """Return the estimated elevation of a picture's camera, rounded to 0.1 degrees and limited to `range_deg`.
 
+    Further images of the object, which have the same elevation, are used too.
+
     Logs it; as a warning if it is doubtful, limited, or at the end of what the network knows.
 
     Raises:
         InputError: the network's weights are missing or damaged.
     """
-    found_deg, error_deg = (float(value) for value in ElevationEstimator()(box_frame(picture)))
+    frames = torch.stack([box_frame(image) for image in (picture, *(other.image for other in picture.others))])
+    found_deg, error_deg = (float(value) for value in ElevationEstimator()(frames))
     limited_deg = min(max(found_deg, range_deg[0]), range_deg[1])
     estimate = ElevationEstimate(round(limited_deg, 1), round(error_deg, 1))
     doubt = _doubt(found_deg, error_deg, range_deg)
