@@ -21,6 +21,7 @@ from liftstudio.data.orbits import sine
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.base import PosedImage
 from liftstudio.views.input_image import load_input_image
+from liftstudio.views.prior_views import INSIDE_CELLS
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +112,7 @@ def test_what_the_prior_says_is_inside_comes_with_the_views() -> None:
     first, again = (make(prior={"knows_inside": True}) for _ in range(2))
     assert first.inside is not None and again.inside is not None and torch.equal(first.inside, again.inside)
     assert first.training().inside is first.inside
-    axis = (2 * torch.arange(64) + 1) / 64 - 1
+    axis = (2 * torch.arange(INSIDE_CELLS) + 1) / INSIDE_CELLS - 1
     distance = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).norm(dim=-1)
     torch.testing.assert_close(first.inside, torch.tanh(10 * (RADIUS - distance)))
 
