@@ -58,6 +58,10 @@ class Pictures:
         """Split a render by `scene_cameras` into the input image and the true novel views."""
         return cls(seen.rgb[:1], seen.alpha[:1]), cls(seen.rgb[1:], seen.alpha[1:])
 
+    def select(self, chosen: list[int]) -> "Pictures":
+        """Return the chosen images, in that order."""
+        return Pictures(self.images[chosen], self.masks[chosen])
+
     def repeated(self, count: int) -> "Pictures":
         """Return a single image repeated `count` times."""
         return Pictures(self.images.expand(count, -1, -1, -1), self.masks.expand(count, -1, -1, -1))

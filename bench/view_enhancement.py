@@ -1,4 +1,4 @@
-"""RGNV on degraded views of unseen objects: `python -m bench.view_enhancement [--prior FOLDER] [--count 8]`.
+"""Enhancement of degraded or generated views: `python -m bench.view_enhancement [CAPTURES] [--count 8]`.
 
 Unseen toys and composites with high-contrast patterns are seen once from the front (the input image) and from five
 other sides. These views are degraded: each loses detail and changes its colours, as generated views do. HiFi-123's
@@ -9,13 +9,18 @@ SDEdit, which adds noise instead of inverting, also without attention. For compa
 are passed through the autoencoder alone; the latter is the upper bound. Options of `rgnv` apply to all variants; the
 defaults are its own.
 
+With CAPTURES, a folder of captures of real objects, the views are those that the bundled prior `objects` samples from a
+capture's first image at the cameras of the others, enlarged as in a run; both plug-ins are compared.
+
 See `bench.textures.Judge.compare` for the metrics. The table has mean and standard error over the objects, also of the
 change from the degraded views of the same objects.
 """
 
 import argparse
 import json
+import tempfile
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -23,23 +28,32 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from bench.captures import find_captures, read_subject
+from bench.prior_views import ask, fit
+from bench.single_image_tasks import Setting
 from bench.textures import Judge, Pictures, Rows, as_views, degraded, scene_cameras, summary, table_of, textured
+from bench.timing import timed
 from liftstudio.core import registry
 from liftstudio.core.assets import input_path, output_path
 from liftstudio.core.config import ComponentSpec, to_plain
 from liftstudio.core.files import atomic_write
 from liftstudio.data.cameras import Cameras
-from liftstudio.data.images import grid, save_image
+from liftstudio.data.images import grid, save_image, straight_from_white
 from liftstudio.methods.hifi123 import ddim, model, rgnv, training
 from liftstudio.methods.hifi123.depth import depth_channel, mask_channel
 from liftstudio.methods.hifi123.prior import GREY, DepthPrior
 from liftstudio.methods.hifi123.rgnv import RGNV
 from liftstudio.synthetic import ObjectRender, render
 from liftstudio.training.rigs import DISTANCE, FOV_DEG
+from liftstudio.views.enhancement import ViewEnhancer, with_colors
+from liftstudio.views.image_analogy import ImageAnalogy
+from liftstudio.views.prior_views import LEAST_SIZE
 
 DEGRADED, CEILING = "degraded", "truth through the autoencoder"
 CODED = "degraded, through the autoencoder"
 PLUG_IN = "rgnv, the plug-in"
+GENERATED, ANALOGY, SECONDS = "generated", "image-analogy", "seconds"
+COMPARED_SIZE = 128  # width and height in pixels at which enhanced views of captures are compared
 SHOWN_VIEW = 0  # index of the view on the sheet
 OPTIONS = {  # of `rgnv`, applied to all variants that have them
     "steps": "number of steps of the timestep grid",
@@ -103,7 +117,8 @@ def repaint(prior: Any, latents: Tensor, depths: Tensor, way: Way, settings: Any
 def repaint_by_plug_in(enhancer: Any, picture: Pictures, views: Pictures, cameras: Cameras) -> Pictures:
     """Return the views enhanced by the plug-in, as views of a run together with the input image."""
     every = Pictures(torch.cat([picture.images, views.images]), torch.cat([picture.masks, views.masks]))
-    painted = enhancer.repaint(as_views(every, cameras))[1:]
+    own = torch.cat([picture.images, picture.masks], dim=-1)[0]  # not used by rgnv
+    painted = enhancer.repaint(as_views(every, cameras), own)[1:]
     return Pictures(painted * views.masks + 1 - views.masks, views.masks)
 
 
@@ -136,6 +151,52 @@ def repaint_all(enhancer: Any, number: int) -> tuple[Pictures, Pictures, dict[st
     return picture, truth, {DEGRADED: views, CODED: decode(latents[1:]), **found, CEILING: decode(encode(truth))}
 
 
+@torch.no_grad()
+def enhance_capture(enhancers: dict[str, ViewEnhancer], capture: Path, judge: Judge) -> tuple[Rows, list[Tensor]]:
+    """Return the rows of one capture, and a row of the sheet: input, then truth and each variant, by generated views.
+
+    enhancers: by the variant's name.
+    """
+    setting, subject = Setting(overrides=("prior.weights=asset://priors/objects",)), read_subject(capture)
+    with tempfile.TemporaryDirectory() as folder:
+        subject.save_picture(picture := Path(folder) / "picture.png")
+        config = setting.of(subject, picture)
+        assert config.views is not None
+        asked = ask(config.views, subject, torch.device("cpu"))
+        images, masks = asked.decoded(asked.sample())[0]
+    true, given = subject.views, subject.views.input_view
+    assert given is not None
+    sides = [index for index in range(len(true)) if index != given]
+    frames = fit(torch.cat([images, masks], dim=-1), LEAST_SIZE)
+    known = fit(torch.cat([true.over(1.0), true.masks], dim=-1), LEAST_SIZE)
+    frames[given] = known[given]
+    views = replace(
+        true,
+        images=straight_from_white(frames[..., :3], frames[..., 3:]),
+        masks=frames[..., 3:],
+        cameras=true.cameras.resized(LEAST_SIZE, LEAST_SIZE),
+    )
+    own = torch.cat([images[given], masks[given]], dim=-1)
+    found, seconds = {GENERATED: views}, {GENERATED: 0.0}
+    for name, enhancer in enhancers.items():
+        colors, seconds[name] = timed(lambda enhancer=enhancer: enhancer.repaint(views, own))
+        found[name] = with_colors(views, colors)
+    pictures = {name: small_pictures(each.over(1.0), each.masks) for name, each in found.items()}
+    truth = small_pictures(known[..., :3], known[..., 3:])
+    rows = {
+        name: judge.compare(each.select(sides), truth.select(sides), truth.select([given])) | {SECONDS: seconds[name]}
+        for name, each in pictures.items()
+    }
+    turn = (true.cameras.azimuth_deg - true.cameras.azimuth_deg[given]) % 360
+    back = int((turn - 180).abs().argmin())
+    return rows, [truth.images[given], truth.images[back], *(each.images[back] for each in pictures.values())]
+
+
+def small_pictures(images: Tensor, masks: Tensor) -> Pictures:
+    """Return images over white and masks, reduced to COMPARED_SIZE."""
+    return Pictures(fit(images, COMPARED_SIZE), fit(masks, COMPARED_SIZE))
+
+
 def main() -> None:
     """Run the benchmark and print one table."""
     registry.load_methods()
@@ -145,8 +206,11 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("captures", nargs="?", type=input_path, metavar="CAPTURES", help="folder of captures")
     parser.add_argument("--prior", default="asset://priors/depth-tiny", help="folder (default: of the bundled prior)")
-    parser.add_argument("--count", type=int, default=8, help="number of unseen toys and composites, alternating")
+    parser.add_argument(
+        "--count", type=int, default=8, help="number of unseen toys and composites, alternating, or of captures"
+    )
     for name, meaning in OPTIONS.items():
         value = getattr(shipped, name)
         text = f"{meaning} (default: {value!r})"
@@ -167,17 +231,24 @@ def main() -> None:
     judge = Judge(options.vgg, options.clip)
     rows: list[Rows] = []
     sheet = []
-    for number in track(range(options.count), "objects", console=Console(stderr=True)):
+    captures = find_captures(options.captures, None)[: options.count] if options.captures else []
+    analogy = ImageAnalogy(ImageAnalogy.Config(), device=device)
+    for capture in track(captures, "captures", console=Console(stderr=True)):
+        measured, strip = enhance_capture({ANALOGY: analogy, PLUG_IN: enhancer}, capture, judge)
+        rows.append(measured)
+        sheet.append(strip)
+    for number in track(range(0 if captures else options.count), "objects", console=Console(stderr=True)):
         picture, truth, found = repaint_all(enhancer, number)
         rows.append({name: judge.compare(views, truth, picture) for name, views in found.items()})
         shown = [truth, *found.values()]
         sheet.append([picture.images[0], *(each.images[SHOWN_VIEW] for each in shown)])
-    Console(width=220).print(table_of(rows, "", DEGRADED))
+    baseline = GENERATED if captures else DEGRADED
+    Console(width=220).print(table_of(rows, "", baseline, {SECONDS: 1} if captures else None))
     if options.sheet:
         save_image(options.sheet, grid(sheet))
     if options.json:
         known = {"settings": to_plain(settings), "by": judge.names}
-        data = {**known, "ways": summary(rows, DEGRADED), "objects": rows}
+        data = {**known, "ways": summary(rows, baseline), "objects": rows}
         atomic_write(options.json, json.dumps(data, indent=1) + "\n")
 
 

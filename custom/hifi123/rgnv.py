@@ -219,8 +219,10 @@ class RGNV(ViewEnhancer):
         return {"name": "rgnv", "options": options, KIND: self.prior.fingerprint(), "estimator": estimator}
 
     @torch.no_grad()
-    def repaint(self, views: ReferenceViews) -> Tensor:
-        """See `ViewEnhancer.repaint`. Views are composited over grey before enhancement and pasted by their masks.
+    def repaint(self, views: ReferenceViews, own: Tensor) -> Tensor:
+        """See `ViewEnhancer.repaint`; `own` is not used.
+
+        Views are composited over grey before enhancement and pasted by their masks.
 
         Raises:
             InputError: a view has no object or flat estimated depth, or the model overflows.

@@ -20,7 +20,7 @@ METHODS = "liftstudio.methods"  # the package whose subpackages each implement a
 BUILTIN: dict[str, dict[str, str]] = {
     "system": {"coarse-to-fine": "liftstudio.systems.coarse_to_fine"},
     "views": {"posed-images": "liftstudio.views.posed_images"},
-    "view-enhancer": {},
+    "view-enhancer": {"image-analogy": "liftstudio.views.image_analogy"},
     "map-estimator": {},
     "geometry": {
         "instant-ngp": "liftstudio.geometry.instant_ngp",

@@ -144,6 +144,16 @@ def straight_from_white(image: Tensor, alpha: Tensor) -> Tensor:
     return (1 - (1 - image) / alpha.clamp_min(1e-6)).clamp(0, 1).where(alpha > 0, 1.0)
 
 
+def nearest_filled(image: np.ndarray, empty: np.ndarray) -> np.ndarray:
+    """Return an image [H, W, C] whose `empty` pixels [H, W] take the colour of the nearest other one, if any."""
+    from scipy.ndimage import distance_transform_edt  # slow to import
+
+    if empty.all():
+        return image
+    rows, columns = distance_transform_edt(empty, return_distances=False, return_indices=True)
+    return image[rows, columns]
+
+
 def save_image(path: Path | str, image: Tensor) -> None:
     """Write an image [H, W, C] in [0, 1] atomically; C is 1, 3 or 4, values outside are clamped.
 

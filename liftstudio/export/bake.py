@@ -7,10 +7,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
+from liftstudio.data.images import nearest_filled
 from liftstudio.export.unwrap import UvMesh
 from liftstudio.ops.interpolation import interpolate
 from liftstudio.ops.rasterization import fragments, rasterize
@@ -57,7 +57,7 @@ def bake_texture(field: Field, texels: Texels) -> Bytes:
     image[texels.pixel.numpy()] = colors(field, texels.points, texels.normals)
     empty = np.ones(texels.size**2, bool)
     empty[texels.pixel.numpy()] = False
-    return _filled(image.reshape(texels.size, texels.size, 3), empty.reshape(texels.size, texels.size))
+    return nearest_filled(image.reshape(texels.size, texels.size, 3), empty.reshape(texels.size, texels.size))
 
 
 @torch.no_grad()
@@ -72,10 +72,3 @@ def colors(field: Field, points: Tensor, normals: Tensor) -> Bytes:
     if not values.isfinite().all():
         raise InputError("export: the colour field is not finite on the surface (the optimisation diverged)")
     return (values.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-
-
-def _filled(image: Bytes, empty: NDArray[np.bool_]) -> Bytes:
-    if empty.all():  # no triangle covers a texel centre
-        return image
-    rows, columns = distance_transform_edt(empty, return_distances=False, return_indices=True)
-    return image[rows, columns]

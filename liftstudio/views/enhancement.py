@@ -16,10 +16,13 @@ class ViewEnhancer(ViewPlugIn):
     kind: ClassVar[str] = "view-enhancer"
 
     @abstractmethod
-    def repaint(self, views: ReferenceViews) -> Tensor:
+    def repaint(self, views: ReferenceViews, own: Tensor) -> Tensor:
         """Return straight colours [V, H, W, 3] in [0, 1], on the CPU, for views that include the `input_views`.
 
         The result is used only inside the masks and not for the input views.
+
+        own: [R, R, 4] the prior's own view from the input camera, at its resolution: colour over white and alpha in
+            [0, 1]. If it generated none, this is the input image at that resolution.
 
         Raises:
             InputError: it cannot repaint these views; raised before the long work.

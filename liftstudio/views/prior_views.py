@@ -165,7 +165,7 @@ class GeneratedViews(ViewSource):
         views = self.with_others(_without_empty(self.assemble(images, masks, picture)), picture)
         views = replace(views, inside=frames["inside"])
         if enhancer is not None:
-            views = self._enhanced(views, enhancer)
+            views = self._enhanced(views, enhancer, self._own_view(images, masks, picture))
         if self.config.held_out:
             if not views.input_views and picture is not None:
                 raise InputError(
@@ -196,24 +196,29 @@ class GeneratedViews(ViewSource):
     def _plug_in(self, block: ComponentSpec | None) -> Any:
         return None if block is None else block.build(device=self.device)
 
-    def _enhanced(self, views: ReferenceViews, enhancer: ViewEnhancer) -> ReferenceViews:
+    def _own_view(self, images: Tensor, masks: Tensor, picture: Any) -> Tensor:
+        """Return the prior's own view from the input camera, [R, R, 4]; see `ViewEnhancer.repaint`."""
+        index = self._input_view()
+        return torch.cat(picture.frame(images.shape[1]) if index is None else (images[index], masks[index]), dim=-1)
+
+    def _enhanced(self, views: ReferenceViews, enhancer: ViewEnhancer, own: Tensor) -> ReferenceViews:
         """Return the views with the enhancer's colours."""
         if not views.input_views:
             raise InputError("enhance: the input image is not one of the views, so it cannot enhance the others")
 
         def make() -> dict[str, Any]:
-            return {"colors": _quantized(enhancer.repaint(views))}
+            return {"colors": _quantized(enhancer.repaint(views, own))}
 
-        return with_colors(views, self._derived("enhanced-views", enhancer, views, make)["colors"].float() / 255)
+        return with_colors(views, self._derived("enhanced-views", enhancer, views, make, own)["colors"].float() / 255)
 
     def _derived(
-        self, kind: str, plug_in: ViewPlugIn, views: ReferenceViews, make: Callable[[], dict[str, Any]]
+        self, kind: str, plug_in: ViewPlugIn, views: ReferenceViews, make: Callable[[], dict[str, Any]], *inputs: Tensor
     ) -> dict[str, Any]:
-        """Return what a plug-in computes from the views, by `make` or from the cache."""
+        """Return what a plug-in computes from the views and further `inputs`, by `make` or from the cache."""
         key = {
             "version": __version__,
             "plug-in": plug_in.fingerprint(),
-            "views": [_digest(tensor) for tensor in (views.images, views.masks, views.cameras.c2w)],
+            "views": [_digest(tensor) for tensor in (views.images, views.masks, views.cameras.c2w, *inputs)],
             "input_views": views.input_views,
             "held_out": views.held_out.tolist(),
         }

@@ -110,7 +110,8 @@ def test_every_view_is_repainted_by_the_nearest_picture() -> None:
     plain, enhancer = make(orbit={"frames": 6}), source(enhance={}).config.enhance.build(device=CPU)
     both = replace(plain, input_views=(5, 2))  # at 360 and 180 degrees
     assert both.nearest_input().tolist() == [5, 2, 2, 2, 5, 5]
-    front, back, repainted = (enhancer.repaint(views) for views in (plain, replace(plain, input_views=(2,)), both))
+    own = torch.zeros(8, 8, 4)  # not used
+    front, back, repainted = (enhancer.repaint(v, own) for v in (plain, replace(plain, input_views=(2,)), both))
     torch.testing.assert_close(repainted[[0, 4]], front[[0, 4]], atol=1e-3, rtol=0)
     torch.testing.assert_close(repainted[[1, 3]], back[[1, 3]], atol=1e-3, rtol=0)
     assert (front - back)[[0, 1, 3, 4]].abs().max() > BYTE
