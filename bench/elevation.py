@@ -110,7 +110,7 @@ def _framed(rgb: Tensor, alpha: Tensor) -> Tensor:
 def errors_of(pictures: list[Picture]) -> Errors:
     """Return the errors of the bundled network."""
     estimator = ElevationEstimator()
-    found = [estimator(picture.image) for picture in pictures]
+    found = [estimator(picture.image[None]) for picture in pictures]
     true_deg = torch.tensor([picture.elevation_deg for picture in pictures])
     estimated_deg, expected_deg = (torch.cat(column) for column in zip(*found, strict=True))
     return Errors(true_deg, estimated_deg - true_deg, expected_deg)

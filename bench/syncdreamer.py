@@ -82,7 +82,7 @@ def make_source(instances: int, options: dict[str, Any], device: torch.device) -
     """Build the source of views with these options."""
     found = registry.find("syncdreamer-views", "views")
     block = ComponentSpec("prior", AUTO, AutoPrior.Config("asset://priors/toys"))
-    config = found.Config(image="", prior=block, instances=instances, **options)
+    config = found.Config(image="none", prior=block, instances=instances, **options)
     return found(config, device=device)
 
 

@@ -81,9 +81,7 @@ def test_detail_comes_from_every_input_view(analogy: ImageAnalogy) -> None:
     border = PATCH * SCALE
     inside = slice(border, -border), slice(border, -border)
     assert (generated - back)[inside].abs().max() > 0.1
-    torch.testing.assert_close(
-        found[inside], back[inside], atol=2e-3, rtol=0
-    )
+    torch.testing.assert_close(found[inside], back[inside], atol=2e-3, rtol=0)
 
 
 def test_the_prior_s_own_view_teaches_its_colours(analogy: ImageAnalogy) -> None:

@@ -113,8 +113,9 @@ def test_the_bundled_prior_is_a_baseline() -> None:
     assert [(task.kind, task.setting) for task in tasks] == [
         (kind, each) for each in (setting_of(PRIOR), setting_of(PRIOR).bundled()) for kind in ("views", "mesh")
     ]
-    alone = single_image.plan(single_image._parse([*words, "--views-only"]))
-    assert [task.setting for task in alone] == [setting_of(())]  # it is the config's own
+    own = "prior.weights=asset://priors/toys"
+    alone = single_image.plan(single_image._parse([*words, "--views-only", own]))
+    assert [task.setting for task in alone] == [setting_of((own,))]  # it is the user's own
     others = ("prior.precision=float32", "system.stages.fine.guidance.unseen.prior.weights=x.safetensors")
     kept = setting_of((*PRIOR, *others)).bundled().overrides
     assert kept == ("views.steps=3", *others, "prior.type=auto", "prior.weights=asset://priors/toys")
