@@ -38,6 +38,7 @@ TOYS, OFFICIAL, WITH_PICTURE, FROM_SPHERE = (
     str(CONFIGS / f"imagedream{name}.yaml") for name in ("-toys", "", "-mesh-toys", "-sphere-toys")
 )
 ELEVATION_DEG, TURN_DEG = 10.0, 35.0  # of the input image
+LEVEL = f"views.elevation_deg={ELEVATION_DEG:g}"
 ANGLES = (0, 90, 180, 270)
 STILLS = ["test.frames=4", "test.size=64", "test.stills=4", f"test.elevation_deg={ELEVATION_DEG}"]
 
@@ -71,7 +72,7 @@ def test_front_by_sampler_guidance_and_export(here: Path, capsys: pytest.Capture
     save_picture(here / "toy.png")
     options = [
         "image=toy.png",
-        "views.elevation_deg=10",
+        LEVEL,
         "prompt=a toy: 'left' is \"left\", ${not} a key",
         "views.recenter=false",
         f"views.azimuth_deg={TURN_DEG}",
@@ -161,7 +162,7 @@ def test_a_torn_run_goes_on_to_the_same_bytes(here: Path) -> None:
     write_tiny_text(here / "text", seed=SEED)
     options = [
         "image=ball.png",
-        "views.elevation_deg=10",
+        LEVEL,
         "views.steps=1",
         "views.resolution=32",
         "checkpoint.every=2",
@@ -196,7 +197,7 @@ def test_a_mesh_from_a_sphere_with_and_without_the_picture(here: Path, is_compar
     save_picture(here / "toy.png")
     options = [
         "image=toy.png",
-        "views.elevation_deg=10",
+        LEVEL,
         "views.recenter=false",
         f"views.azimuth_deg={TURN_DEG}",
         "views.resolution=32",
@@ -265,7 +266,7 @@ def test_bad_input(
         OFFICIAL,
         "--train",
         "image=ball.png",
-        "views.elevation_deg=10",
+        LEVEL,
         "views.steps=1",
         *QUICK,
         override,
@@ -281,7 +282,7 @@ def test_only_the_views(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompt = "a: 'toy', \"left\" = ${not} #a key"
     arguments = [
         "image=toy.png",
-        "views.elevation_deg=10",
+        LEVEL,
         f"prompt={prompt}",
         "views.steps=1",
         "views.fov_deg=55",
