@@ -89,7 +89,7 @@ class RunFolder:
 
 
 def create_run_folder(
-    runs_dir: Path, name: str, tag: str, config: dict[str, Any], inputs: Inputs, command: str
+    runs_dir: Path, name: str, tag: str, config: dict[str, Any], inputs: Inputs | None, command: str
 ) -> RunFolder:
     """Create a run folder with config, inputs and command line; a number is added to a tag that is taken.
 
@@ -104,7 +104,9 @@ def create_run_folder(
         path = _make_unique(parent, slug(tag))
         folder = RunFolder(path)
         atomic_write(folder.config, write_config(config))
-        inputs.save(folder.inputs)
+        folder.inputs.parent.mkdir()
+        if inputs is not None:
+            inputs.save(folder.inputs)
         folder.note_command(command)
     except OSError as error:
         if path is not None:

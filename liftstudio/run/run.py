@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,8 +106,8 @@ def noun_of(config: RunConfig) -> str | None:
     return next((name for name in names if any(letter.isalpha() for letter in name)), None)
 
 
-def make_folder(config: RunConfig, inputs: Inputs, command: str) -> RunFolder:
-    """Create the folder of a run."""
+def make_folder(config: RunConfig, inputs: Inputs | None, command: str) -> RunFolder:
+    """Create the folder of a run; inputs: None if the run is to load them itself."""
     runs_dir = output_path(config.runs_dir)
     folder = create_run_folder(runs_dir, config.name, config.tag, to_plain(config), inputs, command)
     log.info("run folder: %s", folder.path)
@@ -132,18 +133,28 @@ def make_views(config: RunConfig, command: str, gpus: list[int] | None) -> RunFo
 def make_preview(config: RunConfig, command: str, gpus: list[int] | None) -> RunFolder:
     """Create a run folder with the preview only, from which `--resume` can continue.
 
+    The views are not enhanced, which saves time, and not kept: `--resume` makes them anew.
+
     Raises:
         InputError: the config has no views, their prior has no volume, or see `load_inputs`.
     """
-    inputs = _inputs_with_views(config, gpus, "--preview")
+    inputs = _inputs_with_views(_without_enhancement(config), gpus, "--preview")
     assert inputs.views is not None
     if not inputs.views.has_volume:
         found = "no volume" if inputs.views.inside is None else "an empty volume"
         raise InputError(f"--preview: the views come with {found}; a prior that has one is asset://priors/objects")
-    folder = make_folder(config, inputs, command)
+    folder = make_folder(config, None, command)
     with folder.lock():
         _preview(folder, inputs.views)
     return folder
+
+
+def _without_enhancement(config: RunConfig) -> RunConfig:
+    """Return the config without the enhancement of its views, if it has one."""
+    views = config.views
+    if views is None or getattr(views.options, "enhance", None) is None:
+        return config
+    return replace(config, views=replace(views, options=replace(views.options, enhance=None)))
 
 
 def _inputs_with_views(config: RunConfig, gpus: list[int] | None, flag: str) -> Inputs:

@@ -155,3 +155,15 @@ def test_an_empty_volume_does_not_stop_a_run(
     assert main([word if word != "tag=a" else "tag=b" for word in PREVIEW]) == 2
     assert "error: --preview: the views come with an empty volume" in capsys.readouterr().err
     assert not Path("runs/ball/b").exists()
+
+
+def test_views_are_enhanced_after_the_preview(ball_project: Path) -> None:
+    """The preview does without; the run that goes on from it has the same enhanced views as any other."""
+    enhanced = [*PREVIEW, "views.resolution=96", "views.enhance.type=image-analogy"]
+    assert main(enhanced) == 0
+    assert not Path("runs/ball/a/checkpoints/inputs.ckpt").exists()
+    assert main(["--config", "runs/ball/a/config.yaml", "--resume"]) == 0
+    assert main(["--views" if word == "--preview" else word for word in enhanced]) == 0
+    assert main(["--views" if word == "--preview" else word for word in enhanced[:-1]]) == 0
+    resumed, views, plain = (Path(f"runs/ball/{tag}/views/002.png").read_bytes() for tag in ("a", "a-2", "a-3"))
+    assert resumed == views != plain
