@@ -20,6 +20,7 @@ import argparse
 import json
 import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -179,7 +180,7 @@ def enhance_capture(enhancers: dict[str, ViewEnhancer], capture: Path, judge: Ju
     own = torch.cat([images[given], masks[given]], dim=-1)
     found, seconds = {GENERATED: views}, {GENERATED: 0.0}
     for name, enhancer in enhancers.items():
-        colors, seconds[name] = timed(lambda enhancer=enhancer: enhancer.repaint(views, own))
+        colors, seconds[name] = timed(partial(enhancer.repaint, views, own))
         found[name] = with_colors(views, colors)
     pictures = {name: small_pictures(each.over(1.0), each.masks) for name, each in found.items()}
     truth = small_pictures(known[..., :3], known[..., 3:])
