@@ -20,7 +20,7 @@ from liftstudio.ops.marching_cubes import marching_cubes
 from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
 
 CELLS = 96  # per side of the lattice from which the surface is taken
-LEAST_AREA = 0.05  # share of the surface below which a separate piece is dropped
+LEAST_AREA = 0.01  # share of the surface below which a separate piece is dropped
 PIXELS = 256  # across the pictures of the preview, and at most across the views whose colours it takes
 FRAMES, FPS = 36, 12  # of the turntable
 SIDES = 8  # pictures on the sheet

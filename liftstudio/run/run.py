@@ -22,6 +22,8 @@ from liftstudio.core.memory import memory_advice, memory_high_water_gb
 from liftstudio.core.stopping import StopRequest
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.export.pipeline import export_mesh
+from liftstudio.priors.base import Prior
+from liftstudio.priors.opening import resolve
 from liftstudio.run.config import RunConfig, deciding_options
 from liftstudio.run.evaluation import (
     check_test,
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from liftstudio.run.truth import Truth
+
+
+NO_VOLUME = "--preview: these views come with no volume; a prior that has one is asset://priors/objects"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -138,15 +143,24 @@ def make_preview(config: RunConfig, command: str, gpus: list[int] | None) -> Run
     Raises:
         InputError: the config has no views, their prior has no volume, or see `load_inputs`.
     """
+    _check_has_volume(config)
     inputs = _inputs_with_views(_without_enhancement(config), gpus, "--preview")
     assert inputs.views is not None
+    if inputs.views.inside is None:
+        raise InputError(NO_VOLUME)
     if not inputs.views.has_volume:
-        found = "no volume" if inputs.views.inside is None else "an empty volume"
-        raise InputError(f"--preview: the views come with {found}; a prior that has one is asset://priors/objects")
+        raise InputError("--preview: the volume of the prior is empty; is the picture cut out well?")
     folder = make_folder(config, None, command)
     with folder.lock():
         _preview(folder, inputs.views)
     return folder
+
+
+def _check_has_volume(config: RunConfig) -> None:
+    """Check that the prior of the views, if the config names one, is of a kind that has a volume."""
+    prior = None if config.views is None else getattr(config.views.options, "prior", None)
+    if config.views is not None and (prior is None or resolve(prior).cls.inside is Prior.inside):
+        raise InputError(NO_VOLUME)
 
 
 def _without_enhancement(config: RunConfig) -> RunConfig:

@@ -35,6 +35,8 @@ log = logging.getLogger("liftstudio")
 
 FRAME_RATIO = 0.83  # share of the frame that an object 1.8 long fills at distance 3.6 and a field of view of 33.8 deg
 LEAST_SIDE = 32  # pixels along the object's longer side
+LEAST_WIDTH = 4  # pixels along the shorter side of a box
+WHOLE = 0.98  # share of the image's sides from which on a box is the whole image
 BOX = "image_box=[left, top, right, bottom]"
 
 
@@ -130,8 +132,8 @@ def load_input_image(
     return _framed(rgb, alpha, found, frame_ratio)
 
 
-def _checked_box(path: Path, values: tuple[int, int, int, int], rgb: Tensor) -> Box:
-    """Return the user's box.
+def _checked_box(path: Path, values: tuple[int, int, int, int], rgb: Tensor) -> Box | None:
+    """Return the user's box; None if it holds nearly all of the image and so says nothing.
 
     Raises:
         InputError: it is inverted, reaches beyond the image, or is smaller than an object may be.
@@ -141,9 +143,12 @@ def _checked_box(path: Path, values: tuple[int, int, int, int], rgb: Tensor) -> 
         raise InputError(f"image_box: expected left < right and top < bottom, got {list(box)}")
     if box.left < 0 or box.top < 0 or box.right > width or box.bottom > height:
         raise InputError(f"image_box: {list(box)} reaches beyond {path}, which is {width}x{height} pixels")
-    if max(box.right - box.left, box.bottom - box.top) < LEAST_SIDE:
-        raise InputError(f"image_box: {list(box)} is too small; expected {LEAST_SIDE} pixels or more along a side")
-    return box
+    sides = box.right - box.left, box.bottom - box.top
+    if max(sides) < LEAST_SIDE or min(sides) < LEAST_WIDTH:
+        expected = f"expected {LEAST_SIDE} pixels or more along one side and {LEAST_WIDTH} along the other"
+        raise InputError(f"image_box: {list(box)} is too small; {expected}")
+    says_nothing = sides[0] > WHOLE * width and sides[1] > WHOLE * height
+    return None if says_nothing else box
 
 
 def _nothing(box: Box | None) -> str:
@@ -203,25 +208,33 @@ def _by_grab_cut(path: Path, rgb: Tensor, box: Box | None) -> tuple[Tensor, Tens
         raise InputError(f"{path}: no object stands out from its background; {_ways_on(box)}")
     if reason := found.doubt():
         seen = _saved_preview(path, rgb, found)
-        raise InputError(f"{path}: the object in it is doubtful: {reason} (see {seen}); {_ways_on(box)}")
+        raise InputError(f"{path}: the object in it is doubtful: {reason}{seen}; {_ways_on(box)}")
     log.info("%s: opaque, cut out by GrabCut and alpha matting (certainty %.2f)", path, found.certainty)
     mask, count = largest_object(found.mask)
     if count > 1:
-        log.warning("%s: of %d objects the largest is taken; for another one set %s", path, count, BOX)
+        log.warning("%s: of %d objects the largest is taken; for another crop the image or set %s", path, count, BOX)
     return matte(rgb, mask)
 
 
 def _ways_on(box: Box | None) -> str:
-    closer = f"set {BOX} around it, in pixels" if box is None else "set image_box closer around it"
-    return f"{closer}, give an RGBA image, or {matting.INSTALL}"
+    place = f"crop the image to it or set {BOX} around it, in pixels"
+    if box is not None:
+        place = "set image_box so that it just holds the whole object"
+    return f"{place}, give an RGBA image, or {matting.INSTALL}"
 
 
-def _saved_preview(path: Path, rgb: Tensor, found: Found) -> Path:
-    """Write the object under a mask as RGBA into the system's folder of temporary files; return the file."""
+def _saved_preview(path: Path, rgb: Tensor, found: Found) -> str:
+    """Write the object under a mask as RGBA into the system's folder of temporary files; return a text that names it.
+
+    The text is empty if the file cannot be written.
+    """
     mask = cv2.resize(found.mask.astype(np.float32), rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.5
-    preview = Path(tempfile.mkdtemp(prefix="liftstudio-")) / f"{path.stem}-cut-out.png"
-    save_image(preview, torch.cat([rgb, torch.from_numpy(mask).float()[..., None]], dim=-1))
-    return preview
+    try:
+        preview = Path(tempfile.mkdtemp(prefix="liftstudio-")) / f"{path.stem}-cut-out.png"
+        save_image(preview, torch.cat([rgb, torch.from_numpy(mask).float()[..., None]], dim=-1))
+    except OSError:
+        return ""
+    return f" (see {preview})"
 
 
 def _filled(rgb: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:

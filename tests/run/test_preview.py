@@ -17,6 +17,7 @@ from liftstudio.cli.command_line import main
 from liftstudio.data.cameras import orbit_cameras
 from liftstudio.data.images import straight_from_white
 from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.priors.base import Prior
 from liftstudio.run.preview import preview_mesh, render_colors, seen_colors
 
 RADIUS = 0.6
@@ -138,7 +139,7 @@ def test_other_modes_leave_the_same_preview(mode: str, ball_project: Path) -> No
 
 def test_without_a_volume_there_is_none(ball_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(PREVIEW[:-1]) == 2
-    assert "error: --preview: the views come with no volume" in capsys.readouterr().err
+    assert "error: --preview: these views come with no volume" in capsys.readouterr().err
     assert not Path("runs").exists()
     assert main([(word == "--preview" and "--train") or word for word in PREVIEW[:-1]]) == 0
     assert not Path("runs/ball/a/preview.glb").exists()
@@ -153,7 +154,7 @@ def test_an_empty_volume_does_not_stop_a_run(
     assert Path("runs/ball/a/export/mesh.ply").is_file() and not Path("runs/ball/a/preview.glb").exists()
     assert "preview: none, since the volume of the prior is empty" in capsys.readouterr().err
     assert main([word if word != "tag=a" else "tag=b" for word in PREVIEW]) == 2
-    assert "error: --preview: the views come with an empty volume" in capsys.readouterr().err
+    assert "error: --preview: the volume of the prior is empty" in capsys.readouterr().err
     assert not Path("runs/ball/b").exists()
 
 
@@ -167,3 +168,14 @@ def test_views_are_enhanced_after_the_preview(ball_project: Path) -> None:
     assert main(["--views" if word == "--preview" else word for word in enhanced[:-1]]) == 0
     resumed, views, plain = (Path(f"runs/ball/{tag}/views/002.png").read_bytes() for tag in ("a", "a-2", "a-3"))
     assert resumed == views != plain
+
+
+def test_a_prior_that_has_no_volume_is_refused_before_it_is_sampled(
+    ball_project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TinyBall, "inside", Prior.inside)
+    assert main(PREVIEW) == 2
+    assert "error: --preview: these views come with no volume" in capsys.readouterr().err
+    assert not TinyBall.prompts and not Path("runs").exists()
+    assert main(["--config", "tiny.yaml", "--preview", "data.path=capture"]) == 2
+    assert "error: --preview: these views come with no volume" in capsys.readouterr().err
