@@ -54,8 +54,8 @@ def test_several_pictures_replace_the_configs_own() -> None:
     assert whole.images == {"front": "owl.png", "120": "b.png"}
     with pytest.raises(InputError, match=r"views\.image, images: both given"):
         load_run_config(path, ["images.front=a.png", "image=b.png"])
-    with pytest.raises(InputError, match=r"images\.bakc: expected .*'back'"):
-        load_run_config(path, ["images.front=a.png", "images.bakc=b.png"])
+    with pytest.raises(InputError, match=r"images\.backk: expected .*'back'"):
+        load_run_config(path, ["images.front=a.png", "images.backk=b.png"])
     with pytest.raises(InputError, match=r"nothing in .* refers to \$\{images\}"):
         load_run_config(assets.packaged("configs") / "mvdream.yaml", ["images.front=a.png"])
 

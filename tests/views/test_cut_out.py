@@ -107,6 +107,14 @@ def test_a_box_in_a_picture_with_alpha_or_before_a_plain_background(tmp_path: Pa
             load_input_image(tmp_path / f"{name}.png", box=(85, 10, 118, 90))
 
 
+def test_a_box_of_the_whole_picture_says_nothing(tmp_path: Path) -> None:
+    shot = taken("robot", "tiles")
+    save_image(tmp_path / "a.png", shot.rgb)
+    height, width = shot.rgb.shape[:2]
+    alone, boxed = (load_input_image(tmp_path / "a.png", box=box) for box in (None, (0, 0, width, height)))
+    assert torch.equal(alone.alpha, boxed.alpha)
+
+
 @pytest.mark.parametrize(
     ("box", "message"),
     [
@@ -114,7 +122,11 @@ def test_a_box_in_a_picture_with_alpha_or_before_a_plain_background(tmp_path: Pa
         ((10, 60, 50, 60), r"image_box: expected left < right and top < bottom"),
         ((10, 10, 50, 101), r"image_box: \[10, 10, 50, 101\] reaches beyond .*a\.png, which is 200x100 pixels"),
         ((-1, 10, 50, 90), r"image_box: \[-1, 10, 50, 90\] reaches beyond"),
-        ((10, 10, 30, 41), r"image_box: \[10, 10, 30, 41\] is too small; expected 32 pixels or more along a side"),
+        (
+            (10, 10, 30, 41),
+            r"image_box: \[10, 10, 30, 41\] is too small; expected 32 pixels or more along one side and 4",
+        ),
+        ((10, 10, 110, 13), r"image_box: \[10, 10, 110, 13\] is too small; expected 32 pixels or more along one side"),
     ],
 )
 def test_faulty_boxes(box: tuple[int, int, int, int], message: str, tmp_path: Path) -> None:

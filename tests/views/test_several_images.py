@@ -127,7 +127,7 @@ def test_one_image_with_a_label_is_the_same_as_without() -> None:
 
 
 FAULTS: list[tuple[dict[str, str], dict[str, Any], str]] = [
-    ({"front": "a.png", "bakc": "b.png"}, {}, r"images\.bakc: expected front, .* did you mean 'back'\?"),
+    ({"front": "a.png", "backk": "b.png"}, {}, r"images\.backk: expected front, .* did you mean 'back'\?"),
     ({"front": "a.png", "top": "b.png"}, {}, r"images\.top: expected front, "),
     ({"front": "a.png", "back": "b.png", "-180": "c.png"}, {}, r"images: 'back' and '-180' are the same side"),
     ({"front": "a.png", "back": "./a.png"}, {}, r"images: \./a\.png is given for 'front' and for 'back'"),
