@@ -20,7 +20,7 @@ KEY = re.compile(
 )
 PARTS = re.compile(r"\w+|\[[\w.]+\]")
 NAME = "NAME"  # stands for values that a message inserts
-NO_OPTIONS = {"checkpoint.pt", "views.posed_images"}  # a file, and the end of a module's name
+NO_OPTIONS = {"checkpoint.pt", "views.posed_images", "views.image_analogy"}  # a file, and ends of modules' names
 
 
 def messages(path: Path) -> list[str]:
