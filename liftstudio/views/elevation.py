@@ -11,7 +11,7 @@ from liftstudio.priors.elevation import BOX_SHARE, SIDE, TRAINED_DEG, ElevationE
 from liftstudio.views.input_image import InputImage
 from liftstudio.views.silhouettes import bounding_box
 
-DOUBTFUL_DEG = 10.0  # expected error from which an estimate is doubtful
+DOUBTFUL_DEG = 12.0  # expected error from which an estimate is doubtful
 END_DEG = 2.0  # estimates this close to the end of the range that the network knows may be of cameras beyond it
 
 
