@@ -6,7 +6,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 PAGES = ("*.md", "docs/**/*.md", "custom/**/README.md", "assets/**/*.md", "tests/golden/**/README.md")
-LINKED = ("docs/images/*.svg", "docs/images/*.webp", "assets/priors/**/*.jpg", "LICENSE")
+LINKED = ("docs/images/*.svg", "docs/images/*.webp", "docs/images/*.jpg", "assets/priors/**/*.jpg", "LICENSE")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
