@@ -14,7 +14,7 @@ from liftstudio.run.config import TruthConfig
 from liftstudio.run.truth import Truth, load_truth, source_rotation_deg
 from liftstudio.training.captures import find_captures as captures_in
 from liftstudio.views.normalization import HALF_SIDE
-from liftstudio.views.posed_images import read_capture
+from liftstudio.views.posed_images import is_capture, read_capture
 
 TOLERANCE = 0.01  # maximum offset of the cube's corners under the run's camera, as a share of the image side
 
@@ -33,6 +33,13 @@ def find_captures(folder: Path, only: list[str] | None) -> list[Path]:
         if name not in found:
             raise InputError(f"--only {name}: no such capture in {folder}; available: {', '.join(found)}")
     return [capture for name, capture in found.items() if not only or name in only]
+
+
+def holds_meshes(folder: Path) -> bool:
+    """Return whether a folder holds packs or mesh files, and no capture, whose mesh may lie next to its views."""
+    if not folder.is_dir() or is_capture(folder):
+        return False
+    return bool(list(folder.glob("*.npz")) or not any(map(is_capture, folder.iterdir())))
 
 
 def name_of(capture: Path) -> str:

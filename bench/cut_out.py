@@ -20,6 +20,7 @@ from bench.photographs import BACKGROUNDS, Photograph, photograph
 from liftstudio.cli import command_line
 from liftstudio.core.assets import input_path, output_path
 from liftstudio.data.images import grid, load_image, resize_area, save_image
+from liftstudio.metrics.novel_views import silhouette_iou
 from liftstudio.views.alpha_mattes import matte
 from liftstudio.views.foreground import find_object
 from liftstudio.views.posed_images import read_capture
@@ -40,12 +41,6 @@ def composed(captures: list[Path], count: int) -> dict[str, Photograph]:
         background = list(BACKGROUNDS)[index % len(BACKGROUNDS)]
         made[f"{name_of(capture)}, {background}"] = photograph(rgb, alpha, background, SEED + index)
     return made
-
-
-def iou(alpha: torch.Tensor, true: torch.Tensor) -> float:
-    """Return intersection over union of two masks [H, W, 1], each where it is above one half."""
-    found, wanted = alpha > 0.5, true > 0.5
-    return float((found & wanted).sum() / (found | wanted).sum())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -81,7 +76,7 @@ def _dispatch(arguments: list[str]) -> int:
             continue
         rgb, alpha = matte(taken.rgb, found.mask)
         seconds = time.perf_counter() - begin
-        share, band = iou(alpha, taken.alpha), _outline(taken.alpha)
+        share, band = float(silhouette_iou(alpha[None], taken.alpha[None])), _outline(taken.alpha)
         error = (alpha - taken.alpha).abs()[band].mean()
         good += share >= GOOD
         table.add_row(name, f"{share:.3f}", f"{found.certainty:.2f}", found.doubt(), f"{error:.3f}", f"{seconds:.1f}")

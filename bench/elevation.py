@@ -21,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from bench.captures import find_captures
+from bench.captures import find_captures, holds_meshes
 from liftstudio.cli import command_line
 from liftstudio.core.assets import input_path, output_path
 from liftstudio.core.errors import InputError
@@ -32,7 +32,7 @@ from liftstudio.training.data import DataConfig
 from liftstudio.training.meshes.source import MeshObjects
 from liftstudio.views.elevation import box_frame
 from liftstudio.views.input_image import InputImage
-from liftstudio.views.posed_images import PosedImages, is_capture
+from liftstudio.views.posed_images import PosedImages
 
 RENDERED = 128  # pixels across the renders
 BIN_DEG = 10  # width of the ranges of true elevations in the second table
@@ -77,13 +77,6 @@ class Errors:
     def where(self, chosen: Tensor) -> "Errors":
         """Return the errors of the chosen pictures [N] bool."""
         return Errors(self.true_deg[chosen], self.error_deg[chosen], self.expected_deg[chosen])
-
-
-def holds_meshes(folder: Path) -> bool:
-    """Return whether a folder holds packs or mesh files, and no capture, whose mesh may lie next to its views."""
-    if not folder.is_dir() or is_capture(folder):
-        return False
-    return bool(list(folder.glob("*.npz")) or not any(map(is_capture, folder.iterdir())))
 
 
 def views_of(capture: Path) -> Iterator[Picture]:

@@ -17,6 +17,7 @@ OPS = (
     "antialiasing",
     "marching_tetrahedra",
     "spherical_gaussians",
+    "barrier_distance",
     "least_area",
     "lifting",
 )

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench.captures import find_captures, name_of, read_subject
+from bench.captures import find_captures, holds_meshes, name_of, read_subject
 from bench.objects_prior import open_suited
 from bench.runs import Pictures, Row
 from bench.unseen import uniform, with_error
@@ -184,7 +184,7 @@ def _dispatch(arguments: list[str]) -> int:
     if not isinstance(prior, ObjectsPrior):
         raise InputError(f"--weights {options.weights}: {prior.name} has no occupancy to compare")
     folder = input_path(options.folder)
-    is_captured = any(folder.glob("*/transforms.json")) or (folder / "transforms.json").exists()
+    is_captured = not holds_meshes(folder)
     if is_captured and options.off:
         raise InputError("--off: only for meshes, which are rendered; the pictures of captures exist already")
     subjects = captured(folder, options.count) if is_captured else held_out(options.folder, options.count, options.off)

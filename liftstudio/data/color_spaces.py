@@ -55,7 +55,7 @@ class ColorSpace:
         if self.profile:
             ramp = _by_profile(Image.fromarray(np.arange(256, dtype=np.uint8)[None]), self.profile)
             return np.interp(values, np.linspace(0, 1, 256), np.asarray(ramp)[0, :, 0] / 255).astype(np.float32)
-        linear = values**self.gamma if self.gamma else _linear(values)
+        linear = values**self.gamma if self.gamma else linear_from_srgb(values)
         mixed = linear @ _to_srgb_primaries(self.chromaticities).T.astype(np.float32)
         return _displayed(mixed.clip(0, 1))
 
@@ -155,7 +155,8 @@ def _xyz_from_rgb(chromaticities: Chromaticities) -> NDArray[np.float64]:
     return columns * np.linalg.solve(columns, white)
 
 
-def _linear(values: Floats) -> Floats:
+def linear_from_srgb(values: Floats) -> Floats:
+    """Return linear values of sRGB values in [0, 1], of any shape (IEC 61966-2-1)."""
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 

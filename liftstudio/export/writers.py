@@ -7,7 +7,6 @@ rotation that Blender undoes on import. The object's front, world +x, stays +x.
 from pathlib import Path
 
 import numpy as np
-import torch
 import trimesh
 from PIL import Image
 from torch import Tensor
@@ -16,6 +15,7 @@ from trimesh.visual import ColorVisuals, TextureVisuals
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from liftstudio.core.files import atomic_write
+from liftstudio.data.color_spaces import linear_from_srgb
 from liftstudio.data.mesh import Mesh
 from liftstudio.export.bake import Bytes
 from liftstudio.export.unwrap import UvMesh
@@ -71,11 +71,11 @@ def write_ply(path: Path, mesh: Mesh, colors: Bytes) -> list[Path]:
 
 def write_colored_glb(path: Path, mesh: Mesh, colors: Tensor) -> None:
     """Write binary glTF 2.0 with smooth normals and sRGB vertex colours [V, 3] in [0, 1], without a texture."""
-    linear = torch.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055).pow(2.4))  # as glTF demands
+    linear = linear_from_srgb(colors.clamp(0, 1).numpy())  # as glTF demands
     surface = trimesh.Trimesh(
         _y_up(mesh.vertices), mesh.faces.numpy(), vertex_normals=_y_up(mesh.vertex_normals()), process=False
     )
-    surface.visual = ColorVisuals(surface, vertex_colors=(linear.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+    surface.visual = ColorVisuals(surface, vertex_colors=(linear * 255).round().astype(np.uint8))
     atomic_write(path, gltf.export_glb(trimesh.Scene({path.stem: surface}), include_normals=True))
 
 

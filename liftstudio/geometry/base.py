@@ -1,5 +1,7 @@
 """The interface of all geometries."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -35,11 +37,20 @@ class Geometry(Component, nn.Module):
     class Config:
         from_: str = ""  # stage whose result initialises this geometry, or `prior`: its volume; empty: from scratch
 
-    holds_shape: bool = False  # while true, a surface geometry returns its mesh without gradients
+    holds_shape: bool = False  # within `holding_shape`
     box: Tensor  # [2, 3] lowest and highest corner of the region that may hold the object, world units
 
     def update(self, step: int) -> None:
         """Apply the schedules of this geometry; called before each training step (0-based in the stage)."""
+
+    @contextmanager
+    def holding_shape(self, held: bool) -> Iterator[None]:
+        """Return a context in which, if `held`, a surface geometry returns its mesh without gradients."""
+        self.holds_shape = held
+        try:
+            yield
+        finally:
+            self.holds_shape = False
 
     def parameters_changed(self) -> None:
         """Drop what was kept of the parameters' values; called after each step of the optimiser."""

@@ -21,6 +21,7 @@ CUDA_LIBRARIES = {
     "interpolation": None,
     "edges": None,
     "antialiasing": None,
+    "barrier_distance": None,
     "least_area": None,
     "lifting": None,
     "marching_tetrahedra": None,
@@ -28,7 +29,9 @@ CUDA_LIBRARIES = {
 }
 # Ops whose vectorised torch form is already fast: on every device, or on CUDA only.
 TORCH_ONLY = ("spherical_gaussians",)
-TORCH_ON_CUDA = ("interpolation", "edges", "antialiasing", "least_area", "lifting", "marching_tetrahedra")
+TORCH_ON_CUDA = (
+    "interpolation", "edges", "antialiasing", "barrier_distance", "least_area", "lifting", "marching_tetrahedra",
+)  # fmt: skip
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced_backend", default=None)
 

@@ -19,7 +19,6 @@ from liftstudio.ops.interpolation import interpolate
 from liftstudio.ops.marching_cubes import marching_cubes
 from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
 
-CELLS = 96  # per side of the lattice from which the surface is taken
 LEAST_AREA = 0.01  # share of the surface below which a separate piece is dropped
 PIXELS = 256  # across the pictures of the preview, and at most across the views whose colours it takes
 FRAMES, FPS = 36, 12  # of the turntable
@@ -31,10 +30,9 @@ TOLERANCE = 0.03  # how far a point may lie behind the visible surface and still
 
 def preview_mesh(inside: Tensor) -> Mesh:
     """Return the surface of what a prior says is inside the object, [G, G, G], see `ReferenceViews`."""
-    lattice = F.interpolate(inside[None, None], (CELLS,) * 3, mode="trilinear")[0, 0]
-    outermost = 1 - 1 / CELLS
+    outermost = 1 - 1 / len(inside)  # centre of the last cell
     corner = torch.full((3,), outermost)
-    closed = F.pad(lattice[1:-1, 1:-1, 1:-1], [1] * 6, value=-1.0)
+    closed = F.pad(inside[1:-1, 1:-1, 1:-1], [1] * 6, value=-1.0)
     return drop_floaters(marching_cubes(-closed, torch.stack([-corner, corner])), LEAST_AREA)[0]
 
 
@@ -64,7 +62,7 @@ def seen_colors(mesh: Mesh, views: ReferenceViews) -> Tensor:
 
 
 def render_colors(mesh: Mesh, colors: Tensor, cameras: Cameras) -> Tensor:
-    """Return unlit pictures [B, H, W, 3] over white of a mesh with vertex colours [V, 3]."""
+    """Return unlit sRGB pictures [B, H, W, 3] over white of a mesh with vertex colours [V, 3], all in [0, 1]."""
     clip = cameras.clip(mesh.vertices)
     visible = fragments(clip, mesh.faces, rasterize(clip, mesh.faces, cameras.height, cameras.width))
     return scatter_image(interpolate(colors, mesh.faces, visible), visible, 1.0)

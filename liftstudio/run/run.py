@@ -13,12 +13,13 @@ import torch
 from liftstudio import __version__
 from liftstudio.core.assets import input_path, output_path
 from liftstudio.core.checkpoints import Checkpoint, check_same_config, random_states, seed_everything, set_random_states
-from liftstudio.core.config import to_plain
+from liftstudio.core.config import ComponentSpec, to_plain
 from liftstudio.core.devices import choose_devices, first_device
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_write, clear_temporaries
 from liftstudio.core.logs import RunLog, StageProgress, WorkProgress, log
 from liftstudio.core.memory import memory_advice, memory_high_water_gb
+from liftstudio.core.registry import find
 from liftstudio.core.stopping import StopRequest
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.export.pipeline import export_mesh
@@ -76,11 +77,12 @@ def load_inputs(config: RunConfig, gpus: list[int] | None) -> Inputs:
     """Check all external files of a run and return its inputs; called before processes for other devices are started.
 
     Raises:
-        InputError: see `choose_devices`, `check_test`, `check_truth` and `Inputs.load`.
+        InputError: see `choose_devices`, `check_test`, `check_truth`, `System.check` and `Inputs.load`.
     """
     device = first_device(config.device, gpus)
     check_test(config.test)
     check_truth(config)
+    find(config.system.type, "system").check(config.system.options)
     with memory_advice(config, "views"):
         return Inputs.load(config.views, device)
 
@@ -125,7 +127,8 @@ def make_views(config: RunConfig, command: str, gpus: list[int] | None) -> RunFo
     Raises:
         InputError: the config has no views, or see `load_inputs`.
     """
-    inputs = _inputs_with_views(config, gpus, "--views")
+    _views_of(config, "--views")
+    inputs = load_inputs(config, gpus)
     folder = make_folder(config, inputs, command)
     assert inputs.views is not None
     with folder.lock():
@@ -143,38 +146,27 @@ def make_preview(config: RunConfig, command: str, gpus: list[int] | None) -> Run
     Raises:
         InputError: the config has no views, their prior has no volume, or see `load_inputs`.
     """
-    _check_has_volume(config)
-    inputs = _inputs_with_views(_without_enhancement(config), gpus, "--preview")
-    assert inputs.views is not None
-    if inputs.views.inside is None:
+    views = _views_of(config, "--preview")
+    prior = getattr(views.options, "prior", None)
+    if prior is None or resolve(prior).cls.inside is Prior.inside:
         raise InputError(NO_VOLUME)
-    if not inputs.views.has_volume:
+    plain = replace(views, options=replace(views.options, enhance=None))
+    found = load_inputs(replace(config, views=plain), gpus).views
+    assert found is not None
+    if found.inside is None:
+        raise InputError(NO_VOLUME)
+    if not found.has_volume:
         raise InputError("--preview: the volume of the prior is empty; is the picture cut out well?")
     folder = make_folder(config, None, command)
     with folder.lock():
-        _preview(folder, inputs.views)
+        _preview(folder, found)
     return folder
 
 
-def _check_has_volume(config: RunConfig) -> None:
-    """Check that the prior of the views, if the config names one, is of a kind that has a volume."""
-    prior = None if config.views is None else getattr(config.views.options, "prior", None)
-    if config.views is not None and (prior is None or resolve(prior).cls.inside is Prior.inside):
-        raise InputError(NO_VOLUME)
-
-
-def _without_enhancement(config: RunConfig) -> RunConfig:
-    """Return the config without the enhancement of its views, if it has one."""
-    views = config.views
-    if views is None or getattr(views.options, "enhance", None) is None:
-        return config
-    return replace(config, views=replace(views, options=replace(views.options, enhance=None)))
-
-
-def _inputs_with_views(config: RunConfig, gpus: list[int] | None, flag: str) -> Inputs:
+def _views_of(config: RunConfig, flag: str) -> ComponentSpec:
     if config.views is None:
         raise InputError(f"views: missing; {flag} needs a 'views:' block in the config")
-    return load_inputs(config, gpus)
+    return config.views
 
 
 def _preview(folder: RunFolder, views: ReferenceViews) -> None:

@@ -33,6 +33,14 @@ class System(Component):
 
     stages: dict[str, int]  # stage name -> its number of steps, in order
 
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Check what can be told from the options alone; called before the views are made.
+
+        Raises:
+            InputError: options contradict each other; names the option.
+        """
+
     @abstractmethod
     def enter(self, stage: str, state: dict[str, Any] | None = None) -> None:
         """Make `stage` the current one.

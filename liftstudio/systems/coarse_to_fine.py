@@ -57,8 +57,12 @@ class CoarseToFine(System):
         self, config: Config, *, views: ReferenceViews | None, device: torch.device, seed: int, fabric: "Fabric"
     ) -> None:
         has_volume = views is not None and views.has_volume
-        self.config = dataclasses.replace(config, stages=suited_stages(config.stages, has_volume=has_volume))
-        check_stages(self.config.stages)
+        suited = suited_stages(config.stages, has_volume=has_volume)
+        if config.stages and not suited:
+            state = "a volume" if has_volume else "no volume"
+            raise InputError(f"system.stages: none is for views with {state}; see the option 'volume' of each")
+        check_stages(suited)
+        self.config = dataclasses.replace(config, stages=suited)
         self.views, self.device, self.fabric = views, device, fabric
         self.stages = {name: stage.steps for name, stage in self.config.stages.items()}
         if not has_volume:
@@ -70,6 +74,13 @@ class CoarseToFine(System):
         self.background = config.background.build().to(device)
         self._build_guidance()
         self._check_optimizers()
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """See `System.check`; with a volume and without, the stages that are run can follow each other."""
+        for has_volume in (True, False):
+            if suited := suited_stages(config.stages, has_volume=has_volume):
+                check_stages(suited)
 
     def _check_no_volume_needed(self) -> None:
         for name, stage in self.config.stages.items():
@@ -122,25 +133,25 @@ class CoarseToFine(System):
 
     def _initialize(self, stage: str, geometry: Geometry) -> None:
         """Initialise the geometry of a stage from the previous one, or from the volume of the prior."""
-        inside = None if self.views is None else self.views.inside
-        if self.config.stages[stage].geometry.options.from_ == PRIOR:
-            assert inside is not None, "checked when the system was built"
-            self._start_inside(stage, geometry, inside)
-            return
-        source, cameras, seen = self._previous_render()
-        if not (seen.opacity > 0.5).any():
-            raise InputError(f"system.stages.{stage}: {self._vanished()}")
+        from_volume = self.config.stages[stage].geometry.options.from_ == PRIOR
         try:
-            geometry.initialize(source, cameras, seen, inside)
-        except InputError as error:
-            before = f"system.stages.{self.stage.name}.steps={self.stages[self.stage.name]}"
-            raise InputError(f"system.stages.{stage}: {error} ({before})") from None
-
-    def _start_inside(self, stage: str, geometry: Geometry, inside: torch.Tensor) -> None:
-        try:
-            geometry.initialize_inside(inside)
+            self._start_inside(geometry) if from_volume else self._start_from_previous(geometry)
         except InputError as error:
             raise InputError(f"system.stages.{stage}: {error}") from None
+
+    def _start_inside(self, geometry: Geometry) -> None:
+        assert self.views is not None and self.views.inside is not None, "checked when the system was built"
+        geometry.initialize_inside(self.views.inside)
+
+    def _start_from_previous(self, geometry: Geometry) -> None:
+        source, cameras, seen = self._previous_render()
+        if not (seen.opacity > 0.5).any():
+            raise InputError(self._vanished())
+        try:
+            geometry.initialize(source, cameras, seen, None if self.views is None else self.views.inside)
+        except InputError as error:
+            before = f"system.stages.{self.stage.name}.steps={self.stages[self.stage.name]}"
+            raise InputError(f"{error} ({before})") from None
 
     def _vanished(self) -> str:
         """Text for the error when the current stage, which is to be followed by another, shows nothing."""

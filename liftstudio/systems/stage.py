@@ -100,8 +100,9 @@ class Stage:
         request = guidance.request(step, generator)
         self._check_memory(name, request.cameras)
         passes = request.passes | regularizers.passes(active)
-        self.scene.geometry.holds_shape = not request.moves_shape
-        render = self.renderer.render(self.scene, request.cameras, passes=passes, generator=generator, shading=shading)
+        scene, cameras = self.scene, request.cameras
+        with scene.geometry.holding_shape(not request.moves_shape):
+            render = self.renderer.render(scene, cameras, passes=passes, generator=generator, shading=shading)
         losses = guidance.losses(request, render)
         try:
             extra = regularizers.render_losses(active, render, self.scene, generator, shading)

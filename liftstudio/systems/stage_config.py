@@ -38,17 +38,9 @@ def geometry_options(stages: dict[str, StageConfig], stage: str) -> ComponentSpe
 
 
 def suited_stages(stages: dict[str, StageConfig], *, has_volume: bool) -> dict[str, StageConfig]:
-    """Return the stages that views with or without a volume go through.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Return the stages that views with or without a volume go through; there may be none."""
     left_out = "absent" if has_volume else "required"
-    suited = {name: stage for name, stage in stages.items() if stage.volume != left_out}
-    if stages and not suited:
-        state = "a volume" if has_volume else "no volume"
-        raise InputError(f"system.stages: none is for views with {state}; each has 'volume: {left_out}'")
-    return suited
+    return {name: stage for name, stage in stages.items() if stage.volume != left_out}
 
 
 def check_stages(stages: dict[str, StageConfig]) -> None:

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
+
+from liftstudio.ops.barrier_distance import barrier_distance
 
 SIDE = 240  # pixels along the longer side of the picture in which the object is looked for
 FINE_SIDE = 400  # along the longer side of the object's surroundings, in which its outline is refined
@@ -105,7 +106,7 @@ class _Picture:
     @classmethod
     def of(cls, rgb: NDArray[np.uint8]) -> "_Picture":
         lab = cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-        barrier = _barrier_distance(cv2.bilateralFilter(lab, 9, 15, 5))
+        barrier = barrier_distance(torch.from_numpy(cv2.bilateralFilter(lab, 9, 15, 5))).numpy()
         return cls(rgb, lab, _bins(_blurred(lab, 0.7)), barrier)
 
     @property
@@ -322,32 +323,3 @@ def _reduced(pixels: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
 
 def _blurred(image: NDArray[np.generic], sigma: float) -> Floats:
     return cv2.GaussianBlur(image.astype(np.float32), (0, 0), sigma)
-
-
-@njit(cache=True)
-def _barrier_distance(image: Floats) -> Floats:
-    """Return the minimum barrier distance [h, w] of each pixel to the border, summed over channels.
-
-    The barrier of a path is the largest difference of values on it (Zhang et al. 2015, Minimum Barrier Salient Object
-    Detection at 80 FPS); it is small in a background that changes slowly. Two sweeps in each direction.
-    """
-    height, width, channels = image.shape
-    total = np.zeros((height, width), np.float32)
-    for channel in range(channels):
-        values = image[:, :, channel]
-        highest, lowest = values.copy(), values.copy()
-        distance = np.zeros((height, width), np.float32)
-        distance[1:-1, 1:-1] = 1e9
-        for sweep in range(4):
-            step = 1 if sweep % 2 == 0 else -1
-            for i in range(1, height - 1):
-                y = i if step > 0 else height - 1 - i
-                for j in range(1, width - 1):
-                    x = j if step > 0 else width - 1 - j
-                    for k in range(2):
-                        row, column = (y - step, x) if k == 0 else (y, x - step)
-                        high, low = max(highest[row, column], values[y, x]), min(lowest[row, column], values[y, x])
-                        if high - low < distance[y, x]:
-                            distance[y, x], highest[y, x], lowest[y, x] = high - low, high, low
-        total += distance
-    return total

@@ -7,10 +7,9 @@ import imageio_ffmpeg
 import pytest
 import torch
 import trimesh
-from helpers.tiny_prior import TinyBall, ball, write_ball, write_weights
+from helpers.tiny_prior import TinyBall, ball
 from helpers.tiny_scenes import is_closed
 from PIL import Image
-from test_views_mode import CONFIG
 from torch import Tensor
 
 from liftstudio.cli.command_line import main
@@ -23,16 +22,6 @@ from liftstudio.run.preview import preview_mesh, render_colors, seen_colors
 RADIUS = 0.6
 PREVIEW = ["--config", "ball.yaml", "--preview", "image=photo.png", "device=cpu", "tag=a", "prior.knows_inside=true"]
 FILES = {"preview.glb", "preview.mp4", "preview.png"}
-
-
-@pytest.fixture
-def ball_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(project / "cache"))
-    (project / "ball.yaml").write_text(CONFIG)
-    write_ball(project / "photo.png")
-    write_weights(project / "ball.safetensors")
-    TinyBall.prompts.clear()
-    return project
 
 
 def volume(cells: int = 64) -> Tensor:
@@ -179,3 +168,15 @@ def test_a_prior_that_has_no_volume_is_refused_before_it_is_sampled(
     assert not TinyBall.prompts and not Path("runs").exists()
     assert main(["--config", "tiny.yaml", "--preview", "data.path=capture"]) == 2
     assert "error: --preview: these views come with no volume" in capsys.readouterr().err
+
+
+def test_mistakes_in_stages_are_found_before_the_views(ball_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stage = "{steps: 1, geometry: {type: dmtet, from: nope}, renderer: surface, guidance: {views: reconstruction}}"
+    (Path("stages.yaml")).write_text(
+        Path("ball.yaml").read_text().replace("type: tiny-sphere", f"type: coarse-to-fine\n  stages: {{fine: {stage}}}")
+    )
+    assert (
+        main(["--train" if word == "--preview" else word.replace("ball.yaml", "stages.yaml") for word in PREVIEW]) == 2
+    )
+    assert "error: system.stages.fine.geometry.from: expected 'prior'" in capsys.readouterr().err
+    assert not TinyBall.prompts and not Path("runs").exists()

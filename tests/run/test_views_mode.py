@@ -7,7 +7,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 import torch
-from helpers.tiny_prior import TinyBall, write_ball, write_weights
+from helpers.tiny_prior import TinyBall
 from PIL import Image
 from torch import Tensor
 
@@ -19,36 +19,9 @@ from liftstudio.run.inputs import Inputs
 from liftstudio.views.posed_images import PosedImages
 from liftstudio.views.saving import save_views
 
-CONFIG = """\
-image: ???
-prior: {type: tiny-ball, weights: ball.safetensors}
-views:
-  type: sv3d-views
-  image: ${image}
-  elevation_deg: 10
-  prior: ${prior}
-  orbit: {type: sine, frames: 6, amplitude_deg: 30}
-  steps: 3
-  resolution: 48
-system:
-  type: tiny-sphere
-test: {frames: 2, size: 16, stills: 1}
-log: {images_every: 0, tensorboard: false}
-export: {formats: [ply], texture_size: 64}
-"""
 VIEWS = ["--config", "ball.yaml", "--views", "image=photo.png", "device=cpu", "tag=a"]
 TRAIN = ["--config", "ball.yaml", "--train", "image=photo.png", "device=cpu", "tag=a"]
 FILES = {*(f"{index:03d}.png" for index in range(6)), "orbit.mp4", "contact_sheet.png", "transforms.json"}
-
-
-@pytest.fixture
-def ball_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(project / "cache"))
-    (project / "ball.yaml").write_text(CONFIG)
-    write_ball(project / "photo.png")
-    write_weights(project / "ball.safetensors")
-    TinyBall.prompts.clear()
-    return project
 
 
 def read_back(folder: Path, **options: object) -> ReferenceViews:

@@ -156,7 +156,9 @@ def test_the_volume_decides_which_stages_are_run() -> None:
 def test_generated_views_may_change_only_colors(generated_shape: bool) -> None:
     guidance = {"type": "reconstruction", "views_per_step": 1, "generated_shape": generated_shape}
     geometry = {"type": "dmtet", "from": "prior", "resolution": 16}
-    system = with_volume(stages__fine__guidance={"views": guidance}, stages__fine__geometry=geometry)
+    system = with_volume(
+        stages__fine__guidance={"views": guidance}, stages__fine__geometry=geometry, stages__fine__regularizers={}
+    )
     system.enter("fine")
     shape, views = system.stage.scene.geometry, system.guidance["fine"]["views"]
     for is_input in (False, True):
@@ -357,3 +359,27 @@ def test_images_are_not_compared_with_random_shading(stage: str, monkeypatch: py
     assert losses_of(1.0) == losses_of(0.0)
     monkeypatch.setattr(Reconstruction, "compares_pictures", False)
     assert losses_of(1.0) != losses_of(0.0)
+
+
+@pytest.mark.parametrize("volume", ["absent", "required"])
+def test_stages_are_checked_without_views(volume: str) -> None:
+    """Those for other views too, since nobody knows yet which views there will be."""
+    changes = {"stages__coarse__volume": volume, "stages__fine__volume": volume}
+    CoarseToFine.check(parse(config(**changes), CoarseToFine.Config))
+    with pytest.raises(InputError, match=r"^system\.stages\.fine\.geometry\.from: expected 'coarse'.*, got 'corse'$"):
+        CoarseToFine.check(parse(config(**changes, stages__fine__geometry__from="corse"), CoarseToFine.Config))
+
+
+def test_shape_regularizers_act_while_a_view_holds_the_shape() -> None:
+    held = {"type": "reconstruction", "views_per_step": 1, "generated_shape": False}
+    geometry = {"type": "dmtet", "from": "prior", "resolution": 16}
+    system = with_volume(
+        stages__fine__guidance={"views": held},
+        stages__fine__geometry=geometry,
+        stages__fine__regularizers={"lambda_normal_consistency": 1.0},
+    )
+    system.enter("fine")
+    system.guidance["fine"]["views"].shares = 1 - torch.eye(6)[0]  # generated views alone
+    before = system.stage.scene.geometry.sdf.detach().clone()
+    system.step(0)
+    assert not torch.equal(system.stage.scene.geometry.sdf, before)
