@@ -70,12 +70,17 @@ class Stage:
         self.renderer.update(scene, step, generator)
         weighted: Weighted = {}
         metrics: dict[str, float] = {}
+        moves_shape: list[bool] = []
         for name, guidance in self.guidance.items():
             if step >= guidance.config.start:
-                weighted |= self._guide(name, active, step, generator, shading)
+                losses, moves = self._guide(name, active, step, generator, shading)
+                weighted |= losses
+                moves_shape.append(moves)
                 metrics |= {f"{name}/{metric}": value for metric, value in guidance.metrics().items()}
-        for loss, value in regularizers.geometry_losses(active, scene.geometry, generator).items():
-            weighted[loss] = active[loss], value
+        # A step whose views all leave the shape as it is leaves it to no regulariser either.
+        with scene.geometry.holding_shape(bool(moves_shape) and not any(moves_shape)):
+            for loss, value in regularizers.geometry_losses(active, scene.geometry, generator).items():
+                weighted[loss] = active[loss], value
         if not weighted:
             raise InputError(f"stage {self.name}, step {step}: no loss is active; every weight is 0 or starts later")
         total = torch.stack([weight * value for weight, value in weighted.values()]).sum()
@@ -92,8 +97,11 @@ class Stage:
         step: int,
         generator: torch.Generator,
         shading: RandomShading | None,
-    ) -> Weighted:
-        """Render the request of a guidance; return its losses and those of the regularisers on that render."""
+    ) -> tuple[Weighted, bool]:
+        """Render the request of a guidance.
+
+        Returns its losses and those of the regularisers on that render; and whether they may change the shape.
+        """
         guidance = self.guidance[name]
         if guidance.compares_pictures:
             shading = None
@@ -108,9 +116,9 @@ class Stage:
             extra = regularizers.render_losses(active, render, self.scene, generator, shading)
         except InputError as error:  # names the weight of a loss
             raise InputError(f"system.stages.{self.name}.regularizers.{error}") from None
-        return {f"{name}/{loss}": (guidance.weight(loss, step), value) for loss, value in losses.items()} | {
-            f"{name}/{loss}": (active[loss], value) for loss, value in extra.items()
-        }
+        weighted = {f"{name}/{loss}": (guidance.weight(loss, step), value) for loss, value in losses.items()}
+        weighted |= {f"{name}/{loss}": (active[loss], value) for loss, value in extra.items()}
+        return weighted, request.moves_shape
 
     def _check_memory(self, name: str, cameras: Cameras) -> None:
         """At a resolution milestone, stop before memory runs out, while the results so far can still be saved."""

@@ -156,9 +156,7 @@ def test_the_volume_decides_which_stages_are_run() -> None:
 def test_generated_views_may_change_only_colors(generated_shape: bool) -> None:
     guidance = {"type": "reconstruction", "views_per_step": 1, "generated_shape": generated_shape}
     geometry = {"type": "dmtet", "from": "prior", "resolution": 16}
-    system = with_volume(
-        stages__fine__guidance={"views": guidance}, stages__fine__geometry=geometry, stages__fine__regularizers={}
-    )
+    system = with_volume(stages__fine__guidance={"views": guidance}, stages__fine__geometry=geometry)
     system.enter("fine")
     shape, views = system.stage.scene.geometry, system.guidance["fine"]["views"]
     for is_input in (False, True):
@@ -370,16 +368,19 @@ def test_stages_are_checked_without_views(volume: str) -> None:
         CoarseToFine.check(parse(config(**changes, stages__fine__geometry__from="corse"), CoarseToFine.Config))
 
 
-def test_shape_regularizers_act_while_a_view_holds_the_shape() -> None:
-    held = {"type": "reconstruction", "views_per_step": 1, "generated_shape": False}
+@pytest.mark.parametrize("order", [("held", "free"), ("free", "held"), ("held", "also held")])
+def test_shape_regularizers_act_if_any_view_may_move_the_shape(order: tuple[str, str]) -> None:
+    """In both orders of the guidances; the free one compares nothing that depends on the shape."""
+    silent = {"lambda_rgb": 0, "lambda_mask": 0, "lambda_illumination": 0.1}
+    blocks = {
+        name: {"type": "reconstruction", "views_per_step": 1, **({} if held else silent), "generated_shape": not held}
+        for name, held in ((name, "held" in name) for name in order)
+    }
     geometry = {"type": "dmtet", "from": "prior", "resolution": 16}
-    system = with_volume(
-        stages__fine__guidance={"views": held},
-        stages__fine__geometry=geometry,
-        stages__fine__regularizers={"lambda_normal_consistency": 1.0},
-    )
+    system = with_volume(stages__fine__guidance=blocks, stages__fine__geometry=geometry)
     system.enter("fine")
-    system.guidance["fine"]["views"].shares = 1 - torch.eye(6)[0]  # generated views alone
+    for guidance in system.guidance["fine"].values():
+        guidance.shares = 1 - torch.eye(6)[0]  # generated views alone
     before = system.stage.scene.geometry.sdf.detach().clone()
     system.step(0)
-    assert not torch.equal(system.stage.scene.geometry.sdf, before)
+    assert torch.equal(system.stage.scene.geometry.sdf, before) == ("free" not in order)
