@@ -116,12 +116,28 @@ def resolve(block: ComponentSpec) -> ResolvedPrior:
     """
     if block.type != AUTO:
         return ResolvedPrior(block)
+    name, weights = _recognized(block)
+    prior = registry.find(name, KIND)
+    options = _known_options(name, prior, dataclasses.asdict(block.options))
+    return ResolvedPrior(ComponentSpec(KIND, name, prior.Config(**options)), weights)
+
+
+def prior_class(block: ComponentSpec) -> type[Prior]:
+    """Return the class of the prior that `resolve` returns for a block; nothing is logged.
+
+    Raises:
+        InputError: as `resolve`.
+    """
+    return registry.find(block.type if block.type != AUTO else _recognized(block)[0], KIND)
+
+
+def _recognized(block: ComponentSpec) -> tuple[str, Weights]:
+    """Return the name of the prior that the weights of a block of `type: auto` belong to, and the opened weights."""
     known = dict(_known_priors())
     weights = _open_weights(block.options.weights, known.values())
     for name, prior in known.items():
         if prior.recognizes(weights):
-            options = _known_options(name, prior, dataclasses.asdict(block.options))
-            return ResolvedPrior(ComponentSpec(KIND, name, prior.Config(**options)), weights)
+            return name, weights
     raise InputError(f"{weights.path}: not weights of a known prior; known: {', '.join(known)}")
 
 

@@ -24,7 +24,7 @@ from liftstudio.core.stopping import StopRequest
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.export.pipeline import export_mesh
 from liftstudio.priors.base import Prior
-from liftstudio.priors.opening import resolve
+from liftstudio.priors.opening import prior_class
 from liftstudio.run.config import RunConfig, deciding_options
 from liftstudio.run.evaluation import (
     check_test,
@@ -82,7 +82,7 @@ def load_inputs(config: RunConfig, gpus: list[int] | None) -> Inputs:
     device = first_device(config.device, gpus)
     check_test(config.test)
     check_truth(config)
-    find(config.system.type, "system").check(config.system.options)
+    find(config.system.type, "system").check(config.system.options, has_volume=_prior_has_volume(config.views))
     with memory_advice(config, "views"):
         return Inputs.load(config.views, device)
 
@@ -147,8 +147,7 @@ def make_preview(config: RunConfig, command: str, gpus: list[int] | None) -> Run
         InputError: the config has no views, their prior has no volume, or see `load_inputs`.
     """
     views = _views_of(config, "--preview")
-    prior = getattr(views.options, "prior", None)
-    if prior is None or resolve(prior).cls.inside is Prior.inside:
+    if not _prior_has_volume(views):
         raise InputError(NO_VOLUME)
     plain = replace(views, options=replace(views.options, enhance=None))
     found = load_inputs(replace(config, views=plain), gpus).views
@@ -167,6 +166,12 @@ def _views_of(config: RunConfig, flag: str) -> ComponentSpec:
     if config.views is None:
         raise InputError(f"views: missing; {flag} needs a 'views:' block in the config")
     return config.views
+
+
+def _prior_has_volume(views: ComponentSpec | None) -> bool:
+    """Return whether the views come from a prior that says what is inside the object; it may find nothing there."""
+    prior = getattr(views.options, "prior", None) if views is not None else None
+    return prior is not None and prior_class(prior).inside is not Prior.inside
 
 
 def _preview(folder: RunFolder, views: ReferenceViews) -> None:

@@ -34,8 +34,10 @@ class System(Component):
     stages: dict[str, int]  # stage name -> its number of steps, in order
 
     @classmethod
-    def check(cls, config: Any) -> None:
+    def check(cls, config: Any, *, has_volume: bool) -> None:
         """Check what can be told from the options alone; called before the views are made.
+
+        has_volume: whether the prior that makes the views says what is inside the object.
 
         Raises:
             InputError: options contradict each other; names the option.

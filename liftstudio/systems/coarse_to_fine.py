@@ -57,16 +57,10 @@ class CoarseToFine(System):
         self, config: Config, *, views: ReferenceViews | None, device: torch.device, seed: int, fabric: "Fabric"
     ) -> None:
         has_volume = views is not None and views.has_volume
-        suited = suited_stages(config.stages, has_volume=has_volume)
-        if config.stages and not suited:
-            state = "a volume" if has_volume else "no volume"
-            raise InputError(f"system.stages: none is for views with {state}; see the option 'volume' of each")
-        check_stages(suited)
-        self.config = dataclasses.replace(config, stages=suited)
+        self.check(config, has_volume=has_volume)
+        self.config = dataclasses.replace(config, stages=suited_stages(config.stages, has_volume=has_volume))
         self.views, self.device, self.fabric = views, device, fabric
         self.stages = {name: stage.steps for name, stage in self.config.stages.items()}
-        if not has_volume:
-            self._check_no_volume_needed()
         self.setup_generator = torch.Generator(device).manual_seed(seed)
         self.generator = torch.Generator(device).manual_seed(seed + 1 + fabric.global_rank)
         self.material = config.material.build().to(device)
@@ -76,19 +70,9 @@ class CoarseToFine(System):
         self._check_optimizers()
 
     @classmethod
-    def check(cls, config: Config) -> None:
-        """See `System.check`; with a volume and without, the stages that are run can follow each other."""
-        for has_volume in (True, False):
-            if suited := suited_stages(config.stages, has_volume=has_volume):
-                check_stages(suited)
-
-    def _check_no_volume_needed(self) -> None:
-        for name, stage in self.config.stages.items():
-            if stage.geometry.options.from_ == PRIOR:
-                raise InputError(
-                    f"system.stages.{name}.geometry.from: there is no volume to start from; use a prior that has one, "
-                    "as asset://priors/objects has, or a stage before this one"
-                )
+    def check(cls, config: Config, *, has_volume: bool) -> None:
+        """See `System.check`; the stages that are run can follow each other."""
+        check_stages(config.stages, has_volume=has_volume)
 
     def _build_guidance(self) -> None:
         """Build the guidance of all stages, so that missing files are reported before the long work."""

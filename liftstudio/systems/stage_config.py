@@ -43,22 +43,28 @@ def suited_stages(stages: dict[str, StageConfig], *, has_volume: bool) -> dict[s
     return {name: stage for name, stage in stages.items() if stage.volume != left_out}
 
 
-def check_stages(stages: dict[str, StageConfig]) -> None:
-    """Check that the stages can follow each other, and that the parts of each are compatible.
+def check_stages(stages: dict[str, StageConfig], *, has_volume: bool) -> None:
+    """Check that the stages for views with or without a volume can follow each other, and the parts of each.
 
     Raises:
-        InputError: they are not; names the option.
+        InputError: they are not compatible; names the option.
     """
     if not stages:
         raise InputError("system.stages: expected at least one stage")
+    suited = suited_stages(stages, has_volume=has_volume)
+    if not suited:
+        state = "a volume" if has_volume else "no volume"
+        raise InputError(f"system.stages: none is for views with {state}; see the option 'volume' of each")
     before = ""
-    for name, stage in stages.items():
+    for name, stage in suited.items():
         where, source = f"system.stages.{name}", stage.geometry.options.from_
         if name == PRIOR:
             raise InputError(f"{where}: '{PRIOR}' means the prior's volume in `from`; give the stage another name")
         if not stage.guidance:
             raise InputError(f"{where}.guidance: expected at least one guidance")
-        if source:
+        if source == PRIOR:
+            _check_volume(stage.geometry.type, f"{where}.geometry.from", has_volume=has_volume)
+        elif source:
             _check_source(source, before, stage.geometry.type, f"{where}.geometry.from")
         _check_renderer(stage, where)
         _check_guidance(stage, where)
@@ -66,19 +72,25 @@ def check_stages(stages: dict[str, StageConfig]) -> None:
         before = name
 
 
+def _check_volume(kind: str, where: str, *, has_volume: bool) -> None:
+    """Check that a geometry of this kind can start from the volume of the prior, and that there is one."""
+    if find(kind, "geometry").initialize_inside is Geometry.initialize_inside:
+        raise InputError(f"{where}: '{kind}' cannot start from the volume of a prior")
+    if not has_volume:
+        raise InputError(
+            f"{where}: there is no volume to start from; use a prior that has one, as asset://priors/objects has, "
+            "or a stage before this one"
+        )
+
+
 def _check_source(source: str, before: str, kind: str, where: str) -> None:
     """Check that a geometry of this kind can start from `source`, after the stage `before` (empty: the first stage)."""
-    geometry = find(kind, "geometry")
-    if source == PRIOR:
-        if geometry.initialize_inside is Geometry.initialize_inside:
-            raise InputError(f"{where}: '{kind}' cannot start from the volume of a prior")
-        return
     if source != before:
         wanted = (
             f"'{before}', the previous stage, or '{PRIOR}'" if before else f"'{PRIOR}', since this is the first stage"
         )
         raise InputError(f"{where}: expected {wanted}, got '{source}'")
-    if geometry.initialize is Geometry.initialize:
+    if find(kind, "geometry").initialize is Geometry.initialize:
         raise InputError(f"{where}: '{kind}' cannot start from another geometry")
 
 

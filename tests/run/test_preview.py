@@ -170,13 +170,25 @@ def test_a_prior_that_has_no_volume_is_refused_before_it_is_sampled(
     assert "error: --preview: these views come with no volume" in capsys.readouterr().err
 
 
-def test_mistakes_in_stages_are_found_before_the_views(ball_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stage = "{steps: 1, geometry: {type: dmtet, from: nope}, renderer: surface, guidance: {views: reconstruction}}"
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("nope", "from: expected 'prior', since this is the first stage"), ("prior", "from: there is no volume to start")],
+)
+def test_mistakes_in_stages_are_found_before_the_views(
+    source: str,
+    message: str,
+    ball_project: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(TinyBall, "inside", Prior.inside)
+    geometry = f"{{type: dmtet, from: {source}}}"
+    stage = f"{{steps: 1, geometry: {geometry}, renderer: surface, guidance: {{views: reconstruction}}}}"
     (Path("stages.yaml")).write_text(
         Path("ball.yaml").read_text().replace("type: tiny-sphere", f"type: coarse-to-fine\n  stages: {{fine: {stage}}}")
     )
     assert (
         main(["--train" if word == "--preview" else word.replace("ball.yaml", "stages.yaml") for word in PREVIEW]) == 2
     )
-    assert "error: system.stages.fine.geometry.from: expected 'prior'" in capsys.readouterr().err
+    assert f"error: system.stages.fine.geometry.{message}" in capsys.readouterr().err
     assert not TinyBall.prompts and not Path("runs").exists()
