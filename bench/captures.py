@@ -1,6 +1,6 @@
 """Captures as single-image tasks: finds them in a folder, and converts them to the world of a run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,9 @@ from liftstudio.run.truth import Truth, load_truth, source_rotation_deg
 from liftstudio.training.captures import find_captures as captures_in
 from liftstudio.views.normalization import HALF_SIDE
 from liftstudio.views.posed_images import is_capture, read_capture
+from liftstudio.views.several_images import azimuth_of
 
+SIDE_DEG = 10.0  # maximum difference of a view from the side that its label names, in azimuth and elevation
 TOLERANCE = 0.01  # maximum offset of the cube's corners under the run's camera, as a share of the image side
 
 
@@ -61,25 +63,32 @@ def digest_of(capture: Path) -> str:
 
 @dataclass(frozen=True)
 class Subject:
-    """A capture in the world of a run, its input view at the azimuth of the run's input image.
+    """A capture in the world of a run, its first input view at the azimuth of the run's input image.
 
-    truth: its views, in the order of the file, and its mesh. camera: the input camera, as options of a run.
+    truth: its views, in the order of the file, and its mesh. camera: the input camera, as options of a run. sides: the
+    labels of its input views after the first.
     """
 
     name: str
     truth: Truth
     camera: "InputCamera"
+    sides: tuple[str, ...] = ()
 
     @property
     def views(self) -> ReferenceViews:
-        """All views; `input_view` is the index of the input."""
+        """All views; `input_views` are the indices of the inputs."""
         assert self.truth.views is not None
         return self.truth.views
 
-    def save_picture(self, path: Path) -> None:
-        """Write the input view as RGBA, unchanged from the capture."""
-        picture = self.views.select([self.views.input_view or 0])
-        save_image(path, torch.cat([picture.images, picture.masks], dim=-1)[0])
+    def save_pictures(self, folder: Path) -> list[str]:
+        """Write the input views as RGBA, unchanged from the capture, and return the options that name them to a run."""
+        labels = ["front", *self.sides] if self.sides else [""]
+        options = []
+        for label, view in zip(labels, self.views.input_views, strict=True):
+            path = folder / f"{self.name}{label and '-'}{label}.png"
+            save_image(path, torch.cat([self.views.images[view], self.views.masks[view]], dim=-1))
+            options.append(f"images.{label}={path}" if label else f"image={path}")
+        return options
 
 
 @dataclass(frozen=True)
@@ -91,10 +100,11 @@ class InputCamera:
     fov_deg: float
 
 
-def read_subject(capture: Path, view: str = "", azimuth_deg: float = 0.0) -> Subject:
+def read_subject(capture: Path, view: str = "", azimuth_deg: float = 0.0, sides: tuple[str, ...] = ()) -> Subject:
     """Read a capture, rotated so that the input camera has the given azimuth.
 
-    view: file name of the input view; empty: the first.
+    view: file name of the input view; empty: the first. sides: labels of further input views, as in `images`, with the
+    input view as the front.
 
     Raises:
         InputError: faulty files, a view that does not exist, or one whose camera a run cannot represent.
@@ -104,7 +114,23 @@ def read_subject(capture: Path, view: str = "", azimuth_deg: float = 0.0) -> Sub
     true = truth.views.cameras[[truth.views.input_view]]
     camera = InputCamera(*(float(value) for value in (true.elevation_deg, true.distance, true.fov_deg)))
     _check_camera(f"{capture}: {truth.views.names[truth.views.input_view]}", true, camera, azimuth_deg)
-    return Subject(name_of(capture), truth, camera)
+    inputs = (truth.views.input_view, *(_view_from(truth.views, side, f"{capture}") for side in sides))
+    views = replace(truth.views, input_views=inputs)
+    return Subject(name_of(capture), replace(truth, views=views), camera, sides)
+
+
+def _view_from(views: ReferenceViews, label: str, where: str) -> int:
+    """Return the view whose azimuth from the input view is nearest to the label's, at about the same elevation."""
+    assert views.input_view is not None
+    cameras = views.cameras
+    turn = cameras.azimuth_deg - cameras.azimuth_deg[views.input_view] - azimuth_of(label)
+    turn = (torch.remainder(turn + 180, 360) - 180).abs()
+    turn[(cameras.elevation_deg - cameras.elevation_deg[views.input_view]).abs() > SIDE_DEG] = torch.inf
+    if not turn.min() <= SIDE_DEG:
+        raise InputError(
+            f"{where}: no view from the {label} at the input view's elevation, within {SIDE_DEG:g} degrees"
+        )
+    return int(turn.argmin())
 
 
 def sides(views: ReferenceViews) -> list[int]:

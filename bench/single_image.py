@@ -12,10 +12,11 @@ its camera are given, and its azimuth is 0. The benchmark measures
 - with `--baselines`: the input view `repeated`; the silhouette inflated to a rounded body (`inflate`); the `mean` of
   the other captures, views and shape; the same config with the bundled prior (`toys`).
 
-Images are compared over white; means exclude the input view. LPIPS, CLIP, contextual distances by VGG and E_flow are
-measured if the config names weights: test.lpips_weights=..., test.clip_weights, test.contextual_weights,
-test.raft_weights. Rows are appended to a JSON Lines file, one per object, method and resolution. Existing rows are not
-measured again, so an interrupted benchmark can be resumed.
+With `--sides` the run is given further views of the capture, labelled by the sides they are from. Images are compared
+over white; means exclude the input views. LPIPS, CLIP, contextual distances by VGG and E_flow are measured if the
+config names weights: test.lpips_weights=..., test.clip_weights, test.contextual_weights, test.raft_weights. Rows are
+appended to a JSON Lines file, one per object, method and resolution. Existing rows are not measured again, so an
+interrupted benchmark can be resumed.
 """
 
 import liftstudio  # isort: skip  # noqa: F401  before torch: it sets how OpenMP threads wait
@@ -62,6 +63,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--config", default=Setting.config, help="name of a file in configs/, or a .yaml file")
     add("--only", nargs="+", help="names of the objects to run; default: all")
     add("--view", default="", help="file name of the input view, for example 000.png; default: the first")
+    add("--sides", nargs="+", default=[], help="also give the views from there: back, left, ... of the input view")
     add("--estimate-elevation", action="store_true", help="let the config estimate the elevation instead of giving it")
     add("--views-only", action="store_true", help="measure only the views of the prior, without a run")
     add("--baselines", nargs="+", choices=BASELINES, default=[], help="baselines, and the bundled prior")
@@ -73,7 +75,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--debug", action="store_true", help="show the traceback of an error")
     overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
     options = parser.parse_args([word for word in arguments if word not in overrides])
-    options.setting = Setting(options.config, tuple(overrides), options.view, options.estimate_elevation)
+    given = options.view, options.estimate_elevation, tuple(options.sides)
+    options.setting = Setting(options.config, tuple(overrides), *given)
     options.results = options.results or Path("runs/single_image") / f"{Path(options.config).stem}.jsonl"
     return options
 

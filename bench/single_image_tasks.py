@@ -33,7 +33,7 @@ from liftstudio.run.truth import Truth, compare_mesh
 BASELINES = ("repeated", "inflate", "mean", "toys")
 CAMERA = ("elevation_deg", "distance", "fov_deg")  # options of views that describe the input camera
 OWN = {  # options that the benchmark sets itself
-    *("image", "views.image", "views.recenter", *(f"views.{name}" for name in CAMERA)),
+    *("image", "images", "views.image", "views.images", "views.recenter", *(f"views.{name}" for name in CAMERA)),
     *("runs_dir", "tag", "export.formats", "export.shaded"),
 }
 BUNDLED = {"prior.type": "auto", "prior.weights": "asset://priors/toys"}
@@ -48,6 +48,7 @@ class Setting:
     overrides: tuple[str, ...] = ()
     view: str = ""
     estimate_elevation: bool = False
+    sides: tuple[str, ...] = ()
 
     def bundled(self) -> "Setting":
         """Return the same setting with the bundled prior `toys`, whatever prior the user names."""
@@ -56,9 +57,9 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Name in tables: the config and its weights."""
+        """Name in tables: the config, its weights, and the sides of further input views."""
         weights = Path(self._views.prior.options.weights)
-        return f"{Path(self.config).stem}, {'/'.join(weights.parts[-2:])}"
+        return ", ".join([Path(self.config).stem, "/".join(weights.parts[-2:]), *(f"+ {side}" for side in self.sides)])
 
     def load(self, *options: str) -> RunConfig:
         """Load the config with the user's overrides, followed by `options`."""
@@ -80,7 +81,8 @@ class Setting:
             if word.partition("=")[0] in OWN:
                 raise InputError(f"'{word}': the benchmark sets this option itself; leave it out")
         views = self.without_picture.views
-        for name in ("image", "recenter", *CAMERA):
+        needed = ("image", "images") if self.sides else ("image",)
+        for name in (*needed, "recenter", *CAMERA):
             if views is None or not hasattr(views.options, name):
                 problem = f"{self.config}: its views have no option '{name}'"
                 raise InputError(f"{problem}; expected a config that takes one image and its camera")
@@ -90,13 +92,13 @@ class Setting:
             except InputError:
                 raise InputError(f"--estimate-elevation: {self.config} does not estimate it; leave it out") from None
 
-    def of(self, subject: Subject, picture: Path, *options: str) -> RunConfig:
-        """Return the config for the subject's input image, unchanged from the capture."""
+    def of(self, subject: Subject, *options: str) -> RunConfig:
+        """Return the config for the subject's input camera; options: those that name its images, and further ones."""
         camera = {name: str(getattr(subject.camera, name)) for name in CAMERA}
         if self.estimate_elevation:
             camera["elevation_deg"] = "auto"
         known = (f"views.{name}={value}" for name, value in camera.items())
-        return self.load(f"image={picture}", "views.recenter=false", *known, *options)
+        return self.load("views.recenter=false", *known, *options)
 
     def read(self, capture: Path) -> Subject:
         """Read a capture, with its input view at the azimuth that the config gives to input images.
@@ -104,7 +106,7 @@ class Setting:
         Raises:
             InputError: see `read_subject`; or the views are too small for RAFT and the config uses it.
         """
-        subject = read_subject(capture, self.view, getattr(self._views, "azimuth_deg", 0.0))
+        subject = read_subject(capture, self.view, getattr(self._views, "azimuth_deg", 0.0), self.sides)
         if self.without_picture.test.raft_weights:
             side = min(PIXELS, subject.views.cameras.width)
             check_raft_size(side, side)
@@ -142,7 +144,12 @@ class Task:
     def key(self, digest_of: Callable[[Path], str]) -> Row:
         """Return the key of its rows: readable names, and a digest of everything that determines the result."""
         setting, config = self.setting, self.setting.without_picture
-        key: Row = {"object": name_of(self.capture), "kind": self.kind, "view": setting.view}
+        key: Row = {
+            "object": name_of(self.capture),
+            "kind": self.kind,
+            "view": setting.view,
+            "sides": list(setting.sides),
+        }
         if self.kind in ("views", "mesh"):
             key |= {"config": setting.config, "overrides": list(setting.overrides)}
             key |= {"estimate_elevation": setting.estimate_elevation}
@@ -189,14 +196,8 @@ class Task:
             looks[-1] |= shape_of(mesh, subject.truth)
         return [{**row, **look} for look in looks]
 
-    def picture(self, subject: Subject, folder: Path) -> Path:
-        """Write the input view to `folder` and return the file."""
-        path = folder / f"{subject.name}.png"
-        subject.save_picture(path)
-        return path
-
     def _prior_views(self, subject: Subject, judges: Judges, folder: Path, strips: Path) -> list[Row]:
-        config = self.setting.of(subject, self.picture(subject, folder))
+        config = self.setting.of(subject, *subject.save_pictures(folder))
         assert config.views is not None
         asked = ask(config.views, subject, first_device(config.device, None))
         rows, pictures = measure_prior(asked, subject, judges)
@@ -216,7 +217,7 @@ def reconstruct(task: Task, folder: Path, strips: Path) -> list[Row]:
     folder.mkdir(parents=True, exist_ok=True)
     config = task.setting.of(
         subject,
-        task.picture(subject, folder),
+        *subject.save_pictures(folder),
         f"runs_dir={folder / 'runs'}",
         f"tag={subject.name}",
         "export.formats=[glb]",

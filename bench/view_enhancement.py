@@ -160,8 +160,7 @@ def enhance_capture(enhancers: dict[str, ViewEnhancer], capture: Path, judge: Ju
     """
     setting, subject = Setting(overrides=("prior.weights=asset://priors/objects",)), read_subject(capture)
     with tempfile.TemporaryDirectory() as folder:
-        subject.save_picture(picture := Path(folder) / "picture.png")
-        config = setting.of(subject, picture)
+        config = setting.of(subject, *subject.save_pictures(Path(folder)))
         assert config.views is not None
         asked = ask(config.views, subject, torch.device("cpu"))
         images, masks = asked.decoded(asked.sample())[0]

@@ -53,7 +53,7 @@ def closeness(images: Tensor, masks: Tensor, truth: ReferenceViews) -> Row:
     Args:
         images: [V, H, W, 3] in [0, 1], composited over white, from the cameras of `truth`.
         masks: [V, H, W, 1] in [0, 1].
-        truth: V views of the same size; its view `input_view` is excluded from all means.
+        truth: V views of the same size; its input views are excluded from all means.
     """
     novel = novel_views(truth)
     pairs = images[novel], truth.over(1.0)[novel]
@@ -100,8 +100,8 @@ def compare_views(images: Tensor, masks: Tensor, truth: ReferenceViews, judges: 
 
 
 def novel_views(truth: ReferenceViews) -> Tensor:
-    """Indices [V - 1] of all views except the input view."""
-    return torch.tensor([index for index in range(len(truth)) if index != truth.input_view])
+    """Indices of all views except the input views."""
+    return torch.tensor([index for index in range(len(truth)) if index not in truth.input_views])
 
 
 def around(truth: ReferenceViews) -> Tensor:

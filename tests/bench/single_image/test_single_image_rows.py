@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import trimesh
 from ball_captures import PRIOR, measure, setting_of, write_capture
 from helpers.tiny_prior import TinyBall
@@ -15,7 +16,8 @@ from bench import captures, runs, single_image_tasks
 from bench.single_image_tasks import Setting, Task
 from liftstudio.core import assets
 from liftstudio.core.errors import InputError
-from liftstudio.metrics.novel_views import Judges
+from liftstudio.data.images import load_image
+from liftstudio.metrics.novel_views import Judges, novel_views
 
 
 def key_of(capture: str, *overrides: str, config: str = "sv3d-masked-sds", kind: str = "views") -> dict:
@@ -123,9 +125,24 @@ def test_settings_can_be_sent_to_a_new_process(monkeypatch: pytest.MonkeyPatch) 
     assert sent == task and set(vars(sent.setting)) == {field.name for field in fields(Setting)}
 
 
+def test_further_input_views_are_named_by_their_sides(tmp_path: Path) -> None:
+    capture = Path("objects/red_ball")
+    subject = captures.read_subject(capture, sides=("240",))
+    assert subject.views.input_views == (0, 4) and novel_views(subject.views).tolist() == [1, 2, 3, 5]
+    front, side = subject.save_pictures(tmp_path)
+    config = Setting(sides=("240",)).of(subject, front, side)
+    assert list(config.views.options.images) == ["front", "240"]
+    _, alpha = load_image(config.views.options.images["240"])
+    assert torch.allclose(alpha, subject.views.masks[4], atol=0.01)
+    one, two = (Task("mesh", Setting(sides=sides), capture).key(captures.digest_of) for sides in ((), ("240",)))
+    assert one["sides"] == [] and two["sides"] == ["240"] and Setting(sides=("240",)).name.endswith("+ 240")
+    with pytest.raises(InputError, match="no view from the back at the input view's elevation, within 10 degrees"):
+        captures.read_subject(capture, sides=("back",))
+
+
 def test_overrides_cannot_change_what_the_benchmark_sets() -> None:
     subject = captures.read_subject(Path("objects/red_ball"))
     config = Setting(overrides=("export={formats: [obj], shaded: false, texture_size: 128}",)).of(
-        subject, Path("picture.png"), "export.formats=[glb]", "export.shaded=true"
+        subject, "image=picture.png", "export.formats=[glb]", "export.shaded=true"
     )
     assert config.export.formats == ["glb"] and config.export.shaded and config.export.texture_size == 128
