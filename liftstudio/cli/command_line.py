@@ -67,6 +67,7 @@ def _dispatch(arguments: list[str]) -> int:
 def _run(options: argparse.Namespace, command: str) -> None:
     from liftstudio.run.config import load_run_config
 
+    _warn_of_repeated(options.overrides)
     folder = None if options.mode in NEW_RUN else _reopened(options.config)
     config = load_run_config(folder.config if folder else find_config(options.config), options.overrides)
 
@@ -84,6 +85,13 @@ def _run(options: argparse.Namespace, command: str) -> None:
         with folder.lock():
             run = Run.reopen(config, folder, command, options.gpu, finished=options.mode != "resume")
             _work(run, options.mode)
+
+
+def _warn_of_repeated(overrides: list[str]) -> None:
+    last = {override.partition("=")[0]: override for override in overrides}
+    for override in overrides:
+        if override != (kept := last[override.partition("=")[0]]):
+            logs.log.warning("%s has no effect, since %s comes after it", override, kept)
 
 
 def _work(run: Any, mode: str) -> None:

@@ -28,9 +28,13 @@ def find_config(path: Path, folder: str = "") -> Path:
     folder: subfolder of the packaged `configs/` to look in: "priors" for prior training.
 
     Raises:
-        InputError: the config is in neither place; names the packaged config with the most similar name.
+        InputError: the config is in neither place, or is a folder; names the packaged config with the most similar
+            name.
     """
     if len(path.parts) > 1 or path.is_file():
+        if path.is_dir():
+            run = f"; to continue the run in it: --config {path} --resume" if (path / "config.yaml").is_file() else ""
+            raise InputError(f"{path}: is a folder; expected a config file{run}")
         return path
     name = path.name if path.suffix == ".yaml" else f"{path.name}.yaml"
     found = next((place for place in (Path(name), packaged("configs") / folder / name) if place.is_file()), None)

@@ -101,7 +101,7 @@ def read_config(path: Path, overrides: list[str], inputs: tuple[str, ...] = ()) 
     for override in overrides:
         _apply_override(loaded, override)
     for key in inputs:
-        _check_used(loaded, key, [o for o in overrides if o.startswith((f"{key}=", f"{key}."))], path)
+        _check_used(loaded, key, [o for o in overrides if re.match(rf"{re.escape(key)}[.=\[]", o)], path)
     try:
         return typing.cast(dict[str, Any], OmegaConf.to_container(loaded, resolve=True, throw_on_missing=True))
     except MissingMandatoryValue as error:

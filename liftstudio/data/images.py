@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -229,10 +230,19 @@ def color_normal(normal: Tensor) -> Tensor:
     return torch.where(normal.abs().sum(-1, keepdim=True) > 0, 0.5 * normal + 0.5, 0)
 
 
+def _advice(text: str) -> str:
+    """Return what to do where a text that is no image file looks like something else."""
+    if re.match(r"https?:/", text):
+        return "; download it, and give the file"
+    if text.startswith("[") or "," in text:
+        return "; several images of one object are given one by one: images.front=a.png images.back=b.png"
+    return ""
+
+
 def _opened(path: Path, use: Callable[[Image.Image], T]) -> T:
     """Return `use(image)` for the image at `path`; every failure becomes an InputError that names the file."""
     if not path.is_file():
-        raise InputError(f"{path}: {'is not a file' if path.exists() else 'no such image'}")
+        raise InputError(f"{path}: {'is not a file' if path.exists() else 'no such image'}{_advice(str(path))}")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the image file is empty")
     try:

@@ -1,6 +1,7 @@
 """The top-level options of a run, parsed and checked without torch, which takes seconds to import."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -82,11 +83,13 @@ class RunConfig:
 def load_run_config(path: Path, overrides: list[str]) -> RunConfig:
     """Return the checked config of a run; overrides of `images` replace the config's own `image`.
 
+    Labels of images may have a point in them: images.22.5=a.png.
+
     Raises:
         InputError: see `read_config`, `parse` and `check_export`.
     """
     if any(override.startswith(("images=", "images.")) for override in overrides):
-        overrides = ["image=", *overrides]
+        overrides = ["image=", *(re.sub(r"^images\.([^=]*)=", r"images[\1]=", override) for override in overrides)]
     config = parse(read_config(path, overrides, INPUTS), RunConfig)
     config.name = config.name or path.stem
     config.tag = config.tag or default_tag(config.picture or config.data.path)

@@ -34,7 +34,7 @@ from liftstudio.run.evaluation import (
     load_judges,
     load_truth_of,
 )
-from liftstudio.run.folder import RunFolder, create_run_folder
+from liftstudio.run.folder import RunFolder, check_writable, create_run_folder
 from liftstudio.run.inputs import Inputs
 from liftstudio.run.preview import save_preview
 from liftstudio.run.snapshots import save_snapshot
@@ -77,11 +77,13 @@ def load_inputs(config: RunConfig, gpus: list[int] | None) -> Inputs:
     """Check all external files of a run and return its inputs; called before processes for other devices are started.
 
     Raises:
-        InputError: see `choose_devices`, `check_test`, `check_truth`, `System.check` and `Inputs.load`.
+        InputError: see `choose_devices`, `check_test`, `check_truth`, `check_writable`, `System.check`,
+            `Inputs.load`.
     """
     device = first_device(config.device, gpus)
     check_test(config.test)
     check_truth(config)
+    check_writable(output_path(config.runs_dir))
     find(config.system.type, "system").check(config.system.options, has_volume=_prior_has_volume(config.views))
     with memory_advice(config, "views"):
         return Inputs.load(config.views, device)

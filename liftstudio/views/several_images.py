@@ -22,7 +22,7 @@ LABELS = {  # azimuth of the camera from the front, degrees; left and right are 
     "front": 0.0, "front-left": 45.0, "left": 90.0, "back-left": 135.0,
     "back": 180.0, "back-right": 225.0, "right": 270.0, "front-right": 315.0,
 }  # fmt: skip
-SAME_DEG = 1.0  # labels closer than this are the same
+SAME_DEG = 10.0  # labels closer than this are the same side: they are rough
 OPPOSITE_DEG = 150.0  # from this angle on, the silhouette of an object is about the mirror image of the other's
 ALIKE = 0.4  # least IoU of such silhouettes; of 70 objects with labels off by up to 15 degrees, none had less
 PIXELS = 64  # across the silhouettes that are compared

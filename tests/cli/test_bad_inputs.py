@@ -38,6 +38,7 @@ COMMANDS = {
     "no value": (["--config"], "--config: expected one argument"),
     "config missing": (["--config", "no.yaml", "--train"], "config not found: no.yaml"),
     "config is a folder": (["--config", "capture", "--train"], "config not found: capture (a folder)"),
+    "config is a path of a folder": (["--config", "./capture/../capture", "--train"], "is a folder; expected a config"),
     "config is a picture": (["--config", "capture/0.png", "--train"], "capture/0.png: not a readable YAML"),
     "gpu words": ([*TRAIN, DATA, "--gpu", "first"], "--gpu: expected device numbers"),
     "gpu twice": ([*TRAIN, DATA, "--gpu", "1,1"], "--gpu: expected device numbers"),
@@ -63,6 +64,7 @@ OPTIONS = {
     "system.steps=many": "system.steps: expected a whole number",
     "system.steps=0": "system.steps: expected 1 or more, got 0",
     "system.lr=.nan": "system.lr: expected a finite number",
+    "runs_dir=capture/0.png/x": "is no folder: ",
     "system.type=tiny-spere": "unknown system 'tiny-spere'; did you mean 'tiny-sphere'?",
     "system=null": "unknown system 'null'",
     "views.type=posed": "unknown views 'posed'; did you mean 'posed-images'?",
@@ -85,9 +87,9 @@ OPTIONS = {
     "export.textur_size=64": "did you mean 'export.texture_size'?",
     "=1": "'=1': expected key=value",
     "seed.x=1": "seed: expected a whole number",
-    "runs_dir=tiny.yaml": "cannot write the run folder tiny.yaml",
+    "runs_dir=tiny.yaml": "runs_dir=tiny.yaml: is no folder: ",
     "runs_dir=/proc/nowhere": "cannot write the run folder /proc/nowhere",
-    "runs_dir=/dev/full": "cannot write the run folder /dev/full",
+    "runs_dir=/dev/full": "runs_dir=/dev/full: is no folder: /dev/full",
 }
 
 CONFIGS = {
@@ -185,7 +187,9 @@ def test_bad_command(case: str, project: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("override", OPTIONS)
 def test_bad_option(override: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert OPTIONS[override] in refused([*TRAIN, DATA, override], capsys)
+    key = override.partition("=")[0]
+    others = [word for word in (*TRAIN, DATA) if word.partition("=")[0] != key]
+    assert OPTIONS[override] in refused([*others, override], capsys)
 
 
 @pytest.mark.parametrize("text", CONFIGS)
@@ -274,7 +278,7 @@ def test_a_failed_checkpoint_keeps_the_previous_one(finished: Path, capsys: pyte
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
-        assert main([*TRAIN, DATA, "tag=b", "system.steps=4", "system.ballast=1000000", "checkpoint.every=2"]) == 2
+        assert main([*TRAIN[:-1], DATA, "tag=b", "system.steps=4", "system.ballast=1000000", "checkpoint.every=2"]) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     errors = capsys.readouterr().err

@@ -108,6 +108,12 @@ def test_a_prompt_is_literal_and_not_part_of_any_path(project: Path) -> None:
     )
 
 
+def test_an_option_that_another_replaces_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TRAIN, "tag=a", "seed=1", "seed=2"]) == command_line.DONE
+    assert capsys.readouterr().err == "warning: seed=1 has no effect, since seed=2 comes after it\n"
+    assert yaml.safe_load(Path("runs/tiny/a/config.yaml").read_text())["seed"] == 2
+
+
 def test_nan_stops_and_keeps_the_checkpoint(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TRAIN, "system.nan_at=4"]) == command_line.BAD_INPUT
     message = capsys.readouterr().err

@@ -135,6 +135,19 @@ def png_of_size(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(pack)
 
 
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("https://example.org/a.png", "no such image; download it, and give the file"),
+        ("[a.png,b.png]", "no such image; several images of one object are given one by one: images.front="),
+        ("a.png", "no such image$"),
+    ],
+)
+def test_what_is_no_file_is_advised_on(text: str, advice: str) -> None:
+    with pytest.raises(InputError, match=advice):
+        load_image(text)
+
+
 def test_faults_name_the_file(tmp_path: Path) -> None:
     whole = saved(tmp_path / "whole.png", Image.effect_noise((64, 64), 50)).read_bytes()
     jpeg = saved(tmp_path / "whole.jpg", Image.effect_noise((64, 64), 50)).read_bytes()

@@ -52,6 +52,8 @@ def test_several_pictures_replace_the_configs_own() -> None:
     assert config.views.options.images == {"front": "owl.png", "back": "b.png"} and not config.views.options.image
     whole = load_run_config(path, ["images={front: owl.png, 120: b.png}"])
     assert whole.images == {"front": "owl.png", "120": "b.png"}
+    between = load_run_config(path, ["images.front=owl.png", "images.22.5=b.png", "images.-90=c=d.png"])
+    assert between.images == {"front": "owl.png", "22.5": "b.png", "-90": "c=d.png"}
     with pytest.raises(InputError, match=r"views\.image, images: both given"):
         load_run_config(path, ["images.front=a.png", "image=b.png"])
     with pytest.raises(InputError, match=r"images\.backk: expected .*'back'"):

@@ -130,6 +130,7 @@ FAULTS: list[tuple[dict[str, str], dict[str, Any], str]] = [
     ({"front": "a.png", "backk": "b.png"}, {}, r"images\.backk: expected front, .* did you mean 'back'\?"),
     ({"front": "a.png", "top": "b.png"}, {}, r"images\.top: expected front, "),
     ({"front": "a.png", "back": "b.png", "-180": "c.png"}, {}, r"images: 'back' and '-180' are the same side"),
+    ({"front": "a.png", "8.5": "b.png"}, {}, r"images: 'front' and '8\.5' are the same side"),
     ({"front": "a.png", "back": "./a.png"}, {}, r"images: \./a\.png is given for 'front' and for 'back'"),
     ({"front": "a.png", "back": "copy.png"}, {}, r"images: 'front' and 'back' are the same image"),
     ({"left": "a.png", "back": "b.png"}, {}, r"images: no front"),
