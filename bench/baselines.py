@@ -10,13 +10,13 @@ from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
 from bench.captures import Subject
-from bench.runs import Pictures, render_colored, texels
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.images import resize_area
 from liftstudio.data.mesh import Mesh
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.voxels import occupancy
 from liftstudio.ops.marching_cubes import marching_cubes
+from liftstudio.renderers.textured import Pictures, render_colored, texels
 from liftstudio.run.truth import moved_mesh
 
 SILHOUETTE = 128  # width and height in pixels of the silhouette that is inflated

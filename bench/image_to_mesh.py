@@ -33,7 +33,6 @@ from rich.table import Table
 
 from bench.light import scale_invariant_rmse
 from bench.runs import (
-    SUPERSAMPLING,
     append_rows,
     cells,
     config_path,
@@ -59,6 +58,7 @@ from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.novel_views import silhouette_iou
 from liftstudio.priors.opening import resolve
+from liftstudio.renderers.textured import SUPERSAMPLING
 from liftstudio.run.config import RunConfig, load_run_config
 from liftstudio.run.inputs import Inputs
 from liftstudio.run.run import load_inputs

@@ -23,7 +23,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from bench.runs import Pictures, Row
+from bench.runs import Row
 from bench.unseen import with_error
 from liftstudio.cli import command_line
 from liftstudio.core.assets import output_path
@@ -36,6 +36,7 @@ from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.objects.prior import ObjectsPrior
 from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
 from liftstudio.priors.samplers import euler
+from liftstudio.renderers.textured import Pictures
 from liftstudio.training.data import DataConfig, Licences, Sample
 from liftstudio.training.meshes.source import MeshObjects
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.captures import Subject
-from bench.runs import Pictures, Row
+from bench.runs import Row
 from bench.timing import timed
 from liftstudio.core.config import ComponentSpec
 from liftstudio.core.logs import WorkProgress
@@ -18,6 +18,7 @@ from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.novel_views import PIXELS, Judges, around, closeness, compare_views
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.opening import open_prior
+from liftstudio.renderers.textured import Pictures
 from liftstudio.run.truth import resized
 from liftstudio.views.prior_views import PriorViews, silhouette
 

@@ -8,11 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
 import trimesh
-from torch import Tensor
 
 from bench.unseen import with_error
 from liftstudio.core import assets
@@ -20,21 +16,16 @@ from liftstudio.core.assets import input_path
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_write
 from liftstudio.data.cameras import Cameras
-from liftstudio.data.images import resize_area
-from liftstudio.data.mesh import Mesh
-from liftstudio.ops.interpolation import interpolate
-from liftstudio.ops.rasterization import fragments, rasterize, scatter_image
+from liftstudio.renderers.textured import Pictures, render_trimesh
 from liftstudio.run.config import RunConfig
 from liftstudio.run.folder import RunFolder
 from liftstudio.run.inputs import Inputs
 from liftstudio.run.run import Run, make_fabric, make_folder
 
 CONFIGS = assets.packaged("configs")
-SUPERSAMPLING = 2
 COST = {"views_s": 0, "test_s": 0, "export_s": 0, "all_s": 0, "memory_gb": 2}  # besides stages; column -> digits
 
 Row = dict[str, Any]
-Pictures = tuple[Tensor, Tensor]  # images [V, H, W, 3] over white and masks [V, H, W, 1], in [0, 1]
 
 
 def config_path(name: str) -> Path:
@@ -109,31 +100,4 @@ def append_rows(path: Path, rows: list[Row]) -> None:
 
 def render_glb(path: Path, cameras: Cameras) -> Pictures:
     """Render the base colour texture of a GLB, unlit."""
-    loaded = trimesh.load(path, force="mesh", process=False)
-    x, y, z = np.asarray(loaded.vertices, np.float32).T
-    mesh = Mesh(torch.from_numpy(np.stack([x, -z, y], axis=1)), torch.from_numpy(loaded.faces).long())
-    uv = torch.from_numpy(np.asarray(loaded.visual.uv, np.float32))
-    picture = np.asarray(loaded.visual.material.baseColorTexture.convert("RGB"), np.float32) / 255
-    return render_colored(mesh, uv, lambda places: texels(torch.from_numpy(picture), places), cameras)
-
-
-def texels(texture: Tensor, uv: Tensor) -> Tensor:
-    """Look up colours [N, 3] of a texture [H, W, 3] at uv [N, 2], v upwards: bilinear, with clamped borders."""
-    places = uv * torch.tensor([2.0, -2.0]) + torch.tensor([-1.0, 1.0])
-    image = texture.permute(2, 0, 1)[None]
-    return F.grid_sample(image, places[None, None], padding_mode="border", align_corners=False)[0, :, 0].T
-
-
-def render_colored(mesh: Mesh, attributes: Tensor, color: Callable[[Tensor], Tensor], cameras: Cameras) -> Pictures:
-    """Render a mesh whose colour [N, 3] is a function of vertex attributes [V, C], interpolated to [N, C]."""
-    fine = cameras.resized(cameras.height * SUPERSAMPLING, cameras.width * SUPERSAMPLING)
-    frames = []
-    for index in range(len(cameras)):
-        clip = fine[index : index + 1].clip(mesh.vertices)
-        seen = fragments(clip, mesh.faces, rasterize(clip, mesh.faces, fine.height, fine.width))
-        colors = color(interpolate(attributes, mesh.faces, seen))
-        image = scatter_image(F.pad(colors, (0, 1), value=1.0), seen)
-        frames.append(resize_area(image[0], cameras.height, cameras.width))
-    premultiplied = torch.stack(frames)
-    alpha = premultiplied[..., 3:]
-    return premultiplied[..., :3] + 1 - alpha, alpha
+    return render_trimesh(trimesh.load(path, force="mesh", process=False), cameras)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bench.captures import find_captures, holds_meshes, name_of, read_subject
 from bench.objects_prior import open_suited
-from bench.runs import Pictures, Row
+from bench.runs import Row
 from bench.unseen import uniform, with_error
 from liftstudio.cli import command_line
 from liftstudio.core.assets import input_path, output_path
@@ -37,6 +37,7 @@ from liftstudio.metrics.voxels import occupancy
 from liftstudio.priors.base import NoisyViews, PosedImage
 from liftstudio.priors.objects.prior import SURFACE_LEVEL, ObjectsPrior
 from liftstudio.priors.samplers import euler
+from liftstudio.renderers.textured import Pictures
 from liftstudio.run.truth import resized
 from liftstudio.training.data import DataConfig
 from liftstudio.training.meshes.posing import pose

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.baselines import inflated, mean_mesh, mean_pictures, repeated
 from bench.captures import Subject, name_of, read_subject, sides
 from bench.prior_views import ask, fit, measure_prior, measured
-from bench.runs import Pictures, Row, config_path, cost_of, in_own_process, render_glb, run_all
+from bench.runs import Row, config_path, cost_of, in_own_process, render_glb, run_all
 from liftstudio.core import registry
 from liftstudio.core.cache import content_key
 from liftstudio.core.config import to_plain
@@ -25,6 +25,7 @@ from liftstudio.metrics.embeddings import object_prompt
 from liftstudio.metrics.flow import check_raft_size
 from liftstudio.metrics.novel_views import PIXELS, Judges
 from liftstudio.priors.opening import resolve
+from liftstudio.renderers.textured import Pictures
 from liftstudio.run.config import RunConfig, load_run_config
 from liftstudio.run.evaluation import load_judges
 from liftstudio.run.run import load_inputs

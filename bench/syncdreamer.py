@@ -24,7 +24,6 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from bench.runs import Pictures
 from bench.toys_prior import mean_orbit
 from bench.unseen import prompted, with_error
 from liftstudio.cli import command_line
@@ -42,6 +41,7 @@ from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.instances import summarize_instances
 from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
+from liftstudio.renderers.textured import Pictures
 from liftstudio.synthetic import render
 from liftstudio.views.prior_views import silhouette
 

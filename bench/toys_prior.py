@@ -20,7 +20,6 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from bench.runs import Pictures
 from bench.timing import measure, run_seconds
 from bench.unseen import RIG, mean_and_error, prompted, uniform, with_error
 from liftstudio.core.assets import output_path
@@ -34,6 +33,7 @@ from liftstudio.metrics.images import psnr, ssim
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.opening import AUTO, AutoPrior, open_prior
 from liftstudio.priors.samplers import euler, karras_sigmas
+from liftstudio.renderers.textured import Pictures
 from liftstudio.synthetic import Kind, render
 from liftstudio.training.rigs import DISTANCE, FOV_DEG
 

@@ -3,10 +3,20 @@
 import atexit
 import contextlib
 import ctypes
+import importlib
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from liftstudio import export, metrics
+    from liftstudio.core.errors import InputError
+    from liftstudio.data.mesh_io import read_mesh
+    from liftstudio.studio.parts import load_image, load_prior, orbit, render
+    from liftstudio.studio.pipeline import CancelledError, Event, Pipeline, lift
+    from liftstudio.studio.results import Result
 
 # How long OpenMP's threads spin for more work before they sleep; read when torch is first imported. By default they
 # spin for milliseconds after every parallel torch op, on the cores that our own thread pool (ops/threads.py) needs
@@ -15,6 +25,50 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
+
+# Where the public names are; each is imported when it is first asked for, since torch takes seconds.
+_PLACES = {
+    "CancelledError": "liftstudio.studio.pipeline",
+    "Event": "liftstudio.studio.pipeline",
+    "InputError": "liftstudio.core.errors",
+    "Pipeline": "liftstudio.studio.pipeline",
+    "Result": "liftstudio.studio.results",
+    "export": "",
+    "lift": "liftstudio.studio.pipeline",
+    "load_image": "liftstudio.studio.parts",
+    "load_prior": "liftstudio.studio.parts",
+    "metrics": "",
+    "orbit": "liftstudio.studio.parts",
+    "read_mesh": "liftstudio.data.mesh_io",
+    "render": "liftstudio.studio.parts",
+}
+__all__ = [
+    "CancelledError",
+    "Event",
+    "InputError",
+    "Pipeline",
+    "Result",
+    "export",
+    "lift",
+    "load_image",
+    "load_prior",
+    "metrics",
+    "orbit",
+    "read_mesh",
+    "render",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'liftstudio' has no attribute '{name}'")
+    if not _PLACES[name]:
+        return importlib.import_module(f"liftstudio.{name}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PLACES])
 
 
 def _keep_freed_memory() -> None:

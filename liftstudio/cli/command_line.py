@@ -7,21 +7,21 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from liftstudio import __version__
-from liftstudio.core import assets, logs, registry
+from liftstudio.core import logs
 from liftstudio.core.assets import find_config, input_path
 from liftstudio.core.errors import InputError
+from liftstudio.core.extensions import load_components
 from liftstudio.core.files import atomic_write
 from liftstudio.core.stopping import interrupt_on_sigterm
+from liftstudio.run.jobs import MODES, NEW_RUN, Job, work
 
 if TYPE_CHECKING:
     from liftstudio.run.folder import RunFolder
 
 DONE, BUG, BAD_INPUT, INTERRUPTED, OUT_OF_MEMORY = 0, 1, 2, 3, 4
-MODES = ("train", "preview", "views", "resume", "validate", "test", "export")
-NEW_RUN = ("train", "preview", "views")  # modes that start from any config; the others need a run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def guard(work: Callable[[], int], *, debug: bool) -> int:
 def _dispatch(arguments: list[str]) -> int:
     options = _parse(arguments)
     logs.configure(options.verbose)
-    load_extensions(options.verbose)
+    load_components(options.verbose)
     if options.copy_config is not None:
         copy_config(options.copy_config)
     elif options.list is not None:
@@ -65,51 +65,18 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _run(options: argparse.Namespace, command: str) -> None:
-    from liftstudio.run.config import load_run_config
-
-    _warn_of_repeated(options.overrides)
-    folder = None if options.mode in NEW_RUN else _reopened(options.config)
-    config = load_run_config(folder.config if folder else find_config(options.config), options.overrides)
-
-    from liftstudio.run.run import Run, make_preview, make_views  # slow to import, so a bad config is reported first
-
-    if options.mode == "views":
-        make_views(config, command, options.gpu)
-    elif options.mode == "preview":
-        make_preview(config, command, options.gpu)
-    elif folder is None:
-        run = Run.start(config, command, options.gpu)
-        with run.folder.lock():
-            _work(run, options.mode)
-    else:
-        with folder.lock():
-            run = Run.reopen(config, folder, command, options.gpu, finished=options.mode != "resume")
-            _work(run, options.mode)
-
-
-def _warn_of_repeated(overrides: list[str]) -> None:
-    last = {override.partition("=")[0]: override for override in overrides}
-    for override in overrides:
-        if override != (kept := last[override.partition("=")[0]]):
-            logs.log.warning("%s has no effect, since %s comes after it", override, kept)
-
-
-def _work(run: Any, mode: str) -> None:
-    """Do what a mode asks of a run; if it is interrupted, say how to continue."""
-    from liftstudio.run.run import Interrupted
-
+    """Do the job; if it is interrupted, say how to continue."""
+    config = find_config(options.config) if options.mode in NEW_RUN else options.config
+    gpus = None if options.gpu is None else tuple(options.gpu)
+    folders = list["RunFolder"]()
     try:
-        _steps(run, mode)
+        work(Job(options.mode, config, tuple(options.overrides), gpus, command), folders.append)
     except KeyboardInterrupt as error:
-        where = error.where if isinstance(error, Interrupted) else "at once"
-        resume = f"{program()} --config {run.folder.config} --resume"
+        if not folders:
+            raise
+        where = getattr(error, "where", "at once")
+        resume = f"{program()} --config {folders[0].config} --resume"
         raise KeyboardInterrupt(f"stopped {where}; continue with: {resume}") from None
-
-
-def _reopened(config: Path) -> "RunFolder":
-    from liftstudio.run.folder import existing_run_folder
-
-    return existing_run_folder(config)
 
 
 def copy_config(name: Path) -> Path:
@@ -131,21 +98,6 @@ def program() -> str:
     """Return how the user started the program: `liftstudio`, `python -m liftstudio` or `python launch.py`."""
     name = Path(sys.argv[0]).name
     return {"launch.py": "python launch.py", "__main__.py": "python -m liftstudio"}.get(name, "liftstudio")
-
-
-def _steps(run: Any, mode: str) -> None:
-    if mode in ("train", "resume"):
-        run.fit()
-    else:
-        run.restore()
-    if not run.fabric.is_global_zero:
-        return
-    if mode == "validate":
-        run.validate()
-    if mode in ("train", "resume", "test"):
-        run.test()
-    if mode in ("train", "resume", "export"):
-        run.export()
 
 
 class Parser(argparse.ArgumentParser):
@@ -222,17 +174,6 @@ def _gpus(text: str) -> list[int]:
     if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
         raise argparse.ArgumentTypeError(f"expected device numbers such as 0 or 0,1, got '{text}'")
     return [int(part) for part in parts]
-
-
-def load_extensions(verbose: bool) -> None:
-    """Import the user's extensions and declare the methods; warn about extensions that fail to load."""
-    custom = Path("custom")
-    if not assets.is_checkout() or custom.resolve() != assets.CHECKOUT / "custom":
-        registry.load_extensions(custom)
-    registry.load_methods()
-    for name, trace in registry.extension_failures.items():
-        reason = trace.strip() if verbose else trace.strip().splitlines()[-1]
-        logs.log.warning("extension '%s' failed to load: %s", name, reason)
 
 
 def _explain(error: BaseException) -> tuple[int, str]:

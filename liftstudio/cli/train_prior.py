@@ -8,6 +8,7 @@ from liftstudio.core import logs
 from liftstudio.core.assets import find_config, input_path, output_path
 from liftstudio.core.config import parse, read_config
 from liftstudio.core.errors import InputError
+from liftstudio.core.extensions import load_components
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +31,7 @@ def _dispatch(arguments: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="options of the config")
     options = parser.parse_args(arguments)
     logs.configure(verbose=False)
-    command_line.load_extensions(verbose=False)
+    load_components()
     _train(options.config, options.overrides)
     return command_line.DONE
 

@@ -15,8 +15,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from liftstudio.core.events import WorkStep, tell
 from liftstudio.core.files import atomic_write, blaming
 from liftstudio.core.ranges import NonNegativeInt, PositiveInt
+from liftstudio.core.stopping import stop_if_cancelled
 
 log = logging.getLogger("liftstudio")
 
@@ -205,6 +207,8 @@ class WorkProgress:
             self.live.stop()
 
     def __call__(self, step: str, fraction: float) -> None:
+        stop_if_cancelled()
+        tell(WorkStep(self.title, step, fraction))
         if self.live is not None:
             self.live.update(self.task, description=f"{self.title}: {step}", completed=fraction)
         elif step != self.step:

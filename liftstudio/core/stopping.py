@@ -1,18 +1,26 @@
-"""Handling of SIGINT and SIGTERM: stop at once, or at the next safe point."""
+"""Requests to stop: SIGINT, SIGTERM, or an event that another thread sets. Work stops at once, or at a safe point."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
+
+_cancelled: ContextVar[threading.Event | None] = ContextVar("cancelled", default=None)
 
 
 class StopRequest:
-    """Context in which SIGINT and SIGTERM set `requested`; a SIGINT after that raises KeyboardInterrupt at once."""
+    """Context in which signals and `cancelled_by` set `requested`; a SIGINT after a signal raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.signalled = False
         self.previous: dict[int, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether the work shall stop at its next safe point."""
+        return self.signalled or is_cancelled()
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
@@ -24,8 +32,30 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _stop(self, number: int, frame: object) -> None:
-        self.requested = True
+        self.signalled = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def cancelled_by(event: threading.Event) -> Iterator[None]:
+    """Let `event`, once it is set, stop the work that this thread does inside the block."""
+    token = _cancelled.set(event)
+    try:
+        yield
+    finally:
+        _cancelled.reset(token)
+
+
+def is_cancelled() -> bool:
+    """Return whether the event that may cancel this thread's work is set."""
+    event = _cancelled.get()
+    return event is not None and event.is_set()
+
+
+def stop_if_cancelled() -> None:
+    """Raise KeyboardInterrupt if this thread's work is cancelled: called where nothing needs to be saved first."""
+    if is_cancelled():
+        raise KeyboardInterrupt
 
 
 @contextmanager

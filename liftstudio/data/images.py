@@ -155,6 +155,11 @@ def nearest_filled(image: np.ndarray, empty: np.ndarray) -> np.ndarray:
     return image[rows, columns]
 
 
+def to_pillow(image: Tensor) -> Image.Image:
+    """Return an image [H, W, C] in [0, 1] as a Pillow image of 8 bits; C is 1, 3 or 4, values outside are clamped."""
+    return Image.fromarray(_bytes(image))
+
+
 def save_image(path: Path | str, image: Tensor) -> None:
     """Write an image [H, W, C] in [0, 1] atomically; C is 1, 3 or 4, values outside are clamped.
 
@@ -162,7 +167,7 @@ def save_image(path: Path | str, image: Tensor) -> None:
         OSError: the file cannot be written.
     """
     with atomic_path(path) as temporary:
-        Image.fromarray(_bytes(image)).save(temporary)
+        to_pillow(image).save(temporary)
 
 
 def save_video(path: Path | str, frames: Iterable[Tensor], fps: float) -> None:

@@ -46,7 +46,7 @@ def mesh_metrics(
     if not _has_surface(truth):
         raise InputError("the true mesh has no surface: nothing to compare with")
     return {
-        "chamfer": chamfer_distance(visible_points(prediction), visible_points(truth)),
+        "chamfer": chamfer(prediction, truth),
         "iou": volume_iou(prediction, truth),
         **_sample_metrics(prediction, truth, seed, thresholds),
     }
@@ -68,6 +68,11 @@ def place_truth(mesh: Mesh, turned_deg: float = 0.0) -> Mesh:
     sine, cosine = math.sin(math.radians(turned_deg)), math.cos(math.radians(turned_deg))
     turn = vertices.new_tensor([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
     return Mesh((centred @ turn.T).to(mesh.vertices), mesh.faces)
+
+
+def chamfer(prediction: Mesh, truth: Mesh) -> float | None:
+    """Return the chamfer distance of two meshes by the protocol of SyncDreamer and HarmonyView; see `mesh_metrics`."""
+    return chamfer_distance(visible_points(prediction), visible_points(truth))
 
 
 def chamfer_distance(a: Array, b: Array) -> float | None:

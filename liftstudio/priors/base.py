@@ -13,7 +13,8 @@ from liftstudio.core.ranges import NonNegativeInt
 from liftstudio.core.registry import Component
 from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import Cameras
-from liftstudio.priors.samplers import karras_sigmas
+from liftstudio.data.images import resize_area
+from liftstudio.priors.samplers import euler, karras_sigmas
 
 SAME_DEG = 0.1  # angles closer than this count as equal
 
@@ -99,6 +100,7 @@ class Prior(Component):
         chunk: NonNegativeInt = 0  # frames to encode or decode at once; lower it to save memory; 0: the prior's default
 
     name: str  # for logs
+    device: torch.device  # where its networks are
     resolution: int  # pixels across its square images
     latent_shape: tuple[int, int, int]  # channels, height, width of one frame's latents
     sigma_min: float  # lowest noise level it was trained for
@@ -161,6 +163,34 @@ class Prior(Component):
     @abstractmethod
     def denoise(self, noisy: NoisyViews[Any]) -> Tensor:
         """Return the estimate of x0 [T, *latent_shape]; no gradient."""
+
+    @torch.no_grad()
+    def sample(
+        self, posed: PosedImage, cameras: Cameras, *, steps: int = 0, seed: int = 0
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return views of the object in an image, sampled by Euler steps: images and masks as `decode` has them.
+
+        Args:
+            posed: of any size.
+            cameras: of the views, of any size.
+            steps: number of noise levels; 0: this prior's default.
+            seed: of the noise.
+
+        Raises:
+            InputError: cameras that this prior does not support.
+        """
+        size, count = self.resolution, len(cameras)
+        seen, mask = (resize_area(each, size, size).to(self.device) for each in (posed.image, posed.mask))
+        given = replace(posed, image=seen, mask=mask, camera=posed.camera.resized(size, size).to(self.device))
+        around = cameras.resized(size, size).to(self.device)
+        self.check_cameras(given.camera, around)
+        condition, scales = self.condition(given), torch.full((count,), self.guidance_scale, device=self.device)
+        noise = torch.randn(count, *self.latent_shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
+
+        def denoise(latents: Tensor, sigma: float) -> Tensor:
+            return self.denoise(NoisyViews(latents, sigma, condition, around, scales))
+
+        return self.decode(euler(denoise, noise, self.sigmas(steps or self.steps)))
 
     def denoise_separately(self, noisy: NoisyViews[Any]) -> Estimates:
         """Return estimates as of `denoise`, with and without the input image and the other views; no gradient.

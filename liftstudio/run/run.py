@@ -16,6 +16,7 @@ from liftstudio.core.checkpoints import Checkpoint, check_same_config, random_st
 from liftstudio.core.config import ComponentSpec, to_plain
 from liftstudio.core.devices import choose_devices, first_device
 from liftstudio.core.errors import InputError
+from liftstudio.core.events import StageStep, WorkStep, tell
 from liftstudio.core.files import atomic_write, clear_temporaries
 from liftstudio.core.logs import RunLog, StageProgress, WorkProgress, log
 from liftstudio.core.memory import memory_advice, memory_high_water_gb
@@ -310,6 +311,7 @@ class Run:
                 progress.update(done, losses)
                 stopping = self.fabric.broadcast(stop.requested) if self.fabric.world_size > 1 else stop.requested
                 self._record(stage, done, losses, now - begin, save=stopping)
+                tell(StageStep(stage, done, total, losses, now - begin, self))
                 if stopping:
                     raise Interrupted(f"at step {done} of stage {stage}")
 
@@ -421,6 +423,7 @@ class Run:
     def _finish(self, phase: str) -> Iterator[None]:
         """Time a phase after the stages, and add advice to its out-of-memory errors."""
         begin = time.perf_counter()
+        tell(WorkStep(phase, "", 0.0))
         stage = f"system.stages.{self.stage}"
         with memory_advice(self.config, phase, f"{stage}.geometry" if phase == "export" else f"{stage}.renderer"):
             yield

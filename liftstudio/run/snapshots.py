@@ -28,6 +28,19 @@ def save_snapshot(path: Path, system: System, views: ReferenceViews | None) -> N
     save_image(path, grid([[column[i] for column in shown] for i in range(len(cameras))]))
 
 
+@torch.no_grad()
+def look(system: System, views: ReferenceViews | None, pixels: int = PIXELS) -> Tensor:
+    """Return a render [H, W, 3] over white of the current scene, from the input view or the first reference view."""
+    if views is None:
+        cameras, _ = _sides(None)
+    else:
+        cameras = views.cameras[[views.input_view or 0]]
+        scale = min(1.0, pixels / max(cameras.height, cameras.width))
+        cameras = cameras.resized(max(1, round(cameras.height * scale)), max(1, round(cameras.width * scale)))
+    render = system.render(cameras[[0]], frozenset())
+    return render.foreground[0] + (1 - render.opacity[0])
+
+
 def _sides(views: ReferenceViews | None) -> tuple[Cameras, Tensor | None]:
     """Return a few cameras and, if there are reference views, their images [B, H, W, 3] over white."""
     if views is None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from liftstudio.cli.command_line import load_extensions
 from liftstudio.core.assets import packaged
+from liftstudio.core.extensions import load_components
 from liftstudio.core.memory import OutOfMemoryError, memory_advice
 from liftstudio.run.config import RunConfig, load_run_config
 
@@ -39,7 +39,7 @@ CAUSES = {
 
 
 def config_with(*overrides: str) -> RunConfig:
-    load_extensions(verbose=False)
+    load_components()
     return load_run_config(packaged("configs") / "reconstruct-views.yaml", list(overrides))
 
 

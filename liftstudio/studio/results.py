@@ -1,0 +1,78 @@
+"""What a run leaves, read back from its folder."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import trimesh
+from PIL import Image
+
+from liftstudio.core.errors import InputError
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.images import to_pillow
+from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.run.folder import RunFolder, existing_run_folder
+from liftstudio.run.inputs import Inputs
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run folder and what is in it; everything is read when it is first asked for."""
+
+    run: RunFolder
+
+    @classmethod
+    def of(cls, folder: str | Path) -> "Result":
+        """Return the result in a run folder.
+
+        Raises:
+            InputError: it is no run folder.
+        """
+        return cls(existing_run_folder(Path(folder)))
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.run.path
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What the run measured, as in metrics.json; empty if nothing yet."""
+        return json.loads(self.run.metrics.read_text()) if self.run.metrics.is_file() else {}
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The exported mesh files by format: glb, obj, ply; empty before the export."""
+        return {path.suffix[1:]: path for path in sorted(self.run.export.glob("mesh.*")) if path.suffix != ".mtl"}
+
+    @cached_property
+    def mesh(self) -> trimesh.Trimesh:
+        """The exported mesh with its texture, or the preview where nothing was exported; y up, as in its GLB.
+
+        Raises:
+            InputError: the run has neither.
+        """
+        path = self.files.get("glb") or next(iter(self.files.values()), None) or self.run.preview
+        if not path.is_file():
+            raise InputError(f"{self.folder}: the run has no mesh yet; continue it with --resume")
+        return trimesh.load(path, force="mesh", process=False)
+
+    @cached_property
+    def reference(self) -> ReferenceViews | None:
+        """The views that the run is fitted to, with masks and cameras; None: it has none, or did not keep them."""
+        return Inputs.restore(self.run.inputs).views if self.run.inputs.is_file() else None
+
+    @property
+    def views(self) -> list[Image.Image]:
+        """The reference views as RGBA images; empty where there are none."""
+        if self.reference is None:
+            return []
+        return [to_pillow(view) for view in torch.cat([self.reference.images, self.reference.masks], dim=-1)]
+
+    @property
+    def cameras(self) -> Cameras | None:
+        """The cameras of the reference views; None where there are none."""
+        return None if self.reference is None else self.reference.cameras
