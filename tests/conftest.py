@@ -91,3 +91,16 @@ def project_with_extension(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     make_project(tmp_path, extension=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def ball_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same with `ball.yaml`: the tiny ball's prior generates views for the tiny system."""
+    from helpers.tiny_prior import PROJECT, TinyBall, write_ball, write_weights
+
+    monkeypatch.setenv("LIFTSTUDIO_CACHE", str(project / "cache"))
+    (project / "ball.yaml").write_text(PROJECT)
+    write_ball(project / "photo.png")
+    write_weights(project / "ball.safetensors")
+    TinyBall.prompts.clear()
+    return project

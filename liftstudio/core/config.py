@@ -7,7 +7,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,6 +110,22 @@ def read_config(path: Path, overrides: list[str], inputs: tuple[str, ...] = ()) 
         raise _missing(str(error).splitlines()[0].rpartition(" ")[2]) from None
     except (OmegaConfBaseException, RecursionError) as error:
         raise InputError(f"{path}: {getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from None
+
+
+def missing_keys(path: Path, keys: Iterable[str]) -> list[str]:
+    """Return those of the dotted keys that the config file leaves to the user: `???`.
+
+    Raises:
+        InputError: missing or invalid file.
+    """
+    loaded = _load(path)
+    return [key for key in keys if _is_missing(loaded, key)]
+
+
+def _is_missing(loaded: Any, key: str) -> bool:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(loaded, parent) if parent else loaded
+    return OmegaConf.is_dict(node) and OmegaConf.is_missing(node, name)
 
 
 def write_config(data: dict[str, Any]) -> str:

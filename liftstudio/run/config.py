@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from liftstudio.core.config import ComponentSpec, ExportOnly, parse, read_config, to_plain
+from liftstudio.core.config import ComponentSpec, ExportOnly, missing_keys, parse, read_config, to_plain
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import LogConfig
 from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
@@ -95,6 +95,17 @@ def load_run_config(path: Path, overrides: list[str]) -> RunConfig:
     config.tag = config.tag or default_tag(config.picture or config.data.path)
     check_export(config.export)
     return config
+
+
+def load_without_input(path: Path, overrides: list[str]) -> RunConfig:
+    """Return the checked config before it is given an input that it leaves to the user, such as its image.
+
+    Raises:
+        InputError: see `load_run_config`.
+    """
+    given = {override.partition("=")[0] for override in overrides}
+    missing = [key for key in missing_keys(path, INPUTS) if key not in given]
+    return load_run_config(path, [*(f"{key}=none" for key in missing), *overrides])
 
 
 def deciding_options(config: RunConfig) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from liftstudio.core.stopping import cancelled_by
 from liftstudio.data.images import to_pillow
 from liftstudio.priors.base import Prior
 from liftstudio.priors.opening import open_prior
-from liftstudio.run.config import load_run_config
+from liftstudio.run.config import load_without_input
 from liftstudio.run.folder import RunFolder
 from liftstudio.run.jobs import Job, Mode, work
 from liftstudio.run.snapshots import look
@@ -85,7 +85,7 @@ class Pipeline:
         self.path, self.overrides = find_config(Path(config)), dict(overrides or {})
         self._stop = threading.Event()
         self._prior: Prior | None = None
-        self.config = load_run_config(self.path, as_words(self.overrides))
+        self.config = load_without_input(self.path, as_words(self.overrides))
 
     @classmethod
     def from_config(
@@ -328,7 +328,7 @@ def as_picture(image: Image.Image | NDArray[Any] | Tensor) -> Image.Image:
     """
     if isinstance(image, Image.Image):
         return image.convert("RGBA" if image.has_transparency_data else "RGB")
-    pixels = image.detach().cpu() if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image))
+    pixels = image.detach().cpu() if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
     if pixels.ndim != 3 or pixels.shape[-1] not in (3, 4):
         raise InputError(f"image: expected an array [height, width, 3 or 4], got {tuple(pixels.shape)}")
     if pixels.dtype == torch.uint8:

@@ -43,6 +43,25 @@ QUICK = (
     "export.target_faces=2000",
 )
 
+# A run from the ball's image with the tiny system.
+PROJECT = """\
+image: ???
+prior: {type: tiny-ball, weights: ball.safetensors}
+views:
+  type: sv3d-views
+  image: ${image}
+  elevation_deg: 10
+  prior: ${prior}
+  orbit: {type: sine, frames: 6, amplitude_deg: 30}
+  steps: 3
+  resolution: 48
+system:
+  type: tiny-sphere
+test: {frames: 2, size: 16, stills: 1}
+log: {images_every: 0, tensorboard: false}
+export: {formats: [ply], texture_size: 64}
+"""
+
 
 def ball(cameras: Cameras, radius: float = RADIUS) -> tuple[Tensor, Tensor]:
     """Return images [B, H, W, 3] over white and masks [B, H, W, 1] of the ball: colour 0.5 + 0.4 n, n the normal."""
