@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import importlib
 import shlex
 import sys
 import traceback
@@ -21,6 +22,8 @@ from liftstudio.run.jobs import MODES, NEW_RUN, Job, work
 if TYPE_CHECKING:
     from liftstudio.run.folder import RunFolder
 
+# Words that are commands, and their modules, which have `add_arguments(parser)` and `run(options)`.
+COMMANDS: dict[str, str] = {}
 DONE, BUG, BAD_INPUT, INTERRUPTED, OUT_OF_MEMORY = 0, 1, 2, 3, 4
 
 
@@ -46,6 +49,8 @@ def guard(work: Callable[[], int], *, debug: bool) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if arguments and arguments[0] in COMMANDS:
+        return _command(arguments[0], arguments[1:])
     options = _parse(arguments)
     logs.configure(options.verbose)
     load_components(options.verbose)
@@ -61,6 +66,19 @@ def _dispatch(arguments: list[str]) -> int:
         sys.stdout.write(report())
     else:
         _run(options, f"{program()} {shlex.join(arguments)}")
+    return DONE
+
+
+def _command(name: str, arguments: list[str]) -> int:
+    """Run a command that is a word of its own, `liftstudio compare RUN RUN`."""
+    command = importlib.import_module(COMMANDS[name])
+    parser = Parser(prog=f"{program()} {name}", description=command.__doc__, allow_abbrev=False)
+    command.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(arguments)
+    logs.configure(verbose=False)
+    load_components()
+    command.run(options)
     return DONE
 
 
