@@ -6,6 +6,7 @@ Everything is done by the jobs of the command line (`run.jobs`), so that a call 
 import json
 import logging
 import queue
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -163,12 +164,19 @@ class Pipeline:
         """
         own = {**self.overrides, **(overrides or {})}
         names = image_overrides(image, output_path(str(own.get("runs_dir", self.config.runs_dir))))
-        job = Job(mode, self.path, tuple(as_words({**own, **names})), command=f"liftstudio.Pipeline, {mode}")
-        return self.stream_job(job, preview_every_s=preview_every_s)
+        return self.stream_job(self.job(mode, {**own, **names}), preview_every_s=preview_every_s)
 
-    def stream_job(self, job: Job, *, preview_every_s: float | None = None) -> Iterator[Event]:
-        """Yield the events of any job; see `stream`."""
-        self._stop = threading.Event()
+    def job(self, mode: Mode, overrides: Mapping[str, Any], note: str = "") -> Job:
+        """Return the job of a new run; note: added to the command that its folder keeps."""
+        words = as_words(overrides)
+        command = f"liftstudio --config {self.path} --{mode} {shlex.join(words)}{note and f'  # {note}'}"
+        return Job(mode, self.path, tuple(words), command=command)
+
+    def stream_job(
+        self, job: Job, *, stop: threading.Event | None = None, preview_every_s: float | None = None
+    ) -> Iterator[Event]:
+        """Yield the events of any job; see `stream`. stop: set by another thread, it stops the job, as `stop` does."""
+        self._stop = stop or threading.Event()
         for event in stream(job, self._stop, preview_every_s):
             if event.stage == "views" and self._prior is None:
                 _ = self.prior  # the job has just loaded it; held here, it stays loaded
