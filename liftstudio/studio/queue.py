@@ -17,7 +17,7 @@ from liftstudio.core.files import atomic_write
 from liftstudio.core.locking import exclusive
 from liftstudio.core.logs import log
 from liftstudio.run.jobs import Job, Mode
-from liftstudio.studio.pipeline import CancelledError, Event, Pictures, Pipeline, as_words, image_overrides
+from liftstudio.studio.pipeline import CancelledError, Event, Pictures, Pipeline, image_overrides
 from liftstudio.studio.results import Result
 
 State = Literal["waiting", "running", "stopped", "done", "failed"]
@@ -234,12 +234,24 @@ def _job_of(entry: Entry) -> tuple[Pipeline, Job]:
     pipeline = Pipeline(entry.config, entry.overrides)
     if entry.mode == "resume":
         return pipeline, Job("resume", Path(entry.folder), command="liftstudio, resumed")
-    return pipeline, Job(entry.mode, pipeline.path, tuple(as_words(entry.overrides)), command="liftstudio")
+    return pipeline, pipeline.job(entry.mode, entry.overrides, note=entry.name)
 
 
 def _again(entry: Entry) -> Entry:
     """Return an entry that is to go on: in its run folder, if it has one, else from the start."""
+    entry = dataclasses.replace(entry, folder=entry.folder or _noted_folder(entry))
     return dataclasses.replace(entry, state="waiting", mode="resume" if entry.result() else entry.mode)
+
+
+def _noted_folder(entry: Entry) -> str:
+    """Return the run folder whose command names an entry; empty: there is none.
+
+    The entry's own file does not name it if the process was killed just after the folder was made.
+    """
+    for command in Path(entry.overrides["runs_dir"]).glob("*/*/command.txt"):
+        if entry.name in command.read_text():
+            return str(command.parent)
+    return ""
 
 
 def _read(path: Path) -> Entry | None:
