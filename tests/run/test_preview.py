@@ -118,12 +118,12 @@ def test_a_run_goes_on_from_the_preview(ball_project: Path) -> None:
     assert (Path("runs/ball/a/views") / "transforms.json").is_file()
 
 
-@pytest.mark.parametrize("mode", ["--train", "--views"])
-def test_other_modes_leave_the_same_preview(mode: str, ball_project: Path) -> None:
-    assert main(PREVIEW) == 0
-    assert main([mode if word == "--preview" else word for word in PREVIEW]) == 0
+def test_other_modes_leave_the_same_preview(ball_project: Path) -> None:
+    for mode in ("--preview", "--train", "--views"):
+        assert main([mode if word == "--preview" else word for word in PREVIEW]) == 0
     for name in FILES:
-        assert (Path("runs/ball/a") / name).read_bytes() == (Path("runs/ball/a-2") / name).read_bytes()
+        for other in ("a-2", "a-3"):
+            assert (Path("runs/ball/a") / name).read_bytes() == (Path("runs/ball") / other / name).read_bytes()
 
 
 def test_without_a_volume_there_is_none(ball_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
