@@ -175,7 +175,7 @@ def test_a_thin_object_stays_in_one_piece(thin: trimesh.Trimesh, monkeypatch: py
     made: list[FusedShape] = []
     monkeypatch.setattr(dmtet, "fuse_depth", lambda *given: made.append(fuse_depth(*given)) or made[-1])
     cameras = orbit(12, 128, [-20.0, 30.0])
-    geometry = DMTet(DMTet.Config(resolution=96, grid=TINY_GRID), device=torch.device("cpu"), generator=seeded())
+    geometry = DMTet(DMTet.Config(resolution=128, grid=TINY_GRID), device=torch.device("cpu"), generator=seeded())
     geometry.initialize(Solid(), cameras, look(from_trimesh(thin), cameras))
     (shape,) = made
     assert shape.cell < 0.02 and shape.volume == pytest.approx(thin.volume, rel=0.4)

@@ -149,7 +149,7 @@ def test_an_empty_volume_does_not_stop_a_run(
 
 def test_views_are_enhanced_after_the_preview(ball_project: Path) -> None:
     """The preview does without; the run that goes on from it has the same enhanced views as any other."""
-    enhanced = [*PREVIEW, "views.resolution=96", "views.enhance.type=image-analogy"]
+    enhanced = [*PREVIEW, "views.resolution=64", "views.enhance.type=image-analogy"]
     assert main(enhanced) == 0
     assert not Path("runs/ball/a/checkpoints/inputs.ckpt").exists()
     assert main(["--config", "runs/ball/a/config.yaml", "--resume"]) == 0
