@@ -170,7 +170,13 @@ def test_bad_arguments_fail_with_one_line(
     assert message in said.err and said.err.count("\n") == 1 and said.out == ""
 
 
-def test_from_arguments_to_a_table(tmp_path: Path, clip_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_arguments_to_a_table(
+    tmp_path: Path, clip_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In two steps, which is enough for numbers."""
+    make = syncdreamer.make_source
+    quick = lambda instances, options, device: make(instances, {**options, "steps": 2}, device)  # noqa: E731
+    monkeypatch.setattr(syncdreamer, "make_source", quick)
     words = ["--count", "1", "--instances", "1", "--mean-of", "0", "--clip", str(clip_folder), "--cfg", "1"]
     assert syncdreamer.main([*words, "--json", str(tmp_path / "all.json")]) == command_line.DONE
     out = capsys.readouterr().out

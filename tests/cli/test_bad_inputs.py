@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.tiny_project import make_project
 from PIL import Image
 
 from liftstudio.cli.command_line import main
@@ -211,9 +212,22 @@ def test_bad_truth_mesh(project: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert name in refused([*TRAIN, DATA, f"views.mesh={name}"], capsys)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder `runs` of a finished run."""
+    from helpers import tiny_system  # noqa: F401  registers "tiny-sphere"
+
+    folder = tmp_path_factory.mktemp("trained")
+    make_project(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main([*TRAIN, DATA, "tag=a"]) == 0
+    return folder / "runs"
+
+
 @pytest.fixture
-def finished(project: Path) -> Path:
-    assert main([*TRAIN, DATA, "tag=a"]) == 0
+def finished(project: Path, trained: Path) -> Path:
+    shutil.copytree(trained, project / "runs")
     return project / "runs" / "tiny" / "a"
 
 

@@ -532,16 +532,20 @@ def test_full_size_keys_of_other_layouts() -> None:
     assert layout.mode_of(text, "auto") == "text"
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(2))
 def test_other_files_are_refused(seed: int) -> None:
-    """With a missing, extra or misshapen key, the first such key is named."""
+    """With a missing or misshapen key, it is named."""
     shapes = full_shapes()
     needed = [key for key in shapes if not layout.UNUSED.match(key)]
     key = needed[int(torch.randint(len(needed), (), generator=torch.Generator().manual_seed(seed)))]
     for changed, message in (
         ({k: s for k, s in shapes.items() if k != key}, f"'{re.escape(key)}' is missing"),
         ({**shapes, key: [*shapes[key], 7]}, f"'{re.escape(key)}' has shape {re.escape(str([*shapes[key], 7]))}"),
-        ({**shapes, "model_ema.decay": []}, r"unexpected weight 'model_ema\.decay'"),
     ):
         with pytest.raises(InputError, match=message):
             open_parts(Listed(changed))
+
+
+def test_files_with_more_weights_are_refused() -> None:
+    with pytest.raises(InputError, match=r"unexpected weight 'model_ema\.decay'"):
+        open_parts(Listed({**full_shapes(), "model_ema.decay": []}))

@@ -24,6 +24,11 @@ _CONTEXT.set_forkserver_preload(
         "liftstudio.renderers.volume",
         "liftstudio.renderers.surface",
         "liftstudio.export.pipeline",
+        "liftstudio.metrics.novel_views",
+        "liftstudio.views.colmap",
+        "liftstudio.views.posed_images",
+        "cv2",
+        "imageio_ffmpeg",
         "lightning_fabric",
         "trimesh",
     ]

@@ -167,6 +167,7 @@ def test_surface_samples_are_uniform_over_the_area(seed: int) -> None:
     assert np.allclose(points[~first].mean(axis=0), [0, 1 / 3, 1], atol=0.04)
 
 
+@pytest.mark.usefixtures("few_surface_samples", "few_visible_points")
 def test_metrics_repeat_with_the_seed_and_take_thresholds() -> None:
     a, b = sphere(0.40, 3), sphere(0.41, 2)
     first = mesh_metrics(a, b, seed=4, thresholds=(0.015,))

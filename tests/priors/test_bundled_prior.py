@@ -83,7 +83,7 @@ def test_views_turn_counter_clockwise(front_deg: float, tmp_path: Path, monkeypa
     monkeypatch.setenv("LIFTSTUDIO_CACHE", str(tmp_path))
     drawn, truth, mirrored = [], [], []
     for index in range(2):
-        picture = sample(index, cameras(*sine(6, ELEVATION_DEG, 15.0), 128), front_deg, 128)
+        picture = sample(index, cameras(torch.zeros(1), torch.tensor([ELEVATION_DEG]), 16), front_deg, 128)
         rgb = straight_from_white(picture.input_image[..., :3], picture.input_image[..., 3:])
         save_image(tmp_path / f"{index}.png", torch.cat([rgb, picture.input_image[..., 3:]], dim=-1))
         data: dict[str, Any] = {

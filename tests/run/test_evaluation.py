@@ -191,6 +191,7 @@ def test_a_run_without_views_has_its_turntable(mesh: Mesh, tmp_path: Path) -> No
     assert (tmp_path / "turntable.mp4").stat().st_size > 0
 
 
+@pytest.mark.usefixtures("few_surface_samples", "few_visible_points")
 def test_photographs_of_a_real_object(tmp_path: Path) -> None:
     """The true mesh has the true silhouette; only its colours are made up."""
     config = PosedImages.Config(path=str(MARIO), held_out=[3, 11], max_size=128)
@@ -312,7 +313,7 @@ def carry_mesh(path: Path, similarity: Tensor) -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 20.0])
-@pytest.mark.usefixtures("few_surface_samples")
+@pytest.mark.usefixtures("few_surface_samples", "few_visible_points")
 def test_a_true_mesh_in_a_far_world_is_compared_without_loss(tmp_path: Path, scale: float) -> None:
     """By its distances: they are in units of its longest side, whatever the capture's world is."""
     away, back = carried(scale, FAR), carried(0.62, [0.1, -0.2, 0.05])  # of a run's world, to that of MARIO
@@ -358,6 +359,7 @@ def test_a_rotation_of_null_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shift", [[3.0, 3.0, 3.0], FAR])
+@pytest.mark.usefixtures("few_surface_samples", "few_visible_points")
 def test_a_true_mesh_alone_faces_the_input_camera(tmp_path: Path, shift: list[float]) -> None:
     """At any size and place: its box is centred, its longest side scaled to 1, +x turned to the input camera."""
     truth = read_mesh(MARIO / "mesh.obj")

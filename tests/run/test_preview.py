@@ -118,12 +118,12 @@ def test_a_run_goes_on_from_the_preview(ball_project: Path) -> None:
     assert (Path("runs/ball/a/views") / "transforms.json").is_file()
 
 
-@pytest.mark.parametrize("mode", ["--train", "--views"])
-def test_other_modes_leave_the_same_preview(mode: str, ball_project: Path) -> None:
-    assert main(PREVIEW) == 0
-    assert main([mode if word == "--preview" else word for word in PREVIEW]) == 0
+def test_other_modes_leave_the_same_preview(ball_project: Path) -> None:
+    for mode in ("--preview", "--train", "--views"):
+        assert main([mode if word == "--preview" else word for word in PREVIEW]) == 0
     for name in FILES:
-        assert (Path("runs/ball/a") / name).read_bytes() == (Path("runs/ball/a-2") / name).read_bytes()
+        for other in ("a-2", "a-3"):
+            assert (Path("runs/ball/a") / name).read_bytes() == (Path("runs/ball") / other / name).read_bytes()
 
 
 def test_without_a_volume_there_is_none(ball_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,7 +149,7 @@ def test_an_empty_volume_does_not_stop_a_run(
 
 def test_views_are_enhanced_after_the_preview(ball_project: Path) -> None:
     """The preview does without; the run that goes on from it has the same enhanced views as any other."""
-    enhanced = [*PREVIEW, "views.resolution=96", "views.enhance.type=image-analogy"]
+    enhanced = [*PREVIEW, "views.resolution=64", "views.enhance.type=image-analogy"]
     assert main(enhanced) == 0
     assert not Path("runs/ball/a/checkpoints/inputs.ckpt").exists()
     assert main(["--config", "runs/ball/a/config.yaml", "--resume"]) == 0

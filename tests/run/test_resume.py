@@ -17,12 +17,12 @@ from liftstudio.cli.command_line import main
 from liftstudio.core.checkpoints import Checkpoints, read_verified
 
 # Checkpoints of 8 MB at every step: about half of the time goes into writing them.
-OPTIONS = ["data.path=capture", "device=cpu", "checkpoint.every=1", "system.ballast=2000000", "system.steps=20"]
+OPTIONS = ["data.path=capture", "device=cpu", "checkpoint.every=1", "system.ballast=2000000", "system.steps=12"]
 MEASURED = {"seconds_per_step", "memory_gb"}  # columns of log.csv that vary between runs
 
 
-def start(tag: str) -> Launched:
-    return Launched("--config", "tiny.yaml", "--train", *OPTIONS, f"tag={tag}")
+def train(tag: str) -> list[str]:
+    return ["--config", "tiny.yaml", "--train", *OPTIONS, f"tag={tag}"]
 
 
 def resume(tag: str) -> Launched:
@@ -66,11 +66,13 @@ def result(folder: Path) -> dict[str, object]:
 def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """The result of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("straight")
-    make_project(folder, extension=True)
+    from helpers import tiny_system  # noqa: F401  registers "tiny-sphere" in this process
+
+    make_project(folder)
     before = Path.cwd()
     os.chdir(folder)
     try:
-        finish(start("straight"))
+        assert main(train("straight")) == 0
     finally:
         os.chdir(before)
     return result(folder / "runs" / "tiny" / "straight")
@@ -78,9 +80,9 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 def test_killed_at_random_moments(project_with_extension: Path, straight: dict[str, object]) -> None:
     folder = project_with_extension / "runs" / "tiny" / "killed"
-    process = start("killed")
+    process = Launched(*train("killed"))
     for _ in range(3):
-        wait_for_steps(folder, process, random.uniform(0, 0.6))
+        wait_for_steps(folder, process, random.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
         process.wait()
         (folder / "images").mkdir(exist_ok=True)
@@ -94,8 +96,8 @@ def test_killed_at_random_moments(project_with_extension: Path, straight: dict[s
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_by_signal(number: signal.Signals, project_with_extension: Path, straight: dict[str, object]) -> None:
     folder = project_with_extension / "runs" / "tiny" / "stopped"
-    process = start("stopped")
-    wait_for_steps(folder, process, random.uniform(0, 0.3))
+    process = Launched(*train("stopped"))
+    wait_for_steps(folder, process, random.uniform(0, 0.15))
     process.send_signal(number)
     code, errors = process.wait()
     assert code == 3, errors
@@ -123,14 +125,14 @@ def test_second_interrupt_stops_at_once(project_with_extension: Path) -> None:
     assert code == 3 and "--resume" in errors and time.time() - begin < 60
 
 
-def test_resume_of_a_finished_run_exports_again(project_with_extension: Path) -> None:
-    finish(Launched("--config", "tiny.yaml", "--train", "data.path=capture", "tag=done"))
-    folder = project_with_extension / "runs" / "tiny" / "done"
+def test_resume_of_a_finished_run_exports_again(project: Path) -> None:
+    assert main(["--config", "tiny.yaml", "--train", "data.path=capture", "tag=done"]) == 0
+    folder = project / "runs" / "tiny" / "done"
     before = result(folder)
     for path in (folder / "export").iterdir():
         path.unlink()
-    (project_with_extension / "capture").rename(project_with_extension / "moved")  # the run has its own copy
-    finish(resume("done"))
+    (project / "capture").rename(project / "moved")  # the run has its own copy
+    assert main(["--config", "runs/tiny/done/config.yaml", "--resume"]) == 0
     assert result(folder) == before
 
 

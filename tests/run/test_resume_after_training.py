@@ -9,7 +9,8 @@ import pytest
 from helpers.processes import Launched
 from helpers.tiny_project import write_capture
 from helpers.tiny_stages import stage, write_ball
-from test_resume import finish
+
+from liftstudio.cli.command_line import main
 
 MOMENTS = {
     "test": "liftstudio.run.evaluation:save_stills",
@@ -26,16 +27,17 @@ CONFIG = {
 }
 
 
-def train(tag: str, killed_in: str = "") -> Launched:
-    return Launched("--config", "tiny.yaml", "--train", f"tag={tag}", killed_in=killed_in)
+def train(tag: str) -> list[str]:
+    return ["--config", "tiny.yaml", "--train", f"tag={tag}"]
 
 
-def again(mode: str, tag: str, killed_in: str = "") -> Launched:
-    return Launched("--config", f"runs/tiny/{tag}/config.yaml", f"--{mode}", killed_in=killed_in)
+def again(mode: str, tag: str) -> list[str]:
+    return ["--config", f"runs/tiny/{tag}/config.yaml", f"--{mode}"]
 
 
-def killed(process: Launched) -> None:
-    assert process.wait()[0] == -signal.SIGKILL
+def kill(arguments: list[str], moment: str) -> None:
+    """Run a command line in a process of its own, which is killed at one of MOMENTS."""
+    assert Launched(*arguments, killed_in=MOMENTS[moment]).wait()[0] == -signal.SIGKILL
 
 
 def exported(tag: str) -> dict[str, bytes]:
@@ -50,7 +52,7 @@ def trained(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     write_ball(tmp_path)
     system = {"type": "coarse-to-fine", "light": "spherical-gaussians", "stages": {"only": stage(request.param, 9)}}
     (tmp_path / "tiny.yaml").write_text(json.dumps({**CONFIG, "system": system}))
-    finish(train("straight"))
+    assert main(train("straight")) == 0
     files = exported("straight")
     assert {"mesh.glb", "mesh.obj", "mesh_shaded.glb"} <= set(files)
     return files
@@ -58,12 +60,12 @@ def trained(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("trained", ["dmtet"], indirect=True)
 def test_a_run_killed_after_its_last_step_ends_in_the_same_bytes(trained: dict[str, bytes]) -> None:
-    killed(train("killed", MOMENTS["test"]))
-    killed(again("resume", "killed", MOMENTS["between"]))
-    killed(again("export", "killed", MOMENTS["export"]))
+    kill(train("killed"), "test")
+    kill(again("resume", "killed"), "between")
+    kill(again("export", "killed"), "export")
     assert exported("killed") == {name: data for name, data in trained.items() if name != "report.json"}
     for mode in ("resume", "export"):
-        finish(again(mode, "killed"))
+        assert main(again(mode, "killed")) == 0
         assert exported("killed") == trained
 
 
@@ -71,7 +73,7 @@ def test_a_run_killed_after_its_last_step_ends_in_the_same_bytes(trained: dict[s
 def test_a_finished_run_of_every_other_geometry_exports_the_same_bytes(trained: dict[str, bytes]) -> None:
     """Its folder without mesh files is what a kill after the last step leaves."""
     shutil.rmtree("runs/tiny/straight/export")
-    killed(again("export", "straight", MOMENTS["export"]))
+    kill(again("export", "straight"), "export")
     assert exported("straight") == {name: data for name, data in trained.items() if name != "report.json"}
-    finish(again("resume", "straight"))
+    assert main(again("resume", "straight")) == 0
     assert exported("straight") == trained

@@ -11,6 +11,8 @@ from helpers.processes import Launched
 from helpers.tiny_project import write_capture
 from test_resume import finish, wait_for_steps
 
+from liftstudio.cli.command_line import main
+
 NAME = "reconstruct-views"
 # A checkpoint at every step: with the hash table and Adam's state (12 MB) about half the time goes into writing them.
 OPTIONS = [
@@ -19,11 +21,11 @@ OPTIONS = [
     "checkpoint.every=1",
     "views.held_out=[]",
     "system.light=spherical-gaussians",
-    "system.stages.coarse.steps=10",
+    "system.stages.coarse.steps=6",
     "system.stages.coarse.guidance.views.views_per_step=1",
     "system.stages.coarse.renderer.grid_resolution=16",
     "system.stages.coarse.renderer.samples_across=32",
-    "system.stages.fine.steps=10",
+    "system.stages.fine.steps=6",
     "system.stages.fine.geometry.resolution=16",
     "test.frames=1",
     "test.size=16",
@@ -34,8 +36,8 @@ OPTIONS = [
 ]
 
 
-def train(tag: str) -> Launched:
-    return Launched("--config", str(ROOT / "configs" / f"{NAME}.yaml"), "--train", *OPTIONS, f"tag={tag}")
+def train(tag: str) -> list[str]:
+    return ["--config", str(ROOT / "configs" / f"{NAME}.yaml"), "--train", *OPTIONS, f"tag={tag}"]
 
 
 def exported(tag: str) -> dict[str, bytes]:
@@ -50,7 +52,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        finish(train("straight"))
+        assert main(train("straight")) == 0
     finally:
         os.chdir(before)
     return folder
@@ -60,7 +62,7 @@ def test_killed_run_ends_in_the_same_bytes(workplace: Path, monkeypatch: pytest.
     """Killed twice in the first stage, then twice in the second."""
     monkeypatch.chdir(workplace)
     folder = Path("runs") / NAME / "killed"
-    process = train("killed")
+    process = Launched(*train("killed"))
     for stage in ("coarse", "coarse", "fine", "fine"):
         while not list(folder.glob(f"checkpoints/step-*-{stage}.ckpt")) and not process.ended():
             wait_for_steps(folder, process, 0)

@@ -79,7 +79,7 @@ def test_captures_without_a_mesh_have_no_shape() -> None:
 
 def test_a_run_from_capture_to_row() -> None:
     """One run, measured by the benchmark and, as its config names the truth, by itself."""
-    options = [*QUICK, "prior.weights=ball.safetensors", "truth.views=objects/blue_ball1"]
+    options = [*QUICK, "views.resolution=32", "prior.weights=ball.safetensors", "truth.views=objects/blue_ball1"]
     task = Task("mesh", Setting("sv3d-masked-sds", tuple(options)), Path("objects/blue_ball1"))
     (row,) = reconstruct(task, Path("work"), Path("strips"))
     columns = single_image_tables.SHAPE | {"psnr": 2, "ssim": 3, "silhouette_iou": 3, "contextual_to_view": 3}

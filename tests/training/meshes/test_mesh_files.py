@@ -53,6 +53,12 @@ def test_files_look_like_the_meshes_they_were_written_from(
 
 
 @pytest.fixture
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coarser colours: nearly all of the time goes into the points at which they are sampled."""
+    monkeypatch.setattr("liftstudio.training.meshes.files._SAMPLES", 5000)
+
+
+@pytest.fixture
 def obj(meshes: list[StoredMesh], tmp_path: Path) -> Path:
     """Write a textured OBJ beside material.mtl and material_0.png."""
     path = tmp_path / "one" / "shape.obj"
@@ -91,6 +97,7 @@ def same_mesh(a: StoredMesh, b: StoredMesh) -> bool:
     ["material_0.png", "-s 1 1.000 1 -o 0 0.0 -clamp on material_0.png", "a red one.png", "-mm 0 1  a red one.png",
      "../shared textures/a red one.png", "..\\shared textures\\a red one.png", "Material_0.PNG"],
 )  # fmt: skip
+@pytest.mark.usefixtures("few_samples")
 def test_textures_as_materials_name_them(obj: Path, setting: str) -> None:
     wanted = read_file(obj, "shape")
     assert len(np.unique(wanted.palette[wanted.texels].reshape(-1, 3), axis=0)) > 3
@@ -107,6 +114,7 @@ def test_textures_as_materials_name_them(obj: Path, setting: str) -> None:
     ["mtllib other.mtl material.mtl", "mtllib other.mtl\nmtllib the materials.mtl",
      "mtllib other.mtl the materials.mtl", "mtllib the materials.mtl other.mtl"],
 )  # fmt: skip
+@pytest.mark.usefixtures("few_samples")
 def test_materials_of_several_libraries(obj: Path, line: str) -> None:
     wanted = read_file(obj, "shape")
     (obj.parent / "other.mtl").write_text("newmtl other\nKd 1 0 0\n")
@@ -116,6 +124,7 @@ def test_materials_of_several_libraries(obj: Path, line: str) -> None:
     assert same_mesh(read_file(obj, "shape"), wanted)
 
 
+@pytest.mark.usefixtures("few_samples")
 def test_textures_in_wide_colour_spaces(obj: Path) -> None:
     texture = obj.parent / "material_0.png"
     wanted = read_file(obj, "shape")
@@ -150,6 +159,7 @@ def test_a_large_file_becomes_small(tmp_path: Path) -> None:
     assert images[0, 16, 16, 0] > 0.9 > 0.1 > images[0, 16, 16, 2] and images[1, 16, 16, 2] > 0.9
 
 
+@pytest.mark.usefixtures("few_samples")
 def test_a_folder_of_files_is_trained_on_without_catalogue(
     meshes: list[StoredMesh], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
