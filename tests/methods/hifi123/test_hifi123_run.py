@@ -28,7 +28,7 @@ CONFIGS = assets.packaged("configs")
 SEED = fresh_seed(__name__)
 COARSE, FINE = (f"system.stages.{stage}" for stage in ("coarse", "fine"))
 TINY_REFINEMENT = [  # options of state distillation with a tiny model
-    f"{FINE}.steps=4",
+    f"{FINE}.steps=2",
     f"{FINE}.geometry.resolution=12",
     f"{FINE}.guidance.texture.prior.weights=depth",
     f"{FINE}.guidance.texture.resolution=48",
@@ -114,7 +114,7 @@ def test_hybrid_from_start_to_file(here: Path, capsys: pytest.CaptureFixture[str
     ]
     assert main(["--config", str(CONFIGS / "hifi123.yaml"), "--train", *QUICK, *options]) == 0, f"seed {SEED}"
     run = here / "runs" / "hifi123" / "a"
-    check_run(run, 4)
+    check_run(run, 2)
     for name in ("novel/sds", "text/sds"):
         values = losses(run, name)
         assert len(values) == 4 and all(math.isfinite(value) and value > 0 for value in values), f"seed {SEED}"
@@ -143,15 +143,15 @@ def test_refinement_after_another_method(here: Path) -> None:
     write_tiny_sv3d(here / "tiny.safetensors", seed=SEED)
     options = [
         *SV3D,
-        f"{COARSE}.steps=6",
-        f"{COARSE}.guidance.unseen.start=4",
+        f"{COARSE}.steps=3",
+        f"{COARSE}.guidance.unseen.start=2",
         f"{COARSE}.guidance.unseen.mask=none",
         *TINY_REFINEMENT,
     ]
     assert main(["--config", "mixed.yaml", "--train", *QUICK, *options]) == 0, f"seed {SEED}"
     run = here / "runs" / "mixed" / "a"
-    check_run(run, 4)
-    assert len(losses(run, "unseen/sds")) == 2 and len(losses(run, "views/rgb")) == 6
+    check_run(run, 2)
+    assert len(losses(run, "unseen/sds")) == 1 and len(losses(run, "views/rgb")) == 3
 
 
 def test_any_methods_views_are_enhanced_by_a_key(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ from liftstudio.run.inputs import Inputs
 from liftstudio.synthetic import TexturedObject, make_object, render, split
 from liftstudio.synthetic.truth import to_mesh
 
-pytestmark = pytest.mark.usefixtures("small_covering_views", "coarse_fusion")
+pytestmark = pytest.mark.usefixtures("small_covering_views")
 
 SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
@@ -78,7 +78,7 @@ def test_front_by_sampler_guidance_and_export(here: Path, capsys: pytest.Capture
         f"views.azimuth_deg={TURN_DEG}",
         "views.resolution=64",
         "views.steps=4",
-        f"{COARSE}.steps=14",
+        f"{COARSE}.steps=20",
         f"{COARSE}.guidance.mv.resolution=[20]",
         f"{COARSE}.guidance.mv.resolution_milestones=[]",
         f"{COARSE}.guidance.mv.min_step_percent=0.6",
