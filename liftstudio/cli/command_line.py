@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from liftstudio import __version__
+from liftstudio.cli.completion import complete
 from liftstudio.core import logs
 from liftstudio.core.assets import find_config, input_path
 from liftstudio.core.errors import InputError
@@ -49,6 +50,7 @@ def guard(work: Callable[[], int], *, debug: bool) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    complete(_parser(), COMMANDS)
     if arguments and arguments[0] in COMMANDS:
         return _command(arguments[0], arguments[1:])
     options = _parse(arguments)

@@ -18,7 +18,7 @@ from liftstudio.core.devices import choose_devices, first_device
 from liftstudio.core.errors import InputError
 from liftstudio.core.events import StageStep, WorkStep, tell
 from liftstudio.core.files import atomic_write, clear_temporaries
-from liftstudio.core.logs import RunLog, StageProgress, WorkProgress, log
+from liftstudio.core.logs import RunLog, StageProgress, TensorBoardLog, WandbLog, WorkProgress, log
 from liftstudio.core.memory import memory_advice, memory_high_water_gb
 from liftstudio.core.registry import find
 from liftstudio.core.stopping import StopRequest
@@ -259,8 +259,7 @@ class Run:
         stages = list(self.system.stages)
         first = stages.index(self.saved.stage) if self.saved else 0
         before = self.saved.total_step if self.saved else 0
-        tensorboard = self.folder.tensorboard if self.config.log.tensorboard else None
-        self.log = RunLog(self.folder.log_csv, tensorboard, before) if self.fabric.is_global_zero else None
+        self.log = self._open_log(before) if self.fabric.is_global_zero else None
         if self.fabric.is_global_zero:
             self._save_generated_views()
             self._note_elevation()
@@ -275,6 +274,14 @@ class Run:
             if self.log is not None:
                 self.log.close()
         self._note_metrics({})
+
+    def _open_log(self, total_step: int) -> RunLog:
+        options, others = self.config.log, list[TensorBoardLog | WandbLog]()
+        if options.tensorboard:
+            others.append(TensorBoardLog(self.folder.tensorboard, total_step))
+        if options.wandb:
+            others.append(WandbLog(options.wandb, self.folder.path))
+        return RunLog(self.folder.log_csv, total_step, others)
 
     def _save_generated_views(self) -> None:
         """Write views and preview to the run folder if a prior generated them; the user's own views need no copy."""
