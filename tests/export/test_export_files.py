@@ -16,9 +16,11 @@ from torch import Tensor
 from liftstudio.core.errors import InputError
 from liftstudio.data.mesh import Mesh
 from liftstudio.export import ExportConfig, check_export
+from liftstudio.export.asset import Asset, Skin
 from liftstudio.export.bake import bake_texture, surface_texels
 from liftstudio.export.cleanup import vertex_normals
 from liftstudio.export.pipeline import export_mesh
+from liftstudio.export.placement import Placement
 from liftstudio.export.unwrap import unwrap_mesh
 from liftstudio.export.writers import write_glb, write_obj, write_ply
 
@@ -131,8 +133,10 @@ def test_files_read_again_equal_what_was_written(tmp_path: Path) -> None:
     uv_mesh = unwrap_mesh(mesh, 256, 4)
     normals = vertex_normals(mesh)[uv_mesh.source]
     texture = bake_texture(lambda points, normals: position_color(points), surface_texels(uv_mesh, normals, 256))
-    for writer, reader in ((write_glb, raw_glb), (write_obj, raw_obj)):
-        path = writer(tmp_path / "it", uv_mesh, normals, texture)[-1]
+    colors = np.random.default_rng(0).integers(0, 256, (len(mesh.vertices), 3), dtype=np.uint8)
+    asset = Asset("it", mesh, vertex_normals(mesh), colors, Skin(uv_mesh, normals, texture))
+    for writer, reader, name, up in ((write_glb, raw_glb, "it.glb", "y"), (write_obj, raw_obj, "it.obj", "z")):
+        path = writer(tmp_path / name, asset, Placement(up=up), "png")[-1]
         read = trimesh.load_mesh(path, process=False, maintain_order=True)
         turned = np.asarray(read.vertices)
         if path.suffix == ".glb":
@@ -144,8 +148,7 @@ def test_files_read_again_equal_what_was_written(tmp_path: Path) -> None:
         material = read.visual.material
         image = material.baseColorTexture if path.suffix == ".glb" else material.image
         np.testing.assert_array_equal(np.asarray(image), texture)
-    colors = np.random.default_rng(0).integers(0, 256, (len(mesh.vertices), 3), dtype=np.uint8)
-    read = trimesh.load_mesh(write_ply(tmp_path / "it.ply", mesh, colors)[0], process=False)
+    read = trimesh.load_mesh(write_ply(tmp_path / "it.ply", asset, Placement(), "png")[0], process=False)
     np.testing.assert_array_equal(np.asarray(read.vertices, np.float32), mesh.vertices)
     np.testing.assert_array_equal(read.faces, mesh.faces)
     np.testing.assert_array_equal(read.visual.vertex_colors[:, :3], colors)
