@@ -54,7 +54,7 @@ def surface_texels(uv_mesh: UvMesh, normals: Tensor, size: int) -> Texels:
 
 
 def projected(points: Tensor, normals: Tensor, onto: Mesh) -> tuple[Tensor, Tensor]:
-    """Return the points [N, 3] of another surface that lie along the unit normals [N, 3], and its unit normals there."""
+    """Return the points [N, 3] of another surface that lie along unit normals [N, 3], and its unit normals there."""
     from liftstudio.ops.projection import project  # compiles a kernel when it is first used
 
     reach = REACH * float((onto.vertices.amax(0) - onto.vertices.amin(0)).max())

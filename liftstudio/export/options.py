@@ -30,7 +30,7 @@ class ExportConfig:
     occlusion_map: bool = False  # also bake how much of the surroundings each point sees, for glb and usdz
     shaded: bool = False  # also write everything with the light baked in, as mesh_shaded.*
     longest_side_mm: NonNegativeFloat = 0.0  # real size; stl and 3mf are in mm, the others in m; 0: world units
-    origin: Literal["world", "center", "bottom"] = "world"  # what lies at (0, 0, 0); center, bottom: of the bounding box
+    origin: Literal["world", "center", "bottom"] = "world"  # what lies at (0, 0, 0); center, bottom: of the bounds
     up: Literal["y", "z"] | None = None  # of obj, ply, stl, usdz; none: y in usdz, else z; always y in glb, z in 3mf
 
     @property

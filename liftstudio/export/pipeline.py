@@ -14,11 +14,13 @@ from liftstudio.core.files import atomic_write
 from liftstudio.core.logs import log
 from liftstudio.data.mesh import Mesh
 from liftstudio.export.asset import Asset, Skin
-from liftstudio.export.bake import Field, bake_texture, colors, projected, surface_texels
+from liftstudio.export.bake import Field, Texels, bake_texture, colors, projected, surface_texels
 from liftstudio.export.cleanup import decimate, drop_floaters, vertex_normals
+from liftstudio.export.maps import bake_normal_map, bake_occlusion
 from liftstudio.export.options import ExportConfig, check_export
 from liftstudio.export.placement import IN_MILLIMETRES, placement_report, placements
 from liftstudio.export.report import cleanup_report, file_report, mesh_report
+from liftstudio.export.tangents import vertex_tangents
 from liftstudio.export.unwrap import UvMesh, unwrap_mesh
 from liftstudio.export.writers import TEXTURED, WRITERS
 
@@ -71,7 +73,8 @@ def export_mesh(
         for done, (kind, field) in enumerate(fields.items()):
             tell("bake", done / len(fields))
             name = f"mesh{kind}" if level == 0 else f"mesh_{level}{kind}"
-            asset = _asset(name, surface, uv_mesh, field, full, config)
+            options = config if kind == "" else replace(config, normal_map=False, occlusion_map=False)
+            asset = _asset(name, surface, uv_mesh, field, full, options)
             for form in config.formats:
                 path = folder / f"{name}.{form}"
                 files += WRITERS[form](path, asset, placed[form], config.texture_format)
@@ -109,11 +112,9 @@ def _unwrapped(surface: Mesh, config: ExportConfig, tell: Progress) -> UvMesh | 
     return unwrap_mesh(surface, config.texture_size, config.gutter, lambda fraction: tell("unwrap", fraction))
 
 
-def _asset(
-    name: str, surface: Mesh, uv_mesh: UvMesh | None, field: Field, full: Mesh, config: ExportConfig
-) -> Asset:
-    """The surface with its colour; with several levels of detail, or a normal map, that of the surface `full`."""
-    from_full = len(config.levels) > 1 or config.normal_map
+def _asset(name: str, surface: Mesh, uv_mesh: UvMesh | None, field: Field, full: Mesh, config: ExportConfig) -> Asset:
+    """The surface with its colour and maps; with several levels of detail, or maps, they are those of `full`."""
+    from_full = len(config.levels) > 1 or config.normal_map or config.occlusion_map
     normals = vertex_normals(surface)
     at_vertices = projected(surface.vertices, normals, full) if from_full else (surface.vertices, normals)
     vertex_colors = colors(field, *at_vertices)
@@ -124,7 +125,18 @@ def _asset(
         points, directions = projected(texels.points, texels.normals, full)
         texels = replace(texels, points=points, normals=directions)
     skin = Skin(uv_mesh, normals[uv_mesh.source], bake_texture(field, texels))
-    return Asset(name, surface, normals, vertex_colors, skin)
+    return Asset(name, surface, normals, vertex_colors, _with_maps(skin, texels, full, config))
+
+
+def _with_maps(skin: Skin, texels: Texels, full: Mesh, config: ExportConfig) -> Skin:
+    """The skin with the maps that `config` asks for; texels: with the points and normals of the surface to show."""
+    if config.normal_map:
+        tangents = vertex_tangents(skin.uv_mesh.mesh, skin.normals, skin.uv_mesh.uv)
+        normal_map = bake_normal_map(skin.uv_mesh, skin.normals, tangents, texels)
+        skin = replace(skin, normal_map=normal_map, tangents=tangents)
+    if config.occlusion_map:
+        skin = replace(skin, occlusion=bake_occlusion(full, texels))
+    return skin
 
 
 def _check_surface(mesh: Mesh) -> None:

@@ -1,6 +1,7 @@
 """Units, origin and axes of mesh files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from liftstudio.data.mesh import Mesh
+from liftstudio.data.mesh_io import read_mesh
 from liftstudio.export.options import ExportConfig, Format
 
 IN_MILLIMETRES = ("stl", "3mf")
@@ -68,6 +70,22 @@ def placement_report(placed: dict[Format, Placement]) -> dict[str, Any]:
         report["unit"] = {name: "mm" if name in IN_MILLIMETRES else "m" for name in placed}
         report["units_per_world_unit"] = {name: placement.scale for name, placement in placed.items()}
     return report
+
+
+def reported_placement(report: dict[str, Any], name: str) -> Placement:
+    """Return the placement of a format from the report of an export."""
+    x, y, z = report.get("origin", (0.0, 0.0, 0.0))
+    return Placement((x, y, z), report.get("units_per_world_unit", {}).get(name, 1.0), report["up_axis"][name])
+
+
+def read_in_world(path: Path, placement: Placement) -> Mesh:
+    """Return the mesh of a file that was written with this placement, in world coordinates.
+
+    Raises:
+        InputError: see `read_mesh`.
+    """
+    is_turned = path.suffix == ".glb"  # by `read_mesh`
+    return (replace(placement, up="z") if is_turned else placement).to_world(read_mesh(path))
 
 
 def _scale(name: Format, millimetres: float) -> float:

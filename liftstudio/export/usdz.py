@@ -1,31 +1,52 @@
 """Writer of USDZ, through usd-core (the `usd` extra)."""
 
+import io
+import struct
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from liftstudio.core.files import atomic_path
+from liftstudio.core.files import atomic_write
 from liftstudio.data.color_spaces import linear_from_srgb
 from liftstudio.export.asset import METALLIC, ROUGHNESS, Asset, Bytes, Skin, encoded, widely_read
 from liftstudio.export.options import TextureFormat
 from liftstudio.export.placement import Placement
 
 MAP_SCALE, MAP_BIAS = (2.0, 2.0, 2.0, 1.0), (-1.0, -1.0, -1.0, 0.0)  # from a normal map's values to a normal
+MOMENT = (1980, 1, 1, 0, 0, 0)  # of all files in the package, so that its bytes repeat
+ALIGNMENT = 64
+LOCAL_HEADER = 30  # bytes before the name of a zip entry
+EXTRA, PADDING = struct.Struct("<HH"), 0x1986  # head of a zip entry's extra field: id, here that of usd-core, and size
 
 
 def write_usdz(path: Path, asset: Asset, placement: Placement, texture_format: TextureFormat) -> list[Path]:
     """Write a USDZ package in metres: one mesh, not cut along seams, with a UsdPreviewSurface material."""
-    from pxr import UsdUtils
-
-    with tempfile.TemporaryDirectory() as folder, atomic_path(path) as temporary:
-        stage = Path(folder) / f"{asset.name}.usdc"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        stage = folder / f"{asset.name}.usdc"
         _write_stage(stage, asset, placement, widely_read(texture_format))
-        if not UsdUtils.CreateNewUsdzPackage(str(stage), str(temporary)):
-            raise OSError(f"{path}: usd-core could not write the package")
+        textures = sorted(file for file in folder.iterdir() if file != stage)
+        atomic_write(path, _package([stage, *textures]))
     return [path]
+
+
+def _package(files: list[Path]) -> bytes:
+    """Return a zip archive as the USDZ specification demands: stored, data at multiples of 64 bytes, stage first.
+
+    usd-core's own writer puts the time into the archive.
+    """
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as package:
+        for file in files:
+            entry = zipfile.ZipInfo(file.name, MOMENT)
+            gap = -(archive.tell() + LOCAL_HEADER + len(file.name) + EXTRA.size) % ALIGNMENT
+            entry.extra = EXTRA.pack(PADDING, gap) + bytes(gap)
+            package.writestr(entry, file.read_bytes())
+    return archive.getvalue()
 
 
 def _write_stage(path: Path, asset: Asset, placement: Placement, texture_format: TextureFormat) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from liftstudio.core.ranges import NonNegativeFloat, Range
 from liftstudio.core.registry import register
+from liftstudio.data.directions import fibonacci_sphere
 from liftstudio.lights.base import Light
 from liftstudio.ops.spherical_gaussians import irradiance
 
@@ -49,15 +50,6 @@ class SphericalGaussians(Light):
     def _sum(self, normals: Tensor) -> Tensor:
         axes = F.normalize(self.axes, dim=-1)
         return irradiance(normals, axes, F.softplus(self.raw_sharpness), F.softplus(self.raw_amplitude))
-
-
-def fibonacci_sphere(count: int) -> Tensor:
-    """Unit vectors [count, 3] spread evenly over the sphere."""
-    index = torch.arange(count) + 0.5
-    z = 1 - 2 * index / count
-    longitude = index * math.pi * (1 + math.sqrt(5))
-    ring = torch.sqrt(1 - z**2)
-    return torch.stack([ring * torch.cos(longitude), ring * torch.sin(longitude), z], dim=-1)
 
 
 def _inverse_softplus(value: float) -> float:

@@ -45,9 +45,9 @@ def find(
     point = wp.vec3(points[i, 0], points[i, 1], points[i, 2])
     direction = wp.vec3(directions[i, 0], directions[i, 1], directions[i, 2])
     nearest = reach
-    best = int(-1)
-    u = float(0.0)
-    v = float(0.0)
+    best = -1
+    u = 0.0
+    v = 0.0
     for side in range(2):
         ray = wp.mesh_query_ray(mesh, point, direction * (1.0 - 2.0 * float(side)), nearest)
         if ray.result and ray.t < nearest and wp.dot(ray.normal, direction) > 0.0:

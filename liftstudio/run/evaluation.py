@@ -16,6 +16,7 @@ from liftstudio.data.images import color_depth, color_normal, grid, resize_area,
 from liftstudio.data.orbits import static
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
+from liftstudio.export.placement import Placement, read_in_world
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.lpips import Lpips, load_lpips
 from liftstudio.run.config import EvaluationConfig, TruthConfig
@@ -169,8 +170,10 @@ def compare_renders(
     return row | {"contextual_by": judges.features.name}
 
 
-def compare_exported(exported: Path, truth: "Truth") -> dict[str, float | None]:
-    """Return the distances of an exported mesh file, in the run's world, to the true mesh (see `mesh_metrics`).
+def compare_exported(exported: Path, truth: "Truth", placement: Placement | None = None) -> dict[str, float | None]:
+    """Return the distances of an exported mesh file to the true mesh (see `mesh_metrics`).
+
+    placement: of the run's world in the file; None: the file is in the run's world.
 
     Raises:
         InputError: the file is missing or contains no mesh.
@@ -178,7 +181,7 @@ def compare_exported(exported: Path, truth: "Truth") -> dict[str, float | None]:
     from liftstudio.data.mesh_io import read_mesh
     from liftstudio.run.truth import compare_mesh
 
-    return compare_mesh(read_mesh(exported), truth)
+    return compare_mesh(read_in_world(exported, placement) if placement else read_mesh(exported), truth)
 
 
 def load_judges(config: EvaluationConfig, noun: str | None, device: torch.device) -> "Judges":

@@ -21,8 +21,10 @@ from liftstudio.core.logs import RunLog, StageProgress, WorkProgress, log
 from liftstudio.core.memory import memory_advice, memory_high_water_gb
 from liftstudio.core.registry import find
 from liftstudio.core.stopping import StopRequest
+from liftstudio.data.mesh_io import SUFFIXES
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.export.pipeline import export_mesh
+from liftstudio.export.placement import reported_placement
 from liftstudio.priors.base import Prior
 from liftstudio.priors.opening import prior_class
 from liftstudio.run.config import RunConfig, deciding_options
@@ -399,19 +401,26 @@ class Run:
             )
         self._note_metrics({"export": report})
         log.info("export: %s", ", ".join(str(self.folder.export / name) for name in report["files"]))
-        self._measure(self.folder.export / f"mesh.{self.config.export.formats[0]}")
+        self._measure(report)
 
-    def _measure(self, exported: Path) -> None:
+    def _measure(self, report: dict[str, Any]) -> None:
         """Compare the exported mesh with the true surface, where it is known."""
         truth, surface = self._truth(), self.inputs.truth_mesh
+        if surface is None and (truth is None or truth.mesh is None):
+            return
+        name = next((name for name in self.config.export.formats if f".{name}" in SUFFIXES), None)
+        if name is None:
+            log.warning("truth: only %s files can be read back; the mesh is not compared", ", ".join(SUFFIXES))
+            return
+        exported, placement = self.folder.export / f"mesh.{name}", reported_placement(report, name)
         if truth is not None and truth.mesh is not None:
-            self._note_metrics({"mesh": compare_exported(exported, truth)})
+            self._note_metrics({"mesh": compare_exported(exported, truth, placement)})
         elif surface is not None and surface.is_file():
             from liftstudio.data.mesh_io import read_mesh
             from liftstudio.run.truth import truth_of_capture
 
             truth = truth_of_capture(read_mesh(surface, torch.float64), self.inputs.data_from_world)
-            self._note_metrics({"mesh": compare_exported(exported, truth)})
+            self._note_metrics({"mesh": compare_exported(exported, truth, placement)})
         elif surface is not None:
             log.warning("%s: the true surface does not exist any more; the mesh is not compared", surface)
 

@@ -1,14 +1,13 @@
 import dataclasses
 import io
 import json
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import trimesh
-from export_shapes import lopsided, position_color
+from export_shapes import lopsided, position_color, read_glb
 from helpers.tiny_scenes import as_trimesh, from_trimesh
 from PIL import Image
 from torch import Tensor
@@ -39,29 +38,14 @@ class Raw:
 
 
 def raw_glb(path: Path) -> Raw:
-    """Read a GLB after the glTF 2.0 specification, without trimesh; vertices are turned back to z up."""
-    data = path.read_bytes()
-    json_length = struct.unpack_from("<I", data, 12)[0]
-    gltf, binary = json.loads(data[20 : 20 + json_length]), data[28 + json_length :]
-
-    def view(index: int) -> bytes:
-        entry = gltf["bufferViews"][index]
-        return binary[entry.get("byteOffset", 0) :][: entry["byteLength"]]
-
-    def accessor(index: int) -> np.ndarray:
-        entry = gltf["accessors"][index]
-        array = np.frombuffer(view(entry["bufferView"]), {5126: "<f4", 5125: "<u4"}[entry["componentType"]])
-        return array.reshape(entry["count"], -1)
-
-    primitive = gltf["meshes"][0]["primitives"][0]
-    material = gltf["materials"][primitive["material"]]["pbrMetallicRoughness"]
+    """Read a GLB without trimesh; vertices are turned back to z up."""
+    tree, values = read_glb(path)
+    material = tree["materials"][tree["meshes"][0]["primitives"][0]["material"]]["pbrMetallicRoughness"]
     assert material["metallicFactor"] == 0
-    assert material.get("roughnessFactor", 1) == 1
-    texture = gltf["textures"][material["baseColorTexture"]["index"]]
-    image = np.asarray(Image.open(io.BytesIO(view(gltf["images"][texture["source"]]["bufferView"]))))
-    positions, normals, st = (accessor(primitive["attributes"][name]) for name in ("POSITION", "NORMAL", "TEXCOORD_0"))
-    vertices, normals = (np.stack([x, -z, y], 1) for x, y, z in (positions.T, normals.T))
-    return Raw(vertices, accessor(primitive["indices"]).reshape(-1, 3).astype(int), normals, st, image)
+    assert material["roughnessFactor"] == 1
+    image = np.asarray(Image.open(io.BytesIO(values[f"image{material['baseColorTexture']['index']}"].tobytes())))
+    vertices, normals = (values[name][:, [0, 2, 1]] * [1, -1, 1] for name in ("POSITION", "NORMAL"))
+    return Raw(vertices, values["indices"].reshape(-1, 3).astype(int), normals, values["TEXCOORD_0"], image)
 
 
 def raw_obj(path: Path) -> Raw:
