@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import math
 import shlex
 import sys
 import traceback
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from liftstudio.run.folder import RunFolder
 
 DONE, BUG, BAD_INPUT, INTERRUPTED, OUT_OF_MEMORY = 0, 1, 2, 3, 4
-MODES = ("train", "preview", "views", "resume", "validate", "test", "export")
+MODES = ("train", "preview", "views", "resume", "validate", "test", "export", "relight")
+MOST_STOPS = 20  # of --exposure
 NEW_RUN = ("train", "preview", "views")  # modes that start from any config; the others need a run
 
 
@@ -67,6 +69,8 @@ def _dispatch(arguments: list[str]) -> int:
 def _run(options: argparse.Namespace, command: str) -> None:
     from liftstudio.run.config import load_run_config
 
+    if options.light is not None and not options.light.is_file():
+        raise InputError(f"--light: {options.light}: no such file")
     folder = None if options.mode in NEW_RUN else _reopened(options.config)
     config = load_run_config(folder.config if folder else find_config(options.config), options.overrides)
 
@@ -79,19 +83,19 @@ def _run(options: argparse.Namespace, command: str) -> None:
     elif folder is None:
         run = Run.start(config, command, options.gpu)
         with run.folder.lock():
-            _work(run, options.mode)
+            _work(run, options)
     else:
         with folder.lock():
             run = Run.reopen(config, folder, command, options.gpu, finished=options.mode != "resume")
-            _work(run, options.mode)
+            _work(run, options)
 
 
-def _work(run: Any, mode: str) -> None:
+def _work(run: Any, options: argparse.Namespace) -> None:
     """Do what a mode asks of a run; if it is interrupted, say how to continue."""
     from liftstudio.run.run import Interrupted
 
     try:
-        _steps(run, mode)
+        _steps(run, options)
     except KeyboardInterrupt as error:
         where = error.where if isinstance(error, Interrupted) else "at once"
         resume = f"{program()} --config {run.folder.config} --resume"
@@ -125,7 +129,8 @@ def program() -> str:
     return {"launch.py": "python launch.py", "__main__.py": "python -m liftstudio"}.get(name, "liftstudio")
 
 
-def _steps(run: Any, mode: str) -> None:
+def _steps(run: Any, options: argparse.Namespace) -> None:
+    mode = options.mode
     if mode in ("train", "resume"):
         run.fit()
     else:
@@ -138,6 +143,8 @@ def _steps(run: Any, mode: str) -> None:
         run.test()
     if mode in ("train", "resume", "export"):
         run.export()
+    if mode == "relight":
+        run.relight(options.light, options.exposure)
 
 
 class Parser(argparse.ArgumentParser):
@@ -170,11 +177,14 @@ def _parser() -> Parser:
         "validate": "write an image grid of a run's newest checkpoint",
         "test": "write turntable video, passes and metrics of a run's newest checkpoint",
         "export": "write mesh files of a run's newest checkpoint",
+        "relight": "write a turntable video of a run's newest checkpoint under the environment map of --light",
     }.items():
         mode.add_argument(f"--{name}", dest="mode", action="store_const", const=name, help=text)
     mode.add_argument("--list", nargs="?", const="", metavar="KIND", help="list all components, or a kind with options")
     mode.add_argument("--copy-config", type=Path, metavar="NAME", help="copy a packaged config here, for editing")
     mode.add_argument("--doctor", action="store_true", help="show backends and why, versions, memory, extensions")
+    parser.add_argument("--light", type=input_path, metavar="FILE", help="environment map for --relight, Radiance HDR")
+    parser.add_argument("--exposure", type=_stops, default=0.0, metavar="STOPS", help="brighten it: times 2^STOPS")
     parser.add_argument("--gpu", type=_gpus, metavar="0,1", help="CUDA devices to use (default: those of the config)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--verbose", action="store_true", help="also show debug messages and warnings of libraries")
@@ -196,6 +206,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         raise InputError(f"nothing to do; give one of {modes}, --list, --copy-config, --doctor")
     if options.mode is not None and options.config is None:
         raise InputError(f"--{options.mode} needs --config FILE")
+    if options.mode == "relight" and options.light is None:
+        raise InputError("--relight needs --light FILE, an environment map as Radiance HDR")
+    if options.mode != "relight" and (options.light is not None or options.exposure):
+        raise InputError("--light and --exposure belong to --relight")
     return options
 
 
@@ -207,6 +221,16 @@ def _unknown_flag(word: str, known: list[str]) -> str:
     if value:
         return f"unknown flag '{flag}'; options of the config have no dashes: {flag.lstrip('-')}={value}"
     return f"unknown flag '{flag}'; see --help"
+
+
+def _stops(text: str) -> float:
+    try:
+        stops = float(text)
+    except ValueError:
+        stops = math.nan
+    if not abs(stops) <= MOST_STOPS:
+        raise argparse.ArgumentTypeError(f"expected stops from -{MOST_STOPS} to {MOST_STOPS}, got '{text}'")
+    return stops
 
 
 def _gpus(text: str) -> list[int]:

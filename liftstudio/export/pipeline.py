@@ -19,7 +19,8 @@ from liftstudio.export.cleanup import decimate, drop_floaters, vertex_normals
 from liftstudio.export.maps import bake_normal_map, bake_occlusion
 from liftstudio.export.options import ExportConfig, check_export
 from liftstudio.export.placement import IN_MILLIMETRES, placement_report, placements
-from liftstudio.export.report import cleanup_report, file_report, mesh_report
+from liftstudio.export.report import cleanup_report, file_report, mesh_report, texture_report
+from liftstudio.export.seams import mended
 from liftstudio.export.tangents import vertex_tangents
 from liftstudio.export.unwrap import UvMesh, unwrap_mesh
 from liftstudio.export.writers import TEXTURED, WRITERS
@@ -45,7 +46,7 @@ def export_mesh(
         functions are called with tensors on the mesh's device.
     progress: called with the name of the current step and its completed fraction in [0, 1].
 
-    Returns the report: faces, vertices, watertight, components, bounding_box, charts, texture_size, gutter,
+    Returns the report: faces, vertices, watertight, components, bounding_box, charts, texture_size, gutter, seams,
     faces_before_decimation, dropped {components, faces, area_fraction}, files {name: bytes}, up_axis {format: axis};
     `levels`, the same of the coarser levels, and what `placement_report` adds, where they apply.
 
@@ -69,12 +70,14 @@ def export_mesh(
     files, reports = [], []
     for level, surface in enumerate(surfaces):
         uv_mesh = _unwrapped(surface, config, tell)
-        reports.append(mesh_report(surface, uv_mesh, config.texture_size))
+        reports.append(mesh_report(surface))
         for done, (kind, field) in enumerate(fields.items()):
             tell("bake", done / len(fields))
             name = f"mesh{kind}" if level == 0 else f"mesh_{level}{kind}"
             options = config if kind == "" else replace(config, normal_map=False, occlusion_map=False)
             asset = _asset(name, surface, uv_mesh, field, full, options)
+            if kind == "" and asset.skin is not None:
+                reports[level] |= texture_report(asset.skin)
             for form in config.formats:
                 path = folder / f"{name}.{form}"
                 files += WRITERS[form](path, asset, placed[form], config.texture_format)
@@ -124,7 +127,7 @@ def _asset(name: str, surface: Mesh, uv_mesh: UvMesh | None, field: Field, full:
     if from_full:
         points, directions = projected(texels.points, texels.normals, full)
         texels = replace(texels, points=points, normals=directions)
-    skin = Skin(uv_mesh, normals[uv_mesh.source], bake_texture(field, texels))
+    skin = Skin(uv_mesh, normals[uv_mesh.source], mended(uv_mesh, bake_texture(field, texels)))
     return Asset(name, surface, normals, vertex_colors, _with_maps(skin, texels, full, config))
 
 

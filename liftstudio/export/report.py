@@ -8,26 +8,32 @@ from typing import Any
 import trimesh
 
 from liftstudio.data.mesh import Mesh
+from liftstudio.export.asset import Skin
 from liftstudio.export.cleanup import Dropped, face_components
-from liftstudio.export.unwrap import UvMesh
+from liftstudio.export.seams import seam_differences
 
 
-def mesh_report(mesh: Mesh, uv_mesh: UvMesh | None, texture_size: int) -> dict[str, Any]:
-    """Counts, watertightness and bounding box (world units, z up) of a mesh before it is cut along texture seams.
-
-    If it is cut into charts, also their number, the gutter and the texels per side of the texture.
-    """
+def mesh_report(mesh: Mesh) -> dict[str, Any]:
+    """Counts, watertightness and bounding box (world units, z up) of a mesh before it is cut along texture seams."""
     surface = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False)
-    report: dict[str, Any] = {
+    return {
         "faces": len(mesh.faces),
         "vertices": len(mesh.vertices),
         "watertight": bool(surface.is_watertight),
         "components": face_components(mesh)[0],
         "bounding_box": {"min": mesh.vertices.amin(0).tolist(), "max": mesh.vertices.amax(0).tolist()},
     }
-    if uv_mesh is not None:
-        report |= {"charts": uv_mesh.charts, "texture_size": texture_size, "gutter": uv_mesh.gutter}
-    return report
+
+
+def texture_report(skin: Skin) -> dict[str, Any]:
+    """Charts, texels per side, gutter, and the mean and largest jump of the colour at the seams, in levels of 255."""
+    jumps = seam_differences(skin.uv_mesh, skin.color)
+    return {
+        "charts": skin.uv_mesh.charts,
+        "texture_size": len(skin.color),
+        "gutter": skin.uv_mesh.gutter,
+        "seams": {"mean": float(jumps.mean()), "max": float(jumps.max())} if len(jumps) else {"mean": 0.0, "max": 0.0},
+    }
 
 
 def cleanup_report(raw: Mesh, dropped: Dropped) -> dict[str, Any]:

@@ -41,11 +41,18 @@ class SphericalGaussians(Light):
 
     def irradiance(self, normals: Tensor) -> Tensor:
         """Irradiance [N, 1] >= 0 at unit world-space normals [N, 3]."""
-        given = self._sum(normals)
+        return self._sum(normals) * self._scale()
+
+    def lobes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The Gaussians of the radiance: unit axes [K, 3], sharpness [K] and amplitude [K]."""
+        amplitude = F.softplus(self.raw_amplitude) * self._scale()
+        return F.normalize(self.axes, dim=-1), F.softplus(self.raw_sharpness), amplitude
+
+    def _scale(self) -> Tensor | float:
         if self.config.brightest == 0:
-            return given
+            return 1.0
         # No gradient: a lobe that no surface faces must not grow to dim the others.
-        return given * (self.config.brightest / self._sum(self.directions).amax().detach().clamp_min(1e-6))
+        return self.config.brightest / self._sum(self.directions).amax().detach().clamp_min(1e-6)
 
     def _sum(self, normals: Tensor) -> Tensor:
         axes = F.normalize(self.axes, dim=-1)

@@ -52,7 +52,7 @@ def evaluate(system: System, views: ReferenceViews | None, folder: Path, config:
         OSError: the folder cannot be written.
     """
     orbit = turntable_cameras(views, config)
-    save_video(folder / "turntable.mp4", _white_frames(system, orbit), config.fps)
+    save_turntable(folder / "turntable.mp4", system, orbit, config)
     save_stills(system, orbit, folder / "stills", config.stills)
     if views is None:
         return {}
@@ -60,6 +60,11 @@ def evaluate(system: System, views: ReferenceViews | None, folder: Path, config:
     metrics = image_metrics(renders, views, _lpips(config))
     save_image(folder / "contact_sheet.png", contact_sheet(renders, views, metrics))
     return metrics
+
+
+def save_turntable(path: Path, system: System, orbit: Cameras, config: EvaluationConfig) -> None:
+    """Write a video of the system over white, a frame for each camera of the orbit."""
+    save_video(path, _white_frames(system, orbit), config.fps)
 
 
 def turntable_cameras(views: ReferenceViews | None, config: EvaluationConfig) -> Cameras:

@@ -1,6 +1,7 @@
 """A run: the stages of its system in order, with logs and checkpoints, then test and export."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +22,12 @@ from liftstudio.core.logs import RunLog, StageProgress, WorkProgress, log
 from liftstudio.core.memory import memory_advice, memory_high_water_gb
 from liftstudio.core.registry import find
 from liftstudio.core.stopping import StopRequest
+from liftstudio.data.environment import read_environment
 from liftstudio.data.mesh_io import SUFFIXES
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.export.pipeline import export_mesh
 from liftstudio.export.placement import reported_placement
+from liftstudio.lights.environment import Environment, save_light
 from liftstudio.priors.base import Prior
 from liftstudio.priors.opening import prior_class
 from liftstudio.run.config import RunConfig, deciding_options
@@ -35,6 +38,8 @@ from liftstudio.run.evaluation import (
     evaluate,
     load_judges,
     load_truth_of,
+    save_turntable,
+    turntable_cameras,
 )
 from liftstudio.run.folder import RunFolder, create_run_folder
 from liftstudio.run.inputs import Inputs
@@ -49,6 +54,7 @@ if TYPE_CHECKING:
     from liftstudio.run.truth import Truth
 
 
+CLIPPED = 1.5  # irradiance from which much of a relit surface loses its shading
 NO_VOLUME = "--preview: these views come with no volume; a prior that has one is asset://priors/objects"
 
 
@@ -400,8 +406,25 @@ class Run:
                 progress=progress,
             )
         self._note_metrics({"export": report})
-        log.info("export: %s", ", ".join(str(self.folder.export / name) for name in report["files"]))
+        files = [self.folder.export / name for name in report["files"]]
+        files += save_light(self.folder.export, self.system.light)
+        log.info("export: %s", ", ".join(map(str, files)))
         self._measure(report)
+
+    def relight(self, file: Path, exposure: float) -> None:
+        """Write a turntable under an environment map to relit/<its name>.mp4; exposure: brighten the map by 2^exposure.
+
+        Raises:
+            InputError: the map is not readable, or the system has no light.
+        """
+        light = Environment(read_environment(file) * 2.0**exposure)
+        if light.brightest > CLIPPED:
+            advice = exposure - math.ceil(math.log2(light.brightest))
+            log.warning("--light: up to %.1f times too bright; try --exposure=%g", light.brightest, advice)
+        self.system.relight(light)
+        video = self.folder.relit / f"{file.stem}.mp4"
+        save_turntable(video, self.system, turntable_cameras(self.inputs.views, self.config.test), self.config.test)
+        log.info("relight: %s", video)
 
     def _measure(self, report: dict[str, Any]) -> None:
         """Compare the exported mesh with the true surface, where it is known."""

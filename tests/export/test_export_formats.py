@@ -203,7 +203,10 @@ def test_levels_of_detail_have_their_own_files_and_textures(tmp_path: Path) -> N
     report = export_mesh(lopsided(), position_color, tmp_path, config)
     assert list(report["files"]) == ["mesh.glb", "mesh_1.glb", "mesh_2.glb"]
     assert report["faces"] == pytest.approx(1000, rel=0.02)
-    assert [level["faces"] for level in report["levels"]] == [pytest.approx(300, rel=0.02), pytest.approx(100, rel=0.03)]
+    assert [level["faces"] for level in report["levels"]] == [
+        pytest.approx(300, rel=0.02),
+        pytest.approx(100, rel=0.03),
+    ]
     assert all(level["watertight"] and level["charts"] for level in report["levels"])
     placed = reported_placement(report, "glb")
     full = trimesh.Trimesh(lopsided().vertices.numpy(), lopsided().faces.numpy(), process=False)
@@ -211,7 +214,7 @@ def test_levels_of_detail_have_their_own_files_and_textures(tmp_path: Path) -> N
         path = tmp_path / ("mesh.glb" if level == 0 else f"mesh_{level}.glb")
         surface = read_in_world(path, placed)  # all levels lie in one place
         np.testing.assert_allclose(surface.vertices.aminmax(dim=0)[1], full.bounds[1], atol=0.06)
-        tree, values = read_glb(path)
+        _, values = read_glb(path)
         image = np.asarray(Image.open(io.BytesIO(values["image0"].tobytes()))) / 255
         corners = values["indices"].reshape(-1, 3)
         columns, rows = (values["TEXCOORD_0"][corners].mean(1) * 256).astype(int).T

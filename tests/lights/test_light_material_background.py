@@ -10,6 +10,7 @@ from liftstudio.backgrounds.solid_color import SolidColor
 from liftstudio.core.config import parse
 from liftstudio.core.errors import InputError
 from liftstudio.core.schedules import Schedule
+from liftstudio.data.directions import fibonacci_sphere
 from liftstudio.lights.spherical_gaussians import SphericalGaussians
 from liftstudio.lights.uniform import Uniform
 from liftstudio.materials.base import RandomShading, ShadingPoints
