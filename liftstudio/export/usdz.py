@@ -86,7 +86,7 @@ def _define_mesh(stage: Any, path: str, asset: Asset, placement: Placement) -> A
     primvars = UsdGeom.PrimvarsAPI(mesh)
     if asset.skin is None:
         colors = primvars.CreatePrimvar("displayColor", Sdf.ValueTypeNames.Color3fArray, UsdGeom.Tokens.vertex)
-        colors.Set(_vec3f(linear_from_srgb(asset.colors / 255)))  # linear by the schema
+        colors.Set(_vec3f(linear_from_srgb((asset.colors / 255).astype(np.float32))))  # linear by the schema
     else:
         uv = primvars.CreatePrimvar("st", Sdf.ValueTypeNames.TexCoord2fArray, UsdGeom.Tokens.faceVarying)
         uv.Set(Vt.Vec2fArray.FromNumpy(_contiguous(asset.skin.uv_mesh.uv)))

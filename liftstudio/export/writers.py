@@ -37,7 +37,7 @@ def write_glb(path: Path, asset: Asset, placement: Placement, texture_format: Te
     """
     if asset.skin is None:
         mesh = _trimesh(asset.surface, asset.normals, placement)
-        mesh.vertex_attributes["_COLOR_0"] = linear_from_srgb(asset.colors / 255)
+        mesh.vertex_attributes["_COLOR_0"] = linear_from_srgb((asset.colors / 255).astype(np.float32))
     else:
         mesh = _textured(asset.skin, placement, _pbr_material(asset.name, asset.skin, texture_format))
         if asset.skin.tangents is not None:

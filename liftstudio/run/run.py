@@ -394,9 +394,10 @@ class Run:
             return None
 
     def export(self) -> None:
-        """Write mesh files to export/, and their report to metrics.json."""
+        """Write mesh files and the fitted light to export/, and their report to metrics.json."""
         with self._finish("export"), WorkProgress("export") as progress:
             surface = self.system.surface()
+            light = save_light(self.folder.export, self.system.light)
             report = export_mesh(
                 surface.mesh,
                 surface.albedo,
@@ -407,8 +408,7 @@ class Run:
             )
         self._note_metrics({"export": report})
         files = [self.folder.export / name for name in report["files"]]
-        files += save_light(self.folder.export, self.system.light)
-        log.info("export: %s", ", ".join(map(str, files)))
+        log.info("export: %s", ", ".join(map(str, files + light)))
         self._measure(report)
 
     def relight(self, file: Path, exposure: float) -> None:

@@ -52,6 +52,7 @@ class CoarseToFine(System):
             default_factory=lambda: _default("background", "solid-color")
         )  # shared by all stages
 
+    light: Light
     stage: Stage  # the current one, from `enter` on
 
     def __init__(
