@@ -1,4 +1,4 @@
-"""Launches Warp kernels on torch tensors without copies. It imports Warp, so only `warp_kernels` modules import it."""
+"""Launches Warp kernels on torch tensors without copies. Imports Warp, so only modules of kernels import it."""
 
 import contextlib
 import logging
