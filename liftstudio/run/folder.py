@@ -65,6 +65,11 @@ class RunFolder:
         return self.path / "test"
 
     @property
+    def relit(self) -> Path:
+        """The folder of turntables under other lights."""
+        return self.path / "relit"
+
+    @property
     def export(self) -> Path:
         """The folder of the mesh files."""
         return self.path / "export"

@@ -7,10 +7,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from liftstudio.core.errors import InputError
 from liftstudio.core.registry import Component
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.mesh import Mesh
 from liftstudio.data.render import Render
+from liftstudio.lights.base import Light
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class System(Component):
     kind: ClassVar[str] = "system"
 
     stages: dict[str, int]  # stage name -> its number of steps, in order
+    light: Light | None = None  # what is fitted as the scene's light, if anything
 
     @classmethod
     def check(cls, config: Any, *, has_volume: bool) -> None:
@@ -61,6 +64,14 @@ class System(Component):
     @abstractmethod
     def render(self, cameras: Cameras, passes: Set[str] = frozenset()) -> Render:
         """Render the current scene in chunks, without gradients and in eval mode; the result is on the CPU."""
+
+    def relight(self, light: Light) -> None:
+        """Replace the scene's light, for rendering.
+
+        Raises:
+            InputError: the system has no light to replace.
+        """
+        raise InputError("relight: this system has no light to replace")
 
     @abstractmethod
     def surface(self) -> Surface:

@@ -17,6 +17,7 @@ from liftstudio.data.render import Render
 from liftstudio.geometry.base import PRIOR, Geometry
 from liftstudio.geometry.depth_fusion import slenderness
 from liftstudio.guidance.base import Guidance
+from liftstudio.lights.base import Light
 from liftstudio.renderers.scene import Scene
 from liftstudio.systems.base import Surface, System
 from liftstudio.systems.optimization import ScheduledAdam
@@ -51,6 +52,7 @@ class CoarseToFine(System):
             default_factory=lambda: _default("background", "solid-color")
         )  # shared by all stages
 
+    light: Light
     stage: Stage  # the current one, from `enter` on
 
     def __init__(
@@ -176,6 +178,10 @@ class CoarseToFine(System):
     def render(self, cameras: Cameras, passes: Set[str] = frozenset()) -> Render:
         """See `System.render`; images [B, H, W, C] on the CPU."""
         return self.stage.render(cameras.to(self.device), passes).to("cpu")
+
+    def relight(self, light: Light) -> None:
+        """See `System.relight`."""
+        self.stage.scene.light = light.to(self.device)
 
     def surface(self) -> Surface:
         """See `Stage.surface`."""
