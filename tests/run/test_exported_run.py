@@ -30,6 +30,7 @@ log: {images_every: 0, tensorboard: false}
 export: {formats: [glb], texture_size: 64}
 """
 RUN = ["--config", "runs/ball/a"]
+RELIGHT = ["relight", "runs/ball/a"]
 
 
 def frames(path: Path) -> list[np.ndarray]:
@@ -57,24 +58,23 @@ def test_a_run_is_exported_and_relit(run: Path, capsys: pytest.CaptureFixture[st
     placed = json.loads((run / "metrics.json").read_text())["mesh"]
     assert placed["chamfer"] == pytest.approx(measured["chamfer"], rel=0.05)  # whatever the size in the file
 
-    assert main([*RUN, "--relight", "--light", "runs/ball/a/export/light.hdr"]) == 0
+    assert main([*RELIGHT, "--light", "runs/ball/a/export/light.hdr"]) == 0
     plain, relit = frames(run / "test/turntable.mp4"), frames(run / "relit/light.mp4")
     for one, other in zip(plain, relit, strict=True):  # its own light, but for the Gaussian that stands for the cosine
         assert np.abs(one - other).mean() < 6
     lamp = torch.zeros(16, 32, 3)
     lamp[7:9, 7:9, 0] = 30.0  # red, from +y
     save_environment(Path("lamp.hdr"), lamp)
-    assert main([*RUN, "--relight", "--light", "lamp.hdr", "--exposure", "-1"]) == 0
+    assert main([*RELIGHT, "--light", "lamp.hdr", "--exposure", "-1"]) == 0
     reds = [(image[..., 0] * (image[..., 2] < 60)).sum() for image in frames(run / "relit/lamp.mp4")]
     assert max(reds) == reds[0]  # the frames are at azimuths 90, 180, 270 and 0
     assert min(reds) == reds[2]
     capsys.readouterr()
     for arguments, message in (
-        (["--relight"], "error: --relight needs --light FILE, an environment map as Radiance HDR"),
-        (["--relight", "--light", "none.hdr"], "error: --light: none.hdr: no such file"),
-        (["--relight", "--light", "truth.ply"], "error: truth.ply: expected an environment map as Radiance HDR (.hdr)"),
-        (["--test", "--light", "lamp.hdr"], "error: --light and --exposure belong to --relight"),
-        (["--relight", "--light", "lamp.hdr", "--exposure", "nan"], "expected stops from -20 to 20, got 'nan'"),
+        ([], "error: the following arguments are required: --light"),
+        (["--light", "none.hdr"], "error: --light: none.hdr: no such file"),
+        (["--light", "truth.ply"], "error: truth.ply: expected an environment map as Radiance HDR (.hdr)"),
+        (["--light", "lamp.hdr", "--exposure=nan"], "expected stops from -20 to 20, got 'nan'"),
     ):
-        assert main([*RUN, *arguments]) == 2
+        assert main([*RELIGHT, *arguments]) == 2
         assert message in capsys.readouterr().err
