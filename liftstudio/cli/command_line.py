@@ -17,13 +17,14 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.extensions import load_components
 from liftstudio.core.files import atomic_write
 from liftstudio.core.stopping import interrupt_on_sigterm
-from liftstudio.run.jobs import MODES, NEW_RUN, Job, work
+from liftstudio.run.jobs import MODES, NEW_RUN, Job
+from liftstudio.studio.jobs import work
 
 if TYPE_CHECKING:
     from liftstudio.run.folder import RunFolder
 
 # Words that are commands, and their modules, which have `add_arguments(parser)` and `run(options)`.
-COMMANDS: dict[str, str] = {}
+COMMANDS = {"compare": "liftstudio.cli.compare", "report": "liftstudio.cli.report"}
 DONE, BUG, BAD_INPUT, INTERRUPTED, OUT_OF_MEMORY = 0, 1, 2, 3, 4
 
 
