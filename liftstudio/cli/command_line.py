@@ -131,7 +131,8 @@ def _parser() -> Parser:
         prog=program(),
         usage=f"{program()} --config FILE ({' | '.join(f'--{mode}' for mode in MODES)}) [key=value ...]",
         description="Textured 3D meshes from images. Any option of the config can be set by its dotted key: seed=1",
-        epilog="exit codes: 0 done, 1 a bug, 2 bad input, 3 interrupted (resumable), 4 out of memory",
+        epilog=f"commands, each with its own --help: {', '.join(COMMANDS)}. "
+        "Exit codes: 0 done, 1 a bug, 2 bad input, 3 interrupted (resumable), 4 out of memory",
         allow_abbrev=False,
     )
     parser.add_argument(

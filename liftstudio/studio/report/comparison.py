@@ -34,8 +34,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A measure with a cell for each column."""
+    """A measure of a group with a cell for each column."""
 
+    group: str
     measure: Measure
     cells: list[Cell]
 
@@ -135,7 +136,7 @@ def _column(record: Record, out: Path, count: int) -> Column:
 
 def _tables(runs: Sequence[dict[str, Value]]) -> list[tuple[str, str, list[Row]]]:
     """Return title, meaning and rows of each group of measures that a run has."""
-    return _grouped({key: Row(measure, _cells(measure, key, runs)) for key, measure in _measures(runs).items()})
+    return _grouped([Row(each.group, each.measure, _cells(each.measure, key, runs)) for key, each in _all(runs).items()])
 
 
 def _cells(measure: Measure, key: str, runs: Sequence[dict[str, Value]]) -> list[Cell]:
@@ -151,12 +152,13 @@ def _cells(measure: Measure, key: str, runs: Sequence[dict[str, Value]]) -> list
 
 def _mean_tables(groups: Sequence[Sequence[dict[str, Value]]]) -> list[tuple[str, str, list[Row]]]:
     """Return the same for groups of repeats: means with confidence intervals, and differences to the first group."""
-    rows = {}
-    for key, measure in _measures([run for group in groups for run in group]).items():
+    rows = []
+    for key, each in _all([run for group in groups for run in group]).items():
         samples = [[run[key].value for run in group if key in run] for group in groups]
         known = [[value for value in group if value is not None] for group in samples]
         if any(len(group) > 1 for group in known):
-            rows[key] = Row(measure, [_mean_cell(measure, group, known[0], index) for index, group in enumerate(known)])
+            cells = [_mean_cell(each.measure, group, known[0], index) for index, group in enumerate(known)]
+            rows.append(Row(each.group, each.measure, cells))
     return _grouped(rows)
 
 
@@ -172,14 +174,15 @@ def _mean_cell(measure: Measure, values: Sequence[float], first: Sequence[float]
     return Cell(text, f"{_signed(measure, change)} ± {half:.2g}", verdict)
 
 
-def _grouped(rows: dict[str, Row]) -> list[tuple[str, str, list[Row]]]:
-    """Return title, meaning and rows of those groups that have rows, of which each has the key `group.name`."""
-    found = {group: [row for key, row in rows.items() if key.rpartition(".")[0] == group] for group in GROUPS}
+def _grouped(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
+    """Return title, meaning and rows of those groups that have rows."""
+    found = {group: [row for row in rows if row.group == group] for group in GROUPS}
     return [(*GROUPS[group], listed) for group, listed in found.items() if listed]
 
 
-def _measures(runs: Sequence[dict[str, Value]]) -> dict[str, Measure]:
-    return {key: value.measure for run in runs for key, value in run.items()}
+def _all(runs: Sequence[dict[str, Value]]) -> dict[str, Value]:
+    """Return key -> a value of each measure that any run has."""
+    return {key: value for run in runs for key, value in run.items()}
 
 
 def _signed(measure: Measure, change: float) -> str:

@@ -110,6 +110,7 @@ def _contents(record: Record) -> dict[str, Any]:
     sheets = ("test/contact_sheet.png", *_last_images(record))
     contents = {
         "record": record,
+        "prompt": record.config.get("prompt"),
         "inputs": media.input_pictures(record),
         "views_sheet": media.file_picture(record, "views/contact_sheet.png"),
         "views": [] if record.folder.views.is_dir() else media.views(record),
