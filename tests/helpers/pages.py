@@ -29,7 +29,9 @@ class Page(HTMLParser):
             self.texts.append(data)
 
     def addresses(self) -> list[tuple[str, str]]:
-        return [(tag, own[name]) for tag, own in self.tags for name in ("src", "href", "poster", "data") if own.get(name)]
+        return [
+            (tag, own[name]) for tag, own in self.tags for name in ("src", "href", "poster", "data") if own.get(name)
+        ]
 
     def count(self, tag: str) -> int:
         return sum(each == tag for each, _ in self.tags)

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import trimesh
-from helpers.paths import ROOT
 from PIL import Image
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
+from helpers.paths import ROOT
 from liftstudio.core.config import to_plain
 from liftstudio.run.config import load_run_config
 from liftstudio.run.folder import RunFolder, create_run_folder

@@ -44,11 +44,11 @@ def test_runs_side_by_side(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert Path("compare.html").stat().st_size < LIMIT and page.count("iframe") == 5
     for text in (
         "5 runs compared",
-        "PSNR ↑ 20 dB 22 dB +2 dB 21 dB +1 dB 19 dB −1 dB –",
-        "Chamfer distance ↓ 0.02 0.03 +0.01 0.02 ±0 0.02 ±0 –",
+        "PSNR ↑ 20 dB 22 dB +2 dB 21 dB +1 dB 19 dB -1 dB -",
+        "Chamfer distance ↓ 0.02 0.03 +0.01 0.02 ±0 0.02 ±0 -",
         "F-score at 0.01 ↑",
         "sv3d-masked-sds/24-0, sv3d-masked-sds/24-1, sv3d-masked-sds/24-2",
-        "PSNR ↑ 21 dB ± 2.5 –",
+        "PSNR ↑ 21 dB ± 2.5 -",
         "system.light.lobes 24 24 24 12 12",
         "seed 0 1 2 0 1",
     ):

@@ -18,6 +18,7 @@ from liftstudio.studio.report.charts import loss_charts
 from liftstudio.studio.report.page import write_report
 from liftstudio.studio.report.scene import embedded_mesh
 
+
 def report(folder: RunFolder) -> Page:
     path = write_report(folder)
     assert path == folder.path / "report.html" and path.stat().st_size < LIMIT
@@ -62,7 +63,7 @@ def test_what_it_says(runs: Path) -> None:
         "PSNR 21.5 dB ↑ higher is better",
         "Chamfer distance 0.02 ↓ lower is better",
         "F-score at 0.01 0.6 ↑",
-        "Normal consistency –",
+        "Normal consistency -",
         "Faces 320",
         "Watertight yes",
         "64 x 64 texels",

@@ -1,6 +1,7 @@
 """The report in a real browser, opened from disk: no errors, a 3D scene that shows something, links that lead on."""
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def shown(browser: Any, scene: Any) -> np.ndarray:
         middle = pixels[len(pixels) // 3 : -len(pixels) // 3, pixels.shape[1] // 3 : -pixels.shape[1] // 3]
         return [middle] if len(np.unique(middle.reshape(-1, 3), axis=0)) > 1 else []
 
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", scene)
     return WebDriverWait(browser, 30).until(drawn)[0]
 
 
@@ -55,7 +57,7 @@ def test_the_scene_is_drawn(browser: Any, here: Path) -> None:
     up = pictures["normal"][5].mean(axis=0), pictures["normal"][-5].mean(axis=0)
     assert up[0][2] > up[1][2] + 20, "z is up"
     names = sorted(pictures)
-    for first, second in zip(names, names[1:], strict=False):
+    for first, second in itertools.pairwise(names):
         assert np.abs(pictures[first].mean((0, 1)) - pictures[second].mean((0, 1))).max() > 3, (first, second)
 
 

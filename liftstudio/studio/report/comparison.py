@@ -14,7 +14,7 @@ from liftstudio.run.folder import RunFolder
 from liftstudio.studio.report import media, scene
 from liftstudio.studio.report.measures import GROUPS, Measure, Value, values_of
 from liftstudio.studio.report.options import differences, flat, without_seeds
-from liftstudio.studio.report.page import NAME, Scene, render, scene_of
+from liftstudio.studio.report.page import Scene, render, scene_of
 from liftstudio.studio.report.record import Record, read_record
 
 MOST_SCENES = 8  # browsers draw no more than about 16 at once
@@ -118,7 +118,7 @@ def _check(folders: Sequence[RunFolder], out: Path) -> None:
 
 
 def _column(record: Record, out: Path, count: int) -> Column:
-    report = record.folder.path / NAME
+    report = record.folder.report
     column = Column(
         record.title,
         media.relative_link(report, out.parent) if report.is_file() else "",
@@ -136,7 +136,9 @@ def _column(record: Record, out: Path, count: int) -> Column:
 
 def _tables(runs: Sequence[dict[str, Value]]) -> list[tuple[str, str, list[Row]]]:
     """Return title, meaning and rows of each group of measures that a run has."""
-    return _grouped([Row(each.group, each.measure, _cells(each.measure, key, runs)) for key, each in _all(runs).items()])
+    return _grouped(
+        [Row(each.group, each.measure, _cells(each.measure, key, runs)) for key, each in _all(runs).items()]
+    )
 
 
 def _cells(measure: Measure, key: str, runs: Sequence[dict[str, Value]]) -> list[Cell]:
@@ -164,7 +166,7 @@ def _mean_tables(groups: Sequence[Sequence[dict[str, Value]]]) -> list[tuple[str
 
 def _mean_cell(measure: Measure, values: Sequence[float], first: Sequence[float], index: int) -> Cell:
     if len(values) < 2:
-        return Cell("–")
+        return Cell("-")
     mean, half = interval(values)
     text = f"{measure.text(mean)} ± {half:.2g}"
     if index == 0 or len(first) < 2:
@@ -186,7 +188,7 @@ def _all(runs: Sequence[dict[str, Value]]) -> dict[str, Value]:
 
 
 def _signed(measure: Measure, change: float) -> str:
-    return f"{'+' if change > 0 else '−' if change < 0 else '±'}{measure.text(abs(change))}"
+    return f"{'+' if change > 0 else '-' if change < 0 else '±'}{measure.text(abs(change))}"
 
 
 def _verdict(measure: Measure, change: float) -> str:

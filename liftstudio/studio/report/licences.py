@@ -9,6 +9,7 @@ from liftstudio.core.assets import SCHEME, input_path
 from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
+from liftstudio.core.weights import is_hub_name
 from liftstudio.metrics.embeddings import CLIP_PUBLISHED
 from liftstudio.metrics.flow import RAFT_PUBLISHED
 from liftstudio.priors.opening import AUTO, prior_class
@@ -36,7 +37,7 @@ def licences(record: Record) -> list[Licence]:
     stages = mapping(record.measured, "stages")
     blocks = dict[str, str]()
     for path, name, block in _weights(record.config, ()):
-        if path[:2] == ("system", "stages") and stages and path[2] not in stages:
+        if path[:2] == ("system", "stages") and stages and not stages.keys() & {*path[2:3]}:
             continue
         blocks.setdefault(str(block[name]), _bundled(str(block[name])) or _OTHER.get(name) or _published(block))
     if "elevation" in record.metrics:
@@ -73,10 +74,12 @@ def _attribution(weights: str) -> str:
 def _published(block: dict[str, Any]) -> str:
     """Return where the official weights of a prior's class are published, and under which licence."""
     try:
-        name = str(block.get("type", AUTO))
+        name, weights = str(block.get("type", AUTO)), str(block.get("weights", ""))
         if name != AUTO:
             return find(name, "prior").published or UNKNOWN
-        options = find(AUTO, "prior").Config(weights=str(block["weights"]))
+        if is_hub_name(weights):  # not looked up again: a report needs no network
+            return f"see its page, huggingface.co/{'/'.join(weights.split('/')[:2])}"
+        options = find(AUTO, "prior").Config(weights=weights)
         return prior_class(ComponentSpec("prior", AUTO, options)).published or UNKNOWN
     except InputError:  # the weights are not there any more, or the method is not installed
         return UNKNOWN

@@ -21,7 +21,7 @@ class Measure:
 
     def text(self, value: float | None) -> str:
         """Return a value for people; a dash if it is undefined."""
-        return "–" if value is None else f"{_rounded(value, self.digits)}{self.unit and f' {self.unit}'}"
+        return "-" if value is None else f"{_rounded(value, self.digits)}{self.unit and f' {self.unit}'}"
 
 
 @dataclass(frozen=True)

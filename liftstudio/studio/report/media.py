@@ -90,7 +90,9 @@ def input_pictures(record: Record, longest: int = INPUT_PIXELS) -> list[Picture]
         try:
             rgb, alpha = load_image(path)
             if path.stat().st_mtime > record.folder.config.stat().st_mtime:
-                record.notes.append(f"{text}: the picture has changed since the run began; the report shows it as it is now")
+                record.notes.append(
+                    f"{text}: the picture has changed since the run began; the report shows it as it is now"
+                )
         except (InputError, OSError) as error:
             record.notes.append(f"input picture: {error}")
             continue
@@ -113,9 +115,7 @@ def views(record: Record) -> list[Picture]:
 def stills(record: Record, kind: str = "*", longest: int = STILL_PIXELS) -> list[Picture]:
     """Return the stills of the test stage, all or of one pass, with their azimuths and passes."""
     names = sorted(path.stem for path in record.folder.test.glob(f"stills/*_{kind}.png"))
-    found = [
-        file_picture(record, f"test/stills/{name}.png", longest, f"{name[:3]}°, {name[4:]}") for name in names
-    ]
+    found = [file_picture(record, f"test/stills/{name}.png", longest, f"{name[:3]}°, {name[4:]}") for name in names]
     return [each for each in found if each is not None]
 
 

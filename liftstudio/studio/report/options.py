@@ -1,5 +1,6 @@
 """Configs as lists of options by dotted key, and what differs between them."""
 
+import itertools
 import json
 import shlex
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from liftstudio.studio.report.record import Record
 
 Options = dict[str, str]  # dotted key -> value, as a command line takes it
 
-ABSENT = "–"
+ABSENT = "-"
 PLACES = ("name", "tag", "runs_dir")  # options that say only where a run is
 
 
@@ -61,7 +62,7 @@ def _flattened(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _repeats(key: str, rows: dict[str, list[str]]) -> bool:
-    return any(key.endswith(f".{other}") and rows[other] == values for other in rows if (values := rows[key]))
+    return any(key.endswith(f".{other}") and rows[other] == rows[key] for other in rows)
 
 
 def _started_from(record: Record) -> str:
@@ -70,4 +71,4 @@ def _started_from(record: Record) -> str:
         words = shlex.split(record.commands[0]) if record.commands else []
     except ValueError:
         return ""
-    return next((Path(after).stem for word, after in zip(words, words[1:], strict=False) if word == "--config"), "")
+    return next((Path(after).stem for word, after in itertools.pairwise(words) if word == "--config"), "")

@@ -20,18 +20,20 @@ from liftstudio.studio.report.options import differences, flat, preset_of
 from liftstudio.studio.report.record import Record, mapping, number, read_record
 from liftstudio.studio.results import Result
 
-NAME = "report.html"
-
 
 @dataclass(frozen=True)
 class Effort:
-    """What a stage took: `done` of `planned` steps, and peak memory until its end by kind, 1e9 bytes."""
+    """What a stage took: `done` of `planned` steps, and peak memory until its end by kind, 1e9 bytes.
+
+    is_estimate: `seconds` is extrapolated from the logged steps, since the run was ended within the stage.
+    """
 
     stage: str
     done: int | None
     planned: int | None
     seconds: float | None
     memory: dict[str, float]
+    is_estimate: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,8 @@ def write_report(folder: RunFolder) -> Path:
         OSError: the folder cannot be written.
     """
     record = read_record(folder)
-    path = folder.path / NAME
-    atomic_write(path, render("report.html", _contents(record)))
-    return path
+    atomic_write(folder.report, render("report.html", _contents(record)))
+    return folder.report
 
 
 def render(template: str, contents: Mapping[str, Any]) -> str:
@@ -96,9 +97,12 @@ def efforts(record: Record) -> list[Effort]:
     for stage in dict.fromkeys([*stages, *record.log]):
         logged, told = record.log.get(stage, []), mapping(stages, stage)
         memory = {name: max(row.get(name, 0.0) for row in logged) for name in ("memory_gb", "gpu_memory_gb") if logged}
-        seconds = number(told.get("seconds")) or sum(row.get("seconds_per_step", 0.0) for row in logged)
         done = int(logged[-1]["step"]) if logged else None
-        rows.append(Effort(stage, done, told.get("steps"), seconds or None, {k: v for k, v in memory.items() if v}))
+        known, estimate = number(told.get("seconds")) or None, None
+        if known is None and done:
+            estimate = done * sum(row.get("seconds_per_step", 0.0) for row in logged) / len(logged)
+        used = {name: value for name, value in memory.items() if value}
+        rows.append(Effort(stage, done, told.get("steps"), known or estimate, used, is_estimate=known is None))
     phases = {name: number(record.measured.get(f"{name}_seconds")) for name in ("test", "export")}
     return rows + [Effort(name, None, None, seconds, {}) for name, seconds in phases.items() if seconds is not None]
 
@@ -165,7 +169,11 @@ def _mesh_facts(record: Record) -> dict[str, str]:
         "Charts of the texture": export.get("charts"),
         "Size, world units": _size(box),
     }
-    return {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in facts.items() if value is not None}
+    return {
+        name: f"{value:,}" if isinstance(value, int) else str(value)
+        for name, value in facts.items()
+        if value is not None
+    }
 
 
 def _size(box: dict[str, Any]) -> str | None:

@@ -98,7 +98,9 @@ def _texture(mesh: trimesh.Trimesh) -> Image.Image | None:
 
 def _decimated(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
     """Return the mesh with fewer faces and the colours of its nearest vertices, as glTF stores them."""
-    colors = mesh.visual.to_color().vertex_colors if isinstance(mesh.visual, TextureVisuals) else mesh.visual.vertex_colors
+    colors = (
+        mesh.visual.to_color().vertex_colors if isinstance(mesh.visual, TextureVisuals) else mesh.visual.vertex_colors
+    )
     is_srgb = isinstance(mesh.visual, TextureVisuals)
     small = mesh.simplify_quadric_decimation(face_count=faces)
     small.visual = ColorVisuals(small, vertex_colors=colors[cKDTree(mesh.vertices).query(small.vertices)[1]])

@@ -3,7 +3,7 @@ renderer.outputEncoding = THREE.sRGBEncoding; // textures are sRGB; without this
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const paint = () => { scene.background = new THREE.Color(dark.matches ? 0x23262b : 0xf4f5f7); };
 paint();
-dark.addEventListener("change", () => { paint(); render(); });
+dark.addEventListener("change", () => { paint(); if (camera) render(); });
 
 // Normals in the world of the run, z up, as colours (n + 1) / 2.
 const normals = {
