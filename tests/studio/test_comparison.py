@@ -24,6 +24,7 @@ def test_intervals() -> None:
     difference, half = difference_interval([2.0, 3.0, 4.0], [1.0, 2.0, 3.0])
     assert (difference, half) == pytest.approx((1, 2.7764 * (2 / 3) ** 0.5), abs=1e-3)  # t of 4
     assert difference_interval([2.0, 2.0], [1.0, 1.0]) == (1, 0)
+    assert difference_interval([0.7, 0.7, 0.7], [0.7, 0.7]) == (0, 0) and interval([0.7, 0.7, 0.7]) == (0.7, 0)
 
 
 def test_runs_side_by_side(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Several runs side by side in one HTML file: pictures, figures with their differences, and options."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,13 +94,13 @@ def repeats(records: Sequence[Record]) -> list[list[int]]:
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean of at least two values and half the width of its confidence interval, by the t distribution."""
-    spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return float(np.mean(values)), float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * spread
+    spread = statistics.stdev(values) / len(values) ** 0.5
+    return statistics.mean(values), float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * spread
 
 
 def difference_interval(values: Sequence[float], first: Sequence[float]) -> tuple[float, float]:
     """Return the difference of two means and half the width of its confidence interval (Welch's t test)."""
-    difference = float(np.mean(values)) - float(np.mean(first))
+    difference = statistics.mean(values) - statistics.mean(first)  # exact, so that equal values differ by 0
     if np.ptp(values) == np.ptp(first) == 0:
         return difference, 0.0
     found = stats.ttest_ind(values, first, equal_var=False).confidence_interval(CONFIDENCE)
