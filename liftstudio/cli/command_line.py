@@ -18,13 +18,18 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.extensions import load_components
 from liftstudio.core.files import atomic_write
 from liftstudio.core.stopping import interrupt_on_sigterm
-from liftstudio.run.jobs import NEW_RUN, Job, work
+from liftstudio.run.jobs import NEW_RUN, Job
+from liftstudio.studio.jobs import work
 
 if TYPE_CHECKING:
     from liftstudio.run.folder import RunFolder
 
 # Words that are commands, and their modules, which have `add_arguments(parser)` and `run(options)`.
-COMMANDS = {"relight": "liftstudio.cli.relight"}
+COMMANDS = {
+    "compare": "liftstudio.cli.compare",
+    "relight": "liftstudio.cli.relight",
+    "report": "liftstudio.cli.report",
+}
 MODES = ("train", "preview", "views", "resume", "validate", "test", "export")
 DONE, BUG, BAD_INPUT, INTERRUPTED, OUT_OF_MEMORY = 0, 1, 2, 3, 4
 
@@ -133,7 +138,8 @@ def _parser() -> Parser:
         prog=program(),
         usage=f"{program()} --config FILE ({' | '.join(f'--{mode}' for mode in MODES)}) [key=value ...]",
         description="Textured 3D meshes from images. Any option of the config can be set by its dotted key: seed=1",
-        epilog="exit codes: 0 done, 1 a bug, 2 bad input, 3 interrupted (resumable), 4 out of memory",
+        epilog=f"commands, each with its own --help: {', '.join(COMMANDS)}. "
+        "Exit codes: 0 done, 1 a bug, 2 bad input, 3 interrupted (resumable), 4 out of memory",
         allow_abbrev=False,
     )
     parser.add_argument(

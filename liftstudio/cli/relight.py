@@ -5,7 +5,8 @@ import math
 
 from liftstudio.core.assets import input_path
 from liftstudio.core.errors import InputError
-from liftstudio.run.jobs import Job, work
+from liftstudio.run.jobs import Job
+from liftstudio.studio.jobs import work
 
 MOST_STOPS = 20.0  # of --exposure
 

@@ -79,6 +79,11 @@ class RunFolder:
         """The file of all metrics."""
         return self.path / "metrics.json"
 
+    @property
+    def report(self) -> Path:
+        """The page that shows the run."""
+        return self.path / "report.html"
+
     def images(self, stage: str) -> Path:
         """Return the folder of a stage's image grids."""
         return self.path / "images" / stage
