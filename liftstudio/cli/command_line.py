@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from liftstudio.run.folder import RunFolder
 
 # Words that are commands, and their modules, which have `add_arguments(parser)` and `run(options)`.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {"app": "liftstudio.studio.app.command"}
 DONE, BUG, BAD_INPUT, INTERRUPTED, OUT_OF_MEMORY = 0, 1, 2, 3, 4
 
 
