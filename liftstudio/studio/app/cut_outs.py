@@ -10,7 +10,7 @@ from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import kept_warnings
-from liftstudio.data.images import load_image, reduce_image, resize_smooth, to_pillow
+from liftstudio.data.images import load_image, resize_area, resize_smooth, to_pillow
 from liftstudio.studio.parts import WIDEST_DEG
 from liftstudio.views.elevation import ElevationEstimate, estimate_elevation
 from liftstudio.views.input_image import load_input_image
@@ -39,12 +39,12 @@ class CutOut:
 
 def cut_out(path: Path, box: tuple[int, int, int, int] | None = None) -> CutOut:
     """Return the object in a picture; see `load_input_image` for `box` and errors."""
-    with kept_warnings() as warnings:
-        try:
+    try:
+        with kept_warnings() as warnings:
             picture = load_input_image(path, box=box)
-            elevation = estimate_elevation(picture, WIDEST_DEG)
-        except InputError as error:
-            raise InputError(without_place(str(error), path)) from None
+        elevation = estimate_elevation(picture, WIDEST_DEG)
+    except InputError as error:
+        raise InputError(without_place(str(error), path)) from None
     framed = to_pillow(torch.cat(picture.frame(SHOWN), dim=-1))
     said = [without_place(text, path) for text in warnings]
     return CutOut(picture.rgb, picture.alpha, framed, elevation, said)
@@ -55,18 +55,23 @@ def without_place(text: str, path: Path) -> str:
     return text.replace(f"{path}: ", "").replace(str(path), "the picture")
 
 
+def reduced(path: Path) -> Image.Image:
+    """Return a picture over white for the page, at most EDITED pixels long."""
+    rgb, alpha = load_image(path)
+    return to_pillow(_smaller(rgb if alpha is None else rgb * alpha + 1 - alpha))
+
+
 def under_brush(path: Path, alpha: Tensor | None) -> Image.Image:
     """Return a picture for the brush, faded where the object is not; alpha: [H, W, 1]; None: nothing is cut out."""
     rgb, _ = load_image(path)
-    height, width = rgb.shape[:2]
-    scale = min(1.0, EDITED / max(height, width))
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-    solid = torch.ones_like(rgb[..., :1])
-    smaller, _ = reduce_image(rgb, solid, *size)
-    if alpha is None:
-        return to_pillow(smaller)
-    mask = resize_smooth(alpha[None], *size)[0]
-    return to_pillow(smaller * mask + ((1 - FADED) * smaller + FADED) * (1 - mask))
+    mask = torch.zeros_like(rgb[..., :1]) if alpha is None else alpha
+    return to_pillow(_smaller(rgb * mask + ((1 - FADED) * rgb + FADED) * (1 - mask)))
+
+
+def _smaller(image: Tensor) -> Tensor:
+    """Return an image [H, W, C] of at most EDITED pixels along the longer side."""
+    scale = min(1.0, EDITED / max(image.shape[:2]))
+    return resize_area(image, *(max(1, round(side * scale)) for side in image.shape[:2]))
 
 
 def painted(path: Path, cut: Path | None, layer: Tensor) -> tuple[Tensor, Tensor]:

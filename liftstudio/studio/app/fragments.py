@@ -38,7 +38,7 @@ def data_uri(image: Image.Image) -> str:
 
 def cut_out_box(cut: CutOut) -> str:
     """Return the cut-out object, its elevation and what may be wrong with it."""
-    said = f"seen from {cut.elevation.elevation_deg:g}° above its horizon, ±{cut.elevation.error_deg:.0f}°"
+    said = f"seen from {cut.elevation.elevation_deg:g}° above its horizon, ±{cut.elevation.error_deg:.0f}°; move the slider if that is wrong"
     notes = "".join(f'<p class="ls-warn">{html.escape(text)}</p>' for text in cut.warnings)
     return f'<figure class="ls-cut"><img alt="the object, cut out" src="{data_uri(cut.framed)}"></figure><p>{said}</p>{notes}'
 

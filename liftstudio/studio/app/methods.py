@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from liftstudio.core.assets import find_config, packaged
+from liftstudio.core.errors import InputError
 
 _COMMAND = re.compile(r"^\s*(python launch\.py|liftstudio) ")
 
@@ -41,7 +42,13 @@ def method_names() -> list[str]:
 
 
 def method(name: str) -> Method:
-    """Return the config of that name."""
+    """Return the config of that name.
+
+    Raises:
+        InputError: it is none of `method_names`; any other file is not opened.
+    """
+    if name not in method_names():
+        raise InputError(f"there is no method '{name}'")
     text = find_config(Path(name)).read_text()
     takes = {"image", "images", "image_box", "prompt", "data"} & _options(text).keys()
     return Method(name, _about(text), text, frozenset(takes))

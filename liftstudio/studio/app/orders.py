@@ -48,8 +48,8 @@ def submit(queue: Queue, order: Order, mode: Mode) -> Entry:
         if order.picture is None:
             raise InputError("drop a picture first")
         images = {"front": order.picture, **order.others} if order.others else order.picture
-        if order.box.strip():
-            given["image_box"] = list(box_of(order.box))
+        if (box := box_of(order.box)) is not None:
+            given["image_box"] = list(box)
     if "data" in takes:
         if order.capture is None:
             raise InputError("give a zip of posed photographs first")
@@ -63,12 +63,14 @@ def submit(queue: Queue, order: Order, mode: Mode) -> Entry:
     return queue.submit(order.method, images, {**given, **options_of(order.options)}, mode)
 
 
-def box_of(text: str) -> tuple[int, int, int, int]:
-    """Return the box in a text, "left, top, right, bottom"; brackets are allowed.
+def box_of(text: str | None) -> tuple[int, int, int, int] | None:
+    """Return the box in a text, "left, top, right, bottom", in brackets or not; None: the text is empty.
 
     Raises:
         InputError: it has not four whole numbers.
     """
+    if not text or not text.strip():
+        return None
     words = re.split(r"[\s,]+", text.strip(" []()"))
     if len(words) != 4 or not all(re.fullmatch(r"-?\d{1,6}", word) for word in words):
         raise InputError(f"box: expected four whole numbers, left, top, right, bottom, got '{text[:80]}'")

@@ -13,12 +13,13 @@ from liftstudio.core.errors import InputError
 from liftstudio.data.images import load_image
 from liftstudio.run.jobs import Mode
 from liftstudio.studio.app import fragments, history, uploads
-from liftstudio.studio.app.cut_outs import EDITED, KEEP, REMOVE, cut_out, painted, under_brush
+from liftstudio.studio.app.cut_outs import EDITED, KEEP, REMOVE, cut_out, painted, reduced, under_brush
 from liftstudio.studio.app.methods import method, method_names
 from liftstudio.studio.app.orders import LABELS, Order, box_of, submit
 from liftstudio.studio.queue import Queue
 
 LOOK_EVERY_S = 1.0  # seconds between looks at the run that is shown
+CLEANED_S = (3600, 86400)  # how often gradio deletes its files, and how old those are then
 SEEDS = 2**31  # of the button that draws one
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 STYLE = Path(__file__).with_name("style.css")
@@ -31,7 +32,7 @@ class Page:
     def __init__(self, queue: Queue, scratch: Path) -> None:
         """Lay out the page. scratch: folder of gradio's own files, from which it serves what it shows."""
         self.queue, self.scratch, self.inputs = queue, scratch, queue.runs_dir / "inputs"
-        with gr.Blocks(title="liftstudio", analytics_enabled=False, fill_width=True) as self.blocks:
+        with gr.Blocks(title="liftstudio", analytics_enabled=False, fill_width=True, delete_cache=CLEANED_S) as self.blocks:
             self.shown = gr.BrowserState("", storage_key="liftstudio-run", secret="liftstudio")  # no secret: a run's name
             self.picture, self.cut, self.corrected = gr.State(None), gr.State(None), gr.State(None)
             self.others = {label: gr.State(None) for label in LABELS}
@@ -66,11 +67,14 @@ class Page:
         self.method = gr.Dropdown(names, value=names[0], label="Method", elem_id="method")
         self.about = gr.HTML(_about(first.about), elem_id="about")
         with gr.Row():
-            self.elevation = gr.Slider(-89, 89, value=0, step=0.5, label="Elevation, degrees", elem_id="elevation")
-            self.seed = gr.Number(0, label="Seed", precision=None, elem_id="seed", min_width=90)
-        with gr.Row():
-            self.estimate = gr.Checkbox(True, label="Estimate the elevation")
-            self.reroll = gr.Button("New seed", size="sm", min_width=90)
+            with gr.Column(scale=2, min_width=180):
+                self.elevation = gr.Slider(
+                    -89, 89, value=0, step=0.5, label="Elevation, degrees", elem_id="elevation", buttons=[]
+                )
+                self.estimate = gr.Checkbox(True, label="Estimate it", container=False, elem_id="estimate")
+            with gr.Column(scale=1, min_width=100):
+                self.seed = gr.Number(0, label="Seed", precision=None, elem_id="seed", min_width=90)
+                self.reroll = gr.Button("New seed", size="sm", min_width=90)
         with gr.Row(elem_id="go"):
             self.preview_button = gr.Button("Preview", elem_id="do-preview", min_width=80)
             self.views_button = gr.Button("Views", elem_id="do-views", min_width=80)
@@ -124,12 +128,13 @@ class Page:
 
     def _connect(self) -> None:
         cut = [self.picture, self.cut, self.corrected, self.cut_box, self.problem, self.elevation, self.upload, self.editor]
-        raw = {"preprocess": False, "api_visibility": "private"}
-        self.upload.upload(self.take, [self.upload, self.box], cut, **raw, show_progress_on=self.cut_box)
+        private: dict[str, Any] = {"api_visibility": "private"}
+        raw = {"preprocess": False, **private}
+        self.upload.upload(self.take, [self.upload, self.box], cut, **raw, show_progress_on=self.upload)
         self.upload.clear(self.forget, None, cut, **QUIET)
-        self.box.submit(self.cut_again, [self.picture, self.box], cut, show_progress_on=self.cut_box)
-        self.brush_panel.expand(self.edit, [self.picture, self.cut, self.box], [self.cut, self.editor, self.problem])
-        self.apply.click(self.paint, [self.picture, self.cut, self.editor], cut, **raw, show_progress_on=self.cut_box)
+        self.box.submit(self.cut_again, [self.picture, self.box], cut, **private, show_progress_on=self.upload)
+        self.brush_panel.expand(self.edit, [self.picture, self.cut, self.box], [self.cut, self.editor, self.problem], **private)
+        self.apply.click(self.paint, [self.picture, self.cut, self.editor], cut, **raw, show_progress_on=self.upload)
         for label, other in self.other_uploads.items():
             outputs = [self.others[label], self.problem, other]
             other.upload(self.take_other, [other, gr.State(label)], outputs, **raw)
@@ -159,13 +164,13 @@ class Page:
             trigger(self.list_runs, None, self.list, **QUIET)
         self.open_button.click(self.open, self.list, [*run, self.tabs, self.list_problem], **QUIET)
 
-    def take(self, payload: Mapping[str, Any] | None, box: str) -> Update:
+    def take(self, payload: Mapping[str, Any] | None, box: str | None) -> Update:
         """Keep an uploaded picture and show its object; payload: names the file in gradio's folder."""
         try:
             picture = self._kept(payload)
         except InputError as error:
             return {**self.forget(), self.problem: fragments.error_box(str(error))}
-        return {**self.cut_again(picture, box), self.upload: under_brush(picture, None)}
+        return {**self.cut_again(picture, box), self.upload: reduced(picture)}
 
     def take_other(self, payload: Mapping[str, Any] | None, label: str) -> Update:
         """Keep a further picture."""
@@ -174,17 +179,14 @@ class Page:
             picture = self._kept(payload)
         except InputError as error:
             return {self.others[label]: None, component: None, self.problem: fragments.error_box(f"{label}: {error}")}
-        return {self.others[label]: picture, component: under_brush(picture, None), self.problem: ""}
+        return {self.others[label]: picture, component: reduced(picture), self.problem: ""}
 
     def take_capture(self, payload: Mapping[str, Any] | None) -> Update:
         """Keep the posed photographs in an uploaded zip."""
-        path = _uploaded(payload)
         try:
-            folder = uploads.keep_capture(path, self.inputs)
+            folder = uploads.keep_capture(_uploaded(payload), self.inputs)
         except InputError as error:
             return {self.capture: None, self.problem: fragments.error_box(str(error)), self.cut_box: "", self.zip: None}
-        finally:
-            path.unlink(missing_ok=True)
         return {self.capture: folder, self.problem: "", self.cut_box: "<p>the photographs are there</p>"}
 
     def forget(self) -> Update:
@@ -192,25 +194,25 @@ class Page:
         cleared = {self.picture: None, self.cut: None, self.corrected: None, self.upload: None, self.editor: None}
         return {**cleared, self.cut_box: "", self.problem: ""}
 
-    def cut_again(self, picture: Path | None, box: str) -> Update:
+    def cut_again(self, picture: Path | None, box: str | None) -> Update:
         """Cut out the object in the picture and show it."""
         if picture is None:
             return self.forget()
         kept = {self.picture: picture, self.cut: None, self.corrected: None, self.editor: None}
         try:
-            cut = cut_out(picture, box_of(box) if box.strip() else None)
+            cut = cut_out(picture, box_of(box))
         except InputError as error:
             return {**kept, self.cut_box: "", self.problem: fragments.error_box(str(error))}
         shown = {self.cut_box: fragments.cut_out_box(cut), self.elevation: cut.elevation.elevation_deg}
         return {**kept, **shown, self.problem: ""}
 
-    def edit(self, picture: Path | None, cut: Path | None, box: str) -> Update:
+    def edit(self, picture: Path | None, cut: Path | None, box: str | None) -> Update:
         """Put the picture under the brush; the object as it is cut out, or nothing of it, is kept until it is painted."""
         if picture is None:
             return {self.problem: fragments.error_box("drop a picture first")}
         if cut is None:
             try:
-                found = cut_out(picture, box_of(box) if box.strip() else None)
+                found = cut_out(picture, box_of(box))
                 cut = uploads.keep_pixels(found.rgb, found.alpha, self.inputs)
             except InputError:
                 pass  # as the page has said; then all of the object is painted
@@ -243,8 +245,8 @@ class Page:
         }
 
     def start(
-        self, mode: Mode, name: str, picture: Path | None, corrected: Path | None, capture: Path | None, box: str,
-        prompt: str, elevation_deg: float, estimate: bool, seed: float | None, options: str, *others: Path | None,
+        self, mode: Mode, name: str, picture: Path | None, corrected: Path | None, capture: Path | None, box: str | None,
+        prompt: str | None, elevation_deg: float, estimate: bool, seed: float | None, options: str | None, *others: Path | None,
     ) -> Update:  # fmt: skip
         """Add a job to the queue and show it."""
         order = Order(
@@ -252,11 +254,11 @@ class Page:
             corrected or picture,
             {label: path for label, path in zip(LABELS, others, strict=True) if path is not None},
             capture,
-            "" if corrected else box,
-            prompt,
+            "" if corrected else box or "",
+            prompt or "",
             None if estimate else elevation_deg,
             seed,
-            options,
+            options or "",
         )
         try:
             entry = submit(self.queue, order, mode)
@@ -306,7 +308,7 @@ class Page:
         if made != result_seen:
             folder = seen.folder if seen else None
             update |= {self.result_seen: made, self.result: fragments.result(runs_dir, folder), self.model: self._mesh(seen)}
-        return update
+        return update or {self.result: gr.skip()}  # gradio takes no empty ones
 
     def find_again(self, key: str) -> Update:
         """Show the run that this browser saw last, else the one that is being done, after the page was loaded."""
@@ -344,11 +346,8 @@ class Page:
         return {**self.look(keys[0], "", ""), self.shown: keys[0], self.tabs: gr.update(selected="studio")}
 
     def _kept(self, payload: Mapping[str, Any] | None) -> Path:
-        path = _uploaded(payload)
-        try:
-            return uploads.keep_picture(path, self.inputs)
-        finally:
-            path.unlink(missing_ok=True)
+        # gradio's file stays for a while: visitors who send the same picture share it
+        return uploads.keep_picture(_uploaded(payload), self.inputs)
 
     def _strokes(self, payload: Mapping[str, Any] | None) -> Any:
         """Return the strokes of the brush, [h, w, 4]; the editor sends them apart, and `payload` says their id."""
@@ -387,6 +386,8 @@ def _uploaded(payload: Mapping[str, Any] | None) -> Path:
 
 def _about(text: str) -> str:
     first, _, rest = text.partition(". ")
+    if not first:
+        return ""
     more = f"<details><summary>more</summary>{fragments.escaped(rest)}</details>" if rest else ""
     return f'<p class="ls-about">{fragments.escaped(first.rstrip("."))}.</p>{more}'
 

@@ -143,9 +143,18 @@ def _capture_in(folder: Path) -> Path:
     place = next(filter(is_capture, places), None)
     if place is None:
         raise InputError("no transforms.json and no COLMAP model in it")
+    for index in (*place.glob("*.json"), *place.rglob("images.txt"), *place.rglob("images.bin")):
+        _check_names(index)
     capture = read_capture(place)
     files = [capture.mesh, *(file for f in capture.frames for file in (f.image, f.mask, f.depth, f.normal))]
     for file in filter(None, files):
         if not file.resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"names a file that is not in it: {file.name}")
+            raise InputError(f"names a file that is not in the zip: {file.name}")
     return place
+
+
+def _check_names(index: Path) -> None:
+    """Refuse a list of files that names some outside its folder, before any of them is looked for."""
+    content = index.read_bytes()
+    if b"../" in content or (index.suffix == ".json" and re.search(rb'"\s*(/|~|asset:|\w:|\\)', content)):
+        raise InputError(f"{index.name}: names a file that is not in the zip")
