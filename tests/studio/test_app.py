@@ -147,7 +147,11 @@ def test_the_brush_corrects_the_cut_out(queue: Queue) -> None:
     layer[:40, :40] = torch.tensor([0.09, 0.64, 0.29, 1.0])  # green in the corner, where nothing is
     layer[height // 2 - 9 : height // 2 + 9, width // 2 - 9 : width // 2 + 9] = torch.tensor([0.86, 0.15, 0.15, 1.0])
     rgb, alpha = painted(Path("photo.png"), kept, layer)
-    assert alpha[:38, :38].min() == 1 and alpha[height // 2, width // 2] == 0 and before.alpha[height // 2, width // 2] == 1
+    assert (
+        alpha[:38, :38].min() == 1
+        and alpha[height // 2, width // 2] == 0
+        and before.alpha[height // 2, width // 2] == 1
+    )
     original, _ = load_image("photo.png")
     assert torch.allclose(rgb[:38, :38], original[:38, :38], atol=0.01)
     alone = painted(Path("photo.png"), None, layer)[1]
@@ -184,7 +188,9 @@ def test_a_capture_in_a_zip(page: Page) -> None:
     folder = uploads.keep_capture(Path(sent("a.zip", zipped(files))["path"]), INPUTS)
     assert folder.parent == INPUTS and (folder / "transforms.json").is_file()
     inner = {f"my capture/{name}": content for name, content in files.items()}
-    update = page.take_capture(sent("a.zip", zipped({**inner, "__MACOSX/._x": b"", "readme.md": b"", "a/../../b.sh": b""})))
+    update = page.take_capture(
+        sent("a.zip", zipped({**inner, "__MACOSX/._x": b"", "readme.md": b"", "a/../../b.sh": b""}))
+    )
     assert update[page.capture].name == "my capture" and update[page.problem] == ""
     assert not list(Path().rglob("b.sh"))
 
@@ -226,7 +232,11 @@ def test_bad_zips(page: Page, case: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_methods_are_named_with_what_they_need(ball_project: Path) -> None:
     names = method_names()
-    assert names[:3] == ["ball.yaml", "tiny.yaml", "sv3d-masked-sds"] and "reconstruct-views" in names and len(set(names)) == len(names)
+    assert (
+        names[:3] == ["ball.yaml", "tiny.yaml", "sv3d-masked-sds"]
+        and "reconstruct-views" in names
+        and len(set(names)) == len(names)
+    )
     for name in names[2:]:
         about = method(name).about
         assert 20 < len(about) and "launch.py" not in about and "#" not in about, name
@@ -291,14 +301,16 @@ def test_the_history_has_all_runs(queue: Queue) -> None:
             history.find(queue, key)
     resumed = queue.resume_run(Path("runs/ball/by-hand"))
     done(queue, resumed.name)
-    assert list(Path("runs/ball/by-hand/export").glob("mesh.ply")) and history.find(queue, "ball/by-hand").state == "done"
+    assert (
+        list(Path("runs/ball/by-hand/export").glob("mesh.ply")) and history.find(queue, "ball/by-hand").state == "done"
+    )
     with pytest.raises(ls.InputError, match="expected the config"):
         queue.resume_run(Path("capture"))
 
 
 def test_a_run_on_the_page(page: Page, queue: Queue) -> None:
     picture = page.take(sent("photo.png"), "")[page.picture]
-    options = 'export.formats=[glb]\nsystem.seconds=0.05\nsystem.steps=20'
+    options = "export.formats=[glb]\nsystem.seconds=0.05\nsystem.steps=20"
     fields = (None, None, "", "", 10.0, False, 0.0, options, None, None, None)
     refused = page.start("train", "ball.yaml", picture, *fields[:7], "sede=1", None, None, None)
     assert "did you mean &#x27;seed&#x27;" in refused[page.problem] and queue.entries() == []
@@ -322,7 +334,15 @@ def test_a_run_on_the_page(page: Page, queue: Queue) -> None:
     seen = page.look(key, "", "")
     assert Path(seen[page.model]["value"]).suffix == ".glb" and seen[page.model]["visible"]
     assert not seen[page.resume_button]["interactive"] and not seen[page.stop_button]["interactive"]
-    for shown in ("turntable.mp4", "_albedo.png", "_normal.png", "_rgb.png", "mesh.glb", "config.yaml", "contact_sheet"):
+    for shown in (
+        "turntable.mp4",
+        "_albedo.png",
+        "_normal.png",
+        "_rgb.png",
+        "mesh.glb",
+        "config.yaml",
+        "contact_sheet",
+    ):
         assert shown in seen[page.result], shown
     again = page.look(key, seen[page.status_seen], seen[page.result_seen])
     assert list(again) == [page.result], "nothing is sent twice"
@@ -366,7 +386,9 @@ def test_losses_are_drawn() -> None:
     losses = {"a/loss": [(1, 1.0)], "b/loss": [(i, 10.0**-i) for i in range(1, 400)], "b/x": [(1, math.nan), (2, -1.0)]}
     plot = fragments.losses_plot(losses)
     assert plot.count("<polyline") == 2 and "nan" not in plot.split("</svg>")[0] and len(plot) < 6000
-    assert fragments.losses_plot({}) == "" and fragments.duration(7200) == "2.0 h" and fragments.duration(100) == "2 min"
+    assert (
+        fragments.losses_plot({}) == "" and fragments.duration(7200) == "2.0 h" and fragments.duration(100) == "2 min"
+    )
     assert "Drop a picture" in fragments.status(None, Progress(), 0)
 
 

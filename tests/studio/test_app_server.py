@@ -111,7 +111,9 @@ def test_uploads_are_limited(served: tuple[Queue, int]) -> None:
     assert status in (413, 500) and "exceed" in said, said
     status, said = visitor.upload(bytes(uploads.MAX_BYTES + OVERHEAD + 1), "a.png")
     assert (status, said) == (413, "too large: more than 51 MB")
-    status, body = visitor.ask("POST", "/gradio_api/upload", headers={"Transfer-Encoding": "chunked", "Content-Length": "x"})
+    status, body = visitor.ask(
+        "POST", "/gradio_api/upload", headers={"Transfer-Encoding": "chunked", "Content-Length": "x"}
+    )
     assert status in (400, 411)
     for name in ("../../evil.png", "..%2fevil.png", "/tmp/evil.png", "a\\..\\evil.png", "x" * 500 + ".png", "<b>.png"):
         status, file = visitor.upload(b"<!doctype html>", name)

@@ -13,7 +13,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where the run folders are (runs)")
-    parser.add_argument("--host", default=LOOPBACK[0], help="address to listen at; others than this machine need a token")
+    parser.add_argument(
+        "--host", default=LOOPBACK[0], help="address to listen at; others than this machine need a token"
+    )
     parser.add_argument("--port", type=int, default=7860, help="port to listen at (7860)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="what the runs work on")
     parser.add_argument(

@@ -55,7 +55,9 @@ def status(seen: Seen | None, progress: Progress, ahead: int) -> str:
     entry, event = seen.entry, progress.event
     lines, body = list[str](), ""
     if seen.state == "waiting":
-        lines.append(f"waiting; {ahead} {'run is' if ahead == 1 else 'runs are'} done before it" if ahead else "waiting")
+        lines.append(
+            f"waiting; {ahead} {'run is' if ahead == 1 else 'runs are'} done before it" if ahead else "waiting"
+        )
     elif seen.state == "running":
         lines.append(_where(progress))
         body = f'<div class="ls-bar"><i style="width:{100 * event.fraction:.1f}%"></i></div>'
@@ -67,7 +69,9 @@ def status(seen: Seen | None, progress: Progress, ahead: int) -> str:
     error = error_box(_error(seen)) if entry and entry.error else ""
     said = "\n".join(progress.said[-LINES:])
     messages = f"<details><summary>Messages</summary><pre>{html.escape(said)}</pre></details>" if said else ""
-    head = f'<div class="ls-head"><b>{html.escape(_name(seen))}</b><span class="ls-{seen.state}">{seen.state}</span></div>'
+    head = (
+        f'<div class="ls-head"><b>{html.escape(_name(seen))}</b><span class="ls-{seen.state}">{seen.state}</span></div>'
+    )
     return head + body + "".join(f"<p>{html.escape(line)}</p>" for line in lines) + error + live + messages
 
 
@@ -97,14 +101,21 @@ def result(runs_dir: Path, folder: RunFolder | None) -> str:
 
     parts = [_link_to_report(runs_dir, path) for path in there(REPORT)]
     videos = there("test/turntable.mp4") or there("preview.mp4")
-    parts += [f'<video controls loop muted autoplay playsinline src="{address(runs_dir, path)}"></video>' for path in videos]
+    parts += [
+        f'<video controls loop muted autoplay playsinline src="{address(runs_dir, path)}"></video>' for path in videos
+    ]
     for name, title in PASSES.items():
         stills = [path for path in sorted(folder.test.glob(f"stills/*_{name}.png")) if _served(runs_dir, path)]
         if stills:
-            parts.append(f'<h4>{title}</h4><div class="ls-stills">{"".join(_picture(runs_dir, path) for path in stills)}</div>')
+            parts.append(
+                f'<h4>{title}</h4><div class="ls-stills">{"".join(_picture(runs_dir, path) for path in stills)}</div>'
+            )
     for name, title in (("views/contact_sheet.png", "views"), ("preview.png", "preview")):
         parts += [f"<h4>{title}</h4>{_picture(runs_dir, path)}" for path in there(name)]
-    files = [*sorted(folder.export.glob("*")), *there("preview.glb", "test/turntable.mp4", "views/orbit.mp4", "metrics.json")]
+    files = [
+        *sorted(folder.export.glob("*")),
+        *there("preview.glb", "test/turntable.mp4", "views/orbit.mp4", "metrics.json"),
+    ]
     files += there("config.yaml", "log.csv")
     links = [_download(runs_dir, path) for path in files if _served(runs_dir, path)]
     return "".join(parts) + f'<h4>files</h4><p class="ls-files">{"".join(links)}</p>'
@@ -142,7 +153,9 @@ def duration(seconds: float) -> str:
 def _name(seen: Seen) -> str:
     if seen.folder is not None:
         return seen.key
-    return f"{Path(seen.entry.config).stem}, {time.strftime('%H:%M:%S', time.localtime(seen.since))}" if seen.entry else ""
+    return (
+        f"{Path(seen.entry.config).stem}, {time.strftime('%H:%M:%S', time.localtime(seen.since))}" if seen.entry else ""
+    )
 
 
 def _error(seen: Seen) -> str:

@@ -12,7 +12,15 @@ from liftstudio.run.names import default_tag
 from liftstudio.studio.app.methods import method
 from liftstudio.studio.queue import Entry, Queue
 
-OF_THE_PAGE = ("image", "images", "image_box", "data", "prompt", "runs_dir", "device")  # options with fields of their own
+OF_THE_PAGE = (
+    "image",
+    "images",
+    "image_box",
+    "data",
+    "prompt",
+    "runs_dir",
+    "device",
+)  # options with fields of their own
 LABELS = ("back", "left", "right")  # of further pictures; the first is the front
 
 

@@ -32,8 +32,12 @@ class Page:
     def __init__(self, queue: Queue, scratch: Path) -> None:
         """Lay out the page. scratch: folder of gradio's own files, from which it serves what it shows."""
         self.queue, self.scratch, self.inputs = queue, scratch, queue.runs_dir / "inputs"
-        with gr.Blocks(title="liftstudio", analytics_enabled=False, fill_width=True, delete_cache=CLEANED_S) as self.blocks:
-            self.shown = gr.BrowserState("", storage_key="liftstudio-run", secret="liftstudio")  # no secret: a run's name
+        with gr.Blocks(
+            title="liftstudio", analytics_enabled=False, fill_width=True, delete_cache=CLEANED_S
+        ) as self.blocks:
+            self.shown = gr.BrowserState(
+                "", storage_key="liftstudio-run", secret="liftstudio"
+            )  # no secret: a run's name
             self.picture, self.cut, self.corrected = gr.State(None), gr.State(None), gr.State(None)
             self.others = {label: gr.State(None) for label in LABELS}
             self.capture, self.status_seen, self.result_seen = gr.State(None), gr.State(""), gr.State("")
@@ -127,13 +131,24 @@ class Page:
                     self.sides.append((title, model, gr.HTML(elem_id=f"{side}-result")))
 
     def _connect(self) -> None:
-        cut = [self.picture, self.cut, self.corrected, self.cut_box, self.problem, self.elevation, self.upload, self.editor]
+        cut = [
+            self.picture,
+            self.cut,
+            self.corrected,
+            self.cut_box,
+            self.problem,
+            self.elevation,
+            self.upload,
+            self.editor,
+        ]
         private: dict[str, Any] = {"api_visibility": "private"}
         raw = {"preprocess": False, **private}
         self.upload.upload(self.take, [self.upload, self.box], cut, **raw, show_progress_on=self.upload)
         self.upload.clear(self.forget, None, cut, **QUIET)
         self.box.submit(self.cut_again, [self.picture, self.box], cut, **private, show_progress_on=self.upload)
-        self.brush_panel.expand(self.edit, [self.picture, self.cut, self.box], [self.cut, self.editor, self.problem], **private)
+        self.brush_panel.expand(
+            self.edit, [self.picture, self.cut, self.box], [self.cut, self.editor, self.problem], **private
+        )
         self.apply.click(self.paint, [self.picture, self.cut, self.editor], cut, **raw, show_progress_on=self.upload)
         for label, other in self.other_uploads.items():
             outputs = [self.others[label], self.problem, other]
@@ -151,7 +166,11 @@ class Page:
         ]  # fmt: skip
         run = [self.shown, self.status_seen, self.result_seen, self.status, self.stop_button, self.resume_button]
         run += [self.model, self.result, self.problem]
-        for button, mode in ((self.preview_button, "preview"), (self.views_button, "views"), (self.lift_button, "train")):
+        for button, mode in (
+            (self.preview_button, "preview"),
+            (self.views_button, "views"),
+            (self.lift_button, "train"),
+        ):
             button.click(self.start, [gr.State(mode), *fields], run, **QUIET)
         self.stop_button.click(self.stop, self.shown, run, **QUIET)
         self.resume_button.click(self.resume, self.shown, run, **QUIET)
@@ -217,7 +236,10 @@ class Page:
             except InputError:
                 pass  # as the page has said; then all of the object is painted
         alpha = load_image(cut)[1] if cut else None
-        return {self.cut: cut, self.editor: {"background": under_brush(picture, alpha), "layers": [], "composite": None}}
+        return {
+            self.cut: cut,
+            self.editor: {"background": under_brush(picture, alpha), "layers": [], "composite": None},
+        }
 
     def paint(self, picture: Path | None, cut: Path | None, payload: Mapping[str, Any] | None) -> Update:
         """Correct the cut-out by the strokes of the brush; the corrected picture becomes the input."""
@@ -307,7 +329,11 @@ class Page:
         made = f"{key} {_stamp(seen)}"
         if made != result_seen:
             folder = seen.folder if seen else None
-            update |= {self.result_seen: made, self.result: fragments.result(runs_dir, folder), self.model: self._mesh(seen)}
+            update |= {
+                self.result_seen: made,
+                self.result: fragments.result(runs_dir, folder),
+                self.model: self._mesh(seen),
+            }
         return update or {self.result: gr.skip()}  # gradio takes no empty ones
 
     def find_again(self, key: str) -> Update:

@@ -62,9 +62,12 @@ def app(queue: Queue, hosts: tuple[str, ...] = (), token: str = "") -> ASGIApp:
     def run_file(name: str) -> Response:
         return run_files.respond(queue.runs_dir, name)
 
+    blocks = Page(queue, scratch).blocks
+    # Gradio checks the files that visitors name only where these are set, which mounting leaves to `launch`.
+    blocks.has_launched = blocks.is_running = True
     gr.mount_gradio_app(
         served,
-        Page(queue, scratch).blocks,
+        blocks,
         "/",
         footer_links=[],
         run_history=False,
