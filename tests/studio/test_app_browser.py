@@ -1,4 +1,4 @@
-"""The page in a real browser: a picture, its views, the mesh, stop and resume, a download, two runs beside each other."""
+"""The page in a real browser: a picture, its views, the mesh, stop and resume, a download, two runs compared."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -77,7 +77,8 @@ def _smaller(image: Tensor) -> Tensor:
 def painted(path: Path, cut: Path | None, layer: Tensor) -> tuple[Tensor, Tensor]:
     """Return rgb [H, W, 3] and alpha [H, W, 1] of a picture after strokes of the brush.
 
-    cut: RGBA file of the object before; None: nothing of it. layer: the strokes [h, w, 4], green where the object is, red where it is not.
+    cut:   RGBA file of the object before; None: nothing of it.
+    layer: the strokes [h, w, 4], green where the object is, red where it is not.
 
     Raises:
         InputError: nothing was painted.

@@ -38,9 +38,11 @@ def data_uri(image: Image.Image) -> str:
 
 def cut_out_box(cut: CutOut) -> str:
     """Return the cut-out object, its elevation and what may be wrong with it."""
-    said = f"seen from {cut.elevation.elevation_deg:g}° above its horizon, ±{cut.elevation.error_deg:.0f}°; move the slider if that is wrong"
+    elevation_deg, error_deg = cut.elevation
+    said = f"seen from {elevation_deg:g}° above its horizon, ±{error_deg:.0f}°; move the slider if that is wrong"
     notes = "".join(f'<p class="ls-warn">{html.escape(text)}</p>' for text in cut.warnings)
-    return f'<figure class="ls-cut"><img alt="the object, cut out" src="{data_uri(cut.framed)}"></figure><p>{said}</p>{notes}'
+    image = f'<img alt="the object, cut out" src="{data_uri(cut.framed)}">'
+    return f'<figure class="ls-cut">{image}</figure><p>{said}</p>{notes}'
 
 
 def error_box(message: str) -> str:
@@ -122,7 +124,7 @@ def result(runs_dir: Path, folder: RunFolder | None) -> str:
 
 
 def model(runs_dir: Path, folder: RunFolder | None) -> str | None:
-    """Return the file of the mesh that the page's viewer shows: the exported one, or the preview; None: there is none."""
+    """Return the file of the mesh that the viewer shows: the exported one, or the preview; None: there is none."""
     if folder is None:
         return None
     exported = [folder.export / f"mesh{suffix}" for suffix in MODEL_SUFFIXES]
@@ -196,7 +198,8 @@ def _picture(runs_dir: Path, path: Path) -> str:
 def _download(runs_dir: Path, path: Path) -> str:
     size = path.stat().st_size
     shown = f"{size / 1024**2:.1f} MB" if size >= 1024**2 else f"{max(1, size // 1024)} kB"
-    return f'<a download="{html.escape(path.name)}" href="{address(runs_dir, path)}">{html.escape(path.name)}<i>{shown}</i></a>'
+    name = html.escape(path.name)
+    return f'<a download="{name}" href="{address(runs_dir, path)}">{name}<i>{shown}</i></a>'
 
 
 def _link_to_report(runs_dir: Path, path: Path) -> str:

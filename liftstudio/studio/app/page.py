@@ -161,8 +161,8 @@ class Page:
         self.elevation.release(lambda: False, None, self.estimate, **QUIET)
         self.reroll.click(lambda: secrets.randbelow(SEEDS), None, self.seed, **QUIET)
         fields = [
-            self.method, self.picture, self.corrected, self.capture, self.box, self.prompt, self.elevation, self.estimate,
-            self.seed, self.options, *self.others.values(),
+            self.method, self.picture, self.corrected, self.capture, self.box, self.prompt, self.elevation,
+            self.estimate, self.seed, self.options, *self.others.values(),
         ]  # fmt: skip
         run = [self.shown, self.status_seen, self.result_seen, self.status, self.stop_button, self.resume_button]
         run += [self.model, self.result, self.problem]
@@ -226,7 +226,7 @@ class Page:
         return {**kept, **shown, self.problem: ""}
 
     def edit(self, picture: Path | None, cut: Path | None, box: str | None) -> Update:
-        """Put the picture under the brush; the object as it is cut out, or nothing of it, is kept until it is painted."""
+        """Put the picture under the brush, faded where the object is not."""
         if picture is None:
             return {self.problem: fragments.error_box("drop a picture first")}
         if cut is None:
@@ -267,8 +267,9 @@ class Page:
         }
 
     def start(
-        self, mode: Mode, name: str, picture: Path | None, corrected: Path | None, capture: Path | None, box: str | None,
-        prompt: str | None, elevation_deg: float, estimate: bool, seed: float | None, options: str | None, *others: Path | None,
+        self, mode: Mode, name: str, picture: Path | None, corrected: Path | None, capture: Path | None,
+        box: str | None, prompt: str | None, elevation_deg: float, estimate: bool, seed: float | None,
+        options: str | None, *others: Path | None,
     ) -> Update:  # fmt: skip
         """Add a job to the queue and show it."""
         order = Order(

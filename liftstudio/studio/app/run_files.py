@@ -26,7 +26,8 @@ TYPES = {
 }
 REPORT = "report.html"  # the only page in a run folder; it has all that it shows in itself
 REPORT_POLICY = (
-    "sandbox allow-scripts allow-popups allow-downloads; default-src 'none'; img-src data: blob:; media-src data: blob:; "
+    "sandbox allow-scripts allow-popups allow-downloads; default-src 'none'; "
+    "img-src data: blob:; media-src data: blob:; "
     "script-src 'unsafe-inline' 'unsafe-eval' data: blob:; style-src 'unsafe-inline'; connect-src data: blob:; "
     "font-src data:; worker-src blob:; frame-src data: blob:"
 )

@@ -46,7 +46,7 @@ def serve(runs_dir: Path, device: str, host: str, port: int, token: str) -> None
 def app(queue: Queue, hosts: tuple[str, ...] = (), token: str = "") -> ASGIApp:
     """Return the application: the page of a queue, the files of its runs, and the guard before both.
 
-    hosts, token: see `Guard`. The queue's lock keeps other servers out, so gradio's files of an earlier one are deleted.
+    hosts, token: see `Guard`. The queue's lock keeps other servers out, so gradio's files of an earlier one go.
     """
     scratch = (queue.runs_dir / SCRATCH).absolute()
     shutil.rmtree(scratch, ignore_errors=True)
