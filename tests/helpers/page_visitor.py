@@ -23,7 +23,7 @@ def serving(runs_dir: Path, token: str = "", hosts: tuple[str, ...] = ("127.0.0.
     """Yield the queue and the port of a page that is served by a thread of this process."""
     queue = Queue(runs_dir, "cpu", preview_every_s=0.0)
     server = uvicorn.Server(
-        uvicorn.Config(app(queue, hosts, token), port=0, log_level="warning", timeout_graceful_shutdown=1)
+        uvicorn.Config(app(queue, hosts, token), port=0, log_level="critical", timeout_graceful_shutdown=1)
     )
     thread = threading.Thread(target=server.run)
     thread.start()

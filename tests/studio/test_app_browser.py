@@ -11,7 +11,7 @@ pytest.importorskip("gradio", reason="the page needs gradio")
 
 from helpers.page_visitor import serving
 
-WAIT_S = 120
+WAIT_S = 90
 
 
 class Window:
@@ -26,7 +26,7 @@ class Window:
         return self.driver.find_elements("css selector", selector)
 
     def text(self, name: str) -> str:
-        return self.driver.execute_script(f"return document.querySelector('#{name}')?.textContent ?? ''")
+        return self.driver.execute_script(f"return document.querySelector('#{name}')?.textContent.trim() ?? ''")
 
     def click(self, selector: str) -> None:
         self.wait(lambda: self.all(selector))
@@ -57,7 +57,7 @@ def test_the_page_in_a_browser(ball_project: Path, browser: Any) -> None:  # noq
         console_errors(browser)
 
         window.send(Path("wrong.png"))
-        window.wait(lambda: "wrong.png: not a readable image (an HTML page" in window.text("problem"))
+        window.wait(lambda: "found an HTML page" in window.text("problem"))
         window.click("#do-lift")
         window.wait(lambda: "drop a picture first" in window.text("problem"))
 

@@ -67,7 +67,7 @@ def test_a_run_over_http(served: tuple[Queue, int]) -> None:
     for address in addresses:
         status, headers, body = visitor.ask_all("GET", address)
         assert status == 200 and body and headers["x-content-type-options"] == "nosniff", address
-    status, headers, body = visitor.ask_all("GET", shown["mesh"]["value"]["url"].partition(str(port))[2])
+    status, headers, body = visitor.ask_all("GET", shown["mesh"]["url"].partition(str(port))[2])
     assert status == 200 and body == Path(entry.folder, "export/mesh.glb").read_bytes()
 
 

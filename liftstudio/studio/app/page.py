@@ -111,7 +111,7 @@ class Page:
         with gr.Row():
             self.stop_button = gr.Button("Stop", interactive=False, elem_id="stop", min_width=80)
             self.resume_button = gr.Button("Resume", interactive=False, elem_id="resume", min_width=80)
-        self.model = gr.Model3D(label="Mesh", visible=False, height=420, clear_color=(0, 0, 0, 0), elem_id="mesh")
+        self.model = gr.Model3D(label="Mesh", height=420, clear_color=(0, 0, 0, 0), elem_id="mesh")
         self.result = gr.HTML(elem_id="result")
 
     def _lay_out_history(self) -> None:
@@ -127,7 +127,7 @@ class Page:
             for side in ("left", "right"):
                 with gr.Column(min_width=300):
                     title = gr.HTML(elem_id=f"{side}-title")
-                    model = gr.Model3D(visible=False, height=360, clear_color=(0, 0, 0, 0), elem_id=f"{side}-mesh")
+                    model = gr.Model3D(label="Mesh", height=360, clear_color=(0, 0, 0, 0), elem_id=f"{side}-mesh")
                     self.sides.append((title, model, gr.HTML(elem_id=f"{side}-result")))
 
     def _connect(self) -> None:
@@ -348,7 +348,7 @@ class Page:
 
     def list_runs(self) -> Update:
         """List all runs."""
-        return {self.list: gr.update(choices=[(run.title, run.key) for run in history.runs(self.queue)], value=[])}
+        return {self.list: gr.update(choices=[(run.title, run.key) for run in history.runs(self.queue)])}
 
     def compare(self, keys: list[str]) -> Update:
         """Show the chosen runs beside each other, at most as many as there are sides."""
@@ -384,17 +384,17 @@ class Page:
             raise InputError("paint first: green where the object is, red where it is not")
         return uploads.read_pixels(layer, self.inputs)
 
-    def _mesh(self, seen: history.Seen | None) -> Any:
-        """Return the viewer with a run's mesh, as a copy that gradio may serve; hidden if there is none."""
+    def _mesh(self, seen: history.Seen | None) -> str | None:
+        """Return a copy of a run's mesh that gradio may serve; None: there is none."""
         found = fragments.model(self.queue.runs_dir, seen.folder) if seen else None
         if found is None:
-            return gr.update(value=None, visible=False)
+            return None
         path = Path(found)
         name = hashlib.sha256(f"{path}{path.stat().st_mtime_ns}".encode()).hexdigest()[:16]
         copy = self.scratch / f"{name}{path.suffix}"
         if not copy.is_file():
             shutil.copyfile(path, copy)
-        return gr.update(value=str(copy), visible=True)
+        return str(copy)
 
     def _resumed(self, seen: history.Seen) -> Any:
         if seen.entry is not None:

@@ -36,7 +36,7 @@ def serve(runs_dir: Path, device: str, host: str, port: int, token: str) -> None
         queue = Queue(runs_dir, device)
         try:
             application = app(queue, () if token else (host, "localhost", "127.0.0.1"), token)
-            config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=CLOSE_S)
+            config = uvicorn.Config(application, log_level="critical", timeout_graceful_shutdown=CLOSE_S)
             _say(host, port, token, runs_dir)
             uvicorn.Server(config).run(sockets=[listener])
         finally:
