@@ -12,6 +12,7 @@ pytest.importorskip("gradio", reason="the page needs gradio")
 from helpers.page_visitor import serving
 
 WAIT_S = 90
+KNOWN = ("Method not implemented", "WebGPU", "No available adapters")  # gradio's own; there is no GPU
 
 
 class Window:
@@ -99,7 +100,7 @@ def test_the_page_in_a_browser(ball_project: Path, browser: Any) -> None:  # noq
         window.wait(
             lambda: "mesh.glb" in _html(window, "left-result") and "contact_sheet" in _html(window, "right-result")
         )
-        assert not [line for line in console_errors(browser) if "Method not implemented" not in line]
+        assert not [line for line in console_errors(browser) if not any(known in line for known in KNOWN)]
 
 
 def _html(window: Window, name: str) -> str:
