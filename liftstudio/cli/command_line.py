@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # Words that are commands, and their modules, which have `add_arguments(parser)` and `run(options)`.
 COMMANDS = {
+    "app": "liftstudio.studio.app.command",
     "compare": "liftstudio.cli.compare",
     "relight": "liftstudio.cli.relight",
     "report": "liftstudio.cli.report",

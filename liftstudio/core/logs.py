@@ -7,6 +7,7 @@ import importlib.util
 import io
 import logging
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -64,9 +65,11 @@ class _Keeper(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.texts: list[str] = []
+        self.thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
+        if record.thread == self.thread:
+            self.texts.append(record.getMessage())
 
 
 @contextlib.contextmanager
@@ -82,7 +85,7 @@ def warnings_only() -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept_warnings() -> Iterator[list[str]]:
-    """Yield a list that collects the texts of our warnings inside the block, which are shown as usual."""
+    """Yield a list that collects the texts of this thread's warnings inside the block, which are shown as usual."""
     keeper = _Keeper()
     log.addHandler(keeper)
     try:

@@ -183,7 +183,8 @@ def load_extensions(folder: Path) -> None:
 def loaded_extensions() -> dict[str, str]:
     """Return name -> `__init__.py` of the loaded extensions."""
     prefix = _module_name("")
-    loaded = {name.removeprefix(prefix): module for name, module in sys.modules.items() if name.startswith(prefix)}
+    modules = sys.modules.copy().items()  # in one step, since other threads may import
+    loaded = {name.removeprefix(prefix): module for name, module in modules if name.startswith(prefix)}
     return {name: str(module.__file__) for name, module in loaded.items() if "." not in name}
 
 

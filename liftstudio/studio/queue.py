@@ -16,6 +16,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_write
 from liftstudio.core.locking import exclusive
 from liftstudio.core.logs import log
+from liftstudio.run.folder import existing_run_folder
 from liftstudio.run.jobs import Job, Mode
 from liftstudio.studio.pipeline import CancelledError, Event, Pictures, Pipeline, image_overrides
 from liftstudio.studio.results import Result
@@ -121,7 +122,7 @@ class Queue:
         given = {**(overrides or {}), "runs_dir": str(self.runs_dir), "device": self.device}
         given |= image_overrides(images, self.runs_dir)
         Pipeline(config, given)
-        return self._keep(Entry(f"{time.time_ns():020d}-{uuid.uuid4().hex[:6]}", config, given, mode))
+        return self._keep(Entry(_new_name(), config, given, mode))
 
     def resume(self, name: str) -> Entry:
         """Let an entry that ended before its run did, or that made views alone, go on.
@@ -133,6 +134,19 @@ class Queue:
         if entry.is_open:
             raise InputError("the job is in the queue already")
         return self._keep(_again(dataclasses.replace(entry, error="")))
+
+    def resume_run(self, folder: Path) -> Entry:
+        """Let the run in a folder go on, whoever started it.
+
+        Raises:
+            InputError: it is no run folder, or its job is in the queue already.
+        """
+        own = next((entry for entry in self.entries() if entry.folder and Path(entry.folder) == folder), None)
+        if own is not None:
+            return self.resume(own.name)
+        config = existing_run_folder(folder).config
+        overrides = {"runs_dir": str(self.runs_dir), "device": self.device}
+        return self._keep(Entry(_new_name(), str(config), overrides, "resume", folder=str(folder)))
 
     def stop(self, name: str) -> None:
         """Stop an entry: one that is being done writes a checkpoint first."""
@@ -228,6 +242,11 @@ class Queue:
         with self._changed:
             del self._stops[entry.name]
             self._keep(dataclasses.replace(entry, state=state, error=error))
+
+
+def _new_name() -> str:
+    """Return a name that sorts behind all earlier ones."""
+    return f"{time.time_ns():020d}-{uuid.uuid4().hex[:6]}"
 
 
 def _job_of(entry: Entry) -> tuple[Pipeline, Job]:

@@ -20,7 +20,8 @@ KEY = re.compile(
 )
 PARTS = re.compile(r"\w+|\[[\w.]+\]")
 NAME = "NAME"  # stands for values that a message inserts
-NO_OPTIONS = {"checkpoint.pt", "views.posed_images", "views.image_analogy"}  # a file, and ends of modules' names
+# A file, ends of modules' names, keys of metrics.json.
+NO_OPTIONS = {"checkpoint.pt", "views.posed_images", "views.image_analogy", "test.training", "test.held_out"}
 
 
 def messages(path: Path) -> list[str]:

@@ -1,0 +1,1 @@
+"""The page in a browser: a thin skin over the queue of jobs."""

@@ -1,0 +1,206 @@
+"""Pieces of the page as HTML: the progress of a run, its losses, what it made."""
+
+import base64
+import html
+import io
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from liftstudio.run.folder import RunFolder
+from liftstudio.studio.app.cut_outs import CutOut, without_place
+from liftstudio.studio.app.history import Seen
+from liftstudio.studio.app.run_files import REPORT, address, find_file
+from liftstudio.studio.queue import Progress
+
+WIDTH, HEIGHT = 320, 90  # of the plot of losses, user units
+POINTS = 160  # at most, of a line
+COLORS = ("#4f46e5", "#0d9488", "#d97706", "#db2777", "#64748b")
+LINES = 6  # of the newest messages
+PASSES = {"rgb": "shaded", "albedo": "albedo", "normal": "normals"}
+MODEL_SUFFIXES = (".glb", ".obj", ".stl")  # that the page's viewer shows, best first
+
+
+def escaped(text: str) -> str:
+    """Return a text as HTML."""
+    return html.escape(text)
+
+
+def data_uri(image: Image.Image) -> str:
+    """Return an image as the address of itself."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def cut_out_box(cut: CutOut) -> str:
+    """Return the cut-out object, its elevation and what may be wrong with it."""
+    elevation_deg, error_deg = cut.elevation
+    said = f"seen from {elevation_deg:g}° above its horizon, ±{error_deg:.0f}°; move the slider if that is wrong"
+    notes = "".join(f'<p class="ls-warn">{html.escape(text)}</p>' for text in cut.warnings)
+    image = f'<img alt="the object, cut out" src="{data_uri(cut.framed)}">'
+    return f'<figure class="ls-cut">{image}</figure><p>{said}</p>{notes}'
+
+
+def error_box(message: str) -> str:
+    """Return a message about what is wrong; empty: nothing."""
+    return f'<p class="ls-error" role="alert">{html.escape(message)}</p>' if message else ""
+
+
+def status(seen: Seen | None, progress: Progress, ahead: int) -> str:
+    """Return how far a run is, its newest render, losses and messages."""
+    if seen is None:
+        return '<p class="ls-empty">Drop a picture, then ask for a preview, views or the whole mesh.</p>'
+    entry, event = seen.entry, progress.event
+    lines, body = list[str](), ""
+    if seen.state == "waiting":
+        lines.append(
+            f"waiting; {ahead} {'run is' if ahead == 1 else 'runs are'} done before it" if ahead else "waiting"
+        )
+    elif seen.state == "running":
+        lines.append(_where(progress))
+        body = f'<div class="ls-bar"><i style="width:{100 * event.fraction:.1f}%"></i></div>'
+    elif seen.state == "stopped":
+        lines.append("stopped; Resume goes on from its checkpoint" if seen.folder else "stopped before it began")
+    image = '<div class="ls-live"></div>' if progress.image is None else _live(progress.image)
+    plot = losses_plot(progress.losses)
+    live = f'<div class="ls-row">{image}{plot}</div>' if progress.image is not None or plot else ""
+    error = error_box(_error(seen)) if entry and entry.error else ""
+    said = "\n".join(progress.said[-LINES:])
+    messages = f"<details><summary>Messages</summary><pre>{html.escape(said)}</pre></details>" if said else ""
+    head = (
+        f'<div class="ls-head"><b>{html.escape(_name(seen))}</b><span class="ls-{seen.state}">{seen.state}</span></div>'
+    )
+    return head + body + "".join(f"<p>{html.escape(line)}</p>" for line in lines) + error + live + messages
+
+
+def losses_plot(losses: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+    """Return an SVG with a line for each loss of the newest stage, scaled to its own range; empty without losses."""
+    if not losses:
+        return ""
+    stage = list(losses)[-1].partition("/")[0]
+    rows = {name.partition("/")[2]: values for name, values in losses.items() if name.startswith(f"{stage}/")}
+    lines, names = list[str](), list[str]()
+    for (name, values), color in zip(rows.items(), COLORS, strict=False):
+        lines.append(f'<polyline points="{_points(values)}" stroke="{color}"/>')
+        names.append(f'<span style="color:{color}">{html.escape(name)} {values[-1][1]:.3g}</span>')
+    return (
+        f'<div class="ls-plot"><svg viewBox="0 -3 {WIDTH} {HEIGHT + 6}" preserveAspectRatio="none" role="img" '
+        f'aria-label="losses of stage {html.escape(stage)}">{"".join(lines)}</svg><p>{" ".join(names)}</p></div>'
+    )
+
+
+def result(runs_dir: Path, folder: RunFolder | None) -> str:
+    """Return what a run made, as far as it is there: report, turntable, stills, views, files to download."""
+    if folder is None:
+        return ""
+
+    def there(*names: str) -> list[Path]:
+        return [path for name in names if (path := folder.path / name) and _served(runs_dir, path)]
+
+    parts = [_link_to_report(runs_dir, path) for path in there(REPORT)]
+    videos = there("test/turntable.mp4") or there("preview.mp4")
+    parts += [
+        f'<video controls loop muted autoplay playsinline src="{address(runs_dir, path)}"></video>' for path in videos
+    ]
+    for name, title in PASSES.items():
+        stills = [path for path in sorted(folder.test.glob(f"stills/*_{name}.png")) if _served(runs_dir, path)]
+        if stills:
+            parts.append(
+                f'<h4>{title}</h4><div class="ls-stills">{"".join(_picture(runs_dir, path) for path in stills)}</div>'
+            )
+    for name, title in (("views/contact_sheet.png", "views"), ("preview.png", "preview")):
+        parts += [f"<h4>{title}</h4>{_picture(runs_dir, path)}" for path in there(name)]
+    files = [
+        *sorted(folder.export.glob("*")),
+        *there("preview.glb", "test/turntable.mp4", "views/orbit.mp4", "metrics.json"),
+    ]
+    files += there("config.yaml", "log.csv")
+    links = [_download(runs_dir, path) for path in files if _served(runs_dir, path)]
+    return "".join(parts) + f'<h4>files</h4><p class="ls-files">{"".join(links)}</p>'
+
+
+def model(runs_dir: Path, folder: RunFolder | None) -> str | None:
+    """Return the file of the mesh that the viewer shows: the exported one, or the preview; None: there is none."""
+    if folder is None:
+        return None
+    exported = [folder.export / f"mesh{suffix}" for suffix in MODEL_SUFFIXES]
+    return next((str(path) for path in (*exported, folder.preview) if _served(runs_dir, path)), None)
+
+
+def _served(runs_dir: Path, path: Path) -> bool:
+    return find_file(runs_dir, path.relative_to(runs_dir).as_posix()) is not None
+
+
+def _where(progress: Progress) -> str:
+    event = progress.event
+    if not event.stage:
+        return progress.said[-1] if progress.said else "starting"
+    if not event.total:
+        return f"{event.stage}: {event.text}"
+    left = "" if event.eta_s is None else f" · {duration(event.eta_s)} left in this stage"
+    return f"stage {event.stage} · step {event.step} of {event.total}{left}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: 40 s, 3 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _name(seen: Seen) -> str:
+    if seen.folder is not None:
+        return seen.key
+    return (
+        f"{Path(seen.entry.config).stem}, {time.strftime('%H:%M:%S', time.localtime(seen.since))}" if seen.entry else ""
+    )
+
+
+def _error(seen: Seen) -> str:
+    assert seen.entry is not None
+    error, given = seen.entry.error, seen.entry.overrides
+    pictures = [given.get("image"), *dict(given.get("images") or {}).values()]
+    for path in filter(None, pictures):
+        error = without_place(error, Path(path))
+    return error
+
+
+def _live(image: Image.Image) -> str:
+    return f'<div class="ls-live"><img alt="the object now" src="{data_uri(image)}"></div>'
+
+
+def _points(values: Sequence[tuple[int, float]]) -> str:
+    """Return a polyline through values, their logarithm where all are positive; at most POINTS of them."""
+    thinned = [*values[:: math.ceil(len(values) / POINTS)], values[-1]]
+    finite = [(step, value) for step, value in thinned if math.isfinite(value)]
+    if not finite:
+        return ""
+    is_log = min(value for _, value in finite) > 0
+    heights = [math.log(value) if is_log else value for _, value in finite]
+    low, span = min(heights), (max(heights) - min(heights)) or 1.0
+    start, length = finite[0][0], (finite[-1][0] - finite[0][0]) or 1
+    steps: Iterable[int] = (step for step, _ in finite)
+    return " ".join(
+        f"{WIDTH * (step - start) / length:.1f},{HEIGHT * (1 - (height - low) / span):.1f}"
+        for step, height in zip(steps, heights, strict=True)
+    )
+
+
+def _picture(runs_dir: Path, path: Path) -> str:
+    source = address(runs_dir, path)
+    return f'<a href="{source}" target="_blank"><img loading="lazy" alt="{html.escape(path.stem)}" src="{source}"></a>'
+
+
+def _download(runs_dir: Path, path: Path) -> str:
+    size = path.stat().st_size
+    shown = f"{size / 1024**2:.1f} MB" if size >= 1024**2 else f"{max(1, size // 1024)} kB"
+    name = html.escape(path.name)
+    return f'<a download="{name}" href="{address(runs_dir, path)}">{name}<i>{shown}</i></a>'
+
+
+def _link_to_report(runs_dir: Path, path: Path) -> str:
+    return f'<p><a class="ls-report" target="_blank" href="{address(runs_dir, path)}">Open the report</a></p>'

@@ -1,0 +1,105 @@
+"""What a visitor asks for, as a job of the queue."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from liftstudio.core.errors import InputError
+from liftstudio.run.jobs import Mode
+from liftstudio.run.names import default_tag
+from liftstudio.studio.app.methods import method
+from liftstudio.studio.queue import Entry, Queue
+
+OF_THE_PAGE = (
+    "image",
+    "images",
+    "image_box",
+    "data",
+    "prompt",
+    "runs_dir",
+    "device",
+)  # options with fields of their own
+LABELS = ("back", "left", "right")  # of further pictures; the first is the front
+
+
+@dataclass(frozen=True)
+class Order:
+    """The fields of the page.
+
+    picture, others: files that `uploads` keeps; capture: a folder. box: "left, top, right, bottom", pixels.
+    elevation_deg: None: it is estimated. options: lines of key=value.
+    """
+
+    method: str
+    picture: Path | None = None
+    others: Mapping[str, Path] = field(default_factory=dict)
+    capture: Path | None = None
+    box: str = ""
+    prompt: str = ""
+    elevation_deg: float | None = None
+    seed: float | None = None
+    options: str = ""
+
+
+def submit(queue: Queue, order: Order, mode: Mode) -> Entry:
+    """Add the job of an order to the queue and return it.
+
+    Raises:
+        InputError: an input is missing, or an option is unknown or has a bad value.
+    """
+    takes = method(order.method).takes
+    given: dict[str, Any] = {"tag": default_tag(None)}
+    images: Path | dict[str, str | Path] | None = None
+    if "image" in takes:
+        if order.picture is None:
+            raise InputError("drop a picture first")
+        images = {"front": order.picture, **order.others} if order.others else order.picture
+        if (box := box_of(order.box)) is not None:
+            given["image_box"] = list(box)
+    if "data" in takes:
+        if order.capture is None:
+            raise InputError("give a zip of posed photographs first")
+        given["data.path"] = str(order.capture)
+    if "prompt" in takes and order.prompt.strip():
+        given["prompt"] = order.prompt.strip()
+    if order.elevation_deg is not None and "image" in takes:
+        given["views.elevation_deg"] = order.elevation_deg
+    if order.seed is not None:
+        given["seed"] = int(order.seed) if float(order.seed).is_integer() else order.seed
+    return queue.submit(order.method, images, {**given, **options_of(order.options)}, mode)
+
+
+def box_of(text: str | None) -> tuple[int, int, int, int] | None:
+    """Return the box in a text, "left, top, right, bottom", in brackets or not; None: the text is empty.
+
+    Raises:
+        InputError: it has not four whole numbers.
+    """
+    if not text or not text.strip():
+        return None
+    words = re.split(r"[\s,]+", text.strip(" []()"))
+    if len(words) != 4 or not all(re.fullmatch(r"-?\d{1,6}", word) for word in words):
+        raise InputError(f"box: expected four whole numbers, left, top, right, bottom, got '{text[:80]}'")
+    left, top, right, bottom = map(int, words)
+    return left, top, right, bottom
+
+
+def options_of(text: str) -> dict[str, str]:
+    """Return the options in lines of key=value; what stands behind a # at the start of a line is left out.
+
+    Raises:
+        InputError: a line is no key=value, or names an option that has a field of its own on the page.
+    """
+    given = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        if line.startswith("#"):
+            continue
+        key, equals, value = (part.strip() for part in line.partition("="))
+        if not equals or not key:
+            raise InputError(f"'{line[:80]}': expected key=value, for example seed=1")
+        if re.split(r"[.\[]", key)[0] in OF_THE_PAGE:
+            raise InputError(f"'{key}': has a field of its own on this page")
+        given[key] = value
+    return given

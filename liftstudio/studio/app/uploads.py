@@ -1,0 +1,160 @@
+"""What visitors send: checked, and kept under generated names in the folder `inputs` beside the run folders."""
+
+import contextlib
+import re
+import shutil
+import uuid
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import torch
+from torch import Tensor
+
+from liftstudio.core.errors import InputError
+from liftstudio.core.files import file_kind
+from liftstudio.data.images import load_image, save_image
+from liftstudio.views.posed_images import is_capture, read_capture
+
+MAX_BYTES = 50 * 1024**2  # of one upload
+MAX_UNPACKED_BYTES = 512 * 1024**2  # of all files in a zip
+MAX_FILES = 2000  # in a zip
+CAPTURE_SUFFIXES = frozenset({".bin", ".jpeg", ".jpg", ".json", ".npy", ".png", ".tif", ".tiff", ".txt", ".webp"})
+PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+_PART = re.compile(r"\w[\w .()+-]*")  # of a path in a zip
+
+
+def keep_picture(path: Path, inputs: Path) -> Path:
+    """Return a copy of an uploaded picture in `inputs`, under a generated name.
+
+    Raises:
+        InputError: too large a file, or no picture that `load_image` reads; names the file without its folder.
+    """
+    suffix = path.suffix.lower()
+    with _named(path):
+        _check_size(path)
+        if suffix not in PICTURE_SUFFIXES:
+            kind = file_kind(path)
+            raise InputError(f"{path}: {f'{kind}; ' if kind else ''}expected a picture: PNG, JPEG, WebP, TIFF")
+        load_image(path)
+    return Path(shutil.copyfile(path, _new(inputs, suffix)))
+
+
+def keep_pixels(rgb: Tensor, alpha: Tensor, inputs: Path) -> Path:
+    """Return a new RGBA file in `inputs` with these pixels, [H, W, 3] and [H, W, 1] in [0, 1]."""
+    path = _new(inputs, ".png")
+    save_image(path, torch.cat([rgb, alpha], dim=-1))
+    return path
+
+
+def read_pixels(data: bytes, inputs: Path) -> Tensor:
+    """Return an image that a browser drew, [H, W, 4] in [0, 1].
+
+    Raises:
+        InputError: no image that `load_image` reads.
+    """
+    path = _new(inputs, ".png")
+    try:
+        path.write_bytes(data)
+        rgb, alpha = load_image(path)
+    except InputError:
+        raise InputError("what the brush sent is no image") from None
+    finally:
+        path.unlink(missing_ok=True)
+    return torch.cat([rgb, torch.ones_like(rgb[..., :1]) if alpha is None else alpha], dim=-1)
+
+
+def keep_capture(path: Path, inputs: Path) -> Path:
+    """Return a new folder in `inputs` with the posed photographs of an uploaded zip.
+
+    Raises:
+        InputError: no zip, one that unpacks to too much, a path in it that leads out of it, or no readable capture.
+    """
+    folder = _new(inputs, "")
+    with _named(path):
+        _check_size(path)
+        try:
+            _unpack(path, folder)
+            capture = _capture_in(folder)
+        except InputError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise InputError(f"{path}: {str(error).replace(f'{folder}/', '')}") from None
+    return capture
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let InputErrors inside the block name the uploaded file as its sender does, without the server's folder."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), path.name)) from None
+
+
+def _new(inputs: Path, suffix: str) -> Path:
+    inputs.mkdir(parents=True, exist_ok=True)
+    return inputs / f"{uuid.uuid4().hex}{suffix}"
+
+
+def _check_size(path: Path) -> None:
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"{path}: larger than {MAX_BYTES // 1024**2} MB")
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    """Write the files of a zip to a new folder; of each, the size is counted while it is read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not _is_by_the_way(member.filename)]
+            if len(members) > MAX_FILES:
+                raise InputError(f"{len(members)} files; at most {MAX_FILES} are taken")
+            left = MAX_UNPACKED_BYTES
+            for member in members:
+                target = folder / _checked(member.filename)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as source, target.open("xb") as copy:
+                    while chunk := source.read(1024**2):
+                        left -= len(chunk)
+                        if left < 0:
+                            raise InputError(f"unpacks to more than {MAX_UNPACKED_BYTES // 1024**2} MB")
+                        copy.write(chunk)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
+        kind = file_kind(path)
+        raise InputError(f"not a readable zip archive ({kind if kind and 'zip' not in kind else error})") from None
+
+
+def _checked(name: str) -> PurePosixPath:
+    """Return the path of a file in a zip, if it cannot lead out of it."""
+    path = PurePosixPath(name)
+    if not path.parts or not all(map(_PART.fullmatch, path.parts)):
+        raise InputError(f"'{name[:80]}': a path with other characters than letters, digits, spaces and . _ + - ( )")
+    return path
+
+
+def _is_by_the_way(name: str) -> bool:
+    """Return whether an archiver added a file of its own to a zip, or it is no part of a capture."""
+    path = PurePosixPath(name)
+    return "__MACOSX" in path.parts or path.name.startswith("._") or path.suffix.lower() not in CAPTURE_SUFFIXES
+
+
+def _capture_in(folder: Path) -> Path:
+    """Return the folder of the capture, the unpacked one or the only one in it, whose files are all in there."""
+    places = [folder, *(place for place in folder.glob("*") if place.is_dir())] if folder.is_dir() else []
+    place = next(filter(is_capture, places), None)
+    if place is None:
+        raise InputError("no transforms.json and no COLMAP model in it")
+    for index in (*place.glob("*.json"), *place.rglob("images.txt"), *place.rglob("images.bin")):
+        _check_names(index)
+    capture = read_capture(place)
+    files = [capture.mesh, *(file for f in capture.frames for file in (f.image, f.mask, f.depth, f.normal))]
+    for file in filter(None, files):
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"names a file that is not in the zip: {file.name}")
+    return place
+
+
+def _check_names(index: Path) -> None:
+    """Refuse a list of files that names some outside its folder, before any of them is looked for."""
+    content = index.read_bytes()
+    if b"../" in content or (index.suffix == ".json" and re.search(rb'"\s*(/|~|asset:|\w:|\\)', content)):
+        raise InputError(f"{index.name}: names a file that is not in the zip")

@@ -1,0 +1,407 @@
+"""What the page does, without a browser: uploads, orders, history, cut-outs, and the HTML that it shows."""
+
+import io
+import json
+import math
+import shutil
+import struct
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import liftstudio as ls
+from liftstudio.cli.command_line import main
+from liftstudio.studio.queue import Progress, Queue
+
+pytest.importorskip("gradio", reason="the page needs gradio")
+
+from liftstudio.data.images import load_image
+from liftstudio.studio.app import fragments, history, run_files, uploads
+from liftstudio.studio.app.cut_outs import cut_out, painted, reduced, under_brush
+from liftstudio.studio.app.methods import method, method_names
+from liftstudio.studio.app.orders import Order, box_of, options_of, submit
+from liftstudio.studio.app.page import Page
+
+INPUTS = Path("runs/inputs")
+WAIT_S = 60
+
+
+@pytest.fixture
+def queue(ball_project: Path) -> Iterator[Queue]:
+    opened = Queue(Path("runs"), "cpu", preview_every_s=0.0)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def page(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Page:
+    scratch = Path("runs/uploads").absolute()
+    scratch.mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(scratch))
+    return Page(queue, scratch)
+
+
+def sent(name: str, content: bytes | None = None) -> dict[str, Any]:
+    """A file as gradio keeps an upload, and as a component names it."""
+    path = Path("runs/uploads/x").absolute() / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(Path(name).read_bytes() if content is None else content)
+    return {"path": str(path)}
+
+
+def png(width: int, height: int) -> bytes:
+    """The head of a PNG that claims a size, and no pixels."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 1000) + b"IDAT" + bytes(1000)
+
+
+def strip(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def capture_files() -> dict[str, bytes]:
+    return {p.relative_to("capture").as_posix(): p.read_bytes() for p in Path("capture").rglob("*") if p.is_file()}
+
+
+def done(queue: Queue, name: str) -> None:
+    assert queue.wait(lambda queue: not queue.entry(name).is_open, WAIT_S)
+    assert queue.entry(name).state == "done", queue.entry(name)
+
+
+HOSTILE = {
+    "svg": ("a.svg", b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>", "an SVG drawing; expected"),
+    "svg-as-png": ("a.png", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+    "page-as-png": ("a.png", b"<!doctype html><script>alert(1)</script>", "an HTML page"),
+    "empty": ("a.png", b"", "a.png: the image file is empty"),
+    "text": ("a.txt", b"hello", "expected a picture"),
+    "archive": ("a.png", zipped({"a": b"b"}), "zip archive"),
+    "many-pixels": ("a.png", png(60000, 60000), "pixels"),
+    "cut-off": ("a.png", strip(64, 64)[:60], "a.png"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_what_is_no_picture_is_refused_in_one_line(page: Page, case: str) -> None:
+    name, content, message = HOSTILE[case]
+    update = page.take(sent(name, content), "")
+    said = update[page.problem]
+    assert message in said and "ls-error" in said and "\n" not in said and str(Path.cwd()) not in said
+    assert update[page.picture] is None and update[page.upload] is None and update[page.cut_box] == ""
+    assert not list(Path("runs").rglob("*.png")) and not INPUTS.exists(), "nothing of it is kept"
+
+
+def test_a_picture_without_an_object_is_kept_for_the_brush(page: Page) -> None:
+    update = page.take(sent("a.png", strip(10000, 10)), "")
+    assert "ls-error" in update[page.problem] and str(Path.cwd()) not in update[page.problem]
+    assert update[page.picture].parent == INPUTS and update[page.upload].size == (900, 1)
+
+
+def test_a_picture_is_kept_under_another_name(page: Page) -> None:
+    update = page.take(sent("photo.png"), "")
+    kept = update[page.picture]
+    assert kept.parent == INPUTS and len(kept.stem) == 32 and kept.read_bytes() == Path("photo.png").read_bytes()
+    assert update[page.problem] == ""
+    assert "°" in update[page.cut_box] and "data:image/png" in update[page.cut_box]
+    assert -89 <= update[page.elevation] <= 89
+    assert page.take(None, "")[page.problem], "an event without a file"
+
+
+def test_large_files_are_refused(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "MAX_BYTES", 100)
+    assert "photo.png: larger than" in page.take(sent("photo.png"), "")[page.problem]
+
+
+def test_a_box_says_where_the_object_is(page: Page) -> None:
+    picture = page.take(sent("photo.png"), "")[page.picture]
+    assert page.cut_again(picture, "30, 20, 150, 140")[page.problem] == ""
+    assert "reaches beyond the picture" in page.cut_again(picture, "[0 0 9999 50]")[page.problem]
+    assert "expected four whole numbers" in page.cut_again(picture, "<b>")[page.problem]
+    assert "<b>" not in page.cut_again(picture, "<b>")[page.problem]
+    assert box_of(" [1,2, 3 4] ") == (1, 2, 3, 4) and box_of(" ") is None and box_of(None) is None
+
+
+def test_the_brush_corrects_the_cut_out(queue: Queue) -> None:
+    before = cut_out(Path("photo.png"))
+    kept = uploads.keep_pixels(before.rgb, before.alpha, INPUTS)
+    height, width = before.alpha.shape[:2]
+    layer = torch.zeros(height, width, 4)
+    layer[:40, :40] = torch.tensor([0.09, 0.64, 0.29, 1.0])  # green in the corner, where nothing is
+    layer[height // 2 - 9 : height // 2 + 9, width // 2 - 9 : width // 2 + 9] = torch.tensor([0.86, 0.15, 0.15, 1.0])
+    rgb, alpha = painted(Path("photo.png"), kept, layer)
+    assert (
+        alpha[:38, :38].min() == 1
+        and alpha[height // 2, width // 2] == 0
+        and before.alpha[height // 2, width // 2] == 1
+    )
+    original, _ = load_image("photo.png")
+    assert torch.allclose(rgb[:38, :38], original[:38, :38], atol=0.01)
+    alone = painted(Path("photo.png"), None, layer)[1]
+    assert alone.sum() == pytest.approx(1600, abs=90)
+    with pytest.raises(ls.InputError, match="paint first"):
+        painted(Path("photo.png"), kept, torch.zeros(8, 8, 4))
+    assert under_brush(Path("photo.png"), before.alpha).size == (width, height) == reduced(Path("photo.png")).size
+
+
+def test_the_corrected_picture_becomes_the_input(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = page.take(sent("photo.png"), "")[page.picture]
+    opened = page.edit(picture, None, "")
+    assert opened[page.cut].parent == INPUTS and opened[page.editor]["background"].size == (197, 160)
+    buffer = io.BytesIO()
+    stroke = np.zeros((160, 197, 4), np.uint8)
+    stroke[70:90, 70:90] = (220, 38, 38, 255)
+    Image.fromarray(stroke).save(buffer, "PNG")
+
+    class Blobs:
+        layers = (buffer.getvalue(),)
+
+    page.editor.blob_storage["id"] = Blobs()
+    update = page.paint(picture, opened[page.cut], {"id": "id"})
+    assert update[page.problem] == "" and load_image(update[page.corrected])[1][80, 80] == 0
+    assert not page.editor.blob_storage, "strokes are not kept"
+    assert "paint first" in page.paint(picture, opened[page.cut], {"id": "id"})[page.problem]
+    page.editor.blob_storage["id"] = type("Blobs", (), {"layers": [b"<svg/>"]})
+    assert "is no image" in page.paint(picture, opened[page.cut], {"id": "id"})[page.problem]
+    assert "drop a picture first" in page.edit(None, None, "")[page.problem]
+
+
+def test_a_capture_in_a_zip(page: Page) -> None:
+    files = capture_files()
+    folder = uploads.keep_capture(Path(sent("a.zip", zipped(files))["path"]), INPUTS)
+    assert folder.parent == INPUTS and (folder / "transforms.json").is_file()
+    inner = {f"my capture/{name}": content for name, content in files.items()}
+    update = page.take_capture(
+        sent("a.zip", zipped({**inner, "__MACOSX/._x": b"", "readme.md": b"", "a/../../b.sh": b""}))
+    )
+    assert update[page.capture].name == "my capture" and update[page.problem] == ""
+    assert not list(Path().rglob("b.sh"))
+
+
+def moved(name: str) -> bytes:
+    """A transforms.json whose first image is another file."""
+    data = json.loads(capture_files()["transforms.json"])
+    data["frames"][0]["file_path"] = name
+    return json.dumps(data).encode()
+
+
+BAD_ZIPS = {
+    "upwards": (lambda: zipped({**capture_files(), "../evil.png": b"x"}), "a path with other characters"),
+    "absolute": (lambda: zipped({**capture_files(), "/tmp/evil.png": b"x"}), "a path with other characters"),
+    "backslashes": (lambda: zipped({**capture_files(), "..\\evil.png": b"x"}), "a path with other characters"),
+    "names-another-file": (
+        lambda: zipped({**capture_files(), "transforms.json": moved(str(Path("photo.png").absolute()))}),
+        "names a file that is not in the zip",
+    ),
+    "bomb": (lambda: zipped({**capture_files(), "a.png": bytes(3 * 1024**2)}), "unpacks to more than 2 MB"),
+    "many": (lambda: zipped({f"{i}.png": b"" for i in range(50)}), "50 files; at most 40"),
+    "no-capture": (lambda: zipped({"a.png": strip(8, 8)}), "no transforms.json and no COLMAP model"),
+    "no-zip": (lambda: strip(8, 8), "not a readable zip archive (a PNG image)"),
+    "empty": (lambda: b"", "not a readable zip archive (an empty file)"),
+    "twice": (lambda: zipped({"a.png": b"x"}) + b"", "no transforms.json"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ZIPS)
+def test_bad_zips(page: Page, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "MAX_UNPACKED_BYTES", 2 * 1024**2)
+    monkeypatch.setattr(uploads, "MAX_FILES", 40)
+    content, message = BAD_ZIPS[case]
+    before = {path for path in Path().rglob("*") if "runs" not in path.parts}
+    said = page.take_capture(sent("a.zip", content()))[page.problem]
+    assert message in said and str(Path.cwd()) not in said and said.count("<p") == 1
+    assert not list(INPUTS.glob("*")) and before == {p for p in Path().rglob("*") if "runs" not in p.parts}
+
+
+def test_methods_are_named_with_what_they_need(ball_project: Path) -> None:
+    names = method_names()
+    assert (
+        names[:3] == ["ball.yaml", "tiny.yaml", "sv3d-masked-sds"]
+        and "reconstruct-views" in names
+        and len(set(names)) == len(names)
+    )
+    for name in names[2:]:
+        about = method(name).about
+        assert len(about) > 20 and "launch.py" not in about and "#" not in about, name
+    assert method("mvdream").takes == {"prompt"} and method("reconstruct-views").takes == {"data"}
+    assert method("sv3d-masked-sds").takes == {"image", "images", "image_box"}
+    with pytest.raises(ls.InputError, match="there is no method"):
+        method("../../etc/passwd.yaml")
+
+
+def test_an_order_becomes_a_job(queue: Queue) -> None:
+    order = Order("ball.yaml", Path("photo.png"), elevation_deg=12.5, seed=3.0, options="system.steps=2\n# no\n\n")
+    entry = submit(queue, order, "views")
+    assert entry.overrides["image"] == "photo.png" and entry.overrides["views.elevation_deg"] == 12.5
+    assert entry.overrides["seed"] == 3 and entry.overrides["system.steps"] == "2" and entry.mode == "views"
+    done(queue, entry.name)
+    assert Path(entry.overrides["runs_dir"]) == Path("runs")
+
+
+BAD_ORDERS = {
+    "no-picture": (Order("ball.yaml"), "drop a picture first"),
+    "no-capture": (Order("reconstruct-views"), "give a zip"),
+    "not-a-number": (Order("ball.yaml", Path("photo.png"), elevation_deg=math.nan), "views.elevation_deg"),
+    "no-seed": (Order("ball.yaml", Path("photo.png"), seed=math.nan), "seed: expected"),
+    "endless-seed": (Order("ball.yaml", Path("photo.png"), seed=math.inf), "seed: expected"),
+    "half-seed": (Order("ball.yaml", Path("photo.png"), seed=0.5), "seed: expected"),
+    "typo": (Order("ball.yaml", Path("photo.png"), options="sede=1"), "did you mean 'seed'"),
+    "no-option": (Order("ball.yaml", Path("photo.png"), options="seed"), "expected key=value"),
+    "other-file": (Order("ball.yaml", Path("photo.png"), options="image=/etc/passwd"), "a field of its own"),
+    "other-files": (Order("ball.yaml", Path("photo.png"), options="images.front=/etc/passwd"), "a field of its own"),
+    "other-folder": (Order("ball.yaml", Path("photo.png"), options="runs_dir=/tmp"), "a field of its own"),
+    "box": (Order("ball.yaml", Path("photo.png"), box="1,2"), "expected four whole numbers"),
+    "no-method": (Order("/etc/passwd", Path("photo.png")), "there is no method"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ORDERS)
+def test_bad_orders_are_refused_at_once(queue: Queue, case: str) -> None:
+    order, message = BAD_ORDERS[case]
+    with pytest.raises(ls.InputError, match=message) as refused:
+        submit(queue, order, "train")
+    assert "\n" not in str(refused.value) and queue.entries() == []
+
+
+def test_options_are_lines() -> None:
+    assert options_of(" a.b = 1 \n#c=2\nd=e=f") == {"a.b": "1", "d": "e=f"}
+
+
+def test_the_history_has_all_runs(queue: Queue) -> None:
+    assert main(["--config", "ball.yaml", "--views", "image=photo.png", "device=cpu", "tag=by-hand"]) == 0
+    time.sleep(0.01)
+    entry = submit(queue, Order("ball.yaml", Path("photo.png"), options="tag=by-page"), "train")
+    faulty = queue.submit("ball.yaml", "no.png")
+    done(queue, entry.name)
+    assert queue.wait(lambda queue: not queue.entry(faulty.name).is_open, WAIT_S)
+    runs = history.runs(queue)
+    assert [(run.key, run.state) for run in runs] == [
+        (faulty.name, "failed"), ("ball/by-page", "done"), ("ball/by-hand", "views"),
+    ]  # fmt: skip
+    assert history.find(queue, entry.name) == history.find(queue, "ball/by-page") == runs[1]
+    for key in ("ball/none", "../x", "/etc", "", "ball/../ball/by-hand"):
+        with pytest.raises(ls.InputError, match="no such run"):
+            history.find(queue, key)
+    resumed = queue.resume_run(Path("runs/ball/by-hand"))
+    done(queue, resumed.name)
+    assert (
+        list(Path("runs/ball/by-hand/export").glob("mesh.ply")) and history.find(queue, "ball/by-hand").state == "done"
+    )
+    with pytest.raises(ls.InputError, match="expected the config"):
+        queue.resume_run(Path("capture"))
+
+
+def test_a_run_on_the_page(page: Page, queue: Queue) -> None:
+    picture = page.take(sent("photo.png"), "")[page.picture]
+    options = "export.formats=[glb]\nsystem.seconds=0.05\nsystem.steps=20"
+    fields = (None, None, "", "", 10.0, False, 0.0, options, None, None, None)
+    refused = page.start("train", "ball.yaml", picture, *fields[:7], "sede=1", None, None, None)
+    assert "did you mean &#x27;seed&#x27;" in refused[page.problem] and queue.entries() == []
+    started = page.start("train", "ball.yaml", picture, *fields)
+    key = started[page.shown]
+    until = time.time() + WAIT_S
+    while queue.progress(key).event.step < 2:
+        assert time.time() < until
+        time.sleep(0.01)
+    seen = page.look(key, "", "")
+    status = seen[page.status]
+    assert "stage first" in status and "of 20" in status and "left in this stage" in status and "<polyline" in status
+    assert page.find_again("")[page.shown] == key, "another browser finds what is being done"
+    page.stop(key)
+    assert queue.wait(lambda queue: queue.entry(key).state == "stopped", WAIT_S)
+    stopped = page.look(key, "", "")
+    assert "Resume goes on" in stopped[page.status] and stopped[page.resume_button]["interactive"]
+    assert stopped[page.model] is None
+    page.resume(key)
+    done(queue, key)
+    seen = page.look(key, "", "")
+    assert Path(seen[page.model]).suffix == ".glb"
+    assert not seen[page.resume_button]["interactive"] and not seen[page.stop_button]["interactive"]
+    for shown in (
+        "turntable.mp4",
+        "_albedo.png",
+        "_normal.png",
+        "_rgb.png",
+        "mesh.glb",
+        "config.yaml",
+        "contact_sheet",
+    ):
+        assert shown in seen[page.result], shown
+    again = page.look(key, seen[page.status_seen], seen[page.result_seen])
+    assert list(again) == [page.result], "nothing is sent twice"
+    folder = Path(queue.entry(key).folder)
+    (folder / "report.html").write_text("<p>all of it</p>")
+    assert "Open the report" in page.look(key, seen[page.status_seen], seen[page.result_seen])[page.result]
+    shutil.copytree(folder, folder.with_name("copy"))
+    keys = [run.key for run in history.runs(queue)]
+    both = page.compare(keys)
+    assert all(both[model] for _, model, _ in page.sides) and len(keys) == 2
+    assert "at most" in page.compare([*keys, "x"])[page.list_problem]
+    assert "choose one" in page.open(keys)[page.list_problem] and page.open(keys[:1])[page.shown] == keys[0]
+    shutil.rmtree(folder)
+    assert page.look(key, "", "")[page.result] == ""
+
+
+def test_files_of_runs_and_no_others(ball_project: Path) -> None:
+    run = Path("runs/ball/a")
+    (run / "test").mkdir(parents=True)
+    for name in ("config.yaml", "test/a.png", "report.html", "other.html", "x.ckpt", ".hidden.png", "test/a.svg"):
+        (run / name).write_text("x")
+    Path("secret.png").write_text("secret")
+    (run / "link.png").symlink_to(Path("secret.png").absolute())
+    (run / "loop.png").symlink_to("loop.png")
+    Path("runs/ball/linked").symlink_to(Path("elsewhere").absolute())
+    Path("elsewhere").mkdir()
+    Path("elsewhere/config.yaml").write_text("x")
+    runs = Path("runs")
+    for name in ("config.yaml", "test/a.png", "report.html"):
+        found = run_files.find_file(runs, f"ball/a/{name}")
+        assert found == (run / name).resolve() and run_files.address(runs, run / name).startswith("./runs/ball/a/")
+    refused = [
+        "ball/a/other.html", "ball/a/x.ckpt", "ball/a/test/a.svg", "ball/a/link.png", "ball/a/loop.png", "ball/a/test",
+        "ball/linked/config.yaml", "ball/a/../../../secret.png", "ball/a/..", "/etc/passwd", "ball/a//etc/passwd.txt",
+        "queue/x.json", "ball/a/test/../config.yaml", "ball/a/..\\..\\secret.png", "ball/a/a\0.png",
+        f"ball/a/{'a' * 300}.png",
+    ]  # fmt: skip
+    assert [name for name in refused if run_files.find_file(runs, name)] == []
+
+
+def test_losses_are_drawn() -> None:
+    losses = {"a/loss": [(1, 1.0)], "b/loss": [(i, 10.0**-i) for i in range(1, 400)], "b/x": [(1, math.nan), (2, -1.0)]}
+    plot = fragments.losses_plot(losses)
+    assert plot.count("<polyline") == 2 and "nan" not in plot.split("</svg>")[0] and len(plot) < 6000
+    assert (
+        fragments.losses_plot({}) == "" and fragments.duration(7200) == "2.0 h" and fragments.duration(100) == "2 min"
+    )
+    assert "Drop a picture" in fragments.status(None, Progress(), 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--port", "0"], "--port: expected 1 to 65535"),
+        (["--port", "x"], "invalid int value"),
+        (["--runs-dirs", "x"], "unrecognized arguments"),
+        (["--device", "tpu"], "invalid choice"),
+    ],
+)
+def test_bad_arguments(here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    assert main(["app", *arguments]) == 2
+    assert message in capsys.readouterr().err

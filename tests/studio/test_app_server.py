@@ -1,0 +1,243 @@
+"""The page over HTTP: what is served and what is not, tokens, limits, and several visitors at once."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.paths import ROOT
+
+pytest.importorskip("gradio", reason="the page needs gradio")
+
+from helpers.page_visitor import Visitor, serving
+
+from liftstudio.studio.app import uploads
+from liftstudio.studio.app.command import run as run_command
+from liftstudio.studio.app.guard import COOKIE, OVERHEAD
+from liftstudio.studio.queue import Entry, Queue
+
+WAIT_S = 120
+FIELDS = (None, None, None, "", "", 10.0, False, 0, "export.formats=[glb]", None, None, None)
+
+
+@pytest.fixture
+def served(ball_project: Path) -> Iterator[tuple[Queue, int]]:
+    Path("secret.png").write_text("secret")
+    with serving(Path("runs")) as running:
+        yield running
+
+
+def order(visitor: Visitor, options: str = "") -> str:
+    """Upload the picture and ask for the mesh; returns the key of the run."""
+    status, file = visitor.upload(Path("photo.png").read_bytes(), "photo.png")
+    assert status == 200 and visitor.call("take", file, "")["problem"] == ""
+    fields = [*FIELDS[:8], f"{FIELDS[8]}\n{options}", *FIELDS[9:]]
+    shown = visitor.call("start", None, "ball.yaml", *fields, of="do-lift")
+    assert shown["problem"] == "", shown
+    return shown["status"]
+
+
+def wait(queue: Queue, count: int) -> None:
+    until = time.time() + WAIT_S
+    while len(queue.entries()) < count or any(entry.is_open for entry in queue.entries()):
+        assert time.time() < until, queue.entries()
+        time.sleep(0.05)
+
+
+def test_a_run_over_http(served: tuple[Queue, int]) -> None:
+    queue, port = served
+    visitor = Visitor(port)
+    assert "max_file_size" in visitor.config and not visitor.config["analytics_enabled"]
+    order(visitor)
+    wait(queue, 1)
+    found = visitor.call("find_again", "")
+    assert "Drop a picture" in found["status"], "nothing is being done, and this browser has seen nothing"
+    entry = queue.entries()[0]
+    shown = visitor.call("find_again", entry.name)
+    addresses = re.findall(r'(?:href|src)="\.(/runs/[^"]+)"', shown["result"])
+    assert any("mesh.glb" in address for address in addresses)
+    for address in addresses:
+        status, headers, body = visitor.ask_all("GET", address)
+        assert status == 200 and body and headers["x-content-type-options"] == "nosniff", address
+    status, headers, body = visitor.ask_all("GET", shown["mesh"]["url"].partition(str(port))[2])
+    assert status == 200 and body == Path(entry.folder, "export/mesh.glb").read_bytes()
+
+
+def test_nothing_else_is_served(served: tuple[Queue, int]) -> None:
+    queue, port = served
+    visitor = Visitor(port)
+    order(visitor)
+    wait(queue, 1)
+    run = Path(queue.entries()[0].folder)
+    (run / "report.html").write_text("<script>1</script>")
+    (run / "link.png").symlink_to(Path("secret.png").absolute())
+    status, headers, _ = visitor.ask_all("GET", f"/{run}/report.html")
+    assert status == 200 and headers["content-security-policy"].startswith("sandbox")
+    secret, here = str(Path("secret.png").absolute()), str(Path.cwd())
+    for path in (
+        f"/{run}/link.png", f"/{run}/../../../secret.png", f"/{run}/..%2f..%2f..%2fsecret.png",
+        f"/{run}/%2e%2e/%2e%2e/%2e%2e/secret.png", f"/{run}/..%252f..%252fsecret.png", f"/runs/{secret}",
+        f"/runs//{secret}", f"/runs/%2f{secret}", f"/{run}/checkpoints/inputs.ckpt",
+        f"/runs/queue/{queue.entries()[0].name}.json",
+        f"/gradio_api/file={secret}", "/gradio_api/file=../secret.png", "/gradio_api/file=secret.png",
+        f"/gradio_api/file={here}/runs/uploads/../../secret.png",
+        f"/gradio_api/file={here}/runs/uploads/%2e%2e/%2e%2e/secret.png",
+        f"/gradio_api/file={here}/ball.yaml", "/gradio_api/file=/etc/passwd", "/gradio_api/file=%2fetc%2fpasswd",
+        f"/gradio_api/file=file://{secret}", "/gradio_api/file=http://127.0.0.1:1/x", "/file=/etc/passwd",
+        "/static/../../../../etc/passwd", "/assets/..%2f..%2f..%2f..%2fetc/passwd", "/theme.css/../../etc/passwd",
+    ):  # fmt: skip
+        status, body = visitor.ask("GET", path)
+        assert status in (400, 403, 404, 405) and body != b"secret" and b"root:" not in body, path
+
+
+def test_an_event_cannot_name_another_file(served: tuple[Queue, int]) -> None:
+    visitor = Visitor(served[1])
+    for path in (str(Path("photo.png").absolute()), "/etc/passwd", "../photo.png", "photo.png"):
+        with pytest.raises(AssertionError, match="success"):
+            visitor.call("take", {"path": path, "meta": {"_type": "gradio.FileData"}}, "")
+    assert not Path("runs/inputs").exists() and Path("photo.png").is_file()
+
+
+def test_uploads_are_limited(served: tuple[Queue, int]) -> None:
+    visitor = Visitor(served[1])
+    before = sorted(path for path in Path().rglob("*") if "uploads" not in path.parts)
+    status, said = visitor.upload(bytes(uploads.MAX_BYTES + 1), "a.png")
+    assert status in (413, 500) and "exceed" in said, said
+    status, said = visitor.upload(bytes(uploads.MAX_BYTES + OVERHEAD + 1), "a.png")
+    assert (status, said) == (413, "too large: more than 51 MB")
+    status, _ = visitor.ask(
+        "POST", "/gradio_api/upload", headers={"Transfer-Encoding": "chunked", "Content-Length": "x"}
+    )
+    assert status in (400, 411)
+    for name in ("../../evil.png", "..%2fevil.png", "/tmp/evil.png", "a\\..\\evil.png", "x" * 500 + ".png", "<b>.png"):
+        status, file = visitor.upload(b"<!doctype html>", name)
+        if status == 200:
+            assert Path(file["path"]).resolve().is_relative_to(Path("runs/uploads").resolve()), name
+            if not Path(file["path"]).name.startswith("."):  # gradio itself refuses those
+                said = visitor.call("take", file, "")["problem"]
+                assert said.count("<p") == 1 and "<b>" not in said, said
+    assert sorted(path for path in Path().rglob("*") if "uploads" not in path.parts) == before
+
+
+def test_numbers_that_are_none_are_refused_on_the_page(served: tuple[Queue, int]) -> None:
+    queue, port = served
+    visitor = Visitor(port)
+    _, file = visitor.upload(Path("photo.png").read_bytes(), "photo.png")
+    visitor.call("take", file, "")
+    for elevation, seed in ((float("nan"), 0), (10, float("nan")), (10, float("inf")), (10, 1e300), (10, -1)):
+        fields = [*FIELDS[:5], elevation, False, seed, *FIELDS[8:]]
+        said = visitor.call("start", None, "ball.yaml", *fields, of="do-lift")["problem"]
+        assert "expected" in said and said.count("<p") == 1, said
+    assert queue.entries() == []
+
+
+def test_other_sites_are_refused(served: tuple[Queue, int]) -> None:
+    visitor = Visitor(served[1])
+    assert visitor.ask("GET", "/", headers={"Host": "evil.example"})[0] == 403
+    assert visitor.ask("POST", "/gradio_api/upload", b"", {"Origin": "https://evil.example"})[0] == 403
+    status, headers, body = visitor.ask_all("GET", "/")
+    assert status == 200 and "script-src 'self'" in headers["content-security-policy"]
+    page = body.decode()
+    assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="https?://(?!127\.0\.0\.1)', page)
+
+
+def test_the_token_is_asked_for(ball_project: Path) -> None:
+    with serving(Path("runs"), token="right", hosts=()) as (_, port):
+        visitor = Visitor(port, {"Cookie": f"{COOKIE}=right"})
+        assert visitor.ask("GET", "/")[0] == 200
+        visitor.headers = {}
+        for path in ("/", "/config", "/gradio_api/file=x", "/runs/a/b/config.yaml", "/gradio_api/info", "/theme.css"):
+            status, body = visitor.ask("GET", path)
+            assert status == 401 and b"Token" in body and b"gradio" not in body, path
+        assert visitor.ask("POST", "/gradio_api/queue/join", b"{}")[0] == 401
+        assert visitor.ask("GET", "/", headers={"Cookie": f"{COOKIE}=wrong"})[0] == 401
+        assert visitor.ask("POST", "/enter", b"token=wrong")[0] == 401
+        assert visitor.ask("POST", "/enter", b"token=" + bytes(OVERHEAD + 9))[0] == 413
+        status, headers, _ = visitor.ask_all("POST", "/enter", b"token=right")
+        assert status == 303 and f"{COOKIE}=right" in headers["set-cookie"] and "HttpOnly" in headers["set-cookie"]
+
+
+def test_three_visitors_queue_runs_that_are_each_done_once(served: tuple[Queue, int]) -> None:
+    queue, port = served
+    visitors = [Visitor(port) for _ in range(3)]
+
+    def visit(visitor: Visitor) -> None:
+        for _ in range(2):
+            order(visitor, "system.steps=2")
+
+    threads = [threading.Thread(target=visit, args=(visitor,)) for visitor in visitors]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wait(queue, 6)
+    folders = [entry.folder for entry in queue.entries()]
+    assert [entry.state for entry in queue.entries()] == ["done"] * 6 and len(set(folders)) == 6
+    assert all(len(re.findall("--train", Path(folder, "command.txt").read_text())) == 1 for folder in folders)
+
+
+SERVER = """
+    import sys
+    from helpers import tiny_prior, tiny_system
+    from liftstudio.cli.command_line import main
+    raise SystemExit(main(["app", "--device", "cpu", "--port", sys.argv[1]]))
+"""
+
+
+def test_a_killed_server_goes_on(ball_project: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    serve = [sys.executable, "-c", textwrap.dedent(SERVER), str(port)]
+    process = subprocess.Popen(serve, env=environment)
+    visitor = arrived(port, process)
+    order(visitor, "system.seconds=0.1\nsystem.steps=20")
+    until = time.time() + WAIT_S
+    while not list(Path("runs/ball").glob("*/log.csv")):
+        assert time.time() < until and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    again = subprocess.Popen(serve, env=environment)
+    try:
+        visitor = arrived(port, again)
+        assert "ls-running" in (shown := visitor.call("find_again", "")["status"]) or "ls-waiting" in shown
+        while (entry := read_entry()).is_open:
+            assert time.time() < until + WAIT_S
+            time.sleep(0.1)
+        assert entry.state == "done" and entry.mode == "resume" and len(list(Path("runs/ball").iterdir())) == 1
+    finally:
+        again.send_signal(signal.SIGINT)
+        assert again.wait(WAIT_S) == 3, "interrupted"
+
+
+def arrived(port: int, process: "subprocess.Popen[bytes]") -> Visitor:
+    until = time.time() + WAIT_S
+    while True:
+        assert time.time() < until and process.poll() is None
+        try:
+            return Visitor(port)
+        except OSError:
+            time.sleep(0.2)
+
+
+def read_entry() -> Entry:
+    return Entry(**json.loads(next(Path("runs/queue").glob("*.json")).read_text()))
+
+
+def test_a_taken_port(served: tuple[Queue, int], capsys: pytest.CaptureFixture[str]) -> None:
+    from liftstudio.cli.command_line import main
+
+    assert main(["app", "--port", str(served[1]), "--runs-dir", "others"]) == 2
+    assert f"cannot listen at 127.0.0.1:{served[1]}" in capsys.readouterr().err and not Path("others").exists()
+    assert callable(run_command)
