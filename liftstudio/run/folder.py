@@ -60,6 +60,11 @@ class RunFolder:
         return self.path / "tb"
 
     @property
+    def edits(self) -> Path:
+        """The file of all changes that were made while the run went on."""
+        return self.path / "edits.json"
+
+    @property
     def test(self) -> Path:
         """The folder of the test stage's videos and images."""
         return self.path / "test"
