@@ -15,7 +15,7 @@ from liftstudio.data.cameras import Cameras
 
 _OTHER_AXES = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
 
-FRUSTUM = 0.08  # length of a frustum, as a share of the camera's distance
+FRUSTUM = 0.05  # length of a frustum, as a share of the camera's distance
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def add_frusta(
             fov=float(torch.deg2rad(cameras.fov_deg[index])),
             aspect=cameras.width / cameras.height,
             scale=FRUSTUM * float(cameras.distance[index]),
-            thickness=0.04,
+            thickness=0.01,
             color=color,
             image=None if images is None else images[index],
             wxyz=_wxyz(cameras.c2w[index]),

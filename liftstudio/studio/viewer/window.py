@@ -21,8 +21,8 @@ from liftstudio.studio.viewer.panel import Panel
 THUMBNAIL = 96  # pixels along the longer side of a picture in a frustum
 TRAINING = (100, 116, 139)  # colours of frusta
 ASKED = ((79, 70, 229), (217, 119, 6), (13, 148, 136), (219, 39, 119))
-START = (3.6, -1.6, 1.4)  # of a browser's camera, world units
-FOV = 0.61  # of it, radians
+START = (3.2, -1.2, 1.2)  # of a browser's camera, world units
+FOV = 0.7  # of it, radians
 
 
 class _Server(viser.ViserServer):
