@@ -78,8 +78,9 @@ class Painter:
         return None if shown.scene == scene else shown.height
 
     def _expected(self, height: int) -> float:
-        """Return the seconds that a render will take: as it did, or four times those of half its height."""
-        return self.seconds.get(height, 4 * self.seconds.get(height // 2, 0.0))
+        """Return the seconds that a render will take: as it did, or by a line through those of less pixels."""
+        half, quarter = (self.seconds.get(height // part, 0.0) for part in (2, 4))
+        return self.seconds.get(height, half + 4 * max(0.0, half - quarter))
 
     def _render(self, system: System, scene: SceneId, client: viser.ClientHandle, wanted: _Picture) -> None:
         is_first, self.stage = self.stage != scene[0], scene[0]
@@ -87,11 +88,11 @@ class Painter:
         render = system.render(wanted.eye.cameras(wanted.height), frozenset({"depth", wanted.name} - {"rgb"}))
         pixels, depth = _shown(render, wanted.name)
         client.scene.set_background_image(pixels, format="jpeg", jpeg_quality=90, depth=depth)
-        self.ended, self.shown[client.client_id] = time.perf_counter(), wanted
-        if is_first:
-            self.seconds = {}  # the first render of a stage compiles its kernels, which tells nothing
+        self.ended = time.perf_counter()
+        if is_first:  # it compiles kernels: it is repeated, since its time tells nothing
+            self.seconds = {}
         else:
-            self.seconds[wanted.height] = self.ended - begin
+            self.seconds[wanted.height], self.shown[client.client_id] = self.ended - begin, wanted
 
 
 def _shown(render: Render, name: str) -> tuple[np.ndarray, np.ndarray]:
