@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import viser
+import zstandard
 from viser import _messages
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -56,7 +57,8 @@ class Client:
         try:
             for data in self.socket:
                 assert isinstance(data, bytes)
-                self.pictures += data.count(b"BackgroundImageMessage")
+                end = 16 + int.from_bytes(data[8:16], "little")  # of the messages; arrays follow
+                self.pictures += zstandard.decompress(data[16:end]).count(b"BackgroundImageMessage")
         except ConnectionClosed:
             pass
 
