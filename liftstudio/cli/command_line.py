@@ -171,7 +171,9 @@ def _parser() -> Parser:
     mode.add_argument("--copy-config", type=Path, metavar="NAME", help="copy a packaged config here, for editing")
     mode.add_argument("--doctor", action="store_true", help="show backends and why, versions, memory, extensions")
     parser.add_argument("--gpu", type=_gpus, metavar="0,1", help="CUDA devices to use (default: those of the config)")
-    parser.add_argument("--viewer", action="store_true", help="show the run in a browser while it goes on, and steer it")
+    parser.add_argument(
+        "--viewer", action="store_true", help="show the run in a browser while it goes on, and steer it"
+    )
     add_address(parser, "--viewer-")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--verbose", action="store_true", help="also show debug messages and warnings of libraries")

@@ -36,8 +36,8 @@ def browser() -> Iterator[Any]:
 
 def console_errors(browser: Any) -> list[str]:
     """Return the errors and warnings in the console since the last call; the renderer's own remarks are left out."""
-    entries = browser.get_log("browser")
-    return [each["message"] for each in entries if each["level"] in ("SEVERE", "WARNING") and "GPU stall" not in each["message"]]
+    entries = [each for each in browser.get_log("browser") if each["level"] in ("SEVERE", "WARNING")]
+    return [each["message"] for each in entries if "GPU stall" not in each["message"]]
 
 
 def color_scheme(browser: Any, name: str) -> None:

@@ -141,7 +141,10 @@ def test_the_time_of_a_listener_is_not_the_stages(monkeypatch: pytest.MonkeyPatc
         ('[{"stage": "one", "step": 1}]', "no list of changes"),
         ('[{"stage": "one", "step": -1, "option": "optimizer.lr", "value": 1}]', "step: expected 0 or more"),
         ('[{"stage": "one", "step": 1, "option": "optimizer.lr", "value": "x"}]', "expected a number"),
-        ('[{"stage": "one", "step": 6, "option": "no", "value": 1}]', "from step 6 on: no = 1.0: no: cannot be changed"),
+        (
+            '[{"stage": "one", "step": 6, "option": "no", "value": 1}]',
+            "from step 6 on: no = 1.0: no: cannot be changed",
+        ),
     ],
 )
 def test_a_damaged_file(text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,9 +86,7 @@ def test_looking_changes_nothing(place: Path, window: Window) -> None:
     assert not (folder / "edits.json").exists()
 
 
-def test_nothing_is_rendered_while_nobody_looks(
-    place: Path, window: Window, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_rendered_while_nobody_looks(place: Path, window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = train("a", "log.images_every=0", "checkpoint.every=1000")
     monkeypatch.setattr(Painter, "paint", lambda *_: pytest.fail("rendered"))
     live = Live(window)
@@ -308,5 +306,3 @@ def test_in_a_browser(place: Path, browser, window: Window) -> None:  # type: ig
     assert not failed and not live.has_failed
     assert "two" in window.panel.status.content or "export" in window.panel.status.content
     assert not [entry for entry in console_errors(browser) if "THREE.Clock" not in entry]
-
-

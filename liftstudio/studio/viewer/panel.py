@@ -61,7 +61,12 @@ class Panel:
         self.loss.on_update(lambda _: self._draw_curve())
         nothing = np.zeros(1), np.full(1, np.nan)
         self.curve = self.gui.add_uplot(
-            nothing, ({"label": "step"}, {"stroke": CURVE}), scales={"x": {"time": False}}, aspect=1.5, padding=(16, 16, 0, 0), visible=False
+            nothing,
+            ({"label": "step"}, {"stroke": CURVE}),
+            scales={"x": {"time": False}},
+            aspect=1.5,
+            padding=(16, 16, 0, 0),
+            visible=False,
         )
 
     def _add_snapshots(self) -> None:
