@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,5 +72,5 @@ def add_frusta(
     ]
 
 
-def _wxyz(c2w: Tensor) -> NDArray[np.float64]:
+def _wxyz(c2w: Tensor) -> NDArray[Any]:
     return SO3.from_matrix((c2w[:3, :3].double() @ _OTHER_AXES.double()).numpy()).wxyz

@@ -88,7 +88,8 @@ class Panel:
 
     def say(self, text: str, fraction: float) -> None:
         """Show what goes on now, and how much of it is done, 0 to 1."""
-        self.status.content, self.progress.value = text, 100 * fraction
+        self.status.content = text
+        _set(self.progress, 100 * fraction)
 
     def show_log(self, log: Log) -> None:
         """Show the losses."""
@@ -107,7 +108,7 @@ class Panel:
         self.snapshot.max = max(1, len(paths) - 1)
         self.snapshot.visible = len(paths) > 1
         if follows:
-            self.snapshot.value = len(paths) - 1
+            _set(self.snapshot, len(paths) - 1)
         self._draw_snapshot()
 
     def show_schedules(self, schedules: Mapping[str, Any], made: Sequence[Any]) -> None:
@@ -138,7 +139,7 @@ class Panel:
             control.disabled = not (self.is_paused and self.values)
 
     def _show_value(self) -> None:
-        self.value.value = self.values.get(self.option.value, "")
+        _set(self.value, self.values.get(self.option.value, ""))
 
     def _ask(self) -> None:
         if self.is_paused:
@@ -160,6 +161,10 @@ class Panel:
             self.grid.image = np.asarray(image.convert("RGB"))
         self.grid.visible = True
         self.caption.content = f"**{path.parent.name}**, step {int(path.stem)}: reference, render, normal, opacity"
+
+
+def _set(control: Any, value: object) -> None:
+    control.value = value  # mypy does not find the setter in viser's classes
 
 
 def time_left(seconds: float) -> str:

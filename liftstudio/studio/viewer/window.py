@@ -56,9 +56,12 @@ class Window:
         self.panel = Panel(self.server.gui, self.changed.set, steerable=steerable)
         self.panel.training.on_update(lambda _: setattr(self.training, "visible", self.panel.training.value))
         self.panel.asked.on_update(lambda _: setattr(self.asked, "visible", self.panel.asked.value))
-        self.server.on_client_connect(lambda client: client.camera.on_update(lambda _: self.changed.set()))
+        self.server.on_client_connect(self._watch)
         self.frusta: list[viser.CameraFrustumHandle] = []
         log.info("viewer: %s", self.address)
+
+    def _watch(self, client: viser.ClientHandle) -> None:
+        client.camera.on_update(lambda _: self.changed.set())
 
     @property
     def address(self) -> str:
