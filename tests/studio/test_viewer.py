@@ -1,5 +1,6 @@
 """The live viewer: what browsers are shown, what they can change, and that looking changes nothing."""
 
+import copy
 import json
 import threading
 from collections.abc import Iterator
@@ -44,8 +45,9 @@ CONFIG = {
 def place(here: Path) -> Path:
     """A folder with a capture and the config of two quick stages."""
     write_capture(here / "capture", size=24)
-    CONFIG["system"]["stages"]["two"]["geometry"]["from"] = "one"
-    (here / "two.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    config = copy.deepcopy(CONFIG)
+    config["system"]["stages"]["two"]["geometry"]["from"] = "one"
+    (here / "two.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return here
 
 
