@@ -3,7 +3,7 @@
 FOLDER holds packs with their catalogue, or mesh files (docs/training-priors.md). The benchmark uses the meshes that
 training holds out: under ambient light, an input view from any azimuth and -10 to 45 degrees elevation, six views from
 anywhere; the index of an object fixes its angles and noise. Results are means over views, then mean and standard error
-over objects. `--licences any` includes meshes that training excludes because of their licences.
+over objects. `--licences others` measures meshes from which the shipped prior is kept by their licences.
 
 "IoU in space" compares the occupancy estimated from the input image alone with the true one, on a grid over a cube, at
 the threshold that is best over all objects.

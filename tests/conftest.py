@@ -61,6 +61,13 @@ def small_covering_views(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def coarse_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for the grids on which those renders are fused."""
+    for name, value in {"RESOLUTION": 32, "FINE_RESOLUTION": 64, "FINE_CELLS": 2**15}.items():
+        monkeypatch.setattr(f"liftstudio.geometry.depth_fusion.{name}", value)
+
+
+@pytest.fixture
 def ball_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same with the image and the weights of the tiny ball's prior; log messages reach `caplog`."""
     from helpers.tiny_prior import TinyBall, write_ball, write_weights

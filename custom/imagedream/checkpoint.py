@@ -10,10 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from liftstudio.core.errors import InputError
-from liftstudio.core.weights import Weights
+from liftstudio.core.weights import Weights, unloaded
 from liftstudio.priors.latent_diffusion import (
     HALVES,
     Part,
@@ -131,7 +129,7 @@ def unet_part(weights: Weights, image_weight: float = 1.0) -> Part:
         _heads(weights, "num_head_channels", channels) if attends else 1
         for channels, attends in zip(sizes.channels, has_heads, strict=True)
     ]
-    with torch.device("meta"):
+    with unloaded():
         module = MultiViewUNet(
             **sizes.options("Block2D"),
             image_tokens=weight_shape(weights, f"{prefix}{IMAGE}latents", 3)[1] if takes_image(weights) else 0,
@@ -154,7 +152,7 @@ def adaptor_part(weights: Weights, prefix: str) -> Part:
 
     _, queries, width = weight_shape(weights, f"{prefix}latents", 3)
     heads = _heads(weights, "adaptor_head_channels", weight_shape(weights, f"{prefix}layers.0.0.to_q.weight", 2)[0])
-    with torch.device("meta"):
+    with unloaded():
         module: Any = IPAdapterPlusImageProjection(
             embed_dims=weight_shape(weights, f"{prefix}proj_in.weight", 2)[1],
             output_dims=weight_shape(weights, f"{prefix}proj_out.weight", 2)[0],

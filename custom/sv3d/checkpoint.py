@@ -2,9 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-import torch
-
-from liftstudio.core.weights import Weights
+from liftstudio.core.weights import Weights, unloaded
 from liftstudio.priors import latent_diffusion
 from liftstudio.priors.latent_diffusion import (
     Part,
@@ -56,7 +54,7 @@ def unet_part(weights: Weights) -> Part:
     width, sizes = vector_width(weights), unet_sizes(weights, UNET)
     name = "num_head_channels"
     heads = [head_count(weights, name, number(weights, name), count) for count in sizes.channels]
-    with torch.device("meta"):
+    with unloaded():
         module = SV3DUNet(
             **sizes.options("BlockSpatioTemporal"),
             num_attention_heads=tuple(heads),

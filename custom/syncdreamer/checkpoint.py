@@ -3,11 +3,10 @@
 import re
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
-from liftstudio.core.weights import Weights
+from liftstudio.core.weights import Weights, unloaded
 from liftstudio.priors.latent_diffusion import (
     Part,
     check_all_used,
@@ -79,7 +78,7 @@ def network_part(weights: Weights) -> Part:
         InputError: a weight that determines a size is missing or has an impossible shape.
     """
     size = Size(unet_size(weights), volume_size(weights), _embedding_width(weights))
-    with torch.device("meta"):
+    with unloaded():
         module = SyncDreamerNetwork(size)
     return Part(module, weights, {name: (name, same) for name in module.state_dict()})
 

@@ -66,16 +66,15 @@ def _agreements(views: ReferenceViews) -> Tensor:
     cameras = views.cameras.resized(SIZE, SIZE)
     origins, directions = cameras.rays()
     distances = torch.linspace(-REACH, REACH, SAMPLES)[:, None]
-    shares = []
-    for mask, origin, direction in zip(masks, origins, directions, strict=True):
-        chosen = mask[..., 0] > INSIDE
-        start, step = origin[chosen], direction[chosen]  # [P, 3]
-        middle = start - (start * step).sum(-1, keepdim=True) * step  # the ray's point nearest to the centre
-        points = (middle[:, None] + distances * step[:, None]).view(-1, 3)  # [P SAMPLES, 3]
-        hull = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-        hull[_in_all(points, masks, cameras)] = True
-        shares.append(hull.view(-1, SAMPLES).any(-1).sum() / max(len(start), 1))
-    return torch.stack(shares)
+    chosen = masks[..., 0] > INSIDE
+    start, step = origins[chosen], directions[chosen]  # [P, 3]
+    middle = start - (start * step).sum(-1, keepdim=True) * step  # the ray's point nearest to the centre
+    points = (middle[:, None] + distances * step[:, None]).view(-1, 3)  # [P SAMPLES, 3]
+    hull = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    hull[_in_all(points, masks, cameras)] = True
+    view, meets = chosen.nonzero()[:, 0], hull.view(-1, SAMPLES).any(-1)
+    hits, pixels = (owners.bincount(minlength=len(views)) for owners in (view[meets], view))
+    return hits / pixels.clamp_min(1)
 
 
 def _in_all(points: Tensor, masks: Tensor, cameras: Cameras) -> Tensor:

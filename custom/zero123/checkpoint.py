@@ -4,11 +4,10 @@ import contextlib
 import re
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from liftstudio.core.errors import InputError
-from liftstudio.core.weights import Weights
+from liftstudio.core.weights import Weights, unloaded
 from liftstudio.priors.latent_diffusion import Part, check_all_used, same, weight_shape
 from liftstudio.priors.network_folders import (
     check_folder,
@@ -75,7 +74,7 @@ def open_folder(folder: str) -> Parts:
 def _projection_part(folder: str) -> Part:
     weights, name = _projection_weights(folder)
     outputs, inputs = weight_shape(weights, f"{name}.weight", 2)
-    with torch.device("meta"):
+    with unloaded():
         module = nn.Linear(inputs, outputs)
     return Part(module, weights, {key: (f"{name}.{key}", same) for key in module.state_dict()})
 

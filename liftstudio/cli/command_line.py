@@ -12,20 +12,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from liftstudio import __version__
+from liftstudio.cli.completion import complete
 from liftstudio.core import logs
 from liftstudio.core.assets import find_config, input_path
 from liftstudio.core.errors import InputError
 from liftstudio.core.extensions import load_components
 from liftstudio.core.files import atomic_write
 from liftstudio.core.stopping import interrupt_on_sigterm
-from liftstudio.run.jobs import MODES, NEW_RUN, Job, work
+from liftstudio.run.jobs import NEW_RUN, Job
+from liftstudio.studio.jobs import work
 from liftstudio.studio.viewer.command import add_address, check_viewer
 
 if TYPE_CHECKING:
     from liftstudio.run.folder import RunFolder
 
 # Words that are commands, and their modules, which have `add_arguments(parser)` and `run(options)`.
-COMMANDS: dict[str, str] = {"view": "liftstudio.studio.viewer.command"}
+COMMANDS = {
+    "compare": "liftstudio.cli.compare",
+    "relight": "liftstudio.cli.relight",
+    "report": "liftstudio.cli.report",
+    "view": "liftstudio.studio.viewer.command",
+}
+MODES = ("train", "preview", "views", "resume", "validate", "test", "export")
 DONE, BUG, BAD_INPUT, INTERRUPTED, OUT_OF_MEMORY = 0, 1, 2, 3, 4
 
 
@@ -51,6 +59,7 @@ def guard(work: Callable[[], int], *, debug: bool) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    complete(_parser(), COMMANDS)
     if arguments and arguments[0] in COMMANDS:
         return _command(arguments[0], arguments[1:])
     options = _parse(arguments)
@@ -147,7 +156,8 @@ def _parser() -> Parser:
         prog=program(),
         usage=f"{program()} --config FILE ({' | '.join(f'--{mode}' for mode in MODES)}) [key=value ...]",
         description="Textured 3D meshes from images. Any option of the config can be set by its dotted key: seed=1",
-        epilog="exit codes: 0 done, 1 a bug, 2 bad input, 3 interrupted (resumable), 4 out of memory",
+        epilog=f"commands, each with its own --help: {', '.join(COMMANDS)}. "
+        "Exit codes: 0 done, 1 a bug, 2 bad input, 3 interrupted (resumable), 4 out of memory",
         allow_abbrev=False,
     )
     parser.add_argument(

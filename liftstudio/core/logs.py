@@ -1,13 +1,15 @@
-"""Logging of a run: messages, progress lines, log.csv and TensorBoard."""
+"""Logging of a run: messages, progress lines, log.csv, TensorBoard, Weights & Biases."""
 
 import contextlib
 import csv
+import hashlib
+import importlib.util
 import io
 import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from liftstudio.core.errors import InputError
 from liftstudio.core.events import WorkStep, tell
 from liftstudio.core.files import atomic_write, blaming
 from liftstudio.core.ranges import NonNegativeInt, PositiveInt
@@ -32,6 +35,11 @@ class LogConfig:
     every: PositiveInt = 10  # steps between rows of log.csv and TensorBoard
     images_every: NonNegativeInt = 200  # steps between image grids in images/<stage>/; 0: none
     tensorboard: bool = True  # also write TensorBoard events to tb/
+    wandb: str = ""  # project of Weights & Biases to log to as well; empty: none
+
+    def __post_init__(self) -> None:
+        if self.wandb and importlib.util.find_spec("wandb") is None:
+            raise InputError("wandb: Weights & Biases is not installed; pip install 'liftstudio[wandb]'")
 
 
 class _Handler(logging.Handler):
@@ -118,28 +126,62 @@ class CsvLog:
         atomic_write(self.path, text.getvalue())
 
 
+class TensorBoardLog:
+    """TensorBoard events of one run, in a folder."""
+
+    def __init__(self, folder: Path, total_step: int) -> None:
+        """Continue after step `total_step`; later events are left out of the graphs."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=total_step + 1)
+
+    def write(self, values: dict[str, float], total_step: int) -> None:
+        """Log the values of a step by name."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, total_step)
+
+    def close(self) -> None:
+        """Flush what was written."""
+        self.writer.close()
+
+
+class WandbLog:
+    """A run at Weights & Biases, or offline in the run folder if WANDB_MODE says so; continued under the same id."""
+
+    def __init__(self, project: str, folder: Path) -> None:
+        """Start or continue the run of a run folder."""
+        import wandb
+
+        name = "/".join(folder.absolute().parts[-2:])
+        key = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
+        self.run = wandb.init(project=project, name=name, id=key, dir=str(folder), resume="allow")
+
+    def write(self, values: dict[str, float], total_step: int) -> None:
+        """Log the values of a step by name."""
+        self.run.log(values, step=total_step)
+
+    def close(self) -> None:
+        """Flush what was written."""
+        self.run.finish()
+
+
 class RunLog:
-    """log.csv and TensorBoard of one run."""
+    """log.csv of one run, and where else its values go."""
 
-    def __init__(self, csv_path: Path, tensorboard: Path | None, total_step: int) -> None:
-        self.csv = CsvLog(csv_path, total_step)
-        self.tensorboard: Any = None
-        if tensorboard is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.tensorboard = SummaryWriter(str(tensorboard), purge_step=total_step + 1)
+    def __init__(self, csv_path: Path, total_step: int, others: Sequence[TensorBoardLog | WandbLog] = ()) -> None:
+        """Continue after step `total_step`."""
+        self.csv, self.others = CsvLog(csv_path, total_step), others
 
     def write(self, stage: str, step: int, total_step: int, values: dict[str, float]) -> None:
         """Log the values of a step: number `step` of its stage, `total_step` over all stages (both 1-based)."""
         self.csv.write({"total_step": total_step, "stage": stage, "step": step, **values})
-        if self.tensorboard is not None:
-            for name, value in values.items():
-                self.tensorboard.add_scalar(f"{stage}/{name}", value, total_step)
+        for other in self.others:
+            other.write({f"{stage}/{name}": value for name, value in values.items()}, total_step)
 
     def close(self) -> None:
-        """Flush and close the TensorBoard writer."""
-        if self.tensorboard is not None:
-            self.tensorboard.close()
+        """Flush and close the other logs."""
+        for other in self.others:
+            other.close()
 
 
 class StageProgress:

@@ -52,6 +52,7 @@ COSTS = {
     "features_per_level": Cost(16 * 2**15 * 16),
     "texture_size": Cost(100, 2),
     "target_faces": Cost(500),
+    "export.faces": Cost(500),
     "views.resolution": Cost(20e3, 2),
     "views.max_size": Cost(1e3, 2, zero=4096),
     "test.size": Cost(3e3, 2),

@@ -57,7 +57,7 @@ class ColorSpace:
             return np.interp(values, np.linspace(0, 1, 256), np.asarray(ramp)[0, :, 0] / 255).astype(np.float32)
         linear = values**self.gamma if self.gamma else linear_from_srgb(values)
         mixed = linear @ _to_srgb_primaries(self.chromaticities).T.astype(np.float32)
-        return _displayed(mixed.clip(0, 1))
+        return srgb_from_linear(mixed.clip(0, 1))
 
 
 def color_space(image: Image.Image) -> ColorSpace | None:
@@ -160,6 +160,7 @@ def linear_from_srgb(values: Floats) -> Floats:
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
-def _displayed(values: Floats) -> Floats:
+def srgb_from_linear(values: Floats) -> Floats:
+    """Return sRGB values of linear values in [0, 1], of any shape (IEC 61966-2-1)."""
     curve = 1.055 * np.maximum(values, 1e-9) ** (1 / 2.4) - 0.055
     return np.where(values <= 0.0031308, 12.92 * values, curve).astype(np.float32)

@@ -6,20 +6,22 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.data.images import nearest_filled
+from liftstudio.data.mesh import Mesh
+from liftstudio.export.asset import Bytes
+from liftstudio.export.cleanup import vertex_normals
 from liftstudio.export.unwrap import UvMesh
 from liftstudio.ops.interpolation import interpolate
-from liftstudio.ops.rasterization import fragments, rasterize
+from liftstudio.ops.rasterization import Fragments, fragments, rasterize
 
 # A colour field at surface points: (points [N, 3], unit outward normals [N, 3]) -> [N, 3] in [0, 1], display-referred.
 Field = Callable[[Tensor, Tensor], Tensor]
 
 POINTS_PER_CHUNK = 1 << 17
-Bytes = NDArray[np.uint8]
+REACH = 0.03  # distance to which the full surface is looked for along the normals, relative to the longest side
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,29 @@ class Texels:
     size: int
 
 
-def surface_texels(uv_mesh: UvMesh, normals: Tensor, size: int) -> Texels:
-    """Rasterise the charts. normals: [V, 3] at the vertices of `uv_mesh`; size: texels per side of the texture."""
+def chart_fragments(uv_mesh: UvMesh, size: int) -> Fragments:
+    """Return the texels whose centre lies in a chart, as pixels of an image of `size` x `size`."""
     flat = F.pad(2 * uv_mesh.uv - 1, (0, 1))  # clip space x, y as u, v; z = 0
     clip = F.pad(flat, (0, 1), value=1.0)[None]
-    mesh = uv_mesh.mesh
-    covered = fragments(clip, mesh.faces, rasterize(clip, mesh.faces, size, size))
-    attributes = interpolate(torch.cat([mesh.vertices, normals], dim=1), mesh.faces, covered)
+    return fragments(clip, uv_mesh.mesh.faces, rasterize(clip, uv_mesh.mesh.faces, size, size))
+
+
+def surface_texels(uv_mesh: UvMesh, normals: Tensor, size: int) -> Texels:
+    """Rasterise the charts. normals: [V, 3] at the vertices of `uv_mesh`; size: texels per side of the texture."""
+    covered = chart_fragments(uv_mesh, size)
+    attributes = interpolate(torch.cat([uv_mesh.mesh.vertices, normals], dim=1), uv_mesh.mesh.faces, covered)
     return Texels(covered.pixel, attributes[:, :3], F.normalize(attributes[:, 3:], dim=-1), size)
+
+
+def projected(points: Tensor, normals: Tensor, onto: Mesh) -> tuple[Tensor, Tensor]:
+    """Return the points [N, 3] of another surface that lie along unit normals [N, 3], and its unit normals there."""
+    from liftstudio.ops.projection import project  # compiles a kernel when it is first used
+
+    reach = REACH * float((onto.vertices.amax(0) - onto.vertices.amin(0)).max())
+    face, weights = project(onto.vertices, onto.faces, points, normals, reach)
+    corners = torch.cat([onto.vertices, vertex_normals(onto)], dim=1)[onto.faces[face]]
+    found, directions = (weights[:, :, None] * corners).sum(1).split(3, dim=1)
+    return found, F.normalize(directions, dim=-1)
 
 
 def bake_texture(field: Field, texels: Texels) -> Bytes:
@@ -53,11 +70,16 @@ def bake_texture(field: Field, texels: Texels) -> Bytes:
     Raises:
         InputError: the field is not finite somewhere.
     """
-    image = np.zeros((texels.size**2, 3), np.uint8)
-    image[texels.pixel.numpy()] = colors(field, texels.points, texels.normals)
+    return texture_of(colors(field, texels.points, texels.normals), texels)
+
+
+def texture_of(values: Bytes, texels: Texels) -> Bytes:
+    """Return values [N, C] at the texels as an image [size, size, C]; the others take the value of the nearest one."""
+    image = np.zeros((texels.size**2, values.shape[1]), np.uint8)
+    image[texels.pixel.numpy()] = values
     empty = np.ones(texels.size**2, bool)
     empty[texels.pixel.numpy()] = False
-    return nearest_filled(image.reshape(texels.size, texels.size, 3), empty.reshape(texels.size, texels.size))
+    return nearest_filled(image.reshape(texels.size, texels.size, -1), empty.reshape(texels.size, texels.size))
 
 
 @torch.no_grad()

@@ -8,8 +8,9 @@ from typing import Any
 import trimesh
 
 from liftstudio.data.mesh import Mesh
+from liftstudio.export.asset import Skin
 from liftstudio.export.cleanup import Dropped, face_components
-from liftstudio.export.writers import UP_AXES
+from liftstudio.export.seams import seam_differences
 
 
 def mesh_report(mesh: Mesh) -> dict[str, Any]:
@@ -24,14 +25,22 @@ def mesh_report(mesh: Mesh) -> dict[str, Any]:
     }
 
 
+def texture_report(skin: Skin) -> dict[str, Any]:
+    """Charts, texels per side, gutter, and the mean and largest jump of the colour at the seams, in levels of 255."""
+    jumps = seam_differences(skin.uv_mesh, skin.color)
+    return {
+        "charts": skin.uv_mesh.charts,
+        "texture_size": len(skin.color),
+        "gutter": skin.uv_mesh.gutter,
+        "seams": {"mean": float(jumps.mean()), "max": float(jumps.max())} if len(jumps) else {"mean": 0.0, "max": 0.0},
+    }
+
+
 def cleanup_report(raw: Mesh, dropped: Dropped) -> dict[str, Any]:
     """Faces before decimation (without the floaters), and the dropped floaters."""
     return {"faces_before_decimation": len(raw.faces) - dropped.faces, "dropped": asdict(dropped)}
 
 
-def file_report(files: Iterable[Path], formats: Iterable[str]) -> dict[str, Any]:
-    """Size in bytes of every file by name, and the up axis of every format."""
-    return {
-        "files": {path.name: path.stat().st_size for path in files},
-        "up_axis": {name: UP_AXES[name] for name in formats},
-    }
+def file_report(files: Iterable[Path]) -> dict[str, Any]:
+    """Size in bytes of every file by name."""
+    return {"files": {path.name: path.stat().st_size for path in files}}

@@ -1,88 +1,168 @@
-"""Mesh file writers based on trimesh; each file is written atomically, with the same bytes for the same input.
+"""Mesh file writers; each file is written atomically, with the same bytes for the same input.
 
-Axes: OBJ and PLY keep world space (z up). glTF is y-up by specification, so GLB vertices are the world's (x, z, -y), a
-rotation that Blender undoes on import. The object's front, world +x, stays +x.
+Every writer takes the path of the file, the asset, its placement in the file and the format of the colour's texture. It
+returns the files that it wrote, `path` last.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import trimesh
-from PIL import Image
+from numpy.typing import NDArray
 from torch import Tensor
-from trimesh.exchange import gltf, obj, ply
+from trimesh.exchange import gltf, obj, ply, stl
 from trimesh.visual import ColorVisuals, TextureVisuals
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from liftstudio.core.files import atomic_write
 from liftstudio.data.color_spaces import linear_from_srgb
 from liftstudio.data.mesh import Mesh
-from liftstudio.export.bake import Bytes
-from liftstudio.export.unwrap import UvMesh
+from liftstudio.export.asset import METALLIC, ROUGHNESS, Asset, Bytes, Skin, encoded, widely_read
+from liftstudio.export.options import Format, TextureFormat
+from liftstudio.export.placement import Placement
+from liftstudio.export.threemf import write_3mf
+from liftstudio.export.usdz import write_usdz
 
-UP_AXES = {"glb": "y", "obj": "z", "ply": "z"}
+Writer = Callable[[Path, Asset, Placement, TextureFormat], list[Path]]
+
+GLB_ATTRIBUTES = {"_TANGENT": "TANGENT", "_COLOR_0": "COLOR_0"}  # trimesh writes names of its own only
 
 
-def write_glb(stem: Path, uv_mesh: UvMesh, normals: Tensor, texture: Bytes) -> list[Path]:
-    """Write binary glTF 2.0 with embedded texture, a rough dielectric material and smooth normals; return the files."""
-    material = PBRMaterial(
-        name=stem.name, baseColorTexture=Image.fromarray(texture), metallicFactor=0.0, roughnessFactor=1.0
+def write_glb(path: Path, asset: Asset, placement: Placement, texture_format: TextureFormat) -> list[Path]:
+    """Write binary glTF 2.0 with embedded textures, a rough dielectric material and smooth normals.
+
+    A normal map comes with tangents; occlusion is in the red channel. WebP needs a reader of EXT_texture_webp.
+    """
+    if asset.skin is None:
+        mesh = _trimesh(asset.surface, asset.normals, placement)
+        mesh.vertex_attributes["_COLOR_0"] = linear_from_srgb((asset.colors / 255).astype(np.float32))
+    else:
+        mesh = _textured(asset.skin, placement, _pbr_material(asset.name, asset.skin, texture_format))
+        if asset.skin.tangents is not None:
+            mesh.vertex_attributes["_TANGENT"] = _placed_tangents(asset.skin.tangents, placement)
+    data = gltf.export_glb(
+        trimesh.Scene({asset.name: mesh}),
+        include_normals=True,
+        extension_webp=asset.skin is not None and texture_format == "webp",
+        tree_postprocessor=_complete_gltf,
     )
-    mesh = trimesh.Trimesh(
-        _y_up(uv_mesh.mesh.vertices),
-        uv_mesh.mesh.faces.numpy(),
-        vertex_normals=_y_up(normals),
-        visual=TextureVisuals(uv_mesh.uv.numpy(), material=material),
-        process=False,
-    )
-    scene = trimesh.Scene({stem.name: mesh})
-    path = stem.with_name(f"{stem.name}.glb")
-    atomic_write(path, gltf.export_glb(scene, include_normals=True))
+    atomic_write(path, data)
     return [path]
 
 
-def write_obj(stem: Path, uv_mesh: UvMesh, normals: Tensor, texture: Bytes) -> list[Path]:
-    """Write Wavefront OBJ, MTL and PNG under the same stem; return the files."""
-    white, black = (255, 255, 255, 255), (0, 0, 0, 255)
-    material = SimpleMaterial(Image.fromarray(texture), diffuse=white, ambient=white, specular=black, name=stem.name)
-    mesh = trimesh.Trimesh(
-        uv_mesh.mesh.vertices.numpy(),
-        uv_mesh.mesh.faces.numpy(),
-        vertex_normals=normals.numpy(),
-        visual=TextureVisuals(uv_mesh.uv.numpy(), material=material),
-        process=False,
-    )
+def write_obj(path: Path, asset: Asset, placement: Placement, texture_format: TextureFormat) -> list[Path]:
+    """Write Wavefront OBJ, with MTL and image files of the same stem; without a skin, OBJ with vertex colours.
+
+    The MTL states roughness (Pr) and metalness (Pm), and names the normal map (norm).
+    """
+    skin = asset.skin
+    if skin is None:
+        mesh = _trimesh(asset.surface, asset.normals, placement)
+        mesh.visual = ColorVisuals(mesh, vertex_colors=asset.colors)
+    else:
+        mesh = _textured(skin, placement, _simple_material(asset.name, skin, widely_read(texture_format)))
     text, companions = obj.export_obj(
-        mesh, include_normals=True, return_texture=True, write_texture=False, mtl_name=f"{stem.name}.mtl", header=None
+        mesh, include_normals=True, return_texture=True, write_texture=False, mtl_name=f"{path.stem}.mtl", header=None
     )
-    files = companions | {f"{stem.name}.obj": text}
+    files = dict(companions)
+    if skin is not None:
+        files[f"{path.stem}.mtl"] += f"\nPr {ROUGHNESS}\nPm {METALLIC}".encode()
+        if skin.normal_map is not None:
+            files[f"{path.stem}.mtl"] += f"\nnorm {path.stem}_normal.png".encode()
+            files[f"{path.stem}_normal.png"] = encoded(skin.normal_map, "png").data
+    files[path.name] = text
     for name, data in files.items():
-        atomic_write(stem.with_name(name), data)
-    return [stem.with_name(name) for name in files]
+        atomic_write(path.with_name(name), data)
+    return [path.with_name(name) for name in files]
 
 
-def write_ply(path: Path, mesh: Mesh, colors: Bytes) -> list[Path]:
-    """Write binary PLY with 8-bit vertex colours; return the files."""
-    surface = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False)
-    surface.visual = ColorVisuals(surface, vertex_colors=colors)
+def write_ply(path: Path, asset: Asset, placement: Placement, texture_format: TextureFormat) -> list[Path]:
+    """Write binary PLY with 8-bit vertex colours."""
+    surface = trimesh.Trimesh(placement.points(asset.surface.vertices), asset.surface.faces.numpy(), process=False)
+    surface.visual = ColorVisuals(surface, vertex_colors=asset.colors)
     atomic_write(path, ply.export_ply(surface, vertex_normal=False))
+    return [path]
+
+
+def write_stl(path: Path, asset: Asset, placement: Placement, texture_format: TextureFormat) -> list[Path]:
+    """Write binary STL: the surface alone."""
+    surface = trimesh.Trimesh(placement.points(asset.surface.vertices), asset.surface.faces.numpy(), process=False)
+    atomic_write(path, stl.export_stl(surface))
     return [path]
 
 
 def write_colored_glb(path: Path, mesh: Mesh, colors: Tensor) -> None:
     """Write binary glTF 2.0 with smooth normals and sRGB vertex colours [V, 3] in [0, 1], without a texture."""
     linear = linear_from_srgb(colors.clamp(0, 1).numpy())  # as glTF demands
-    surface = trimesh.Trimesh(
-        _y_up(mesh.vertices), mesh.faces.numpy(), vertex_normals=_y_up(mesh.vertex_normals()), process=False
-    )
+    surface = _trimesh(mesh, mesh.vertex_normals(), Placement(up="y"))
     surface.visual = ColorVisuals(surface, vertex_colors=(linear * 255).round().astype(np.uint8))
     atomic_write(path, gltf.export_glb(trimesh.Scene({path.stem: surface}), include_normals=True))
 
 
-# Formats with a texture.
-WRITERS = {"glb": write_glb, "obj": write_obj}
+WRITERS: dict[Format, Writer] = {
+    "glb": write_glb,
+    "obj": write_obj,
+    "ply": write_ply,
+    "stl": write_stl,
+    "3mf": write_3mf,
+    "usdz": write_usdz,
+}
+TEXTURED: tuple[Format, ...] = ("glb", "obj", "3mf", "usdz")  # the formats that may contain textures
 
 
-def _y_up(vectors: Tensor) -> np.ndarray:
-    x, y, z = vectors.numpy().T
-    return np.stack([x, z, -y], axis=1)
+def _trimesh(mesh: Mesh, normals: Tensor, placement: Placement) -> trimesh.Trimesh:
+    return trimesh.Trimesh(
+        placement.points(mesh.vertices),
+        mesh.faces.numpy(),
+        vertex_normals=placement.directions(normals),
+        process=False,
+    )
+
+
+def _textured(skin: Skin, placement: Placement, material: Any) -> trimesh.Trimesh:
+    mesh = _trimesh(skin.uv_mesh.mesh, skin.normals, placement)
+    mesh.visual = TextureVisuals(skin.uv_mesh.uv.numpy(), material=material)
+    return mesh
+
+
+def _pbr_material(name: str, skin: Skin, texture_format: TextureFormat) -> PBRMaterial:
+    maps: dict[str, Bytes | None] = {
+        "normalTexture": skin.normal_map,
+        "occlusionTexture": skin.occlusion if skin.occlusion is None else _red(skin.occlusion),
+    }
+    return PBRMaterial(
+        name=name,
+        baseColorTexture=encoded(skin.color, texture_format),
+        metallicFactor=METALLIC,
+        roughnessFactor=ROUGHNESS,
+        **{key: encoded(image, texture_format, lossless=True) for key, image in maps.items() if image is not None},
+    )
+
+
+def _red(image: Bytes) -> Bytes:
+    """Return a grey image [H, W] as RGB; all channels are alike, so that any reader finds it."""
+    return np.repeat(image[..., None], 3, axis=-1)
+
+
+def _simple_material(name: str, skin: Skin, texture_format: TextureFormat) -> SimpleMaterial:
+    white, black = (255, 255, 255, 255), (0, 0, 0, 255)
+    return SimpleMaterial(encoded(skin.color, texture_format), diffuse=white, ambient=white, specular=black, name=name)
+
+
+def _placed_tangents(tangents: Tensor, placement: Placement) -> NDArray[np.float32]:
+    """Return tangents [V, 4] along the axes of the file; the placement does not mirror, so their signs stay."""
+    return np.concatenate([placement.directions(tangents[:, :3]), tangents[:, 3:].numpy()], axis=1)
+
+
+def _complete_gltf(tree: dict[str, Any]) -> None:
+    """Give attributes their standard names, and a mesh without material the one of all files."""
+    for mesh in tree["meshes"]:
+        for primitive in mesh["primitives"]:
+            named = {GLB_ATTRIBUTES.get(key, key): index for key, index in primitive["attributes"].items()}
+            primitive["attributes"] = named
+            if "material" not in primitive:
+                plain = {"metallicFactor": METALLIC, "roughnessFactor": ROUGHNESS}
+                tree["materials"] = [{"name": mesh["name"], "pbrMetallicRoughness": plain}]
+                primitive["material"] = 0

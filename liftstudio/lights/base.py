@@ -9,11 +9,11 @@ from liftstudio.core.registry import Component
 
 
 class Light(Component, nn.Module):
-    """White light that depends on the surface normal alone."""
+    """Light that depends on the surface normal alone; white where it is fitted."""
 
     kind: ClassVar[str] = "light"
     needs_normals: ClassVar[bool] = True
 
     @abstractmethod
     def irradiance(self, normals: Tensor) -> Tensor:
-        """Scalar irradiance [N, 1] at unit world-space normals [N, 3]; 1 leaves the albedo unchanged."""
+        """Irradiance [N, 1] at unit world-space normals [N, 3]; 1 leaves the albedo unchanged. Coloured: [N, 3]."""

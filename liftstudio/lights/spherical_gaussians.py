@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from liftstudio.core.ranges import NonNegativeFloat, Range
 from liftstudio.core.registry import register
+from liftstudio.data.directions import fibonacci_sphere
 from liftstudio.lights.base import Light
 from liftstudio.ops.spherical_gaussians import irradiance
 
@@ -40,24 +41,22 @@ class SphericalGaussians(Light):
 
     def irradiance(self, normals: Tensor) -> Tensor:
         """Irradiance [N, 1] >= 0 at unit world-space normals [N, 3]."""
-        given = self._sum(normals)
+        return self._sum(normals) * self._scale()
+
+    def lobes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The Gaussians of the radiance: unit axes [K, 3], sharpness [K] and amplitude [K]."""
+        amplitude = F.softplus(self.raw_amplitude) * self._scale()
+        return F.normalize(self.axes, dim=-1), F.softplus(self.raw_sharpness), amplitude
+
+    def _scale(self) -> Tensor | float:
         if self.config.brightest == 0:
-            return given
+            return 1.0
         # No gradient: a lobe that no surface faces must not grow to dim the others.
-        return given * (self.config.brightest / self._sum(self.directions).amax().detach().clamp_min(1e-6))
+        return self.config.brightest / self._sum(self.directions).amax().detach().clamp_min(1e-6)
 
     def _sum(self, normals: Tensor) -> Tensor:
         axes = F.normalize(self.axes, dim=-1)
         return irradiance(normals, axes, F.softplus(self.raw_sharpness), F.softplus(self.raw_amplitude))
-
-
-def fibonacci_sphere(count: int) -> Tensor:
-    """Unit vectors [count, 3] spread evenly over the sphere."""
-    index = torch.arange(count) + 0.5
-    z = 1 - 2 * index / count
-    longitude = index * math.pi * (1 + math.sqrt(5))
-    ring = torch.sqrt(1 - z**2)
-    return torch.stack([ring * torch.cos(longitude), ring * torch.sin(longitude), z], dim=-1)
 
 
 def _inverse_softplus(value: float) -> float:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from liftstudio.core.checks import check_shape
 from liftstudio.core.errors import InputError
-from liftstudio.core.weights import load_module, open_weights
+from liftstudio.core.weights import load_module, open_weights, unloaded
 
 # First and second images [B, H, W, 3] (sRGB in [0, 1]) -> flow [B, H, W, 2] float, pixels (right, down): what is at p
 # in the first image is at p + flow(p) in the second.
@@ -76,7 +76,7 @@ def load_raft(weights: str, device: torch.device | str = "cpu") -> FlowEstimator
             f"E_flow needs torchvision, in the release for torch {torch.__version__}: pip install torchvision ({error})"
         ) from error
     opened = open_weights(weights, RAFT_PUBLISHED)
-    with torch.device("meta"):
+    with unloaded():
         network = raft_large()
     load_module(network, opened, {}, torch.float32, torch.device(device))
 

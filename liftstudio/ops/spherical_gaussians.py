@@ -15,6 +15,7 @@ from liftstudio.core.checks import check_shape
 # The clamped cosine around a normal as a spherical Gaussian (SV3D, section 4). It integrates to 3.40 instead of pi.
 COSINE_SHARPNESS = 2.133
 COSINE_AMPLITUDE = 1.17
+COSINE_INTEGRAL = 2 * math.pi * COSINE_AMPLITUDE * -math.expm1(-2 * COSINE_SHARPNESS) / COSINE_SHARPNESS
 
 
 def irradiance(normals: Tensor, axes: Tensor, sharpness: Tensor, amplitude: Tensor) -> Tensor:

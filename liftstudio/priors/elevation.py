@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from liftstudio.core.weights import load_module, open_weights
+from liftstudio.core.weights import load_module, open_weights, unloaded
 from liftstudio.priors.layers import Block, Conv
 
 WEIGHTS = "asset://priors/elevation"
@@ -107,7 +107,7 @@ class ElevationEstimator:
         Raises:
             InputError: they are missing or damaged.
         """
-        with torch.device("meta"):
+        with unloaded():
             self.network = ElevationNetwork()
         load_module(self.network, open_weights(WEIGHTS), {}, torch.float32, torch.device("cpu"))
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from liftstudio.core.errors import InputError
-from liftstudio.core.weights import Weights, check_module, load_module
+from liftstudio.core.weights import Weights, check_module, load_module, unloaded
 
 Change = Callable[[Tensor], Tensor]
 Sources = dict[str, tuple[str, Change]]  # module's key -> the file's key, and the change of layout
@@ -68,6 +68,7 @@ _CLIP_PARTS = {
 
 
 _GROUP = 32  # the channels of a UNet's residual blocks are multiples of this
+_TABLES = [name for name, value in vars(nn.Module()).items() if isinstance(value, dict)]  # weights, children, hooks
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,19 @@ class Part:
 
     def load(self, dtype: torch.dtype, device: torch.device) -> Any:
         """Return the network with its weights, frozen; each call reads the file again."""
-        module = copy.deepcopy(self.module)
+        module = _copy(self.module)
         load_module(module, self.weights, self.sources, dtype, device)
         return module
+
+
+def _copy(root: nn.Module) -> nn.Module:
+    """Copy a tree of modules with their tables; the rest is shared, unlike in a deep copy, which is slow."""
+    copies = {module: copy.copy(module) for module in root.modules()}
+    for module in copies.values():
+        vars(module).update({name: vars(module)[name].copy() for name in _TABLES})
+        for name, child in module._modules.items():
+            module._modules[name] = None if child is None else copies[child]
+    return copies[root]
 
 
 def vae_part(weights: Weights, prefix: str) -> Part:
@@ -133,7 +144,7 @@ def vae_part(weights: Weights, prefix: str) -> Part:
     widths = tuple(output_channels(weights, first, 4, VAE_GROUPS) for first in firsts)
     layers = weight_count(weights, f"{prefix}encoder.down.0.block.")
     latent_channels = weight_shape(weights, f"{prefix}decoder.conv_in.weight", 4)[1]
-    with torch.device("meta"):
+    with unloaded():
         module = make_vae(widths, layers, latent_channels)
     return Part(module, weights, vae_sources(module.state_dict(), levels, prefix))
 
@@ -184,7 +195,7 @@ def clip_part(weights: Weights, prefix: str, head_channels: int, activation: str
         projection_dim=weight_shape(weights, f"{prefix}proj", 2)[1],
         hidden_act=activation,
     )
-    with torch.device("meta"):
+    with unloaded():
         module = CLIPVisionModelWithProjection(config)
     module.vision_model.embeddings.position_ids = torch.arange(tokens)[None]  # not stored in files
     return Part(module, weights, clip_sources(module.state_dict(), prefix))

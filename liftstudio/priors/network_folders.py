@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from liftstudio.core.assets import input_path
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import file_kind
-from liftstudio.core.weights import Weights, find_file, is_hub_name
+from liftstudio.core.weights import Weights, find_file, is_hub_name, unloaded
 from liftstudio.priors.latent_diffusion import Part, Sources, replace_parts, same
 from liftstudio.priors.latent_prior import LATENT_SCALE
 
@@ -216,7 +216,7 @@ def _built(build: Build, path: Path, published: str) -> nn.Module:
     """Build the network of a config file on the meta device, without allocating memory."""
     options = read_options(path, published)
     try:
-        with torch.device("meta"):
+        with unloaded():
             return build(options)
     except Exception as error:  # the classes of both packages raise many unrelated types
         reason = str(error).strip().splitlines() or [type(error).__name__]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from liftstudio.core.config import parse
 from liftstudio.core.errors import InputError
-from liftstudio.core.weights import Weights, load_module, open_weights
+from liftstudio.core.weights import Weights, load_module, open_weights, unloaded
 from liftstudio.data.cameras import Cameras, concatenate, turned
 from liftstudio.priors.base import Estimates, NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import guided
@@ -78,7 +78,7 @@ class VolumePrior(Prior):
         weights = open_weights(config.weights)
         if not self.recognizes(weights):
             raise InputError(f"{weights.path}: these are not weights of the prior '{self.note}'")
-        with torch.device("meta"):
+        with unloaded():
             network = self.network_type(self.read_size(weights))
         load_module(network, weights, {}, torch.float32, device)
         self.network = network

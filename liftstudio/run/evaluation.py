@@ -16,6 +16,7 @@ from liftstudio.data.images import grid, resize_area, save_image, save_video
 from liftstudio.data.orbits import static
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
+from liftstudio.export.placement import Placement, read_in_world
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.lpips import Lpips, load_lpips
 from liftstudio.run.config import EvaluationConfig, TruthConfig
@@ -52,7 +53,7 @@ def evaluate(system: System, views: ReferenceViews | None, folder: Path, config:
         OSError: the folder cannot be written.
     """
     orbit = turntable_cameras(views, config)
-    save_video(folder / "turntable.mp4", _white_frames(system, orbit), config.fps)
+    save_turntable(folder / "turntable.mp4", system, orbit, config)
     save_stills(system, orbit, folder / "stills", config.stills)
     if views is None:
         return {}
@@ -60,6 +61,11 @@ def evaluate(system: System, views: ReferenceViews | None, folder: Path, config:
     metrics = image_metrics(renders, views, _lpips(config))
     save_image(folder / "contact_sheet.png", contact_sheet(renders, views, metrics))
     return metrics
+
+
+def save_turntable(path: Path, system: System, orbit: Cameras, config: EvaluationConfig) -> None:
+    """Write a video of the system over white, a frame for each camera of the orbit."""
+    save_video(path, _white_frames(system, orbit), config.fps)
 
 
 def turntable_cameras(views: ReferenceViews | None, config: EvaluationConfig) -> Cameras:
@@ -170,8 +176,10 @@ def compare_renders(
     return row | {"contextual_by": judges.features.name}
 
 
-def compare_exported(exported: Path, truth: "Truth") -> dict[str, float | None]:
-    """Return the distances of an exported mesh file, in the run's world, to the true mesh (see `mesh_metrics`).
+def compare_exported(exported: Path, truth: "Truth", placement: Placement | None = None) -> dict[str, float | None]:
+    """Return the distances of an exported mesh file to the true mesh (see `mesh_metrics`).
+
+    placement: of the run's world in the file; None: the file is in the run's world.
 
     Raises:
         InputError: the file is missing or contains no mesh.
@@ -179,7 +187,7 @@ def compare_exported(exported: Path, truth: "Truth") -> dict[str, float | None]:
     from liftstudio.data.mesh_io import read_mesh
     from liftstudio.run.truth import compare_mesh
 
-    return compare_mesh(read_mesh(exported), truth)
+    return compare_mesh(read_in_world(exported, placement) if placement else read_mesh(exported), truth)
 
 
 def load_judges(config: EvaluationConfig, noun: str | None, device: torch.device) -> "Judges":

@@ -70,6 +70,11 @@ class RunFolder:
         return self.path / "test"
 
     @property
+    def relit(self) -> Path:
+        """The folder of turntables under other lights."""
+        return self.path / "relit"
+
+    @property
     def export(self) -> Path:
         """The folder of the mesh files."""
         return self.path / "export"
@@ -78,6 +83,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """The file of all metrics."""
         return self.path / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        """The page that shows the run."""
+        return self.path / "report.html"
 
     def images(self, stage: str) -> Path:
         """Return the folder of a stage's image grids."""

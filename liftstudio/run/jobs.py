@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from liftstudio.core.logs import log
 from liftstudio.run.config import RunConfig, load_run_config
@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from liftstudio.run.folder import RunFolder
     from liftstudio.run.run import Run
 
-Mode = Literal["train", "preview", "views", "resume", "validate", "test", "export"]
-MODES: tuple[Mode, ...] = get_args(Mode)
+Mode = Literal["train", "preview", "views", "resume", "validate", "test", "export", "relight"]
 NEW_RUN = ("train", "preview", "views")  # modes that start from any config; the others need a run
 
 
@@ -25,6 +24,7 @@ class Job:
     overrides: key=value, see `load_run_config`.
     gpus:      CUDA devices to use; None: those of the config.
     command:   how the job can be repeated, noted in the run folder.
+    light:     environment map of "relight", Radiance HDR. exposure: the map is brightened by so many stops.
     """
 
     mode: Mode
@@ -32,6 +32,8 @@ class Job:
     overrides: tuple[str, ...] = ()
     gpus: tuple[int, ...] | None = None
     command: str = ""
+    light: Path | None = None
+    exposure: float = 0.0
 
 
 def work(job: Job, on_folder: Callable[["RunFolder"], None] = lambda folder: None) -> "RunFolder":
@@ -60,7 +62,7 @@ def work(job: Job, on_folder: Callable[["RunFolder"], None] = lambda folder: Non
     run = Run.start(config, job.command, gpus)
     with run.folder.lock():
         on_folder(run.folder)
-        _steps(run, job.mode)
+        _steps(run, job)
     return run.folder
 
 
@@ -70,7 +72,7 @@ def _work_on(folder: "RunFolder", config: RunConfig, job: Job, on_folder: Callab
     with folder.lock():
         on_folder(folder)
         run = Run.reopen(config, folder, job.command, _as_list(job.gpus), finished=job.mode != "resume")
-        _steps(run, job.mode)
+        _steps(run, job)
     return folder
 
 
@@ -91,7 +93,8 @@ def _reopened(config: Path) -> "RunFolder":
     return existing_run_folder(config)
 
 
-def _steps(run: "Run", mode: Mode) -> None:
+def _steps(run: "Run", job: Job) -> None:
+    mode = job.mode
     if mode in ("train", "resume"):
         run.fit()
     else:
@@ -104,3 +107,6 @@ def _steps(run: "Run", mode: Mode) -> None:
         run.test()
     if mode in ("train", "resume", "export"):
         run.export()
+    if mode == "relight":
+        assert job.light is not None, "a job to relight names the light"
+        run.relight(job.light, job.exposure)

@@ -1,6 +1,7 @@
 """A run: the stages of its system in order, with logs and checkpoints, then test and export."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +19,16 @@ from liftstudio.core.devices import choose_devices, first_device
 from liftstudio.core.errors import InputError
 from liftstudio.core.events import StageStep, WorkStep, tell
 from liftstudio.core.files import atomic_write, clear_temporaries
-from liftstudio.core.logs import RunLog, StageProgress, WorkProgress, log
+from liftstudio.core.logs import RunLog, StageProgress, TensorBoardLog, WandbLog, WorkProgress, log
 from liftstudio.core.memory import memory_advice, memory_high_water_gb
 from liftstudio.core.registry import find
 from liftstudio.core.stopping import StopRequest
+from liftstudio.data.environment import read_environment
+from liftstudio.data.mesh_io import SUFFIXES
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.export.pipeline import export_mesh
+from liftstudio.export.placement import reported_placement
+from liftstudio.lights.environment import Environment, save_light
 from liftstudio.priors.base import Prior
 from liftstudio.priors.opening import prior_class
 from liftstudio.run.config import RunConfig, deciding_options
@@ -35,6 +40,8 @@ from liftstudio.run.evaluation import (
     evaluate,
     load_judges,
     load_truth_of,
+    save_turntable,
+    turntable_cameras,
 )
 from liftstudio.run.folder import RunFolder, check_writable, create_run_folder
 from liftstudio.run.inputs import Inputs
@@ -49,6 +56,7 @@ if TYPE_CHECKING:
     from liftstudio.run.truth import Truth
 
 
+CLIPPED = 1.5  # irradiance from which much of a relit surface loses its shading
 NO_VOLUME = "--preview: these views come with no volume; a prior that has one is asset://priors/objects"
 
 
@@ -265,8 +273,7 @@ class Run:
         stages = list(self.system.stages)
         first = stages.index(self.saved.stage) if self.saved else 0
         before = self.saved.total_step if self.saved else 0
-        tensorboard = self.folder.tensorboard if self.config.log.tensorboard else None
-        self.log = RunLog(self.folder.log_csv, tensorboard, before) if self.fabric.is_global_zero else None
+        self.log = self._open_log(before) if self.fabric.is_global_zero else None
         if self.fabric.is_global_zero:
             self._save_generated_views()
             self._note_elevation()
@@ -281,6 +288,14 @@ class Run:
             if self.log is not None:
                 self.log.close()
         self._note_metrics({})
+
+    def _open_log(self, total_step: int) -> RunLog:
+        options, others = self.config.log, list[TensorBoardLog | WandbLog]()
+        if options.tensorboard:
+            others.append(TensorBoardLog(self.folder.tensorboard, total_step))
+        if options.wandb:
+            others.append(WandbLog(options.wandb, self.folder.path))
+        return RunLog(self.folder.log_csv, total_step, others)
 
     def _save_generated_views(self) -> None:
         """Write views and preview to the run folder if a prior generated them; the user's own views need no copy."""
@@ -429,9 +444,10 @@ class Run:
             return None
 
     def export(self) -> None:
-        """Write mesh files to export/, and their report to metrics.json."""
+        """Write mesh files and the fitted light to export/, and their report to metrics.json."""
         with self._finish("export"), WorkProgress("export") as progress:
             surface = self.system.surface()
+            light = save_light(self.folder.export, self.system.light)
             report = export_mesh(
                 surface.mesh,
                 surface.albedo,
@@ -441,20 +457,43 @@ class Run:
                 progress=progress,
             )
         self._note_metrics({"export": report})
-        log.info("export: %s", ", ".join(str(self.folder.export / name) for name in report["files"]))
-        self._measure(self.folder.export / f"mesh.{self.config.export.formats[0]}")
+        files = [self.folder.export / name for name in report["files"]]
+        log.info("export: %s", ", ".join(map(str, files + light)))
+        self._measure(report)
 
-    def _measure(self, exported: Path) -> None:
+    def relight(self, file: Path, exposure: float) -> None:
+        """Write a turntable under an environment map to relit/<its name>.mp4; exposure: brighten the map by 2^exposure.
+
+        Raises:
+            InputError: the map is not readable, or the system has no light.
+        """
+        light = Environment(read_environment(file) * 2.0**exposure)
+        if light.brightest > CLIPPED:
+            advice = exposure - math.ceil(math.log2(light.brightest))
+            log.warning("--light: up to %.1f times too bright; try --exposure=%g", light.brightest, advice)
+        self.system.relight(light)
+        video = self.folder.relit / f"{file.stem}.mp4"
+        save_turntable(video, self.system, turntable_cameras(self.inputs.views, self.config.test), self.config.test)
+        log.info("relight: %s", video)
+
+    def _measure(self, report: dict[str, Any]) -> None:
         """Compare the exported mesh with the true surface, where it is known."""
         truth, surface = self._truth(), self.inputs.truth_mesh
+        if surface is None and (truth is None or truth.mesh is None):
+            return
+        name = next((name for name in self.config.export.formats if f".{name}" in SUFFIXES), None)
+        if name is None:
+            log.warning("truth: only %s files can be read back; the mesh is not compared", ", ".join(SUFFIXES))
+            return
+        exported, placement = self.folder.export / f"mesh.{name}", reported_placement(report, name)
         if truth is not None and truth.mesh is not None:
-            self._note_metrics({"mesh": compare_exported(exported, truth)})
+            self._note_metrics({"mesh": compare_exported(exported, truth, placement)})
         elif surface is not None and surface.is_file():
             from liftstudio.data.mesh_io import read_mesh
             from liftstudio.run.truth import truth_of_capture
 
             truth = truth_of_capture(read_mesh(surface, torch.float64), self.inputs.data_from_world)
-            self._note_metrics({"mesh": compare_exported(exported, truth)})
+            self._note_metrics({"mesh": compare_exported(exported, truth, placement)})
         elif surface is not None:
             log.warning("%s: the true surface does not exist any more; the mesh is not compared", surface)
 

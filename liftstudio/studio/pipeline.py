@@ -1,6 +1,6 @@
 """liftstudio from Python: an image in, a textured mesh out, and all that happens in between as events.
 
-Everything is done by the jobs of the command line (`run.jobs`), so that a call leaves the same run folder.
+Everything is done by the jobs of the command line (`studio.jobs`), so that a call leaves the same run folder.
 """
 
 import json
@@ -34,8 +34,9 @@ from liftstudio.priors.base import Prior
 from liftstudio.priors.opening import open_prior
 from liftstudio.run.config import load_without_input
 from liftstudio.run.folder import RunFolder
-from liftstudio.run.jobs import Job, Mode, work
+from liftstudio.run.jobs import Job, Mode
 from liftstudio.run.snapshots import look
+from liftstudio.studio.jobs import work
 from liftstudio.studio.results import Result
 
 Picture = str | Path | Image.Image | NDArray[Any] | Tensor

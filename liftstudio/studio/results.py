@@ -1,11 +1,13 @@
 """What a run leaves, read back from its folder."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import torch
 import trimesh
 from PIL import Image
@@ -14,8 +16,21 @@ from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.images import to_pillow
 from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.export.options import Format
 from liftstudio.run.folder import RunFolder, existing_run_folder
 from liftstudio.run.inputs import Inputs
+
+TO_Y_UP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])  # from z up
+
+
+def load_y_up(path: Path, metrics: Mapping[str, Any]) -> trimesh.Trimesh:
+    """Return the mesh of an exported file with y up; metrics: of its run, which say which axis is up in the file."""
+    mesh = trimesh.load(path, force="mesh", process=False)
+    export = metrics.get("export")
+    axes = export.get("up_axis") if isinstance(export, dict) else None
+    if isinstance(axes, dict) and axes.get(path.suffix[1:]) == "z":
+        mesh.apply_transform(TO_Y_UP)
+    return mesh
 
 
 @dataclass(frozen=True)
@@ -45,12 +60,13 @@ class Result:
 
     @property
     def files(self) -> dict[str, Path]:
-        """The exported mesh files by format: glb, obj, ply; empty before the export."""
-        return {path.suffix[1:]: path for path in sorted(self.run.export.glob("mesh.*")) if path.suffix != ".mtl"}
+        """The exported mesh files by format: glb, obj, ply, ...; empty before the export."""
+        paths = {name: self.run.export / f"mesh.{name}" for name in get_args(Format)}
+        return {name: path for name, path in paths.items() if path.is_file()}
 
     @cached_property
     def mesh(self) -> trimesh.Trimesh:
-        """The exported mesh with its texture, or the preview where nothing was exported; y up, as in its GLB.
+        """The exported mesh with its texture, or the preview where nothing was exported; y up.
 
         Raises:
             InputError: the run has neither.
@@ -58,7 +74,7 @@ class Result:
         path = self.files.get("glb") or next(iter(self.files.values()), None) or self.run.preview
         if not path.is_file():
             raise InputError(f"{self.folder}: the run has no mesh yet; continue it with --resume")
-        return trimesh.load(path, force="mesh", process=False)
+        return load_y_up(path, self.metrics)
 
     @cached_property
     def reference(self) -> ReferenceViews | None:

@@ -13,6 +13,7 @@ from liftstudio.core.schedules import Schedule
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.mesh import Mesh
 from liftstudio.data.render import Render
+from liftstudio.lights.base import Light
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class System(Component):
     kind: ClassVar[str] = "system"
 
     stages: dict[str, int]  # stage name -> its number of steps, in order
+    light: Light | None = None  # what is fitted as the scene's light, if anything
 
     @classmethod
     def check(cls, config: Any, *, has_volume: bool) -> None:
@@ -79,6 +81,14 @@ class System(Component):
             InputError: there is no such option, or the stage could not go on with this value.
         """
         raise InputError(f"{option}: the options of this system cannot be changed during a run")
+
+    def relight(self, light: Light) -> None:
+        """Replace the scene's light, for rendering.
+
+        Raises:
+            InputError: the system has no light to replace.
+        """
+        raise InputError("relight: this system has no light to replace")
 
     @abstractmethod
     def surface(self) -> Surface:

@@ -19,6 +19,7 @@ from liftstudio.data.render import Render
 from liftstudio.geometry.base import PRIOR, Geometry
 from liftstudio.geometry.depth_fusion import slenderness
 from liftstudio.guidance.base import Guidance
+from liftstudio.lights.base import Light
 from liftstudio.renderers.scene import Scene
 from liftstudio.systems.base import Surface, System
 from liftstudio.systems.optimization import ScheduledAdam
@@ -53,6 +54,7 @@ class CoarseToFine(System):
             default_factory=lambda: _default("background", "solid-color")
         )  # shared by all stages
 
+    light: Light
     stage: Stage  # the current one, from `enter` on
 
     def __init__(
@@ -191,6 +193,10 @@ class CoarseToFine(System):
     def change(self, option: str, schedule: Schedule, step: int) -> None:
         """See `System.change`."""
         self.stage.adjustable.change(option, schedule, step)
+
+    def relight(self, light: Light) -> None:
+        """See `System.relight`."""
+        self.stage.scene.light = light.to(self.device)
 
     def surface(self) -> Surface:
         """See `Stage.surface`."""

@@ -16,7 +16,7 @@ from liftstudio.synthetic import Kind, TexturedObject, make_object, patterned, r
 from liftstudio.training.rigs import Rig, RigConfig, draw_count, draw_rig, fitted, measured_count
 from liftstudio.training.solids import Solid, procedural_solid
 
-Licences = Literal["permissive", "any"]
+Licences = Literal["permissive", "others", "any"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -29,7 +29,7 @@ class DataConfig:
     captures_up: Literal["z", "cameras"] = "z"  # up of captures: the z axis, or the cameras' mean up (for COLMAP)
     objects: str = ""  # real meshes: a folder with packs and catalog.csv, or with your GLB, OBJ or PLY files
     objects_share: UnitFloat = 0.85  # share of real meshes if `objects` is set; the rest is procedural
-    licences: Licences = "permissive"  # of the catalogue to use; permissive: those that require at most attribution
+    licences: Licences = "permissive"  # of the catalogue to use; permissive: they require at most attribution
     weights: dict[str, NonNegativeFloat] = field(default_factory=dict)  # sampling weight of a mesh, by pack; default 1
     augment: bool = True  # vary colours, and blur the input view; only if `objects` is set
     toys: UnitFloat = 1.0  # share of toy figures among procedural objects; the rest are free composites

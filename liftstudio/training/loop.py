@@ -19,7 +19,7 @@ from liftstudio.core.config import to_plain, write_config
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_write
 from liftstudio.core.locking import exclusive
-from liftstudio.core.logs import RunLog, StageProgress, log
+from liftstudio.core.logs import RunLog, StageProgress, TensorBoardLog, log
 from liftstudio.core.stopping import StopRequest
 from liftstudio.data.images import save_image
 from liftstudio.priors.precision import compute_dtype
@@ -113,7 +113,9 @@ class Training(lightning.LightningModule):
         self.begun = time.perf_counter()
         self.stop.__enter__()
         if self.trainer.is_global_zero:
-            self.run_log = RunLog(self.folder / "log.csv", self.folder / "tb", self.steps_done)
+            self.run_log = RunLog(
+                self.folder / "log.csv", self.steps_done, [TensorBoardLog(self.folder / "tb", self.steps_done)]
+            )
             self.shown = StageProgress("train", self.steps_done, self.config.steps, every=PROGRESS_SECONDS)
             self.shown.__enter__()
 

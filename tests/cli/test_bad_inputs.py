@@ -82,7 +82,7 @@ OPTIONS = {
     "log.imges_every=1": "did you mean 'log.images_every'?",
     "test.elevation_deg=90": "test.elevation_deg: expected -89 to 89",
     "test.lpips_network=resnet": "test.lpips_network: expected one of",
-    "export.formats=[gltff]": "export.formats[0]: expected one of glb, obj, ply, got 'gltff'",
+    "export.formats=[gltff]": "export.formats[0]: expected one of glb, obj, ply, stl, 3mf, usdz, got 'gltff'",
     "export.formats=glb": "export.formats: expected a list",
     "export.texture_size=big": "export.texture_size: expected a whole number",
     "export.textur_size=64": "did you mean 'export.texture_size'?",
@@ -257,7 +257,7 @@ RUN_FAULTS: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
         [],
         "expected the config.yaml of a run folder",
     ),
-    "bad export option": (lambda run: None, ["export.formats=[stl]"], "export.formats"),
+    "bad export option": (lambda run: None, ["export.formats=[fbx]"], "export.formats"),
 }
 
 

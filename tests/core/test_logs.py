@@ -1,12 +1,16 @@
 """log.csv, the progress line, messages."""
 
 import csv
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from liftstudio.core import logs
-from liftstudio.core.logs import CsvLog, RunLog, StageProgress
+from liftstudio.core.errors import InputError
+from liftstudio.core.logs import CsvLog, LogConfig, RunLog, StageProgress, TensorBoardLog, WandbLog
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -58,13 +62,33 @@ def test_the_same_rows_whether_stopped_or_not(tmp_path: Path) -> None:
 def test_tensorboard_holds_the_values(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    log = RunLog(tmp_path / "log.csv", tmp_path / "tb", 0)
+    log = RunLog(tmp_path / "log.csv", 0, [TensorBoardLog(tmp_path / "tb", 0)])
     for step in (1, 2, 3):
         log.write("coarse", step, step, {"loss": step / 4})
     log.close()
     events = EventAccumulator(str(tmp_path / "tb"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("coarse/loss")] == [(1, 0.25), (2, 0.5), (3, 0.75)]
+
+
+def test_weights_and_biases_gets_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    run = SimpleNamespace(log=lambda values, step: told.append((values, step)), finish=lambda: told.append("end"))
+    service = SimpleNamespace(init=lambda **options: told.append(options) or run)
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    for _ in range(2):  # the second time it is continued
+        log = RunLog(tmp_path / "log.csv", 0, [WandbLog("chairs", tmp_path / "sv3d" / "owl")])
+        log.write("coarse", 1, 1, {"loss": 0.5})
+        log.close()
+    first, *_ = told
+    assert first["project"] == "chairs" and first["name"] == "sv3d/owl" and first["resume"] == "allow"
+    assert told[1:3] == [({"coarse/loss": 0.5}, 1), "end"] and told[3] == first
+
+
+def test_logging_to_a_service_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"wandb: .* pip install 'liftstudio\[wandb\]'"):
+        LogConfig(wandb="chairs")
 
 
 def test_progress_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:

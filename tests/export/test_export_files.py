@@ -1,14 +1,13 @@
 import dataclasses
 import io
 import json
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import trimesh
-from export_shapes import lopsided, position_color
+from export_shapes import lopsided, position_color, read_glb
 from helpers.tiny_scenes import as_trimesh, from_trimesh
 from PIL import Image
 from torch import Tensor
@@ -16,9 +15,11 @@ from torch import Tensor
 from liftstudio.core.errors import InputError
 from liftstudio.data.mesh import Mesh
 from liftstudio.export import ExportConfig, check_export
+from liftstudio.export.asset import Asset, Skin
 from liftstudio.export.bake import bake_texture, surface_texels
 from liftstudio.export.cleanup import vertex_normals
 from liftstudio.export.pipeline import export_mesh
+from liftstudio.export.placement import Placement
 from liftstudio.export.unwrap import unwrap_mesh
 from liftstudio.export.writers import write_glb, write_obj, write_ply
 
@@ -37,29 +38,14 @@ class Raw:
 
 
 def raw_glb(path: Path) -> Raw:
-    """Read a GLB after the glTF 2.0 specification, without trimesh; vertices are turned back to z up."""
-    data = path.read_bytes()
-    json_length = struct.unpack_from("<I", data, 12)[0]
-    gltf, binary = json.loads(data[20 : 20 + json_length]), data[28 + json_length :]
-
-    def view(index: int) -> bytes:
-        entry = gltf["bufferViews"][index]
-        return binary[entry.get("byteOffset", 0) :][: entry["byteLength"]]
-
-    def accessor(index: int) -> np.ndarray:
-        entry = gltf["accessors"][index]
-        array = np.frombuffer(view(entry["bufferView"]), {5126: "<f4", 5125: "<u4"}[entry["componentType"]])
-        return array.reshape(entry["count"], -1)
-
-    primitive = gltf["meshes"][0]["primitives"][0]
-    material = gltf["materials"][primitive["material"]]["pbrMetallicRoughness"]
+    """Read a GLB without trimesh; vertices are turned back to z up."""
+    tree, values = read_glb(path)
+    material = tree["materials"][tree["meshes"][0]["primitives"][0]["material"]]["pbrMetallicRoughness"]
     assert material["metallicFactor"] == 0
-    assert material.get("roughnessFactor", 1) == 1
-    texture = gltf["textures"][material["baseColorTexture"]["index"]]
-    image = np.asarray(Image.open(io.BytesIO(view(gltf["images"][texture["source"]]["bufferView"]))))
-    positions, normals, st = (accessor(primitive["attributes"][name]) for name in ("POSITION", "NORMAL", "TEXCOORD_0"))
-    vertices, normals = (np.stack([x, -z, y], 1) for x, y, z in (positions.T, normals.T))
-    return Raw(vertices, accessor(primitive["indices"]).reshape(-1, 3).astype(int), normals, st, image)
+    assert material["roughnessFactor"] == 1
+    image = np.asarray(Image.open(io.BytesIO(values[f"image{material['baseColorTexture']['index']}"].tobytes())))
+    vertices, normals = (values[name][:, [0, 2, 1]] * [1, -1, 1] for name in ("POSITION", "NORMAL"))
+    return Raw(vertices, values["indices"].reshape(-1, 3).astype(int), normals, values["TEXCOORD_0"], image)
 
 
 def raw_obj(path: Path) -> Raw:
@@ -131,8 +117,10 @@ def test_files_read_again_equal_what_was_written(tmp_path: Path) -> None:
     uv_mesh = unwrap_mesh(mesh, 256, 4)
     normals = vertex_normals(mesh)[uv_mesh.source]
     texture = bake_texture(lambda points, normals: position_color(points), surface_texels(uv_mesh, normals, 256))
-    for writer, reader in ((write_glb, raw_glb), (write_obj, raw_obj)):
-        path = writer(tmp_path / "it", uv_mesh, normals, texture)[-1]
+    colors = np.random.default_rng(0).integers(0, 256, (len(mesh.vertices), 3), dtype=np.uint8)
+    asset = Asset("it", mesh, vertex_normals(mesh), colors, Skin(uv_mesh, normals, texture))
+    for writer, reader, name, up in ((write_glb, raw_glb, "it.glb", "y"), (write_obj, raw_obj, "it.obj", "z")):
+        path = writer(tmp_path / name, asset, Placement(up=up), "png")[-1]
         read = trimesh.load_mesh(path, process=False, maintain_order=True)
         turned = np.asarray(read.vertices)
         if path.suffix == ".glb":
@@ -144,8 +132,7 @@ def test_files_read_again_equal_what_was_written(tmp_path: Path) -> None:
         material = read.visual.material
         image = material.baseColorTexture if path.suffix == ".glb" else material.image
         np.testing.assert_array_equal(np.asarray(image), texture)
-    colors = np.random.default_rng(0).integers(0, 256, (len(mesh.vertices), 3), dtype=np.uint8)
-    read = trimesh.load_mesh(write_ply(tmp_path / "it.ply", mesh, colors)[0], process=False)
+    read = trimesh.load_mesh(write_ply(tmp_path / "it.ply", asset, Placement(), "png")[0], process=False)
     np.testing.assert_array_equal(np.asarray(read.vertices, np.float32), mesh.vertices)
     np.testing.assert_array_equal(read.faces, mesh.faces)
     np.testing.assert_array_equal(read.visual.vertex_colors[:, :3], colors)

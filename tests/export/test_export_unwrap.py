@@ -18,6 +18,7 @@ from liftstudio.data.mesh import Mesh
 from liftstudio.export.atlas import FACES_PER_PIECE
 from liftstudio.export.bake import Texels, bake_texture, surface_texels
 from liftstudio.export.cleanup import decimate, face_components, vertex_normals
+from liftstudio.export.seams import mended, seam_differences
 from liftstudio.export.unwrap import UvMesh, unwrap_mesh
 
 SIZE = 256
@@ -159,6 +160,31 @@ def test_every_texel_within_the_gutter_has_the_colour_of_the_nearest_one_of_the_
     near = distance[:, 0] <= 4
     assert near.sum() > len(inside)
     assert (same & ties).any(1)[near].all()
+
+
+def test_the_colour_does_not_jump_at_seams() -> None:
+    mesh = lopsided()
+    uv_mesh = unwrap_mesh(mesh, SIZE, 4)
+    texture = bake_texture(lambda points, normals: 0.5 + 0.5 * torch.sin(9 * points), texels_of(mesh, uv_mesh))
+    even = mended(uv_mesh, texture)
+    before, after = (seam_differences(uv_mesh, image) for image in (texture, even))
+    assert len(after) > 1000
+    assert before.max() > 5  # the texels outside the charts are those of the nearest point inside
+    assert after.max() < 2 and after.mean() < 0.25 * before.mean()
+    assert np.abs(even.astype(int) - texture).mean() < 0.5  # nothing else changes
+    one_color = np.full((SIZE, SIZE, 3), 99, np.uint8)
+    assert (mended(uv_mesh, one_color) == 99).all() and seam_differences(uv_mesh, one_color).max() < 1e-9
+
+
+def test_jumps_are_measured_across_the_cut() -> None:
+    """Two triangles of a square, each in a half of the texture of its own: black and grey."""
+    square = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0], [1, 1, 0], [0, 1, 0]])
+    uv = torch.tensor([[0.1, 0.1], [0.3, 0.1], [0.3, 0.3], [0.6, 0.1], [0.8, 0.3], [0.6, 0.3]])
+    uv_mesh = UvMesh(Mesh(square, torch.tensor([[0, 1, 2], [3, 4, 5]])), torch.tensor([0, 1, 2, 0, 2, 3]), uv, 2, 0)
+    texture = np.zeros((64, 64, 3), np.uint8)
+    texture[:, 32:, 1] = 40
+    jumps = seam_differences(uv_mesh, texture)
+    assert len(jumps) == np.ceil(3 * 0.2 * np.sqrt(2) * 64) and np.allclose(jumps, 40)
 
 
 def test_texels_have_their_point_and_normal() -> None:

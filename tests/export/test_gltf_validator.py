@@ -45,9 +45,24 @@ def test_glb_files_are_valid(tmp_path: Path, shape: str) -> None:
         "tent": tent,
         "noisy": lambda: lopsided(64, 0.03),
     }
-    config = ExportConfig(texture_size=256, target_faces=5000, shaded=True, min_component_area=0.0)
+    config = ExportConfig(
+        texture_size=256, target_faces=5000, shaded=True, min_component_area=0.0, normal_map=True, occlusion_map=True
+    )
     export_mesh(shapes[shape](), position_color, tmp_path, config, shaded=lambda points, normals: 0.5 * normals + 0.5)
     for name in ("mesh.glb", "mesh_shaded.glb"):
         issues = validate(tmp_path / name)
         assert issues["numErrors"] == 0, issues["messages"]
         assert issues["numWarnings"] == 0, issues["messages"]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Khronos' glTF validator needs node, which is not installed")
+@pytest.mark.parametrize(
+    "options", [{"texture_format": "webp", "normal_map": True}, {"texture_format": "jpeg"}, {"color": "vertices"}]
+)
+def test_glb_files_are_valid_with_other_colours(tmp_path: Path, options: dict) -> None:
+    export_mesh(lopsided(), position_color, tmp_path, ExportConfig(texture_size=128, **options))
+    issues = validate(tmp_path / "mesh.glb")
+    assert issues["numErrors"] == 0, issues["messages"]
+    # The validator knows neither the extension for WebP nor, then, its images.
+    known = {"UNSUPPORTED_EXTENSION", "IMAGE_UNRECOGNIZED_FORMAT"}
+    assert not [message for message in issues["messages"] if message["severity"] < 2 and message["code"] not in known]

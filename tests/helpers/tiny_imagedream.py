@@ -1,11 +1,12 @@
 """ImageDream and MVDream in miniature: a weight file in the official layout, and a text encoder; random weights."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from helpers.tiny_hifi123 import write_tokenizer
@@ -98,8 +99,13 @@ def tiny_state(*, image: bool = True, seed: int = 0, **sizes: Any) -> dict[str, 
 
 def write_tiny_imagedream(path: Path, metadata: dict[str, str] | None = None, **options: Any) -> Path:
     """Write an official file in miniature; for `options` see `tiny_state`."""
-    save_file(tiny_state(**options), path, metadata=NUMBERS | (metadata or {}))
+    path.write_bytes(_saved(tuple((metadata or {}).items()), **options))
     return path
+
+
+@functools.cache
+def _saved(metadata: tuple[tuple[str, str], ...], **options: Any) -> bytes:
+    return save(tiny_state(**options), metadata=NUMBERS | dict(metadata))
 
 
 def write_tiny_text(folder: Path, seed: int = 0, width: int = TEXT_WIDTH) -> Path:

@@ -1,11 +1,12 @@
 """SyncDreamer in miniature: a weight file in the official layout, with random weights."""
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from helpers.tiny_sv3d import randomize, tiny_clip, tiny_vae
@@ -32,7 +33,7 @@ def tiny_network(
     views: int = 4,
     channels: tuple[int, ...] = (32, 32, 64, 64),
     volume: tuple[int, ...] = (8, 8, 16, 16),
-    attends: tuple[bool, ...] = (True, True, True, False),
+    attends: tuple[bool, ...] = (False, True, False, False),
     heads: int = 4,
 ) -> Any:
     """Return a random network; its weight names are the official ones."""
@@ -63,8 +64,13 @@ def tiny_state(*, views: int = 4, image_size: int = 32, seed: int = 0, **sizes: 
 
 def write_tiny_syncdreamer(path: Path, **options: Any) -> Path:
     """Write an official file in miniature; for `options` see `tiny_state`."""
-    save_file(tiny_state(**options), path, metadata=NUMBERS)
+    path.write_bytes(_saved(**options))
     return path
+
+
+@functools.cache
+def _saved(**options: Any) -> bytes:
+    return save(tiny_state(**options), metadata=NUMBERS)
 
 
 def write_bright_weights(path: Path, seed: int) -> Path:

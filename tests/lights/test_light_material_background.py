@@ -10,7 +10,8 @@ from liftstudio.backgrounds.solid_color import SolidColor
 from liftstudio.core.config import parse
 from liftstudio.core.errors import InputError
 from liftstudio.core.schedules import Schedule
-from liftstudio.lights.spherical_gaussians import SphericalGaussians, fibonacci_sphere
+from liftstudio.data.directions import fibonacci_sphere
+from liftstudio.lights.spherical_gaussians import SphericalGaussians
 from liftstudio.lights.uniform import Uniform
 from liftstudio.materials.base import RandomShading, ShadingPoints
 from liftstudio.materials.diffuse import Diffuse

@@ -38,7 +38,13 @@ def video_frames(path: Path) -> list[Tensor]:
 def test_the_views_mode_writes_only_the_views(ball_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(VIEWS) == 0
     run = Path("runs/ball/a")
-    assert {path.name for path in run.iterdir()} == {"config.yaml", "command.txt", "checkpoints", "views"}
+    assert {path.name for path in run.iterdir()} == {
+        "config.yaml",
+        "command.txt",
+        "report.html",
+        "checkpoints",
+        "views",
+    }
     assert {path.name for path in (run / "views").iterdir()} == FILES
     shown = capsys.readouterr()
     assert "runs/ball/a/views" in shown.out and shown.err == ""

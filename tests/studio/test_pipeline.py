@@ -40,6 +40,9 @@ def test_a_run_leaves_what_the_command_line_leaves(ball_project: Path) -> None:
     assert bytes_of(result.folder) == bytes_of(Path("runs/ball/a"))
     assert result.metrics["export"]["faces"] == len(result.mesh.faces) and isinstance(result.mesh, trimesh.Trimesh)
     assert set(result.files) == {"ply"}
+    stored = trimesh.load(result.files["ply"], process=False)  # z up
+    x, y, z = stored.vertices.T
+    assert np.allclose(result.mesh.vertices, np.stack([x, z, -y], axis=1))
     assert len(result.views) == len(result.cameras) == 6 and result.views[0].size == (48, 48)
     assert np.array_equal(np.asarray(result.views[2]), np.asarray(Image.open(result.folder / "views/002.png")))
 

@@ -58,7 +58,8 @@ def read_catalog(path: Path) -> dict[tuple[str, str], Entry]:
 
 def is_allowed(licence: str, licences: Licences) -> bool:
     """Return whether `licences` includes it. Permissive licences are those like CC0, CC-BY, MIT, BSD and Apache."""
-    return licences == "any" or not is_attributed(licence) or _ATTRIBUTION.fullmatch(licence) is not None
+    is_permissive = not is_attributed(licence) or _ATTRIBUTION.fullmatch(licence) is not None
+    return licences == "any" or is_permissive == (licences == "permissive")
 
 
 def is_attributed(licence: str) -> bool:

@@ -56,7 +56,7 @@ def test_unseen_pictures_come_back_from_their_noise(prior: Any) -> None:
 def test_a_view_takes_on_the_colours_of_the_picture(prior: Any) -> None:
     """A view with dimmed and shifted colours gets closer to the true one."""
     gains = []
-    form, grid, prompts = rgnv.Form.symmetric(LEVELS, guidance_scale=1.0), prior.grid(20), prior.prompts("")
+    form, grid, prompts = rgnv.Form.symmetric(LEVELS // 2, guidance_scale=1.0), prior.grid(10), prior.prompts("")
     for index in range(4):
         sample = unseen(index, views=2)
         images, masks = over_grey(sample)

@@ -23,6 +23,8 @@ from liftstudio.methods.hifi123.depth import depth_channel
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 from liftstudio.systems.coarse_to_fine import CoarseToFine
 
+pytestmark = pytest.mark.usefixtures("opened_once")
+
 SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
 CLS = registry.find("depth-sds", "guidance")

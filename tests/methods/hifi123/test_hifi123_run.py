@@ -22,13 +22,13 @@ from liftstudio.data.images import load_image
 from liftstudio.data.mesh_io import read_mesh
 from liftstudio.run.config import load_run_config
 
-pytestmark = pytest.mark.usefixtures("small_covering_views")
+pytestmark = pytest.mark.usefixtures("small_covering_views", "coarse_fusion")
 
 CONFIGS = assets.packaged("configs")
 SEED = fresh_seed(__name__)
 COARSE, FINE = (f"system.stages.{stage}" for stage in ("coarse", "fine"))
 TINY_REFINEMENT = [  # options of state distillation with a tiny model
-    f"{FINE}.steps=4",
+    f"{FINE}.steps=2",
     f"{FINE}.geometry.resolution=12",
     f"{FINE}.guidance.texture.prior.weights=depth",
     f"{FINE}.guidance.texture.resolution=48",
@@ -114,7 +114,7 @@ def test_hybrid_from_start_to_file(here: Path, capsys: pytest.CaptureFixture[str
     ]
     assert main(["--config", str(CONFIGS / "hifi123.yaml"), "--train", *QUICK, *options]) == 0, f"seed {SEED}"
     run = here / "runs" / "hifi123" / "a"
-    check_run(run, 4)
+    check_run(run, 2)
     for name in ("novel/sds", "text/sds"):
         values = losses(run, name)
         assert len(values) == 4 and all(math.isfinite(value) and value > 0 for value in values), f"seed {SEED}"
@@ -143,15 +143,15 @@ def test_refinement_after_another_method(here: Path) -> None:
     write_tiny_sv3d(here / "tiny.safetensors", seed=SEED)
     options = [
         *SV3D,
-        f"{COARSE}.steps=6",
-        f"{COARSE}.guidance.unseen.start=4",
+        f"{COARSE}.steps=3",
+        f"{COARSE}.guidance.unseen.start=2",
         f"{COARSE}.guidance.unseen.mask=none",
         *TINY_REFINEMENT,
     ]
     assert main(["--config", "mixed.yaml", "--train", *QUICK, *options]) == 0, f"seed {SEED}"
     run = here / "runs" / "mixed" / "a"
-    check_run(run, 4)
-    assert len(losses(run, "unseen/sds")) == 2 and len(losses(run, "views/rgb")) == 6
+    check_run(run, 2)
+    assert len(losses(run, "unseen/sds")) == 1 and len(losses(run, "views/rgb")) == 3
 
 
 def test_any_methods_views_are_enhanced_by_a_key(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +165,7 @@ def test_any_methods_views_are_enhanced_by_a_key(here: Path, capsys: pytest.Capt
         "views.enhance.steps=20",
         "views.enhance.levels=3",
         "views.enhance.last_layers=2",
-        f"{COARSE}.steps=6",
+        f"{COARSE}.steps=3",
         f"{FINE}.steps=1",
         f"{FINE}.geometry.resolution=12",
         f"{FINE}.guidance.unseen.start=1",
@@ -181,7 +181,7 @@ def test_any_methods_views_are_enhanced_by_a_key(here: Path, capsys: pytest.Capt
     assert len(pairs) == 5 and all(torch.equal(before[1], after[1]) for before, after in pairs)
     changed = [not torch.equal(before[0], after[0]) for before, after in pairs]
     assert changed == [True] * 4 + [False], f"the last is the picture; seed {SEED}"
-    assert len(losses(enhanced, "views/rgb")) == 7 and len(read_mesh(enhanced / "export" / "mesh.glb").faces) > 10
+    assert len(losses(enhanced, "views/rgb")) == 4 and len(read_mesh(enhanced / "export" / "mesh.glb").faces) > 10
 
 
 def test_what_is_not_there_is_told_before_views_are_made(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

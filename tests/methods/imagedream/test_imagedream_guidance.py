@@ -33,6 +33,7 @@ SEED = fresh_seed(__name__)
 CPU = torch.device("cpu")
 SIZE = 32  # pixels across the miniature's images
 FRAMES = 4
+IN_USE: list[Any] = []  # priors of all tests: as long as they are kept, their networks are not loaded again
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,9 @@ def make(
     prior: ComponentSpec, kind: str = "imagedream-sds", views: ReferenceViews | None = None, **options: Any
 ) -> Any:
     guidance = find(kind, "guidance")
-    return guidance(guidance.Config(prior=prior, **options), views=views, device=CPU)
+    made = guidance(guidance.Config(prior=prior, **options), views=views, device=CPU)
+    IN_USE.append(made.prior)
+    return made
 
 
 def generator(seed: int = SEED) -> torch.Generator:

@@ -15,7 +15,7 @@ from liftstudio.data.images import load_image
 from liftstudio.data.mesh_io import read_mesh
 from liftstudio.run.inputs import Inputs
 
-pytestmark = pytest.mark.usefixtures("small_covering_views")
+pytestmark = pytest.mark.usefixtures("small_covering_views", "coarse_fusion")
 
 SEED = fresh_seed(__name__)
 OFFICIAL, TEXT_ONLY = (str(assets.packaged("configs") / f"{name}.yaml") for name in ("imagedream", "mvdream"))

@@ -13,6 +13,8 @@ from liftstudio.cli import command_line
 from liftstudio.cli.command_line import main
 from liftstudio.core import assets
 
+pytestmark = pytest.mark.usefixtures("small_covering_views", "coarse_fusion")
+
 CONFIG = str(assets.packaged("configs") / "sv3d-masked-sds.yaml")
 SEED = fresh_seed(__name__)
 QUICK = (

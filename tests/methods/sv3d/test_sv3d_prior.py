@@ -1,5 +1,6 @@
 """SV3D as a prior: a miniature in the official file layout, from the file to sampled views."""
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+@functools.cache
 def open_sv3d(path: Path, **options: Any) -> Prior:
     config = find("sv3d", "prior").Config(weights=str(path), **options)
     return open_prior(ComponentSpec("prior", "sv3d", config), CPU)

@@ -26,7 +26,7 @@ from liftstudio.training.data import Sample
 
 SEED = fresh_seed(__name__, bits=24)
 CONFIG = assets.packaged("configs") / "priors" / "sv3d-tiny.yaml"
-FRAMES, SIZE = 4, 32
+FRAMES, SIZE = 4, 16
 TINY = [
     f"data.resolution={SIZE}",
     f"data.rig.views=[{FRAMES},{FRAMES}]",
@@ -164,6 +164,7 @@ def test_the_file_is_the_network_as_a_prior(tmp_path: Path) -> None:
 
 def test_the_command_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "SHEET_SIGMAS", (3, *training.SHEET_SIGMAS[1:]))  # few steps
     assert main(["--config", str(CONFIG), *TINY, "name=first"]) == command_line.DONE
     first = read_log(Path("runs/priors/first/log.csv"))
     steps = [row for row in first if row["stage"] == "train"]
@@ -186,7 +187,7 @@ WRONG = {
     "task.size.widths=[32, 48]": "task.size.widths[1]: expected a multiple of 32, got 48",
     "task.size.head_width=64": "task.size.widths: expected multiples of 64, got 32, 64",
     "task.size.tower_width=40": "task.size.tower_width: expected multiples of 16, got 40",
-    "task.size.patch=5": "data.resolution: expected a multiple of 5 for this task.size, got 32",
+    "task.size.patch=5": f"data.resolution: expected a multiple of 5 for this task.size, got {SIZE}",
     "data.rig.views=[1,4]": "data.rig.views: expected 2 or more, an orbit that ends at the input view, got 1",
 }
 

@@ -20,6 +20,8 @@ from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.methods.syncdreamer import ranking
 from liftstudio.run.inputs import Inputs
 
+pytestmark = pytest.mark.usefixtures("small_covering_views", "coarse_fusion")
+
 SEED = fresh_seed(__name__)
 SIZE, DISTANCE = 32, 2.7  # pixels across the views; of the cameras
 QUICK = (

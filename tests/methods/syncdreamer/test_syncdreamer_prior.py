@@ -1,6 +1,8 @@
 """SyncDreamer as a prior: a miniature in the official file layout, from file to estimates."""
 
+import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,13 @@ def prior(file: Path) -> Prior:
     return open_syncdreamer(file)
 
 
+def with_options(prior: Prior, **options: Any) -> Prior:
+    """Return a prior of the same networks with other options."""
+    other: Any = copy.copy(prior)
+    other.config = replace(other.config, **options)
+    return other
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(SEED)
@@ -60,10 +69,10 @@ def cameras() -> Cameras:
     return official_cameras(VIEWS, SIZE, distance=2.7)
 
 
-def test_the_file_is_recognised(file: Path) -> None:
-    options = find("auto", "prior").Config(weights=str(file))
+def test_the_file_is_recognised(file: Path, prior: Prior) -> None:
+    named, options = prior, find("auto", "prior").Config(weights=str(file))
     prior = open_prior(ComponentSpec("prior", "auto", options), CPU)
-    assert prior.name == "SyncDreamer (tiny.safetensors)" and type(prior) is type(open_syncdreamer(file))
+    assert prior.name == "SyncDreamer (tiny.safetensors)" and type(prior) is type(named)
     assert (prior.resolution, prior.frames, prior.latent_shape) == (SIZE, VIEWS, SHAPE[1:])
     assert not any(p.requires_grad for p in [*prior.network.parameters(), *prior.vae.parameters()])
     assert prior.sigmas(50).shape == (51,) and prior.sigmas(50)[0] < prior.sigma_max == pytest.approx(14.61, abs=0.01)
@@ -88,22 +97,29 @@ def find_weights(path: Path) -> Any:
     return Weights(path)
 
 
-@pytest.mark.parametrize("chunk", [1, 3])
-def test_views_in_chunks(file: Path, prior: Prior, generator: torch.Generator, chunk: int) -> None:
+def test_views_in_chunks(prior: Prior, generator: torch.Generator) -> None:
     """Estimates, images and latents do not depend on how many views are computed at once."""
-    small, posed = open_syncdreamer(file, chunk=chunk), input_of(generator)
+    posed = input_of(generator)
     latents, images = torch.randn(SHAPE, generator=generator), torch.rand(VIEWS, SIZE, SIZE, 3, generator=generator)
     condition, scale = prior.condition(posed), torch.full((VIEWS,), 2.0)
+    together, *others = prior, *(with_options(prior, chunk=chunk) for chunk in (1, 3))
     for sigma in (0.05, 14.0):
-        guided = [p.denoise(NoisyViews(latents, sigma, condition, cameras(), scale)) for p in (prior, small)]
-        # the tolerance of guided noise in the golden data, over the noise level; guidance of 2 triples rounding
-        torch.testing.assert_close(*guided, rtol=1e-4, atol=5e-4 * max(1, sigma))
-        parts = [p.denoise_separately(NoisyViews(latents, sigma, condition, cameras())) for p in (prior, small)]
-        for one, other in zip(*parts, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1.7e-4 * max(1, sigma))
-    torch.testing.assert_close(prior.decode(latents)[0], small.decode(latents)[0], rtol=0, atol=1e-5)
-    encoded = [p.encode(images, images[..., :1]) for p in (prior, small)]
-    torch.testing.assert_close(*encoded, rtol=0, atol=1e-5)
+        guided, *in_chunks = (
+            p.denoise(NoisyViews(latents, sigma, condition, cameras(), scale)) for p in (together, *others)
+        )
+        for other in in_chunks:
+            # the tolerance of guided noise in the golden data, over the noise level; guidance of 2 triples rounding
+            torch.testing.assert_close(guided, other, rtol=1e-4, atol=5e-4 * max(1, sigma))
+        parts, *in_chunks = (
+            p.denoise_separately(NoisyViews(latents, sigma, condition, cameras())) for p in (together, *others)
+        )
+        for part, *other_parts in zip(parts, *in_chunks, strict=True):
+            for other in other_parts:
+                torch.testing.assert_close(part, other, rtol=1e-4, atol=1.7e-4 * max(1, sigma))
+    for other in others:
+        torch.testing.assert_close(prior.decode(latents)[0], other.decode(latents)[0], rtol=0, atol=1e-5)
+        encoded = [p.encode(images, images[..., :1]) for p in (prior, other)]
+        torch.testing.assert_close(*encoded, rtol=0, atol=1e-5)
 
 
 def test_what_each_estimate_depends_on(prior: Prior, generator: torch.Generator) -> None:
@@ -132,7 +148,7 @@ def test_decomposed_guidance(generator: torch.Generator) -> None:
     assert torch.equal(decomposed(everything, views, reference, (0.0, 0.0)), everything)
 
 
-def test_guidance(file: Path, prior: Prior, generator: torch.Generator) -> None:
+def test_guidance(prior: Prior, generator: torch.Generator) -> None:
     latents, condition = torch.randn(SHAPE, generator=generator), prior.condition(input_of(generator))
 
     def at(scale: float) -> Tensor:
@@ -143,9 +159,7 @@ def test_guidance(file: Path, prior: Prior, generator: torch.Generator) -> None:
     assert (at(2.0) - at(1.0)).abs().max() > 1e-3
     estimates = prior.denoise_separately(NoisyViews(latents, 1.0, condition, cameras()))
     assert torch.equal(decomposed(*estimates, (0.0, 0.0)), estimates.everything)
-    plain = open_syncdreamer(file, reference_gain=1.0).denoise_separately(
-        NoisyViews(latents, 1.0, condition, cameras())
-    )
+    plain = with_options(prior, reference_gain=1.0).denoise_separately(NoisyViews(latents, 1.0, condition, cameras()))
     assert torch.equal(plain.views, estimates.views)
     assert (plain.reference - estimates.reference).abs().max() > 1e-3, "the release has the latents four times"
 
@@ -306,10 +320,8 @@ def test_sizes_that_no_shape_reveals(file: Path, tmp_path: Path, metadata: dict[
 
 
 SIZES = {
-    "three views": {"views": 3},
-    "other widths": {"channels": (32, 64, 64, 64), "volume": (16, 8, 24, 16)},
-    "attention everywhere": {"attends": (True, True, True, True), "heads": 2},
-    "larger images": {"image_size": 64},
+    "three views, other widths": {"views": 3, "channels": (32, 64, 64, 64), "volume": (16, 8, 24, 16)},
+    "larger images, attention everywhere": {"image_size": 64, "attends": (True, True, True, True), "heads": 2},
 }
 
 

@@ -37,19 +37,14 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def folder(ball_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(TinyBall, "check_cameras", lambda *_: None)  # it expects orbits that end at the input image
+    monkeypatch.setattr(ranking, "SAMPLES", 8)  # few points along a ray: to most tests any instance is good enough
     return ball_folder
 
 
 @pytest.fixture
-def coarse_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer points along a ray, but enough to tell sizes of balls apart."""
+def coarse_ranking(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer points along a ray than usual, but enough to tell sizes of balls apart."""
     monkeypatch.setattr(ranking, "SAMPLES", 24)
-
-
-@pytest.fixture
-def quick_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few points along a ray: for tests to which it is all one which instance is the best."""
-    monkeypatch.setattr(ranking, "SAMPLES", 8)
 
 
 def make(**options: Any) -> ReferenceViews:
@@ -60,7 +55,6 @@ def make(**options: Any) -> ReferenceViews:
     return source(parse({**data, "prior": prior}, source.Config, "views"), device=CPU).load()
 
 
-@pytest.mark.usefixtures("quick_ranking")
 def test_sixteen_views_and_the_picture() -> None:
     views = make()
     assert len(views) == 17 and views.input_view == 16 and not views.held_out.any()
@@ -83,7 +77,6 @@ def test_a_picture_from_30_degrees_takes_the_place_of_the_first_view() -> None:
     torch.testing.assert_close(views.cameras.c2w, official_cameras(16, 32, distance=2.7).c2w, rtol=0, atol=1e-5)
 
 
-@pytest.mark.usefixtures("quick_ranking")
 def test_the_prior_is_shown_the_picture_in_the_official_frame() -> None:
     make(frame_ratio=0.75)
     (posed,) = TinyBall.prompts
@@ -117,7 +110,6 @@ def test_the_elevation_in_use_is_logged(caplog: pytest.LogCaptureFixture) -> Non
     assert "is from an elevation of 12.5 degrees (views.elevation_deg)" in caplog.text
 
 
-@pytest.mark.usefixtures("quick_ranking")
 def test_default_steps_are_those_of_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
     """Defaults: the prior's steps for ancestral sampling if it has them, otherwise its general ones."""
     counts: list[int] = []
@@ -131,7 +123,6 @@ def test_default_steps_are_those_of_the_prior(monkeypatch: pytest.MonkeyPatch) -
     assert counts == [5, 3, 4]
 
 
-@pytest.mark.usefixtures("quick_ranking")
 def test_instances() -> None:
     """Each depends only on the seed and its index; choosing another needs no new sampling."""
     few = {"count": 4}
@@ -147,7 +138,6 @@ def test_instances() -> None:
     assert not torch.equal(make(**few, seed=1).images, make(**few, seed=2).images)
 
 
-@pytest.mark.usefixtures("quick_ranking")
 def test_the_sheet_of_instances_is_saved(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "liftstudio"):
         views = make(instances=3, instance=1)
@@ -218,13 +208,13 @@ def test_empty_views_count_by_their_share() -> None:
 @pytest.mark.usefixtures("coarse_ranking")
 def test_the_best_instance_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three instances, only the second's balls have the input image's size."""
-    monkeypatch.setattr(TinyBall, "denoise", Instances(((0.95,) * 16, (0.7,) * 16, (0.7, 0.5) * 8)).denoise)
+    monkeypatch.setattr(TinyBall, "denoise", Instances(((0.95,) * 8, (0.7,) * 8, (0.7, 0.5) * 4)).denoise)
     picture = orbit_cameras(torch.zeros(1), torch.tensor([10.0]), 2.7, 49.134, 160, 160)
     save_ball(picture)
-    best = make(instances=3, recenter=False, distance=2.7)
-    chosen = make(instances=3, recenter=False, distance=2.7, instance=1)
+    options: dict[str, Any] = {"count": 8, "instances": 3, "recenter": False, "distance": 2.7}
+    best, chosen = make(**options), make(**options, instance=1)
     assert torch.equal(best.masks, chosen.masks)
-    assert not torch.equal(best.masks, make(instances=3, recenter=False, distance=2.7, instance=0).masks)
+    assert not torch.equal(best.masks, make(**options, instance=0).masks)
 
 
 EMPTY = 1e-6  # radius of a ball that no pixel sees
@@ -297,7 +287,6 @@ def test_a_prior_without_separate_estimates() -> None:
         make(guidance="harmonyview")
 
 
-@pytest.mark.usefixtures("quick_ranking")
 def test_the_scale_of_cfg(monkeypatch: pytest.MonkeyPatch) -> None:
     scales: list[Any] = []
     denoise = TinyBall.denoise
@@ -313,7 +302,6 @@ def test_the_scale_of_cfg(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [scale.tolist() for scale in scales] == [[1.5] * 4, [3.0] * 4]
 
 
-@pytest.mark.usefixtures("quick_ranking")
 @pytest.mark.parametrize("guidance", ["cfg", "harmonyview"])
 def test_the_official_network_from_file_to_views(folder: Path, guidance: str, caplog: pytest.LogCaptureFixture) -> None:
     """In miniature, with random weights: every view is noise of the right shape."""
@@ -347,7 +335,7 @@ def test_another_number_of_views_is_refused_before_the_weights_are_loaded(folder
 
 @pytest.mark.parametrize("guidance", ["cfg", "harmonyview"])
 def test_the_bundled_prior_stands_in(guidance: str) -> None:
-    options: dict[str, Any] = {"guidance": guidance, "count": 3, "steps": 2, "instances": 1, "resolution": 64}
+    options: dict[str, Any] = {"guidance": guidance, "count": 3, "steps": 1, "instances": 1, "resolution": 64}
     if guidance == "cfg":
         options["guidance_scale"] = 1.5
     views = make(prior={"type": "auto", "weights": "asset://priors/toys"}, **options)
@@ -416,7 +404,6 @@ def test_white_views_of_the_official_network_are_an_error(folder: Path) -> None:
             make(prior={"type": "auto", "weights": "white.safetensors"}, instances=instances, **options)
 
 
-@pytest.mark.usefixtures("quick_ranking")
 def test_changed_options_sample_the_views_again() -> None:
     make(count=4)
     shutil.copy("ball.png", "other.png")

@@ -40,7 +40,7 @@ def test_licences_that_ask_for_attribution(licence: str) -> None:
      "GPL-2.0-or-later", "Free-Art-1.3", "ISC", "unknown", "CC-BY-3.0 or GPL-2"],
 )  # fmt: skip
 def test_other_licences(licence: str) -> None:
-    assert not is_allowed(licence, "permissive") and is_allowed(licence, "any")
+    assert not is_allowed(licence, "permissive") and is_allowed(licence, "any") and is_allowed(licence, "others")
 
 
 def test_objects_are_left_out_for_their_licence(
@@ -56,6 +56,8 @@ def test_objects_are_left_out_for_their_licence(
     assert sorted(found) == sorted(mesh.name for mesh in meshes[:3])
     source = open_meshes(folder, licences="any")
     assert len(source.trained) + len(source.measured) == 8
+    others = open_meshes(folder, licences="others")
+    assert {pack.name for pack, _ in others.trained + others.measured} == {"shared"}
     (folder / "catalog.csv").write_text(text.replace("CC0", "GPL"))
     with pytest.raises(InputError, match=r"data\.licences excludes every object"):
         open_meshes(folder)

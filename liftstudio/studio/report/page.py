@@ -1,0 +1,192 @@
+"""The report of a run: report.html in its folder, one file that needs no network."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from liftstudio import __version__
+from liftstudio.core.files import atomic_write
+from liftstudio.core.logs import log
+from liftstudio.run.folder import RunFolder
+from liftstudio.studio.report import charts, media, scene
+from liftstudio.studio.report.licences import licences
+from liftstudio.studio.report.measures import GROUPS, Value, values_of
+from liftstudio.studio.report.options import differences, flat, preset_of
+from liftstudio.studio.report.record import Record, mapping, number, read_record
+from liftstudio.studio.results import Result
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a stage took: `done` of `planned` steps, and peak memory until its end by kind, 1e9 bytes.
+
+    is_estimate: `seconds` is extrapolated from the logged steps, since the run was ended within the stage.
+    """
+
+    stage: str
+    done: int | None
+    planned: int | None
+    seconds: float | None
+    memory: dict[str, float]
+    is_estimate: bool = False
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An embedded 3D scene: base64 of a GLB, what it shows, and what was simplified, in words."""
+
+    glb: str
+    title: str
+    note: str
+
+
+def write_report(folder: RunFolder) -> Path:
+    """Write the report of a run, finished or not, and return its path; parts that cannot be read are named in it.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    record = read_record(folder)
+    atomic_write(folder.report, render("report.html", _contents(record)))
+    return folder.report
+
+
+def render(template: str, contents: Mapping[str, Any]) -> str:
+    """Return a page; all texts in `contents` are escaped."""
+    environment = Environment(
+        loader=PackageLoader(__package__, "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    common = {"version": __version__, "viewer": scene.encoded(scene.viewer()), "mark": scene.encoded(scene.MARK)}
+    return environment.get_template(template).render(**common, **contents)
+
+
+def scene_of(record: Record, limit: int = scene.GLB_BYTES) -> Scene | None:
+    """Return the scene of the exported mesh, or of the preview where there is none; a faulty file is noted."""
+    exported = Result(record.folder).files
+    path = exported.get("glb") or next(iter(exported.values()), record.folder.preview)
+    if not path.is_file():
+        return None
+    try:
+        glb, note = scene.embedded_mesh(path, record.metrics, limit)
+    except Exception as error:  # the reader raises a dozen unrelated types
+        record.notes.append(f"{path.name}: not shown ({type(error).__name__}: {error})")
+        return None
+    name = path.relative_to(record.folder.path).as_posix()
+    return Scene(scene.encoded(glb), name, note)
+
+
+def tables(values: Mapping[str, Value], *groups: str) -> list[tuple[str, str, list[Value]]]:
+    """Return title, meaning and rows of those groups that have values."""
+    rows = {group: [value for value in values.values() if value.group == group] for group in groups}
+    return [(*GROUPS[group], found) for group, found in rows.items() if found]
+
+
+def efforts(record: Record) -> list[Effort]:
+    """Return what each stage took, as far as the run got."""
+    stages = mapping(record.measured, "stages")
+    rows = []
+    for stage in dict.fromkeys([*stages, *record.log]):
+        logged, told = record.log.get(stage, []), mapping(stages, stage)
+        memory = {name: max(row.get(name, 0.0) for row in logged) for name in ("memory_gb", "gpu_memory_gb") if logged}
+        done = int(logged[-1]["step"]) if logged else None
+        known, estimate = number(told.get("seconds")) or None, None
+        if known is None and done:
+            estimate = done * sum(row.get("seconds_per_step", 0.0) for row in logged) / len(logged)
+        used = {name: value for name, value in memory.items() if value}
+        rows.append(Effort(stage, done, told.get("steps"), known or estimate, used, is_estimate=known is None))
+    phases = {name: number(record.measured.get(f"{name}_seconds")) for name in ("test", "export")}
+    return rows + [Effort(name, None, None, seconds, {}) for name, seconds in phases.items() if seconds is not None]
+
+
+def _contents(record: Record) -> dict[str, Any]:
+    """Return what the template shows; `notes` last, since reading all others adds to them."""
+    values, preset = values_of(record), preset_of(record)
+    own = flat(record.config)
+    sheets = ("test/contact_sheet.png", *_last_images(record))
+    contents = {
+        "record": record,
+        "prompt": record.config.get("prompt"),
+        "inputs": media.input_pictures(record),
+        "views_sheet": media.file_picture(record, "views/contact_sheet.png"),
+        "views": [] if record.folder.views.is_dir() else media.views(record),
+        "orbit": media.file_video(record, "views/orbit.mp4"),
+        "preview": media.file_picture(record, "preview.png"),
+        "preview_video": media.file_video(record, "preview.mp4"),
+        "turntable": media.file_video(record, "test/turntable.mp4"),
+        "stills": media.stills(record),
+        "sheets": [sheet for name in sheets if (sheet := media.file_picture(record, name, caption=name))],
+        "scene": scene_of(record),
+        "stages": {stage: charts.loss_charts(rows) for stage, rows in record.log.items()},
+        "chart_width": charts.WIDTH,
+        "chart_height": charts.HEIGHT,
+        "tables": tables(values, "test.held_out", "test.training", "novel_views", "mesh"),
+        "values": values,
+        "efforts": efforts(record),
+        "mesh": _mesh_facts(record),
+        "elevation": mapping(record.metrics, "elevation"),
+        "preset": preset[0] if preset else "",
+        "changes": differences([preset[1], own]) if preset else {},
+        "config": yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True) if record.config else "",
+        "licences": licences(record),
+        "versions": {name: str(text) for name, text in mapping(record.measured, "versions").items()},
+        "files": _files(record),
+    }
+    for note in record.notes:
+        log.warning("report: %s", note)
+    return contents
+
+
+def _last_images(record: Record) -> list[str]:
+    """Return the newest image grid of every stage."""
+    folders = sorted((record.folder.path / "images").glob("*"), key=lambda folder: folder.stat().st_mtime)
+    newest = [max(found) for folder in folders if (found := list(folder.glob("*.png")))]
+    return [path.relative_to(record.folder.path).as_posix() for path in newest]
+
+
+def _mesh_facts(record: Record) -> dict[str, str]:
+    """Return the statistics of the exported mesh, in words."""
+    export = mapping(record.metrics, "export")
+    if not export:
+        return {}
+    box = mapping(export, "bounding_box")
+    facts = {
+        "Faces": export.get("faces"),
+        "Vertices": export.get("vertices"),
+        "Faces before decimation": export.get("faces_before_decimation"),
+        "Watertight": {True: "yes", False: "no"}.get(export.get("watertight", "")),
+        "Components": export.get("components"),
+        "Dropped pieces": mapping(export, "dropped").get("components"),
+        "Texture": f"{export['texture_size']} x {export['texture_size']} texels" if "texture_size" in export else None,
+        "Charts of the texture": export.get("charts"),
+        "Size, world units": _size(box),
+    }
+    return {
+        name: f"{value:,}" if isinstance(value, int) else str(value)
+        for name, value in facts.items()
+        if value is not None
+    }
+
+
+def _size(box: dict[str, Any]) -> str | None:
+    try:
+        return " x ".join(f"{high - low:.3g}" for low, high in zip(box["min"], box["max"], strict=True))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _files(record: Record) -> list[tuple[str, str, int]]:
+    """Return name, address and bytes of the files that people look for in a run folder."""
+    folder = record.folder.path
+    patterns = ("export/*", "preview.glb", "metrics.json", "log.csv", "config.yaml")
+    paths = [path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()]
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return [(name, quote(name), path.stat().st_size) for name, path in zip(names, paths, strict=True)]
