@@ -1,6 +1,7 @@
 """The command line. `--help`, and errors in options outside components, do not wait for the import of torch."""
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import shlex
@@ -20,6 +21,7 @@ from liftstudio.core.files import atomic_write
 from liftstudio.core.stopping import interrupt_on_sigterm
 from liftstudio.run.jobs import NEW_RUN, Job
 from liftstudio.studio.jobs import work
+from liftstudio.studio.viewer.command import add_address, check_viewer
 
 if TYPE_CHECKING:
     from liftstudio.run.folder import RunFolder
@@ -30,6 +32,7 @@ COMMANDS = {
     "compare": "liftstudio.cli.compare",
     "relight": "liftstudio.cli.relight",
     "report": "liftstudio.cli.report",
+    "view": "liftstudio.studio.viewer.command",
 }
 MODES = ("train", "preview", "views", "resume", "validate", "test", "export")
 DONE, BUG, BAD_INPUT, INTERRUPTED, OUT_OF_MEMORY = 0, 1, 2, 3, 4
@@ -97,13 +100,28 @@ def _run(options: argparse.Namespace, command: str) -> None:
     gpus = None if options.gpu is None else tuple(options.gpu)
     folders = list["RunFolder"]()
     try:
-        work(Job(options.mode, config, tuple(options.overrides), gpus, command), folders.append)
+        with _viewer(options):
+            work(Job(options.mode, config, tuple(options.overrides), gpus, command), folders.append)
     except KeyboardInterrupt as error:
         if not folders:
             raise
         where = getattr(error, "where", "at once")
         resume = f"{program()} --config {folders[0].config} --resume"
         raise KeyboardInterrupt(f"stopped {where}; continue with: {resume}") from None
+
+
+def _viewer(options: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which the live viewer shows the run, if it was asked for."""
+    if not options.viewer:
+        return contextlib.nullcontext()
+    if options.mode not in ("train", "resume"):
+        raise InputError("--viewer needs --train or --resume; `liftstudio view RUN` shows a run as it is")
+    if options.gpu is not None and len(options.gpu) > 1:
+        raise InputError("--viewer needs a single device; `liftstudio view RUN` shows a run on several")
+    check_viewer(options.viewer_port)
+    from liftstudio.studio.viewer.live import viewing
+
+    return viewing(options.viewer_host, options.viewer_port)
 
 
 def copy_config(name: Path) -> Path:
@@ -164,6 +182,10 @@ def _parser() -> Parser:
     mode.add_argument("--copy-config", type=Path, metavar="NAME", help="copy a packaged config here, for editing")
     mode.add_argument("--doctor", action="store_true", help="show backends and why, versions, memory, extensions")
     parser.add_argument("--gpu", type=_gpus, metavar="0,1", help="CUDA devices to use (default: those of the config)")
+    parser.add_argument(
+        "--viewer", action="store_true", help="show the run in a browser while it goes on, and steer it"
+    )
+    add_address(parser, "--viewer-")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--verbose", action="store_true", help="also show debug messages and warnings of libraries")
     parser.add_argument("--version", action="version", version=f"liftstudio {__version__}")

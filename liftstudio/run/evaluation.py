@@ -12,7 +12,7 @@ from liftstudio.core.assets import input_path
 from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras, orbit_cameras
-from liftstudio.data.images import color_depth, color_normal, grid, resize_area, save_image, save_video
+from liftstudio.data.images import grid, resize_area, save_image, save_video
 from liftstudio.data.orbits import static
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
@@ -20,6 +20,7 @@ from liftstudio.export.placement import Placement, read_in_world
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.lpips import Lpips, load_lpips
 from liftstudio.run.config import EvaluationConfig, TruthConfig
+from liftstudio.run.snapshots import PICTURES, picture
 from liftstudio.systems.base import System
 
 if TYPE_CHECKING:
@@ -227,14 +228,7 @@ def _white_frames(system: System, cameras: Cameras) -> Iterator[Tensor]:
 
 def _pictures(render: Render) -> dict[str, Tensor]:
     """Return name -> images [B, H, W, 1 or 3] of a render with STILL_PASSES."""
-    assert render.albedo is not None and render.normal is not None and render.depth is not None
-    return {
-        "rgb": render.over(1.0),
-        "albedo": render.albedo + (1 - render.opacity),
-        "normal": color_normal(render.normal),
-        "depth": color_depth(render.depth),
-        "mask": render.opacity,
-    }
+    return {{"opacity": "mask"}.get(name, name): picture(render, name) for name in PICTURES}
 
 
 def _pairs(renders: Tensor, views: ReferenceViews) -> Iterator[tuple[Tensor, Tensor]]:

@@ -13,7 +13,7 @@ from liftstudio.core.checkpoints import Checkpoints
 from liftstudio.core.config import write_config
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_write, blaming
-from liftstudio.core.locking import exclusive
+from liftstudio.core.locking import NAME, exclusive
 from liftstudio.run.inputs import Inputs
 from liftstudio.run.names import slug
 
@@ -60,6 +60,11 @@ class RunFolder:
         return self.path / "tb"
 
     @property
+    def edits(self) -> Path:
+        """The file of all changes that were made while the run went on."""
+        return self.path / "edits.json"
+
+    @property
     def test(self) -> Path:
         """The folder of the test stage's videos and images."""
         return self.path / "test"
@@ -91,6 +96,11 @@ class RunFolder:
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which no other process may write into the folder; see `exclusive`."""
         return exclusive(self.path)
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a process writes into the folder, or one did that was killed."""
+        return (self.path / NAME).exists()
 
     def note_command(self, command: str) -> None:
         """Append a command line, with the current time, to command.txt."""

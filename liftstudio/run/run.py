@@ -32,6 +32,7 @@ from liftstudio.lights.environment import Environment, save_light
 from liftstudio.priors.base import Prior
 from liftstudio.priors.opening import prior_class
 from liftstudio.run.config import RunConfig, deciding_options
+from liftstudio.run.edits import Edit, read_edits, write_edits
 from liftstudio.run.evaluation import (
     check_test,
     compare_exported,
@@ -199,6 +200,8 @@ class Run:
 
     folder: RunFolder
     stage: str  # the current stage
+    done: int  # number of its steps that are done
+    stop: StopRequest  # while the stages are optimised
 
     def __init__(self, config: RunConfig, inputs: Inputs, fabric: "Fabric") -> None:
         """Build the system, which checks its input here, before the long work.
@@ -210,6 +213,7 @@ class Run:
         self.elapsed: dict[str, float] = {}  # stage -> wall seconds
         self.finishing: dict[str, float] = {}  # test_seconds, export_seconds
         self.saved: Checkpoint | None = None
+        self.edits: list[Edit] = []  # in the order in which they were made
         seed_everything(config.seed)
         make_deterministic(fabric.device)
         with memory_advice(config, "system", side=self._side()):
@@ -250,8 +254,10 @@ class Run:
             if saved.versions != versions():
                 log.warning("saved with %s, now %s: results may differ in the last digits", saved.versions, versions())
         inputs = Inputs.restore(folder.inputs) if folder.inputs.exists() else load_inputs(config, gpus)
+        edits = read_edits(folder.edits)
         run = cls(config, inputs, make_fabric(config.device, gpus))
         run.folder, run.saved, run.elapsed = folder, saved, dict(saved.elapsed) if saved else {}
+        run.edits = edits
         if run.fabric.is_global_zero:
             clear_temporaries(folder.path)
             folder.note_command(command)
@@ -272,11 +278,11 @@ class Run:
             self._save_generated_views()
             self._note_elevation()
         try:
-            with StopRequest() as stop:
+            with StopRequest() as self.stop:
                 for stage in stages[first:]:
                     with memory_advice(self.config, f"system.stages.{stage}", side=self._side()):
-                        self._fit_stage(stage, stop)
-                if stop.requested:  # while the last checkpoint was written
+                        self._fit_stage(stage, self.stop)
+                if self.stop.requested:  # while the last checkpoint was written
                     raise Interrupted("after the last stage")
         finally:
             if self.log is not None:
@@ -315,18 +321,24 @@ class Run:
     def _fit_stage(self, stage: str, stop: StopRequest) -> None:
         before, entered = self.elapsed.get(stage, 0.0), time.perf_counter()
         done, total = self._enter(stage), self.system.stages[stage]
+        due = [edit for edit in sorted(self.edits, key=lambda edit: edit.step) if edit.stage == stage]
+        due = self._repeat(due, done)
         with StageProgress(stage, done, total, quiet=not self.fabric.is_global_zero) as progress:
             while done < total:
                 begin = time.perf_counter()
                 losses = self.system.step(done)
-                done += 1
+                self.done = done = done + 1
                 now = time.perf_counter()
                 self.elapsed[stage] = before + now - entered
                 check_finite(losses, stage, done)
                 progress.update(done, losses)
                 stopping = self.fabric.broadcast(stop.requested) if self.fabric.world_size > 1 else stop.requested
                 self._record(stage, done, losses, now - begin, save=stopping)
+                due = self._repeat(due, done)
+                told = time.perf_counter()
                 tell(StageStep(stage, done, total, losses, now - begin, self))
+                pause = time.perf_counter() - told  # of a listener that let the run wait; it is no time of the stage
+                entered, progress.last = entered + pause, progress.last + pause
                 if stopping:
                     raise Interrupted(f"at step {done} of stage {stage}")
 
@@ -334,13 +346,40 @@ class Run:
         """Make `stage` the current one and return how many of its steps are done."""
         # A stage starts from the same random state whether or not the run was interrupted before it.
         seed_everything(self.config.seed + 1 + list(self.system.stages).index(stage))
-        self.stage = stage
+        self.stage, self.done = stage, 0
         if self.saved is None or self.saved.stage != stage:
             self.system.enter(stage)
             return 0
         self.system.enter(stage, self.saved.system)
         set_random_states(self.saved.random)
-        return self.saved.step
+        self.done = self.saved.step
+        return self.done
+
+    def _repeat(self, edits: list[Edit], done: int) -> list[Edit]:
+        """Make the changes of an earlier life of the run that are due after `done` steps; return those to come."""
+        for edit in edits:
+            if edit.step <= done:
+                try:
+                    self.system.change(edit.option, edit.schedule, edit.step)
+                except InputError as error:
+                    raise InputError(f"{self.folder.edits}: {edit}: {error}") from None
+        return [edit for edit in edits if edit.step > done]
+
+    def edit(self, option: str, value: object) -> None:
+        """Change an option of the current stage from its next step on, in a way that a resume repeats.
+
+        Args:
+            option: one of `System.schedules`.
+            value: a schedule as in a config.
+
+        Raises:
+            InputError: no such option, no schedule, or see `System.change`.
+        """
+        edit = Edit(self.stage, self.done, option, value)
+        self.system.change(option, edit.schedule, self.done)
+        self.edits.append(edit)
+        write_edits(self.folder.edits, self.edits)
+        log.info("%s", edit)
 
     def _record(self, stage: str, done: int, losses: dict[str, float], seconds: float, *, save: bool) -> None:
         if self.log is None:

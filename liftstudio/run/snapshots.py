@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from liftstudio.data.cameras import Cameras, orbit_cameras
-from liftstudio.data.images import color_normal, grid, resize_area, save_image
+from liftstudio.data.images import color_depth, color_normal, grid, resize_area, save_image
 from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.data.render import Render
 from liftstudio.systems.base import System
 
 VIEWS, PIXELS = 4, 128  # upper limits for the number of views and their size
+PICTURES = ("rgb", "albedo", "normal", "depth", "opacity")  # passes that can be shown
 DISTANCE, FOV_DEG, ELEVATION_DEG = 4.0, 35.0, 15.0  # of the cameras where there are no reference views
 
 
@@ -39,6 +41,16 @@ def look(system: System, views: ReferenceViews | None, pixels: int = PIXELS) -> 
         cameras = cameras.resized(max(1, round(cameras.height * scale)), max(1, round(cameras.width * scale)))
     render = system.render(cameras[[0]], frozenset())
     return render.foreground[0] + (1 - render.opacity[0])
+
+
+def picture(render: Render, name: str) -> Tensor:
+    """Return one of PICTURES as images [B, H, W, 1 or 3] in [0, 1], colours over white."""
+    if name == "rgb":
+        return render.over(1.0)
+    image = render.require(name)
+    if name == "albedo":
+        return image + (1 - render.opacity)
+    return {"normal": color_normal, "depth": color_depth, "opacity": lambda same: same}[name](image)
 
 
 def _sides(views: ReferenceViews | None) -> tuple[Cameras, Tensor | None]:

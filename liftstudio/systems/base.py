@@ -9,6 +9,7 @@ from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import Component
+from liftstudio.core.schedules import Schedule
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.mesh import Mesh
 from liftstudio.data.render import Render
@@ -64,6 +65,22 @@ class System(Component):
     @abstractmethod
     def render(self, cameras: Cameras, passes: Set[str] = frozenset()) -> Render:
         """Render the current scene in chunks, without gradients and in eval mode; the result is on the CPU."""
+
+    def cameras(self) -> dict[str, Cameras]:
+        """Return the cameras of the last step, by the name of the guidance that asked for them; none by default."""
+        return {}
+
+    def schedules(self) -> dict[str, Schedule]:
+        """Return the options of the current stage that `change` takes, by their dotted keys there; none by default."""
+        return {}
+
+    def change(self, option: str, schedule: Schedule, step: int) -> None:
+        """Change one of `schedules` from a step of the current stage on.
+
+        Raises:
+            InputError: there is no such option, or the stage could not go on with this value.
+        """
+        raise InputError(f"{option}: the options of this system cannot be changed during a run")
 
     def relight(self, light: Light) -> None:
         """Replace the scene's light, for rendering.

@@ -1,5 +1,6 @@
 """Optimisation in stages, each of which may start from the result of the previous one."""
 
+import copy
 import dataclasses
 import itertools
 from collections.abc import Set
@@ -11,6 +12,7 @@ import torch
 from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find, register
+from liftstudio.core.schedules import Schedule
 from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
@@ -60,7 +62,8 @@ class CoarseToFine(System):
     ) -> None:
         has_volume = views is not None and views.has_volume
         self.check(config, has_volume=has_volume)
-        self.config = dataclasses.replace(config, stages=suited_stages(config.stages, has_volume=has_volume))
+        stages = copy.deepcopy(config.stages)  # `change` changes them; the run's config stays as it is
+        self.config = dataclasses.replace(config, stages=suited_stages(stages, has_volume=has_volume))
         self.views, self.device, self.fabric = views, device, fabric
         self.stages = {name: stage.steps for name, stage in self.config.stages.items()}
         self.setup_generator = torch.Generator(device).manual_seed(seed)
@@ -178,6 +181,18 @@ class CoarseToFine(System):
     def render(self, cameras: Cameras, passes: Set[str] = frozenset()) -> Render:
         """See `System.render`; images [B, H, W, C] on the CPU."""
         return self.stage.render(cameras.to(self.device), passes).to("cpu")
+
+    def cameras(self) -> dict[str, Cameras]:
+        """See `System.cameras`."""
+        return self.stage.cameras
+
+    def schedules(self) -> dict[str, Schedule]:
+        """See `System.schedules`: learning rates, and the weights of losses in use."""
+        return self.stage.adjustable.schedules()
+
+    def change(self, option: str, schedule: Schedule, step: int) -> None:
+        """See `System.change`."""
+        self.stage.adjustable.change(option, schedule, step)
 
     def relight(self, light: Light) -> None:
         """See `System.relight`."""

@@ -51,14 +51,18 @@ class ScheduledAdam:
         for path in config.groups:
             if not members[path]:
                 raise InputError(_unknown_group(path, module))
-        self.schedules = [config.lr if not path else config.groups[path].lr for path, ps in members.items() if ps]
+        self.paths = [path for path, ps in members.items() if ps]
         groups = [{"params": ps} for ps in members.values() if ps]
         self.adam = torch.optim.Adam(groups, lr=1.0, betas=config.betas, eps=config.eps, fused=True)
 
+    def options(self, path: str) -> OptimizerConfig | GroupConfig:
+        """Return the options with the learning rate of a group; an empty path: of the parameters in no group."""
+        return self.config.groups[path] if path else self.config
+
     def step(self, step: int) -> None:
         """Update the parameters with the learning rates at `step`, then clear their gradients."""
-        for group, schedule in zip(self.adam.param_groups, self.schedules, strict=True):
-            group["lr"] = schedule(step)
+        for group, path in zip(self.adam.param_groups, self.paths, strict=True):
+            group["lr"] = self.options(path).lr(step)
         if self.config.gradient_clip > 0:
             nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
         self.adam.step()

@@ -17,6 +17,7 @@ from liftstudio.materials.base import RandomShading
 from liftstudio.renderers.base import Renderer
 from liftstudio.renderers.scene import Scene
 from liftstudio.systems import regularizers
+from liftstudio.systems.adjustable import Adjustable
 from liftstudio.systems.base import Surface
 from liftstudio.systems.optimization import ScheduledAdam
 from liftstudio.systems.stage_config import StageConfig
@@ -55,6 +56,8 @@ class Stage:
         self.device = scene.geometry.box.device
         self.renderer: Renderer = config.renderer.build(box=scene.geometry.box)
         self.optimizer = ScheduledAdam(config.optimizer, scene)
+        self.adjustable = Adjustable(config, self.optimizer)
+        self.cameras: dict[str, Cameras] = {}  # guidance -> what it asked for in the last step
         self.pixels: dict[str, int] = {}  # guidance -> most pixels rendered at once so far
 
     def step(self, step: int, generator: torch.Generator) -> dict[str, float]:
@@ -71,6 +74,7 @@ class Stage:
         weighted: Weighted = {}
         metrics: dict[str, float] = {}
         moves_shape: list[bool] = []
+        self.cameras = {}
         for name, guidance in self.guidance.items():
             if step >= guidance.config.start:
                 losses, moves = self._guide(name, active, step, generator, shading)
@@ -106,6 +110,7 @@ class Stage:
         if guidance.compares_pictures:
             shading = None
         request = guidance.request(step, generator)
+        self.cameras[name] = request.cameras
         self._check_memory(name, request.cameras)
         passes = request.passes | regularizers.passes(active)
         scene, cameras = self.scene, request.cameras
