@@ -99,7 +99,7 @@ class ResolvedPrior:
         Raises:
             InputError: missing or damaged weights, or weights of another model.
         """
-        key = json.dumps([to_plain(self.block), str(device)])
+        key = json.dumps([to_plain(self.block), _file_state(self.block.options.weights), str(device)])
         prior = _open.get(key)
         if prior is None:
             prior = _open[key] = self.block.build(device=device)
@@ -148,6 +148,13 @@ def open_prior(block: ComponentSpec, device: torch.device) -> Prior:
 
 def _open_weights(text: str, priors: Iterable[type[Prior]]) -> Weights:
     return open_weights(text, _published(priors, text))
+
+
+def _file_state(weights: str) -> list[Any]:
+    """Return what changes if a weight file or folder is replaced by another: place, time and size."""
+    path = input_path(weights)
+    stat = path.stat() if weights and path.exists() else None
+    return [str(path.resolve()), stat and [stat.st_mtime_ns, stat.st_size]]
 
 
 def _listing(folder: Path) -> list[list[Any]]:
