@@ -7,7 +7,11 @@ import pytest
 from helpers.paths import ROOT
 from nbclient import NotebookClient
 
-SMALL = {"STEPS = 60": "STEPS = 2", '"test.frames": 12': '"test.frames": 1, "test.size": 16', "512": "128"}
+SMALL = {
+    "STEPS = 60": "STEPS = 2",
+    '"test.frames": 12': '"test.frames": 1, "test.size": 16, "views.enhance": None, "views.orbit.frames": 5',
+    "512": "128, 'export.target_faces': 1000",
+}
 
 
 def test_the_notebook_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
