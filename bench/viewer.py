@@ -9,11 +9,11 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.timing import run_seconds
+from liftstudio.cli.view import HOST, PORT
 from liftstudio.core.assets import find_config, input_path
 from liftstudio.core.events import StageStep
 from liftstudio.run.config import load_run_config
 from liftstudio.run.run import Run, load_inputs, make_fabric
-from liftstudio.studio.viewer.command import HOST, PORT
 from liftstudio.studio.viewer.live import Live
 from liftstudio.studio.viewer.window import Window
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from liftstudio import __version__
 from liftstudio.cli.completion import complete
+from liftstudio.cli.view import add_address, check_viewer
 from liftstudio.core import logs
 from liftstudio.core.assets import find_config, input_path
 from liftstudio.core.errors import InputError
@@ -21,19 +22,12 @@ from liftstudio.core.files import atomic_write
 from liftstudio.core.stopping import interrupt_on_sigterm
 from liftstudio.run.jobs import NEW_RUN, Job
 from liftstudio.studio.jobs import work
-from liftstudio.studio.viewer.command import add_address, check_viewer
 
 if TYPE_CHECKING:
     from liftstudio.run.folder import RunFolder
 
-# Words that are commands, and their modules, which have `add_arguments(parser)` and `run(options)`.
-COMMANDS = {
-    "app": "liftstudio.studio.app.command",
-    "compare": "liftstudio.cli.compare",
-    "relight": "liftstudio.cli.relight",
-    "report": "liftstudio.cli.report",
-    "view": "liftstudio.studio.viewer.command",
-}
+# Words that are commands: modules of this package that have `add_arguments(parser)` and `run(options)`.
+COMMANDS = ("app", "compare", "relight", "report", "view")
 MODES = ("train", "preview", "views", "resume", "validate", "test", "export")
 DONE, BUG, BAD_INPUT, INTERRUPTED, OUT_OF_MEMORY = 0, 1, 2, 3, 4
 
@@ -83,7 +77,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _command(name: str, arguments: list[str]) -> int:
     """Run a command that is a word of its own, `liftstudio compare RUN RUN`."""
-    command = importlib.import_module(COMMANDS[name])
+    command = importlib.import_module(f"liftstudio.cli.{name}")
     parser = Parser(prog=f"{program()} {name}", description=command.__doc__, allow_abbrev=False)
     command.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -31,7 +31,7 @@ class StageStep:
 
     step:    number of steps done in this stage, of `total`.
     losses:  of this step, by name; `loss` is their sum.
-    seconds: that the step took.
+    seconds: per step, a moving average.
     run:     the `Run`, to look at or to change between two steps.
     """
 
@@ -41,6 +41,11 @@ class StageStep:
     losses: dict[str, float]
     seconds: float
     run: Any
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the rest of the stage will take."""
+        return self.seconds * (self.total - self.step)
 
 
 @contextlib.contextmanager

@@ -94,6 +94,17 @@ def kept_warnings() -> Iterator[list[str]]:
         log.removeHandler(keeper)
 
 
+def read_log(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a log.csv as texts by column, oldest first; none if there is no file.
+
+    Incomplete rows, as a killed run leaves them, are left out.
+    """
+    if not path.is_file():
+        return []
+    with path.open(newline="", errors="replace") as file:
+        return [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
+
+
 class CsvLog:
     """log.csv: a row for every logged step, a column for every value that was ever logged."""
 
@@ -196,7 +207,7 @@ class StageProgress:
     def __init__(self, stage: str, done: int, total: int, *, quiet: bool = False, every: float = PLAIN_SECONDS) -> None:
         """Start at step `done` of `total`; `every`: seconds between the lines where there is no terminal."""
         self.stage, self.total, self.quiet, self.every = stage, total, quiet, every
-        self.seconds: float | None = None
+        self.seconds: float | None = None  # per step, a moving average
         self.last = time.perf_counter()
         self.printed = self.last
         self.live: Progress | None = None

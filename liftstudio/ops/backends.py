@@ -25,8 +25,10 @@ CUDA_LIBRARIES = {
     "least_area": None,
     "lifting": None,
     "marching_tetrahedra": None,
+    "projection": None,
     "spherical_gaussians": None,
 }
+WARP_ONLY = ("projection",)  # ops that need a hierarchy of bounding volumes
 # Ops whose vectorised torch form is already fast: on every device, or on CUDA only.
 TORCH_ONLY = ("spherical_gaussians",)
 TORCH_ON_CUDA = (
@@ -58,6 +60,8 @@ def choose(op: str, device_type: str) -> Choice:
     """
     if op in TORCH_ONLY:
         return Choice("reference", "vectorised torch is fast on every device")
+    if op in WARP_ONLY and device_type in ("cpu", "cuda"):
+        return Choice("warp", "by Warp's bounding volume hierarchy")
     if device_type == "cpu":
         return Choice("numba", "CPU tensors: compiled by numba, run on a thread pool")
     if device_type != "cuda":

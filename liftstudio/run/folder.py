@@ -80,6 +80,11 @@ class RunFolder:
         return self.path / "export"
 
     @property
+    def has_mesh(self) -> bool:
+        """Whether a mesh was exported."""
+        return any(self.export.glob("mesh.*"))
+
+    @property
     def metrics(self) -> Path:
         """The file of all metrics."""
         return self.path / "metrics.json"

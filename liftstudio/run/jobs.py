@@ -36,7 +36,7 @@ class Job:
     exposure: float = 0.0
 
 
-def work(job: Job, on_folder: Callable[["RunFolder"], None] = lambda folder: None) -> "RunFolder":
+def run_job(job: Job, on_folder: Callable[["RunFolder"], None] = lambda folder: None) -> "RunFolder":
     """Do a job and return its run folder.
 
     on_folder: called with the run folder as soon as there is one.

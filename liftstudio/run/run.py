@@ -281,7 +281,7 @@ class Run:
             with StopRequest() as self.stop:
                 for stage in stages[first:]:
                     with memory_advice(self.config, f"system.stages.{stage}", side=self._side()):
-                        self._fit_stage(stage, self.stop)
+                        self._fit_stage(stage)
                 if self.stop.requested:  # while the last checkpoint was written
                     raise Interrupted("after the last stage")
         finally:
@@ -318,7 +318,7 @@ class Run:
                 {"elevation": {"estimated_deg": elevation_deg, "expected_error_deg": error_deg, "by_hand": by_hand}}
             )
 
-    def _fit_stage(self, stage: str, stop: StopRequest) -> None:
+    def _fit_stage(self, stage: str) -> None:
         before, entered = self.elapsed.get(stage, 0.0), time.perf_counter()
         done, total = self._enter(stage), self.system.stages[stage]
         due = [edit for edit in sorted(self.edits, key=lambda edit: edit.step) if edit.stage == stage]
@@ -332,11 +332,13 @@ class Run:
                 self.elapsed[stage] = before + now - entered
                 check_finite(losses, stage, done)
                 progress.update(done, losses)
-                stopping = self.fabric.broadcast(stop.requested) if self.fabric.world_size > 1 else stop.requested
+                stopping = (
+                    self.fabric.broadcast(self.stop.requested) if self.fabric.world_size > 1 else self.stop.requested
+                )
                 self._record(stage, done, losses, now - begin, save=stopping)
                 due = self._repeat(due, done)
                 told = time.perf_counter()
-                tell(StageStep(stage, done, total, losses, now - begin, self))
+                tell(StageStep(stage, done, total, losses, progress.seconds or 0.0, self))
                 pause = time.perf_counter() - told  # of a listener that let the run wait; it is no time of the stage
                 entered, progress.last = entered + pause, progress.last + pause
                 if stopping:

@@ -5,16 +5,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from liftstudio.core.logs import log
-from liftstudio.run import jobs
-from liftstudio.run.jobs import Job
+from liftstudio.run.jobs import Job, run_job
 
 if TYPE_CHECKING:
     from liftstudio.run.folder import RunFolder
 
 
 def work(job: Job, on_folder: Callable[["RunFolder"], None] = lambda folder: None) -> "RunFolder":
-    """Do a job, write the report of its run and return its folder; see `run.jobs.work` for arguments and errors."""
-    folder = jobs.work(job, on_folder)
+    """Do a job, write the report of its run and return its folder; see `run_job` for arguments and errors."""
+    folder = run_job(job, on_folder)
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the first of the processes that several devices need
         _report(folder)
     return folder

@@ -265,7 +265,6 @@ class _Teller(logging.Handler):
         super().__init__(logging.INFO)
         self.put, self.folders, self.every_s = put, folders, preview_every_s
         self.thread, self.pictured = threading.get_ident(), 0.0
-        self.seconds = 0.0  # per step, a moving average
 
     @property
     def folder(self) -> Path | None:
@@ -279,7 +278,6 @@ class _Teller(logging.Handler):
         if isinstance(event, WorkStep):
             self.put(Event(event.title, event.step, fraction=event.fraction, folder=self.folder))
             return
-        self.seconds = event.seconds if event.step == 1 else 0.9 * self.seconds + 0.1 * event.seconds
         now, image = time.perf_counter(), None
         if self.every_s is not None and now - self.pictured >= self.every_s:
             self.pictured, image = now, to_pillow(look(event.run.system, event.run.inputs.views))
@@ -290,7 +288,7 @@ class _Teller(logging.Handler):
                 total=event.total,
                 fraction=event.step / event.total,
                 losses=event.losses,
-                eta_s=self.seconds * (event.total - event.step),
+                eta_s=event.seconds_left,
                 image=image,
                 folder=self.folder,
             )

@@ -64,6 +64,12 @@ class Result:
         paths = {name: self.run.export / f"mesh.{name}" for name in get_args(Format)}
         return {name: path for name, path in paths.items() if path.is_file()}
 
+    @property
+    def mesh_file(self) -> Path | None:
+        """The file of the exported mesh, a GLB if there is one, or of the preview; None: the run has neither."""
+        path = self.files.get("glb") or next(iter(self.files.values()), self.run.preview)
+        return path if path.is_file() else None
+
     @cached_property
     def mesh(self) -> trimesh.Trimesh:
         """The exported mesh with its texture, or the preview where nothing was exported; y up.
@@ -71,10 +77,9 @@ class Result:
         Raises:
             InputError: the run has neither.
         """
-        path = self.files.get("glb") or next(iter(self.files.values()), None) or self.run.preview
-        if not path.is_file():
+        if self.mesh_file is None:
             raise InputError(f"{self.folder}: the run has no mesh yet; continue it with --resume")
-        return load_y_up(path, self.metrics)
+        return load_y_up(self.mesh_file, self.metrics)
 
     @cached_property
     def reference(self) -> ReferenceViews | None:

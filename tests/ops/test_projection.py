@@ -1,20 +1,44 @@
-"""Projection of points onto a mesh along directions."""
+"""Projection of points onto a mesh along directions: Warp against the reference, and meshes that are known."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 import trimesh
+from helpers.seeds import fresh_seed
 from helpers.tiny_scenes import from_trimesh
 from torch import Tensor
 
 from liftstudio.data.mesh import Mesh
+from liftstudio.ops.backends import use_backend
 from liftstudio.ops.projection import project
+
+SEEDS = [fresh_seed(__name__) for _ in range(3)]
 
 
 def found(mesh: Mesh, points: Tensor, directions: Tensor, reach: float) -> Tensor:
     face, weights = project(mesh.vertices, mesh.faces, points, directions, reach)
     torch.testing.assert_close(weights.sum(1), torch.ones(len(points)))
     return (weights[:, :, None] * mesh.corners()[face]).sum(1)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("shape", ["sphere", "box", "face", "soup"])
+def test_warp_equals_the_reference(seed: int, shape: str) -> None:
+    """The points that are found; where several faces meet, either may be named."""
+    draw = torch.Generator().manual_seed(seed)
+    mesh = {
+        "sphere": lambda: from_trimesh(trimesh.creation.icosphere(2)),
+        "box": lambda: from_trimesh(trimesh.creation.box([1, 0.5, 0.2])),
+        "face": lambda: Mesh(torch.randn(3, 3, generator=draw), torch.tensor([[0, 1, 2]])),
+        "soup": lambda: Mesh(torch.randn(60, 3, generator=draw), torch.randperm(60, generator=draw).view(20, 3)),
+    }[shape]()
+    points = torch.randn(150, 3, generator=draw)
+    directions = F.normalize(torch.randn(150, 3, generator=draw), dim=-1)
+    for reach in (0.05, 1.0):
+        with use_backend("reference"):
+            wanted = found(mesh, points, directions, reach)
+        off = (found(mesh, points, directions, reach) - wanted).norm(dim=-1)
+        assert off.median() < 1e-5 and (off > 1e-4).sum() <= 2, "rays through edges may hit or miss"
 
 
 @pytest.mark.parametrize("radius", [0.9, 1.0, 1.1])

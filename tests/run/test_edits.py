@@ -13,7 +13,7 @@ from liftstudio.cli.command_line import main
 from liftstudio.core.checkpoints import Checkpoints
 from liftstudio.core.errors import InputError
 from liftstudio.core.events import StageStep, listening
-from liftstudio.run.jobs import Job, work
+from liftstudio.run.jobs import Job, run_job
 
 RUN = Path("runs/two")
 CONFIG = {
@@ -41,7 +41,7 @@ def train(tag: str, hear: Callable[[StageStep], None], resume: bool = False) -> 
     """Do a run, or its rest, and return its folder; `hear` is called after each of its steps."""
     job = Job("resume", RUN / tag) if resume else Job("train", Path("two.yaml"), (f"tag={tag}",))
     with listening(lambda event: hear(event) if isinstance(event, StageStep) else None):
-        return work(job).path
+        return run_job(job).path
 
 
 def change(event: StageStep) -> None:

@@ -19,8 +19,8 @@ pytest.importorskip("gradio", reason="the page needs gradio")
 
 from helpers.page_visitor import Visitor, serving
 
+from liftstudio.cli.app import run as run_command
 from liftstudio.studio.app import uploads
-from liftstudio.studio.app.command import run as run_command
 from liftstudio.studio.app.guard import COOKIE, OVERHEAD
 from liftstudio.studio.queue import Entry, Queue
 

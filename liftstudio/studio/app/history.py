@@ -76,7 +76,7 @@ def _seen(path: Path, entry: Entry | None) -> Seen:
 
 
 def _state(folder: RunFolder) -> str:
-    if any(folder.export.glob("mesh.*")):
+    if folder.has_mesh:
         return "mesh"
     if any(folder.checkpoints.folder.glob("step-*")):
         return "unfinished"

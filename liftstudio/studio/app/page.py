@@ -421,7 +421,7 @@ def _about(text: str) -> str:
 
 def _can_go_on(seen: history.Seen) -> bool:
     """Return whether there is something left to do: all but what ended with a mesh."""
-    return seen.folder is None or not any(seen.folder.export.glob("mesh.*"))
+    return seen.folder is None or not seen.folder.has_mesh
 
 
 def _stamp(seen: history.Seen | None) -> str:

@@ -13,7 +13,7 @@ from liftstudio.core.files import atomic_write
 from liftstudio.core.logs import log
 from liftstudio.run.folder import RunFolder
 from liftstudio.studio.report import media, scene
-from liftstudio.studio.report.measures import GROUPS, Measure, Value, values_of
+from liftstudio.studio.report.measures import Measure, Value, grouped, values_of
 from liftstudio.studio.report.options import differences, flat, without_seeds
 from liftstudio.studio.report.page import Scene, render, scene_of
 from liftstudio.studio.report.record import Record, read_record
@@ -137,9 +137,7 @@ def _column(record: Record, out: Path, count: int) -> Column:
 
 def _tables(runs: Sequence[dict[str, Value]]) -> list[tuple[str, str, list[Row]]]:
     """Return title, meaning and rows of each group of measures that a run has."""
-    return _grouped(
-        [Row(each.group, each.measure, _cells(each.measure, key, runs)) for key, each in _all(runs).items()]
-    )
+    return grouped([Row(each.group, each.measure, _cells(each.measure, key, runs)) for key, each in _all(runs).items()])
 
 
 def _cells(measure: Measure, key: str, runs: Sequence[dict[str, Value]]) -> list[Cell]:
@@ -162,7 +160,7 @@ def _mean_tables(groups: Sequence[Sequence[dict[str, Value]]]) -> list[tuple[str
         if any(len(group) > 1 for group in known):
             cells = [_mean_cell(each.measure, group, known[0], index) for index, group in enumerate(known)]
             rows.append(Row(each.group, each.measure, cells))
-    return _grouped(rows)
+    return grouped(rows)
 
 
 def _mean_cell(measure: Measure, values: Sequence[float], first: Sequence[float], index: int) -> Cell:
@@ -175,12 +173,6 @@ def _mean_cell(measure: Measure, values: Sequence[float], first: Sequence[float]
     change, half = difference_interval(values, first)
     verdict = _verdict(measure, change) if abs(change) > half else ""
     return Cell(text, f"{_signed(measure, change)} ± {half:.2g}", verdict)
-
-
-def _grouped(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
-    """Return title, meaning and rows of those groups that have rows."""
-    found = {group: [row for row in rows if row.group == group] for group in GROUPS}
-    return [(*GROUPS[group], listed) for group, listed in found.items() if listed]
 
 
 def _all(runs: Sequence[dict[str, Value]]) -> dict[str, Value]:

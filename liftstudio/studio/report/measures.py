@@ -1,12 +1,23 @@
 """The measures of runs: what each means, which direction is better, and their values in a run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 from liftstudio.studio.report.record import Record, mapping, number
 
 Better = Literal["higher", "lower", ""]
+
+
+class HasGroup(Protocol):
+    """A row of a table that belongs to a group of measures."""
+
+    @property
+    def group(self) -> str:
+        """A key of GROUPS."""
+
+
+Grouped = TypeVar("Grouped", bound=HasGroup)
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,13 @@ MEASURES = {
     "gpu_memory_gb": Measure("Peak GPU memory", "lower", unit="GB"),
 }
 _SOME = {"export": ("faces", "components"), "run": ("seconds", "memory_gb", "gpu_memory_gb")}
+
+
+def grouped(rows: Iterable[Grouped], groups: Iterable[str] = GROUPS) -> list[tuple[str, str, list[Grouped]]]:
+    """Return title, meaning and rows of those groups that have rows."""
+    every = list(rows)
+    found = {group: [row for row in every if row.group == group] for group in groups}
+    return [(*GROUPS[group], listed) for group, listed in found.items() if listed]
 
 
 def values_of(record: Record) -> dict[str, Value]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from liftstudio.core.assets import find_config, packaged
+from liftstudio.core.assets import packaged
 from liftstudio.core.config import to_plain
 from liftstudio.core.errors import InputError
 from liftstudio.run.config import INPUTS, load_without_input
@@ -38,9 +38,9 @@ def differences(several: Sequence[Options]) -> dict[str, list[str]]:
 def preset_of(record: Record) -> tuple[str, Options] | None:
     """Return name and options of the packaged config that a run was started from; None: it was another one."""
     for name in dict.fromkeys([_started_from(record), str(record.config.get("name", ""))]):
-        if name and (packaged("configs") / f"{name}.yaml").is_file():
+        path = packaged("configs") / f"{name}.yaml"
+        if name and path.is_file():
             try:
-                path = find_config(packaged("configs") / f"{name}.yaml")
                 config = json.loads(json.dumps(to_plain(load_without_input(path, []))))
             except InputError:  # a method that is not installed any more
                 return None

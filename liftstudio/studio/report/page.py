@@ -15,10 +15,12 @@ from liftstudio.core.logs import log
 from liftstudio.run.folder import RunFolder
 from liftstudio.studio.report import charts, media, scene
 from liftstudio.studio.report.licences import licences
-from liftstudio.studio.report.measures import GROUPS, Value, values_of
+from liftstudio.studio.report.measures import grouped, values_of
 from liftstudio.studio.report.options import differences, flat, preset_of
 from liftstudio.studio.report.record import Record, mapping, number, read_record
 from liftstudio.studio.results import Result
+
+COMPARED = ("test.held_out", "test.training", "novel_views", "mesh")  # groups of measures that have a table
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,8 @@ def render(template: str, contents: Mapping[str, Any]) -> str:
 
 def scene_of(record: Record, limit: int = scene.GLB_BYTES) -> Scene | None:
     """Return the scene of the exported mesh, or of the preview where there is none; a faulty file is noted."""
-    exported = Result(record.folder).files
-    path = exported.get("glb") or next(iter(exported.values()), record.folder.preview)
-    if not path.is_file():
+    path = Result(record.folder).mesh_file
+    if path is None:
         return None
     try:
         glb, note = scene.embedded_mesh(path, record.metrics, limit)
@@ -82,12 +83,6 @@ def scene_of(record: Record, limit: int = scene.GLB_BYTES) -> Scene | None:
         return None
     name = path.relative_to(record.folder.path).as_posix()
     return Scene(scene.encoded(glb), name, note)
-
-
-def tables(values: Mapping[str, Value], *groups: str) -> list[tuple[str, str, list[Value]]]:
-    """Return title, meaning and rows of those groups that have values."""
-    rows = {group: [value for value in values.values() if value.group == group] for group in groups}
-    return [(*GROUPS[group], found) for group, found in rows.items() if found]
 
 
 def efforts(record: Record) -> list[Effort]:
@@ -128,7 +123,7 @@ def _contents(record: Record) -> dict[str, Any]:
         "stages": {stage: charts.loss_charts(rows) for stage, rows in record.log.items()},
         "chart_width": charts.WIDTH,
         "chart_height": charts.HEIGHT,
-        "tables": tables(values, "test.held_out", "test.training", "novel_views", "mesh"),
+        "tables": grouped(values.values(), COMPARED),
         "values": values,
         "efforts": efforts(record),
         "mesh": _mesh_facts(record),

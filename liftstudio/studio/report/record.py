@@ -46,7 +46,7 @@ class Record:
     @property
     def is_exported(self) -> bool:
         """Whether the run has reached its end and left a mesh."""
-        return "export" in self.metrics and any(self.folder.export.glob("mesh.*"))
+        return "export" in self.metrics and self.folder.has_mesh
 
     @property
     def repeating(self) -> str:

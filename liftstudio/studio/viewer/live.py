@@ -7,7 +7,7 @@ import yaml
 
 from liftstudio.core.errors import InputError
 from liftstudio.core.events import StageStep, WorkStep, listening
-from liftstudio.core.logs import SMOOTHING, log
+from liftstudio.core.logs import log
 from liftstudio.run.run import Run
 from liftstudio.studio.viewer.panel import Every, time_left
 from liftstudio.studio.viewer.session import Session
@@ -39,7 +39,6 @@ class Live:
     def __init__(self, window: Window) -> None:
         self.window, self.session = window, Session(window)
         self.status = Every(STATUS_S)
-        self.seconds = 0.0  # per step, a moving average
         self.has_failed = False
 
     def hear(self, event: WorkStep | StageStep) -> None:
@@ -57,8 +56,6 @@ class Live:
             if self.window.clients() and self.status.due():
                 self.window.panel.say(f"**{event.title}** {event.step}", event.fraction)
             return
-        is_first = event.step == 1 or not self.seconds
-        self.seconds = event.seconds if is_first else SMOOTHING * self.seconds + (1 - SMOOTHING) * event.seconds
         scene = event.stage, event.step
         self.session.show(event.run, scene, patience=PATIENCE)
         if self.window.clients() and self.status.due():
@@ -90,7 +87,7 @@ class Live:
         panel.show_schedules(run.system.schedules(), run.edits)
 
     def _say(self, event: StageStep) -> None:
-        left = time_left(self.seconds * (event.total - event.step))
+        left = time_left(event.seconds_left)
         state = "  \npaused" if self.window.panel.is_paused else left
         failure = self.session.failure and f"  \n{self.session.failure}"
         text = f"**{event.stage}** step {event.step} of {event.total}{state}{failure}"

@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-untyped-def, valid-type, arg-type, call-overload, index, misc, operator"
 # Kernels are written in Warp's language, which the type checker reads as Python.
-"""Projection of points onto a mesh along given directions, by Warp's bounding volume hierarchy; on the CPU and CUDA."""
+"""Projection onto a mesh by Warp's bounding volume hierarchy, on the CPU and CUDA; see `project` of this package."""
 
 import torch
 import warp as wp
@@ -12,13 +12,7 @@ wp.set_module_options({"enable_backward": False})
 
 
 def project(vertices: Tensor, faces: Tensor, points: Tensor, directions: Tensor, reach: float) -> tuple[Tensor, Tensor]:
-    """Return face [N] int64 and barycentric coordinates [N, 3] of the points of a mesh that belong to `points`.
-
-    That is the nearer of the two hits along +direction and -direction within `reach`. A first hit on a face that looks
-    against the direction belongs to another part of the surface and is not used. Without a hit it is the closest point.
-
-    vertices: [V, 3]. faces: [F, 3] int64, not empty. points: [N, 3]. directions: [N, 3], unit. All on one device.
-    """
+    """See `liftstudio.ops.projection.project`."""
     device = points.device
     count = len(points)
     found = torch.zeros(count, dtype=torch.int32, device=device)
