@@ -111,26 +111,18 @@ class CsvLog:
     def __init__(self, path: Path, total_step: int = 0) -> None:
         """Continue `path`, if it exists, after step `total_step`; later and incomplete rows are deleted."""
         self.path = path
-        self.columns = list(KEYS)
-        self._rewrite([row for row in self._read() if int(row["total_step"]) <= total_step])
+        rows = read_log(path)
+        self.columns = list(rows[0] if rows else KEYS)
+        self._rewrite([row for row in rows if int(row["total_step"]) <= total_step])
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row; a new name adds a column."""
         new = [name for name in row if name not in self.columns]
         if new:
-            rows = self._read()
             self.columns += new
-            self._rewrite(rows)
+            self._rewrite(read_log(self.path))
         with blaming(self.path), self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(row)
-
-    def _read(self) -> list[dict[str, str]]:
-        if not self.path.exists():
-            return []
-        with self.path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            self.columns = list(reader.fieldnames or KEYS)
-            return [row for row in reader if None not in row and None not in row.values()]
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         text = io.StringIO()
@@ -196,6 +188,13 @@ class RunLog:
         """Flush and close the other logs."""
         for other in self.others:
             other.close()
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: 40 s, 3 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class StageProgress:

@@ -14,6 +14,7 @@ from liftstudio.export.unwrap import UvMesh
 
 Bytes = NDArray[np.uint8]
 
+MOMENT = (1980, 1, 1, 0, 0, 0)  # of all files in an archive, so that its bytes repeat
 METALLIC, ROUGHNESS = 0.0, 1.0  # the material of all files: a rough dielectric
 JPEG_QUALITY, WEBP_QUALITY = 92, 90
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from liftstudio.core.files import atomic_write
-from liftstudio.export.asset import Asset, EncodedImage, encoded, widely_read
+from liftstudio.export.asset import MOMENT, Asset, EncodedImage, encoded, widely_read
 from liftstudio.export.options import TextureFormat
 from liftstudio.export.placement import Placement
 
@@ -28,7 +28,6 @@ CONTENT_TYPES = (
     '<Default Extension="png" ContentType="image/png"/><Default Extension="jpeg" ContentType="image/jpeg"/></Types>'
 )
 COLORS_ID, OBJECT_ID, TEXTURE_ID = 1, 2, 3  # of the resources
-MOMENT = (1980, 1, 1, 0, 0, 0)  # of all files in the archive, so that its bytes repeat
 
 
 def write_3mf(path: Path, asset: Asset, placement: Placement, texture_format: TextureFormat) -> list[Path]:

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from liftstudio.core.files import atomic_write
 from liftstudio.data.color_spaces import linear_from_srgb
-from liftstudio.export.asset import METALLIC, ROUGHNESS, Asset, Bytes, Skin, encoded, widely_read
+from liftstudio.export.asset import METALLIC, MOMENT, ROUGHNESS, Asset, Bytes, Skin, encoded, widely_read
 from liftstudio.export.options import TextureFormat
 from liftstudio.export.placement import Placement
 
 MAP_SCALE, MAP_BIAS = (2.0, 2.0, 2.0, 1.0), (-1.0, -1.0, -1.0, 0.0)  # from a normal map's values to a normal
-MOMENT = (1980, 1, 1, 0, 0, 0)  # of all files in the package, so that its bytes repeat
 ALIGNMENT = 64
 LOCAL_HEADER = 30  # bytes before the name of a zip entry
 EXTRA, PADDING = struct.Struct("<HH"), 0x1986  # head of a zip entry's extra field: id, here that of usd-core, and size

@@ -23,6 +23,7 @@ from liftstudio.studio.queue import Progress, Queue
 
 pytest.importorskip("gradio", reason="the page needs gradio")
 
+from liftstudio.core.logs import duration
 from liftstudio.data.images import load_image
 from liftstudio.studio.app import fragments, history, run_files, uploads
 from liftstudio.studio.app.cut_outs import cut_out, painted, reduced, under_brush
@@ -388,9 +389,7 @@ def test_losses_are_drawn() -> None:
     losses = {"a/loss": [(1, 1.0)], "b/loss": [(i, 10.0**-i) for i in range(1, 400)], "b/x": [(1, math.nan), (2, -1.0)]}
     plot = fragments.losses_plot(losses)
     assert plot.count("<polyline") == 2 and "nan" not in plot.split("</svg>")[0] and len(plot) < 6000
-    assert (
-        fragments.losses_plot({}) == "" and fragments.duration(7200) == "2.0 h" and fragments.duration(100) == "2 min"
-    )
+    assert fragments.losses_plot({}) == "" and duration(7200) == "2.0 h" and duration(100) == "2 min"
     assert "Drop a picture" in fragments.status(None, Progress(), 0)
 
 

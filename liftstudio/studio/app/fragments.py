@@ -1,39 +1,34 @@
 """Pieces of the page as HTML: the progress of a run, its losses, what it made."""
 
-import base64
 import html
 import io
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from liftstudio.core.logs import duration
 from liftstudio.run.folder import RunFolder
 from liftstudio.studio.app.cut_outs import CutOut, without_place
 from liftstudio.studio.app.history import Seen
 from liftstudio.studio.app.run_files import REPORT, address, find_file
 from liftstudio.studio.queue import Progress
+from liftstudio.studio.report.charts import HEIGHT, WIDTH, chart
+from liftstudio.studio.report.media import data_uri
 
-WIDTH, HEIGHT = 320, 90  # of the plot of losses, user units
-POINTS = 160  # at most, of a line
 COLORS = ("#4f46e5", "#0d9488", "#d97706", "#db2777", "#64748b")
 LINES = 6  # of the newest messages
 PASSES = {"rgb": "shaded", "albedo": "albedo", "normal": "normals"}
 MODEL_SUFFIXES = (".glb", ".obj", ".stl")  # that the page's viewer shows, best first
 
 
-def escaped(text: str) -> str:
-    """Return a text as HTML."""
-    return html.escape(text)
-
-
-def data_uri(image: Image.Image) -> str:
+def _png(image: Image.Image) -> str:
     """Return an image as the address of itself."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri(buffer.getvalue(), "image/png")
 
 
 def cut_out_box(cut: CutOut) -> str:
@@ -41,7 +36,7 @@ def cut_out_box(cut: CutOut) -> str:
     elevation_deg, error_deg = cut.elevation
     said = f"seen from {elevation_deg:g}° above its horizon, ±{error_deg:.0f}°; move the slider if that is wrong"
     notes = "".join(f'<p class="ls-warn">{html.escape(text)}</p>' for text in cut.warnings)
-    image = f'<img alt="the object, cut out" src="{data_uri(cut.framed)}">'
+    image = f'<img alt="the object, cut out" src="{_png(cut.framed)}">'
     return f'<figure class="ls-cut">{image}</figure><p>{said}</p>{notes}'
 
 
@@ -82,15 +77,25 @@ def losses_plot(losses: Mapping[str, Sequence[tuple[int, float]]]) -> str:
     if not losses:
         return ""
     stage = list(losses)[-1].partition("/")[0]
-    rows = {name.partition("/")[2]: values for name, values in losses.items() if name.startswith(f"{stage}/")}
     lines, names = list[str](), list[str]()
-    for (name, values), color in zip(rows.items(), COLORS, strict=False):
-        lines.append(f'<polyline points="{_points(values)}" stroke="{color}"/>')
-        names.append(f'<span style="color:{color}">{html.escape(name)} {values[-1][1]:.3g}</span>')
+    for (name, values), color in zip(_of_stage(losses, stage), COLORS, strict=False):
+        line = chart(name, values)
+        lines.append(f'<polyline points="{line.points}" stroke="{color}"/>')
+        names.append(f'<span style="color:{color}">{html.escape(line.title)} {line.last:.3g}</span>')
     return (
         f'<div class="ls-plot"><svg viewBox="0 -3 {WIDTH} {HEIGHT + 6}" preserveAspectRatio="none" role="img" '
         f'aria-label="losses of stage {html.escape(stage)}">{"".join(lines)}</svg><p>{" ".join(names)}</p></div>'
     )
+
+
+def _of_stage(
+    losses: Mapping[str, Sequence[tuple[int, float]]], stage: str
+) -> Iterator[tuple[str, list[tuple[int, float]]]]:
+    """Yield name and finite values of each loss of a stage that has some."""
+    for key, values in losses.items():
+        own, _, name = key.partition("/")
+        if own == stage and (finite := [each for each in values if math.isfinite(each[1])]):
+            yield name, finite
 
 
 def result(runs_dir: Path, folder: RunFolder | None) -> str:
@@ -145,13 +150,6 @@ def _where(progress: Progress) -> str:
     return f"stage {event.stage} · step {event.step} of {event.total}{left}"
 
 
-def duration(seconds: float) -> str:
-    """Return a time in words: 40 s, 3 min, 2.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def _name(seen: Seen) -> str:
     if seen.folder is not None:
         return seen.key
@@ -170,24 +168,7 @@ def _error(seen: Seen) -> str:
 
 
 def _live(image: Image.Image) -> str:
-    return f'<div class="ls-live"><img alt="the object now" src="{data_uri(image)}"></div>'
-
-
-def _points(values: Sequence[tuple[int, float]]) -> str:
-    """Return a polyline through values, their logarithm where all are positive; at most POINTS of them."""
-    thinned = [*values[:: math.ceil(len(values) / POINTS)], values[-1]]
-    finite = [(step, value) for step, value in thinned if math.isfinite(value)]
-    if not finite:
-        return ""
-    is_log = min(value for _, value in finite) > 0
-    heights = [math.log(value) if is_log else value for _, value in finite]
-    low, span = min(heights), (max(heights) - min(heights)) or 1.0
-    start, length = finite[0][0], (finite[-1][0] - finite[0][0]) or 1
-    steps: Iterable[int] = (step for step, _ in finite)
-    return " ".join(
-        f"{WIDTH * (step - start) / length:.1f},{HEIGHT * (1 - (height - low) / span):.1f}"
-        for step, height in zip(steps, heights, strict=True)
-    )
+    return f'<div class="ls-live"><img alt="the object now" src="{_png(image)}"></div>'
 
 
 def _picture(runs_dir: Path, path: Path) -> str:

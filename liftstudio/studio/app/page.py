@@ -1,6 +1,7 @@
 """The page: its fields, and what happens when they change. Everything that is long is done by the queue."""
 
 import hashlib
+import html
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -415,8 +416,8 @@ def _about(text: str) -> str:
     first, _, rest = text.partition(". ")
     if not first:
         return ""
-    more = f"<details><summary>more</summary>{fragments.escaped(rest)}</details>" if rest else ""
-    return f'<p class="ls-about">{fragments.escaped(first.rstrip("."))}.</p>{more}'
+    more = f"<details><summary>more</summary>{html.escape(rest)}</details>" if rest else ""
+    return f'<p class="ls-about">{html.escape(first.rstrip("."))}.</p>{more}'
 
 
 def _can_go_on(seen: history.Seen) -> bool:

@@ -36,10 +36,11 @@ def loss_charts(rows: Rows) -> list[Chart]:
     """Return a chart for each loss of a stage, its sum first."""
     names = dict.fromkeys(name for row in rows for name in row)
     losses = [name for name in names if name not in NOT_LOSSES and not name.endswith("memory_gb")]
-    return [_chart(name, [(row["step"], row[name]) for row in rows if name in row]) for name in losses]
+    return [chart(name, [(row["step"], row[name]) for row in rows if name in row]) for name in losses]
 
 
-def _chart(title: str, samples: Sequence[tuple[float, float]]) -> Chart:
+def chart(title: str, samples: Sequence[tuple[float, float]]) -> Chart:
+    """Return a chart of finite values at ascending steps, (step, value) each; at least one."""
     start, end, last = samples[0][0], samples[-1][0], samples[-1][1]
     size = math.ceil(len(samples) / POINTS)
     groups = [samples[index : index + size] for index in range(0, len(samples), size)]

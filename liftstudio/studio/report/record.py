@@ -1,6 +1,5 @@
 """What a run folder says in words and numbers, read as far as it goes: a run may be half done, a file damaged."""
 
-import csv
 import json
 import math
 import shlex
@@ -10,6 +9,7 @@ from typing import Any
 
 from liftstudio.core.config import read_config
 from liftstudio.core.errors import InputError
+from liftstudio.core.logs import read_log
 from liftstudio.run.folder import RunFolder
 
 Rows = list[dict[str, float]]
@@ -98,11 +98,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_log(path: Path) -> dict[str, Rows]:
-    """Return the rows of log.csv by stage; incomplete rows, as a killed run leaves them, are left out."""
+    """Return the rows of log.csv by stage."""
     log = dict[str, Rows]()
-    for row in csv.DictReader(_read_lines(path)):
-        if None in row or None in row.values():
-            continue
+    for row in read_log(path):
         values = {name: value for name, text in row.items() if (value := _parsed(text)) is not None}
         if "step" in values and row.get("stage"):
             log.setdefault(row["stage"], []).append(values)

@@ -1,6 +1,5 @@
 """What a run folder keeps of the steps so far: the losses and the image grids."""
 
-import csv
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from liftstudio.core.logs import KEYS
+from liftstudio.core.logs import KEYS, read_log
 from liftstudio.run.folder import RunFolder
 
 POINTS = 1000  # of a curve, at most
@@ -27,10 +26,7 @@ class Log:
     @classmethod
     def read(cls, path: Path) -> "Log":
         """Return the complete rows of a log.csv; none if there is no file."""
-        if not path.is_file():
-            return cls([])
-        with path.open(newline="") as file:
-            return cls([row for row in csv.DictReader(file) if None not in row and None not in row.values()])
+        return cls(read_log(path))
 
     def losses(self) -> tuple[str, ...]:
         """Return the names of all logged losses and figures."""

@@ -11,6 +11,7 @@ import numpy as np
 import viser
 from PIL import Image
 
+from liftstudio.core.logs import duration
 from liftstudio.run.snapshots import PICTURES
 from liftstudio.studio.viewer.history import Log
 
@@ -171,9 +172,7 @@ def time_left(seconds: float) -> str:
     """Return a time as text, for example ", about 3 min left"; empty: it is not known."""
     if math.isnan(seconds):
         return ""
-    minutes = seconds / 60
-    rough = f"{seconds:.0f} s" if minutes < 1.5 else f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-    return f", about {rough} left"
+    return f", about {duration(seconds)} left"
 
 
 class Every:
