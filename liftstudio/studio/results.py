@@ -14,6 +14,7 @@ from PIL import Image
 
 from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras
+from liftstudio.data.color_spaces import srgb_from_linear
 from liftstudio.data.images import to_pillow
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.export.options import Format
@@ -24,8 +25,15 @@ TO_Y_UP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]]) 
 
 
 def load_y_up(path: Path, metrics: Mapping[str, Any]) -> trimesh.Trimesh:
-    """Return the mesh of an exported file with y up; metrics: of its run, which say which axis is up in the file."""
+    """Return the mesh of an exported file with y up, and with colours of its vertices, if it has them, in sRGB.
+
+    metrics: of its run, which say which axis is up in the file.
+    """
     mesh = trimesh.load(path, force="mesh", process=False)
+    if path.suffix == ".glb" and mesh.visual.kind == "vertex":  # glTF stores them as linear light
+        colors = mesh.visual.vertex_colors.copy()
+        colors[:, :3] = (srgb_from_linear(colors[:, :3] / 255.0) * 255).round()
+        mesh.visual.vertex_colors = colors
     export = metrics.get("export")
     axes = export.get("up_axis") if isinstance(export, dict) else None
     if isinstance(axes, dict) and axes.get(path.suffix[1:]) == "z":

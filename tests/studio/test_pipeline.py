@@ -151,6 +151,10 @@ def test_looking_changes_nothing(ball_project: Path, small_covering_views: None)
 def test_the_mesh_of_a_preview(ball_project: Path) -> None:
     studio = ls.Pipeline.from_config("ball.yaml", device="cpu", overrides={"prior.knows_inside": True})
     result = studio.preview("photo.png")
+    shown = ls.render(result.mesh, ls.orbit(1, 10, pixels=64))[0]
+    photo = ls.load_image("photo.png", elevation_deg=10, pixels=64).image
+    inside = shown[..., 3] > 0.99
+    assert (shown[..., :3] - photo)[inside].abs().mean() < 0.08, "the colours of the input, not those of linear light"
     assert result.mesh.is_watertight and result.files == {} and result.views == [] and result.cameras is None
     with pytest.raises(ls.InputError, match="no mesh yet"):
         _ = studio.views("photo.png", overrides={"prior.knows_inside": False}).mesh

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import torch
 from PIL import Image
 
-from liftstudio.core.assets import input_path
+from liftstudio.core.assets import SCHEME, input_path
 from liftstudio.core.errors import InputError
 from liftstudio.data.images import load_image, to_pillow
 from liftstudio.studio.report.record import Record, mapping
@@ -89,7 +89,8 @@ def input_pictures(record: Record, longest: int = INPUT_PIXELS) -> list[Picture]
         path = input_path(text)
         try:
             rgb, alpha = load_image(path)
-            if path.stat().st_mtime > record.folder.config.stat().st_mtime:
+            is_packaged = text.startswith(SCHEME)  # its time is that of the installation
+            if not is_packaged and path.stat().st_mtime > record.folder.config.stat().st_mtime:
                 record.notes.append(
                     f"{text}: the picture has changed since the run began; the report shows it as it is now"
                 )

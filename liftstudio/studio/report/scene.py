@@ -40,8 +40,7 @@ def embedded_mesh(path: Path, metrics: Mapping[str, Any], limit: int = GLB_BYTES
     mesh = load_y_up(path, metrics)
     if not len(mesh.faces):
         raise ValueError("no faces")
-    if path.suffix != ".glb":
-        _make_colors_linear(mesh)
+    _make_colors_linear(mesh)
     faces, texels, note = len(mesh.faces), 0, []
     if faces * FACE_BYTES > limit:
         mesh = _decimated(mesh, limit // FACE_BYTES)
