@@ -2,11 +2,14 @@
 
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,12 +78,31 @@ def make_fabric(device: str, gpus: list[int] | None) -> "Fabric":
         InputError: see `choose_devices`.
     """
     accelerator, devices = choose_devices(device, gpus)
-    from lightning_fabric import Fabric
+    with _known_by_version("torchmetrics"):
+        from lightning_fabric import Fabric
 
     several = isinstance(devices, list) and len(devices) > 1
     fabric = Fabric(accelerator=accelerator, devices=devices, strategy="ddp" if several else "auto")
     fabric.launch()
     return fabric
+
+
+@contextmanager
+def _known_by_version(package: str) -> Iterator[None]:
+    """Let modules that are imported inside ask for the version of an installed package without importing it.
+
+    Lightning Fabric imports torchmetrics, and with it transformers, only to compare its version; that takes seconds.
+    """
+    if package in sys.modules:
+        yield
+        return
+    named = ModuleType(package)
+    named.__version__ = version(package)  # type: ignore[attr-defined]
+    sys.modules[package] = named
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def load_inputs(config: RunConfig, gpus: list[int] | None) -> Inputs:

@@ -1,5 +1,6 @@
 """The report of a run: report.html in its folder, one file that needs no network."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,15 +61,19 @@ def write_report(folder: RunFolder) -> Path:
 
 def render(template: str, contents: Mapping[str, Any]) -> str:
     """Return a page; all texts in `contents` are escaped."""
-    environment = Environment(
+    common = {"version": __version__, "viewer": scene.encoded(scene.viewer()), "mark": scene.encoded(scene.MARK)}
+    return _templates().get_template(template).render(**common, **contents)
+
+
+@functools.cache  # compiling them takes longer than filling them in
+def _templates() -> Environment:
+    return Environment(
         loader=PackageLoader(__package__, "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    common = {"version": __version__, "viewer": scene.encoded(scene.viewer()), "mark": scene.encoded(scene.MARK)}
-    return environment.get_template(template).render(**common, **contents)
 
 
 def scene_of(record: Record, limit: int = scene.GLB_BYTES) -> Scene | None:
