@@ -24,7 +24,8 @@ All components and options, with type, default and meaning. This page is generat
 
 A component is selected by `type:` in the config, with its options beside it; without options, its bare name is enough.
 Any option can be set on the command line by its dotted key, for example `system.stages.coarse.steps=300`. `NAME` in a
-key is a name of your choice. A *schedule* is a number, `[start_step, v0, v1, end_step]` or `[[step, value], ...]`.
+key is a name of your choice. A *schedule* is a number, `[start_step, v0, v1, end_step]` or `[[step, value], ...]`. A
+*share* such as `0.5x` stands for that part of the reference views' width in pixels.
 """
 TABLE = ("| option | type | default | meaning |", "|---|---|---|---|")
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import functools
 import math
 import re
 import types
@@ -17,9 +18,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from liftstudio.core.errors import InputError
-from liftstudio.core.ranges import check_ranges
+from liftstudio.core.ranges import MinLength, Range, check_ranges
 from liftstudio.core.registry import find, names
 from liftstudio.core.schedules import Schedule
+from liftstudio.core.shares import OrShare, Share
 
 T = TypeVar("T")
 
@@ -209,7 +211,8 @@ def _convert(value: Any, wanted: Any, path: str) -> Any:
     if origin is typing.Annotated and arguments[0] is ComponentSpec:
         return _convert_component(value, arguments[1], path)
     if origin is typing.Annotated:
-        return _convert(value, arguments[0], path)
+        may_be_share = any(isinstance(each, OrShare) for each in arguments[1:])
+        return _convert_share(value, wanted, path) if may_be_share else _convert(value, arguments[0], path)
     if origin in (typing.Union, types.UnionType):
         return _convert_optional(value, arguments, path)
     if origin is typing.Literal:
@@ -357,6 +360,14 @@ def _convert_scalar(value: Any, wanted: Any, path: str) -> Any:
     raise InputError(f"{path}: expected {type_name(wanted)}, got {value!r}")
 
 
+def _convert_share(value: Any, wanted: Any, path: str) -> Any:
+    if not isinstance(value, str) or not value.endswith("x"):
+        return _convert(value, typing.get_args(wanted)[0], path)
+    if share := Share.parse(value):
+        return share
+    raise InputError(f"{path}: expected {type_name(wanted)}, got {value!r}")
+
+
 def _text(value: Any, path: str) -> str:
     if isinstance(value, dict | list) or value is None:
         raise InputError(f"{path}: expected text, got {value!r}")
@@ -395,7 +406,8 @@ def type_name(wanted: Any) -> str:
     if origin is typing.Annotated:
         if arguments[0] is ComponentSpec:
             return f"a {arguments[1]}"
-        return arguments[1].describe(type_name(arguments[0]))
+        limits = [each for each in arguments[1:] if isinstance(each, Range | MinLength | OrShare)]
+        return functools.reduce(lambda noun, limit: limit.describe(noun), limits, type_name(arguments[0]))
     if origin in (typing.Union, types.UnionType):
         return " or ".join("none" if argument is type(None) else type_name(argument) for argument in arguments)
     if origin is typing.Literal:
@@ -427,6 +439,8 @@ def to_plain(value: Any, *, without: type | None = None) -> Any:
         return {"type": value.type, **to_plain(value.options, without=without)}
     if isinstance(value, Schedule):
         return value.to_config()
+    if isinstance(value, Share):
+        return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kept = [field.name for field in dataclasses.fields(value) if not _has_marker(type(value), field.name, without)]
         return {option_key(name): to_plain(getattr(value, name), without=without) for name in kept}

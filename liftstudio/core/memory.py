@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from liftstudio.core.config import ExportOnly, to_plain
+from liftstudio.core.shares import Share
 
 
 class OutOfMemoryError(MemoryError):
@@ -112,7 +113,7 @@ def _options(node: dict[str, Any], key: str, rendered: str, side: int) -> Iterat
         if isinstance(value, dict):
             yield from _options(value, place, rendered, side)
         elif cost := _cost(place, rendered, side):
-            yield from _advice(place, value, cost)
+            yield from _advice(place, value, cost, side)
 
 
 def _cost(place: str, rendered: str, side: int) -> Cost | None:
@@ -126,8 +127,9 @@ def _cost(place: str, rendered: str, side: int) -> Cost | None:
     return replace(cost, zero=side) if is_render and side and cost.zero else cost
 
 
-def _advice(place: str, value: Any, cost: Cost) -> Iterator[tuple[float, str]]:
-    values = value if isinstance(value, list) else [value]
+def _advice(place: str, value: Any, cost: Cost, side: int) -> Iterator[tuple[float, str]]:
+    given = value if isinstance(value, list) else [value]
+    values = [share.of(side) if (share := Share.parse(each)) else each for each in given]
     if not values or not all(isinstance(each, int) and not isinstance(each, bool) for each in values):
         return
     meant = [each or cost.zero for each in values]

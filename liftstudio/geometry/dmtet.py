@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from liftstudio.core.errors import InputError
 from liftstudio.core.ranges import NonNegativeFloat, Range, UnitFloat
 from liftstudio.core.registry import register
+from liftstudio.core.shares import OrShare
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.mesh import Mesh
 from liftstudio.data.render import Render
@@ -22,6 +23,8 @@ FINEST = 256  # largest resolution of the grid
 CELLS_ACROSS = 1.25  # cells across the thinnest object whose surface stays in one piece
 KEPT_SHARE = 0.25  # of a shape's volume that must be left on the grid
 
+TetResolution = Annotated[int, Range(2, FINEST), OrShare()]
+
 
 @register("dmtet")
 class DMTet(Geometry):
@@ -30,7 +33,7 @@ class DMTet(Geometry):
     @dataclass
     class Config(Geometry.Config):
         radius: Radius = 1.0  # half the side of the cube that may hold the object, world units
-        resolution: Annotated[int, Range(2, FINEST)] = 64  # of the tetrahedral grid: 64 has 37k vertices, 128 has 273k
+        resolution: TetResolution = 64  # of the tetrahedral grid: 64 has 37k vertices, 128 has 273k
         sphere_radius: UnitFloat = 0.5  # initial sphere, as a fraction of `radius`; used if no stage gives the shape
         margin: NonNegativeFloat = 0.08  # free space around the shape of a previous stage, fraction of its longest side
         grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # appearance field

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from liftstudio.core.checks import check_range
 from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
 from liftstudio.core.schedules import Schedule
+from liftstudio.core.shares import OrShare, Share
 from liftstudio.ops.backends import fast_bfloat16
 from liftstudio.ops.hash_grid import HashGridSpec, hash_encode
 from liftstudio.ops.mlp import mlp
 
 HashLevels = Annotated[int, Range(1, 32)]
-HashResolution = Annotated[int, Range(1, 1 << 16)]
+HashResolution = Annotated[int, Range(1, 1 << 16), OrShare()]
 
 
 @dataclass
@@ -33,7 +34,8 @@ class HashFieldConfig:
     precision: Literal["auto", "bfloat16", "float32"] = "auto"  # of the network's matrix products; auto: the faster
 
     def __post_init__(self) -> None:
-        check_range("finest_resolution", self.finest_resolution, self.base_resolution)
+        if not isinstance(self.finest_resolution, Share):
+            check_range("finest_resolution", self.finest_resolution, self.base_resolution)
 
 
 def check_levels_used(levels_used: Schedule | None, config: HashFieldConfig) -> None:

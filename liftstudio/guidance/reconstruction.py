@@ -9,14 +9,17 @@ from torch import Tensor
 
 from liftstudio.core.assets import input_path
 from liftstudio.core.errors import InputError
-from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range, UnitFloat
+from liftstudio.core.ranges import PositiveInt, Range, UnitFloat
 from liftstudio.core.registry import register
 from liftstudio.core.schedules import OFF, ON, Schedule, check_milestones, phase
+from liftstudio.core.shares import OrShare
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance import losses
 from liftstudio.guidance.base import Guidance, Request
 from liftstudio.metrics.lpips import load_lpips
+
+RenderWidth = Annotated[int, Range(0), OrShare()]
 
 FACING = (
     0.5  # cosine between normal and viewing direction above which the user's picture shows a surface in full detail
@@ -54,7 +57,7 @@ class Reconstruction(Guidance[ReferenceRequest]):
         views_per_step: PositiveInt = 2  # reference views drawn per step, without replacement
         input_view_weight: Annotated[float, Range(1e-3)] = 1.0  # frequency of an input view relative to generated ones
         input_view_priority: UnitFloat = 0.0  # how much less generated colours count where an input view shows them
-        resolution: list[NonNegativeInt] = field(default_factory=lambda: [0])  # render width per milestone; 0: full
+        resolution: list[RenderWidth] = field(default_factory=lambda: [0])  # render width per milestone; 0: full
         resolution_milestones: list[int] = field(default_factory=list)  # steps at which the next resolution begins
         generated_shape: bool = True  # whether generated views change the shape of a surface, or only its colours
         random_background: bool = True  # random background colour for render and reference; otherwise white

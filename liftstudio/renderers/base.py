@@ -2,18 +2,22 @@
 
 from abc import abstractmethod
 from collections.abc import Set
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from torch import nn
 
+from liftstudio.core.ranges import Range
 from liftstudio.core.registry import Component
+from liftstudio.core.shares import OrShare
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.render import Render
 from liftstudio.materials.base import RandomShading
 
 if TYPE_CHECKING:
     from liftstudio.renderers.scene import Scene
+
+SamplesAcross = Annotated[int, Range(2), OrShare()]
 
 
 class Renderer(Component, nn.Module):

@@ -14,6 +14,7 @@ from liftstudio.geometry.base import Geometry
 from liftstudio.ops.compositing.reference import sum_before
 from liftstudio.ops.marching import Samples, march
 from liftstudio.ops.marching.occupancy import OccupancyGrid
+from liftstudio.renderers.base import SamplesAcross
 from liftstudio.renderers.scene import Scene
 from liftstudio.renderers.volume import VolumeRenderer
 
@@ -27,7 +28,7 @@ class NeusRenderer(VolumeRenderer):
 
     @dataclass
     class Config(VolumeRenderer.Config):
-        samples_across: Annotated[int, Range(2)] = 128  # samples along the side of the object's box; sets the step size
+        samples_across: SamplesAcross = 128  # samples along the side of the object's box; sets the step size
         pieces: Annotated[int, Range(1, 64)] = 2  # that a step near the surface is split into, once s is large enough
         cosine_annealing: Annotated[Schedule, Range(0, 1)] = ANNEALING  # 0: all directions slightly opaque; 1: exact
 

@@ -16,7 +16,7 @@ from liftstudio.materials.base import RandomShading, ShadingPoints
 from liftstudio.ops.compositing import Composite, composite
 from liftstudio.ops.marching import Samples, march
 from liftstudio.ops.marching.occupancy import OccupancyGrid
-from liftstudio.renderers.base import Renderer
+from liftstudio.renderers.base import Renderer, SamplesAcross
 from liftstudio.renderers.scene import Scene
 
 MIN_WEIGHT = 1e-3  # compositing weight of a sample above which its normal is computed
@@ -28,7 +28,7 @@ class VolumeRenderer(Renderer):
 
     @dataclass
     class Config(Renderer.Config):
-        samples_across: Annotated[int, Range(2)] = 128  # samples along the side of the object's box; sets the step size
+        samples_across: SamplesAcross = 128  # samples along the side of the object's box; sets the step size
         grid_resolution: Annotated[int, Range(1, 512)] = 64  # cells per side of the occupancy grid
         update_every: PositiveInt = 16  # steps between updates of the occupancy grid
         warm_up: NonNegativeInt = 128  # initial steps during which every cell is updated

@@ -24,7 +24,7 @@ from liftstudio.renderers.scene import Scene
 from liftstudio.systems.base import Surface, System
 from liftstudio.systems.optimization import ScheduledAdam
 from liftstudio.systems.stage import Stage
-from liftstudio.systems.stage_config import StageConfig, check_stages, geometry_options, suited_stages
+from liftstudio.systems.stage_config import StageConfig, check_stages, geometry_options, suited_stages, with_sizes
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -63,7 +63,9 @@ class CoarseToFine(System):
         has_volume = views is not None and views.has_volume
         self.check(config, has_volume=has_volume)
         stages = copy.deepcopy(config.stages)  # `change` changes them; the run's config stays as it is
-        self.config = dataclasses.replace(config, stages=suited_stages(stages, has_volume=has_volume))
+        suited = suited_stages(stages, has_volume=has_volume)
+        width = 0 if views is None else views.cameras.width
+        self.config = dataclasses.replace(config, stages=with_sizes(suited, width, "system.stages"))
         self.views, self.device, self.fabric = views, device, fabric
         self.stages = {name: stage.steps for name, stage in self.config.stages.items()}
         self.setup_generator = torch.Generator(device).manual_seed(seed)

@@ -1,17 +1,22 @@
 """The options of the stages of a run, and their checks."""
 
 import dataclasses
+import typing
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from liftstudio.core.config import ComponentSpec
+from liftstudio.core.config import ComponentSpec, option_key
 from liftstudio.core.errors import InputError
-from liftstudio.core.ranges import PositiveInt
+from liftstudio.core.ranges import PositiveInt, check_ranges
 from liftstudio.core.registry import find
+from liftstudio.core.schedules import Schedule
+from liftstudio.core.shares import Share
 from liftstudio.geometry.base import PRIOR, Geometry
 from liftstudio.systems import regularizers
 from liftstudio.systems.optimization import OptimizerConfig
 from liftstudio.systems.regularizers import Regularizers
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -41,6 +46,38 @@ def suited_stages(stages: dict[str, StageConfig], *, has_volume: bool) -> dict[s
     """Return the stages that views with or without a volume go through; there may be none."""
     left_out = "absent" if has_volume else "required"
     return {name: stage for name, stage in stages.items() if stage.volume != left_out}
+
+
+def with_sizes(value: T, width: int, path: str) -> T:
+    """Return options, or a part of them, with a number for every `Share` of the reference views' width.
+
+    width: pixels; 0: there are no reference views. path: dotted path of the value.
+
+    Raises:
+        InputError: there is a share but no view, or the number is out of the option's range.
+    """
+    if isinstance(value, Share):
+        if not width:
+            raise InputError(f"{path}: {value} is a share of the reference views' width; without them give a number")
+        return typing.cast(T, value.of(width))
+    if isinstance(value, ComponentSpec):
+        return dataclasses.replace(value, options=with_sizes(value.options, width, path))
+    if isinstance(value, dict):
+        return typing.cast(T, {key: with_sizes(item, width, f"{path}.{key}") for key, item in value.items()})
+    if isinstance(value, list):
+        return typing.cast(T, [with_sizes(item, width, f"{path}[{i}]") for i, item in enumerate(value)])
+    if not dataclasses.is_dataclass(value) or isinstance(value, type | Schedule):
+        return value
+    before = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    after = {name: with_sizes(item, width, f"{path}.{option_key(name)}") for name, item in before.items()}
+    if after == before:
+        return value
+    try:
+        sized = dataclasses.replace(value, **after)
+    except InputError as error:  # of the dataclass's own checks
+        raise InputError(f"{path}.{error}") from None
+    check_ranges(sized, type(sized), path)
+    return sized
 
 
 def check_stages(stages: dict[str, StageConfig], *, has_volume: bool) -> None:
