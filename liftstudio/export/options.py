@@ -24,10 +24,8 @@ class ExportConfig:
     texture_format: TextureFormat = "png"  # of the colour's texture; webp only in glb, the other formats then have png
     target_faces: FaceCount = 20000  # faces after decimation; a surface with fewer is not decimated
     faces: list[FaceCount] = field(default_factory=list)  # levels of detail: mesh.*, mesh_1.*, ...; []: target_faces
-    remesh: Literal["none", "quads", "triangles"] = (
-        "none"  # even faces, in place of decimation; obj, ply, usdz keep quads
-    )
-    edge_length: Annotated[float, Range(0.002, 1, or_zero=True)] = 0.0  # of remesh, world units; 0: for so many faces
+    remesh: Literal["none", "quads", "triangles"] = "none"  # even faces, not decimation; obj, ply, usdz keep quads
+    edge_length: Annotated[float, Range(0.002, 1, or_zero=True)] = 0.0  # of remesh, world units; 0: by the face count
     repair: bool = False  # make the surface watertight: join open edges, turn faces over, fill holes
     min_component_area: Annotated[float, Range(0, below=1)] = 0.02  # components below this fraction of area are dropped
     gutter: NonNegativeInt = 4  # texels of padding around every chart, in its colour; fewer if there are many charts

@@ -15,7 +15,7 @@ from liftstudio.core.logs import log
 from liftstudio.data.mesh import Mesh
 from liftstudio.export.asset import Asset, Skin
 from liftstudio.export.bake import Field, Texels, bake_texture, colors, projected, surface_texels
-from liftstudio.export.cleanup import decimate, drop_floaters, repaired, vertex_normals
+from liftstudio.export.cleanup import decimate, drop_floaters, vertex_normals
 from liftstudio.export.maps import bake_normal_map, bake_occlusion
 from liftstudio.export.options import ExportConfig, check_export
 from liftstudio.export.placement import IN_MILLIMETRES, placement_report, placements
@@ -121,7 +121,7 @@ def _surface(full: Mesh, faces: int, length: float, config: ExportConfig) -> Mes
         # Repair may split off small pieces. Half the limit, so that no component kept before is lost to rounding.
         result = drop_floaters(decimate(full, faces), 0.5 * config.min_component_area)[0]
     else:
-        result = repaired(remeshed(full, config.remesh, length))
+        result = remeshed(full, config.remesh, length)
     if config.repair:
         result = watertight(result)[0]
         if not is_watertight(result):

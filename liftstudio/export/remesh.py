@@ -15,7 +15,7 @@ from torch import Tensor
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
 from liftstudio.data.mesh import Mesh
-from liftstudio.export.cleanup import face_components
+from liftstudio.export.cleanup import face_components, repaired
 from liftstudio.export.polygons import face_corners
 
 Kind = Literal["quads", "triangles"]
@@ -62,7 +62,8 @@ def remeshed(mesh: Mesh, kind: Kind, length: float) -> Mesh:
         raise InputError(f"export.remesh: nothing is left of the surface at an edge length of {length:.3g}; lower it")
     if kind == "quads":
         faces = _halved(vertices, faces)
-    result = Mesh(torch.from_numpy(vertices), torch.from_numpy(faces))
+    # Two quads may share two edges, and then their diagonal.
+    result = repaired(Mesh(torch.from_numpy(vertices), torch.from_numpy(faces)))
     before, after = face_components(mesh)[0], face_components(result)[0]
     if after < before:
         log.warning(
