@@ -114,7 +114,8 @@ def _turns(faces: Ints) -> NDArray[np.bool_]:
         np.concatenate([ends[1] + differs, (ends[1] + count + differs) % (2 * count)]),
         2 * count,
     )
-    size = np.bincount(part[:count], minlength=part.max(initial=0) + 1)
+    parts = part.max(initial=0) + 1
+    size = np.bincount(part[:count], minlength=parts) + np.arange(parts) / parts  # the fractions break ties
     return size[part[:count]] < size[part[count:]]
 
 

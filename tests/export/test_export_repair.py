@@ -60,6 +60,13 @@ def test_faces_that_look_inwards_are_turned() -> None:
     assert repair.faces_turned == turned.sum() and repair.holes_filled == repair.faces_removed == 0
 
 
+def test_half_of_the_faces_looking_inwards_is_decided_for_one_side() -> None:
+    faces = torch.tensor([[0, 1, 2], [1, 2, 3], [0, 2, 3], [0, 1, 3]])  # two of a tetrahedron look inwards
+    result, repair = watertight(Mesh(torch.cat([torch.zeros(1, 3), torch.eye(3)]), faces))
+    assert as_trimesh(result).is_winding_consistent
+    assert (repair.faces_turned, repair.holes_filled, repair.watertight_after) == (2, 0, True)
+
+
 def test_separate_triangles_are_joined() -> None:
     """Corners that differ by rounding, as in files of text; some triangles look inwards, some are there twice."""
     mesh, generator = lopsided(), torch.Generator().manual_seed(SEED)
