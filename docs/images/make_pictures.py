@@ -27,7 +27,7 @@ SOFA = FOLDER.parents[1] / "assets/demo/objects/sofa.png"
 PAGE_PORT, VIEWER_PORT = 7871, 7872
 START_S, RUN_S = 120, 3600  # at most, to start a server and to end a run
 SETTLE_S = 6  # until 3D views are drawn in full
-SCALE = 0.75  # of the pictures of pages
+SCALE = 0.75  # of the pictures, to the windows
 PAUSE_AT = 90  # step at which the viewer's run is paused
 
 
@@ -39,8 +39,8 @@ def main() -> None:
             photograph_page(driver)
         (report,) = runs.glob("*/*/report.html")
         photograph_report(driver, report)
-        train = f"--config reconstruct-views --train --viewer --viewer-port {VIEWER_PORT} runs_dir={runs}".split()
-        with serving([*train, "system.stages.coarse.steps=200"], VIEWER_PORT):
+        train = f"--config reconstruct-views --train --viewer --viewer-port {VIEWER_PORT} runs_dir={runs}"
+        with serving([*train.split(), "system.stages.coarse.steps=200"], VIEWER_PORT):
             photograph_viewer(driver)
 
 
@@ -52,24 +52,27 @@ def photograph_page(driver: Any) -> None:
     driver.execute_script("document.querySelector('#do-lift').click()")
     done = "document.querySelector('#status').textContent.includes('done')"
     wait(driver, f"return {done} && document.querySelector('#mesh canvas')", RUN_S)
-    save(driver, "page", SCALE)
+    driver.execute_script("scrollTo(0, 0)")
+    save(driver, "page")
 
 
 def photograph_report(driver: Any, path: Path) -> None:
-    """Take a picture of the top of the report."""
-    open_page(driver, path.as_uri(), 1280, 1266)
-    save(driver, "report", SCALE)
+    """Take a picture of the result in the report."""
+    open_page(driver, f"{path.as_uri()}#result", 1280, 980)
+    driver.execute_script("document.querySelectorAll('video').forEach(video => { video.controls = false })")
+    save(driver, "report")
 
 
 def photograph_viewer(driver: Any) -> None:
     """Pause the run, show the cameras of its step, and take a picture."""
-    open_page(driver, f"http://127.0.0.1:{VIEWER_PORT}/", 800, 500)
+    open_page(driver, f"http://127.0.0.1:{VIEWER_PORT}/", 1280, 660)
     wait(driver, f"return (document.body.innerText.match(/step (\\d+)/) ?? [0, 0])[1] >= {PAUSE_AT}", RUN_S)
     click(driver, "button", "Pause")
     wait(driver, "return document.body.innerText.includes('paused')", START_S)
     for label in ("Training cameras", "Cameras of this step"):
         click(driver, "label", label)
-    save(driver, "viewer", 1.0)
+    driver.execute_script("document.querySelectorAll('.mantine-Notification-closeButton').forEach(e => e.click())")
+    save(driver, "viewer")
 
 
 @contextlib.contextmanager
@@ -122,12 +125,11 @@ def click(driver: Any, tag: str, text: str) -> None:
     wait(driver, f"const found = {find}; found?.click(); return found", START_S)
 
 
-def save(driver: Any, name: str, scale: float) -> None:
+def save(driver: Any, name: str) -> None:
     """Write what the window shows as a JPEG file beside this script."""
-    driver.execute_script("window.scrollTo(0, 0)")
     time.sleep(SETTLE_S)
     image = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
-    size = (round(scale * image.width), round(scale * image.height))
+    size = (round(SCALE * image.width), round(SCALE * image.height))
     image.resize(size, Image.Resampling.LANCZOS).save(FOLDER / f"{name}.jpg", quality=85, optimize=True)
 
 
