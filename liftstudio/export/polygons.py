@@ -21,4 +21,5 @@ def face_corners(faces: Ints, quads: bool) -> list[Ints]:
             firsts.append(face)
     first = np.array(firsts, np.int64)
     single = np.setdiff1d(np.arange(len(faces)), [first, first + 1])
-    return [shape for shape in (3 * first[:, None] + [0, 1, 2, 5], 3 * single[:, None] + [0, 1, 2]) if len(shape)]
+    pairs, rest = 3 * first[:, None] + np.array([0, 1, 2, 5]), 3 * single[:, None] + np.array([0, 1, 2])
+    return [shape for shape in (pairs, rest) if len(shape)]
