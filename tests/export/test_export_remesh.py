@@ -64,7 +64,7 @@ def test_edges_have_the_wanted_length_and_the_surface_stays(kind: str) -> None:
     assert report["distance"]["mean"] < 0.03 * 0.08  # chords of a smooth surface leave it by far less than their length
     surface = as_trimesh(mesh)
     assert surface.is_watertight and surface.is_winding_consistent
-    # Chords of length L cut up to L^2 / 8R off a surface of radius R, here about 0.4: a share of 3 L^2 / 8R^2 of its volume.
+    # Chords of length L cut up to L^2 / 8R off a surface of radius R, here about 0.4: 3 L^2 / 8R^2 of its volume.
     assert surface.volume == pytest.approx(as_trimesh(original).volume, rel=3 * 0.08**2 / (8 * 0.4**2))
     again = remeshed(original, kind, 0.08)
     assert torch.equal(again.vertices, mesh.vertices) and torch.equal(again.faces, mesh.faces)
