@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: demo test test-random lint docs bench clean
+.PHONY: demo test test-random lint docs pictures bench clean
 
 demo: .venv/installed  ## one picture to a textured mesh, in runs/
 	$(VENV)/python launch.py --config configs/sv3d-masked-sds.yaml --train
@@ -22,6 +22,9 @@ lint: .venv/installed-dev
 
 docs: .venv/installed-dev  ## the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --strict
+
+pictures: .venv/installed-dev  ## the README's pictures of page, report and viewer, by chromium; takes minutes
+	PYTHONPATH=tests $(VENV)/python docs/images/make_pictures.py
 
 bench: .venv/installed-dev  ## kernels against their references
 	$(VENV)/python -m bench.ops

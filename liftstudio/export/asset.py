@@ -48,6 +48,7 @@ class Asset:
     normals: [V, 3] unit vertex normals of `surface`.
     colors:  [V, 3] sRGB at its vertices.
     skin:    None: the colour is that of the vertices.
+    quads:   whether faces after one another are halves of quads, see `polygons`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Asset:
     normals: Tensor
     colors: Bytes
     skin: Skin | None = None
+    quads: bool = False
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Dropped:
 def face_components(mesh: Mesh) -> tuple[int, NDArray[np.int32]]:
     """Number of connected components and the component of every face [F]; faces that share a vertex are connected."""
     faces = mesh.faces.numpy()
-    _, of_vertex = _connected(faces[:, [0, 1]].ravel(), faces[:, [1, 2]].ravel(), len(mesh.vertices))
+    _, of_vertex = connected(faces[:, [0, 1]].ravel(), faces[:, [1, 2]].ravel(), len(mesh.vertices))
     used, of_face = np.unique(of_vertex[faces[:, 0]], return_inverse=True)
     return len(used), of_face.astype(np.int32)
 
@@ -78,7 +78,7 @@ def repaired(mesh: Mesh) -> Mesh:
     generator = np.random.default_rng(0)
     for _ in range(REPAIR_ROUNDS):
         edge = _edges(faces)
-        _, group = _connected(*_joined_corners(faces, edge, generator.permutation(faces.size)), faces.size)
+        _, group = connected(*_joined_corners(faces, edge, generator.permutation(faces.size)), faces.size)
         _, first, vertex = np.unique(group, return_index=True, return_inverse=True)
         source, faces = source[faces.ravel()[first]], vertex.reshape(-1, 3)
         if np.bincount(edge).max(initial=0) <= 2:
@@ -139,7 +139,7 @@ def _occurrence(keys: Ints) -> Ints:
     return occurrence
 
 
-def _connected(a: Ints, b: Ints, count: int) -> tuple[int, NDArray[np.int32]]:
+def connected(a: Ints, b: Ints, count: int) -> tuple[int, NDArray[np.int32]]:
     return connected_components(coo_array((np.ones(len(a), bool), (a, b)), shape=(count, count)), directed=False)
 
 

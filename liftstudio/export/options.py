@@ -24,6 +24,9 @@ class ExportConfig:
     texture_format: TextureFormat = "png"  # of the colour's texture; webp only in glb, the other formats then have png
     target_faces: FaceCount = 20000  # faces after decimation; a surface with fewer is not decimated
     faces: list[FaceCount] = field(default_factory=list)  # levels of detail: mesh.*, mesh_1.*, ...; []: target_faces
+    remesh: Literal["none", "quads", "triangles"] = "none"  # even faces, not decimation; obj, ply, usdz keep quads
+    edge_length: Annotated[float, Range(0.002, 1, or_zero=True)] = 0.0  # of remesh, world units; 0: by the face count
+    repair: bool = False  # make the surface watertight: join open edges, turn faces over, fill holes
     min_component_area: Annotated[float, Range(0, below=1)] = 0.02  # components below this fraction of area are dropped
     gutter: NonNegativeInt = 4  # texels of padding around every chart, in its colour; fewer if there are many charts
     normal_map: bool = False  # also bake the normals of the surface before decimation, for glb, obj and usdz
@@ -55,5 +58,11 @@ def check_export(config: ExportConfig) -> None:
     for name, wanted in (("normal_map", config.normal_map), ("occlusion_map", config.occlusion_map)):
         if wanted and config.color == "vertices":
             raise InputError(f"export.{name}: needs export.color=texture")
+    if config.edge_length and config.remesh == "none":
+        raise InputError("export.edge_length: needs export.remesh=quads or triangles")
+    if config.edge_length and config.faces:
+        raise InputError("export.edge_length: contradicts export.faces, whose levels have edge lengths of their own")
+    if config.remesh != "none" and importlib.util.find_spec("pyinstantmeshes") is None:
+        raise InputError("export.remesh: needs the remesh extra; install it with: pip install 'liftstudio[remesh]'")
     if "usdz" in config.formats and importlib.util.find_spec("pxr") is None:
         raise InputError("export.formats: usdz needs the usd extra; install it with: pip install 'liftstudio[usd]'")

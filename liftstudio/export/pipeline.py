@@ -1,4 +1,4 @@
-"""Export of a surface with a colour field to mesh files: clean up, decimate, unwrap, bake, write, report."""
+"""Export of a surface with a colour field to mesh files: clean up, decimate or remesh, unwrap, bake, write, report."""
 
 import json
 from collections.abc import Callable
@@ -19,6 +19,8 @@ from liftstudio.export.cleanup import decimate, drop_floaters, vertex_normals
 from liftstudio.export.maps import bake_normal_map, bake_occlusion
 from liftstudio.export.options import ExportConfig, check_export
 from liftstudio.export.placement import IN_MILLIMETRES, placement_report, placements
+from liftstudio.export.remesh import edge_length, remesh_report, remeshed
+from liftstudio.export.repair import is_watertight, watertight
 from liftstudio.export.report import cleanup_report, file_report, mesh_report, texture_report
 from liftstudio.export.seams import mended
 from liftstudio.export.tangents import vertex_tangents
@@ -48,7 +50,8 @@ def export_mesh(
 
     Returns the report: faces, vertices, watertight, components, bounding_box, charts, texture_size, gutter, seams,
     faces_before_decimation, dropped {components, faces, area_fraction}, files {name: bytes}, up_axis {format: axis};
-    `levels`, the same of the coarser levels, and what `placement_report` adds, where they apply.
+    `levels`, the same of the coarser levels, `repair` (see `Repair`), `remesh` (see `remesh_report`), and what
+    `placement_report` adds, where they apply.
 
     Raises:
         InputError: invalid options; a surface that is empty, has no area or is not finite; colours that are not
@@ -61,8 +64,10 @@ def export_mesh(
     _check_surface(raw)
     tell = progress or (lambda step, fraction: None)
     tell("clean up", 0.0)
-    full, dropped = drop_floaters(raw, config.min_component_area)
-    surfaces = [_decimated(full, faces, config) for faces in config.levels]
+    whole, repair = watertight(raw) if config.repair else (raw, None)
+    full, dropped = drop_floaters(whole, config.min_component_area)
+    lengths = [_edge_length(full, faces, config) for faces in config.levels]
+    surfaces = [_surface(full, faces, length, config) for faces, length in zip(config.levels, lengths, strict=True)]
     tell("clean up", 1.0)
     placed = placements(surfaces[0], config)
     if not config.longest_side_mm and any(name in IN_MILLIMETRES for name in config.formats):
@@ -71,6 +76,8 @@ def export_mesh(
     for level, surface in enumerate(surfaces):
         uv_mesh = _unwrapped(surface, config, tell)
         reports.append(mesh_report(surface))
+        if config.remesh != "none":
+            reports[level]["remesh"] = remesh_report(surface, full, config.remesh, lengths[level])
         for done, (kind, field) in enumerate(fields.items()):
             tell("bake", done / len(fields))
             name = f"mesh{kind}" if level == 0 else f"mesh_{level}{kind}"
@@ -82,7 +89,7 @@ def export_mesh(
                 path = folder / f"{name}.{form}"
                 files += WRITERS[form](path, asset, placed[form], config.texture_format)
         tell("bake", 1.0)
-    report = reports[0] | cleanup_report(raw, dropped)
+    report = reports[0] | cleanup_report(whole, dropped, repair)
     if len(reports) > 1:
         report["levels"] = reports[1:]
     report |= file_report(files) | placement_report(placed)
@@ -103,9 +110,23 @@ def _fields(
     return fields
 
 
-def _decimated(full: Mesh, faces: int, config: ExportConfig) -> Mesh:
-    # Repair may split off small pieces. Half the limit, so that no component kept before is lost to rounding.
-    return drop_floaters(decimate(full, faces), 0.5 * config.min_component_area)[0]
+def _edge_length(full: Mesh, faces: int, config: ExportConfig) -> float:
+    """The edge length to remesh to; 0: the surface is decimated."""
+    return 0.0 if config.remesh == "none" else edge_length(full, config.remesh, config.edge_length, faces)
+
+
+def _surface(full: Mesh, faces: int, length: float, config: ExportConfig) -> Mesh:
+    """The full surface with about `faces` faces, or with edges of about `length`."""
+    if config.remesh == "none":
+        # Repair may split off small pieces. Half the limit, so that no component kept before is lost to rounding.
+        result = drop_floaters(decimate(full, faces), 0.5 * config.min_component_area)[0]
+    else:
+        result = remeshed(full, config.remesh, length)
+    if config.repair:
+        result = watertight(result)[0]
+        if not is_watertight(result):
+            log.warning("export.repair: the surface could not be made watertight")
+    return result
 
 
 def _unwrapped(surface: Mesh, config: ExportConfig, tell: Progress) -> UvMesh | None:
@@ -116,19 +137,21 @@ def _unwrapped(surface: Mesh, config: ExportConfig, tell: Progress) -> UvMesh | 
 
 
 def _asset(name: str, surface: Mesh, uv_mesh: UvMesh | None, field: Field, full: Mesh, config: ExportConfig) -> Asset:
-    """The surface with its colour and maps; with several levels of detail, or maps, they are those of `full`."""
-    from_full = len(config.levels) > 1 or config.normal_map or config.occlusion_map
+    """The surface with its colour and maps; with levels of detail, remeshed, or with maps, they are those of `full`."""
+    is_remeshed = config.remesh != "none"
+    from_full = is_remeshed or len(config.levels) > 1 or config.normal_map or config.occlusion_map
     normals = vertex_normals(surface)
     at_vertices = projected(surface.vertices, normals, full) if from_full else (surface.vertices, normals)
     vertex_colors = colors(field, *at_vertices)
     if uv_mesh is None:
-        return Asset(name, surface, normals, vertex_colors)
+        return Asset(name, surface, normals, vertex_colors, quads=config.remesh == "quads")
     texels = surface_texels(uv_mesh, normals[uv_mesh.source], config.texture_size)
     if from_full:
         points, directions = projected(texels.points, texels.normals, full)
         texels = replace(texels, points=points, normals=directions)
     skin = Skin(uv_mesh, normals[uv_mesh.source], mended(uv_mesh, bake_texture(field, texels)))
-    return Asset(name, surface, normals, vertex_colors, _with_maps(skin, texels, full, config))
+    skin = _with_maps(skin, texels, full, config)
+    return Asset(name, surface, normals, vertex_colors, skin, quads=config.remesh == "quads")
 
 
 def _with_maps(skin: Skin, texels: Texels, full: Mesh, config: ExportConfig) -> Skin:

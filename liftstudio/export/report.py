@@ -10,6 +10,7 @@ import trimesh
 from liftstudio.data.mesh import Mesh
 from liftstudio.export.asset import Skin
 from liftstudio.export.cleanup import Dropped, face_components
+from liftstudio.export.repair import Repair
 from liftstudio.export.seams import seam_differences
 
 
@@ -36,9 +37,10 @@ def texture_report(skin: Skin) -> dict[str, Any]:
     }
 
 
-def cleanup_report(raw: Mesh, dropped: Dropped) -> dict[str, Any]:
-    """Faces before decimation (without the floaters), and the dropped floaters."""
-    return {"faces_before_decimation": len(raw.faces) - dropped.faces, "dropped": asdict(dropped)}
+def cleanup_report(raw: Mesh, dropped: Dropped, repair: Repair | None) -> dict[str, Any]:
+    """Faces before decimation (without the floaters), the dropped floaters, and what was repaired."""
+    report: dict[str, Any] = {"faces_before_decimation": len(raw.faces) - dropped.faces, "dropped": asdict(dropped)}
+    return report if repair is None else report | {"repair": asdict(repair)}
 
 
 def file_report(files: Iterable[Path]) -> dict[str, Any]:

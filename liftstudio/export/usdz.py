@@ -15,6 +15,7 @@ from liftstudio.data.color_spaces import linear_from_srgb
 from liftstudio.export.asset import METALLIC, MOMENT, ROUGHNESS, Asset, Bytes, Skin, encoded, widely_read
 from liftstudio.export.options import TextureFormat
 from liftstudio.export.placement import Placement
+from liftstudio.export.polygons import face_corners
 
 MAP_SCALE, MAP_BIAS = (2.0, 2.0, 2.0, 1.0), (-1.0, -1.0, -1.0, 0.0)  # from a normal map's values to a normal
 ALIGNMENT = 64
@@ -73,13 +74,16 @@ def _write_stage(path: Path, asset: Asset, placement: Placement, texture_format:
 def _define_mesh(stage: Any, path: str, asset: Asset, placement: Placement) -> Any:
     from pxr import Sdf, UsdGeom, Vt
 
-    points, faces = placement.points(asset.surface.vertices), asset.surface.faces.numpy().astype(np.int32)
+    points = placement.points(asset.surface.vertices)
+    keys = asset.surface.faces if asset.skin is None else asset.skin.uv_mesh.mesh.faces
+    shapes = face_corners(keys.numpy(), asset.quads)
+    corners = np.concatenate([shape.ravel() for shape in shapes])
     mesh = UsdGeom.Mesh.Define(stage, path)
     mesh.CreateSubdivisionSchemeAttr(UsdGeom.Tokens.none)
     mesh.CreatePointsAttr(_vec3f(points))
     mesh.CreateExtentAttr(_vec3f(np.stack([points.min(0), points.max(0)])))
-    mesh.CreateFaceVertexCountsAttr(Vt.IntArray([3] * len(faces)))
-    mesh.CreateFaceVertexIndicesAttr(Vt.IntArray.FromNumpy(faces.reshape(-1)))
+    mesh.CreateFaceVertexCountsAttr(Vt.IntArray([shape.shape[1] for shape in shapes for _ in shape]))
+    mesh.CreateFaceVertexIndicesAttr(_indices(asset.surface.faces, corners))
     mesh.CreateNormalsAttr(_vec3f(placement.directions(asset.normals)))
     mesh.SetNormalsInterpolation(UsdGeom.Tokens.vertex)
     primvars = UsdGeom.PrimvarsAPI(mesh)
@@ -89,7 +93,7 @@ def _define_mesh(stage: Any, path: str, asset: Asset, placement: Placement) -> A
     else:
         uv = primvars.CreatePrimvar("st", Sdf.ValueTypeNames.TexCoord2fArray, UsdGeom.Tokens.faceVarying)
         uv.Set(Vt.Vec2fArray.FromNumpy(_contiguous(asset.skin.uv_mesh.uv)))
-        uv.SetIndices(Vt.IntArray.FromNumpy(asset.skin.uv_mesh.mesh.faces.numpy().astype(np.int32).reshape(-1)))
+        uv.SetIndices(_indices(keys, corners))
     return mesh
 
 
@@ -153,6 +157,12 @@ def _vec3f(rows: np.ndarray) -> Any:
     from pxr import Vt
 
     return Vt.Vec3fArray.FromNumpy(np.ascontiguousarray(rows, np.float32))
+
+
+def _indices(faces: Tensor, corners: np.ndarray) -> Any:
+    from pxr import Vt
+
+    return Vt.IntArray.FromNumpy(faces.numpy().ravel()[corners].astype(np.int32))
 
 
 def _contiguous(uv: Tensor) -> np.ndarray:

@@ -4,6 +4,7 @@ Every writer takes the path of the file, the asset, its placement in the file an
 returns the files that it wrote, `path` last.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import trimesh
 from numpy.typing import NDArray
 from torch import Tensor
-from trimesh.exchange import gltf, obj, ply, stl
+from trimesh.exchange import gltf, obj, stl
 from trimesh.visual import ColorVisuals, TextureVisuals
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
@@ -22,12 +23,30 @@ from liftstudio.data.mesh import Mesh
 from liftstudio.export.asset import METALLIC, ROUGHNESS, Asset, Bytes, Skin, encoded, widely_read
 from liftstudio.export.options import Format, TextureFormat
 from liftstudio.export.placement import Placement
+from liftstudio.export.polygons import face_corners
 from liftstudio.export.threemf import write_3mf
 from liftstudio.export.usdz import write_usdz
 
 Writer = Callable[[Path, Asset, Placement, TextureFormat], list[Path]]
 
+HALVES = re.compile(r"^f (\S+) (\S+) (\S+)\nf \1 \3 (\S+)$", re.MULTILINE)  # of a quad in an OBJ file
 GLB_ATTRIBUTES = {"_TANGENT": "TANGENT", "_COLOR_0": "COLOR_0"}  # trimesh writes names of its own only
+
+
+PLY_HEADER = """ply
+format binary_little_endian 1.0
+element vertex {}
+property float x
+property float y
+property float z
+property uchar red
+property uchar green
+property uchar blue
+property uchar alpha
+element face {}
+property list uchar int vertex_indices
+end_header
+"""
 
 
 def write_glb(path: Path, asset: Asset, placement: Placement, texture_format: TextureFormat) -> list[Path]:
@@ -55,7 +74,8 @@ def write_glb(path: Path, asset: Asset, placement: Placement, texture_format: Te
 def write_obj(path: Path, asset: Asset, placement: Placement, texture_format: TextureFormat) -> list[Path]:
     """Write Wavefront OBJ, with MTL and image files of the same stem; without a skin, OBJ with vertex colours.
 
-    The MTL states roughness (Pr) and metalness (Pm), and names the normal map (norm).
+    The MTL states roughness (Pr) and metalness (Pm), and names the normal map (norm). Quads are kept, but for
+    those that a seam of the texture cuts in half.
     """
     skin = asset.skin
     if skin is None:
@@ -72,17 +92,27 @@ def write_obj(path: Path, asset: Asset, placement: Placement, texture_format: Te
         if skin.normal_map is not None:
             files[f"{path.stem}.mtl"] += f"\nnorm {path.stem}_normal.png".encode()
             files[f"{path.stem}_normal.png"] = encoded(skin.normal_map, "png").data
-    files[path.name] = text
+    files[path.name] = HALVES.sub(r"f \1 \2 \3 \4", text) if asset.quads else text
     for name, data in files.items():
         atomic_write(path.with_name(name), data)
     return [path.with_name(name) for name in files]
 
 
 def write_ply(path: Path, asset: Asset, placement: Placement, texture_format: TextureFormat) -> list[Path]:
-    """Write binary PLY with 8-bit vertex colours."""
-    surface = trimesh.Trimesh(placement.points(asset.surface.vertices), asset.surface.faces.numpy(), process=False)
-    surface.visual = ColorVisuals(surface, vertex_colors=asset.colors)
-    atomic_write(path, ply.export_ply(surface, vertex_normal=False))
+    """Write binary PLY with 8-bit vertex colours; quads are kept."""
+    points, faces = placement.points(asset.surface.vertices), asset.surface.faces.numpy()
+    shapes = [faces.ravel()[corners] for corners in face_corners(faces, asset.quads)]
+    colors = np.pad(asset.colors, ((0, 0), (0, 1)), constant_values=255)
+    atomic_write(
+        path,
+        PLY_HEADER.format(len(points), sum(map(len, shapes))).encode()
+        + b"".join(
+            [
+                _rows(("<f4", points), ("u1", colors)),
+                *(_rows(("u1", np.full((len(s), 1), s.shape[1])), ("<i4", s)) for s in shapes),
+            ]
+        ),
+    )
     return [path]
 
 
@@ -110,6 +140,13 @@ WRITERS: dict[Format, Writer] = {
     "usdz": write_usdz,
 }
 TEXTURED: tuple[Format, ...] = ("glb", "obj", "3mf", "usdz")  # the formats that may contain textures
+
+
+def _rows(*columns: tuple[str, NDArray[Any]]) -> bytes:
+    """Return arrays [N, C], each in its type, as the bytes of N rows one after another."""
+    return np.concatenate(
+        [np.ascontiguousarray(values, kind).view(np.uint8).reshape(len(values), -1) for kind, values in columns], axis=1
+    ).tobytes()
 
 
 def _trimesh(mesh: Mesh, normals: Tensor, placement: Placement) -> trimesh.Trimesh:

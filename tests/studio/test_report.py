@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from helpers.tiny_prior import write_ball
 from PIL import Image
 
 from liftstudio.cli.command_line import BAD_INPUT, main
+from liftstudio.export.repair import Repair
 from liftstudio.run.folder import RunFolder
 from liftstudio.studio.report.charts import loss_charts
 from liftstudio.studio.report.page import write_report
@@ -81,6 +83,33 @@ def test_what_it_says(runs: Path) -> None:
     changed = page.text.partition("Changed from")[2].partition("All options")[0]
     assert "views.image" not in changed and "tag" not in changed, "nothing is said twice, or of places"
     check_is_offline(page, folder.path)
+
+
+def test_repair_and_remeshing_are_told(runs: Path) -> None:
+    metrics = json.loads(json.dumps(METRICS))
+    metrics["export"] |= {
+        "repair": asdict(Repair(False, True, 7, 6, 5, 4, 3, 0.025)),
+        "remesh": {
+            "kind": "quads",
+            "edge_length": {"target": 0.03, "mean": 0.0295, "std": 0.0022},
+            "quads": 0.995,
+            "distance": {"mean": 0.00044, "max": 0.0087},
+        },
+    }
+    page = report(make_run(runs, metrics=metrics))
+    for text in (
+        "Watertight before repair no",
+        "Watertight after repair yes",
+        "Vertices merged 7",
+        "Faces turned over 6",
+        "Faces removed by repair 5",
+        "Holes filled 4, 2.5 % of the area",
+        "Remeshed to quads",
+        "Share of quads 99.5 %",
+        "Edge length, world units 0.0295 ± 0.0022, wanted 0.03",
+        "Distance to the surface before 0.00044 on average, at most 0.0087",
+    ):
+        assert text in page.text, text
 
 
 def test_text_is_escaped(runs: Path, here: Path) -> None:

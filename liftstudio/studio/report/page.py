@@ -1,6 +1,7 @@
 """The report of a run: report.html in its folder, one file that needs no network."""
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,9 +163,11 @@ def _mesh_facts(record: Record) -> dict[str, str]:
         "Faces": export.get("faces"),
         "Vertices": export.get("vertices"),
         "Faces before decimation": export.get("faces_before_decimation"),
-        "Watertight": {True: "yes", False: "no"}.get(export.get("watertight", "")),
+        "Watertight": _yes_or_no(export.get("watertight")),
         "Components": export.get("components"),
         "Dropped pieces": mapping(export, "dropped").get("components"),
+        **_repair_facts(mapping(export, "repair")),
+        **_remesh_facts(mapping(export, "remesh")),
         "Texture": f"{export['texture_size']} x {export['texture_size']} texels" if "texture_size" in export else None,
         "Charts of the texture": export.get("charts"),
         "Size, world units": _size(box),
@@ -174,6 +177,38 @@ def _mesh_facts(record: Record) -> dict[str, str]:
         for name, value in facts.items()
         if value is not None
     }
+
+
+def _repair_facts(repair: dict[str, Any]) -> dict[str, Any]:
+    added = number(repair.get("area_added")) or 0.0
+    return {
+        "Watertight before repair": _yes_or_no(repair.get("watertight_before")),
+        "Watertight after repair": _yes_or_no(repair.get("watertight_after")),
+        "Vertices merged": repair.get("vertices_merged"),
+        "Faces turned over": repair.get("faces_turned"),
+        "Faces removed by repair": repair.get("faces_removed"),
+        "Holes filled": f"{repair['holes_filled']}, {100 * added:.1f} % of the area"
+        if "holes_filled" in repair
+        else None,
+    }
+
+
+def _remesh_facts(remesh: dict[str, Any]) -> dict[str, Any]:
+    if not remesh:
+        return {}
+    length, distance = mapping(remesh, "edge_length"), mapping(remesh, "distance")
+    target, mean, std = (number(length.get(name)) or math.nan for name in ("target", "mean", "std"))
+    average, largest = (number(distance.get(name)) or math.nan for name in ("mean", "max"))
+    return {
+        "Remeshed to": remesh.get("kind"),
+        "Share of quads": f"{100 * (number(remesh.get('quads')) or 0.0):.1f} %",
+        "Edge length, world units": f"{mean:.3g} ± {std:.2g}, wanted {target:.3g}",
+        "Distance to the surface before": f"{average:.2g} on average, at most {largest:.2g}",
+    }
+
+
+def _yes_or_no(value: Any) -> str | None:
+    return {True: "yes", False: "no"}.get(value) if isinstance(value, bool) else None
 
 
 def _size(box: dict[str, Any]) -> str | None:
