@@ -8,13 +8,14 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.queues import HELD_AT, RUNS, ended, let_go, wait_until_held
 from PIL import Image
 
 import liftstudio as ls
@@ -31,23 +32,22 @@ from liftstudio.studio.app.methods import method, method_names
 from liftstudio.studio.app.orders import Order, box_of, options_of, submit
 from liftstudio.studio.app.page import Page
 
-INPUTS = Path("runs/inputs")
-WAIT_S = 60
+INPUTS = RUNS / "inputs"
+
+
+@pytest.fixture(scope="module")
+def laid_out() -> Page:
+    """A page without a queue: gradio takes its time for the layout."""
+    return Page(SimpleNamespace(runs_dir=RUNS), Path("runs/uploads"))  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def queue(ball_project: Path) -> Iterator[Queue]:
-    opened = Queue(Path("runs"), "cpu", preview_every_s=0.0)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def page(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Page:
+def page(queue: Queue, laid_out: Page, monkeypatch: pytest.MonkeyPatch) -> Page:
     scratch = Path("runs/uploads").absolute()
     scratch.mkdir()
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(scratch))
-    return Page(queue, scratch)
+    laid_out.queue, laid_out.scratch = queue, scratch
+    return laid_out
 
 
 def sent(name: str, content: bytes | None = None) -> dict[str, Any]:
@@ -81,11 +81,6 @@ def zipped(files: dict[str, bytes]) -> bytes:
 
 def capture_files() -> dict[str, bytes]:
     return {p.relative_to("capture").as_posix(): p.read_bytes() for p in Path("capture").rglob("*") if p.is_file()}
-
-
-def done(queue: Queue, name: str) -> None:
-    assert queue.wait(lambda queue: not queue.entry(name).is_open, WAIT_S)
-    assert queue.entry(name).state == "done", queue.entry(name)
 
 
 HOSTILE = {
@@ -253,7 +248,7 @@ def test_an_order_becomes_a_job(queue: Queue) -> None:
     entry = submit(queue, order, "views")
     assert entry.overrides["image"] == "photo.png" and entry.overrides["views.elevation_deg"] == 12.5
     assert entry.overrides["seed"] == 3 and entry.overrides["system.steps"] == "2" and entry.mode == "views"
-    done(queue, entry.name)
+    ended(queue, entry.name)
     assert Path(entry.overrides["runs_dir"]) == Path("runs")
 
 
@@ -291,8 +286,8 @@ def test_the_history_has_all_runs(queue: Queue) -> None:
     time.sleep(0.01)
     entry = submit(queue, Order("ball.yaml", Path("photo.png"), options="tag=by-page"), "train")
     faulty = queue.submit("ball.yaml", "no.png")
-    done(queue, entry.name)
-    assert queue.wait(lambda queue: not queue.entry(faulty.name).is_open, WAIT_S)
+    ended(queue, entry.name)
+    ended(queue, faulty.name, "failed")
     runs = history.runs(queue)
     assert [(run.key, run.state) for run in runs] == [
         (faulty.name, "failed"), ("ball/by-page", "done"), ("ball/by-hand", "views"),
@@ -302,7 +297,7 @@ def test_the_history_has_all_runs(queue: Queue) -> None:
         with pytest.raises(ls.InputError, match="no such run"):
             history.find(queue, key)
     resumed = queue.resume_run(Path("runs/ball/by-hand"))
-    done(queue, resumed.name)
+    ended(queue, resumed.name)
     assert (
         list(Path("runs/ball/by-hand/export").glob("mesh.ply")) and history.find(queue, "ball/by-hand").state == "done"
     )
@@ -312,27 +307,25 @@ def test_the_history_has_all_runs(queue: Queue) -> None:
 
 def test_a_run_on_the_page(page: Page, queue: Queue) -> None:
     picture = page.take(sent("photo.png"), "")[page.picture]
-    options = "export.formats=[glb]\nsystem.seconds=0.05\nsystem.steps=20"
+    options = f"export.formats=[glb]\nsystem.waits_at={HELD_AT}\nsystem.steps=20"
     fields = (None, None, "", "", 10.0, False, 0.0, options, None, None, None)
     refused = page.start("train", "ball.yaml", picture, *fields[:7], "sede=1", None, None, None)
     assert "did you mean &#x27;seed&#x27;" in refused[page.problem] and queue.entries() == []
     started = page.start("train", "ball.yaml", picture, *fields)
     key = started[page.shown]
-    until = time.time() + WAIT_S
-    while queue.progress(key).event.step < 2:
-        assert time.time() < until
-        time.sleep(0.01)
+    wait_until_held(queue, key)
     seen = page.look(key, "", "")
     status = seen[page.status]
     assert "stage first" in status and "of 20" in status and "left in this stage" in status and "<polyline" in status
     assert page.find_again("")[page.shown] == key, "another browser finds what is being done"
     page.stop(key)
-    assert queue.wait(lambda queue: queue.entry(key).state == "stopped", WAIT_S)
+    let_go()
+    ended(queue, key, "stopped")
     stopped = page.look(key, "", "")
     assert "Resume goes on" in stopped[page.status] and stopped[page.resume_button]["interactive"]
     assert stopped[page.model] is None
     page.resume(key)
-    done(queue, key)
+    ended(queue, key)
     seen = page.look(key, "", "")
     assert Path(seen[page.model]).suffix == ".glb"
     assert not seen[page.resume_button]["interactive"] and not seen[page.stop_button]["interactive"]

@@ -52,8 +52,7 @@ class Page:
                 with gr.Tab("History", id="history") as self.history_tab:
                     self._lay_out_history()
             self.timer = gr.Timer(LOOK_EVERY_S)
-        with self.blocks:
-            self._connect()
+            self._connect()  # in the same block: each time one is left, gradio builds a server
 
     def _lay_out_input(self) -> None:
         names = method_names()
