@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from helpers.browser import browser, chromium  # noqa: F401  fixtures
 from helpers.seeds import fresh_seed
 from helpers.tiny_project import make_project
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,12 +76,26 @@ def make_fabric(device: str, gpus: list[int] | None) -> "Fabric":
         InputError: see `choose_devices`.
     """
     accelerator, devices = choose_devices(device, gpus)
-    from lightning_fabric import Fabric
-
     several = isinstance(devices, list) and len(devices) > 1
-    fabric = Fabric(accelerator=accelerator, devices=devices, strategy="ddp" if several else "auto")
+    fabric = _fabric_class()(accelerator=accelerator, devices=devices, strategy="ddp" if several else "auto")
     fabric.launch()
     return fabric
+
+
+def _fabric_class() -> "type[Fabric]":
+    """Return Lightning's Fabric, imported as if torchmetrics were missing.
+
+    Lightning would load it, and with it transformers, for seconds, to compare versions for a class of no use here.
+    """
+    hides = "torchmetrics" not in sys.modules
+    if hides:
+        sys.modules["torchmetrics"] = None  # type: ignore[assignment]
+    try:
+        from lightning_fabric import Fabric
+    finally:
+        if hides:
+            del sys.modules["torchmetrics"]
+    return Fabric
 
 
 def load_inputs(config: RunConfig, gpus: list[int] | None) -> Inputs:
