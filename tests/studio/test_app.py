@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import shutil
 import struct
 import time
@@ -26,6 +27,7 @@ pytest.importorskip("gradio", reason="the page needs gradio")
 
 from liftstudio.core.logs import duration
 from liftstudio.data.images import load_image
+from liftstudio.run.folder import RunFolder
 from liftstudio.studio.app import fragments, history, run_files, uploads
 from liftstudio.studio.app.cut_outs import cut_out, painted, reduced, under_brush
 from liftstudio.studio.app.methods import method, method_names
@@ -190,6 +192,32 @@ def test_a_capture_in_a_zip(page: Page) -> None:
     )
     assert update[page.capture].name == "my capture" and update[page.problem] == ""
     assert not list(Path().rglob("b.sh"))
+
+
+def test_uploads_that_nothing_uses_are_deleted(queue: Queue) -> None:
+    pictures = [uploads.keep_picture(Path("photo.png"), INPUTS) for _ in range(4)]
+    capture = uploads.keep_capture(Path(sent("a.zip", zipped(capture_files()))["path"]), INPUTS)
+    ordered, of_run, unused, new = pictures
+    ended(queue, submit(queue, Order("ball.yaml", ordered), "views").name)
+    Path("runs/ball/old").mkdir()
+    Path("runs/ball/old/config.yaml").write_text(f"image: {of_run.absolute()}\n")
+    for path in (ordered, of_run, unused, capture):
+        os.utime(path, (1, 1))
+    references = [*Path("runs").glob("*/*/config.yaml"), *queue.folder.glob("*.json")]
+    assert uploads.delete_unused(INPUTS, references) == 2
+    assert set(INPUTS.iterdir()) == {ordered, of_run, new}
+    assert uploads.delete_unused(Path("runs/none"), []) == 0
+
+
+def test_a_killed_process_leaves_no_run_in_work(queue: Queue) -> None:
+    assert main(["--config", "ball.yaml", "--views", "image=photo.png", "device=cpu", "tag=a"]) == 0
+    folder = RunFolder(Path("runs/ball/a"))
+    with folder.lock():
+        (seen,) = history.runs(queue)
+        assert seen.state == "in work" and "another process" in fragments.status(seen, Progress(), 0)
+        lock = (folder.path / "lock").read_text()
+    (folder.path / "lock").write_text(lock.replace(str(os.getpid()), "4194305"))  # no process has such an id
+    assert history.runs(queue)[0].state == "views" and not folder.is_locked
 
 
 def moved(name: str) -> bytes:

@@ -58,6 +58,8 @@ def status(seen: Seen | None, progress: Progress, ahead: int) -> str:
     elif seen.state == "running":
         lines.append(_where(progress))
         body = f'<div class="ls-bar"><i style="width:{100 * event.fraction:.1f}%"></i></div>'
+    elif seen.state == "in work":
+        lines.append("another process works on it, for example a command line")
     elif seen.state == "stopped":
         lines.append("stopped; Resume goes on from its checkpoint" if seen.folder else "stopped before it began")
     image = '<div class="ls-live"></div>' if progress.image is None else _live(progress.image)
@@ -66,9 +68,8 @@ def status(seen: Seen | None, progress: Progress, ahead: int) -> str:
     error = error_box(_error(seen)) if entry and entry.error else ""
     said = "\n".join(progress.said[-LINES:])
     messages = f"<details><summary>Messages</summary><pre>{html.escape(said)}</pre></details>" if said else ""
-    head = (
-        f'<div class="ls-head"><b>{html.escape(_name(seen))}</b><span class="ls-{seen.state}">{seen.state}</span></div>'
-    )
+    style = f"ls-{seen.state.replace(' ', '-')}"
+    head = f'<div class="ls-head"><b>{html.escape(_name(seen))}</b><span class="{style}">{seen.state}</span></div>'
     return head + body + "".join(f"<p>{html.escape(line)}</p>" for line in lines) + error + live + messages
 
 

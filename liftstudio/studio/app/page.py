@@ -17,6 +17,7 @@ from liftstudio.studio.app import fragments, history, uploads
 from liftstudio.studio.app.cut_outs import EDITED, KEEP, REMOVE, cut_out, painted, reduced, under_brush
 from liftstudio.studio.app.methods import method, method_names
 from liftstudio.studio.app.orders import LABELS, Order, box_of, submit
+from liftstudio.studio.pipeline import INPUTS
 from liftstudio.studio.queue import Queue
 
 LOOK_EVERY_S = 1.0  # seconds between looks at the run that is shown
@@ -32,7 +33,7 @@ class Page:
 
     def __init__(self, queue: Queue, scratch: Path) -> None:
         """Lay out the page. scratch: folder of gradio's own files, from which it serves what it shows."""
-        self.queue, self.scratch, self.inputs = queue, scratch, queue.runs_dir / "inputs"
+        self.queue, self.scratch, self.inputs = queue, scratch, queue.runs_dir / INPUTS
         with gr.Blocks(
             title="liftstudio", analytics_enabled=False, fill_width=True, delete_cache=CLEANED_S
         ) as self.blocks:
@@ -420,8 +421,8 @@ def _about(text: str) -> str:
 
 
 def _can_go_on(seen: history.Seen) -> bool:
-    """Return whether there is something left to do: all but what ended with a mesh."""
-    return seen.folder is None or not seen.folder.has_mesh
+    """Return whether there is something left to do, and nobody does it: all but what ended with a mesh."""
+    return seen.state != "in work" and (seen.folder is None or not seen.folder.has_mesh)
 
 
 def _stamp(seen: history.Seen | None) -> str:

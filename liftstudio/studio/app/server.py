@@ -16,6 +16,7 @@ from liftstudio.core.logs import log
 from liftstudio.studio.app import run_files, uploads
 from liftstudio.studio.app.guard import Guard
 from liftstudio.studio.app.page import STYLE, Page
+from liftstudio.studio.pipeline import INPUTS
 from liftstudio.studio.queue import Queue
 
 SCRATCH = "uploads"  # gradio's files, beside the run folders: raw uploads and copies of what it shows
@@ -51,6 +52,9 @@ def app(queue: Queue, hosts: tuple[str, ...] = (), token: str = "") -> ASGIApp:
     scratch = (queue.runs_dir / SCRATCH).absolute()
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
+    references = (*queue.runs_dir.glob("*/*/config.yaml"), *queue.folder.glob("*.json"))
+    if count := uploads.delete_unused(queue.runs_dir / INPUTS, references):
+        log.info("uploads: deleted %d older than a day that no run uses", count)
     os.environ |= {
         "GRADIO_TEMP_DIR": str(scratch),
         "GRADIO_EXAMPLES_CACHE": str(scratch),
