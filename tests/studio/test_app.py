@@ -40,7 +40,7 @@ INPUTS = RUNS / "inputs"
 @pytest.fixture(scope="module")
 def laid_out() -> Page:
     """A page without a queue: gradio takes its time for the layout."""
-    return Page(SimpleNamespace(runs_dir=RUNS), Path("runs/uploads"))  # type: ignore[arg-type]
+    return Page(SimpleNamespace(runs_dir=RUNS))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def page(queue: Queue, laid_out: Page, monkeypatch: pytest.MonkeyPatch) -> Page:
     scratch = Path("runs/uploads").absolute()
     scratch.mkdir()
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(scratch))
-    laid_out.queue, laid_out.scratch = queue, scratch
+    laid_out.queue = queue
     return laid_out
 
 
@@ -209,6 +209,20 @@ def test_uploads_that_nothing_uses_are_deleted(queue: Queue) -> None:
     assert uploads.delete_unused(Path("runs/none"), []) == 0
 
 
+def test_the_cameras_are_drawn(page: Page) -> None:
+    update = page.take(sent("photo.png"), "")
+    framed, elevation_deg = update[page.framed], update[page.elevation]
+    drawn = page.draw("ball.yaml", elevation_deg, framed, "")[page.orbit]
+    assert f"at {elevation_deg:g}°, and the 6 views" in drawn and framed in drawn
+    assert drawn.count('class="ls-view"') == 6 and drawn.count('<polygon class="ls-camera"') == 1
+    moved = page.draw("ball.yaml", elevation_deg + 5, framed, "views.orbit.frames=8")[page.orbit]
+    assert moved.count('class="ls-view"') == 8 and f"at {elevation_deg + 5:g}°" in moved
+    refused = page.draw("ball.yaml", 80.0, framed, "")[page.orbit]
+    assert "ls-warn" in refused and "views.orbit" in refused
+    assert "did you mean" in page.draw("ball.yaml", 0.0, framed, "sede=1")[page.orbit]
+    assert page.draw("ball.yaml", 0.0, "", "")[page.orbit] == page.draw("mvdream", 0.0, framed, "")[page.orbit] == ""
+
+
 def test_a_killed_process_leaves_no_run_in_work(queue: Queue) -> None:
     assert main(["--config", "ball.yaml", "--views", "image=photo.png", "device=cpu", "tag=a"]) == 0
     folder = RunFolder(Path("runs/ball/a"))
@@ -351,11 +365,11 @@ def test_a_run_on_the_page(page: Page, queue: Queue) -> None:
     ended(queue, key, "stopped")
     stopped = page.look(key, "", "")
     assert "Resume goes on" in stopped[page.status] and stopped[page.resume_button]["interactive"]
-    assert stopped[page.model] is None
+    assert stopped[page.model] == ""
     page.resume(key)
     ended(queue, key)
     seen = page.look(key, "", "")
-    assert Path(seen[page.model]).suffix == ".glb"
+    assert 'src="./scenes/ball/' in seen[page.model] and "mesh.glb" in seen[page.model]
     assert not seen[page.resume_button]["interactive"] and not seen[page.stop_button]["interactive"]
     for shown in (
         "turntable.mp4",

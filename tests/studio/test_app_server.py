@@ -61,8 +61,14 @@ def test_a_run_over_http(served: tuple[Queue, int]) -> None:
     for address in addresses:
         status, headers, body = visitor.ask_all("GET", address)
         assert status == 200 and body and headers["x-content-type-options"] == "nosniff", address
-    status, headers, body = visitor.ask_all("GET", shown["mesh"]["url"].partition(str(port))[2])
-    assert status == 200 and body == Path(entry.folder, "export/mesh.glb").read_bytes()
+    scene = re.findall(r'src="\.(/scenes/[^"]+)"', shown["mesh"])[0]
+    status, headers, body = visitor.ask_all("GET", scene)
+    assert status == 200 and headers["content-security-policy"].startswith("sandbox") and b"wireframe" in body
+    mesh = Path(entry.folder, "export/mesh.glb")
+    for name, status in ((mesh.with_name("../config.yaml"), 404), ("secret.png", 404), (f"{entry.folder}/x.glb", 404)):
+        assert visitor.ask("GET", f"/scenes/{name}".replace("/runs", ""))[0] == status, name
+    mesh.write_bytes(b"no mesh")
+    assert visitor.ask("GET", scene) == (422, b"mesh.glb cannot be shown: ValueError")
 
 
 def test_nothing_else_is_served(served: tuple[Queue, int]) -> None:

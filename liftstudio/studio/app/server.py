@@ -13,13 +13,13 @@ from starlette.types import ASGIApp
 
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
-from liftstudio.studio.app import run_files, uploads
+from liftstudio.studio.app import run_files, scenes, uploads
 from liftstudio.studio.app.guard import Guard
 from liftstudio.studio.app.page import STYLE, Page
 from liftstudio.studio.pipeline import INPUTS
 from liftstudio.studio.queue import Queue
 
-SCRATCH = "uploads"  # gradio's files, beside the run folders: raw uploads and copies of what it shows
+SCRATCH = "uploads"  # gradio's files, beside the run folders: raw uploads
 CLOSE_S = 2  # seconds that open pages get when the server stops
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # of the visitor's system
 ANY_HOST = ("0.0.0.0", "::")
@@ -66,7 +66,11 @@ def app(queue: Queue, hosts: tuple[str, ...] = (), token: str = "") -> ASGIApp:
     def run_file(name: str) -> Response:
         return run_files.respond(queue.runs_dir, name)
 
-    blocks = Page(queue, scratch).blocks
+    @served.get(f"{scenes.ROUTE}/{{name:path}}")
+    def scene(name: str) -> Response:
+        return scenes.respond(queue.runs_dir, name)
+
+    blocks = Page(queue).blocks
     # Gradio checks the files that visitors name only where these are set, which mounting leaves to `launch`.
     blocks.has_launched = blocks.is_running = True
     gr.mount_gradio_app(
