@@ -160,7 +160,7 @@ def test_the_brush_corrects_the_cut_out(queue: Queue) -> None:
     assert under_brush(Path("photo.png"), before.alpha).size == (width, height) == reduced(Path("photo.png")).size
 
 
-def test_the_corrected_picture_becomes_the_input(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_corrected_picture_becomes_the_input(page: Page) -> None:
     picture = page.take(sent("photo.png"), "")[page.picture]
     opened = page.edit(picture, None, "")
     assert opened[page.cut].parent == INPUTS and opened[page.editor]["background"].size == (197, 160)
@@ -169,16 +169,12 @@ def test_the_corrected_picture_becomes_the_input(page: Page, monkeypatch: pytest
     stroke[70:90, 70:90] = (220, 38, 38, 255)
     Image.fromarray(stroke).save(buffer, "PNG")
 
-    class Blobs:
-        layers = (buffer.getvalue(),)
-
-    page.editor.blob_storage["id"] = Blobs()
-    update = page.paint(picture, opened[page.cut], {"id": "id"})
+    update = page.paint(picture, opened[page.cut], {"layers": [sent("layer.png", buffer.getvalue())]})
     assert update[page.problem] == "" and load_image(update[page.corrected])[1][80, 80] == 0
-    assert not page.editor.blob_storage, "strokes are not kept"
-    assert "paint first" in page.paint(picture, opened[page.cut], {"id": "id"})[page.problem]
-    page.editor.blob_storage["id"] = type("Blobs", (), {"layers": [b"<svg/>"]})
-    assert "is no image" in page.paint(picture, opened[page.cut], {"id": "id"})[page.problem]
+    for nothing in (None, {}, {"layers": []}, {"layers": [None]}):
+        assert "paint first" in page.paint(picture, opened[page.cut], nothing)[page.problem]
+    svg = {"layers": [sent("layer.png", b"<svg/>")]}
+    assert "is no image" in page.paint(picture, opened[page.cut], svg)[page.problem]
     assert "drop a picture first" in page.edit(None, None, "")[page.problem]
 
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: pictures, a brush, a zip, a prompt; views and mesh, stop and resume; two runs compared."""
+"""The page in a real browser: pictures, brush, zip, prompt; views and mesh, stop and resume; two runs compared."""
 
 import shutil
 from collections.abc import Callable
@@ -58,14 +58,14 @@ class Window:
         )
 
     def paint(self) -> None:
-        """Draw a short stroke of the brush, left of the picture's middle."""
+        """Draw a short stroke of the brush below the object."""
         from selenium.webdriver import ActionChains
 
         self.click("#correct button")
         self.wait(lambda: self.all("#brush canvas")[0].size["width"] > 100)
         canvas = self.all("#brush canvas")[0]
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
-        stroke = ActionChains(self.driver).move_to_element_with_offset(canvas, -20, 0).click_and_hold()
+        stroke = ActionChains(self.driver).move_to_element_with_offset(canvas, -20, 110).click_and_hold()
         stroke.move_by_offset(20, 5).move_by_offset(20, -5).release().perform()
 
     def fill(self, name: str, text: str) -> None:
@@ -115,8 +115,8 @@ def test_the_page_in_a_browser(ball_project: Path, browser: Any) -> None:
         cut_out = _html(window, "cut-out")
         window.shot("brush")
         window.click("#apply")
-        window.wait(lambda: _html(window, "cut-out") != cut_out or window.text("problem"))
-        assert not window.text("problem")
+        window.wait(lambda: _html(window, "cut-out") != cut_out or window.all("#problem .ls-error"))
+        assert not window.all("#problem .ls-error"), window.text("problem")
         window.click("#more button")
         window.send(Path("photo.png"), "picture-back")
         window.wait(lambda: window.all("#picture-back img"))

@@ -101,8 +101,11 @@ def test_nothing_else_is_served(served: tuple[Queue, int]) -> None:
 def test_an_event_cannot_name_another_file(served: tuple[Queue, int]) -> None:
     visitor = Visitor(served[1])
     for path in (str(Path("photo.png").absolute()), "/etc/passwd", "../photo.png", "photo.png"):
-        with pytest.raises(AssertionError, match="success"):
-            visitor.call("take", {"path": path, "meta": {"_type": "gradio.FileData"}}, "")
+        for file in ({"path": path, "meta": {"_type": "gradio.FileData"}}, {"path": path}):
+            with pytest.raises(AssertionError, match="success"):
+                visitor.call("take", file, "")
+            with pytest.raises(AssertionError, match="success"):
+                visitor.call("paint", None, None, {"background": None, "layers": [file], "composite": None})
     assert not Path("runs/inputs").exists() and Path("photo.png").is_file()
 
 

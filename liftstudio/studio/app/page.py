@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.data.images import load_image
@@ -89,8 +90,9 @@ class Page:
             self.lift_button = gr.Button("Lift", variant="primary", elem_id="do-lift", min_width=80)
         with gr.Accordion("Box and brush: correct the cut-out", open=False, elem_id="correct") as self.brush_panel:
             self.box = gr.Textbox(label="Box of the object in pixels: left, top, right, bottom", elem_id="box")
+            gr.HTML(_note("Brush: green where the object is, red where it is not."))
             self.editor = gr.ImageEditor(
-                label="Green: the object. Red: not the object.", sources=[], transforms=[], layers=False, buttons=[],
+                show_label=False, sources=[], transforms=[], layers=False, buttons=[],
                 brush=gr.Brush(default_size=24, colors=[KEEP, REMOVE], default_color=KEEP, color_mode="fixed"),
                 canvas_size=(EDITED, EDITED), elem_id="brush",
             )  # fmt: skip
@@ -255,7 +257,7 @@ class Page:
         try:
             if picture is None:
                 raise InputError("drop a picture first")
-            corrected = uploads.keep_pixels(*painted(picture, cut, self._strokes(payload)), self.inputs)
+            corrected = uploads.keep_pixels(*painted(picture, cut, _strokes(payload)), self.inputs)
             found = cut_out(corrected)
         except InputError as error:
             return {self.problem: fragments.error_box(str(error))}
@@ -393,14 +395,6 @@ class Page:
         # gradio's file stays for a while: visitors who send the same picture share it
         return uploads.keep_picture(_uploaded(payload), self.inputs)
 
-    def _strokes(self, payload: Mapping[str, Any] | None) -> Any:
-        """Return the strokes of the brush, [h, w, 4]; the editor sends them apart, and `payload` says their id."""
-        blobs = self.editor.blob_storage.pop((payload or {}).get("id"), None)
-        layer = next((layer for layer in blobs.layers if layer), None) if blobs else None
-        if layer is None:
-            raise InputError("paint first: green where the object is, red where it is not")
-        return uploads.read_pixels(layer, self.inputs)
-
     def _shown(self, cut: CutOut) -> Update:
         """Show the object that was cut out; the cameras around it are drawn when `framed` changes."""
         return {
@@ -416,6 +410,14 @@ class Page:
         return self.queue.resume_run(seen.folder.path)
 
 
+def _strokes(payload: Mapping[str, Any] | None) -> Tensor:
+    """Return the strokes of the brush, [h, w, 4], which the editor uploads as its only layer."""
+    layers = (payload or {}).get("layers") or [None]
+    if layers[0] is None:
+        raise InputError("paint first: green where the object is, red where it is not")
+    return uploads.read_pixels(_uploaded(layers[0]))
+
+
 def _uploaded(payload: Mapping[str, Any] | None) -> Path:
     """Return the file that a component names; gradio has checked that it lies in its folder."""
     path = (payload or {}).get("path")
@@ -429,7 +431,11 @@ def _about(text: str) -> str:
     if not first:
         return ""
     more = f"<details><summary>more</summary>{html.escape(rest)}</details>" if rest else ""
-    return f'<p class="ls-about">{html.escape(first.rstrip("."))}.</p>{more}'
+    return _note(f"{first.rstrip('.')}.") + more
+
+
+def _note(text: str) -> str:
+    return f'<p class="ls-about">{html.escape(text)}</p>'
 
 
 def _can_go_on(seen: history.Seen) -> bool:

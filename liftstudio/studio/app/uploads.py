@@ -49,20 +49,17 @@ def keep_pixels(rgb: Tensor, alpha: Tensor, inputs: Path) -> Path:
     return path
 
 
-def read_pixels(data: bytes, inputs: Path) -> Tensor:
-    """Return an image that a browser drew, [H, W, 4] in [0, 1].
+def read_pixels(path: Path) -> Tensor:
+    """Return an uploaded image that a browser drew, [H, W, 4] in [0, 1].
 
     Raises:
         InputError: no image that `load_image` reads.
     """
-    path = _new(inputs, ".png")
     try:
-        path.write_bytes(data)
+        _check_size(path)
         rgb, alpha = load_image(path)
     except InputError:
         raise InputError("what the brush sent is no image") from None
-    finally:
-        path.unlink(missing_ok=True)
     return torch.cat([rgb, torch.ones_like(rgb[..., :1]) if alpha is None else alpha], dim=-1)
 
 
