@@ -31,12 +31,13 @@ def draw_orbit(config: str, overrides: Mapping[str, Any], elevation_deg: float, 
         InputError: an option is faulty, or the views cannot be at that elevation.
     """
     words = as_words({**overrides, "views.elevation_deg": elevation_deg})
-    source = load_without_input(find_config(Path(config)), words).views.build(device=torch.device("cpu"))
+    block = load_without_input(find_config(Path(config)), words).views
+    source = block.build(device=torch.device("cpu")) if block else None
     if not isinstance(source, PriorViews):
         return ""
-    lens = (source.config.distance, source.config.fov_deg, 2, 2)
-    views = orbit_cameras(*source.angles(), *lens)
-    camera = orbit_cameras(torch.zeros(1), torch.tensor([elevation_deg]), *lens)
+    distance, fov_deg = source.config.distance, source.config.fov_deg
+    views = orbit_cameras(*source.angles(), distance, fov_deg, 2, 2)
+    camera = orbit_cameras(torch.zeros(1), torch.tensor([elevation_deg]), distance, fov_deg, 2, 2)
     said = f"the picture's camera at {elevation_deg:g}°, and the {len(views.c2w)} views"
     return f'<figure class="ls-orbit">{_svg(camera, views, picture, said)}<p>{said}</p></figure>'
 
@@ -44,8 +45,8 @@ def draw_orbit(config: str, overrides: Mapping[str, Any], elevation_deg: float, 
 def _svg(camera: Cameras, views: Cameras, picture: str, said: str) -> str:
     """Return the drawing: what is behind the object, the object, what is before it."""
     distance = float(camera.c2w[0, :3, 3].norm())
-    eye_deg = (torch.tensor([angle]) for angle in EYE_DEG)
-    eye = orbit_cameras(*eye_deg, EYE_DISTANCE * distance, EYE_FOV_DEG, HEIGHT, WIDTH)
+    azimuth_deg, elevation_deg = torch.tensor(EYE_DEG)[:, None]
+    eye = orbit_cameras(azimuth_deg, elevation_deg, EYE_DISTANCE * distance, EYE_FOV_DEG, HEIGHT, WIDTH)
     place = camera.c2w[0, :3, 3]
     turn = torch.linspace(0, 2 * torch.pi, 97)
     circle = torch.stack([turn.cos(), turn.sin(), 0 * turn], dim=-1)

@@ -100,7 +100,7 @@ class Page:
         with gr.Accordion("More pictures of the same object", open=False, elem_id="more"), gr.Row():
             self.other_uploads = {
                 label: gr.Image(
-                    label=label, sources=["upload"], type="filepath", height=120, min_width=90, buttons=[],
+                    label=label, sources=["upload"], type="filepath", height=120, min_width=120, buttons=[],
                     elem_id=f"picture-{label}",
                 )
                 for label in LABELS
