@@ -16,8 +16,8 @@ from helpers.tiny_prior import PROJECT
 
 from liftstudio.data.images import load_image
 
-WAIT_S = 60
-KNOWN = ("Method not implemented", "WebGPU", "No available adapters")  # gradio's own; there is no GPU
+WAIT_S = 90
+KNOWN = ("Method not implemented", "WebGPU", "No available adapters", "colorToUniform")  # gradio's; there is no GPU
 
 
 class Window:
@@ -73,9 +73,6 @@ class Window:
             "e.dispatchEvent(new Event('input', {bubbles: true}))",
             text,
         )
-
-    def shot(self, name: str) -> None:
-        self.driver.save_screenshot(f"/tmp/shot_{name}.png")
 
     def wait(self, until: Callable[[], Any]) -> Any:
         from selenium.webdriver.support.ui import WebDriverWait
@@ -162,15 +159,13 @@ def test_the_page_in_a_browser(ball_project: Path, browser: Any) -> None:
         window.wait(lambda: "the photographs are there" in window.text("cut-out"))
         window.click("#do-views")
         window.wait(lambda: "tiny/" in window.text("status") and "done" in window.text("status"))
-        window.shot("zip")
         window.choose("mvdream")
         window.wait(lambda: window.all("#prompt textarea") and not window.all("#picture"))
         window.fill("prompt", "a ball")
         window.click("#do-views")
         window.wait(lambda: "failed" in window.text("status"))
-        assert queue.entries()[4].overrides["prompt"] == "a ball" and "prior.weights" in window.text("status")
+        assert queue.entries()[4].overrides["prompt"] == "a ball" and "no such file" in window.text("status")
 
-        window.shot("prompt")
         for tab in window.all("button[role=tab]"):
             if tab.text == "History":
                 tab.click()
@@ -181,11 +176,6 @@ def test_the_page_in_a_browser(ball_project: Path, browser: Any) -> None:
         window.wait(
             lambda: "mesh.glb" in _html(window, "left-result") and "contact_sheet" in _html(window, "right-result")
         )
-        window.driver.set_window_size(1280, 1500)
-        window.shot("compare")
-        window.driver.set_window_size(400, 2000)
-        window.shot("compare400")
-        window.driver.set_window_size(1280, 1000)
         assert not [line for line in console_errors(browser) if not any(known in line for known in KNOWN)]
 
 
@@ -200,7 +190,6 @@ def check_scene(window: Window) -> None:
     assert window.driver.execute_script(is_wire)
     assert [button.text for button in window.all("nav button[aria-pressed=true]")] == ["wireframe"]
     window.driver.switch_to.default_content()
-    window.shot("wire")
 
 
 def _html(window: Window, name: str) -> str:

@@ -88,7 +88,9 @@ class Page:
             self.preview_button = gr.Button("Preview", elem_id="do-preview", min_width=80)
             self.views_button = gr.Button("Views", elem_id="do-views", min_width=80)
             self.lift_button = gr.Button("Lift", variant="primary", elem_id="do-lift", min_width=80)
-        with gr.Accordion("Box and brush: correct the cut-out", open=False, elem_id="correct") as self.brush_panel:
+        with gr.Accordion(
+            "Box and brush: correct the cut-out", open=False, elem_id="correct", visible="image" in first.takes
+        ) as self.brush_panel:
             self.box = gr.Textbox(label="Box of the object in pixels: left, top, right, bottom", elem_id="box")
             gr.HTML(_note("Brush: green where the object is, red where it is not."))
             self.editor = gr.ImageEditor(
@@ -97,7 +99,10 @@ class Page:
                 canvas_size=(EDITED, EDITED), elem_id="brush",
             )  # fmt: skip
             self.apply = gr.Button("Use the painted cut-out", elem_id="apply")
-        with gr.Accordion("More pictures of the same object", open=False, elem_id="more"), gr.Row():
+        self.others_panel = gr.Accordion(
+            "More pictures of the same object", open=False, elem_id="more", visible="images" in first.takes
+        )
+        with self.others_panel, gr.Row():
             self.other_uploads = {
                 label: gr.Image(
                     label=label, sources=["upload"], type="filepath", height=120, min_width=120, buttons=[],
@@ -163,7 +168,8 @@ class Page:
             other.clear(lambda: None, None, self.others[label], **QUIET)
         self.zip.upload(self.take_capture, self.zip, [self.capture, self.problem, self.cut_box, self.zip], **raw)
         self.zip.clear(lambda: (None, ""), None, [self.capture, self.cut_box], **QUIET)
-        chosen = [self.about, self.text, self.upload, self.zip, self.prompt, self.elevation, self.estimate]
+        chosen = [self.about, self.text, self.upload, self.zip, self.cut_box, self.prompt, self.elevation]
+        chosen += [self.estimate, self.brush_panel, self.others_panel]
         self.method.change(self.choose, self.method, chosen, **QUIET)
         gr.on(
             [self.framed.change, self.elevation.change, self.method.change, self.options.blur],
@@ -271,9 +277,12 @@ class Page:
             self.text: chosen.text,
             self.upload: gr.update(visible="image" in chosen.takes),
             self.zip: gr.update(visible="data" in chosen.takes),
+            self.cut_box: gr.update(visible=bool({"image", "data"} & chosen.takes)),
             self.prompt: gr.update(visible="prompt" in chosen.takes),
             self.elevation: gr.update(visible="image" in chosen.takes),
             self.estimate: gr.update(visible="image" in chosen.takes),
+            self.brush_panel: gr.update(visible="image" in chosen.takes),
+            self.others_panel: gr.update(visible="images" in chosen.takes),
         }
 
     def draw(self, name: str, elevation_deg: float, framed: str, options: str | None) -> Update:
