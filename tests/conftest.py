@@ -7,14 +7,19 @@ import logging
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
+from helpers.browser import browser, chromium  # noqa: F401  fixtures
 from helpers.seeds import fresh_seed
 from helpers.tiny_project import make_project
 
 from liftstudio.core import registry
+
+if TYPE_CHECKING:
+    from liftstudio.studio.queue import Queue
 
 registry.load_methods()  # every test knows their components by name
 
@@ -111,3 +116,16 @@ def ball_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_weights(project / "ball.safetensors")
     TinyBall.prompts.clear()
     return project
+
+
+@pytest.fixture
+def queue(ball_project: Path) -> Iterator["Queue"]:
+    """A queue of jobs there; those that wait for `helpers.queues.let_go` go on in the end."""
+    from helpers.queues import RUNS, let_go
+
+    from liftstudio.studio.queue import Queue
+
+    opened = Queue(RUNS, "cpu", preview_every_s=0.0)
+    yield opened
+    let_go()
+    opened.close()

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +39,23 @@ def exclusive(folder: Path) -> Iterator[None]:
         for place in missing:
             with contextlib.suppress(OSError):  # not empty
                 place.rmdir()
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether another process would be refused by `exclusive` now; nothing in `folder` changes.
+
+    A lock that a killed process left behind is none, as there: a copy of it can be taken.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place, NAME)
+        try:
+            shutil.copy2(folder / NAME, copy)
+            SoftFileLock(copy).acquire(blocking=False).lock.release()
+        except FileNotFoundError:
+            return False
+        except Timeout:
+            return True
+    return False
 
 
 @contextlib.contextmanager

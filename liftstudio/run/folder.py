@@ -13,7 +13,7 @@ from liftstudio.core.checkpoints import Checkpoints
 from liftstudio.core.config import write_config
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_write, blaming
-from liftstudio.core.locking import NAME, exclusive
+from liftstudio.core.locking import exclusive, is_locked
 from liftstudio.run.inputs import Inputs
 from liftstudio.run.names import slug
 
@@ -104,8 +104,8 @@ class RunFolder:
 
     @property
     def is_locked(self) -> bool:
-        """Whether a process writes into the folder, or one did that was killed."""
-        return (self.path / NAME).exists()
+        """Whether a process writes into the folder; see `core.locking.is_locked`."""
+        return is_locked(self.path)
 
     def note_command(self, command: str) -> None:
         """Append a command line, with the current time, to command.txt."""

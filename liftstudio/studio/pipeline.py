@@ -39,6 +39,7 @@ from liftstudio.run.snapshots import look
 from liftstudio.studio.jobs import work
 from liftstudio.studio.results import Result
 
+INPUTS = "inputs"  # folder of pictures that were given as pixels, or uploaded, beside the run folders
 Picture = str | Path | Image.Image | NDArray[Any] | Tensor
 Pictures = Picture | Mapping[str, Picture] | None
 
@@ -319,7 +320,7 @@ def _file_of(image: Picture, runs_dir: Path) -> str:
         return str(image)
     picture = as_picture(image)
     digest = content_key({"mode": picture.mode, "size": picture.size, "pixels": picture.tobytes().hex()})
-    path = runs_dir / "inputs" / f"{digest[:16]}.png"
+    path = runs_dir / INPUTS / f"{digest[:16]}.png"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:

@@ -10,7 +10,7 @@ import pytest
 from helpers.paths import ROOT
 
 from liftstudio.core.errors import InputError
-from liftstudio.core.locking import NAME, exclusive
+from liftstudio.core.locking import NAME, exclusive, is_locked
 
 HOLD = """\
 import sys, time
@@ -45,12 +45,14 @@ def test_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
     process = hold(tmp_path, 100)
     with pytest.raises(InputError, match=f"process {process.pid} writes there"), exclusive(tmp_path):
         pass
+    assert is_locked(tmp_path)
     process.kill()
     process.wait()
-    assert (tmp_path / NAME).is_file()
+    assert (tmp_path / NAME).is_file() and not is_locked(tmp_path)
     with exclusive(tmp_path):
         assert (tmp_path / NAME).read_text().split()[0] == str(os.getpid())
-    assert not (tmp_path / NAME).exists()
+        assert is_locked(tmp_path)
+    assert not (tmp_path / NAME).exists() and not is_locked(tmp_path)
 
 
 def test_a_process_that_got_the_id_of_a_killed_one_holds_no_lock(tmp_path: Path) -> None:
@@ -67,6 +69,7 @@ def test_where_it_cannot_be_known_the_message_says_how_to_unlock(tmp_path: Path,
     with pytest.raises(InputError, match=f"delete {tmp_path / NAME}$") as error, exclusive(tmp_path):
         pass
     assert ("process 1 on elsewhere" in str(error.value)) == bool(text)
+    assert is_locked(tmp_path) and (tmp_path / NAME).read_text() == text
     (tmp_path / NAME).unlink()
     with exclusive(tmp_path):
         pass

@@ -9,7 +9,8 @@ from nbclient import NotebookClient
 
 SMALL = {
     "STEPS = 60": "STEPS = 2",
-    '"test.frames": 12': '"test.frames": 1, "test.size": 16, "views.enhance": None, "views.orbit.frames": 5',
+    '"test.frames": 12': '"test.frames": 1, "test.size": 16, "views.enhance": None, "views.orbit.frames": 5, '
+    '"system.stages.surface.geometry.resolution": 24',
     "512": "128, 'export.target_faces': 1000",
 }
 

@@ -1,4 +1,4 @@
-"""A real headless Chromium for tests of pages; import its fixture `browser` where it is used."""
+"""A real headless Chromium for tests of pages."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ ARGUMENTS = (
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+def chromium() -> Iterator[Any]:
     """A selenium driver of Chromium whose console is logged; the test is skipped where there is no browser."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="no browser test: selenium is not installed")
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
@@ -32,6 +32,13 @@ def browser() -> Iterator[Any]:
     running.set_window_size(1280, 1000)
     yield running
     running.quit()
+
+
+@pytest.fixture
+def browser(chromium: Any) -> Iterator[Any]:
+    """The same for one test; afterwards no page goes on, whose 3D scene would be drawn by the CPU."""
+    yield chromium
+    chromium.get("about:blank")
 
 
 def console_errors(browser: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Command lines in processes of their own, forked from one that has imported torch and Lightning once."""
+"""Functions and command lines in processes of their own, forked from one that has imported torch and Lightning once."""
 
 import contextlib
 import importlib
@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+from collections.abc import Callable
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -27,6 +28,8 @@ _CONTEXT.set_forkserver_preload(
         "liftstudio.metrics.novel_views",
         "liftstudio.views.colmap",
         "liftstudio.views.posed_images",
+        "liftstudio.studio.queue",
+        "liftstudio.studio.report.page",
         "cv2",
         "imageio_ffmpeg",
         "lightning_fabric",
@@ -35,16 +38,15 @@ _CONTEXT.set_forkserver_preload(
 )
 
 
-class Launched:
-    """A running command line.
+class Forked:
+    """A function that a process of its own calls, in the current folder and with this environment.
 
-    killed_in: "module:function"; the process is killed when it calls that function. Empty: it is not.
+    function: of a module, by whose name the process imports it.
     """
 
-    def __init__(self, *arguments: str, killed_in: str = "") -> None:
-        with tempfile.NamedTemporaryFile(delete=False) as file:
-            self._errors = Path(file.name)
-        self._process = _CONTEXT.Process(target=_main, args=(list(arguments), Path.cwd(), self._errors, killed_in))
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        place = (Path.cwd(), dict(os.environ))
+        self._process = _CONTEXT.Process(target=_call, args=(place, function, arguments))
         with pytest.MonkeyPatch.context() as patch:  # the first call starts the process that forks
             patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
             forkserver.ensure_running()
@@ -58,8 +60,8 @@ class Launched:
         with contextlib.suppress(ProcessLookupError):  # it has just ended
             os.kill(self._process.pid, number)
 
-    def wait(self) -> tuple[int, str]:
-        """Its exit code and what it wrote to stderr, once it has ended.
+    def exit_code(self) -> int:
+        """Its exit code, once it has ended.
 
         Raises:
             TimeoutError: it has not after two minutes.
@@ -68,17 +70,47 @@ class Launched:
         if self._process.exitcode is None:
             self._process.kill()
             raise TimeoutError
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """Kill it, and wait until it has ended."""
+        self._process.kill()
+        self._process.join()
+
+
+class Launched(Forked):
+    """A running command line.
+
+    killed_in: "module:function"; the process is killed when it calls that function. Empty: it is not.
+    knows: modules that are imported first, for the components in them.
+    """
+
+    def __init__(self, *arguments: str, killed_in: str = "", knows: tuple[str, ...] = ()) -> None:
+        with tempfile.NamedTemporaryFile(delete=False) as file:
+            self._errors = Path(file.name)
+        super().__init__(_main, arguments, self._errors, killed_in, knows)
+
+    def wait(self) -> tuple[int, str]:
+        """Its exit code and what it wrote to stderr, once it has ended; see `exit_code`."""
+        code = self.exit_code()
         errors = self._errors.read_text()
         self._errors.unlink()
-        return self._process.exitcode, errors
+        return code, errors
 
 
-def _main(arguments: list[str], folder: Path, errors: Path, killed_in: str) -> None:
-    os.chdir(folder)
+def _call(place: tuple[Path, dict[str, str]], function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    os.chdir(place[0])
+    os.environ |= place[1]
+    function(*arguments)
+
+
+def _main(arguments: tuple[str, ...], errors: Path, killed_in: str, knows: tuple[str, ...]) -> None:
+    for module in knows:
+        importlib.import_module(module)
     if killed_in:
         module, name = killed_in.split(":")
         setattr(importlib.import_module(module), name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
     for number, path in ((1, Path(os.devnull)), (2, errors)):
         with path.open("w") as file:
             os.dup2(file.fileno(), number)
-    raise SystemExit(command_line.main(arguments))
+    raise SystemExit(command_line.main(list(arguments)))

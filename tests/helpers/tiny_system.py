@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ class TinySphere(System):
         steps: PositiveInt = 6  # optimisation steps of each of the two stages
         lr: float = 0.05  # learning rate
         seconds: float = 0.0  # pause in every step
+        waits_at: int = -1  # steps of stage `first` after which it waits for a file `go`; -1: none
         ballast: int = 0  # unused elements in the state, to slow down checkpoint writing
         nan_at: int = -1  # step of stage `first` whose loss is not a number; -1: none
         memory_at: int = -1  # step of stage `first` at which memory runs out; -1: none
@@ -53,6 +55,8 @@ class TinySphere(System):
 
     def step(self, step: int) -> dict[str, float]:
         time.sleep(self.config.seconds)
+        while self.stage == "first" and step == self.config.waits_at and not Path("go").exists():
+            time.sleep(0.01)
         if self.stage == "first" and step == self.config.memory_at:
             raise MemoryError
         noise = torch.randn(4, generator=self.generator) + torch.randn(4) + random.random()

@@ -1,7 +1,6 @@
 """What a browser says to the viewer, without a browser: viser's own messages over a websocket."""
 
 import threading
-import time
 from types import TracebackType
 from typing import Any
 
@@ -11,6 +10,8 @@ import zstandard
 from viser import _messages
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
+
+from helpers.waiting import wait_until
 
 PIXELS = 150  # height of the window
 
@@ -61,16 +62,3 @@ class Client:
                 self.pictures += zstandard.decompress(data[16:end]).count(b"BackgroundImageMessage")
         except ConnectionClosed:
             pass
-
-
-def wait_until(condition: Any, seconds: float = 60.0) -> None:
-    """Wait until a condition holds.
-
-    Raises:
-        TimeoutError: it does not in time.
-    """
-    begin = time.perf_counter()
-    while not condition():
-        if time.perf_counter() - begin > seconds:
-            raise TimeoutError
-        time.sleep(0.01)

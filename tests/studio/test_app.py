@@ -3,18 +3,20 @@
 import io
 import json
 import math
+import os
 import shutil
 import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.queues import HELD_AT, RUNS, ended, let_go, wait_until_held
 from PIL import Image
 
 import liftstudio as ls
@@ -25,29 +27,29 @@ pytest.importorskip("gradio", reason="the page needs gradio")
 
 from liftstudio.core.logs import duration
 from liftstudio.data.images import load_image
+from liftstudio.run.folder import RunFolder
 from liftstudio.studio.app import fragments, history, run_files, uploads
 from liftstudio.studio.app.cut_outs import cut_out, painted, reduced, under_brush
 from liftstudio.studio.app.methods import method, method_names
 from liftstudio.studio.app.orders import Order, box_of, options_of, submit
 from liftstudio.studio.app.page import Page
 
-INPUTS = Path("runs/inputs")
-WAIT_S = 60
+INPUTS = RUNS / "inputs"
+
+
+@pytest.fixture(scope="module")
+def laid_out() -> Page:
+    """A page without a queue: gradio takes its time for the layout."""
+    return Page(SimpleNamespace(runs_dir=RUNS))  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def queue(ball_project: Path) -> Iterator[Queue]:
-    opened = Queue(Path("runs"), "cpu", preview_every_s=0.0)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def page(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Page:
+def page(queue: Queue, laid_out: Page, monkeypatch: pytest.MonkeyPatch) -> Page:
     scratch = Path("runs/uploads").absolute()
     scratch.mkdir()
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(scratch))
-    return Page(queue, scratch)
+    laid_out.queue = queue
+    return laid_out
 
 
 def sent(name: str, content: bytes | None = None) -> dict[str, Any]:
@@ -81,11 +83,6 @@ def zipped(files: dict[str, bytes]) -> bytes:
 
 def capture_files() -> dict[str, bytes]:
     return {p.relative_to("capture").as_posix(): p.read_bytes() for p in Path("capture").rglob("*") if p.is_file()}
-
-
-def done(queue: Queue, name: str) -> None:
-    assert queue.wait(lambda queue: not queue.entry(name).is_open, WAIT_S)
-    assert queue.entry(name).state == "done", queue.entry(name)
 
 
 HOSTILE = {
@@ -163,7 +160,7 @@ def test_the_brush_corrects_the_cut_out(queue: Queue) -> None:
     assert under_brush(Path("photo.png"), before.alpha).size == (width, height) == reduced(Path("photo.png")).size
 
 
-def test_the_corrected_picture_becomes_the_input(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_corrected_picture_becomes_the_input(page: Page) -> None:
     picture = page.take(sent("photo.png"), "")[page.picture]
     opened = page.edit(picture, None, "")
     assert opened[page.cut].parent == INPUTS and opened[page.editor]["background"].size == (197, 160)
@@ -172,16 +169,12 @@ def test_the_corrected_picture_becomes_the_input(page: Page, monkeypatch: pytest
     stroke[70:90, 70:90] = (220, 38, 38, 255)
     Image.fromarray(stroke).save(buffer, "PNG")
 
-    class Blobs:
-        layers = (buffer.getvalue(),)
-
-    page.editor.blob_storage["id"] = Blobs()
-    update = page.paint(picture, opened[page.cut], {"id": "id"})
+    update = page.paint(picture, opened[page.cut], {"layers": [sent("layer.png", buffer.getvalue())]})
     assert update[page.problem] == "" and load_image(update[page.corrected])[1][80, 80] == 0
-    assert not page.editor.blob_storage, "strokes are not kept"
-    assert "paint first" in page.paint(picture, opened[page.cut], {"id": "id"})[page.problem]
-    page.editor.blob_storage["id"] = type("Blobs", (), {"layers": [b"<svg/>"]})
-    assert "is no image" in page.paint(picture, opened[page.cut], {"id": "id"})[page.problem]
+    for nothing in (None, {}, {"layers": []}, {"layers": [None]}):
+        assert "paint first" in page.paint(picture, opened[page.cut], nothing)[page.problem]
+    svg = {"layers": [sent("layer.png", b"<svg/>")]}
+    assert "is no image" in page.paint(picture, opened[page.cut], svg)[page.problem]
     assert "drop a picture first" in page.edit(None, None, "")[page.problem]
 
 
@@ -195,6 +188,46 @@ def test_a_capture_in_a_zip(page: Page) -> None:
     )
     assert update[page.capture].name == "my capture" and update[page.problem] == ""
     assert not list(Path().rglob("b.sh"))
+
+
+def test_uploads_that_nothing_uses_are_deleted(queue: Queue) -> None:
+    pictures = [uploads.keep_picture(Path("photo.png"), INPUTS) for _ in range(4)]
+    capture = uploads.keep_capture(Path(sent("a.zip", zipped(capture_files()))["path"]), INPUTS)
+    ordered, of_run, unused, new = pictures
+    ended(queue, submit(queue, Order("ball.yaml", ordered), "views").name)
+    Path("runs/ball/old").mkdir()
+    Path("runs/ball/old/config.yaml").write_text(f"image: {of_run.absolute()}\n")
+    for path in (ordered, of_run, unused, capture):
+        os.utime(path, (1, 1))
+    references = [*Path("runs").glob("*/*/config.yaml"), *queue.folder.glob("*.json")]
+    assert uploads.delete_unused(INPUTS, references) == 2
+    assert set(INPUTS.iterdir()) == {ordered, of_run, new}
+    assert uploads.delete_unused(Path("runs/none"), []) == 0
+
+
+def test_the_cameras_are_drawn(page: Page) -> None:
+    update = page.take(sent("photo.png"), "")
+    framed, elevation_deg = update[page.framed], update[page.elevation]
+    drawn = page.draw("ball.yaml", elevation_deg, framed, "")[page.orbit]
+    assert f"at {elevation_deg:g}°, and the 6 views" in drawn and framed in drawn
+    assert drawn.count('class="ls-view"') == 6 and drawn.count('<polygon class="ls-camera"') == 1
+    moved = page.draw("ball.yaml", elevation_deg + 5, framed, "views.orbit.frames=8")[page.orbit]
+    assert moved.count('class="ls-view"') == 8 and f"at {elevation_deg + 5:g}°" in moved
+    refused = page.draw("ball.yaml", 80.0, framed, "")[page.orbit]
+    assert "ls-warn" in refused and "views.orbit" in refused
+    assert "did you mean" in page.draw("ball.yaml", 0.0, framed, "sede=1")[page.orbit]
+    assert page.draw("ball.yaml", 0.0, "", "")[page.orbit] == page.draw("mvdream", 0.0, framed, "")[page.orbit] == ""
+
+
+def test_a_killed_process_leaves_no_run_in_work(queue: Queue) -> None:
+    assert main(["--config", "ball.yaml", "--views", "image=photo.png", "device=cpu", "tag=a"]) == 0
+    folder = RunFolder(Path("runs/ball/a"))
+    with folder.lock():
+        (seen,) = history.runs(queue)
+        assert seen.state == "in work" and "another process" in fragments.status(seen, Progress(), 0)
+        lock = (folder.path / "lock").read_text()
+    (folder.path / "lock").write_text(lock.replace(str(os.getpid()), "4194305"))  # no process has such an id
+    assert history.runs(queue)[0].state == "views" and not folder.is_locked
 
 
 def moved(name: str) -> bytes:
@@ -253,7 +286,7 @@ def test_an_order_becomes_a_job(queue: Queue) -> None:
     entry = submit(queue, order, "views")
     assert entry.overrides["image"] == "photo.png" and entry.overrides["views.elevation_deg"] == 12.5
     assert entry.overrides["seed"] == 3 and entry.overrides["system.steps"] == "2" and entry.mode == "views"
-    done(queue, entry.name)
+    ended(queue, entry.name)
     assert Path(entry.overrides["runs_dir"]) == Path("runs")
 
 
@@ -291,8 +324,8 @@ def test_the_history_has_all_runs(queue: Queue) -> None:
     time.sleep(0.01)
     entry = submit(queue, Order("ball.yaml", Path("photo.png"), options="tag=by-page"), "train")
     faulty = queue.submit("ball.yaml", "no.png")
-    done(queue, entry.name)
-    assert queue.wait(lambda queue: not queue.entry(faulty.name).is_open, WAIT_S)
+    ended(queue, entry.name)
+    ended(queue, faulty.name, "failed")
     runs = history.runs(queue)
     assert [(run.key, run.state) for run in runs] == [
         (faulty.name, "failed"), ("ball/by-page", "done"), ("ball/by-hand", "views"),
@@ -302,7 +335,7 @@ def test_the_history_has_all_runs(queue: Queue) -> None:
         with pytest.raises(ls.InputError, match="no such run"):
             history.find(queue, key)
     resumed = queue.resume_run(Path("runs/ball/by-hand"))
-    done(queue, resumed.name)
+    ended(queue, resumed.name)
     assert (
         list(Path("runs/ball/by-hand/export").glob("mesh.ply")) and history.find(queue, "ball/by-hand").state == "done"
     )
@@ -312,29 +345,27 @@ def test_the_history_has_all_runs(queue: Queue) -> None:
 
 def test_a_run_on_the_page(page: Page, queue: Queue) -> None:
     picture = page.take(sent("photo.png"), "")[page.picture]
-    options = "export.formats=[glb]\nsystem.seconds=0.05\nsystem.steps=20"
+    options = f"export.formats=[glb]\nsystem.waits_at={HELD_AT}\nsystem.steps=20"
     fields = (None, None, "", "", 10.0, False, 0.0, options, None, None, None)
     refused = page.start("train", "ball.yaml", picture, *fields[:7], "sede=1", None, None, None)
     assert "did you mean &#x27;seed&#x27;" in refused[page.problem] and queue.entries() == []
     started = page.start("train", "ball.yaml", picture, *fields)
     key = started[page.shown]
-    until = time.time() + WAIT_S
-    while queue.progress(key).event.step < 2:
-        assert time.time() < until
-        time.sleep(0.01)
+    wait_until_held(queue, key)
     seen = page.look(key, "", "")
     status = seen[page.status]
     assert "stage first" in status and "of 20" in status and "left in this stage" in status and "<polyline" in status
     assert page.find_again("")[page.shown] == key, "another browser finds what is being done"
     page.stop(key)
-    assert queue.wait(lambda queue: queue.entry(key).state == "stopped", WAIT_S)
+    let_go()
+    ended(queue, key, "stopped")
     stopped = page.look(key, "", "")
     assert "Resume goes on" in stopped[page.status] and stopped[page.resume_button]["interactive"]
-    assert stopped[page.model] is None
+    assert stopped[page.model] == ""
     page.resume(key)
-    done(queue, key)
+    ended(queue, key)
     seen = page.look(key, "", "")
-    assert Path(seen[page.model]).suffix == ".glb"
+    assert 'src="./scenes/ball/' in seen[page.model] and "mesh.glb" in seen[page.model]
     assert not seen[page.resume_button]["interactive"] and not seen[page.stop_button]["interactive"]
     for shown in (
         "turntable.mp4",

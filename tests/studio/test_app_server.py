@@ -1,30 +1,26 @@
 """The page over HTTP: what is served and what is not, tokens, limits, and several visitors at once."""
 
-import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import textwrap
+import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.paths import ROOT
+from helpers.processes import Launched
+from helpers.queues import BALL, HELD_AT, all_ended, held_folder, kept, let_go
+from helpers.waiting import wait_until
 
 pytest.importorskip("gradio", reason="the page needs gradio")
 
 from helpers.page_visitor import Visitor, serving
 
 from liftstudio.cli.app import run as run_command
-from liftstudio.studio.app import uploads
+from liftstudio.studio.app import guard, uploads
 from liftstudio.studio.app.guard import COOKIE, OVERHEAD
-from liftstudio.studio.queue import Entry, Queue
+from liftstudio.studio.queue import Queue
 
-WAIT_S = 120
 FIELDS = (None, None, None, "", "", 10.0, False, 0, "export.formats=[glb]", None, None, None)
 
 
@@ -35,29 +31,27 @@ def served(ball_project: Path) -> Iterator[tuple[Queue, int]]:
         yield running
 
 
-def order(visitor: Visitor, options: str = "") -> str:
-    """Upload the picture and ask for the mesh; returns the key of the run."""
+def send(visitor: Visitor) -> Visitor:
+    """Upload the picture."""
     status, file = visitor.upload(Path("photo.png").read_bytes(), "photo.png")
     assert status == 200 and visitor.call("take", file, "")["problem"] == ""
+    return visitor
+
+
+def order(visitor: Visitor, options: str = "") -> str:
+    """Ask for the mesh; returns how the run begins."""
     fields = [*FIELDS[:8], f"{FIELDS[8]}\n{options}", *FIELDS[9:]]
     shown = visitor.call("start", None, "ball.yaml", *fields, of="do-lift")
     assert shown["problem"] == "", shown
     return shown["status"]
 
 
-def wait(queue: Queue, count: int) -> None:
-    until = time.time() + WAIT_S
-    while len(queue.entries()) < count or any(entry.is_open for entry in queue.entries()):
-        assert time.time() < until, queue.entries()
-        time.sleep(0.05)
-
-
 def test_a_run_over_http(served: tuple[Queue, int]) -> None:
     queue, port = served
     visitor = Visitor(port)
     assert "max_file_size" in visitor.config and not visitor.config["analytics_enabled"]
-    order(visitor)
-    wait(queue, 1)
+    order(send(visitor))
+    all_ended(queue, 1)
     found = visitor.call("find_again", "")
     assert "Drop a picture" in found["status"], "nothing is being done, and this browser has seen nothing"
     entry = queue.entries()[0]
@@ -67,15 +61,21 @@ def test_a_run_over_http(served: tuple[Queue, int]) -> None:
     for address in addresses:
         status, headers, body = visitor.ask_all("GET", address)
         assert status == 200 and body and headers["x-content-type-options"] == "nosniff", address
-    status, headers, body = visitor.ask_all("GET", shown["mesh"]["url"].partition(str(port))[2])
-    assert status == 200 and body == Path(entry.folder, "export/mesh.glb").read_bytes()
+    scene = re.findall(r'src="\.(/scenes/[^"]+)"', shown["mesh"])[0]
+    status, headers, body = visitor.ask_all("GET", scene)
+    assert status == 200 and headers["content-security-policy"].startswith("sandbox") and b"wireframe" in body
+    mesh = Path(entry.folder, "export/mesh.glb")
+    for name, status in ((mesh.with_name("../config.yaml"), 404), ("secret.png", 404), (f"{entry.folder}/x.glb", 404)):
+        assert visitor.ask("GET", f"/scenes/{name}".replace("/runs", ""))[0] == status, name
+    mesh.write_bytes(b"no mesh")
+    assert visitor.ask("GET", scene) == (422, b"mesh.glb cannot be shown: ValueError")
 
 
 def test_nothing_else_is_served(served: tuple[Queue, int]) -> None:
     queue, port = served
     visitor = Visitor(port)
-    order(visitor)
-    wait(queue, 1)
+    order(send(visitor))
+    all_ended(queue, 1)
     run = Path(queue.entries()[0].folder)
     (run / "report.html").write_text("<script>1</script>")
     (run / "link.png").symlink_to(Path("secret.png").absolute())
@@ -101,8 +101,11 @@ def test_nothing_else_is_served(served: tuple[Queue, int]) -> None:
 def test_an_event_cannot_name_another_file(served: tuple[Queue, int]) -> None:
     visitor = Visitor(served[1])
     for path in (str(Path("photo.png").absolute()), "/etc/passwd", "../photo.png", "photo.png"):
-        with pytest.raises(AssertionError, match="success"):
-            visitor.call("take", {"path": path, "meta": {"_type": "gradio.FileData"}}, "")
+        for file in ({"path": path, "meta": {"_type": "gradio.FileData"}}, {"path": path}):
+            with pytest.raises(AssertionError, match="success"):
+                visitor.call("take", file, "")
+            with pytest.raises(AssertionError, match="success"):
+                visitor.call("paint", None, None, {"background": None, "layers": [file], "composite": None})
     assert not Path("runs/inputs").exists() and Path("photo.png").is_file()
 
 
@@ -130,8 +133,7 @@ def test_uploads_are_limited(served: tuple[Queue, int]) -> None:
 def test_numbers_that_are_none_are_refused_on_the_page(served: tuple[Queue, int]) -> None:
     queue, port = served
     visitor = Visitor(port)
-    _, file = visitor.upload(Path("photo.png").read_bytes(), "photo.png")
-    visitor.call("take", file, "")
+    send(visitor)
     for elevation, seed in ((float("nan"), 0), (10, float("nan")), (10, float("inf")), (10, 1e300), (10, -1)):
         fields = [*FIELDS[:5], elevation, False, seed, *FIELDS[8:]]
         said = visitor.call("start", None, "ball.yaml", *fields, of="do-lift")["problem"]
@@ -149,7 +151,8 @@ def test_other_sites_are_refused(served: tuple[Queue, int]) -> None:
     assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="https?://(?!127\.0\.0\.1)', page)
 
 
-def test_the_token_is_asked_for(ball_project: Path) -> None:
+def test_the_token_is_asked_for(ball_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "WRONG_TOKEN_S", 0.1)
     with serving(Path("runs"), token="right", hosts=()) as (_, port):
         visitor = Visitor(port, {"Cookie": f"{COOKIE}=right"})
         assert visitor.ask("GET", "/")[0] == 200
@@ -165,74 +168,60 @@ def test_the_token_is_asked_for(ball_project: Path) -> None:
         assert status == 303 and f"{COOKIE}=right" in headers["set-cookie"] and "HttpOnly" in headers["set-cookie"]
 
 
-def test_three_visitors_queue_runs_that_are_each_done_once(served: tuple[Queue, int]) -> None:
+def test_three_visitors_queue_runs_that_are_each_done_once(
+    served: tuple[Queue, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     queue, port = served
+    monkeypatch.setattr("liftstudio.studio.report.page.write_report", lambda folder: folder.report)
     visitors = [Visitor(port) for _ in range(3)]
 
     def visit(visitor: Visitor) -> None:
+        send(visitor)
         for _ in range(2):
-            order(visitor, "system.steps=2")
+            order(visitor, "system.steps=2\ntest.frames=1\ntest.stills=0")
 
     threads = [threading.Thread(target=visit, args=(visitor,)) for visitor in visitors]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    wait(queue, 6)
-    folders = [entry.folder for entry in queue.entries()]
+    folders = [entry.folder for entry in all_ended(queue, 6)]
     assert [entry.state for entry in queue.entries()] == ["done"] * 6 and len(set(folders)) == 6
     assert all(len(re.findall("--train", Path(folder, "command.txt").read_text())) == 1 for folder in folders)
 
 
-SERVER = """
-    import sys
-    from helpers import tiny_prior, tiny_system
-    from liftstudio.cli.command_line import main
-    raise SystemExit(main(["app", "--device", "cpu", "--port", sys.argv[1]]))
-"""
-
-
 def test_a_killed_server_goes_on(ball_project: Path) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    serve = [sys.executable, "-c", textwrap.dedent(SERVER), str(port)]
-    process = subprocess.Popen(serve, env=environment)
-    visitor = arrived(port, process)
-    order(visitor, "system.seconds=0.1\nsystem.steps=20")
-    until = time.time() + WAIT_S
-    while not list(Path("runs/ball").glob("*/log.csv")):
-        assert time.time() < until and process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    again = subprocess.Popen(serve, env=environment)
+    serve = ("app", "--device", "cpu", "--port", str(port))
+    server = Launched(*serve, knows=BALL)
     try:
-        visitor = arrived(port, again)
+        order(send(arrived(port, server)), f"system.waits_at={HELD_AT}\ncheckpoint.every=1")
+        held_folder()
+        server.kill()
+        server = Launched(*serve, knows=BALL)
+        visitor = arrived(port, server)
         assert "ls-running" in (shown := visitor.call("find_again", "")["status"]) or "ls-waiting" in shown
-        while (entry := read_entry()).is_open:
-            assert time.time() < until + WAIT_S
-            time.sleep(0.1)
-        assert entry.state == "done" and entry.mode == "resume" and len(list(Path("runs/ball").iterdir())) == 1
+        let_go()
+        wait_until(lambda: not kept()[0].is_open)
+        assert [(entry.state, entry.mode) for entry in kept()] == [("done", "resume")]
+        assert len(list(Path("runs/ball").iterdir())) == 1
+        server.send_signal(signal.SIGINT)
+        assert server.exit_code() == 3, "interrupted"
     finally:
-        again.send_signal(signal.SIGINT)
-        assert again.wait(WAIT_S) == 3, "interrupted"
+        server.kill()
 
 
-def arrived(port: int, process: "subprocess.Popen[bytes]") -> Visitor:
-    until = time.time() + WAIT_S
-    while True:
-        assert time.time() < until and process.poll() is None
-        try:
-            return Visitor(port)
-        except OSError:
-            time.sleep(0.2)
+def arrived(port: int, server: Launched) -> Visitor:
+    """Return a visitor of a server, once it listens."""
 
+    def listens() -> bool:
+        assert not server.ended()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
 
-def read_entry() -> Entry:
-    return Entry(**json.loads(next(Path("runs/queue").glob("*.json")).read_text()))
+    wait_until(listens)
+    return Visitor(port)
 
 
 def test_a_taken_port(served: tuple[Queue, int], capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,8 @@ import yaml
 from helpers.browser import browser, console_errors  # noqa: F401  a fixture
 from helpers.tiny_project import write_capture
 from helpers.tiny_stages import stage
-from helpers.viewer_client import Client, wait_until
+from helpers.viewer_client import Client
+from helpers.waiting import wait_until
 
 from liftstudio.cli.command_line import main
 from liftstudio.core.checkpoints import Checkpoints

@@ -11,6 +11,7 @@ from PIL import Image
 
 from liftstudio.core.logs import duration
 from liftstudio.run.folder import RunFolder
+from liftstudio.studio.app import scenes
 from liftstudio.studio.app.cut_outs import CutOut, without_place
 from liftstudio.studio.app.history import Seen
 from liftstudio.studio.app.run_files import REPORT, address, find_file
@@ -21,7 +22,7 @@ from liftstudio.studio.report.media import data_uri
 COLORS = ("#4f46e5", "#0d9488", "#d97706", "#db2777", "#64748b")
 LINES = 6  # of the newest messages
 PASSES = {"rgb": "shaded", "albedo": "albedo", "normal": "normals"}
-MODEL_SUFFIXES = (".glb", ".obj", ".stl")  # that the page's viewer shows, best first
+IN_ORBIT = 160  # pixels along each side of the object in the drawing of the cameras
 
 
 def _png(image: Image.Image) -> str:
@@ -35,9 +36,19 @@ def cut_out_box(cut: CutOut) -> str:
     """Return the cut-out object, its elevation and what may be wrong with it."""
     elevation_deg, error_deg = cut.elevation
     said = f"seen from {elevation_deg:g}° above its horizon, ±{error_deg:.0f}°; move the slider if that is wrong"
-    notes = "".join(f'<p class="ls-warn">{html.escape(text)}</p>' for text in cut.warnings)
+    notes = "".join(map(warning, cut.warnings))
     image = f'<img alt="the object, cut out" src="{_png(cut.framed)}">'
     return f'<figure class="ls-cut">{image}</figure><p>{said}</p>{notes}'
+
+
+def object_in_orbit(cut: CutOut) -> str:
+    """Return the address of the cut-out object for `draw_orbit`."""
+    return _png(cut.framed.resize((IN_ORBIT, IN_ORBIT)))
+
+
+def warning(message: str) -> str:
+    """Return a message about what may be wrong."""
+    return f'<p class="ls-warn">{html.escape(message)}</p>'
 
 
 def error_box(message: str) -> str:
@@ -58,6 +69,8 @@ def status(seen: Seen | None, progress: Progress, ahead: int) -> str:
     elif seen.state == "running":
         lines.append(_where(progress))
         body = f'<div class="ls-bar"><i style="width:{100 * event.fraction:.1f}%"></i></div>'
+    elif seen.state == "in work":
+        lines.append("another process works on it, for example a command line")
     elif seen.state == "stopped":
         lines.append("stopped; Resume goes on from its checkpoint" if seen.folder else "stopped before it began")
     image = '<div class="ls-live"></div>' if progress.image is None else _live(progress.image)
@@ -66,9 +79,8 @@ def status(seen: Seen | None, progress: Progress, ahead: int) -> str:
     error = error_box(_error(seen)) if entry and entry.error else ""
     said = "\n".join(progress.said[-LINES:])
     messages = f"<details><summary>Messages</summary><pre>{html.escape(said)}</pre></details>" if said else ""
-    head = (
-        f'<div class="ls-head"><b>{html.escape(_name(seen))}</b><span class="ls-{seen.state}">{seen.state}</span></div>'
-    )
+    style = f"ls-{seen.state.replace(' ', '-')}"
+    head = f'<div class="ls-head"><b>{html.escape(_name(seen))}</b><span class="{style}">{seen.state}</span></div>'
     return head + body + "".join(f"<p>{html.escape(line)}</p>" for line in lines) + error + live + messages
 
 
@@ -128,12 +140,13 @@ def result(runs_dir: Path, folder: RunFolder | None) -> str:
     return "".join(parts) + f'<h4>files</h4><p class="ls-files">{"".join(links)}</p>'
 
 
-def model(runs_dir: Path, folder: RunFolder | None) -> str | None:
-    """Return the file of the mesh that the viewer shows: the exported one, or the preview; None: there is none."""
-    if folder is None:
-        return None
-    exported = [folder.export / f"mesh{suffix}" for suffix in MODEL_SUFFIXES]
-    return next((str(path) for path in (*exported, folder.preview) if _served(runs_dir, path)), None)
+def scene(runs_dir: Path, folder: RunFolder | None) -> str:
+    """Return the mesh of a run in 3D; empty: there is none."""
+    path = scenes.mesh_file(runs_dir, folder) if folder else None
+    if path is None:
+        return ""
+    source = address(runs_dir, path, scenes.ROUTE)
+    return f'<iframe class="ls-scene" title="the mesh in 3D" sandbox="allow-scripts" src="{source}"></iframe>'
 
 
 def _served(runs_dir: Path, path: Path) -> bool:

@@ -16,7 +16,7 @@ class Seen:
     """A run as the page lists it.
 
     key:    "<name>/<tag>" of its folder, or the name of its job while it has none.
-    state:  of its job; without one: "mesh", "views", "preview" or "unfinished".
+    state:  of its job; without one: "in work" by another process, "mesh", "views", "preview" or "unfinished".
     since:  when it was submitted or its folder was made, seconds since 1970.
     """
 
@@ -76,6 +76,8 @@ def _seen(path: Path, entry: Entry | None) -> Seen:
 
 
 def _state(folder: RunFolder) -> str:
+    if folder.is_locked:
+        return "in work"
     if folder.has_mesh:
         return "mesh"
     if any(folder.checkpoints.folder.glob("step-*")):

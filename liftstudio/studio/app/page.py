@@ -1,22 +1,23 @@
 """The page: its fields, and what happens when they change. Everything that is long is done by the queue."""
 
-import hashlib
 import html
 import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.data.images import load_image
 from liftstudio.run.jobs import Mode
 from liftstudio.studio.app import fragments, history, uploads
-from liftstudio.studio.app.cut_outs import EDITED, KEEP, REMOVE, cut_out, painted, reduced, under_brush
+from liftstudio.studio.app.cut_outs import EDITED, KEEP, REMOVE, CutOut, cut_out, painted, reduced, under_brush
 from liftstudio.studio.app.methods import method, method_names
-from liftstudio.studio.app.orders import LABELS, Order, box_of, submit
+from liftstudio.studio.app.orbit import draw_orbit
+from liftstudio.studio.app.orders import LABELS, Order, box_of, options_of, submit
+from liftstudio.studio.pipeline import INPUTS
 from liftstudio.studio.queue import Queue
 
 LOOK_EVERY_S = 1.0  # seconds between looks at the run that is shown
@@ -30,9 +31,9 @@ Update = dict[Any, Any]  # component -> its new value or properties
 class Page:
     """The page of a queue. Its methods handle events; each returns the new values of the components that change."""
 
-    def __init__(self, queue: Queue, scratch: Path) -> None:
-        """Lay out the page. scratch: folder of gradio's own files, from which it serves what it shows."""
-        self.queue, self.scratch, self.inputs = queue, scratch, queue.runs_dir / "inputs"
+    def __init__(self, queue: Queue) -> None:
+        """Lay out the page."""
+        self.queue, self.inputs = queue, queue.runs_dir / INPUTS
         with gr.Blocks(
             title="liftstudio", analytics_enabled=False, fill_width=True, delete_cache=CLEANED_S
         ) as self.blocks:
@@ -40,6 +41,7 @@ class Page:
                 "", storage_key="liftstudio-run", secret="liftstudio"
             )  # no secret: a run's name
             self.picture, self.cut, self.corrected = gr.State(None), gr.State(None), gr.State(None)
+            self.framed = gr.State("")  # address of the object's picture in the drawing of the cameras
             self.others = {label: gr.State(None) for label in LABELS}
             self.capture, self.status_seen, self.result_seen = gr.State(None), gr.State(""), gr.State("")
             gr.HTML('<header class="ls-title"><h1>liftstudio</h1><p>a picture in, a textured mesh out</p></header>')
@@ -52,8 +54,7 @@ class Page:
                 with gr.Tab("History", id="history") as self.history_tab:
                     self._lay_out_history()
             self.timer = gr.Timer(LOOK_EVERY_S)
-        with self.blocks:
-            self._connect()
+            self._connect()  # in the same block: each time one is left, gradio builds a server
 
     def _lay_out_input(self) -> None:
         names = method_names()
@@ -68,9 +69,12 @@ class Page:
         )  # fmt: skip
         self.problem = gr.HTML(elem_id="problem")
         self.cut_box = gr.HTML(elem_id="cut-out")
-        self.prompt = gr.Textbox(label="Prompt (empty: the config's own)", visible="prompt" in first.takes)
+        self.prompt = gr.Textbox(
+            label="Prompt (empty: the config's own)", elem_id="prompt", visible="prompt" in first.takes
+        )
         self.method = gr.Dropdown(names, value=names[0], label="Method", elem_id="method")
         self.about = gr.HTML(_about(first.about), elem_id="about")
+        self.orbit = gr.HTML(elem_id="orbit")
         with gr.Row():
             with gr.Column(scale=2, min_width=180):
                 self.elevation = gr.Slider(
@@ -84,18 +88,24 @@ class Page:
             self.preview_button = gr.Button("Preview", elem_id="do-preview", min_width=80)
             self.views_button = gr.Button("Views", elem_id="do-views", min_width=80)
             self.lift_button = gr.Button("Lift", variant="primary", elem_id="do-lift", min_width=80)
-        with gr.Accordion("Box and brush: correct the cut-out", open=False, elem_id="correct") as self.brush_panel:
+        with gr.Accordion(
+            "Box and brush: correct the cut-out", open=False, elem_id="correct", visible="image" in first.takes
+        ) as self.brush_panel:
             self.box = gr.Textbox(label="Box of the object in pixels: left, top, right, bottom", elem_id="box")
+            gr.HTML(_note("Brush: green where the object is, red where it is not."))
             self.editor = gr.ImageEditor(
-                label="Green: the object. Red: not the object.", sources=[], transforms=[], layers=False, buttons=[],
+                show_label=False, sources=[], transforms=[], layers=False, buttons=[],
                 brush=gr.Brush(default_size=24, colors=[KEEP, REMOVE], default_color=KEEP, color_mode="fixed"),
                 canvas_size=(EDITED, EDITED), elem_id="brush",
             )  # fmt: skip
             self.apply = gr.Button("Use the painted cut-out", elem_id="apply")
-        with gr.Accordion("More pictures of the same object", open=False, elem_id="more"), gr.Row():
+        self.others_panel = gr.Accordion(
+            "More pictures of the same object", open=False, elem_id="more", visible="images" in first.takes
+        )
+        with self.others_panel, gr.Row():
             self.other_uploads = {
                 label: gr.Image(
-                    label=label, sources=["upload"], type="filepath", height=120, min_width=90, buttons=[],
+                    label=label, sources=["upload"], type="filepath", height=120, min_width=120, buttons=[],
                     elem_id=f"picture-{label}",
                 )
                 for label in LABELS
@@ -112,7 +122,7 @@ class Page:
         with gr.Row():
             self.stop_button = gr.Button("Stop", interactive=False, elem_id="stop", min_width=80)
             self.resume_button = gr.Button("Resume", interactive=False, elem_id="resume", min_width=80)
-        self.model = gr.Model3D(label="Mesh", height=420, clear_color=(0, 0, 0, 0), elem_id="mesh")
+        self.model = gr.HTML(elem_id="mesh")
         self.result = gr.HTML(elem_id="result")
 
     def _lay_out_history(self) -> None:
@@ -128,7 +138,7 @@ class Page:
             for side in ("left", "right"):
                 with gr.Column(min_width=300):
                     title = gr.HTML(elem_id=f"{side}-title")
-                    model = gr.Model3D(label="Mesh", height=360, clear_color=(0, 0, 0, 0), elem_id=f"{side}-mesh")
+                    model = gr.HTML(elem_id=f"{side}-mesh")
                     self.sides.append((title, model, gr.HTML(elem_id=f"{side}-result")))
 
     def _connect(self) -> None:
@@ -136,6 +146,7 @@ class Page:
             self.picture,
             self.cut,
             self.corrected,
+            self.framed,
             self.cut_box,
             self.problem,
             self.elevation,
@@ -157,8 +168,14 @@ class Page:
             other.clear(lambda: None, None, self.others[label], **QUIET)
         self.zip.upload(self.take_capture, self.zip, [self.capture, self.problem, self.cut_box, self.zip], **raw)
         self.zip.clear(lambda: (None, ""), None, [self.capture, self.cut_box], **QUIET)
-        chosen = [self.about, self.text, self.upload, self.zip, self.prompt, self.elevation, self.estimate]
+        chosen = [self.about, self.text, self.upload, self.zip, self.cut_box, self.prompt, self.elevation]
+        chosen += [self.estimate, self.brush_panel, self.others_panel]
         self.method.change(self.choose, self.method, chosen, **QUIET)
+        gr.on(
+            [self.framed.change, self.elevation.change, self.method.change, self.options.blur],
+            self.draw, [self.method, self.elevation, self.framed, self.options], self.orbit,
+            trigger_mode="always_last", **QUIET,
+        )  # fmt: skip
         self.elevation.release(lambda: False, None, self.estimate, **QUIET)
         self.reroll.click(lambda: secrets.randbelow(SEEDS), None, self.seed, **QUIET)
         fields = [
@@ -212,7 +229,7 @@ class Page:
     def forget(self) -> Update:
         """Return the page to a state without a picture."""
         cleared = {self.picture: None, self.cut: None, self.corrected: None, self.upload: None, self.editor: None}
-        return {**cleared, self.cut_box: "", self.problem: ""}
+        return {**cleared, self.framed: "", self.cut_box: "", self.problem: ""}
 
     def cut_again(self, picture: Path | None, box: str | None) -> Update:
         """Cut out the object in the picture and show it."""
@@ -222,9 +239,8 @@ class Page:
         try:
             cut = cut_out(picture, box_of(box))
         except InputError as error:
-            return {**kept, self.cut_box: "", self.problem: fragments.error_box(str(error))}
-        shown = {self.cut_box: fragments.cut_out_box(cut), self.elevation: cut.elevation.elevation_deg}
-        return {**kept, **shown, self.problem: ""}
+            return {**kept, self.framed: "", self.cut_box: "", self.problem: fragments.error_box(str(error))}
+        return {**kept, **self._shown(cut), self.problem: ""}
 
     def edit(self, picture: Path | None, cut: Path | None, box: str | None) -> Update:
         """Put the picture under the brush, faded where the object is not."""
@@ -247,12 +263,11 @@ class Page:
         try:
             if picture is None:
                 raise InputError("drop a picture first")
-            corrected = uploads.keep_pixels(*painted(picture, cut, self._strokes(payload)), self.inputs)
+            corrected = uploads.keep_pixels(*painted(picture, cut, _strokes(payload)), self.inputs)
             found = cut_out(corrected)
         except InputError as error:
             return {self.problem: fragments.error_box(str(error))}
-        shown = {self.cut_box: fragments.cut_out_box(found), self.elevation: found.elevation.elevation_deg}
-        return {self.cut: corrected, self.corrected: corrected, **shown, self.problem: ""}
+        return {self.cut: corrected, self.corrected: corrected, **self._shown(found), self.problem: ""}
 
     def choose(self, name: str) -> Update:
         """Show what a method does and takes."""
@@ -262,10 +277,22 @@ class Page:
             self.text: chosen.text,
             self.upload: gr.update(visible="image" in chosen.takes),
             self.zip: gr.update(visible="data" in chosen.takes),
+            self.cut_box: gr.update(visible=bool({"image", "data"} & chosen.takes)),
             self.prompt: gr.update(visible="prompt" in chosen.takes),
             self.elevation: gr.update(visible="image" in chosen.takes),
             self.estimate: gr.update(visible="image" in chosen.takes),
+            self.brush_panel: gr.update(visible="image" in chosen.takes),
+            self.others_panel: gr.update(visible="images" in chosen.takes),
         }
+
+    def draw(self, name: str, elevation_deg: float, framed: str, options: str | None) -> Update:
+        """Draw the cameras around the object, if there is one."""
+        if not framed or "image" not in method(name).takes:
+            return {self.orbit: ""}
+        try:
+            return {self.orbit: draw_orbit(name, options_of(options or ""), elevation_deg, framed)}
+        except InputError as error:
+            return {self.orbit: fragments.warning(str(error))}
 
     def start(
         self, mode: Mode, name: str, picture: Path | None, corrected: Path | None, capture: Path | None,
@@ -334,7 +361,7 @@ class Page:
             update |= {
                 self.result_seen: made,
                 self.result: fragments.result(runs_dir, folder),
-                self.model: self._mesh(seen),
+                self.model: fragments.scene(runs_dir, folder),
             }
         return update or {self.result: gr.skip()}  # gradio takes no empty ones
 
@@ -363,7 +390,7 @@ class Page:
                 return {self.list_problem: fragments.error_box(str(error))}
             name = seen.entry.name if seen and seen.entry else ""
             update[title] = fragments.status(seen, self.queue.progress(name), self.queue.ahead(name)) if seen else ""
-            update[model] = self._mesh(seen)
+            update[model] = fragments.scene(self.queue.runs_dir, seen.folder) if seen else ""
             update[result] = fragments.result(self.queue.runs_dir, seen.folder) if seen else ""
         return update
 
@@ -377,31 +404,27 @@ class Page:
         # gradio's file stays for a while: visitors who send the same picture share it
         return uploads.keep_picture(_uploaded(payload), self.inputs)
 
-    def _strokes(self, payload: Mapping[str, Any] | None) -> Any:
-        """Return the strokes of the brush, [h, w, 4]; the editor sends them apart, and `payload` says their id."""
-        blobs = self.editor.blob_storage.pop((payload or {}).get("id"), None)
-        layer = next((layer for layer in blobs.layers if layer), None) if blobs else None
-        if layer is None:
-            raise InputError("paint first: green where the object is, red where it is not")
-        return uploads.read_pixels(layer, self.inputs)
-
-    def _mesh(self, seen: history.Seen | None) -> str | None:
-        """Return a copy of a run's mesh that gradio may serve; None: there is none."""
-        found = fragments.model(self.queue.runs_dir, seen.folder) if seen else None
-        if found is None:
-            return None
-        path = Path(found)
-        name = hashlib.sha256(f"{path}{path.stat().st_mtime_ns}".encode()).hexdigest()[:16]
-        copy = self.scratch / f"{name}{path.suffix}"
-        if not copy.is_file():
-            shutil.copyfile(path, copy)
-        return str(copy)
+    def _shown(self, cut: CutOut) -> Update:
+        """Show the object that was cut out; the cameras around it are drawn when `framed` changes."""
+        return {
+            self.framed: fragments.object_in_orbit(cut),
+            self.cut_box: fragments.cut_out_box(cut),
+            self.elevation: cut.elevation.elevation_deg,
+        }
 
     def _resumed(self, seen: history.Seen) -> Any:
         if seen.entry is not None:
             return self.queue.resume(seen.entry.name)
         assert seen.folder is not None, "a run without a job has a folder"
         return self.queue.resume_run(seen.folder.path)
+
+
+def _strokes(payload: Mapping[str, Any] | None) -> Tensor:
+    """Return the strokes of the brush, [h, w, 4], which the editor uploads as its only layer."""
+    layers = (payload or {}).get("layers") or [None]
+    if layers[0] is None:
+        raise InputError("paint first: green where the object is, red where it is not")
+    return uploads.read_pixels(_uploaded(layers[0]))
 
 
 def _uploaded(payload: Mapping[str, Any] | None) -> Path:
@@ -417,12 +440,16 @@ def _about(text: str) -> str:
     if not first:
         return ""
     more = f"<details><summary>more</summary>{html.escape(rest)}</details>" if rest else ""
-    return f'<p class="ls-about">{html.escape(first.rstrip("."))}.</p>{more}'
+    return _note(f"{first.rstrip('.')}.") + more
+
+
+def _note(text: str) -> str:
+    return f'<p class="ls-about">{html.escape(text)}</p>'
 
 
 def _can_go_on(seen: history.Seen) -> bool:
-    """Return whether there is something left to do: all but what ended with a mesh."""
-    return seen.folder is None or not seen.folder.has_mesh
+    """Return whether there is something left to do, and nobody does it: all but what ended with a mesh."""
+    return seen.state != "in work" and (seen.folder is None or not seen.folder.has_mesh)
 
 
 def _stamp(seen: history.Seen | None) -> str:

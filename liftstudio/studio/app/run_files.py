@@ -52,9 +52,9 @@ def find_file(runs_dir: Path, name: str) -> Path | None:
     return real if is_inside and real.is_file() and (run / "config.yaml").is_file() else None
 
 
-def address(runs_dir: Path, path: Path) -> str:
+def address(runs_dir: Path, path: Path, route: str = ROUTE) -> str:
     """Return the address of a file in a run folder, relative to the page's; it changes when the file does."""
-    return f".{ROUTE}/{quote(path.relative_to(runs_dir).as_posix())}?{path.stat().st_mtime_ns}"
+    return f".{route}/{quote(path.relative_to(runs_dir).as_posix())}?{path.stat().st_mtime_ns}"
 
 
 def respond(runs_dir: Path, name: str) -> Response:

@@ -13,12 +13,13 @@ from starlette.types import ASGIApp
 
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
-from liftstudio.studio.app import run_files, uploads
+from liftstudio.studio.app import run_files, scenes, uploads
 from liftstudio.studio.app.guard import Guard
 from liftstudio.studio.app.page import STYLE, Page
+from liftstudio.studio.pipeline import INPUTS
 from liftstudio.studio.queue import Queue
 
-SCRATCH = "uploads"  # gradio's files, beside the run folders: raw uploads and copies of what it shows
+SCRATCH = "uploads"  # gradio's files, beside the run folders: raw uploads
 CLOSE_S = 2  # seconds that open pages get when the server stops
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # of the visitor's system
 ANY_HOST = ("0.0.0.0", "::")
@@ -51,6 +52,9 @@ def app(queue: Queue, hosts: tuple[str, ...] = (), token: str = "") -> ASGIApp:
     scratch = (queue.runs_dir / SCRATCH).absolute()
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
+    references = (*queue.runs_dir.glob("*/*/config.yaml"), *queue.folder.glob("*.json"))
+    if count := uploads.delete_unused(queue.runs_dir / INPUTS, references):
+        log.info("uploads: deleted %d older than a day that no run uses", count)
     os.environ |= {
         "GRADIO_TEMP_DIR": str(scratch),
         "GRADIO_EXAMPLES_CACHE": str(scratch),
@@ -62,7 +66,11 @@ def app(queue: Queue, hosts: tuple[str, ...] = (), token: str = "") -> ASGIApp:
     def run_file(name: str) -> Response:
         return run_files.respond(queue.runs_dir, name)
 
-    blocks = Page(queue, scratch).blocks
+    @served.get(f"{scenes.ROUTE}/{{name:path}}")
+    def scene(name: str) -> Response:
+        return scenes.respond(queue.runs_dir, name)
+
+    blocks = Page(queue).blocks
     # Gradio checks the files that visitors name only where these are set, which mounting leaves to `launch`.
     blocks.has_launched = blocks.is_running = True
     gr.mount_gradio_app(

@@ -3,9 +3,10 @@
 import contextlib
 import re
 import shutil
+import time
 import uuid
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -21,6 +22,7 @@ MAX_UNPACKED_BYTES = 512 * 1024**2  # of all files in a zip
 MAX_FILES = 2000  # in a zip
 CAPTURE_SUFFIXES = frozenset({".bin", ".jpeg", ".jpg", ".json", ".npy", ".png", ".tif", ".tiff", ".txt", ".webp"})
 PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+KEPT_S = 86400  # age up to which an upload is kept though nothing refers to it
 _PART = re.compile(r"\w[\w .()+-]*")  # of a path in a zip
 
 
@@ -47,20 +49,17 @@ def keep_pixels(rgb: Tensor, alpha: Tensor, inputs: Path) -> Path:
     return path
 
 
-def read_pixels(data: bytes, inputs: Path) -> Tensor:
-    """Return an image that a browser drew, [H, W, 4] in [0, 1].
+def read_pixels(path: Path) -> Tensor:
+    """Return an uploaded image that a browser drew, [H, W, 4] in [0, 1].
 
     Raises:
         InputError: no image that `load_image` reads.
     """
-    path = _new(inputs, ".png")
     try:
-        path.write_bytes(data)
+        _check_size(path)
         rgb, alpha = load_image(path)
     except InputError:
         raise InputError("what the brush sent is no image") from None
-    finally:
-        path.unlink(missing_ok=True)
     return torch.cat([rgb, torch.ones_like(rgb[..., :1]) if alpha is None else alpha], dim=-1)
 
 
@@ -80,6 +79,20 @@ def keep_capture(path: Path, inputs: Path) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             raise InputError(f"{path}: {str(error).replace(f'{folder}/', '')}") from None
     return capture
+
+
+def delete_unused(inputs: Path, references: Iterable[Path]) -> int:
+    """Delete the uploads that are older than a day and in no file of `references`; return how many.
+
+    references: configs of runs and orders of the queue, which name what they use by its path in `inputs`.
+    """
+    old = [path for path in inputs.glob("*") if time.time() - path.stat().st_mtime > KEPT_S]
+    texts = [path.read_text() for path in references] if old else []
+    used = {name for text in texts for name in re.findall(rf"{inputs.name}/(\w+)", text)}
+    unused = [path for path in old if path.stem not in used]
+    for path in unused:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return len(unused)
 
 
 @contextlib.contextmanager
