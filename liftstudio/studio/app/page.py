@@ -33,7 +33,7 @@ class Page:
 
     def __init__(self, queue: Queue) -> None:
         """Lay out the page."""
-        self.queue, self.inputs = queue, queue.runs_dir / INPUTS
+        self.queue, self.inputs, self.scratch = queue, queue.runs_dir / INPUTS, queue.runs_dir / uploads.SCRATCH
         with gr.Blocks(
             title="liftstudio", analytics_enabled=False, fill_width=True, delete_cache=CLEANED_S
         ) as self.blocks:
@@ -221,7 +221,7 @@ class Page:
     def take_capture(self, payload: Mapping[str, Any] | None) -> Update:
         """Keep the posed photographs in an uploaded zip."""
         try:
-            folder = uploads.keep_capture(_uploaded(payload), self.inputs)
+            folder = uploads.keep_capture(self._uploaded(payload), self.inputs)
         except InputError as error:
             return {self.capture: None, self.problem: fragments.error_box(str(error)), self.cut_box: "", self.zip: None}
         return {self.capture: folder, self.problem: "", self.cut_box: "<p>the photographs are there</p>"}
@@ -263,7 +263,7 @@ class Page:
         try:
             if picture is None:
                 raise InputError("drop a picture first")
-            corrected = uploads.keep_pixels(*painted(picture, cut, _strokes(payload)), self.inputs)
+            corrected = uploads.keep_pixels(*painted(picture, cut, self._strokes(payload)), self.inputs)
             found = cut_out(corrected)
         except InputError as error:
             return {self.problem: fragments.error_box(str(error))}
@@ -402,7 +402,21 @@ class Page:
 
     def _kept(self, payload: Mapping[str, Any] | None) -> Path:
         # gradio's file stays for a while: visitors who send the same picture share it
-        return uploads.keep_picture(_uploaded(payload), self.inputs)
+        return uploads.keep_picture(self._uploaded(payload), self.inputs)
+
+    def _strokes(self, payload: Mapping[str, Any] | None) -> Tensor:
+        """Return the strokes of the brush, [h, w, 4], which the editor uploads as its only layer."""
+        layers = (payload or {}).get("layers") or [None]
+        if layers[0] is None:
+            raise InputError("paint first: green where the object is, red where it is not")
+        return uploads.read_pixels(self._uploaded(layers[0]))
+
+    def _uploaded(self, payload: Mapping[str, Any] | None) -> Path:
+        """Return the file that a component names, if it is one of gradio's own; gradio does not check all of them."""
+        path = (payload or {}).get("path")
+        if not isinstance(path, str) or not Path(path).resolve().is_relative_to(self.scratch.resolve()):
+            raise InputError("no file")
+        return Path(path)
 
     def _shown(self, cut: CutOut) -> Update:
         """Show the object that was cut out; the cameras around it are drawn when `framed` changes."""
@@ -417,22 +431,6 @@ class Page:
             return self.queue.resume(seen.entry.name)
         assert seen.folder is not None, "a run without a job has a folder"
         return self.queue.resume_run(seen.folder.path)
-
-
-def _strokes(payload: Mapping[str, Any] | None) -> Tensor:
-    """Return the strokes of the brush, [h, w, 4], which the editor uploads as its only layer."""
-    layers = (payload or {}).get("layers") or [None]
-    if layers[0] is None:
-        raise InputError("paint first: green where the object is, red where it is not")
-    return uploads.read_pixels(_uploaded(layers[0]))
-
-
-def _uploaded(payload: Mapping[str, Any] | None) -> Path:
-    """Return the file that a component names; gradio has checked that it lies in its folder."""
-    path = (payload or {}).get("path")
-    if not isinstance(path, str):
-        raise InputError("no file")
-    return Path(path)
 
 
 def _about(text: str) -> str:

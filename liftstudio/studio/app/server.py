@@ -19,7 +19,6 @@ from liftstudio.studio.app.page import STYLE, Page
 from liftstudio.studio.pipeline import INPUTS
 from liftstudio.studio.queue import Queue
 
-SCRATCH = "uploads"  # gradio's files, beside the run folders: raw uploads
 CLOSE_S = 2  # seconds that open pages get when the server stops
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # of the visitor's system
 ANY_HOST = ("0.0.0.0", "::")
@@ -49,7 +48,7 @@ def app(queue: Queue, hosts: tuple[str, ...] = (), token: str = "") -> ASGIApp:
 
     hosts, token: see `Guard`. The queue's lock keeps other servers out, so gradio's files of an earlier one go.
     """
-    scratch = (queue.runs_dir / SCRATCH).absolute()
+    scratch = (queue.runs_dir / uploads.SCRATCH).absolute()
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     references = (*queue.runs_dir.glob("*/*/config.yaml"), *queue.folder.glob("*.json"))

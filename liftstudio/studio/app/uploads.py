@@ -17,6 +17,7 @@ from liftstudio.core.files import file_kind
 from liftstudio.data.images import load_image, save_image
 from liftstudio.views.posed_images import is_capture, read_capture
 
+SCRATCH = "uploads"  # folder of gradio's files, as they were sent, beside the run folders
 MAX_BYTES = 50 * 1024**2  # of one upload
 MAX_UNPACKED_BYTES = 512 * 1024**2  # of all files in a zip
 MAX_FILES = 2000  # in a zip
