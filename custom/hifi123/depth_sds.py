@@ -108,9 +108,9 @@ class DepthSDS(OrbitDistillation):
         """Return the views over grey."""
         return render.over(GREY)
 
-    def guidance_scales(self, frames: int) -> Tensor:
+    def guidance_scales(self, views: Cameras) -> Tensor:
         """Return the option's scales, or 1 without a prompt, as both branches would be equal."""
-        return super().guidance_scales(frames) if self.config.prompt else torch.ones(frames, device=self.device)
+        return super().guidance_scales(views) if self.config.prompt else torch.ones(len(views), device=self.device)
 
     def condition_for(self, request: DistillationRequest, render: Render) -> Tensor:
         """Return the depth channel of the render; for a flat view, its outline."""

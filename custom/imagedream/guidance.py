@@ -142,7 +142,7 @@ class MultiViewSDS(ScheduledDistillation):
 
         See `denoising.rescaled`; standard deviations are per four views.
         """
-        scales, share = self.guidance_scales(len(noisy)), self.config.rescale
+        scales, share = self.guidance_scales(request.views), self.config.rescale
         if self.config.loss == "sds" or share == 0 or bool((scales == 1).all()):
             return super().estimate(request, noisy, condition, wanted)
 

@@ -1,12 +1,15 @@
 """SV3D's estimate of clean latents: scaling, conditioning and guidance around the network; in float32."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.parameterization import v_scaling
+
+Shape = Literal["triangle", "triangle-by-azimuth", "linear", "constant"]  # of guidance scales over an orbit
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,26 @@ def guided_x0(
     else:
         both = torch.cat([estimate_x0(unet, latents, sigma, [branch], vectors) for branch in branches])
     return guided(both[0], both[1], guidance_scale)
+
+
+def shaped_scales(shape: Shape, azimuth_deg: Tensor, most: float, least: float = 1.0) -> Tensor:
+    """Return guidance scales [T] of the views of an orbit that ends at the input view (Voleti et al. 2024, fig. 4).
+
+    Args:
+        shape: triangle, from `least` to `most` half-way and back, frame by frame as in the released sampler;
+            triangle-by-azimuth, the same by the angle to the input view, where azimuths are irregular; linear, from
+            `least` at the first frame to `most` at the last, as in SVD's sampler; constant, `most` for all.
+        azimuth_deg: [T] of the views; the last is that of the input view.
+        most, least: the highest and the lowest scale.
+    """
+    if shape == "constant":
+        return torch.full_like(azimuth_deg, most)
+    if shape == "linear":
+        return torch.linspace(least, most, len(azimuth_deg), device=azimuth_deg.device)
+    if shape == "triangle":
+        return triangle(len(azimuth_deg), least, most).to(azimuth_deg.device)
+    off_deg = ((azimuth_deg - azimuth_deg[-1] + 180) % 360 - 180).abs()
+    return least + (most - least) * off_deg / 180
 
 
 def triangle(frames: int, least: float = 1.0, most: float = 2.5) -> Tensor:

@@ -16,10 +16,11 @@ from liftstudio.data.render import Render
 from liftstudio.guidance.score_distillation import DistillationRequest, ScoreDistillation
 from liftstudio.priors.classifier_free import GuidanceScale
 
-from .denoising import triangle
+from .denoising import Shape, shaped_scales
 from .visibility import facing, unseen
 
 FRAMES = 12  # views of an orbit for priors that take any number
+AMPLITUDE_DEG = 40.0  # default swing of an orbit in elevation
 
 
 @register("sv3d-masked-sds")
@@ -31,9 +32,10 @@ class MaskedSDS(ScoreDistillation):
 
     @dataclass(kw_only=True)
     class Config(ScoreDistillation.Config):
-        guidance_scale: GuidanceScale = 0.0  # opposite the input view, falling to 1 at it; 0: the prior's default
+        guidance_scale: GuidanceScale = 0.0  # the highest; 0: the prior's default
+        guidance_shape: Shape = "triangle"  # how it falls to 1 towards the input view: by frame, by azimuth, or not
         frames: Annotated[int, Range(2, or_zero=True)] = 0  # views of an orbit, with the input view; 0: the prior's
-        amplitude_deg: NonNegativeFloat = 40.0  # largest elevation swing of an orbit, up or down
+        amplitude_deg: NonNegativeFloat | None = None  # largest swing in elevation; none: 40, or 0 if weights have none
         azimuth_jitter_deg: float = 5.0  # largest random shift of azimuths; below half a step of the orbit
         # Latents that count: those of surface that no reference view faces, with a soft or hard edge; soft-z-test
         # also treats surface that is occluded in a view as unseen by it; none: all latents.
@@ -51,19 +53,27 @@ class MaskedSDS(ScoreDistillation):
         """Number of views of an orbit."""
         return self.config.frames or self.prior.frames or FRAMES
 
+    @property
+    def amplitude_deg(self) -> float:
+        """Largest swing of an orbit in elevation, degrees."""
+        if self.config.amplitude_deg is not None:
+            return self.config.amplitude_deg
+        return AMPLITUDE_DEG if self.prior.any_elevation else 0.0
+
     def draw_views(self, step: int, generator: torch.Generator) -> Cameras:
         """Draw a random sine orbit of `frames` cameras at the input view's distance and lens; that view is last."""
         config, start = self.config, self.posed.camera
         azimuth_deg, elevation_deg = orbits.random_sine(
-            self.frames, start.elevation_deg.item(), config.amplitude_deg, generator, config.azimuth_jitter_deg
+            self.frames, start.elevation_deg.item(), self.amplitude_deg, generator, config.azimuth_jitter_deg
         )
         azimuth_deg, elevation_deg = azimuth_deg.to(self.device), elevation_deg.to(self.device)
         fov_deg, size = start.fov_deg.item(), self.prior.resolution
         return orbit_cameras(azimuth_deg + start.azimuth_deg, elevation_deg, start.distance, fov_deg, size, size)
 
-    def guidance_scales(self, frames: int) -> Tensor:
-        """Return the guidance scales [T] of SV3D's sampler, see `triangle`."""
-        return triangle(frames, most=self.config.guidance_scale or self.prior.guidance_scale).to(self.device)
+    def guidance_scales(self, views: Cameras) -> Tensor:
+        """Return the guidance scales [T] of SV3D's sampler, see `shaped_scales`."""
+        most = self.config.guidance_scale or self.prior.guidance_scale
+        return shaped_scales(self.config.guidance_shape, views.azimuth_deg, most).to(self.device)
 
     def request(self, step: int, generator: torch.Generator) -> DistillationRequest:
         """Return the orbit's request; for the z-test, reference cameras are appended to render their depth."""

@@ -46,6 +46,7 @@ class SV3D(LatentPrior):
         unet, vae, self._clip = open_parts(weights)
         super().__init__(config, vae, number(weights, "image_size"), device=device)
         self.variant = VARIANTS[self.vector_width]
+        self.any_elevation = self.variant == "sv3d_p"
         self.name = f"SV3D ({self.variant}, {weights.path.name})"
         self.frames = number(weights, "num_frames")
         self.unet = unet.load(half_on_cuda(config.precision, device), device)

@@ -6,22 +6,34 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
+from liftstudio.core.errors import InputError
 from liftstudio.core.ranges import Range
 from liftstudio.core.registry import register
 from liftstudio.data import orbits
+from liftstudio.data.cameras import Cameras
+from liftstudio.data.orbits import ElevationDeg
 from liftstudio.priors.base import Prior
 from liftstudio.priors.classifier_free import GuidanceScale
 from liftstudio.views.prior_views import PriorViews
 
-from .denoising import triangle
+from .denoising import Shape, shaped_scales
 
 
 @dataclass
 class OrbitConfig:
-    type: Literal["static", "sine", "dynamic"] = "sine"  # elevation: constant, one sine wave, or random sinusoids
-    frames: Annotated[int, Range(2)] = 21  # number of views; the last is the input image itself
+    type: Literal["static", "sine", "dynamic", "list"] = "sine"  # elevation: constant, one sine, random, as listed
+    frames: Annotated[int, Range(2)] = 21  # number of views; the last is the input image itself; not for list
     amplitude_deg: float = 30.0  # largest deviation from the input image's elevation; for sine and dynamic
     azimuth_jitter_deg: float = 0.0  # largest random shift of azimuths, below half a step; for dynamic
+    azimuths_deg: list[float] = field(default_factory=list)  # of all views but the last, input image: 0; for list
+    elevations_deg: list[ElevationDeg] = field(default_factory=list)  # of the same views; for list
+
+    def __post_init__(self) -> None:
+        if (self.type == "list") != bool(self.azimuths_deg or self.elevations_deg):
+            raise InputError("azimuths_deg, elevations_deg: expected for type: list, and only there")
+        if len(self.azimuths_deg) != len(self.elevations_deg):
+            counts = f"{len(self.azimuths_deg)} and {len(self.elevations_deg)}"
+            raise InputError(f"azimuths_deg, elevations_deg: expected as many of each, got {counts}")
 
     def angles(self, elevation_deg: float, seed: int) -> orbits.Angles:
         """Return (azimuth_deg [T], elevation_deg [T]), from one step after the input view to that view.
@@ -32,6 +44,9 @@ class OrbitConfig:
         if self.type == "dynamic":
             generator = torch.Generator().manual_seed(seed)
             return orbits.dynamic(self.frames, elevation_deg, self.amplitude_deg, generator, self.azimuth_jitter_deg)
+        if self.type == "list":
+            azimuth_deg = torch.tensor([*self.azimuths_deg, 0.0]) % 360
+            return azimuth_deg, torch.tensor([*self.elevations_deg, elevation_deg])
         return orbits.sine(self.frames, elevation_deg, self.amplitude_deg if self.type == "sine" else 0.0)
 
 
@@ -46,7 +61,8 @@ class SV3DViews(PriorViews):
     @dataclass
     class Config(PriorViews.Config):
         orbit: OrbitConfig = field(default_factory=OrbitConfig)  # cameras of the views
-        guidance_scale: GuidanceScale = 0.0  # opposite the input image, falling to 1 at it; 0: the prior's default
+        guidance_scale: GuidanceScale = 0.0  # the highest; 0: the prior's default
+        guidance_shape: Shape = "triangle"  # how it falls to 1 towards the input image: by frame, by azimuth, or not
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -58,6 +74,7 @@ class SV3DViews(PriorViews):
         """Return the orbit's azimuths and elevations."""
         return self.config.orbit.angles(self.elevation_deg, self.config.seed)
 
-    def guidance_scales(self, prior: Prior, count: int) -> Tensor:
-        """Return guidance scales that are least at the input image and highest opposite; see `triangle`."""
-        return triangle(count, most=self.config.guidance_scale or prior.guidance_scale)
+    def guidance_scales(self, prior: Prior, cameras: Cameras) -> Tensor:
+        """Return guidance scales by the option's shape; see `shaped_scales`."""
+        most = self.config.guidance_scale or prior.guidance_scale
+        return shaped_scales(self.config.guidance_shape, cameras.azimuth_deg, most)

@@ -104,7 +104,7 @@ class SyncDreamerViews(PriorViews):
         """Sample all instances, [instances * T, ...]; an instance does not depend on how many there are."""
         condition = prior.condition(posed)
         config, device = self.config, cameras.device
-        scales = self.guidance_scales(prior, len(cameras)).to(device)
+        scales = self.guidance_scales(prior, cameras).to(device)
         harmony_scales = config.harmony_scales or prior.decomposed_scales
 
         def denoise_one(latents: Tensor, sigma: float) -> Tensor:

@@ -35,5 +35,5 @@ class Zero123SDS(OrbitDistillation):
 
     def estimate(self, request: DistillationRequest, noisy: Tensor, condition: Any, wanted: Tensor) -> Tensor:
         """See `PriorGuidance.estimate`."""
-        scales = self.guidance_scales(len(noisy))
+        scales = self.guidance_scales(request.views)
         return denoise_alone(self.prior, NoisyViews(noisy, request.sigma, condition, request.views, scales))

@@ -101,9 +101,9 @@ class PriorGuidance(Guidance[DistillationRequest]):
         """Return the optional render passes that are needed."""
         return frozenset()
 
-    def guidance_scales(self, frames: int) -> Tensor:
-        """Return the classifier-free guidance scale of each view, [T]."""
-        return torch.full((frames,), self.config.guidance_scale or self.prior.guidance_scale, device=self.device)
+    def guidance_scales(self, views: Cameras) -> Tensor:
+        """Return the classifier-free guidance scale of each of T views, [T]."""
+        return torch.full((len(views),), self.config.guidance_scale or self.prior.guidance_scale, device=self.device)
 
     def latent_mask(self, render: Render) -> Tensor | float:
         """Return the weights in [0, 1] of the latents, in a shape that broadcasts to [T, C, h, w]."""
@@ -119,7 +119,7 @@ class PriorGuidance(Guidance[DistillationRequest]):
 
     def estimate(self, request: DistillationRequest, noisy: Tensor, condition: Any, wanted: Tensor) -> Tensor:
         """Estimate the clean latents [T, C, h, w] by the prior; only used where `wanted` [T, h, w] is true."""
-        scales = self.guidance_scales(len(noisy))
+        scales = self.guidance_scales(request.views)
         return self.prior.denoise(NoisyViews(noisy, request.sigma, condition, request.views, scales, wanted))
 
     def distance(self, request: DistillationRequest, latents: Tensor, target: Tensor, mask: Tensor | float) -> Tensor:

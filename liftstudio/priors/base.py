@@ -111,6 +111,7 @@ class Prior(Component):
     guidance_scale: float = 1.0  # default scale of classifier-free guidance
     decomposed_scales: tuple[float, float] = (2.0, 1.0)  # default scales of decomposed guidance
     takes_several: ClassVar[bool] = False  # whether `condition` uses several input images of an object
+    any_elevation: bool = True  # whether views may be at other elevations than the input image
     takes_image: bool = True  # else it generates from text alone, and `condition` gets None
     knows_backgrounds: bool = False  # whether input image and views may be over any grey; else they are over white
 

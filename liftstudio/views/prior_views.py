@@ -106,7 +106,7 @@ class GeneratedViews(ViewSource):
         generator: on the CPU, so that all devices draw the same noise.
         on_step: called after each step with its number from 0 and the latents, as by the samplers.
         """
-        condition, scales = prior.condition(posed), self.guidance_scales(prior, len(cameras)).to(cameras.device)
+        condition, scales = prior.condition(posed), self.guidance_scales(prior, cameras).to(cameras.device)
         noise = torch.randn(len(cameras), *prior.latent_shape, generator=generator).to(cameras.device)
 
         def denoise(latents: Tensor, sigma: float) -> Tensor:
@@ -114,9 +114,9 @@ class GeneratedViews(ViewSource):
 
         return euler(denoise, noise, sigmas, on_step)
 
-    def guidance_scales(self, prior: Prior, count: int) -> Tensor:
-        """Return the classifier-free guidance scale of each view, [count]: the same for all."""
-        return torch.full((count,), self.config.guidance_scale or prior.guidance_scale)
+    def guidance_scales(self, prior: Prior, cameras: Cameras) -> Tensor:
+        """Return the classifier-free guidance scale of each of T views, [T]: the same for all."""
+        return torch.full((len(cameras),), self.config.guidance_scale or prior.guidance_scale)
 
     def estimate(self, prior: Prior, noisy: NoisyViews[Any]) -> Tensor:
         """Return the prior's estimate of the clean latents [T, ...] of all views together; see `Prior.denoise`."""

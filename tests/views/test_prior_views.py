@@ -211,6 +211,16 @@ def test_the_log_says_openly_that_the_bundled_prior_stands_in(
     assert "stands in for the official network" in caplog.text and len(TinyBall.prompts) == asked
 
 
+def test_a_listed_orbit() -> None:
+    orbit = {"type": "list", "azimuths_deg": [30, 200, -20], "elevations_deg": [10, -30, 60]}
+    views = make(orbit=orbit, elevation_deg=5)
+    torch.testing.assert_close(
+        views.cameras.azimuth_deg % 360, torch.tensor([30.0, 200, 340, 0]), atol=1e-3, rtol=0, check_dtype=False
+    )
+    torch.testing.assert_close(views.cameras.elevation_deg, torch.tensor([10.0, -30, 60, 5]), atol=1e-3, rtol=0)
+    assert views.input_view == 3
+
+
 def test_weights_are_recognised() -> None:
     assert same(make(), make(prior={"type": "auto"}))
 
@@ -222,6 +232,20 @@ def test_weights_are_recognised() -> None:
         ({"elevation_deg": 70}, r"views\.elevation_deg and amplitude_deg: elevations must stay within \+-89"),
         ({"orbit": {"frames": 1}}, r"views\.orbit\.frames: expected 2 or more, got 1"),
         ({"orbit": {"type": "spiral"}}, r"views\.orbit\.type: expected one of static, sine, dynamic"),
+        ({"orbit": {"type": "list"}}, r"views\.orbit\.azimuths_deg, elevations_deg: expected for type: list"),
+        ({"orbit": {"azimuths_deg": [90]}}, r"azimuths_deg, elevations_deg: expected for type: list, and only there"),
+        (
+            {"orbit": {"type": "list", "azimuths_deg": [90, 180], "elevations_deg": [0]}},
+            r"as many of each, got 2 and 1",
+        ),
+        (
+            {"orbit": {"type": "list", "azimuths_deg": [float("nan")], "elevations_deg": [0]}},
+            r"views\.orbit\.azimuths_deg\[0\]: expected a finite number",
+        ),
+        (
+            {"orbit": {"type": "list", "azimuths_deg": [9], "elevations_deg": [90]}},
+            r"elevations_deg\[0\]: expected -89",
+        ),
         ({"orbit": {"type": "dynamic", "azimuth_jitter_deg": 30}}, r"azimuth_jitter_deg: expected 0 to below 20"),
         ({"resolution": 8}, r"views\.resolution: expected 16 to 4096, or 0, got 8"),
         ({"guidance_scale": 0.5}, r"views\.guidance_scale: expected 1 or more, or 0, got 0\.5"),

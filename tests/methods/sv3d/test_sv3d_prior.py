@@ -19,7 +19,7 @@ from liftstudio.core.registry import find
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.orbits import Angles, sine, static
 from liftstudio.methods.sv3d.conditioning import clip_pixels
-from liftstudio.methods.sv3d.denoising import triangle
+from liftstudio.methods.sv3d.denoising import shaped_scales, triangle
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.samplers import euler, karras_sigmas
@@ -79,6 +79,15 @@ def test_triangle() -> None:
     scale = triangle(21, least=2.0, most=4.0)
     assert scale[10].item() == pytest.approx(4.0) and scale.min() == 2.0
     torch.testing.assert_close(scale, scale.flip(0))
+
+
+def test_other_shapes_of_guidance() -> None:
+    azimuth_deg = torch.tensor([30.0, 100, 200, 290, 20]) + 15  # the input view is last
+    off = torch.tensor([10.0, 80, 180, 90, 0]) / 180
+    torch.testing.assert_close(shaped_scales("triangle-by-azimuth", azimuth_deg, 3.0), 1 + 2 * off)
+    torch.testing.assert_close(shaped_scales("triangle", azimuth_deg, 3.0), triangle(5, most=3.0))
+    assert shaped_scales("linear", azimuth_deg, 3.0).tolist() == [1.0, 1.5, 2.0, 2.5, 3.0]
+    assert shaped_scales("constant", azimuth_deg, 3.0).tolist() == [3.0] * 5
 
 
 def test_sampling_is_the_same_in_one_and_two_passes(files: dict[str, Path], generator: torch.Generator) -> None:

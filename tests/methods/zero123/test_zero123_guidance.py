@@ -17,6 +17,7 @@ from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.core.schedules import Schedule
+from liftstudio.data.cameras import orbit_cameras
 from liftstudio.data.images import resize_smooth
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
@@ -111,8 +112,9 @@ def test_losses_by_hand(folder: Path, name: str) -> None:
 
 def test_the_default_guidance_scale_is_the_priors(folder: Path) -> None:
     """The default guidance scale of Zero-1-to-3 is 3."""
-    assert make(tiny(folder)).guidance_scales(1).tolist() == [3.0]
-    assert make(toys()).guidance_scales(1).tolist() == [1.0]
+    view = orbit_cameras(torch.zeros(1), torch.zeros(1), 2.0, 40, 8, 8)
+    assert make(tiny(folder)).guidance_scales(view).tolist() == [3.0]
+    assert make(toys()).guidance_scales(view).tolist() == [1.0]
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
