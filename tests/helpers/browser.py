@@ -36,7 +36,8 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def browser(chromium: Any) -> Iterator[Any]:
-    """The same for one test; afterwards no page goes on, whose 3D scene would be drawn by the CPU."""
+    """The same for one test, with an empty console; afterwards no page goes on, whose scene the CPU would draw."""
+    console_errors(chromium)
     yield chromium
     chromium.get("about:blank")
 
