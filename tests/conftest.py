@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.browser import browser, chromium  # noqa: F401  fixtures
+from helpers.devices import has_device
 from helpers.seeds import fresh_seed
 from helpers.tiny_project import make_project
 
@@ -27,6 +28,14 @@ registry.load_methods()  # every test knows their components by name
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Keep random seeds out of test names, which must be the same in all worker processes."""
     return argname if argname == "seed" else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that need CUDA where there is none, without a line for each."""
+    if not has_device():
+        left_out = [item for item in items if item.get_closest_marker("cuda")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(autouse=True)

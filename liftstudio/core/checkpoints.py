@@ -16,6 +16,7 @@ from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_path
+from liftstudio.core.logs import log
 
 MAGIC = "liftstudio-checkpoint-1"
 KEPT = 2
@@ -178,6 +179,18 @@ def set_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def set_generator_state(generator: torch.Generator, state: Tensor) -> None:
+    """Restore a generator of any device.
+
+    A state from another kind of device does not fit, as when a run of a GPU is exported or continued on a CPU. The
+    generator is then left as it is, with a warning.
+    """
+    if state.numel() != generator.get_state().numel():
+        log.warning("the run was on another kind of device: its random numbers are drawn anew from here on")
+        return
+    generator.set_state(state.cpu())
 
 
 def seed_everything(seed: int) -> None:

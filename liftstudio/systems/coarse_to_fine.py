@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 
+from liftstudio.core.checkpoints import set_generator_state
 from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find, register
@@ -119,8 +120,8 @@ class CoarseToFine(System):
         )
         if state is not None:
             self.stage.load_state(state)
-            self.setup_generator.set_state(state["generators"][0].cpu())
-            self.generator.set_state(state["generators"][1].cpu())
+            for generator, saved in zip((self.setup_generator, self.generator), state["generators"], strict=True):
+                set_generator_state(generator, saved)
 
     def _initialize(self, stage: str, geometry: Geometry) -> None:
         """Initialise the geometry of a stage from the previous one, or from the volume of the prior."""

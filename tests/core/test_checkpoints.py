@@ -1,5 +1,6 @@
 """Checkpoint files are complete, verified and safe, and two are kept; comparison of configs."""
 
+import logging
 import os
 import random
 from pathlib import Path
@@ -17,6 +18,7 @@ from liftstudio.core.checkpoints import (
     random_states,
     read_verified,
     seed_everything,
+    set_generator_state,
     set_random_states,
     write_verified,
 )
@@ -50,6 +52,19 @@ def test_round_trip_keeps_everything(checkpoints: Checkpoints) -> None:
     assert torch.equal(loaded.system["weights"], torch.arange(100.0))
     assert loaded.system["list"] == state["list"] and loaded.system["tuple"] == state["tuple"]
     assert loaded.system["nested"][0].dtype == torch.bfloat16
+
+
+def test_a_generator_of_another_kind_of_device(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A CUDA generator's state has 16 bytes; a CPU's goes on from its seed."""
+    monkeypatch.setattr(logging.getLogger("liftstudio"), "propagate", True)
+    generator, other = (torch.Generator().manual_seed(seed) for seed in (1, 2))
+    set_generator_state(generator, torch.zeros(16, dtype=torch.uint8))
+    assert "another kind of device" in caplog.text
+    assert torch.equal(generator.get_state(), torch.Generator().manual_seed(1).get_state())
+    set_generator_state(generator, other.get_state())
+    assert torch.equal(generator.get_state(), other.get_state())
 
 
 def test_the_last_two_are_kept(checkpoints: Checkpoints) -> None:

@@ -46,7 +46,7 @@ SIGMA_BLIND = 10.0  # noise level far above which views are ignored
 POOLED = (2, 8)  # pixels across the blocks that noisy views are averaged over: for detail, and against noise
 SEEN = 2 * CHANNELS * len(POOLED)  # features of a cell: mean and variance over the views, per channel and block size
 CLEAR = 1e-4  # lower bound of the alpha whose logarithm is added to a ray's logits
-SHOWN = 1e-2  # compositing weight below which a sample's colour is skipped
+SHOWN = 1e-2  # compositing weight below which a sample's colour is skipped in training
 CAMERA_FEATURES = 5  # of `camera_features`
 PLACE_FEATURES = 8  # of `place_features`
 
@@ -232,11 +232,13 @@ def _weights(lifted: Lifted, where: Tensor, shape: torch.Size, spacing: float) -
 def composited(color: Tensor, where: Tensor, weights: Tensor) -> Tensor:
     """Composite colours of volumes [B, 3, K, R, R] at (u, v, s) [B, N, S, 3] with weights [B, N, S]: [B, N, 3].
 
-    Samples with a weight below SHOWN are skipped.
+    Samples with a weight below SHOWN are skipped where gradients are needed, which saves time and changes colours a
+    little; without gradients all of them count.
     """
+    least = SHOWN if torch.is_grad_enabled() else 0.0
     out = []
     for volume, places, shares in zip(color.split(1), where, weights, strict=True):
-        ray, sample = torch.nonzero(shares.detach() > SHOWN, as_tuple=True)
+        ray, sample = torch.nonzero(shares.detach() > least, as_tuple=True)
         found = sample_frustum(volume, places[ray, sample][None])[0].T
         total = torch.zeros(len(shares), 3, device=found.device)
         out.append(total.index_add(0, ray, found * shares[ray, sample][:, None]))
