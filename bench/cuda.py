@@ -52,7 +52,7 @@ DEMO_ON_CPU = [
 ]
 
 
-def environment(device: torch.device, objects: str | None) -> Iterator[Row]:
+def environment(device: torch.device, objects: str) -> Iterator[Row]:
     """Find the machine, and the backend of each op on it."""
     row: Row = {"torch": str(torch.__version__), "threads": torch.get_num_threads(), "cores": os.cpu_count()}
     if device.type == "cuda":
@@ -64,7 +64,7 @@ def environment(device: torch.device, objects: str | None) -> Iterator[Row]:
     yield {op: choose(op, device.type).backend for op in CUDA_LIBRARIES}
 
 
-def tests(device: torch.device, objects: str | None) -> Iterator[Row]:
+def tests(device: torch.device, objects: str) -> Iterator[Row]:
     """Run the tests marked `cuda`; on the CPU, those of the ops."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider"]
     where = "tests" if device.type == "cuda" else TESTS_ON_CPU
@@ -79,7 +79,7 @@ def tests(device: torch.device, objects: str | None) -> Iterator[Row]:
             yield {"failed": line[:300]}
 
 
-def kernels(device: torch.device, objects: str | None) -> Iterator[Row]:
+def kernels(device: torch.device, objects: str) -> Iterator[Row]:
     """Time every op against its reference and, where its CUDA library is installed, both with and without it."""
     is_small = device.type == "cpu"
     for name in OPS_ON_CPU if is_small else ops.OPS:
@@ -97,7 +97,7 @@ def _kernel(name: str, case: Case, repeats: int) -> Row:
     return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in row.items()}
 
 
-def demo(device: torch.device, objects: str | None) -> Iterator[Row]:
+def demo(device: torch.device, objects: str) -> Iterator[Row]:
     """Lift the demo's picture: seconds of each stage, peak memory."""
     options = [f"device={device.type}", "tag=bench-cuda", "log.tensorboard=false", "log.images_every=0"]
     options += DEMO_ON_CPU if device.type == "cpu" else []
@@ -111,7 +111,7 @@ def demo(device: torch.device, objects: str | None) -> Iterator[Row]:
     yield {key: value for key, value in run.items() if key.endswith(("seconds", "memory_gb"))}
 
 
-def prior(device: torch.device, objects: str | None) -> Iterator[Row]:
+def prior(device: torch.device, objects: str) -> Iterator[Row]:
     """Time training steps of the bundled prior, loss to update, at several batch sizes."""
     from liftstudio.priors.precision import compute_dtype
     from liftstudio.training.config import TrainingConfig
@@ -146,7 +146,7 @@ def prior(device: torch.device, objects: str | None) -> Iterator[Row]:
         yield row
 
 
-PARTS: dict[str, Callable[[torch.device, str | None], Iterator[Row]]] = {
+PARTS: dict[str, Callable[[torch.device, str], Iterator[Row]]] = {
     part.__name__: part for part in (environment, tests, kernels, demo, prior)
 }
 
@@ -217,7 +217,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=0, help=f"that a part may take; by default {SECONDS}")
     parser.add_argument("--again", action="store_true", help="repeat parts that have rows")
     parser.add_argument("--rows", type=Path, default=Path("runs/bench-cuda.jsonl"), help="the file of rows")
-    parser.add_argument("--objects", help="packs of meshes for `prior`; by default procedural objects")
+    parser.add_argument("--objects", default="", help="packs of meshes for `prior`; by default procedural objects")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)  # the process of one part
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)

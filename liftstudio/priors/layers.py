@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liftstudio.core.ranges import Range
+from liftstudio.ops.backends import fast_bfloat16
 
 HEAD_WIDTH = 32  # channels of an attention head
 
@@ -31,11 +32,17 @@ class Conv(nn.Module):
         padding = (self.kernel - self.stride + 1) // 2
         if self.axes == 2:
             return F.conv2d(x, weight, bias, self.stride, padding)
-        if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        if x.device.type == "cpu" and _in_onednn(x.dtype):
             # For one small volume F.conv3d bypasses oneDNN; its own implementation takes two to three times as long.
             stride, each_side, dilation = ([value] * 3 for value in (self.stride, padding, 1))
             return torch.mkldnn_convolution(x, weight, bias, each_side, stride, dilation, 1)
         return F.conv3d(x, weight, bias, self.stride, padding)
+
+
+def _in_onednn(dtype: torch.dtype) -> bool:
+    """Return whether oneDNN, called directly, convolves in this precision on this CPU."""
+    suits = dtype == torch.float32 or (dtype == torch.bfloat16 and fast_bfloat16("cpu"))
+    return suits and torch.backends.mkldnn.is_available()
 
 
 class Block(nn.Module):

@@ -223,3 +223,10 @@ def test_occupancy_fills_the_silhouettes(kind: str, generator: torch.Generator) 
         hit.scatter_(1, pixel[..., 1] * 64 + pixel[..., 0], 1.0)
         covered = F.max_pool2d(hit.view(6, 1, 64, 64), 5, stride=1, padding=2)  # vertices are 1.2 to 2 pixels apart
         assert covered[alpha > 0.99].mean() > 0.9  # except parts thinner than a voxel
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("axes", [2, 3])
+def test_convolutions_in_half_precision_on_any_cpu(axes: int, dtype: torch.dtype) -> None:
+    layer, x = Conv(4, 6, axes), torch.randn(1, 4, *[5] * axes)
+    torch.testing.assert_close(layer(x.to(dtype)).float(), layer(x), atol=0.05, rtol=0)  # 8 bits of values up to 3
