@@ -190,6 +190,14 @@ def test_a_capture_in_a_zip(page: Page) -> None:
     assert not list(Path().rglob("b.sh"))
 
 
+def test_a_capture_with_its_true_mesh_in_a_zip(page: Page) -> None:
+    files = capture_files()
+    files["mesh.obj"] = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
+    files["transforms.json"] = json.dumps({**json.loads(files["transforms.json"]), "mesh": "mesh.obj"}).encode()
+    update = page.take_capture(sent("a.zip", zipped(files)))
+    assert update[page.problem] == "" and (update[page.capture] / "mesh.obj").is_file()
+
+
 def test_uploads_that_nothing_uses_are_deleted(queue: Queue) -> None:
     pictures = [uploads.keep_picture(Path("photo.png"), INPUTS) for _ in range(4)]
     capture = uploads.keep_capture(Path(sent("a.zip", zipped(capture_files()))["path"]), INPUTS)

@@ -11,6 +11,7 @@ TYPES = {
     ".csv": "text/plain",
     ".glb": "model/gltf-binary",
     ".html": "text/html",
+    ".hdr": "image/vnd.radiance",
     ".jpg": "image/jpeg",
     ".json": "text/plain",
     ".mp4": "video/mp4",

@@ -21,7 +21,9 @@ SCRATCH = "uploads"  # folder of gradio's files, as they were sent, beside the r
 MAX_BYTES = 50 * 1024**2  # of one upload
 MAX_UNPACKED_BYTES = 512 * 1024**2  # of all files in a zip
 MAX_FILES = 2000  # in a zip
-CAPTURE_SUFFIXES = frozenset({".bin", ".jpeg", ".jpg", ".json", ".npy", ".png", ".tif", ".tiff", ".txt", ".webp"})
+CAPTURE_SUFFIXES = frozenset(
+    {".bin", ".glb", ".jpeg", ".jpg", ".json", ".npy", ".obj", ".ply", ".png", ".tif", ".tiff", ".txt", ".webp"}
+)
 PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 KEPT_S = 86400  # age up to which an upload is kept though nothing refers to it
 _PART = re.compile(r"\w[\w .()+-]*")  # of a path in a zip
