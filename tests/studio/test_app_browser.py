@@ -109,9 +109,13 @@ def test_the_page_in_a_browser(ball_project: Path, browser: Any) -> None:
         before = set(Path("runs/inputs").iterdir())
         window.paint()
         cut_out = _html(window, "cut-out")
-        window.click("#apply")
-        window.wait(lambda: _html(window, "cut-out") != cut_out or window.all("#problem .ls-error"))
-        assert not window.all("#problem .ls-error"), window.text("problem")
+
+        def is_applied() -> bool:
+            window.click("#apply")
+            window.wait(lambda: _html(window, "cut-out") != cut_out or window.all("#problem .ls-error"))
+            return _html(window, "cut-out") != cut_out
+
+        window.wait(is_applied)  # the editor sends the strokes a moment after they are drawn
 
         window.click("#do-views")
         window.wait(lambda: "done" in window.text("status") and "contact_sheet" in _html(window, "result"))
