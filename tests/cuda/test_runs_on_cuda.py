@@ -131,7 +131,8 @@ def test_stages_follow_each_other_and_are_exported(here: Path, device: torch.dev
 
 
 def test_all_guidance_is_here() -> None:
-    assert {*GUIDANCE, "reconstruction"} == set(registry.names("guidance"))
+    known = {name for name in registry.names("guidance") if not name.startswith("test-")}  # other tests register theirs
+    assert {*GUIDANCE, "reconstruction"} == known
 
 
 @pytest.mark.cuda
