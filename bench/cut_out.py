@@ -45,8 +45,7 @@ def composed(captures: list[Path], count: int) -> dict[str, Photograph]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line (default: that of this process); return an exit code with the meanings of `launch.py`."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    return command_line.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
+    return command_line.guard(_dispatch, arguments)
 
 
 def _dispatch(arguments: list[str]) -> int:

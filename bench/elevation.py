@@ -138,8 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     arguments: the command line (default: that of this process).
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    return command_line.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
+    return command_line.guard(_dispatch, arguments)
 
 
 def _dispatch(arguments: list[str]) -> int:

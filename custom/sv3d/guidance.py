@@ -33,9 +33,9 @@ class MaskedSDS(ScoreDistillation):
     @dataclass(kw_only=True)
     class Config(ScoreDistillation.Config):
         guidance_scale: GuidanceScale = 0.0  # the highest; 0: the prior's default
-        guidance_shape: Shape = "triangle"  # how it falls to 1 towards the input view: by frame, by azimuth, or not
+        guidance_shape: Shape = "triangle"  # course over the orbit, from 1 at the input view; constant: the highest
         frames: Annotated[int, Range(2, or_zero=True)] = 0  # views of an orbit, with the input view; 0: the prior's
-        amplitude_deg: NonNegativeFloat | None = None  # largest swing in elevation; none: 40, or 0 if weights have none
+        amplitude_deg: NonNegativeFloat | None = None  # largest swing in elevation; none: 40, or 0 for sv3d_u
         azimuth_jitter_deg: float = 5.0  # largest random shift of azimuths; below half a step of the orbit
         # Latents that count: those of surface that no reference view faces, with a soft or hard edge; soft-z-test
         # also treats surface that is occluded in a view as unseen by it; none: all latents.

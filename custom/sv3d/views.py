@@ -62,7 +62,7 @@ class SV3DViews(PriorViews):
     class Config(PriorViews.Config):
         orbit: OrbitConfig = field(default_factory=OrbitConfig)  # cameras of the views
         guidance_scale: GuidanceScale = 0.0  # the highest; 0: the prior's default
-        guidance_shape: Shape = "triangle"  # how it falls to 1 towards the input image: by frame, by azimuth, or not
+        guidance_shape: Shape = "triangle"  # course over the orbit, from 1 at the input image; constant: the highest
 
         def __post_init__(self) -> None:
             super().__post_init__()

@@ -34,19 +34,22 @@ DONE, BUG, BAD_INPUT, INTERRUPTED, OUT_OF_MEMORY = 0, 1, 2, 3, 4
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line (default: that of this process) and return the exit code."""
+    return guard(_dispatch, arguments)
+
+
+def guard(dispatch: Callable[[list[str]], int], arguments: list[str] | None) -> int:
+    """Return the exit code of a command line (None: that of this process), which `dispatch` runs.
+
+    An error is printed as one line on stderr; with `--debug` among the arguments, after its traceback.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
-    return guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
-
-
-def guard(work: Callable[[], int], *, debug: bool) -> int:
-    """Return the exit code of `work`; an error is printed as one line on stderr, with `debug` after its traceback."""
     try:
         with interrupt_on_sigterm():
-            return work()
+            return dispatch(arguments)
     except SystemExit as error:  # argparse's --help and --version
         return int(error.code or 0)
     except BaseException as error:
-        if debug:
+        if "--debug" in arguments:
             traceback.print_exc()
         code, message = _explain(error)
         sys.stderr.write(f"{message}\n")

@@ -32,8 +32,7 @@ TABLE = ("| option | type | default | meaning |", "|---|---|---|---|")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line (default: that of this process) and return the exit code; see `command_line.guard`."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    return command_line.guard(lambda: _dispatch(arguments), debug=False)
+    return command_line.guard(_dispatch, arguments)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -13,8 +13,7 @@ from liftstudio.core.extensions import load_components
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line (default: that of this process) and return the exit code; see `command_line.guard`."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    return command_line.guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
+    return command_line.guard(_dispatch, arguments)
 
 
 def _dispatch(arguments: list[str]) -> int:

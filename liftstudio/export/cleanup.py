@@ -140,6 +140,7 @@ def _occurrence(keys: Ints) -> Ints:
 
 
 def connected(a: Ints, b: Ints, count: int) -> tuple[int, NDArray[np.int32]]:
+    """Return the number of components of a graph, and that of each of its `count` nodes; edges [E] join a and b."""
     return connected_components(coo_array((np.ones(len(a), bool), (a, b)), shape=(count, count)), directed=False)
 
 

@@ -20,7 +20,7 @@ from liftstudio.export.maps import bake_normal_map, bake_occlusion
 from liftstudio.export.options import ExportConfig, check_export
 from liftstudio.export.placement import IN_MILLIMETRES, placement_report, placements
 from liftstudio.export.remesh import edge_length, remesh_report, remeshed
-from liftstudio.export.repair import is_watertight, watertight
+from liftstudio.export.repair import watertight
 from liftstudio.export.report import cleanup_report, file_report, mesh_report, texture_report
 from liftstudio.export.seams import mended
 from liftstudio.export.tangents import vertex_tangents
@@ -123,8 +123,8 @@ def _surface(full: Mesh, faces: int, length: float, config: ExportConfig) -> Mes
     else:
         result = remeshed(full, config.remesh, length)
     if config.repair:
-        result = watertight(result)[0]
-        if not is_watertight(result):
+        result, repair = watertight(result)
+        if not repair.watertight_after:
             log.warning("export.repair: the surface could not be made watertight")
     return result
 
