@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.processes import Forked
 from helpers.queues import HELD, ended, held_folder, kept, let_go, stop, wait_until_held, work_off
+from helpers.waiting import wait_until
 
 import liftstudio as ls
 from liftstudio.studio.queue import Entry, Queue
@@ -83,6 +84,7 @@ def test_a_closed_queue_is_continued(ball_project: Path) -> None:
 def test_a_killed_process_loses_nothing(ball_project: Path) -> None:
     process = Forked(work_off, "first", "second")
     held_folder()
+    wait_until(lambda: len(kept()) == 2)  # the first may be held before the second is submitted
     process.kill()
     assert [entry.state for entry in kept()] == ["running", "waiting"]
     let_go()
