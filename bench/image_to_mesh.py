@@ -53,7 +53,6 @@ from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.data.images import save_image, straight_from_white
-from liftstudio.data.orbits import dynamic
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.images import psnr, ssim
 from liftstudio.metrics.novel_views import silhouette_iou
@@ -68,6 +67,9 @@ from liftstudio.synthetic.truth import to_mesh
 from liftstudio.views.prior_views import PriorViews
 
 ELEVATION_DEG = 10.0  # of the input view
+# Of the evaluated views, one turn from the input view and back to it: a sum of sinusoids that was drawn once.
+NOVEL_ELEVATIONS_DEG = [5.81, 6.57, 13.78, 18.8, 17.13, 16.71, 25.13, 36.5, 40.0, 36.24, 34.65, 37.46, 36.79, 27.48]
+NOVEL_ELEVATIONS_DEG += [13.98, 3.17, -2.14, -1.32, 4.67, 10.44, 10.0]
 TOYS = "asset://priors/toys"  # the prior, unless another is given
 PROMPT_SIZE, VIEW_SIZE = 512, 256  # pixels across the input image, and across the views of the evaluation
 UNIT_FROM_WORLD = unit_from_world()
@@ -201,11 +203,11 @@ def true_views(toy: TexturedObject, views: ComponentSpec, pixels: int) -> Refere
 
 
 def novel_cameras() -> Cameras:
-    """Return the dynamic orbit on which meshes are evaluated, with the lens of SV3D's views."""
-    generator = torch.Generator().manual_seed(0)
+    """Return the orbit of uneven elevations on which meshes are evaluated, with the lens of SV3D's views."""
     lens = registry.find("sv3d-views", "views").Config
-    angles = dynamic(21, ELEVATION_DEG, 30.0, generator)
-    return orbit_cameras(*angles, lens.distance, lens.fov_deg, VIEW_SIZE, VIEW_SIZE)
+    azimuth_deg = 360 / 21 * torch.arange(1, 22) % 360
+    elevation_deg = torch.tensor(NOVEL_ELEVATIONS_DEG)
+    return orbit_cameras(azimuth_deg, elevation_deg, lens.distance, lens.fov_deg, VIEW_SIZE, VIEW_SIZE)
 
 
 def appearance(export: Path, toy: TexturedObject) -> dict[str, float]:

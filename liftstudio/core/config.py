@@ -36,6 +36,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "basename": lambda path: Path(path).name,
     "stem": lambda path: Path(path).stem,
     "rmspace": lambda text, replacement: text.replace(" ", replacement),
+    "if_given": lambda given, value: value if given else 0,
 }
 
 

@@ -14,7 +14,14 @@ from liftstudio.core.ranges import Range
 
 MAX_ELEVATION_DEG = 89.0  # at the poles the image's up is not defined
 ElevationDeg = Annotated[float, Range(-MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)]
-HARMONICS = 5  # sinusoids of a dynamic orbit: 1 to 5 periods per turn
+
+# A dynamic orbit, as the official code draws it.
+FINE_FRAMES = 84  # frames of the path of which every n-th is taken
+SINUSOIDS = 84
+PERIODS = (1, 5)  # per turn; the second is excluded
+AMPLITUDES_DEG = (0.5, 10.0)
+WINDOW = 5  # frames of the path over which elevations are averaged
+DRAWS = 1000  # attempts at a path without too high elevations
 
 Angles = tuple[Tensor, Tensor]
 
@@ -67,33 +74,36 @@ def random_sine(
     return _azimuth(_jittered(_turn(frames), azimuth_jitter_deg, generator)), elevation
 
 
-def dynamic(
-    frames: int,
-    elevation_deg: float,
-    amplitude_deg: float,
-    generator: torch.Generator,
-    azimuth_jitter_deg: float = 0.0,
-) -> Angles:
-    """Return a random closed orbit: a sum of sinusoids of 1 to 5 periods in elevation, and irregular azimuth steps.
+def dynamic(frames: int, elevation_deg: float, generator: torch.Generator) -> Angles:
+    """Return a random closed orbit as SV3D was trained on: a sum of sinusoids in elevation, irregular azimuth steps.
 
-    It ends exactly at the input view.
+    After SV3D, appendix B, with the numbers of the official code (`gen_dynamic_loop` in `scripts/demo/sv3d_helpers.py`).
+    A fine path is drawn, anew while it rises beyond +-89 degrees, of which every n-th frame is taken. It has 84 frames,
+    or the multiple of `frames` nearest to that. It ends exactly at the input view.
 
     Args:
         frames: number of frames.
         elevation_deg: elevation of the last frame.
-        amplitude_deg: the largest deviation from `elevation_deg`.
         generator: source of the random draws.
-        azimuth_jitter_deg: each azimuth but the last moves by a uniform draw from [-this, this]; below half a step.
 
     Raises:
-        InputError: fewer than 1 frame, elevations beyond +-89 degrees, or a jitter of half a step or more.
+        InputError: fewer than 1 frame, or an elevation beyond +-89 degrees.
     """
     _check_frames(frames)
-    _check_elevation("elevation_deg and amplitude_deg", abs(elevation_deg) + abs(amplitude_deg))
-    turn = _turn(frames)
-    wave = _closed_wave(turn, generator)
-    elevation = elevation_deg + amplitude_deg * wave / wave.abs().max().clamp_min(1e-9)
-    return _azimuth(_jittered(turn, azimuth_jitter_deg, generator)), elevation.float()
+    _check_elevation("elevation_deg", abs(elevation_deg))
+    every = max(1, round(FINE_FRAMES / frames))
+    azimuth = _irregular_turn(every * frames, generator)
+    for _ in range(DRAWS):
+        wave = _closed_wave(every * frames, generator)
+        if (elevation_deg + wave).abs().max() <= MAX_ELEVATION_DEG:
+            break
+    else:
+        raise InputError(
+            f"elevation_deg: no dynamic orbit from {elevation_deg:g} degrees stays within +-{MAX_ELEVATION_DEG:g}; "
+            "give one nearer to 0"
+        )
+    # The path starts at the input view; the orbit ends there.
+    return azimuth[::every].roll(-1).float(), (elevation_deg + wave)[::every].roll(-1).float()
 
 
 def random(
@@ -138,14 +148,23 @@ def _jittered(turn: Tensor, azimuth_jitter_deg: float, generator: torch.Generato
     return turn + jitter / 360
 
 
-def _closed_wave(turn: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a random sum of sinusoids [T] that is 0 at the end of the turn."""
-    periods = torch.arange(1, HARMONICS + 1, dtype=torch.float64)[:, None]
-    amplitude = _uniform(HARMONICS, 0.0, 1.0, generator)[:, None] / periods  # lower frequencies have larger amplitudes
-    phase = _uniform(HARMONICS, 0.0, 2 * torch.pi, generator)[:, None]
-    wave = amplitude * (torch.sin(2 * torch.pi * periods * turn + phase) - torch.sin(phase))
-    wave[:, -1] = 0  # exactly, without rounding error
-    return wave.sum(0)
+def _irregular_turn(frames: int, generator: torch.Generator) -> Tensor:
+    """Return ascending azimuths [T] in degrees from 0; random steps, of which the last one back to 0 is left out."""
+    steps = _uniform(frames - 1, 0.0, 2.0, generator)
+    turn = 360 - 360 / frames * _uniform(1, 0.0, 2.0, generator)
+    return torch.cat([torch.zeros(1), (steps * turn / steps.sum()).cumsum(0)])
+
+
+def _closed_wave(frames: int, generator: torch.Generator) -> Tensor:
+    """Return a random sum of sinusoids [T] in degrees, averaged over `WINDOW` frames; exactly 0 in the first frame."""
+    periods = torch.floor(_uniform(SINUSOIDS, *map(float, PERIODS), generator))[:, None]
+    amplitude = _uniform(SINUSOIDS, *AMPLITUDES_DEG, generator) * _uniform(SINUSOIDS, -1.0, 1.0, generator).sign()
+    turn = torch.arange(frames, dtype=torch.float64) / frames
+    wave = (amplitude[:, None] * torch.sin(2 * torch.pi * periods * turn)).sum(0)
+    around = range(-(WINDOW // 2), WINDOW // 2 + 1)
+    smooth = torch.stack([wave.roll(shift) for shift in around]).mean(0)
+    smooth[0] = 0  # without rounding error: the sinusoids are odd around the first frame
+    return smooth
 
 
 def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:

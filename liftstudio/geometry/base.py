@@ -1,5 +1,6 @@
 """The interface of all geometries."""
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,17 @@ class Geometry(Component, nn.Module):
     @dataclass
     class Config:
         from_: str = ""  # stage whose result initialises this geometry, or `prior`: its volume; empty: from scratch
+
+        def following(self, source: "Geometry.Config") -> "Geometry.Config":
+            """Return these options for a geometry that starts from one with the options `source`.
+
+            Their appearance fields are the same.
+
+            Raises:
+                InputError: the geometry cannot start from such a one.
+            """
+            appearance = {key: getattr(source, key) for key in ("grid", "features") if hasattr(source, key)}
+            return dataclasses.replace(self, **appearance)
 
     holds_shape: bool = False  # within `holding_shape`
     box: Tensor  # [2, 3] lowest and highest corner of the region that may hold the object, world units

@@ -1,8 +1,9 @@
 """DMTet: a signed distance on a deformable tetrahedral grid."""
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,14 @@ from liftstudio.core.shares import OrShare
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.mesh import Mesh
 from liftstudio.data.render import Render
-from liftstudio.geometry.base import Features, Geometry, Radius
+from liftstudio.geometry.base import PRIOR, Features, Geometry, Radius
 from liftstudio.geometry.depth_fusion import FusedShape, fuse_depth, shape_inside
 from liftstudio.geometry.hash_field import HashField, HashFieldConfig
-from liftstudio.ops.marching_tetrahedra import marching_tetrahedra, tet_grid
+from liftstudio.ops.marching_tetrahedra import marching_tetrahedra, subdivide, subdivided_resolution, tet_grid
 
 FINEST = 256  # largest resolution of the grid
 CELLS_ACROSS = 1.25  # cells across the thinnest object whose surface stays in one piece
+MOST_MOVED = 0.9  # share of the largest deformation with which vertices start
 KEPT_SHARE = 0.25  # of a shape's volume that must be left on the grid
 
 TetResolution = Annotated[int, Range(2, FINEST), OrShare()]
@@ -34,10 +36,26 @@ class DMTet(Geometry):
     class Config(Geometry.Config):
         radius: Radius = 1.0  # half the side of the cube that may hold the object, world units
         resolution: TetResolution = 64  # of the tetrahedral grid: 64 has 37k vertices, 128 has 273k
+        subdivide: bool = False  # start with the cells of the dmtet of `from`, cut in two along each axis
         sphere_radius: UnitFloat = 0.5  # initial sphere, as a fraction of `radius`; used if no stage gives the shape
         margin: NonNegativeFloat = 0.08  # free space around the shape of a previous stage, fraction of its longest side
         grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # appearance field
         features: Features = 3  # appearance features per point
+
+        def __post_init__(self) -> None:
+            if self.subdivide and self.from_ in ("", PRIOR):
+                raise InputError("subdivide: expected false, since `from` names no stage whose cells could be cut")
+
+        def following(self, source: Geometry.Config) -> "DMTet.Config":
+            """See `Geometry.Config.following`; with `subdivide`, the resolution follows that of the source, too."""
+            resolution = self.resolution
+            if self.subdivide:
+                if not isinstance(source, DMTet.Config):
+                    raise InputError("subdivide: expected false, since `from` names a stage without tetrahedra")
+                resolution = subdivided_resolution(source.resolution)
+                if resolution > FINEST:
+                    raise InputError(f"subdivide: {resolution} from {source.resolution} is above the finest, {FINEST}")
+            return dataclasses.replace(cast(DMTet.Config, super().following(source)), resolution=resolution)
 
     def __init__(self, config: Config, *, device: torch.device, generator: torch.Generator) -> None:
         super().__init__()
@@ -108,14 +126,17 @@ class DMTet(Geometry):
 
     @torch.no_grad()
     def initialize(self, other: Geometry, cameras: Cameras, seen: Render, inside: Tensor | None = None) -> None:
-        """Fuse the renders of `other` into a closed shape and fit the grid's box to it.
+        """Fuse the renders of `other` into a closed shape and fit the grid's box to it; or subdivide its cells.
 
         The appearance field is copied from `other.hash_field`; if there is none, it starts from scratch.
 
         Raises:
             InputError: see `fuse_depth`; or the shape is too thin for the cells of the grid.
         """
-        self._take_shape(fuse_depth(seen, cameras, other.box, inside))
+        if self.config.subdivide and isinstance(other, DMTet):
+            self._take_cells(other)
+        else:
+            self._take_shape(fuse_depth(seen, cameras, other.box, inside))
         appearance = getattr(other, "hash_field", None)
         if isinstance(appearance, HashField):
             self.hash_field.load_state_dict(appearance.state_dict())
@@ -136,6 +157,19 @@ class DMTet(Geometry):
         half_side = (self.box[1, 0] - self.box[0, 0]) / 2
         self.sdf.copy_(shape.sample(self._positions()) / half_side)
         self._check_thickness(shape)
+
+    def _take_cells(self, coarser: "DMTet") -> None:
+        """Subdivide the cells of a grid with half as many.
+
+        A vertex in the middle of a deformed edge may be farther from its place than this grid allows. It is moved to
+        where it may be; the surface there changes by less than the difference.
+        """
+        self.box.copy_(coarser.box)
+        half_side = (self.box[1] - self.box[0]) / 2
+        moved = (coarser._positions() - self.box.mean(0)) / half_side - coarser.grid.vertices
+        values = subdivide(torch.cat([coarser.sdf[:, None], moved], dim=1), coarser.grid, self.grid)
+        self.sdf.copy_(values[:, 0])
+        self.deformation.copy_(torch.atanh((values[:, 1:] / self.half_spacing).clamp(-MOST_MOVED, MOST_MOVED)))
 
     def _check_thickness(self, fused: FusedShape) -> None:
         """Raise an InputError if the grid has lost most of the shape."""

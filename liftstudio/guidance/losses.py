@@ -67,20 +67,22 @@ def depth_smoothness(depth: Tensor, mask: Tensor, camera_distance: Tensor | floa
     return terms[0] + terms[1]
 
 
-def bilateral_normal(normal: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+def bilateral_normal(normal: Tensor, image: Tensor, mask: Tensor, *, printed: bool = False) -> Tensor:
     """exp(-3 |grad I|) (sqrt(1 + |grad n|^2) - 1): flat normals where the image is flat (SV3D, sec. 4, "bilateral").
 
     Gradients are Sobel derivatives per pixel; |grad I| is the mean over the channels of each channel's gradient length,
-    |grad n| is the norm over channels and directions. The paper's sqrt(1 + |grad n|) is not differentiable at flat
-    normals; this form is smooth and 0 there. A pixel's weight is the minimum of the mask in its 3x3 neighbourhood;
-    pixels on the image's border do not count.
+    |grad n| is the norm over channels and directions. A pixel's weight is the minimum of the mask in its 3x3
+    neighbourhood; pixels on the image's border do not count.
 
     normal: [B, H, W, 3] unit. image: [B, H, W, 3] target in [0, 1]; no gradient flows to it.
+    printed: use the paper's exp(-3 |grad I|) sqrt(1 + |grad n|) instead, which is least, but not 0, at flat normals and
+        has a kink there.
     """
     contrast = _sobel(image.detach()).square().sum(dim=0).sqrt().mean(dim=-1, keepdim=True)
     bending = _sobel(normal).square().sum(dim=0).sum(dim=-1, keepdim=True)
+    bent = torch.sqrt(1.0 + torch.sqrt(bending + _TINY)) if printed else torch.sqrt(1.0 + bending) - 1.0
     inside = -F.max_pool2d(-mask.permute(0, 3, 1, 2), kernel_size=3, stride=1).permute(0, 2, 3, 1)
-    return _mean(torch.exp(-3.0 * contrast) * (torch.sqrt(1.0 + bending) - 1.0), inside)
+    return _mean(torch.exp(-3.0 * contrast) * bent, inside)
 
 
 def albedo_smoothness(albedo: Tensor, perturbed: Tensor) -> Tensor:
@@ -99,18 +101,20 @@ def normal_smoothness(normal: Tensor, perturbed: Tensor) -> Tensor:
     return _mean((normal - perturbed).square().sum(dim=-1))
 
 
-def illumination(irradiance: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def illumination(irradiance: Tensor, target: Tensor, mask: Tensor, *, printed: bool = False) -> Tensor:
     """|V(I) - L / k|^2 over the foreground, V = max(r, g, b): light explains the brightness (SV3D, sec. 4, "illum").
 
     k, the factor of the best fit, is not in the paper. Without it dark objects lower the light and raise the albedo,
     although images do not determine the scale of one relative to the other.
 
     irradiance: [B, H, W, 1] >= 0. target: [B, H, W, 3] reference image in [0, 1].
+    printed: use the paper's |V(I) - L|^2 instead, k = 1.
     """
     brightness = target.amax(dim=-1, keepdim=True)
     light = torch.where(mask > 0, irradiance, 0.0)
-    fit = (mask * light * brightness).sum() / (mask * light.square()).sum().clamp_min(_TINY)  # 1 / k
-    return _mean((brightness - fit * light).square(), mask)
+    if not printed:  # 1 / k
+        light = light * (mask * light * brightness).sum() / (mask * light.square()).sum().clamp_min(_TINY)
+    return _mean((brightness - light).square(), mask)
 
 
 def opaque(opacity: Tensor) -> Tensor:

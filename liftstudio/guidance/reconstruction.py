@@ -1,7 +1,7 @@
 """Guidance by the reference views: photometric and geometric losses."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,9 @@ class Reconstruction(Guidance[ReferenceRequest]):
         lambda_mono_depth: Schedule = OFF  # 1 - correlation with the views' depth maps
         lambda_depth_smoothness: Schedule = OFF  # squared depth difference of neighbouring pixels
         lambda_bilateral_normal: Schedule = OFF  # change of the normal where the image is smooth
+        bilateral_normal: Literal["smooth", "printed"] = "smooth"  # flat normals have no loss and no kink, or SV3D's formula as printed
         lambda_illumination: Schedule = OFF  # light follows the image's brightness; needs a light that can be fitted
+        illumination: Literal["up-to-scale", "printed"] = "up-to-scale"  # dark objects keep it, or SV3D's formula
 
         def __post_init__(self) -> None:
             check_milestones("resolution", self.resolution, self.resolution_milestones)
@@ -183,8 +185,12 @@ class Reconstruction(Guidance[ReferenceRequest]):
             "mono_normal": lambda: losses.mono_normal(render.require("normal"), maps["mono_normal"], mask),
             "mono_depth": lambda: losses.mono_depth(render.require("depth"), maps["mono_depth"], mask),
             "depth_smoothness": lambda: losses.depth_smoothness(render.require("depth"), mask, self._distance()),
-            "bilateral_normal": lambda: losses.bilateral_normal(render.require("normal"), target, mask),
-            "illumination": lambda: losses.illumination(render.require("irradiance"), image, mask),
+            "bilateral_normal": lambda: losses.bilateral_normal(
+                render.require("normal"), target, mask, printed=self.config.bilateral_normal == "printed"
+            ),
+            "illumination": lambda: losses.illumination(
+                render.require("irradiance"), image, mask, printed=self.config.illumination == "printed"
+            ),
         }
         return {name: function() for name, function in functions.items() if self.weight(name, request.step) != 0}
 

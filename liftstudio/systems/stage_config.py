@@ -33,13 +33,19 @@ class StageConfig:
 
 
 def geometry_options(stages: dict[str, StageConfig], stage: str) -> ComponentSpec:
-    """Return a stage's geometry options; a geometry that starts `from` another has the same appearance field."""
+    """Return a stage's geometry options, completed from those of the geometry that it starts `from`.
+
+    Raises:
+        InputError: it cannot start from such a geometry.
+    """
     block = stages[stage].geometry
     if block.options.from_ in ("", PRIOR):
         return block
     source = geometry_options(stages, block.options.from_).options
-    appearance = {key: getattr(source, key) for key in ("grid", "features") if hasattr(source, key)}
-    return dataclasses.replace(block, options=dataclasses.replace(block.options, **appearance))
+    try:
+        return dataclasses.replace(block, options=block.options.following(source))
+    except InputError as error:
+        raise InputError(f"system.stages.{stage}.geometry.{error}") from None
 
 
 def suited_stages(stages: dict[str, StageConfig], *, has_volume: bool) -> dict[str, StageConfig]:

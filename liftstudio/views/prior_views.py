@@ -238,6 +238,7 @@ class GeneratedViews(ViewSource):
                 "version": __version__,
                 "source": type(self).__qualname__,
                 "options": options,
+                "angles": [_digest(angles) for angles in self.angles()],
                 "prior": {k: v for k, v in to_plain(prior.block).items() if k not in ("weights", "chunk")},
                 "weights": prior.fingerprint(),
                 "picture": picture and [_digest(tensor) for tensor in (picture.rgb, picture.alpha)],

@@ -164,7 +164,7 @@ def test_a_run_from_image_to_row(folder: Path, whose: Literal["prior", "true"], 
     columns = image_to_mesh.GEOMETRY | image_to_mesh.APPEARANCE | runs.COST
     assert all(math.isfinite(row[name]) for name in [*columns, "coarse_s", "fine_s"])
     # Thirty steps on nine small views: a rough toy, where its own views are given. The prior knows only a ball.
-    assert row["iou"] > 0.4 if whose == "true" else row["iou"] > 0
+    assert row["iou"] > 0.3 if whose == "true" else row["iou"] > 0
     assert (Path(row["folder"]) / "test" / "contact_sheet.png").is_file()
     one_stage = {name: value for name, value in row.items() if name != "fine_s"}
     table = image_to_mesh.table_of([{**row, "setting": "a", "toy": 0}, {**one_stage, "setting": "b", "toy": 0}])

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 import trimesh
+from helpers.seeds import fresh_seed
 from helpers.tiny_scenes import TINY_GRID, Solid, ball, is_closed, orbit, scene_of, volume_of
 
 from liftstudio.core.errors import InputError
+from liftstudio.geometry.base import Geometry
 from liftstudio.geometry.dmtet import DMTet
 from liftstudio.geometry.fixed_mesh import FixedMesh
 from liftstudio.geometry.instant_ngp import InstantNGP
@@ -75,6 +77,66 @@ def test_dmtet_deformation_is_bounded() -> None:
     torch.nn.init.constant_(geometry.deformation, 100.0)
     moved = geometry.mesh().vertices.detach() - before
     torch.testing.assert_close(moved, torch.full_like(moved, 3.0 * geometry.half_spacing), atol=1e-5, rtol=0)
+
+
+def refined(coarse: DMTet) -> DMTet:
+    """Return a grid that starts with the cells of `coarse`, cut in two."""
+    options = DMTet.Config(grid=TINY_GRID, from_="coarse", subdivide=True).following(coarse.config)
+    fine = DMTet(options, device=CPU, generator=generator())
+    camera = orbit(1, 16)
+    fine.initialize(coarse, camera, render_mesh(coarse.mesh().detach(), scene_of(coarse), camera))
+    return fine
+
+
+@pytest.mark.parametrize("resolution", [8, 12, 23])
+def test_dmtet_subdivides_cells_and_keeps_the_surface(resolution: int) -> None:
+    coarse = dmtet(resolution=resolution)
+    draw = torch.Generator().manual_seed(fresh_seed())
+    with torch.no_grad():
+        coarse.box.mul_(torch.tensor(1.3))
+        coarse.sdf += 0.1 * torch.rand(coarse.sdf.shape, generator=draw)
+        coarse.deformation += 0.4 * torch.rand(coarse.deformation.shape, generator=draw) - 0.2  # half is allowed
+    fine = refined(coarse)
+    before, after = coarse.mesh().detach(), fine.mesh().detach()
+    assert is_closed(after) and len(after.faces) > 2 * len(before.faces)
+    # The signed distance is linear in each tetrahedron, and those of the finer grid fill the coarser ones.
+    assert volume_of(after) == pytest.approx(volume_of(before), rel=1e-4), draw.initial_seed()
+    cameras = orbit(3, 64)
+    depths = [render_mesh(mesh, scene_of(coarse), cameras).require("depth") for mesh in (before, after)]
+    differences = (depths[0] - depths[1]).abs()[(depths[0] > 0) & (depths[1] > 0)]
+    assert len(differences) > 1000 and differences.max() < 1e-3, draw.initial_seed()  # float32 on slanted faces
+
+
+def test_dmtet_subdivides_cells_that_are_deformed_as_far_as_they_may_be() -> None:
+    coarse = dmtet(resolution=23)
+    torch.nn.init.constant_(coarse.deformation, 3.0)
+    fine = refined(coarse)
+    shift = (coarse.mesh().vertices.mean(0) - fine.mesh().vertices.mean(0)).abs()
+    assert shift.detach().max() < 1.1 * fine.half_spacing  # of the two half spacings of before, .9 of one is left
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"subdivide": True}, "subdivide: expected false, since `from` names no stage"),
+        ({"subdivide": True, "from_": "prior"}, "subdivide: expected false, since `from` names no stage"),
+    ],
+)
+def test_dmtet_refuses_to_subdivide_nothing(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        dmtet(**options)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (InstantNGP.Config(), "subdivide: expected false, since `from` names a stage without tetrahedra"),
+        (DMTet.Config(resolution=160), "subdivide: 320 from 160 is above the finest, 256"),
+    ],
+)
+def test_dmtet_refuses_cells_that_cannot_be_cut(source: Geometry.Config, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        DMTet.Config(from_="coarse", subdivide=True).following(source)
 
 
 def test_dmtet_takes_over_shape_and_appearance() -> None:

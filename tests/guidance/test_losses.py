@@ -45,6 +45,11 @@ def cases() -> dict[str, tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]]:
         "bilateral_normal": (unit(rand(3)), lambda x, mask: losses.bilateral_normal(x, rgb, mask)),
         "albedo_smoothness": (rand(3), lambda x, mask: losses.albedo_smoothness(x * mask, rgb * mask)),
         "illumination": (rand(1), lambda x, mask: losses.illumination(x, rgb, mask)),
+        "bilateral_normal_printed": (
+            unit(rand(3)),
+            lambda x, mask: losses.bilateral_normal(x, rgb, mask, printed=True),
+        ),
+        "illumination_printed": (rand(1), lambda x, mask: losses.illumination(x, rgb, mask, printed=True)),
         "opaque": (rand(1), lambda x, mask: losses.opaque(x * mask)),
         "sparsity": (rand(1), lambda x, mask: losses.sparsity(x * mask)),
         "distortion": (rand(1), lambda x, mask: losses.distortion(x * mask)),
@@ -69,7 +74,8 @@ def test_flat_images_and_empty_masks_have_finite_gradients(name: str, value: flo
     assert loss.isfinite() and flat.grad is not None and flat.grad.isfinite().all()
 
 
-MASKED = ("rgb", "mono_normal", "mono_depth", "depth_smoothness", "bilateral_normal", "illumination")
+PRINTED = ("bilateral_normal_printed", "illumination_printed")
+MASKED = ("rgb", "mono_normal", "mono_depth", "depth_smoothness", "bilateral_normal", "illumination", *PRINTED)
 
 
 @pytest.mark.parametrize("name", MASKED)
@@ -84,7 +90,7 @@ def test_pixels_outside_the_mask_do_not_matter(name: str, mask: Tensor) -> None:
     argument.requires_grad_()
     expected = function(argument, mask)
     changed = torch.where(mask > 0, argument, torch.inf).detach().requires_grad_()
-    if name in ("depth_smoothness", "bilateral_normal"):  # these take differences first: infinity - infinity
+    if name.startswith(("depth_smoothness", "bilateral_normal")):  # these take differences first: infinity - infinity
         changed = torch.where(mask > 0, argument, 7.0).detach().requires_grad_()
     assert torch.allclose(function(changed, mask), expected)
     (gradient,) = torch.autograd.grad(expected, argument)
@@ -144,7 +150,8 @@ def test_depth_smoothness_equals_a_loop(image, mask: Tensor) -> None:
     assert losses.depth_smoothness(depth, mask, 1.0) == losses.depth_smoothness(depth, mask, torch.ones(2))
 
 
-def test_bilateral_normal_equals_a_loop(image) -> None:
+@pytest.mark.parametrize("printed", [False, True])
+def test_bilateral_normal_equals_a_loop(image, printed: bool) -> None:
     normal, rgb, mask = unit(image(3)), image(3), torch.ones(B, H, W, 1, dtype=torch.float64)
     mask[0, 0, 0] = 0  # takes out one 3x3 neighbourhood
     sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=torch.float64) / 8
@@ -160,9 +167,10 @@ def test_bilateral_normal_equals_a_loop(image) -> None:
                 )
                 contrast = (ix.square() + iy.square()).sqrt().mean()
                 bending = nx.square().sum() + ny.square().sum()
-                values.append((torch.exp(-3 * contrast) * ((1 + bending).sqrt() - 1)).item())
+                bent = (1 + bending.sqrt()).sqrt() if printed else (1 + bending).sqrt() - 1
+                values.append((torch.exp(-3 * contrast) * bent).item())
     assert len(values) == B * (H - 2) * (W - 2) - 1
-    assert losses.bilateral_normal(normal, rgb, mask).item() == pytest.approx(np.mean(values))
+    assert losses.bilateral_normal(normal, rgb, mask, printed=printed).item() == pytest.approx(np.mean(values))
 
 
 def test_bilateral_normal_of_flat_normals_is_exactly_zero(image) -> None:
@@ -176,6 +184,7 @@ def test_illumination_by_hand() -> None:
     mask = torch.tensor([[[[1.0], [1.0], [0.0]]]])
     assert losses.illumination(irradiance, target, mask).item() == pytest.approx(0.3**2)  # 0.9 and 0.3 about 0.6
     assert losses.illumination(5 * irradiance, target, mask).item() == pytest.approx(0.3**2)
+    assert losses.illumination(irradiance, target, mask, printed=True).item() == pytest.approx((0.1**2 + 0.7**2) / 2)
 
 
 def test_opacity_terms_by_hand() -> None:

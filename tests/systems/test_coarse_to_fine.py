@@ -306,6 +306,10 @@ NO_LOSS = {"type": "reconstruction", "lambda_rgb": 0, "lambda_mask": 0}
             "generated_shape: expected true, since the input view is not among the views",
         ),
         ({"stages__coarse__geometry": {"type": "dmtet", "from": "coarse"}}, "this is the first stage"),
+        (
+            {"stages__fine__geometry": {"type": "dmtet", "from": "coarse", "subdivide": True}},
+            "system.stages.fine.geometry.subdivide: expected false, since `from` names a stage without tetrahedra",
+        ),
         ({"stages__fine__geometry": {"type": "instant-ngp", "from": "coarse"}}, "cannot start from another geometry"),
         ({"stages__fine__optimizer": {"groups": {"geometry.sdff": {"lr": 1}}}}, "system.stages.fine.optimizer.groups"),
         ({"stages__fine__guidance__views__lambda_mono_normal": 1}, "have no normal maps"),

@@ -221,6 +221,23 @@ def test_a_listed_orbit() -> None:
     assert views.input_view == 3
 
 
+def test_listed_orbit_may_be_a_file(tmp_path: Path) -> None:
+    listed = {"type": "list", "azimuths_deg": [30, 200], "elevations_deg": [10, -30]}
+    file = tmp_path / "orbit.txt"
+    file.write_text("# azimuth elevation\n30 10\n200 -30\n")
+    views = make(orbit={"type": "list", "file": str(file)}, elevation_deg=5)
+    assert same(views, make(orbit=listed, elevation_deg=5))
+    file.write_text("30 10\n200 -20\n")
+    assert not same(views, make(orbit={"type": "list", "file": str(file)}, elevation_deg=5)), "from the cache"
+
+
+@pytest.mark.parametrize("text", ["", "1 2 3\n", "1\n", "1 nan\n", "inf 1\n", "1 90\n", "1 2\n3\n", "a b\n"])
+def test_bad_orbit_files(tmp_path: Path, text: str) -> None:
+    (tmp_path / "orbit.txt").write_text(text)
+    with pytest.raises(InputError, match=r"views\.orbit\.file: .*orbit\.txt: expected lines of"):
+        make(orbit={"type": "list", "file": str(tmp_path / "orbit.txt")})
+
+
 def test_weights_are_recognised() -> None:
     assert same(make(), make(prior={"type": "auto"}))
 
@@ -246,7 +263,8 @@ def test_weights_are_recognised() -> None:
             {"orbit": {"type": "list", "azimuths_deg": [9], "elevations_deg": [90]}},
             r"elevations_deg\[0\]: expected -89",
         ),
-        ({"orbit": {"type": "dynamic", "azimuth_jitter_deg": 30}}, r"azimuth_jitter_deg: expected 0 to below 20"),
+        ({"orbit": {"type": "list", "file": "no.txt"}}, r"orbit\.file: no\.txt: expected lines of two numbers"),
+        ({"orbit": {"type": "dynamic"}, "elevation_deg": 89}, r"elevation_deg: no dynamic orbit from 89 degrees"),
         ({"resolution": 8}, r"views\.resolution: expected 16 to 4096, or 0, got 8"),
         ({"guidance_scale": 0.5}, r"views\.guidance_scale: expected 1 or more, or 0, got 0\.5"),
         ({"prior": {"weights": "no.safetensors"}}, r"no\.safetensors: no such file.*example\.org/ball, for tests only"),

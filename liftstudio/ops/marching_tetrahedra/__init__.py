@@ -13,9 +13,9 @@ from torch import Tensor
 from liftstudio.core.checks import check_shape
 from liftstudio.data.mesh import Mesh
 from liftstudio.ops.backends import backend_for
-from liftstudio.ops.marching_tetrahedra.grid import TET_EDGES, TetGrid, tet_grid
+from liftstudio.ops.marching_tetrahedra.grid import TET_EDGES, TetGrid, subdivide, subdivided_resolution, tet_grid
 
-__all__ = ["TetGrid", "marching_tetrahedra", "tet_grid"]
+__all__ = ["TetGrid", "marching_tetrahedra", "subdivide", "subdivided_resolution", "tet_grid"]
 
 # Smaller magnitudes are raised to this (zero counts as positive): vertices stay distinct, faces keep an area, and the
 # gradient of a crossing, 1 / (difference of the values at the edge's ends), stays finite.

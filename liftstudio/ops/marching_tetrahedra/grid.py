@@ -31,6 +31,16 @@ class TetGrid:
         return TetGrid(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
+def cells_per_axis(resolution: int) -> int:
+    """Return the number of cubic cells along each axis of the grid of nominal `resolution`."""
+    return round(0.4 * resolution)
+
+
+def subdivided_resolution(resolution: int) -> int:
+    """Return the nominal resolution of the grid with twice as many cells per axis."""
+    return 5 * cells_per_axis(resolution)
+
+
 @functools.lru_cache(maxsize=2)
 def tet_grid(resolution: int) -> TetGrid:
     """The grid of nominal `resolution` >= 2, on the CPU; cached, so do not modify it.
@@ -44,13 +54,34 @@ def tet_grid(resolution: int) -> TetGrid:
     """
     if resolution < 2:
         raise ValueError(f"resolution: expected at least 2, got {resolution}")
-    cells = round(0.4 * resolution)
+    cells = cells_per_axis(resolution)
     tets = torch.cat([gap(cells, axis) for axis in range(3) for gap in (_inner_gaps, _border_gaps)])
     points, tets = torch.unique(tets, return_inverse=True)
     vertices = (torch.stack(torch.unravel_index(points, (2 * cells + 1,) * 3), -1) / cells - 1).float()
     tets = _oriented(vertices, tets)
     edges, tet_edges = _unique_edges(tets, len(vertices))
     return TetGrid(vertices, tets.int(), edges.int(), tet_edges.int())
+
+
+def subdivide(values: Tensor, grid: TetGrid, finer: TetGrid) -> Tensor:
+    """Return the values [V', C] that are linear along the edges of `grid`, at the vertices of `finer`.
+
+    Every vertex of the finer grid is a vertex of the coarser one or the middle of one of its edges.
+
+    values: [V, C] at the vertices of `grid`. finer: has twice as many cells per axis; see `subdivided_resolution`.
+    """
+    ends = grid.edges.long()
+    known = torch.cat([values, (values[ends[:, 0]] + values[ends[:, 1]]) / 2])
+    places = torch.cat([grid.vertices, (grid.vertices[ends[:, 0]] + grid.vertices[ends[:, 1]]) / 2])
+    ids, order = _lattice_ids(places, finer).sort()
+    return known[order[torch.searchsorted(ids, _lattice_ids(finer.vertices, finer))]]
+
+
+def _lattice_ids(points: Tensor, grid: TetGrid) -> Tensor:
+    """Return the flat indices [N] of points [N, 3] in the lattice of half steps of a grid; see `_corners_and_middles`."""
+    half_steps = round(2 / (grid.vertices[1, 2] - grid.vertices[0, 2]).item()) * 2  # along an axis
+    x, y, z = ((points + 1) * half_steps / 2).round().long().unbind(-1)
+    return (x * (half_steps + 1) + y) * (half_steps + 1) + z
 
 
 def _corners_and_middles(cells: int, axis: int) -> tuple[Tensor, Tensor]:
