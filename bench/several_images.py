@@ -82,20 +82,37 @@ def held_out(folder: str, count: int, off_deg: float) -> Iterator[Subject]:
     """Yield the first held-out meshes of a folder; the number of an object fixes its angles."""
     source = MeshObjects(DataConfig(objects=folder))
     for number, (pack, index) in enumerate(source.measured[:count]):
-        generator = torch.Generator().manual_seed(number)
-        mesh = pack.mesh(index)
-        elevation_deg, front_deg = uniform(-5, 25, generator), uniform(-20, 20, generator)
-        off = off_deg * (2 * torch.rand(3, generator=generator) - 1)
-        off[0] = 0
-        told = torch.tensor(AZIMUTHS_DEG)
-        around, heights = 22.5 + 45 * torch.arange(8), torch.tensor([elevation_deg, 30, 0, 15]).repeat(2)
-        given, true = (_cameras(a, torch.full((3,), elevation_deg)) for a in (told, told + off))
-        novel = _cameras(around, heights)
-        seen = render(obj := pose(mesh), turned(concatenate([true, novel]), -front_deg), EVEN)
+        mesh, rig = pack.mesh(index), rig_of(number, off_deg)
+        seen = render(obj := pose(mesh), turned(concatenate([rig.true, rig.novel]), -rig.front_deg), EVEN)
         rgba = torch.cat([seen.rgb, seen.alpha], dim=-1)
-        pictures = [posed(image, given[[n]]) for n, image in enumerate(rgba[:3])]
-        inside = source.solids.of(mesh, obj, front_deg).contains(cells())
-        yield Subject(f"{pack.name}/{pack.ids[index]}", pictures, novel, rgba[3:], inside)
+        pictures = [posed(image, rig.told[[n]]) for n, image in enumerate(rgba[:3])]
+        inside = source.solids.of(mesh, obj, rig.front_deg).contains(cells())
+        yield Subject(f"{pack.name}/{pack.ids[index]}", pictures, rig.novel, rgba[3:], inside)
+
+
+@dataclass(frozen=True)
+class SideRig:
+    """Cameras for an object: of the three pictures, as the prior is told and as they are; and of the true views.
+
+    front_deg: azimuth of the object's front.
+    """
+
+    told: Cameras
+    true: Cameras
+    novel: Cameras
+    front_deg: float
+
+
+def rig_of(number: int, off_deg: float = 0.0) -> SideRig:
+    """Return the cameras for the object of this number; off_deg: largest error of the told azimuths."""
+    generator = torch.Generator().manual_seed(number)
+    elevation_deg, front_deg = uniform(-5, 25, generator), uniform(-20, 20, generator)
+    off = off_deg * (2 * torch.rand(3, generator=generator) - 1)
+    off[0] = 0
+    told = torch.tensor(AZIMUTHS_DEG)
+    around, heights = 22.5 + 45 * torch.arange(8), torch.tensor([elevation_deg, 30, 0, 15]).repeat(2)
+    given, true = (_cameras(a, torch.full((3,), elevation_deg)) for a in (told, told + off))
+    return SideRig(given, true, _cameras(around, heights), front_deg)
 
 
 def captured(folder: Path, count: int) -> Iterator[Subject]:
