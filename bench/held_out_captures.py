@@ -57,7 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     parser = command_line.Parser(
-        prog="python -m bench.held_out_captures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.held_out_captures",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", metavar="FOLDER")
     parser.add_argument("out", metavar="OUT", type=output_path)

@@ -62,10 +62,14 @@ def _read_angles(name: str) -> tuple[list[float], list[float]]:
             warnings.simplefilter("ignore", UserWarning)  # of an empty file, which is an error below
             angles = np.loadtxt(input_path(name), dtype=np.float64, ndmin=2)
     except (OSError, ValueError) as error:
-        raise InputError(f"orbit.file: {name}: expected lines of two numbers, azimuth and elevation ({error})") from None
+        raise InputError(
+            f"orbit.file: {name}: expected lines of two numbers, azimuth and elevation ({error})"
+        ) from None
     limit = orbits.MAX_ELEVATION_DEG
     if not angles.size or angles.shape[1] != 2 or not np.isfinite(angles).all() or np.abs(angles[:, 1]).max() > limit:
-        raise InputError(f"orbit.file: {name}: expected lines of an azimuth and an elevation from -{limit:g} to {limit:g}")
+        raise InputError(
+            f"orbit.file: {name}: expected lines of an azimuth and an elevation from -{limit:g} to {limit:g}"
+        )
     return angles[:, 0].tolist(), angles[:, 1].tolist()
 
 

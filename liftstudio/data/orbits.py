@@ -77,7 +77,7 @@ def random_sine(
 def dynamic(frames: int, elevation_deg: float, generator: torch.Generator) -> Angles:
     """Return a random closed orbit as SV3D was trained on: a sum of sinusoids in elevation, irregular azimuth steps.
 
-    After SV3D, appendix B, with the numbers of the official code (`gen_dynamic_loop` in `scripts/demo/sv3d_helpers.py`).
+    SV3D, appendix B, with the numbers of the official code (`gen_dynamic_loop` in `scripts/demo/sv3d_helpers.py`).
     A fine path is drawn, anew while it rises beyond +-89 degrees, of which every n-th frame is taken. It has 84 frames,
     or the multiple of `frames` nearest to that. It ends exactly at the input view.
 

@@ -163,8 +163,8 @@ def test_interpolation_and_resolvers(tmp_path: Path) -> None:
     text = "count: ${add:${idiv:7,2},1}\nname: ${stem:a/b.png}-${rmspace:a b,_}\ninner: {rate: '${div:1,4}'}"
     config = read(tmp_path, text)
     assert (config.count, config.name, config.inner.rate) == (4, "b-a_b", 0.25)
-    given, missing = "name: x", "name: ''"
-    rates = [read(tmp_path, f"count: 1\n{text}\ninner: {{rate: '${{if_given:${{name}},3}}'}}").inner.rate for text in (given, missing)]
+    if_given = "inner: {rate: '${if_given:${name},3}'}"
+    rates = [read(tmp_path, f"count: 1\nname: {name}\n{if_given}").inner.rate for name in ("x", "''")]
     assert rates == [3, 0]
 
 

@@ -78,7 +78,7 @@ def subdivide(values: Tensor, grid: TetGrid, finer: TetGrid) -> Tensor:
 
 
 def _lattice_ids(points: Tensor, grid: TetGrid) -> Tensor:
-    """Return the flat indices [N] of points [N, 3] in the lattice of half steps of a grid; see `_corners_and_middles`."""
+    """Return the indices [N] of points [N, 3] in a grid's lattice of half steps; see `_corners_and_middles`."""
     half_steps = round(2 / (grid.vertices[1, 2] - grid.vertices[0, 2]).item()) * 2  # along an axis
     x, y, z = ((points + 1) * half_steps / 2).round().long().unbind(-1)
     return (x * (half_steps + 1) + y) * (half_steps + 1) + z
