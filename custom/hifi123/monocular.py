@@ -193,10 +193,6 @@ class MonocularMaps(MapEstimator):
         depth: str = ""  # folder or hub name of DPT, Depth Anything, ZoeDepth, Depth Pro or Marigold; empty: no depth
         normals: str = ""  # folder or hub name of Marigold for normals; empty: no normals
 
-        def __post_init__(self) -> None:
-            if not (self.depth or self.normals):
-                raise InputError("depth: expected a depth estimator, or a normal estimator in normals")
-
     config: Config
 
     def __init__(self, config: Config, *, device: torch.device) -> None:

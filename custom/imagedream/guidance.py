@@ -55,6 +55,7 @@ class MultiViewSDS(ScheduledDistillation):
         loss: Literal["reconstruction", "sds"] = "reconstruction"  # distance to the estimate, or DreamFusion's
         rescale: UnitFloat = 0.2  # share of the estimate rescaled to unguided contrast; for loss reconstruction
         random_background: UnitFloat = 0.5  # fraction of steps over one random colour instead of the scene's background
+        align_background: bool = True  # input image over the mean grey of a step's background; otherwise over white
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -130,7 +131,7 @@ class MultiViewSDS(ScheduledDistillation):
         "Background alignment", ImageDream, sec. 3.3. The mean is over all views, pixels and channels, as in the
         released code. The input image is encoded once per grey.
         """
-        if self.posed is None or not self.prior.knows_backgrounds:
+        if self.posed is None or not (self.prior.knows_backgrounds and self.config.align_background):
             return self.condition
         grey = int(255 * self._background(request, render).mean().clamp(0, 1).item())
         if grey not in self._conditions:

@@ -59,6 +59,7 @@ class ImageDream(LatentPrior):
     class Config(Prior.Config):
         mode: Literal["auto", "pixel", "local", "text"] = "auto"  # image as frame or only as tokens; no image; by file
         prompt: str = ""  # short description of the object, used verbatim
+        prompt_suffix: str = ""  # appended to it; the released samplers of four views have ", 3d asset"
         negative_prompt: str = NEGATIVE_PROMPT  # what the object is not
         ip_weight: NonNegativeFloat = 1.0  # weight of the attention to the image, relative to that to the text
         vae: str = ""  # folder (local or on the hub) of a diffusers autoencoder; "": the weights' own
@@ -84,7 +85,8 @@ class ImageDream(LatentPrior):
         self.guidance_scale = 7.5 if self.mode == "text" else 5.0  # as in the examples of the public conversion
         if not config.prompt:
             log.warning("%s: no prompt; a short description of the object improves the result", self.name)
-        texts = {"prompt": config.prompt, "negative_prompt": config.negative_prompt}
+        prompt = config.prompt and config.prompt + config.prompt_suffix
+        texts = {"prompt": prompt, "negative_prompt": config.negative_prompt}
         self.text = text.encode(texts, device)
         dtype = half_on_cuda(config.precision, device)
         self.unet = parts.unet.load(dtype, device)

@@ -14,7 +14,7 @@ from torch import Tensor
 from liftstudio.core.weights import Weights
 from liftstudio.data.cameras import Cameras
 
-ELEVATION_DEG = 30.0  # of all cameras
+ELEVATION_DEG = 30.0  # of all cameras of the published file
 DISTANCE = 1.5  # of the cameras from the object's centre
 FOCAL_LENGTH = 280 / 256  # in image widths: a 35 mm lens on a 32 mm sensor
 HALF_SIDE = 0.5  # of the spatial volume's cube
@@ -60,6 +60,12 @@ class Rig:
         return Rig(self.poses[views], self.intrinsics[views], self.azimuth[views])
 
     @property
+    def elevation_deg(self) -> float:
+        """Elevation of the cameras, which is the same for all; to a thousandth of a degree, despite float32."""
+        center = -self.poses[0, :, :3].double().mT @ self.poses[0, :, 3].double()
+        return round(math.degrees(math.asin(float(center[2] / center.norm()))), 3)
+
+    @property
     def image_size(self) -> int:
         """Pixels across the images: twice the principal point's coordinate."""
         return round(2 * float(self.intrinsics[0, 0, 2]))
@@ -69,7 +75,7 @@ class Rig:
 
         elevation_deg: of the input image's camera. first_azimuth: [] radians.
         """
-        rise = torch.full_like(self.azimuth, math.radians(elevation_deg) - math.radians(ELEVATION_DEG))
+        rise = torch.full_like(self.azimuth, math.radians(elevation_deg) - math.radians(self.elevation_deg))
         turn = self.azimuth - first_azimuth
         return torch.stack([rise, turn.sin(), turn.cos(), torch.zeros_like(turn)], dim=-1)
 

@@ -17,7 +17,7 @@ from liftstudio.core.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
 from liftstudio.core.registry import register
 from liftstudio.data.cameras import Cameras, Distance, FovDeg
 from liftstudio.data.images import grid, resize_area, save_image
-from liftstudio.data.orbits import Angles
+from liftstudio.data.orbits import Angles, ElevationDeg
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import GuidanceScale
@@ -43,8 +43,8 @@ class SyncDreamerViews(PriorViews):
 
     After Liu et al. 2023, "SyncDreamer", and Woo et al. 2024, "HarmonyView": ancestral sampling from several starts
     (instances), of which one is chosen. Views are 360 / `count` degrees apart, the first at the input image's azimuth,
-    all at 30 degrees of elevation. The input image, which has its own elevation, is an additional view; at 30 degrees
-    it replaces the first.
+    all at one elevation. The input image, which has its own elevation, is an additional view; at that of the views it
+    replaces the first.
     """
 
     @dataclass
@@ -54,6 +54,9 @@ class SyncDreamerViews(PriorViews):
         distance: Distance = rig.DISTANCE * 2 * HALF_SIDE  # of the cameras from the object's centre, world units
         fov_deg: FovDeg = 2 * math.degrees(math.atan(0.5 / rig.FOCAL_LENGTH))  # field of view of the cameras
         count: Annotated[int, Range(2)] = 16  # views around the object; SyncDreamer's own weights support 16 only
+        target_elevation_deg: ElevationDeg = (
+            rig.ELEVATION_DEG
+        )  # of the views; SyncDreamer's own weights support 30 only
         guidance: Literal["cfg", "harmonyview"] = "cfg"  # classifier-free, or HarmonyView's decomposed one
         guidance_scale: GuidanceScale = 0.0  # s of cfg, u + s (c - u); 0: the prior's default
         harmony_scales: tuple[NonNegativeFloat, NonNegativeFloat] | None = None  # s1, s2; none: the prior's default
@@ -74,9 +77,9 @@ class SyncDreamerViews(PriorViews):
     elevation_range_deg = ELEVATIONS_DEG
 
     def angles(self) -> Angles:
-        """Return azimuths from 0, and elevations of 30 degrees."""
+        """Return azimuths from 0, and elevations of `target_elevation_deg`."""
         azimuth_deg = 360 / self.config.count * torch.arange(self.config.count)
-        return azimuth_deg, torch.full_like(azimuth_deg, rig.ELEVATION_DEG)
+        return azimuth_deg, torch.full_like(azimuth_deg, self.config.target_elevation_deg)
 
     def conditioning_image(self, picture: InputImage, resolution: int) -> tuple[Tensor, Tensor]:
         """Frame the image as in the official script, but by the usual bounding box, which ignores faint pixels."""

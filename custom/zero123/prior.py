@@ -10,6 +10,7 @@ from torch import Tensor
 
 from liftstudio.core.checks import check_shape
 from liftstudio.core.errors import InputError
+from liftstudio.core.logs import log
 from liftstudio.core.ranges import Range
 from liftstudio.core.registry import register
 from liftstudio.core.weights import Weights
@@ -22,7 +23,7 @@ from liftstudio.priors.precision import half_on_cuda
 from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep, scaled_linear_levels
 
 from .checkpoint import PUBLISHED, is_zero123, open_folder
-from .conditioning import Condition, relative_poses
+from .conditioning import Condition, Convention, relative_poses
 
 
 @register("zero123")
@@ -38,6 +39,7 @@ class Zero123(LatentPrior):
     @dataclass
     class Config(Prior.Config):
         resolution: Annotated[int, Range(16)] = 256  # pixels across the images, as in the networks' training
+        cameras: Convention = "zero123"  # what the network is told of a view's camera; of Zero123-XL or Stable Zero123
 
     config: Config
     own_chunk = 4
@@ -51,6 +53,8 @@ class Zero123(LatentPrior):
             raise InputError(f"resolution: expected a multiple of {shrinkage} pixels, got {config.resolution}")
         super().__init__(config, parts.vae, config.resolution, device=device)
         self.name = f"Zero-1-to-3 ({Path(config.weights).name})"
+        if "stable" in Path(config.weights).name and config.cameras != "stable-zero123":
+            log.warning("prior: %s by its name needs prior.type=zero123 prior.cameras=stable-zero123", self.name)
         self.levels = scaled_linear_levels()  # of each timestep
         self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
         self.unet = parts.unet.load(half_on_cuda(config.precision, device), device)
@@ -96,6 +100,6 @@ class Zero123(LatentPrior):
 
     def _tokens(self, condition: Condition, cameras: Cameras) -> Tensor:
         """Return the tokens [T, 1, D] that the network attends to: the image's embedding and the relative cameras."""
-        poses = relative_poses(condition.camera, cameras.to(self.device))
+        poses = relative_poses(condition.camera, cameras.to(self.device), self.config.cameras)
         embedding = condition.embedding.expand(len(poses), -1)
         return self.projection(torch.cat([embedding, poses], dim=-1))[:, None]

@@ -1,6 +1,7 @@
 """Metrics of novel views, generated from one image of an object, against the true views; all metrics of the papers."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from liftstudio.data.images import resize_area
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.metrics.contextual import FeatureMaps, PixelPatches, contextual_distance, has_features
-from liftstudio.metrics.diversity import cd_terms
+from liftstudio.metrics.diversity import Form, cd_terms
 from liftstudio.metrics.embeddings import Clip
 from liftstudio.metrics.flow import FlowEstimator, flow_error, orbit_flows
 from liftstudio.metrics.images import psnr, ssim
@@ -23,12 +24,24 @@ Row = dict[str, float]
 
 
 @dataclass(frozen=True)
+class CdScore:
+    """Which CD score: its form (see `cd_terms`), and what the views' diversity is measured from.
+
+    reference: the generated view at the input image's azimuth, as in the released code, or the input image itself.
+    """
+
+    form: Form = "released"
+    reference: Literal["first-view", "input-image"] = "first-view"
+
+
+@dataclass(frozen=True)
 class Judges:
     """The networks that compute metrics; metrics whose network is None are left out.
 
     lpips:    for `lpips`.
     clip:     for `clip_to_view`, `clip_to_picture` and, with `text`, the terms of the CD score.
     text:     description of the object, such as "An image of toy bus".
+    cd:       form of the CD score.
     features: for the contextual distances: VGG features or pixel patches.
     flow:     for `e_flow`.
     """
@@ -36,6 +49,7 @@ class Judges:
     lpips: Lpips | None = None
     clip: Clip | None = None
     text: str = ""
+    cd: CdScore = field(default_factory=CdScore)
     features: FeatureMaps = field(default_factory=PixelPatches)
     flow: FlowEstimator | None = None
 
@@ -71,8 +85,8 @@ def compare_views(images: Tensor, masks: Tensor, truth: ReferenceViews, judges: 
     lpips, clip_to_view: between each novel view and the true one (SV3D, SyncDreamer).
     clip_to_picture, contextual_to_picture: between each novel view and the input image (HiFi-123).
     contextual_to_view: between each novel view and the true one; both contextual distances at 128 pixels.
-    cd_distance, cd_variance: terms of HarmonyView's CD score, as released, over all views in order of azimuth, starting
-        at the input view; the score itself is the ratio of means (`metrics.diversity`).
+    cd_distance, cd_variance: terms of HarmonyView's CD score over all views in order of azimuth, starting at the input
+        view; the score itself is the ratio of means (`metrics.diversity`).
     e_flow: pixels, over all views, which form a circle (`metrics.flow`).
 
     Arguments as in `closeness`; images have at least 32 pixels per side.
@@ -90,7 +104,8 @@ def compare_views(images: Tensor, masks: Tensor, truth: ReferenceViews, judges: 
         row["clip_to_view"] = float(torch.cosine_similarity(embedded[novel], true_embedded).mean())
         row["clip_to_picture"] = float(torch.cosine_similarity(embedded[novel], input_embedded).mean())
         if judges.text:
-            distance, variance = cd_terms(embedded[order], judges.clip.text(judges.text))
+            reference = input_embedded if judges.cd.reference == "input-image" else None
+            distance, variance = cd_terms(embedded[order], judges.clip.text(judges.text), reference, judges.cd.form)
             row |= {"cd_distance": float(distance), "cd_variance": float(variance)}
     row |= _contextual(seen, masks[novel], truth, judges.features)
     if judges.flow is not None:

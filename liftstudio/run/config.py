@@ -13,12 +13,21 @@ from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
 from liftstudio.export import ExportConfig, check_export
 from liftstudio.run.names import default_tag
 
-INPUTS = ("images", "image", "prompt", "data.path", "prior")
+INPUTS = ("images", "image", "prompt", "data.path", "prior", "networks.lpips", "networks.depth", "networks.normals")
 
 
 @dataclass
 class DataConfig:
     path: str | None = None  # the user's data, a folder or file; components refer to it as ${data.path}
+
+
+@dataclass
+class NetworksConfig:
+    """Published networks for losses that count where one is named; components refer to them as ${networks.lpips}."""
+
+    lpips: str = ""  # folder with the published weights of LPIPS, for the perceptual loss
+    depth: str = ""  # folder or hub name of a depth estimator, for the loss on estimated depth
+    normals: str = ""  # folder or hub name of a normal estimator, for the loss on estimated normals
 
 
 @dataclass
@@ -36,6 +45,8 @@ class EvaluationConfig:
     lpips_weights: str = ""  # folder with the published weight files of LPIPS; empty: LPIPS is not measured
     lpips_network: Literal["alexnet", "vgg16"] = "alexnet"  # network of LPIPS; papers usually report alexnet
     clip_weights: str = ""  # folder of a CLIP checkpoint, for the comparison with truth; empty: no CLIP, no CD score
+    cd_form: Literal["released", "paper"] = "released"  # CD score as by HarmonyView's code, or as its paper defines it
+    cd_reference: Literal["first-view", "input-image"] = "first-view"  # that its diversity is measured from
     contextual_weights: str = ""  # LPIPS files of VGG-16, for the contextual distance; empty: patches of pixels
     raft_weights: str = ""  # weight file of RAFT, for E_flow; needs torchvision; empty: no E_flow
 
@@ -63,6 +74,7 @@ class RunConfig:
     image_box: tuple[int, int, int, int] | None = None  # where its object is; components refer to it as ${image_box}
     prompt: str | None = None  # the user's text, taken literally; components refer to it as ${prompt}
     data: DataConfig = field(default_factory=DataConfig)  # the user's data
+    networks: NetworksConfig = field(default_factory=NetworksConfig)  # for losses that count where one is named
     name: str = ""  # first part of the run folder's path; empty: the config file's name
     tag: str = ""  # second part of the run folder's path; empty: the input's name and the time
     runs_dir: str = "runs"  # where run folders are created

@@ -201,7 +201,7 @@ def load_judges(config: EvaluationConfig, noun: str | None, device: torch.device
     from liftstudio.metrics.contextual import load_features
     from liftstudio.metrics.embeddings import Clip, object_prompt
     from liftstudio.metrics.flow import load_raft
-    from liftstudio.metrics.novel_views import Judges
+    from liftstudio.metrics.novel_views import CdScore, Judges
 
     contextual, clip, raft = (
         str(input_path(path)) if path else ""
@@ -211,6 +211,7 @@ def load_judges(config: EvaluationConfig, noun: str | None, device: torch.device
         lpips=_lpips(config),
         clip=Clip(clip, device) if clip else None,
         text=object_prompt(noun) if noun else "",
+        cd=CdScore(config.cd_form, config.cd_reference),
         features=load_features(contextual),  # on the CPU, where the views are
         flow=load_raft(raft, device) if raft else None,
     )

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal, cast, get_args
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from helpers.paths import ROOT
 from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import orbit_cameras
 from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.metrics.diversity import Form, cd_terms
+from liftstudio.metrics.embeddings import Clip
 from liftstudio.metrics.flow import check_raft_size
-from liftstudio.metrics.novel_views import Judges, compare_views
+from liftstudio.metrics.novel_views import CdScore, Judges, compare_views
 from liftstudio.run.config import TruthConfig
 from liftstudio.run.truth import load_truth
 
@@ -35,6 +38,29 @@ def test_objects_thinner_than_a_feature_are_compared_as_whole_views(width: int, 
     row = compare_views(made.images, made.masks, truth, Judges())
     assert all(torch.tensor(value).isfinite() for value in row.values())
     assert (row["psnr"] == 100) == (width == true_width)
+
+
+class MeanColors:
+    """Stands in for CLIP: images are embedded by their halves' mean colours, the text in a fixed direction."""
+
+    def images(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([images[:, :, :32].mean((1, 2)), images[:, :, 32:].mean((1, 2))], dim=-1)
+
+    def text(self, text: str) -> torch.Tensor:
+        return torch.arange(1.0, 7.0)[None]
+
+
+@pytest.mark.parametrize("form", get_args(Form))
+@pytest.mark.parametrize("reference", ["first-view", "input-image"])
+def test_forms_of_the_cd_score(form: Form, reference: Literal["first-view", "input-image"]) -> None:
+    truth = line_views(4)
+    made = torch.rand(3, SIZE, SIZE, 3)
+    judges = Judges(clip=cast(Clip, MeanColors()), text="a line", cd=CdScore(form, reference))
+    row = compare_views(made, truth.masks, truth, judges)
+    embedded = MeanColors().images(made)
+    other = embedded[:1] if reference == "first-view" else MeanColors().images(truth.over(1.0)[:1])
+    distance, variance = cd_terms(embedded, MeanColors().text(""), other, form)
+    assert row["cd_distance"] == pytest.approx(float(distance)) and row["cd_variance"] == pytest.approx(float(variance))
 
 
 def test_truth_of_a_single_view_is_refused(tmp_path: Path) -> None:

@@ -118,7 +118,6 @@ def test_depth_that_tells_nothing_is_refused(folder: Path, held_out: bool, name:
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({}, r"views\.maps\.depth: expected a depth estimator, or a normal estimator in normals"),
     ({"depth": "nowhere"}, "estimator: nowhere: no such folder"),
     ({"normals": "."}, r"estimator: \.: cannot load a normal estimator"),
 ]

@@ -104,11 +104,8 @@ def test_hybrid_from_start_to_file(here: Path, capsys: pytest.CaptureFixture[str
         f"{text}.resolution=[8]",
         f"{text}.guidance_scale=20",
         f"{text}.lambda_sds=0.075",
-        "views.maps.type=monocular",
-        "views.maps.depth=dpt",
-        "views.maps.normals=marigold",
-        f"{COARSE}.guidance.picture.lambda_mono_depth=0.01",
-        f"{COARSE}.guidance.picture.lambda_mono_normal=0.01",
+        "networks.depth=dpt",
+        "networks.normals=marigold",
         "log.every=1",
         *TINY_REFINEMENT,
     ]

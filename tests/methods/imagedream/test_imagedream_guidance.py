@@ -200,6 +200,13 @@ def test_the_picture_is_encoded_when_the_grey_is_new(folder: Path) -> None:
     assert torch.equal(kept.context, direct.conditional.context) and torch.equal(kept.latent, direct.conditional.latent)
 
 
+def test_the_picture_stays_over_white_where_backgrounds_are_not_aligned(folder: Path) -> None:
+    guidance = make(prior_of(folder, "tiny-ipmv-local"), views=with_picture(), align_background=False)
+    looked = count_calls(guidance.prior.tower)
+    guidance.losses(guidance.request(0, generator()), render_of(pixels(), 0.3))
+    assert not looked and list(guidance._conditions) == [255]
+
+
 def test_the_grey_is_the_mean_of_views_pixels_and_channels(folder: Path) -> None:
     guidance = make(prior_of(folder, "tiny-ipmv-local"), views=with_picture(), random_background=0.0)
     background = torch.rand(FRAMES, SIZE, SIZE, 3, generator=generator(SEED + 1))

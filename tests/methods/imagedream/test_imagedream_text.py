@@ -24,6 +24,9 @@ def test_text_decides(folder: Path, text_only: Any, generator: torch.Generator) 
     estimates = [p.denoise(NoisyViews(latents, 1.0, p.condition(posed), cameras())) for p in (text_only, one, other)]
     assert (estimates[0] - estimates[1]).abs().max() > 1e-3 and (estimates[1] - estimates[2]).abs().max() > 1e-3
     assert torch.equal(text_only.text[1], one.text[1]) and not torch.equal(text_only.text[0], one.text[0])
+    longer = open_imagedream(path, text, prompt="dog", prompt_suffix=", 3d asset")
+    whole = open_imagedream(path, text, prompt="dog, 3d asset")
+    assert torch.equal(longer.text[0], whole.text[0]) and not torch.equal(longer.text[0], one.text[0])
     other = open_imagedream(path, text, negative_prompt="bad")
     assert torch.equal(text_only.text[0], other.text[0]) and not torch.equal(text_only.text[1], other.text[1])
 

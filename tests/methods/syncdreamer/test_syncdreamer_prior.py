@@ -1,6 +1,7 @@
 """SyncDreamer as a prior: a miniature in the official file layout, from file to estimates."""
 
 import copy
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from liftstudio.core.registry import find
 from liftstudio.data.cameras import Cameras, orbit_cameras
 from liftstudio.methods.syncdreamer import checkpoint, denoising
 from liftstudio.methods.syncdreamer.denoising import decomposed
+from liftstudio.methods.syncdreamer.rig import Rig
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.latent_prior import clip_pixels
 from liftstudio.priors.opening import open_prior
@@ -232,6 +234,15 @@ def test_its_own_cameras_at_any_scale_and_azimuth(prior: Prior, turn_deg: float)
     posed = input_of(torch.Generator(), azimuth_deg=turn_deg)
     prior.check_cameras(posed.camera, turned(cameras(), turn_deg))
     prior.check_cameras(posed.camera, turned(cameras(), turn_deg).resized(64, 64))
+
+
+@pytest.mark.parametrize("elevation_deg", [30.0, 0.0, -12.5])
+def test_angles_are_relative_to_the_cameras_of_the_file(elevation_deg: float) -> None:
+    rig = Rig.of(orbit_cameras(90 * torch.arange(4), torch.full((4,), elevation_deg), 1.5, 49.1343, SIZE, SIZE))
+    assert rig.elevation_deg == elevation_deg
+    angles = rig.view_embedding(15.0, rig.azimuth[0])
+    wanted = torch.full((4,), math.radians(15.0) - math.radians(elevation_deg))
+    torch.testing.assert_close(angles[:, 0], wanted, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,14 @@ def test_a_picture_from_30_degrees_takes_the_place_of_the_first_view() -> None:
     torch.testing.assert_close(views.cameras.c2w, official_cameras(16, 32, distance=2.7).c2w, rtol=0, atol=1e-5)
 
 
+def test_views_of_another_elevation() -> None:
+    views = make(target_elevation_deg=-5, count=8)
+    assert len(views) == 9 and views.input_view == 8
+    torch.testing.assert_close(views.cameras.elevation_deg[:8], torch.full((8,), -5.0), rtol=0, atol=1e-3)
+    truth, _ = ball(views.cameras[:8])
+    assert (views.over(1.0)[:8] - truth).square().mean().sqrt() < 2 * SPREAD
+
+
 def test_the_prior_is_shown_the_picture_in_the_official_frame() -> None:
     make(frame_ratio=0.75)
     (posed,) = TinyBall.prompts

@@ -59,9 +59,10 @@ def posed() -> PosedImage:
     return PosedImage(torch.rand(SIZE, SIZE, 3, generator=draw) * mask + 1 - mask, mask, cameras((20.0, 10.0)))
 
 
-def opened(folder: Path | str, kind: str = "zero123") -> Any:
+def opened(folder: Path | str, kind: str = "zero123", **options: Any) -> Any:
     return open_prior(
-        ComponentSpec("prior", kind, registry.find("zero123", "prior").Config(str(folder), resolution=SIZE)), CPU
+        ComponentSpec("prior", kind, registry.find("zero123", "prior").Config(str(folder), resolution=SIZE, **options)),
+        CPU,
     )
 
 
@@ -106,6 +107,20 @@ def test_relative_poses() -> None:
     torch.testing.assert_close(found, wanted, rtol=0, atol=2e-4)  # angles from float32 matrices
     far = relative_poses(cameras((0.0, 0.0)), cameras((180.0, 0.0), distance=4.5))
     torch.testing.assert_close(far, pose_by_hand(0, 180, 0.5)[None], rtol=0, atol=2e-4)
+
+
+def test_relative_poses_of_stable_zero123() -> None:
+    """The last number is the angle of the input image's camera from the zenith, whatever the distance."""
+    found = relative_poses(cameras((20.0, 10.0)), cameras((110.0, -20.0), distance=4.5), "stable-zero123")
+    torch.testing.assert_close(found, pose_by_hand(30, 90, math.radians(80))[None], rtol=0, atol=2e-4)
+
+
+def test_the_option_selects_the_cameras_convention(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    usual, stable = opened(folder), opened(folder, cameras="stable-zero123")
+    condition, views = usual.condition(posed()), cameras((110.0, -20.0))
+    assert not torch.allclose(usual._tokens(condition, views), stable._tokens(condition, views))
+    opened(folder.rename(folder.with_name("stable-zero123")))
+    assert "needs prior.type=zero123 prior.cameras=stable-zero123" in caplog.text
 
 
 @pytest.mark.parametrize("scale", [None, 1.0, 0.0, 3.0])
