@@ -97,6 +97,10 @@ class Geometry(Component, nn.Module):
         """Appearance features [N, F] at world points [N, 3]."""
         return self.field(points)[1]
 
+    def features_seen(self, points: Tensor, viewers: Tensor) -> Tensor:
+        """`features` of world points seen from unit directions `viewers` [N, 3]; by default they do not depend on it."""
+        return self.features(points)
+
     def mesh(self) -> Mesh:
         """The surface as a mesh; differentiable if the geometry is a surface geometry."""
         raise InputError(f"{type(self).__name__} is a volume: render it with 'volume', not 'surface'")

@@ -34,11 +34,12 @@ class DistanceNetworkConfig:
 class DistanceNetwork(nn.Module):
     """Maps points [N, 3] in about [-1, 1]^3 to signed distances [N, 1]; initially those of a sphere."""
 
-    def __init__(self, config: DistanceNetworkConfig) -> None:
+    def __init__(self, config: DistanceNetworkConfig, features: int = 0) -> None:
+        """Build the network; features: width of the feature that comes with each distance."""
         super().__init__()
         self.config = config
         self.inputs = 3 + 6 * config.frequencies
-        sizes = [self.inputs, *[config.hidden] * config.layers, 1]
+        sizes = [self.inputs, *[config.hidden] * config.layers, 1 + features]
         outputs = [size - self.inputs if i == config.skip - 1 else size for i, size in enumerate(sizes[1:])]
         self.layers = nn.ModuleList(
             weight_norm(nn.Linear(size_in, size_out)) for size_in, size_out in zip(sizes, outputs, strict=False)
@@ -66,6 +67,10 @@ class DistanceNetwork(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """Signed distance [N, 1] in the units of the points [N, 3]."""
+        return self.with_features(points)[:, :1]
+
+    def with_features(self, points: Tensor) -> Tensor:
+        """Signed distance, as by `forward`, and feature [N, 1 + features] of points [N, 3]."""
         encoded = self._encoded(points)
         hidden = encoded
         for index, layer in enumerate(self.layers):

@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liftstudio.core.config import ExportOnly
+from liftstudio.core.errors import InputError
 from liftstudio.core.ranges import Range
 from liftstudio.core.registry import register
 from liftstudio.core.schedules import Schedule
 from liftstudio.data.mesh import Mesh
 from liftstudio.geometry.base import Features, Geometry, NormalStep, Radius
+from liftstudio.geometry.color_network import ColorNetwork, ColorNetworkConfig
 from liftstudio.geometry.distance_network import DistanceNetwork, DistanceNetworkConfig
 from liftstudio.geometry.gradients import analytic_gradient, difference_gradient
 from liftstudio.geometry.hash_field import HashField, HashFieldConfig, HashLevels, HashResolution, check_levels_used
@@ -47,7 +49,9 @@ class NeuS(Geometry):
         distance_grid: DistanceGridConfig = field(default_factory=DistanceGridConfig)  # for `distance: hash-grid`
         levels_used: Schedule | None = None  # number of its coarsest levels in use, by step; none: always all
         network: DistanceNetworkConfig = field(default_factory=DistanceNetworkConfig)  # for `distance: network`
-        grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # appearance field
+        colors: Literal["hash-grid", "network"] = "hash-grid"  # appearance: of points, or of viewing directions as well
+        color_network: ColorNetworkConfig = field(default_factory=ColorNetworkConfig)  # for `colors: network`
+        grid: HashFieldConfig = field(default_factory=HashFieldConfig)  # appearance field, for `colors: hash-grid`
         features: Features = 3  # appearance features per point
         sphere_radius: Annotated[float, Range(0.01, 1)] = 0.5  # initial sphere, as a fraction of `radius`
         sharpness: Annotated[float, Range(1e-3, SHARPEST)] = 20.0  # initial s, learned; surface width 1/s, world units
@@ -57,6 +61,10 @@ class NeuS(Geometry):
 
         def __post_init__(self) -> None:
             check_levels_used(self.levels_used, self.distance_grid)
+            if self.colors == "network" and self.distance != "network":
+                raise InputError(
+                    "colors: expected hash-grid, since only `distance: network` has the network's features"
+                )
 
     def __init__(self, config: Config, *, device: torch.device, generator: torch.Generator) -> None:
         super().__init__()
@@ -65,13 +73,18 @@ class NeuS(Geometry):
         self.register_buffer("box", torch.stack([-corner, corner]))
         self.distance: HashField | DistanceNetwork
         if config.distance == "network":
-            self.distance = DistanceNetwork(config.network).to(device)
+            width = config.color_network.hidden if config.colors == "network" else 0
+            self.distance = DistanceNetwork(config.network, width).to(device)
             self.distance.reset(config.sphere_radius, generator)
         else:
             self.distance = HashField(config.distance_grid, 1, self.box).to(device)
             self.distance.reset(generator)
-        self.hash_field = HashField(config.grid, 1 + config.features, self.box).to(device)
-        self.hash_field.reset(generator)
+        if config.colors == "network":
+            self.color_network = ColorNetwork(config.color_network, config.features).to(device)
+            self.color_network.reset(generator)
+        else:
+            self.hash_field = HashField(config.grid, 1 + config.features, self.box).to(device)
+            self.hash_field.reset(generator)
         self.log_sharpness = nn.Parameter(torch.tensor(math.log(config.sharpness), device=device))
 
     def update(self, step: int) -> None:
@@ -91,8 +104,27 @@ class NeuS(Geometry):
         return sphere + self.config.radius * self.distance(points)
 
     def features(self, points: Tensor) -> Tensor:
-        """Appearance features [N, F] at world points [N, 3]; points outside the box are clamped to its border."""
+        """Appearance features [N, F] at world points [N, 3]; points outside the box are clamped to its border.
+
+        With `colors: network` as seen along the normal, as SyncDreamer's release colours the vertices of its meshes.
+        """
+        if self.config.colors == "network":
+            normals = self.normals(points)
+            return self._colors(points, normals, normals)
         return self.hash_field(points)[:, 1:]
+
+    def features_seen(self, points: Tensor, viewers: Tensor) -> Tensor:
+        """See `Geometry.features_seen`; only `colors: network` depends on the direction."""
+        if self.config.colors == "network":
+            return self._colors(points, viewers, self.normals(points))
+        return self.features(points)
+
+    def _colors(self, points: Tensor, viewers: Tensor, normals: Tensor) -> Tensor:
+        assert isinstance(self.distance, DistanceNetwork), "checked by the config"
+        unit = points / self.config.radius
+        features = self.distance.with_features(unit)[:, 1:]
+        colors: Tensor = self.color_network(unit, viewers, normals, features)
+        return colors
 
     def field(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Density [N, 1] (per world unit) of eq. 10 for rays perpendicular to the surface, and features [N, F]."""

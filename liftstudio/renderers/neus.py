@@ -70,7 +70,7 @@ class NeusRenderer(VolumeRenderer):
         density = section_density(first, last, length, scene.geometry.sharpness(), self.cosine_annealing)
         t = torch.lerp(samples.t_start, samples.t_end, crossing(first.detach(), last.detach()))
         points = origins[samples.ray_index] + t[:, None] * directions[samples.ray_index]
-        return samples, points, density, scene.geometry.features(points)
+        return samples, points, density, scene.geometry.features_seen(points, -directions[samples.ray_index])
 
     @torch.no_grad()
     def _sections(self, scene: Scene, origins: Tensor, directions: Tensor, jitter: Tensor | None) -> Samples:

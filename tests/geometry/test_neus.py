@@ -11,6 +11,7 @@ from torch import Tensor
 from liftstudio.core.config import parse
 from liftstudio.core.errors import InputError
 from liftstudio.core.schedules import Schedule
+from liftstudio.geometry.color_network import ColorNetwork, ColorNetworkConfig
 from liftstudio.geometry.distance_network import DistanceNetwork, DistanceNetworkConfig
 from liftstudio.geometry.dmtet import DMTet
 from liftstudio.geometry.instant_ngp import InstantNGP
@@ -20,6 +21,7 @@ from liftstudio.renderers.surface import render_mesh
 
 CPU = torch.device("cpu")
 TINY_DISTANCE = DistanceGridConfig(levels=4, log2_table_size=9, base_resolution=4, finest_resolution=16, hidden=16)
+TINY_COLORS = ColorNetworkConfig(layers=2, hidden=16, frequencies=2)
 TINY_NETWORK = DistanceNetworkConfig(layers=3, hidden=48, skip=2, frequencies=3)
 KINDS = ("hash-grid", "network")
 
@@ -65,6 +67,32 @@ def test_the_official_network_begins_as_a_sphere(seed: int) -> None:
 def test_the_official_network_has_the_official_sizes() -> None:
     shapes = [tuple(layer.weight.shape) for layer in DistanceNetwork(DistanceNetworkConfig()).layers]
     assert shapes == [(256, 39), (256, 256), (256, 256), (217, 256), *[(256, 256)] * 4, (1, 256)]
+
+
+def test_colors_depend_on_the_direction_they_are_seen_from() -> None:
+    geometry = make(distance="network", colors="network", color_network=TINY_COLORS, normals="analytic")
+    assert not hasattr(geometry, "hash_field")
+    points = points_around(50, 0.3, 0.8)
+    viewers = F.normalize(torch.randn(50, 3), dim=-1)
+    colors = geometry.features_seen(points, viewers)
+    assert colors.shape == (50, 3)
+    assert (colors - geometry.features_seen(points, -viewers)).abs().max() > 1e-2
+    # A viewer and its mirror image at the surface exchange their directions, so only viewers on the normal see the same.
+    normals = geometry.normals(points)
+    torch.testing.assert_close(geometry.features(points), geometry.features_seen(points, normals))
+    colors.square().sum().backward()
+    networks = [*geometry.distance.parameters(), *geometry.color_network.parameters()]
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in networks)
+
+
+def test_the_color_network_has_the_official_sizes() -> None:
+    layers = ColorNetwork(ColorNetworkConfig(), 3).layers
+    assert [tuple(layer.weight.shape) for layer in layers] == [(256, 289), (256, 256), (256, 256), (256, 256), (3, 256)]
+
+
+def test_the_color_network_needs_the_distance_network() -> None:
+    with pytest.raises(InputError, match="colors: expected hash-grid"):
+        make(colors="network")
 
 
 def test_the_network_depends_on_direction_and_length_of_its_weights_apart() -> None:

@@ -33,6 +33,7 @@ stages:
       grid: {{{TINY}}}
       distance_grid: {{{TINY}}}
       network: {{layers: 3, hidden: 48, skip: 2, frequencies: 3}}
+      color_network: {{layers: 2, hidden: 16, frequencies: 2}}
       levels_used: [0, 2, 4, 40]
       surface_resolution: 32
     renderer: {{type: neus, samples_across: 32, grid_resolution: 16, cosine_annealing: [0, 0, 1, 30]}}
@@ -123,15 +124,19 @@ def test_a_network_finds_a_sphere_and_is_exported_as_the_last_stage(tmp_path: Pa
     assert np.abs(colors - (0.5 + 0.4 * normals)).mean() < 0.05  # 0.2 if they were all the same
 
 
-@pytest.mark.parametrize("kind", ["hash-grid", "network"])
-def test_it_resumes_exactly(kind: str) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"distance": "network"}, {"distance": "network", "colors": "network"}],
+    ids=["hash-grid", "network", "colors"],
+)
+def test_it_resumes_exactly(options: dict[str, str]) -> None:
     views = sphere_views(4, 12)
-    straight = make(views, distance=kind)
+    straight = make(views, **options)
     straight.enter("coarse")
     run(straight, 0, 18)  # past the second occupancy update, during annealing
     saved = copy.deepcopy(straight.state())
     rest = run(straight, 18, 20)
-    resumed = make(views, distance=kind)
+    resumed = make(views, **options)
     resumed.enter("coarse", saved)
     assert run(resumed, 18, 20) == rest
     assert_same_state(straight.state(), resumed.state())
