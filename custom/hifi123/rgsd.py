@@ -24,7 +24,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
 from liftstudio.core.ranges import MinLength, NonNegativeInt, Range
 from liftstudio.core.registry import register
-from liftstudio.core.schedules import ON, Schedule
+from liftstudio.core.schedules import OFF, ON, Schedule
 from liftstudio.data.cameras import Cameras, concatenate, orbit_cameras
 from liftstudio.data.images import resize_smooth
 from liftstudio.data.orbits import ElevationDeg
@@ -149,6 +149,7 @@ class StateDistillation(Guidance[StateRequest]):
         depth: Literal["render", "mask"] = "render"  # depth condition: the render's depth, or its outline alone
         resolution: NonNegativeInt = 0  # pixels across the renders, resized to the prior's; 0: the prior's
         lambda_rgsd: Schedule = ON  # mean squared distance of noised latents on the object from their targets
+        lambda_image: Schedule = OFF  # mean squared distance of the render on the object from the decoded target
 
         def __post_init__(self) -> None:
             check_range("levels", self.levels, _NOISY + 1, self.steps)
@@ -226,26 +227,40 @@ class StateDistillation(Guidance[StateRequest]):
         return camera if self._reference_depth is not None else concatenate([camera, start.resized(size, size)])
 
     def losses(self, request: StateRequest, render: Render) -> dict[str, Tensor]:
-        """Return `rgsd`: `state_distance` on the object; 0 if the object is not in view.
+        """Return `rgsd`: `state_distance` on the object; `image`: the same in pixels. 0 if the object is not in view.
 
         Raises:
             InputError: the shape is not in view of the input image's camera.
         """
-        if self.weight("rgsd", request.step) == 0:
+        weighted = [name for name in ("rgsd", "image") if self.weight(name, request.step) != 0]
+        if not weighted:
             return {}
         try:
             depths = self._depths(render, slice(1))
         except NotInSightError:
-            return {"rgsd": self._depths.skipped(render)}
+            return dict.fromkeys(weighted, self._depths.skipped(render))
         if self._reference_depth is None:
             self._reference_depth = self._depth_of_picture(render)
         size, reference = self.prior.resolution, self._reference
-        latents = self.prior.encode(resize_smooth(render.over(GREY)[:1], size, size), "render")
+        shown = resize_smooth(render.over(GREY)[:1], size, size)
+        latents = self.prior.encode(shown, "render")
         with self._work.turn():
             target = self._target(request, latents.detach(), depths, reference)
         mask = F.interpolate(render.opacity[:1].detach().permute(0, 3, 1, 2), latents.shape[2:], mode="area")
         self._note_distance(request, latents.detach(), target, mask)
-        return {"rgsd": state_distance(latents, target, mask)}
+        distances = {
+            "rgsd": lambda: state_distance(latents, target, mask),
+            "image": lambda: self._image_distance(
+                shown, target, resize_smooth(render.opacity[:1].detach(), size, size)
+            ),
+        }
+        return {name: distances[name]() for name in weighted}
+
+    def _image_distance(self, shown: Tensor, target: Target, mask: Tensor) -> Tensor:
+        """Return the mean squared distance of a render [1, R, R, 3] over grey from the decoded target; masked."""
+        with torch.no_grad():
+            wanted = self.prior.decode(target.clean())
+        return (mask * (shown - wanted).square()).mean()
 
     def _depth_of_picture(self, render: Render) -> Tensor:
         try:

@@ -98,7 +98,7 @@ class Geometry(Component, nn.Module):
         return self.field(points)[1]
 
     def features_seen(self, points: Tensor, viewers: Tensor) -> Tensor:
-        """`features` of world points seen from unit directions `viewers` [N, 3]; by default they do not depend on it."""
+        """`features` of points seen from unit directions `viewers` [N, 3]; by default they do not depend on it."""
         return self.features(points)
 
     def mesh(self) -> Mesh:

@@ -77,7 +77,6 @@ def test_colors_depend_on_the_direction_they_are_seen_from() -> None:
     colors = geometry.features_seen(points, viewers)
     assert colors.shape == (50, 3)
     assert (colors - geometry.features_seen(points, -viewers)).abs().max() > 1e-2
-    # A viewer and its mirror image at the surface exchange their directions, so only viewers on the normal see the same.
     normals = geometry.normals(points)
     torch.testing.assert_close(geometry.features(points), geometry.features_seen(points, normals))
     colors.square().sum().backward()

@@ -19,6 +19,7 @@ from torch import Tensor
 from liftstudio.core import registry
 from liftstudio.core.config import parse
 from liftstudio.core.errors import InputError
+from liftstudio.core.schedules import OFF, ON
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.methods.hifi123 import ddim, model, rgnv, rgsd
@@ -268,6 +269,19 @@ def test_texture_moves_towards_a_stored_target() -> None:
         pace = 0.02 * loss.item() / gradient.square().sum()  # lowers a linear function by a fiftieth
         render = replace(render, foreground=(render.foreground - pace * gradient).detach().requires_grad_())
     assert all(later < earlier for earlier, later in itertools.pairwise(losses)), f"{losses}, seed {SEED}"
+
+
+def test_the_image_loss_compares_with_the_decoded_target() -> None:
+    guidance, generator = make(lambda_rgsd=OFF, lambda_image=ON), torch.Generator().manual_seed(SEED)
+    request = guidance.request(0, generator)
+    render = fake_render(generator, len(request.cameras))
+    found = guidance.losses(request, render)
+    assert set(found) == {"image"}
+    _, clean = guidance._targets[0]
+    wanted = render.opacity[:1] * (render.over(0.5)[:1] - guidance.prior.decode(clean)).square()
+    assert found["image"].item() == pytest.approx(wanted.mean().item(), rel=1e-4), f"seed {SEED}"
+    (gradient,) = torch.autograd.grad(found["image"], render.foreground)
+    assert gradient.isfinite().all() and gradient.abs().sum() > 0
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
