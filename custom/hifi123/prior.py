@@ -19,7 +19,7 @@ from liftstudio.core.ranges import PositiveInt
 from liftstudio.core.registry import Component, register
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.network_folders import check_folder
-from liftstudio.priors.precision import half_on_cuda
+from liftstudio.priors.precision import network_dtype
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 
 from .checkpoint import PUBLISHED, open_folder
@@ -108,7 +108,8 @@ class DepthPrior(Component):
         def count(_: nn.Module, arguments: tuple[Any, ...]) -> None:
             self.evaluations += len(arguments[0])
 
-        network = self.parts.unet.load(half_on_cuda(self.config.precision, self.device), self.device)
+        part = self.parts.unet
+        network = part.load(network_dtype(self.config.precision, self.device, part.module), self.device)
         network.register_forward_pre_hook(count)
         return network
 

@@ -20,7 +20,7 @@ from liftstudio.priors.base import SAME_DEG, NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import guided_estimate
 from liftstudio.priors.latent_prior import LATENT_SCALE, LatentPrior
 from liftstudio.priors.parameterization import x0_from_epsilon
-from liftstudio.priors.precision import half_on_cuda
+from liftstudio.priors.precision import network_dtype
 from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep, scaled_linear_levels
 
 from .conditioning import VIEWS, camera_conditions, clip_pixels, over_grey, vae_pixels
@@ -86,7 +86,7 @@ class ImageDream(LatentPrior):
             log.warning("%s: no prompt; a short description of the object improves the result", self.name)
         texts = {"prompt": config.prompt, "negative_prompt": config.negative_prompt}
         self.text = text.encode(texts, device)
-        dtype = half_on_cuda(config.precision, device)
+        dtype = network_dtype(config.precision, device, parts.unet.module)
         self.unet = parts.unet.load(dtype, device)
         self.adaptor: Any = parts.adaptor.load(torch.float32, device) if parts.adaptor else None
         self.tower: Any = parts.tower.load(dtype, device) if parts.tower else None

@@ -13,7 +13,7 @@ from liftstudio.core.weights import Weights, open_weights
 from liftstudio.data.cameras import Cameras
 from liftstudio.priors.base import SAME_DEG, NoisyViews, PosedImage, Prior
 from liftstudio.priors.latent_prior import LatentPrior
-from liftstudio.priors.precision import half_on_cuda
+from liftstudio.priors.precision import network_dtype
 
 from .conditioning import COND_AUG, clip_pixels, frame_vectors
 from .denoising import Condition, estimate_x0, guided_x0
@@ -49,7 +49,7 @@ class SV3D(LatentPrior):
         self.any_elevation = self.variant == "sv3d_p"
         self.name = f"SV3D ({self.variant}, {weights.path.name})"
         self.frames = number(weights, "num_frames")
-        self.unet = unet.load(half_on_cuda(config.precision, device), device)
+        self.unet = unet.load(network_dtype(config.precision, device, unet.module), device)
 
     @classmethod
     def recognizes(cls, weights: Weights) -> bool:
@@ -86,8 +86,9 @@ class SV3D(LatentPrior):
         """
         image = posed.image.to(self.device)
         check_shape("posed.image", image, (self.resolution, self.resolution, 3))
-        tower = self._clip.load(torch.float32, self.device)
-        embedding = tower(pixel_values=clip_pixels(image, tower.config.image_size)).image_embeds
+        tower = self._clip.load(self.unet.dtype, self.device)
+        pixels = clip_pixels(image, tower.config.image_size).to(tower.dtype)
+        embedding = tower(pixel_values=pixels).image_embeds.float()
         noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         noisy = 2 * image - 1 + COND_AUG * noise
         return Condition(embedding, self.posterior(noisy[None]).mode()[0])
