@@ -17,6 +17,7 @@ import contextlib
 import functools
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -182,22 +183,31 @@ PARTS: dict[str, Callable[[Opened], Tensor]] = {
 
 
 def measure(part: str, method: Method, options: files.Options, views: int) -> Row:
-    """Open a network and run a part of the work with it; returns seconds, peak memory and precision.
+    """Open a network and run a part of the work with it; returns seconds, of the clock and of all cores, and memory.
 
     Raises:
         RuntimeError: the result is not finite.
     """
     registry.load_methods()
+    start = time.process_time()
     opened, seconds = timed(lambda: Opened(method, options, views))
     if part != "open":
         if part != "condition":
             opened.condition  # noqa: B018  is work of its own
         _forget_peak()
+        start = time.process_time()
         result, seconds = timed(lambda: PARTS[part](opened))
         if not bool(result.isfinite().all()):
             raise RuntimeError(f"{part}: the result is not finite")
-    row = {"seconds": round(seconds, 1), **memory_high_water_gb(), "precision": _precision(opened.prior)}
-    return {**row, "views": {"open": 0, "condition": 1}.get(part, opened.views), "pixels": opened.prior.resolution}
+    times = {"seconds": round(seconds, 1), "cpu_seconds": round(time.process_time() - start, 1)}
+    size = {"views": _view_count(part, opened), "pixels": opened.prior.resolution}
+    return {**times, **memory_high_water_gb(), "precision": _precision(opened.prior), **size}
+
+
+def _view_count(part: str, opened: Opened) -> int:
+    """Return the number of views that a part works on."""
+    few = {"open": 0, "condition": 1, "decode": opened.views, "distil": opened.views}
+    return few.get(part, len(opened.cameras))
 
 
 def _forget_peak() -> None:
@@ -285,12 +295,12 @@ def _rows_of(name: str, path: Path) -> list[Row]:
 
 def _table(rows: list[Row]) -> Table:
     """Return a table with the newest row of each part."""
-    table = Table("method", "part", "views", "precision", "seconds", "peak GB", "error")
+    table = Table("method", "part", "views", "precision", "seconds", "core seconds", "peak GB", "error")
     for row in {row["part"]: row for row in rows}.values():
         size = f"{row['views']} x {row['pixels']}^2" if row.get("views") else ""
         peak = row.get("memory_gb") or f"(file: {row.get('file_gb')})"
-        cells = (row["method"], row["part"], size, row.get("precision", ""), row.get("seconds", ""), peak)
-        table.add_row(*map(str, cells), row.get("error", ""))
+        found = [row.get(name, "") for name in ("precision", "seconds", "cpu_seconds")]
+        table.add_row(row["method"], row["part"], size, *map(str, found), str(peak), row.get("error", ""))
     return table
 
 
