@@ -40,6 +40,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.memory import memory_high_water_gb
 from liftstudio.data.cameras import orbit_cameras
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
+from liftstudio.priors.chunks import frames_at_once
 from liftstudio.priors.distillation import encode_in_chunks, sds_loss
 from liftstudio.priors.opening import open_prior
 from liftstudio.priors.samplers import euler
@@ -47,7 +48,6 @@ from liftstudio.priors.samplers import euler
 CPU = torch.device("cpu")
 SIGMA = 1.0  # noise level of the estimate and of score distillation
 STEPS = 2  # of the sampler
-ENCODED = 3  # views encoded with gradients at a time: the default of guidance
 PROMPT = "a corgi in a space suit"
 ROWS = Path("runs/full_size.jsonl")
 
@@ -168,7 +168,7 @@ def distil(opened: Opened) -> Tensor:
     """Take a step of score distillation, with guidance; returns the gradient at the pixels."""
     prior, size = opened.prior, opened.prior.resolution
     images = opened.random(opened.views, size, size, 3).sigmoid().requires_grad_()
-    latents = encode_in_chunks(prior.encode, images, torch.ones(opened.views, size, size, 1), ENCODED)
+    latents = encode_in_chunks(prior.encode, images, torch.ones(opened.views, size, size, 1), frames_at_once(size))
     missing = opened.random(len(opened.cameras) - opened.views, *prior.latent_shape)
     noisy = torch.cat([latents.detach(), missing])
     noisy = noisy + SIGMA * opened.random(*noisy.shape)

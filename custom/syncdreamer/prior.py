@@ -52,7 +52,6 @@ class SyncDreamer(LatentPrior):
         reference_gain: NonNegativeFloat = 4.0  # on the image's latents in the estimate from it alone; HarmonyView: 1
 
     config: Config
-    own_chunk = 8  # also the number of views through the UNet at once
     guidance_scale = 2.0
 
     def __init__(self, config: Config, *, device: torch.device) -> None:

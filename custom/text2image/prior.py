@@ -125,7 +125,6 @@ class StableDiffusion(TextToImage, LatentPrior):
     )
     config: TextToImage.Config
     channels = (4, 4)
-    own_chunk = 4
     guidance_scale = 7.5  # of the released sampler
 
     def __init__(self, config: TextToImage.Config, *, device: torch.device) -> None:

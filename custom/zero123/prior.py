@@ -40,7 +40,6 @@ class Zero123(LatentPrior):
         resolution: Annotated[int, Range(16)] = 256  # pixels across the images, as in the networks' training
 
     config: Config
-    own_chunk = 4
     frames = 0
     guidance_scale = 3.0  # of the released sampler
 
