@@ -46,11 +46,11 @@ STABLE_DIFFUSION_1: dict[str, Any] = {
     "cross_attention_dim": 768,
     "sample_size": 32,
 }
-CLIP_L_IMAGE = {
+CLIP_L_IMAGE: dict[str, Any] = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "patch_size": 14, "image_size": 224, "projection_dim": 768,
 }  # fmt: skip
-CLIP_H_TEXT = {
+CLIP_H_TEXT: dict[str, Any] = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16,
     "vocab_size": TOKENS, "hidden_act": "gelu", "projection_dim": 512,
 }  # fmt: skip
