@@ -64,7 +64,6 @@ def _make(config: RunConfig, picture: Path, gpus: list[int] | None) -> None:
     from liftstudio.views.text_pictures import best_picture, make_pictures
 
     options, device = config.text_to_image, first_device(config.device, gpus)
-    picture.parent.mkdir(parents=True, exist_ok=True)
     seeds = range(config.seed, config.seed + options.count)
     text = config.text + options.suffix
     made = make_pictures(text, options.model, picture.parent, seeds=seeds, steps=options.steps, device=device)

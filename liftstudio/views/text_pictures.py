@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
+from liftstudio.core.files import atomic_path
 from liftstudio.core.logs import WorkProgress, log
 from liftstudio.data.images import load_image
 from liftstudio.priors.network_folders import loading
@@ -75,7 +76,9 @@ def make_pictures(
         for index, (seed, path) in enumerate(made.items()):
             progress(f"seed {seed}", index / len(seeds))
             generator = torch.Generator().manual_seed(seed)
-            pipeline(prompt=text, generator=generator, **options).images[0].convert("RGB").save(path)
+            image = pipeline(prompt=text, generator=generator, **options).images[0]
+            with atomic_path(path) as temporary:
+                image.convert("RGB").save(temporary)
     return made
 
 
