@@ -75,7 +75,7 @@ class Method:
 METHODS = {
     "sv3d-p": Method(functools.partial(files.write_sv3d, variant="p"), "sv3d", 21),
     "sv3d-u": Method(functools.partial(files.write_sv3d, variant="u"), "sv3d", 21),
-    "imagedream": Method(files.write_imagedream, "imagedream", 4, prompt=True),
+    "imagedream": Method(files.write_imagedream, "imagedream", 4, (1, 10.0, 3.6, 47.0), prompt=True),
     "syncdreamer": Method(files.write_syncdreamer, "syncdreamer", 16, (0, 30.0, 1.5, files.SYNCDREAMER_FOV_DEG)),
     "sd2-depth": Method(files.write_depth_model, "sd2-depth", 4, kind="depth-prior"),
     "zero123": Method(files.write_zero123, "zero123", 4),
