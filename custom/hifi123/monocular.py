@@ -1,8 +1,7 @@
 """Monocular depth and normals of views, by networks from transformers or diffusers."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +16,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.registry import register
 from liftstudio.data.images import resize_smooth
 from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.priors.network_folders import loading
 from liftstudio.views.estimation import MapEstimator
 
 from .depth import Meaning, check_map
@@ -54,7 +54,7 @@ class DepthEstimator:
             InputError: there is no such network, it lacks a weight, or its kind is unknown.
         """
         self.device = device
-        with _loading(source, "depth estimator") as name:
+        with loading("estimator", source, "depth estimator") as name:
             is_pipeline = (Path(name) / _PIPELINE).is_file() if Path(name).is_dir() else _is_pipeline(name)
             self._estimate = self._marigold(name) if is_pipeline else self._of_transformers(name)
 
@@ -115,7 +115,7 @@ class NormalEstimator:
             InputError: there is no such network, or it is of another kind.
         """
         self.device = device
-        with _loading(source, "normal estimator") as name:
+        with loading("estimator", source, "normal estimator") as name:
             from diffusers import MarigoldNormalsPipeline
 
             self._pipeline = _opened(MarigoldNormalsPipeline, name, device)
@@ -128,25 +128,6 @@ class NormalEstimator:
         """
         found = [_predicted(self._pipeline, image[None].to(self.device)) for image in images]
         return F.normalize(torch.cat(found), dim=-1)
-
-
-@contextmanager
-def _loading(source: str, kind: str) -> Iterator[str]:
-    """Yield the name under which transformers and diffusers find a network; turn their errors into InputErrors.
-
-    Raises:
-        InputError: no such folder, or anything fails inside.
-    """
-    folder = input_path(source)
-    if not folder.is_dir() and (folder.exists() or source.count("/") != 1):
-        raise InputError(f"estimator: {source}: no such folder")
-    try:
-        yield str(folder) if folder.is_dir() else source
-    except InputError:
-        raise
-    except Exception as error:  # a dozen unrelated types: damaged file, no network access, no such name
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"estimator: {source}: cannot load a {kind} ({reason[0]})") from error
 
 
 def _opened(cls: Any, name: str, device: torch.device) -> Any:

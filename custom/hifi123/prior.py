@@ -15,11 +15,12 @@ from liftstudio.core.checks import check_range
 from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
-from liftstudio.core.ranges import PositiveInt
+from liftstudio.core.ranges import NonNegativeInt
 from liftstudio.core.registry import Component, register
 from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.priors.chunks import frames_at_once
 from liftstudio.priors.network_folders import check_folder
-from liftstudio.priors.precision import half_on_cuda
+from liftstudio.priors.precision import network_dtype
 from liftstudio.priors.samplers import scaled_linear_alpha_bars
 
 from .checkpoint import PUBLISHED, open_folder
@@ -49,7 +50,7 @@ class DepthPrior(Component):
     class Config:
         weights: str = "asset://priors/depth-tiny"  # folder in diffusers' form: unet, vae, text_encoder, tokenizer
         precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the UNet; auto: by device
-        chunk: PositiveInt = 4  # images through a network at once; lower it to save memory
+        chunk: NonNegativeInt = 0  # images through a network at once; 0: by their size, 4 at 256 pixels, 1 from 512
 
     evaluations: int  # images through the UNet so far
 
@@ -101,6 +102,11 @@ class DepthPrior(Component):
             "files": {f"{file.parent.name}/{file.name}": file_digest(file) for file in files},
         }
 
+    @property
+    def chunk(self) -> int:
+        """Number of images through a network at once."""
+        return frames_at_once(self.resolution, self.config.chunk)
+
     @cached_property
     def unet(self) -> Any:
         """The network; images through it are counted in `evaluations`."""
@@ -108,7 +114,8 @@ class DepthPrior(Component):
         def count(_: nn.Module, arguments: tuple[Any, ...]) -> None:
             self.evaluations += len(arguments[0])
 
-        network = self.parts.unet.load(half_on_cuda(self.config.precision, self.device), self.device)
+        part = self.parts.unet
+        network = part.load(network_dtype(self.config.precision, self.device, part.module), self.device)
         network.register_forward_pre_hook(count)
         return network
 
@@ -123,11 +130,11 @@ class DepthPrior(Component):
             InputError: the encoder does not take this size; the message starts with `name`.
         """
         unet = self.parts.unet.module
-        return torch.cat([encode(unet, self._vae, chunk, name) for chunk in images.split(self.config.chunk)])
+        return torch.cat([encode(unet, self._vae, chunk, name) for chunk in images.split(self.chunk)])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [B, H, W, 3] in [0, 1] of latents [B, 4, h, w]."""
-        return torch.cat([decode(self._vae, chunk) for chunk in latents.split(self.config.chunk)])
+        return torch.cat([decode(self._vae, chunk) for chunk in latents.split(self.chunk)])
 
     def prompts(self, text: str) -> Prompts:
         """Return the embedded text, and the embedded empty text."""

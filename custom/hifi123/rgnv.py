@@ -19,6 +19,7 @@ from liftstudio.core.ranges import NonNegativeInt, Range
 from liftstudio.core.registry import register
 from liftstudio.data.images import resize_lanczos
 from liftstudio.data.reference_views import ReferenceViews
+from liftstudio.priors.chunks import MOST
 from liftstudio.views.enhancement import ViewEnhancer
 
 from .ddim import OnStep, Predict, TimestepGrid, invert, sample
@@ -237,7 +238,7 @@ class RGNV(ViewEnhancer):
         form = Form(config.levels, config.levels - config.start_step, scale, config.last_layers)
         grid, prompts = prior.grid(config.steps), prior.prompts(config.prompt)
         painted = views.images.clone()
-        chunks = _chunks(views, prior.config.chunk)
+        chunks = _chunks(views, prior.config.chunk or MOST)
         stored = config.stored_reference
         calls = form.reference_calls(stored=stored) * len(chunks) + form.view_calls * sum(map(len, chunks.values()))
         with _shown_calls(prior.unet, calls):

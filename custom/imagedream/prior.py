@@ -20,7 +20,7 @@ from liftstudio.priors.base import SAME_DEG, NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import guided_estimate
 from liftstudio.priors.latent_prior import LATENT_SCALE, LatentPrior
 from liftstudio.priors.parameterization import x0_from_epsilon
-from liftstudio.priors.precision import half_on_cuda
+from liftstudio.priors.precision import network_dtype
 from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep, scaled_linear_levels
 
 from .conditioning import VIEWS, camera_conditions, clip_pixels, over_grey, vae_pixels
@@ -67,7 +67,6 @@ class ImageDream(LatentPrior):
         text_encoder: str = ""  # folder with text_encoder/ and tokenizer/; "": the weights' own, or Stable Diffusion's
 
     config: Config
-    own_chunk = 4
     frames = VIEWS
     knows_backgrounds = True
 
@@ -88,7 +87,7 @@ class ImageDream(LatentPrior):
         prompt = config.prompt and config.prompt + config.prompt_suffix
         texts = {"prompt": prompt, "negative_prompt": config.negative_prompt}
         self.text = text.encode(texts, device)
-        dtype = half_on_cuda(config.precision, device)
+        dtype = network_dtype(config.precision, device, parts.unet.module)
         self.unet = parts.unet.load(dtype, device)
         self.adaptor: Any = parts.adaptor.load(torch.float32, device) if parts.adaptor else None
         self.tower: Any = parts.tower.load(dtype, device) if parts.tower else None

@@ -13,7 +13,7 @@ from liftstudio.core.weights import Weights, open_weights
 from liftstudio.data.cameras import Cameras
 from liftstudio.priors.base import SAME_DEG, NoisyViews, PosedImage, Prior
 from liftstudio.priors.latent_prior import LatentPrior
-from liftstudio.priors.precision import half_on_cuda
+from liftstudio.priors.precision import network_dtype
 
 from .conditioning import COND_AUG, clip_pixels, frame_vectors
 from .denoising import Condition, estimate_x0, guided_x0
@@ -34,7 +34,6 @@ class SV3D(LatentPrior):
         guide_in_one_batch: bool = False  # both guidance branches in one batch: faster on large GPUs, twice the memory
 
     config: Config
-    own_chunk = 2  # about 3 GB at 576 pixels
     sigma_min, sigma_max = 0.002, 700.0
     guidance_scale = 2.5  # opposite the input view
 
@@ -49,7 +48,7 @@ class SV3D(LatentPrior):
         self.any_elevation = self.variant == "sv3d_p"
         self.name = f"SV3D ({self.variant}, {weights.path.name})"
         self.frames = number(weights, "num_frames")
-        self.unet = unet.load(half_on_cuda(config.precision, device), device)
+        self.unet = unet.load(network_dtype(config.precision, device, unet.module), device)
 
     @classmethod
     def recognizes(cls, weights: Weights) -> bool:
@@ -86,8 +85,9 @@ class SV3D(LatentPrior):
         """
         image = posed.image.to(self.device)
         check_shape("posed.image", image, (self.resolution, self.resolution, 3))
-        tower = self._clip.load(torch.float32, self.device)
-        embedding = tower(pixel_values=clip_pixels(image, tower.config.image_size)).image_embeds
+        tower = self._clip.load(self.unet.dtype, self.device)
+        pixels = clip_pixels(image, tower.config.image_size).to(tower.dtype)
+        embedding = tower(pixel_values=pixels).image_embeds.float()
         noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         noisy = 2 * image - 1 + COND_AUG * noise
         return Condition(embedding, self.posterior(noisy[None]).mode()[0])

@@ -17,7 +17,7 @@ from liftstudio.priors.classifier_free import guided
 from liftstudio.priors.latent_diffusion import weight_shape
 from liftstudio.priors.latent_prior import LATENT_SCALE, LatentPrior, clip_pixels
 from liftstudio.priors.parameterization import x0_from_epsilon
-from liftstudio.priors.precision import half_on_cuda
+from liftstudio.priors.precision import network_dtype
 from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep
 
 from .denoising import (
@@ -52,7 +52,6 @@ class SyncDreamer(LatentPrior):
         reference_gain: NonNegativeFloat = 4.0  # on the image's latents in the estimate from it alone; HarmonyView: 1
 
     config: Config
-    own_chunk = 8  # also the number of views through the UNet at once
     guidance_scale = 2.0
 
     def __init__(self, config: Config, *, device: torch.device) -> None:
@@ -66,7 +65,7 @@ class SyncDreamer(LatentPrior):
         self.frames = len(self.rig)
         self.levels = noise_levels(weights)
         self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
-        self.network = parts.network.load(half_on_cuda(config.precision, device), device)
+        self.network = parts.network.load(network_dtype(config.precision, device, parts.network.module), device)
         self._clip = parts.clip
 
     @classmethod
@@ -107,8 +106,9 @@ class SyncDreamer(LatentPrior):
         """
         image = posed.image.to(self.device)
         check_shape("posed.image", image, (self.resolution, self.resolution, 3))
-        tower = self._clip.load(torch.float32, self.device)
-        embedding = tower(pixel_values=clip_pixels(image, tower.config.image_size)).image_embeds
+        tower = self._clip.load(self.network.dtype, self.device)
+        pixels = clip_pixels(image, tower.config.image_size).to(tower.dtype)
+        embedding = tower(pixel_values=pixels).image_embeds.float()
         posterior = self.posterior(2 * image[None] - 1)
         noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         latent = LATENT_SCALE * (posterior.mean + posterior.std * noise)[0]

@@ -17,7 +17,7 @@ from liftstudio.priors.classifier_free import guided_estimate
 from liftstudio.priors.latent_prior import LatentPrior
 from liftstudio.priors.network_folders import latent_side
 from liftstudio.priors.parameterization import x0_from_epsilon, x0_from_v
-from liftstudio.priors.precision import half_on_cuda
+from liftstudio.priors.precision import network_dtype
 from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep
 
 from .checkpoint import is_latent_unet, is_pixel_unet, read_schedule, unet_part, vae_part
@@ -55,7 +55,7 @@ class TextToImage(Prior):
             )
         self.levels, self.prediction = schedule.levels, schedule.prediction
         self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
-        self.unet = unet.load(half_on_cuda(config.precision, device), device)
+        self.unet = unet.load(network_dtype(config.precision, device, unet.module), device)
         return side
 
     def check_cameras(self, input_camera: Cameras, cameras: Cameras) -> None:
@@ -125,7 +125,6 @@ class StableDiffusion(TextToImage, LatentPrior):
     )
     config: TextToImage.Config
     channels = (4, 4)
-    own_chunk = 4
     guidance_scale = 7.5  # of the released sampler
 
     def __init__(self, config: TextToImage.Config, *, device: torch.device) -> None:

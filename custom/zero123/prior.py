@@ -19,7 +19,7 @@ from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import guided_estimate
 from liftstudio.priors.latent_prior import LatentPrior, clip_pixels
 from liftstudio.priors.parameterization import x0_from_epsilon
-from liftstudio.priors.precision import half_on_cuda
+from liftstudio.priors.precision import network_dtype
 from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep, scaled_linear_levels
 
 from .checkpoint import PUBLISHED, is_zero123, open_folder
@@ -42,7 +42,6 @@ class Zero123(LatentPrior):
         cameras: Convention = "zero123"  # what the network is told of a view's camera; of Zero123-XL or Stable Zero123
 
     config: Config
-    own_chunk = 4
     frames = 0
     guidance_scale = 3.0  # of the released sampler
 
@@ -57,7 +56,7 @@ class Zero123(LatentPrior):
             log.warning("prior: %s by its name needs prior.type=zero123 prior.cameras=stable-zero123", self.name)
         self.levels = scaled_linear_levels()  # of each timestep
         self.sigma_min, self.sigma_max = self.levels[0].item(), self.levels[-1].item()
-        self.unet = parts.unet.load(half_on_cuda(config.precision, device), device)
+        self.unet = parts.unet.load(network_dtype(config.precision, device, parts.unet.module), device)
         self.tower = parts.tower
         self.projection = parts.projection.load(torch.float32, device)
 
@@ -77,8 +76,9 @@ class Zero123(LatentPrior):
         """Return the CLIP embedding and the latents of the input image over white; CLIP is in memory only here."""
         check_shape("posed.image", posed.image, (self.resolution, self.resolution, 3))
         image = posed.image.to(self.device)
-        tower = self.tower.load(torch.float32, self.device)
-        embedding = tower(pixel_values=clip_pixels(image, tower.config.image_size)).image_embeds[0]
+        tower = self.tower.load(self.unet.dtype, self.device)
+        pixels = clip_pixels(image, tower.config.image_size).to(tower.dtype)
+        embedding = tower(pixel_values=pixels).image_embeds[0].float()
         return Condition(embedding, self.posterior(2 * image[None] - 1).mode()[0], posed.camera.to(self.device))
 
     @torch.no_grad()

@@ -23,6 +23,7 @@ SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 UNET_FOLDER = "unet"  # subfolder of a diffusers pipeline that holds the denoising network
 SUMS = "SHA256SUMS"  # file in the folder of a packaged prior with the digests of its files
 _FORMATS = {SAFETENSORS: SUFFIXES[:1], ZIP: SUFFIXES[1:], PICKLE: SUFFIXES[1:]}  # -> suffixes it is read under
+_MAPPED = 2**29  # bytes that are read of a file before it is mapped anew: pages that were read count as memory
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(/[\w./-]+)?")
 
 
@@ -43,6 +44,8 @@ class Weights:
         self.path = path
         self.metadata: dict[str, str] = {}
         self._tensors: dict[str, Tensor] = {}
+        self._read = 0  # bytes since the file was mapped
+        self._is_mapped = True
         try:
             self.shapes = self._open_safetensors() if path.suffix == ".safetensors" else self._open_pickle()
         except InputError:
@@ -55,7 +58,19 @@ class Weights:
 
     def __getitem__(self, key: str) -> Tensor:
         """Return the tensor `key` on the CPU, in the file's dtype; it is memory-mapped: copy it before changing it."""
-        return self._tensors[key] if self._tensors else self._file.get_tensor(key)
+        if self._read > _MAPPED and self._is_mapped:
+            self._map_anew()
+        tensor = self._tensors[key] if self._tensors else self._file.get_tensor(key)
+        self._read += tensor.nbytes
+        return tensor
+
+    def _map_anew(self) -> None:
+        """Give back the memory of the pages that were read."""
+        self._read = 0
+        if self._tensors:
+            self._open_pickle()
+        else:
+            self._open_safetensors()
 
     def _open_safetensors(self) -> dict[str, tuple[int, ...]]:
         self._file = safe_open(self.path, framework="pt")
@@ -67,8 +82,8 @@ class Weights:
             kind = file_kind(self.path)
             if kind not in (ZIP, PICKLE, ""):
                 raise ValueError(kind)
-            # Files of torch before 1.6 are no archives and cannot be mapped.
-            state = torch.load(self.path, map_location="cpu", weights_only=True, mmap=kind == ZIP)
+            self._is_mapped = kind == ZIP  # files of torch before 1.6 are no archives and cannot be mapped
+            state = torch.load(self.path, map_location="cpu", weights_only=True, mmap=self._is_mapped)
         except pickle.UnpicklingError as error:
             objects = torch.serialization.get_unsafe_globals_in_checkpoint(self.path)  # executes nothing
             raise (_not_only_tensors(self.path, objects) if objects else error) from error

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
-from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
+from liftstudio.core.ranges import NonNegativeInt, Range
 from liftstudio.core.schedules import ON, Schedule
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.images import resize_smooth
@@ -17,6 +17,7 @@ from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance.base import Guidance, Request
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
+from liftstudio.priors.chunks import frames_at_once
 from liftstudio.priors.classifier_free import GuidanceScale
 from liftstudio.priors.distillation import draw_sigma, encode_in_chunks, sds_loss
 from liftstudio.priors.opening import open_prior
@@ -55,7 +56,7 @@ class PriorGuidance(Guidance[DistillationRequest]):
     class Config(Guidance.Config):
         prior: Annotated[ComponentSpec, "prior"]  # the diffusion model; asset://priors/toys is the bundled one
         guidance_scale: GuidanceScale = 0.0  # classifier-free guidance; 1: none; 0: the prior's default
-        encoder_chunk: PositiveInt = 3  # views encoded with gradients at a time; lower it to save memory
+        encoder_chunk: NonNegativeInt = 0  # views encoded with gradients at a time; 0: 4 at 256 pixels, 1 from 512
         lambda_sds: Schedule = ON  # score distillation, a mean over the elements of the latents
 
     config: Config
@@ -151,7 +152,8 @@ class PriorGuidance(Guidance[DistillationRequest]):
         frames, size = len(request.views), self.prior.resolution
         images = resize_smooth(self.shown(request, render), size, size)
         masks = resize_smooth(render.opacity[:frames], size, size)
-        return encode_in_chunks(self.prior.encode, images, masks, self.config.encoder_chunk)
+        chunk = frames_at_once(size, self.config.encoder_chunk)
+        return encode_in_chunks(self.prior.encode, images, masks, chunk)
 
 
 class ScoreDistillation(PriorGuidance):

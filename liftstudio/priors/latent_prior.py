@@ -1,6 +1,6 @@
 """The base of priors on the latents of an autoencoder, and preprocessing for the CLIP image tower."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from liftstudio.core.checks import check_shape
 from liftstudio.priors.base import Prior
+from liftstudio.priors.chunks import frames_at_once
 from liftstudio.priors.latent_diffusion import Part
 
 LATENT_SCALE = 0.18215  # factor from the autoencoder's latents to those that are denoised
@@ -19,7 +20,6 @@ _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.2613
 class LatentPrior(Prior):
     """A prior on the scaled latents of an autoencoder; it makes no masks."""
 
-    own_chunk: ClassVar[int]  # default of `chunk`
     config: Prior.Config
 
     def __init__(self, config: Prior.Config, vae: Part, resolution: int, *, device: torch.device) -> None:
@@ -43,7 +43,7 @@ class LatentPrior(Prior):
     @property
     def chunk(self) -> int:
         """Number of frames to encode or decode at once."""
-        return self.config.chunk or self.own_chunk
+        return frames_at_once(self.resolution, self.config.chunk)
 
     def posterior(self, images: Tensor) -> Any:
         """Return the distribution of unscaled latents [B, 4, h, w] of images [B, R, R, 3] in [-1, 1]."""

@@ -1,12 +1,12 @@
 """Networks in folders as diffusers and transformers write them: `config.json` with a weight file next to it.
 
-A folder is a local path, or `owner/name` or `owner/name/folder` on the Hugging Face hub. In all functions here,
-`published` says where the official folder is published and under which licence; error messages include it.
+A folder is a local path, or `owner/name` or `owner/name/folder` on the Hugging Face hub. `published` says where the
+official folder is published and under which licence; error messages include it.
 """
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,30 @@ def check_folder(folder: str, published: str) -> None:
     """Raise an InputError if this is neither a local folder nor a possible name on the hub."""
     if not input_path(folder).is_dir() and not is_hub_name(folder):
         raise InputError(f"{folder}: no such folder; {published}")
+
+
+@contextlib.contextmanager
+def loading(option: str, source: str, kind: str) -> Iterator[str]:
+    """Yield the name by which transformers and diffusers find what the block loads; turn their errors into InputErrors.
+
+    Args:
+        option: that names the source; error messages start with it.
+        source: a folder, or `owner/name` on the hub.
+        kind: of what is loaded, in words.
+
+    Raises:
+        InputError: no such folder, or anything fails inside.
+    """
+    folder = input_path(source)
+    if not folder.is_dir() and (folder.exists() or source.count("/") != 1):
+        raise InputError(f"{option}: {source}: no such folder")
+    try:
+        yield str(folder) if folder.is_dir() else source
+    except InputError:
+        raise
+    except Exception as error:  # a dozen unrelated types: damaged file, no network access, no such name
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{option}: {source}: cannot load a {kind} ({reason[0]})") from error
 
 
 def read_scheduler(folder: str, predictions: Sequence[str], published: str) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from liftstudio.export import ExportConfig, check_export
 from liftstudio.run.names import default_tag
 
 INPUTS = ("images", "image", "prompt", "data.path", "prior", "networks.lpips", "networks.depth", "networks.normals")
+# They ask for a picture that shows one object, all of it, before a background from which it can be cut out.
+ONE_WHOLE_OBJECT = ", one whole object, centred, far from the edges of the picture, plain white background"
 
 
 @dataclass
@@ -63,12 +65,23 @@ class TruthConfig:
 
 
 @dataclass
+class TextToImageConfig:
+    model: str = ""  # folder of a diffusers text-to-image pipeline, or its name on the Hugging Face hub
+    suffix: str = ONE_WHOLE_OBJECT  # words after the text
+    count: PositiveInt = 4  # pictures that are made, from `seed` on; the best is taken
+    steps: NonNegativeInt = 0  # denoising steps; 0: the pipeline's default
+
+
+@dataclass
 class RunConfig:
     """The top-level options of a run."""
 
     system: Annotated[ComponentSpec, "system"]  # what is optimised, and how
     prior: Annotated[ComponentSpec, "prior"] | None = None  # the diffusion model; components refer to it as ${prior}
     views: Annotated[ComponentSpec, "views"] | None = None  # source of the reference views
+    text: str = ""  # a description of an object; `text_to_image` makes the picture from it, in place of `image`
+    text_to_image: TextToImageConfig = field(default_factory=TextToImageConfig)  # how it is made
+    captioner: str = ""  # folder or hub name of a captioner for transformers (BLIP, GIT); it writes an empty `prompt`
     image: str | None = None  # the user's picture; components refer to it as ${image}
     images: dict[str, str] = field(default_factory=dict)  # or several of one object, by label; referred to as ${images}
     image_box: tuple[int, int, int, int] | None = None  # where its object is; components refer to it as ${image_box}
@@ -104,7 +117,7 @@ def load_run_config(path: Path, overrides: list[str]) -> RunConfig:
         overrides = ["image=", *(re.sub(r"^images\.([^=]*)=", r"images[\1]=", override) for override in overrides)]
     config = parse(read_config(path, overrides, INPUTS), RunConfig)
     config.name = config.name or path.stem
-    config.tag = config.tag or default_tag(config.picture or config.data.path)
+    config.tag = config.tag or default_tag(config.text or config.picture or config.data.path)
     check_export(config.export)
     return config
 

@@ -40,6 +40,11 @@ class RunFolder:
         return self.path / "checkpoints" / "inputs.ckpt"
 
     @property
+    def made_inputs(self) -> Path:
+        """The folder of the pictures that were made from a text, with the one that is used."""
+        return self.path / "inputs"
+
+    @property
     def views(self) -> Path:
         """The folder of generated reference views."""
         return self.path / "views"

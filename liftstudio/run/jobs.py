@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from liftstudio.core.logs import log
 from liftstudio.run.config import RunConfig, load_run_config
+from liftstudio.run.made_inputs import with_made_inputs
 
 if TYPE_CHECKING:
     from liftstudio.run.folder import RunFolder
@@ -42,18 +43,20 @@ def run_job(job: Job, on_folder: Callable[["RunFolder"], None] = lambda folder: 
     on_folder: called with the run folder as soon as there is one.
 
     Raises:
-        InputError: see `load_run_config`, `existing_run_folder`, `Run.start` and `Run.reopen`.
+        InputError: see `load_run_config`, `with_made_inputs`, `existing_run_folder`, `Run.start` and `Run.reopen`.
         KeyboardInterrupt: the job was stopped; `Interrupted` if a checkpoint was written then.
     """
     folder = None if job.mode in NEW_RUN else _reopened(job.config)
-    config = load_run_config(folder.config if folder else job.config, list(job.overrides))
+    overrides, gpus = list(job.overrides), _as_list(job.gpus)
+    if folder is None:
+        overrides = with_made_inputs(job.config, overrides, gpus)
+    config = load_run_config(folder.config if folder else job.config, overrides)
     _warn_of_repeated(job.overrides)
     if folder is not None:
         return _work_on(folder, config, job, on_folder)
 
     from liftstudio.run.run import Run, make_preview, make_views  # slow to import, so a bad config is reported first
 
-    gpus = _as_list(job.gpus)
     if job.mode != "train":
         make = make_views if job.mode == "views" else make_preview
         folder = make(config, job.command, gpus)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -139,11 +140,11 @@ def check_truth(config: RunConfig) -> None:
 
 
 def noun_of(config: RunConfig) -> str | None:
-    """Return what the object is called: the prompt, the stem of the picture's file, or the name of the truth's folder.
+    """Return what the object is called: prompt, text, the stem of the picture's file, or the truth's folder.
 
-    The first of these that contains letters counts (000 does not); None if there is none.
+    The first of these names that contains letters counts (000 does not); None if there is none.
     """
-    names = (config.prompt or "", Path(config.picture).stem, input_path(config.truth.views).name)
+    names = (config.prompt or config.text, Path(config.picture).stem, input_path(config.truth.views).name)
     return next((name for name in names if any(letter.isalpha() for letter in name)), None)
 
 
@@ -151,6 +152,8 @@ def make_folder(config: RunConfig, inputs: Inputs | None, command: str) -> RunFo
     """Create the folder of a run; inputs: None if the run is to load them itself."""
     runs_dir = output_path(config.runs_dir)
     folder = create_run_folder(runs_dir, config.name, config.tag, to_plain(config), inputs, command)
+    if config.text:
+        shutil.copytree(input_path(config.picture).parent, folder.made_inputs)
     log.info("run folder: %s", folder.path)
     return folder
 

@@ -35,11 +35,11 @@ from liftstudio.priors.opening import open_prior
 from liftstudio.run.config import load_without_input
 from liftstudio.run.folder import RunFolder
 from liftstudio.run.jobs import Job, Mode
+from liftstudio.run.names import INPUTS
 from liftstudio.run.snapshots import look
 from liftstudio.studio.jobs import work
 from liftstudio.studio.results import Result
 
-INPUTS = "inputs"  # folder of pictures that were given as pixels, or uploaded, beside the run folders
 Picture = str | Path | Image.Image | NDArray[Any] | Tensor
 Pictures = Picture | Mapping[str, Picture] | None
 

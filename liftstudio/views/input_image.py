@@ -110,7 +110,7 @@ def load_input_image(
     within = None if box is None else _checked_box(path, box, rgb)
     is_opaque = alpha is None or is_card(alpha)
     if is_opaque:
-        rgb, alpha = _cut_out(path, rgb, alpha, within)
+        rgb, alpha = cut_out(path, rgb, alpha, within)
     assert alpha is not None
     if within is not None:
         alpha = alpha * torch.from_numpy(within.mask(*alpha.shape[:2]))[..., None]
@@ -169,7 +169,7 @@ def _framed(rgb: Tensor, alpha: Tensor, box: tuple[int, int, int, int], ratio: f
     return InputImage(rgb, alpha, (left + right - side) / 2, (top + bottom - side) / 2, side)
 
 
-def _cut_out(path: Path, rgb: Tensor, alpha: Tensor | None, box: Box | None) -> tuple[Tensor, Tensor]:
+def cut_out(path: Path, rgb: Tensor, alpha: Tensor | None, box: Box | None) -> tuple[Tensor, Tensor]:
     """Return straight colour and alpha of the object in an opaque image, or in the card that `alpha` shows."""
     if matting.installed():
         return _by_network(path, rgb if alpha is None else _filled(rgb, alpha)[0])

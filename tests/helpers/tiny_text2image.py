@@ -26,6 +26,40 @@ def write_tiny_stable_diffusion(folder: Path, seed: int = 0, prediction: str = "
     return folder
 
 
+def write_tiny_painter(folder: Path) -> Path:
+    """Write a whole pipeline whose pictures all show a dark square before white, of 64 pixels.
+
+    The decoder paints it, whatever the latents are: a constant that zeros beyond the border lower there, normalised.
+    """
+    from diffusers import PNDMScheduler, StableDiffusionPipeline
+    from transformers import CLIPTokenizer
+
+    generator = torch.Generator().manual_seed(0)
+    vae = tiny_vae(generator)
+    for name, weight in vae.decoder.named_parameters():
+        weight.zero_()
+        if "upsamplers" in name and weight.ndim == 4:
+            weight[range(len(weight)), range(len(weight))] = 1 / 9
+        if "conv_shortcut" in name and weight.ndim == 4:
+            weight[range(len(weight)), range(len(weight))] = 1
+    vae.decoder.conv_in.bias.fill_(1)
+    vae.decoder.conv_norm_out.weight.fill_(1)
+    vae.decoder.conv_out.weight[:, :, 1, 1] = -8 / vae.decoder.conv_out.in_channels
+    vae.decoder.conv_out.bias.fill_(0.5)
+    write_tokenizer(folder / "tokenizer")
+    StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=tiny_text(generator),
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        unet=tiny_unet(generator, in_channels=4, out_channels=4, sample_size=16),
+        scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
 def write_tiny_if(folder: Path, seed: int = 0) -> Path:
     """Write the whole folder of a stage I; its tokenizer has one token per letter."""
     from diffusers import DDPMScheduler

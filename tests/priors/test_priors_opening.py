@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Annotated
@@ -15,12 +16,14 @@ from safetensors.torch import save, save_file
 from torch import nn
 
 from liftstudio.cli.catalog import catalog
+from liftstudio.core import weights as weights_module
 from liftstudio.core.config import ComponentSpec, parse
 from liftstudio.core.errors import InputError
 from liftstudio.core.registry import find
 from liftstudio.core.weights import Weights, load_module, open_weights
 from liftstudio.priors import opening
 from liftstudio.priors.opening import open_prior, resolve
+from liftstudio.priors.precision import network_dtype
 
 CPU = torch.device("cpu")
 SEED = fresh_seed(__name__)
@@ -163,6 +166,37 @@ def test_load_module_casts_and_freezes(tmp_path: Path, state: dict[str, torch.Te
         module = nn.Linear(4, 3)
     with pytest.raises(InputError, match="the weight 'weight' is missing"):
         load_module(module, weights, {"bias": "a.bias"}, torch.float32, CPU)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory of mapped files is read from /proc")
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_pages_that_were_read_are_given_back(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network larger than the memory that is left besides it can be loaded: its file takes none."""
+    monkeypatch.setattr(weights_module, "_MAPPED", 2**20)
+    state = {str(number): torch.full((2**18,), float(number)) for number in range(32)}
+    path = tmp_path / f"large{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    weights, before = Weights(path), _mapped_bytes()
+    assert all(weights[key][-1] == state[key][-1] for key in state)
+    assert _mapped_bytes() - before < 2**23, "of 32 MB"
+
+
+def _mapped_bytes() -> int:
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile:"))
+    return 1024 * int(line.split()[1])
+
+
+def test_the_precision_of_a_published_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half precision on CUDA; on a CPU only if it is large, and if that is fast there; needs no GPU."""
+    with torch.device("meta"):
+        small, large = nn.Linear(3, 4), nn.Linear(10_000, 10_000)
+    cuda = torch.device("cuda")
+    for fast in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
+        half = torch.bfloat16 if fast else torch.float32
+        assert (network_dtype("auto", CPU, small), network_dtype("auto", CPU, large)) == (torch.float32, half)
+    assert network_dtype("auto", cuda, small) == torch.float16
+    assert network_dtype("float32", cuda, large) == network_dtype("float32", CPU, large) == torch.float32
 
 
 def test_foreign_weights_belong_to_no_prior(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:

@@ -392,7 +392,7 @@ def test_an_empty_mesh_has_an_iou_of_0() -> None:
     ],
 )
 def test_an_object_is_called_by_its_prompt_or_its_files(prompt: str, image: str, views: str, noun: str | None) -> None:
-    config = SimpleNamespace(prompt=prompt, picture=image, truth=SimpleNamespace(views=views))
+    config = SimpleNamespace(prompt=prompt, text="", picture=image, truth=SimpleNamespace(views=views))
     assert noun_of(config) == noun  # type: ignore[arg-type]
 
 

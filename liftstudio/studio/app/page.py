@@ -12,12 +12,12 @@ from torch import Tensor
 from liftstudio.core.errors import InputError
 from liftstudio.data.images import load_image
 from liftstudio.run.jobs import Mode
+from liftstudio.run.names import INPUTS
 from liftstudio.studio.app import fragments, history, uploads
 from liftstudio.studio.app.cut_outs import EDITED, KEEP, REMOVE, CutOut, cut_out, painted, reduced, under_brush
 from liftstudio.studio.app.methods import method, method_names
 from liftstudio.studio.app.orbit import draw_orbit
 from liftstudio.studio.app.orders import LABELS, Order, box_of, options_of, submit
-from liftstudio.studio.pipeline import INPUTS
 from liftstudio.studio.queue import Queue
 
 LOOK_EVERY_S = 1.0  # seconds between looks at the run that is shown

@@ -13,10 +13,10 @@ from starlette.types import ASGIApp
 
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
+from liftstudio.run.names import INPUTS
 from liftstudio.studio.app import run_files, scenes, uploads
 from liftstudio.studio.app.guard import Guard
 from liftstudio.studio.app.page import STYLE, Page
-from liftstudio.studio.pipeline import INPUTS
 from liftstudio.studio.queue import Queue
 
 CLOSE_S = 2  # seconds that open pages get when the server stops

@@ -276,7 +276,7 @@ BAD: dict[str, tuple[dict[str, Any], Callable[[Path], None], str]] = {
     "odd": ({"resolution": 30}, untouched, "resolution: expected multiples of 4 pixels, got 30x30"),
     "levels": ({"levels": 101}, untouched, r"views\.enhance\.levels: expected 2 to 100, got 101"),
     "start": ({"start_step": 5}, untouched, r"views\.enhance\.start_step: expected 0 to 4, got 5"),
-    "chunk": ({"prior": {"chunk": 0}}, untouched, r"views\.enhance\.prior\.chunk: expected 1 or more"),
+    "chunk": ({"prior": {"chunk": -1}}, untouched, r"views\.enhance\.prior\.chunk: expected 0 or more"),
     "another kind": (
         {"prior": {"type": "toys"}},
         untouched,

@@ -25,7 +25,6 @@ from liftstudio.methods.syncdreamer.rig import Rig
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.latent_prior import clip_pixels
 from liftstudio.priors.opening import open_prior
-from liftstudio.priors.precision import half_on_cuda
 
 SEED = fresh_seed(__name__)
 SIZE, VIEWS = 32, 4
@@ -349,16 +348,6 @@ def test_other_sizes(options: dict[str, Any], tmp_path: Path, generator: torch.G
     estimates = prior.denoise_separately(NoisyViews(latents, 1.0, condition, official_cameras(views, size)))
     assert all(e.shape == latents.shape and torch.isfinite(e).all() for e in estimates)
     assert (estimates.everything - estimates.views).abs().max() > 1e-3
-
-
-def test_the_network_is_half_precision_on_cuda() -> None:
-    """Unless the option says otherwise; needs no GPU."""
-    for precision, on_cuda, on_cpu in (
-        ("auto", torch.float16, torch.float32),
-        ("float32", torch.float32, torch.float32),
-        ("bfloat16", torch.bfloat16, torch.bfloat16),
-    ):
-        assert (half_on_cuda(precision, torch.device("cuda")), half_on_cuda(precision, CPU)) == (on_cuda, on_cpu)
 
 
 def test_half_precision_is_close(file: Path, prior: Prior, generator: torch.Generator) -> None:
