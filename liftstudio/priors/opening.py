@@ -1,11 +1,12 @@
 """Opening the prior that a config block names, with its weights."""
 
 import contextlib
+import contextvars
 import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +41,22 @@ class AutoPrior(Component):
         prompt: str = ""  # the object in a few words, for a prior that reads text; others log that they ignore it
 
 
+Build = Callable[[ComponentSpec, torch.device], Prior]
+
 _open: WeakValueDictionary[str, Prior] = WeakValueDictionary()  # priors in use, by config and device
+_build: contextvars.ContextVar[Build] = contextvars.ContextVar(
+    "build", default=lambda block, device: block.build(device=device)
+)
+
+
+@contextlib.contextmanager
+def built_by(build: Build) -> Iterator[None]:
+    """Let `build` make the priors that are loaded inside the block: for plans."""
+    token = _build.set(build)
+    try:
+        yield
+    finally:
+        _build.reset(token)
 
 
 @dataclass(frozen=True)
@@ -102,7 +118,7 @@ class ResolvedPrior:
         key = json.dumps([to_plain(self.block), _file_state(self.block.options.weights), str(device)])
         prior = _open.get(key)
         if prior is None:
-            prior = _open[key] = self.block.build(device=device)
+            prior = _open[key] = _build.get()(self.block, device)
         return prior
 
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from liftstudio.core.devices import kind_of
 from liftstudio.ops.backends import fast_bfloat16
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -17,5 +18,5 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 def half_on_cuda(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype that an option names; "auto": float16 on CUDA, for large networks that were published in it."""
     if precision == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
+        return torch.float16 if kind_of(device) == "cuda" else torch.float32
     return _DTYPES[precision]
