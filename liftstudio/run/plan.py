@@ -29,6 +29,7 @@ from liftstudio.systems.coarse_to_fine import CoarseToFine
 from liftstudio.systems.stage_config import StageConfig, geometry_options
 
 VIEWS = "views"
+PARTS = ("weights", "optimizer", "caches", "activations", "program")  # of a peak
 CONTEXT = 0.5e9  # bytes that CUDA itself takes on the card
 BALL_RADIUS = 0.86  # of half the side of a grid that is fitted to its shape
 SAMPLER_STEPS = 2  # of a rehearsal; all take the same memory
@@ -114,6 +115,7 @@ def _stages(config: RunConfig, views: ReferenceViews | None, rehearsal: Rehearsa
         peaks = [_peak(name, system, rehearsal, kind)]
         for step in _telling_steps(stage):
             rehearsal.allocations.restart()
+            system.stage.pixels.clear()  # this machine's memory does not matter
             system.step(step)
             peaks.append(_peak(name, system, rehearsal, kind))
         yield max(peaks, key=lambda phase: phase.total)
