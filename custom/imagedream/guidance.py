@@ -10,7 +10,7 @@ from torch import Tensor
 from liftstudio.core.checks import check_pair
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
-from liftstudio.core.ranges import PositiveInt, Range, UnitFloat
+from liftstudio.core.ranges import Range, UnitFloat
 from liftstudio.core.registry import register
 from liftstudio.core.schedules import Schedule
 from liftstudio.data.cameras import Cameras, FovDeg, concatenate, orbit_cameras
@@ -39,7 +39,6 @@ class MultiViewSDS(ScheduledDistillation):
 
     @dataclass(kw_only=True)
     class Config(ScheduledDistillation.Config):
-        encoder_chunk: PositiveInt = 4  # frames encoded at once with their graph; lower it to save memory
         views_per_step: list[Fours] = field(default_factory=lambda: [VIEWS])  # renders per step; a list: see resolution
         elevation_range_deg: tuple[ElevationDeg, ElevationDeg] = (0.0, 5.0)  # of the cameras, lowest to highest
         fov_range_deg: tuple[FovDeg, FovDeg] = (45.0, 50.0)  # of the cameras, narrowest to widest

@@ -66,7 +66,7 @@ class ImageDream(LatentPrior):
         text_encoder: str = ""  # folder with text_encoder/ and tokenizer/; "": the weights' own, or Stable Diffusion's
 
     config: Config
-    own_chunk = 4
+    own_chunk = encoder_chunk = 4
     frames = VIEWS
     knows_backgrounds = True
 

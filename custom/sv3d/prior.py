@@ -34,7 +34,8 @@ class SV3D(LatentPrior):
         guide_in_one_batch: bool = False  # both guidance branches in one batch: faster on large GPUs, twice the memory
 
     config: Config
-    own_chunk = 2  # about 3 GB at 576 pixels
+    own_chunk = 2  # about 2 GB at 576 pixels
+    encoder_chunk = 1  # about 4 GB
     sigma_min, sigma_max = 0.002, 700.0
     guidance_scale = 2.5  # opposite the input view
 

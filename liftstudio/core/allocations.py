@@ -2,13 +2,15 @@
 
 import contextlib
 import weakref
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+T = TypeVar("T")
 
 
 class Allocations(TorchDispatchMode):
@@ -45,6 +47,20 @@ class Allocations(TorchDispatchMode):
         finally:
             self._work = before
 
+    def extra(self, work: Callable[[], T]) -> tuple[T, int]:
+        """Return what `work` returns, and the bytes that it took at its peak in addition to those before."""
+        before, outer = self.live, (self.peak, self.during)
+        self.restart()
+        made, extra = work(), self.peak - before
+        if outer[0] >= self.peak:
+            self.peak, self.during = outer
+        return made, extra
+
+    def note(self, extra: int) -> None:
+        """Count bytes that are taken for a moment."""
+        if self.live + extra > self.peak:
+            self.peak, self.during = self.live + extra, self._work
+
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
@@ -55,8 +71,7 @@ class Allocations(TorchDispatchMode):
         weakref.finalize(storage, self._drop, key, size, real).atexit = False
         self.live, self.real = self.live + size, self.real + real
         self.real_peak = max(self.real_peak, self.real)
-        if self.live > self.peak:
-            self.peak, self.during = self.live, self._work
+        self.note(0)
 
     def _drop(self, key: int, size: int, real: int) -> None:
         self._known.discard(key)

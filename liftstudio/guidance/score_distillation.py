@@ -9,7 +9,8 @@ from torch import Tensor
 
 from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
-from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
+from liftstudio.core.memory import Chunks
+from liftstudio.core.ranges import NonNegativeInt, Range
 from liftstudio.core.schedules import ON, Schedule
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.images import resize_smooth
@@ -55,7 +56,7 @@ class PriorGuidance(Guidance[DistillationRequest]):
     class Config(Guidance.Config):
         prior: Annotated[ComponentSpec, "prior"]  # the diffusion model; asset://priors/toys is the bundled one
         guidance_scale: GuidanceScale = 0.0  # classifier-free guidance; 1: none; 0: the prior's default
-        encoder_chunk: PositiveInt = 3  # views encoded with gradients at a time; lower it to save memory
+        encoder_chunk: NonNegativeInt = 0  # views encoded with gradients at once; lower saves memory; 0: the prior's
         lambda_sds: Schedule = ON  # score distillation, a mean over the elements of the latents
 
     config: Config
@@ -63,6 +64,7 @@ class PriorGuidance(Guidance[DistillationRequest]):
     def __init__(self, config: Config, *, views: ReferenceViews | None, device: torch.device) -> None:
         self.config, self.device = config, device
         self.prior = self.open_prior()
+        self.chunks = Chunks(config.encoder_chunk or self.prior.encoder_chunk, "encoder_chunk")
         self.check_prior()
         # A PosedImage; None for a prior that takes no image.
         self.posed: Any = posed_image(views, self.prior.resolution, device) if self.prior.takes_image else None
@@ -151,7 +153,7 @@ class PriorGuidance(Guidance[DistillationRequest]):
         frames, size = len(request.views), self.prior.resolution
         images = resize_smooth(self.shown(request, render), size, size)
         masks = resize_smooth(render.opacity[:frames], size, size)
-        return encode_in_chunks(self.prior.encode, images, masks, self.config.encoder_chunk)
+        return encode_in_chunks(self.prior.encode, images, masks, self.chunks)
 
 
 class ScoreDistillation(PriorGuidance):

@@ -110,6 +110,7 @@ class Prior(Component):
     ancestral_steps: int | None = None  # the same for ancestral sampling; none: as many
     guidance_scale: float = 1.0  # default scale of classifier-free guidance
     decomposed_scales: tuple[float, float] = (2.0, 1.0)  # default scales of decomposed guidance
+    encoder_chunk: ClassVar[int] = 3  # default number of frames that guidance encodes with gradients at once
     takes_several: ClassVar[bool] = False  # whether `condition` uses several input images of an object
     any_elevation: bool = True  # whether views may be at other elevations than the input image
     takes_image: bool = True  # else it generates from text alone, and `condition` gets None

@@ -4,6 +4,7 @@ Large networks pass fake tensors, which have shapes but no numbers. What the sce
 much of a picture the object covers, so a few steps of each stage are really done, on the CPU, from views of a ball.
 """
 
+import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
@@ -98,7 +99,8 @@ def _uncached(views: ComponentSpec | None) -> ComponentSpec | None:
 
 def _views_phase(rehearsal: Rehearsal, kind: str) -> Phase:
     counted, weights = rehearsal.allocations, rehearsal.most
-    caches = min(counted.live, counted.peak - weights)
+    gc.collect()  # the prior, which has fields that refer to itself
+    caches = counted.live
     return Phase(VIEWS, weights, 0, caches, counted.peak - weights - caches, _program(counted, kind), counted.during)
 
 
@@ -133,12 +135,16 @@ def _from_balls(system: ComponentSpec) -> ComponentSpec:
 
 
 def _telling_steps(stage: StageConfig) -> list[int]:
-    """Return the steps at which the memory of a stage may change: the first, the last, and those that options name."""
-    steps = {0, stage.steps - 1}
+    """Return the steps at which the memory of a stage may change: the first, and those that options name.
+
+    There is one more after the first, since Adam's means exist from then on.
+    """
+    steps = {0}
     for options in (block.options for block in stage.guidance.values()):
         values = {field.name: getattr(options, field.name) for field in fields(options)}
         steps |= {values["start"], *(step for key in values if key.endswith("_milestones") for step in values[key])}
-    return sorted(step for step in steps if step < stage.steps)
+    found = sorted(step for step in steps if step < stage.steps)
+    return found if len(found) > 1 else [0, stage.steps - 1]
 
 
 def _peak(name: str, system: CoarseToFine, rehearsal: Rehearsal, kind: str) -> Phase:

@@ -327,7 +327,7 @@ def test_several_pictures_are_one_prompt() -> None:
     [
         ({"sigma_range": (2.0, 1.0)}, "sigma_range: expected two ascending levels"),
         ({"sigma_range": (0.05, 100.0)}, "sigma_range: the prior 'gaussian' was trained for 0.01 to 80"),
-        ({"encoder_chunk": 0}, "encoder_chunk: expected 1 or more, got 0"),
+        ({"encoder_chunk": -1}, "encoder_chunk: expected 0 or more, got -1"),
         ({"views": sphere_views(3, RESOLUTION)}, "needs an input picture"),
     ],
 )
