@@ -19,8 +19,8 @@ from liftstudio.core.events import StageStep, WorkStep, listening
 from liftstudio.core.extensions import load_components
 from liftstudio.core.memory import memory_high_water_gb
 from liftstudio.run.config import RunConfig, load_run_config
-from liftstudio.run.plan import VIEWS, plan
-from liftstudio.run.run import Run
+from liftstudio.run.plan import START, VIEWS, plan
+from liftstudio.run.run import Run, load_inputs, make_fabric, make_folder
 
 CONFIGS = ["sv3d-masked-sds", "syncdreamer-neus", "imagedream-toys", "reconstruct-views"]
 QUIET = ["device=cpu", "log.images_every=0", "log.tensorboard=false"]
@@ -68,8 +68,11 @@ def measured(name: str, overrides: list[str]) -> Peaks:
         os.environ["LIFTSTUDIO_CACHE"] = folder  # the views are made anew
         config = _config(name, [f"runs_dir={folder}", *overrides])
         with meter.counted, listening(meter):
-            run = Run.start(config, "", None)
+            inputs = load_inputs(config, None)
             meter.note(VIEWS)
+            run = Run(config, inputs, make_fabric("cpu", None))
+            run.folder = make_folder(config, inputs, "")
+            meter.note(START)
             with run.folder.lock():
                 run.fit()
     return meter.peaks

@@ -211,7 +211,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         raise InputError(f"nothing to do; give one of {modes}, --list, --copy-config, --doctor")
     if options.mode is not None and options.config is None:
         raise InputError(f"--{options.mode} needs --config FILE")
-    if options.mode != "plan" and not options.card is options.memory is None:
+    if options.mode != "plan" and (options.card, options.memory) != (None, None):
         raise InputError("--card and --memory need --plan")
     return options
 

@@ -38,7 +38,12 @@ def report(config_file: Path, overrides: list[str], card: str | None, memory_gb:
     config = load_run_config(config_file, overrides)
     kind, size_gb = _device(config, card, memory_gb)
     phases = plan(config, kind)
-    return "\n".join([*_table(phases), "", *_verdict(config, phases, size_gb), ""])
+    return "\n".join([*report_of(config, phases, size_gb), ""])
+
+
+def report_of(config: RunConfig, phases: list[Phase], size_gb: float) -> list[str]:
+    """Return the lines of a plan: a table, whether it fits into `size_gb`, and what to change if it does not."""
+    return [*_table(phases), "", *_verdict(config, phases, size_gb)]
 
 
 def _device(config: RunConfig, card: str | None, memory_gb: float | None) -> tuple[str, float]:

@@ -43,20 +43,28 @@ class AutoPrior(Component):
 
 Build = Callable[[ComponentSpec, torch.device], Prior]
 
-_open: WeakValueDictionary[str, Prior] = WeakValueDictionary()  # priors in use, by config and device
-_build: contextvars.ContextVar[Build] = contextvars.ContextVar(
-    "build", default=lambda block, device: block.build(device=device)
+
+@dataclass(frozen=True)
+class _Shelf:
+    """How priors are made, and those in use, by config and device."""
+
+    build: Build
+    open: WeakValueDictionary[str, Prior]
+
+
+_shelf: contextvars.ContextVar[_Shelf] = contextvars.ContextVar(
+    "shelf", default=_Shelf(lambda block, device: block.build(device=device), WeakValueDictionary())
 )
 
 
 @contextlib.contextmanager
 def built_by(build: Build) -> Iterator[None]:
-    """Let `build` make the priors that are loaded inside the block: for plans."""
-    token = _build.set(build)
+    """Let `build` make the priors that are loaded inside the block; none of them is used outside."""
+    token = _shelf.set(_Shelf(build, WeakValueDictionary()))
     try:
         yield
     finally:
-        _build.reset(token)
+        _shelf.reset(token)
 
 
 @dataclass(frozen=True)
@@ -116,9 +124,10 @@ class ResolvedPrior:
             InputError: missing or damaged weights, or weights of another model.
         """
         key = json.dumps([to_plain(self.block), _file_state(self.block.options.weights), str(device)])
-        prior = _open.get(key)
+        shelf = _shelf.get()
+        prior = shelf.open.get(key)
         if prior is None:
-            prior = _open[key] = _build.get()(self.block, device)
+            prior = shelf.open[key] = shelf.build(self.block, device)
         return prior
 
 

@@ -18,7 +18,6 @@ from liftstudio.core.config import ComponentSpec, to_plain
 from liftstudio.core.devices import planned_for
 from liftstudio.core.logs import warnings_only
 from liftstudio.core.memory import memory_high_water_gb, memory_options
-from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.geometry.base import PRIOR
 from liftstudio.priors.latent_diffusion import fake_weights
 from liftstudio.priors.opening import built_by
@@ -29,7 +28,8 @@ from liftstudio.run.run import make_deterministic, make_fabric
 from liftstudio.systems.coarse_to_fine import CoarseToFine
 from liftstudio.systems.stage_config import StageConfig, geometry_options
 
-VIEWS = "views"
+CPU = torch.device("cpu")
+VIEWS, START = "views", "start"
 PARTS = ("weights", "optimizer", "caches", "activations", "program")  # of a peak
 CONTEXT = 0.5e9  # bytes that CUDA itself takes on the card
 BALL_RADIUS = 0.86  # of half the side of a grid that is fitted to its shape
@@ -42,7 +42,7 @@ OPTIONS = {ENCODING: "encoder_chunk", DECODING: "chunk"}
 class Phase:
     """Peak memory of a phase of a run, in bytes.
 
-    name:        "views", or the name of a stage.
+    name:        "views"; "start", when the networks of all stages are loaded; or the name of a stage.
     weights:     of networks and of the scene.
     optimizer:   gradients and running means.
     caches:      what else is kept between steps: views, grids, the encoded input image.
@@ -75,10 +75,7 @@ def plan(config: RunConfig, kind: str) -> list[Phase]:
     """
     rehearsal = Rehearsal(Allocations())
     with _rehearsing(rehearsal, kind):
-        inputs = Inputs.load(_uncached(config.views), torch.device("cpu"))
-        views = _views_phase(rehearsal, kind) if config.views is not None else None
-        stages = list(_stages(config, inputs.views, rehearsal, kind))
-    return ([views] if views else []) + stages
+        return list(_phases(config, rehearsal, kind))
 
 
 @contextmanager
@@ -97,30 +94,38 @@ def _uncached(views: ComponentSpec | None) -> ComponentSpec | None:
     return replace(views, options=replace(views.options, cache=False, steps=SAMPLER_STEPS))
 
 
-def _views_phase(rehearsal: Rehearsal, kind: str) -> Phase:
-    counted, weights = rehearsal.allocations, rehearsal.most
-    gc.collect()  # the prior, which has fields that refer to itself
-    caches = counted.live
-    return Phase(VIEWS, weights, 0, caches, counted.peak - weights - caches, _program(counted, kind), counted.during)
-
-
-def _stages(config: RunConfig, views: ReferenceViews | None, rehearsal: Rehearsal, kind: str) -> Iterator[Phase]:
-    device = torch.device("cpu")
+def _phases(config: RunConfig, rehearsal: Rehearsal, kind: str) -> Iterator[Phase]:
+    inputs = Inputs.load(_uncached(config.views), CPU)
+    if config.views is not None:
+        yield _before_stages(VIEWS, rehearsal, kind)
     seed_everything(config.seed)
-    make_deterministic(device)
+    make_deterministic(CPU)
     system: CoarseToFine = _from_balls(config.system).build(
-        views=views, device=device, seed=config.seed, fabric=make_fabric("cpu", None)
+        views=inputs.views, device=CPU, seed=config.seed, fabric=make_fabric("cpu", None)
     )
+    yield _before_stages(START, rehearsal, kind)
     for name, stage in system.config.stages.items():
-        rehearsal.allocations.restart()
-        system.enter(name)
-        peaks = [_peak(name, system, rehearsal, kind)]
-        for step in _telling_steps(stage):
-            rehearsal.allocations.restart()
-            system.stage.pixels.clear()  # this machine's memory does not matter
-            system.step(step)
-            peaks.append(_peak(name, system, rehearsal, kind))
-        yield max(peaks, key=lambda phase: phase.total)
+        yield _stage_phase(name, stage, system, rehearsal, kind)
+
+
+def _before_stages(name: str, rehearsal: Rehearsal, kind: str) -> Phase:
+    counted, weights = rehearsal.allocations, rehearsal.most
+    peak, during = counted.peak, counted.during
+    gc.collect()  # the prior, which refers to itself while it is rehearsed
+    caches = max(0, counted.live - rehearsal.weights)
+    counted.restart()
+    return Phase(name, weights, 0, caches, peak - weights - caches, _program(counted, kind), during)
+
+
+def _stage_phase(name: str, stage: StageConfig, system: CoarseToFine, rehearsal: Rehearsal, kind: str) -> Phase:
+    """Rehearse a stage, and return its highest peak."""
+    system.enter(name)
+    peaks = [_peak(name, system, rehearsal, kind)]
+    for step in _telling_steps(stage):
+        system.stage.pixels.clear()  # this machine's memory does not matter
+        system.step(step)
+        peaks.append(_peak(name, system, rehearsal, kind))
+    return max(peaks, key=lambda phase: phase.total)
 
 
 def _from_balls(system: ComponentSpec) -> ComponentSpec:
@@ -154,7 +159,9 @@ def _peak(name: str, system: CoarseToFine, rehearsal: Rehearsal, kind: str) -> P
     caches = max(0, counted.live - weights - means)
     optimizer = means + (parameters if means else 0)
     activations = max(0, counted.peak - weights - optimizer - caches)
-    return Phase(name, weights, optimizer, caches, activations, _program(counted, kind), counted.during)
+    during = counted.during
+    counted.restart()
+    return Phase(name, weights, optimizer, caches, activations, _program(counted, kind), during)
 
 
 def _bytes(state: dict[Any, Any]) -> int:
@@ -171,7 +178,7 @@ def _program(counted: Allocations, kind: str) -> float:
 def advice(config: RunConfig, phase: Phase) -> list[str]:
     """Return what lowers the peak of a phase, "key=lower value (now value)", what saves most first."""
     plain = to_plain(config)
-    key = VIEWS if phase.name == VIEWS else f"system.stages.{phase.name}"
+    key = {VIEWS: VIEWS, START: "system"}.get(phase.name, f"system.stages.{phase.name}")
     known = [text for _, text in sorted(memory_options(plain, key), reverse=True)]
     if phase.during in (DENOISING, CONDITIONING):
         return [f"{key}.prior.precision=float16"] if phase.name == VIEWS else []
