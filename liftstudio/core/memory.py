@@ -171,24 +171,21 @@ def _advice(place: str, value: Any, cost: Cost, side: int) -> Iterator[tuple[flo
     yield cost(most), text.replace(", ", ",")
 
 
-def check_growth(growth: float, device: torch.device, advice: str) -> None:
-    """Raise if a step would not fit into memory whose activations are `growth` times those of the steps before.
+def check_growth(growth: float, advice: str) -> None:
+    """Raise if a step on the CPU would not fit into memory whose activations are `growth` times those before.
 
-    The estimate scales all memory that this process has used so far, which is simple and conservative.
+    The system kills a process that takes too much, so it is stopped before. The estimate scales all memory that this
+    process has used so far, which is simple and conservative.
 
     Raises:
         OutOfMemoryError: ends with `advice`, which says what to lower.
     """
-    if device.type == "cuda":
-        used = float(torch.cuda.max_memory_allocated(device))
-        available = float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)) - used
-    else:
-        used = memory_high_water_gb().get("memory_gb", 0.0) * 1e9
-        available = available_memory_bytes()
-    if used * growth > available + used:
+    used = memory_high_water_gb().get("memory_gb", 0.0) * 1e9
+    available = available_memory_bytes() + used
+    if used * growth > available:
         raise OutOfMemoryError(
             f"not enough memory for the next step: it needs about {used * growth / 1e9:.1f} GB, "
-            f"{(available + used) / 1e9:.1f} GB are available; {advice}"
+            f"{available / 1e9:.1f} GB are available; {advice}"
         )
 
 

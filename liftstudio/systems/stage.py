@@ -151,14 +151,14 @@ class Stage:
         return weighted, request.moves_shape
 
     def _check_memory(self, name: str, cameras: Cameras) -> None:
-        """At a resolution milestone, stop before memory runs out, while the results so far can still be saved."""
+        """At a resolution milestone on the CPU, stop before memory runs out; elsewhere the step that fails is undone."""
         pixels = len(cameras) * cameras.height * cameras.width
         before = self.pixels.setdefault(name, pixels)
-        if pixels > before:
+        if pixels > before and self.device.type == "cpu":
             self.pixels[name] = pixels
             key = f"system.stages.{self.name}.guidance.{name}"
             advice = f"lower {key}.resolution or {key}.views_per_step"
-            check_growth(pixels / before, self.device, advice)
+            check_growth(pixels / before, advice)
 
     def _average_gradients(self) -> None:
         if self.fabric.world_size > 1:
