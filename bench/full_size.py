@@ -37,7 +37,7 @@ from liftstudio.core import registry
 from liftstudio.core.assets import output_path
 from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
-from liftstudio.core.memory import memory_high_water_gb
+from liftstudio.core.memory import Chunks, memory_high_water_gb
 from liftstudio.data.cameras import orbit_cameras
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.chunks import frames_at_once
@@ -168,7 +168,8 @@ def distil(opened: Opened) -> Tensor:
     """Take a step of score distillation, with guidance; returns the gradient at the pixels."""
     prior, size = opened.prior, opened.prior.resolution
     images = opened.random(opened.views, size, size, 3).sigmoid().requires_grad_()
-    latents = encode_in_chunks(prior.encode, images, torch.ones(opened.views, size, size, 1), frames_at_once(size))
+    masks, chunks = torch.ones(opened.views, size, size, 1), Chunks(frames_at_once(size), "chunk")
+    latents = encode_in_chunks(prior.encode, images, masks, chunks)
     missing = opened.random(len(opened.cameras) - opened.views, *prior.latent_shape)
     noisy = torch.cat([latents.detach(), missing])
     noisy = noisy + SIGMA * opened.random(*noisy.shape)

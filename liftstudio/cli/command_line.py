@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Words that are commands: modules of this package that have `add_arguments(parser)` and `run(options)`.
 COMMANDS = ("app", "compare", "relight", "report", "view")
-MODES = ("train", "preview", "views", "resume", "validate", "test", "export")
+MODES = ("train", "preview", "views", "plan", "resume", "validate", "test", "export")
 DONE, BUG, BAD_INPUT, INTERRUPTED, OUT_OF_MEMORY = 0, 1, 2, 3, 4
 
 
@@ -70,9 +70,14 @@ def _dispatch(arguments: list[str]) -> int:
 
         sys.stdout.write(catalog(options.list))
     elif options.doctor:
-        from liftstudio.cli.doctor import report
+        from liftstudio.cli import doctor
 
-        sys.stdout.write(report())
+        sys.stdout.write(doctor.report())
+    elif options.mode == "plan":
+        from liftstudio.cli import plan
+
+        plan.check_memory(options.card, options.memory)
+        sys.stdout.write(plan.report(find_config(options.config), options.overrides, options.card, options.memory))
     else:
         _run(options, f"{program()} {shlex.join(arguments)}")
     return DONE
@@ -169,6 +174,7 @@ def _parser() -> Parser:
         "train": "optimise all stages, then test and export",
         "preview": "write the volume of the prior as a coloured mesh, in seconds; --resume continues from there",
         "views": "generate the reference views only; --resume continues from there",
+        "plan": "say how much memory each phase takes and whether it fits; nothing is run or written",
         "resume": "continue exactly where a run stopped, then test and export",
         "validate": "write an image grid of a run's newest checkpoint",
         "test": "write turntable video, passes and metrics of a run's newest checkpoint",
@@ -178,6 +184,8 @@ def _parser() -> Parser:
     mode.add_argument("--list", nargs="?", const="", metavar="KIND", help="list all components, or a kind with options")
     mode.add_argument("--copy-config", type=Path, metavar="NAME", help="copy a packaged config here, for editing")
     mode.add_argument("--doctor", action="store_true", help="show backends and why, versions, memory, extensions")
+    parser.add_argument("--card", metavar="NAME", help="with --plan: a graphics card such as rtx-4090")
+    parser.add_argument("--memory", type=float, metavar="GB", help="with --plan: a graphics card of so many gigabytes")
     parser.add_argument("--gpu", type=_gpus, metavar="0,1", help="CUDA devices to use (default: those of the config)")
     parser.add_argument(
         "--viewer", action="store_true", help="show the run in a browser while it goes on, and steer it"
@@ -203,6 +211,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         raise InputError(f"nothing to do; give one of {modes}, --list, --copy-config, --doctor")
     if options.mode is not None and options.config is None:
         raise InputError(f"--{options.mode} needs --config FILE")
+    if options.mode != "plan" and (options.card, options.memory) != (None, None):
+        raise InputError("--card and --memory need --plan")
     return options
 
 

@@ -1,8 +1,29 @@
 """Choice of the devices that a run uses."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import torch
 
 from liftstudio.core.errors import InputError
+
+_planned: contextvars.ContextVar[str] = contextvars.ContextVar("planned", default="")
+
+
+@contextlib.contextmanager
+def planned_for(kind: str) -> Iterator[None]:
+    """Let options whose default depends on the device be inside the block as on this kind: "cpu" or "cuda"."""
+    token = _planned.set(kind)
+    try:
+        yield
+    finally:
+        _planned.reset(token)
+
+
+def kind_of(device: torch.device) -> str:
+    """Return the kind of device that such options depend on: that of the device, or of the plan that is made."""
+    return _planned.get() or device.type
 
 
 def first_device(device: str, gpus: list[int] | None) -> torch.device:

@@ -4,15 +4,19 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from liftstudio.core.config import ExportOnly, to_plain
+from liftstudio.core.logs import log
 from liftstudio.core.shares import Share
+
+T = TypeVar("T")
 
 
 class OutOfMemoryError(MemoryError):
@@ -45,7 +49,7 @@ COSTS = {
     "samples_across": Cost(4 * 64**2 * 500),
     "grid_resolution": Cost(600, 3),
     "eval_rays": Cost(20e3),
-    "encoder_chunk": Cost(200e6),
+    "encoder_chunk": Cost(200e6, zero=3),
     "chunk": Cost(200e6, zero=8),
     "geometry.resolution": Cost(200, 3),
     "surface_resolution": Cost(100, 3),
@@ -88,6 +92,32 @@ def memory_advice(config: Any, *keys: str, side: int = 0) -> Iterator[None]:
         shown = [text for cost, text in sorted(advice, reverse=True) if cost >= MUCH * max(advice)[0]]
         tried = f"; try {' or '.join(shown)}" if shown else ""
         raise OutOfMemoryError(f"out of memory in {keys[0]}{tried}") from error
+
+
+class Chunks:
+    """Work on a few frames at a time; if memory runs out, on half as many from then on.
+
+    size: frames at a time. option: name of the option that sets it, for the warning.
+    """
+
+    def __init__(self, size: int, option: str) -> None:
+        self.size, self.option = size, option
+
+    def map(self, work: Callable[..., T], *frames: Tensor) -> list[T]:
+        """Return `work(*chunk)` for all chunks of tensors that have the same length; `work` may be repeated."""
+        done: list[T] = []
+        begin = 0
+        while begin < len(frames[0]):
+            chunk = [each[begin : begin + self.size] for each in frames]
+            try:
+                done.append(work(*chunk))
+                begin += self.size
+            except (MemoryError, RuntimeError) as error:
+                if self.size == 1 or not is_out_of_memory(error):
+                    raise
+                self.size //= 2
+                log.warning("out of memory; going on with %s=%d", self.option, self.size)
+        return done
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -141,24 +171,21 @@ def _advice(place: str, value: Any, cost: Cost, side: int) -> Iterator[tuple[flo
     yield cost(most), text.replace(", ", ",")
 
 
-def check_growth(growth: float, device: torch.device, advice: str) -> None:
-    """Raise if a step would not fit into memory whose activations are `growth` times those of the steps before.
+def check_growth(growth: float, advice: str) -> None:
+    """Raise if a step on the CPU would not fit into memory whose activations are `growth` times those before.
 
-    The estimate scales all memory that this process has used so far, which is simple and conservative.
+    The system kills a process that takes too much, so it is stopped before. The estimate scales all memory that this
+    process has used so far, which is simple and conservative.
 
     Raises:
         OutOfMemoryError: ends with `advice`, which says what to lower.
     """
-    if device.type == "cuda":
-        used = float(torch.cuda.max_memory_allocated(device))
-        available = float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)) - used
-    else:
-        used = memory_high_water_gb().get("memory_gb", 0.0) * 1e9
-        available = available_memory_bytes()
-    if used * growth > available + used:
+    used = memory_high_water_gb().get("memory_gb", 0.0) * 1e9
+    available = available_memory_bytes() + used
+    if used * growth > available:
         raise OutOfMemoryError(
             f"not enough memory for the next step: it needs about {used * growth / 1e9:.1f} GB, "
-            f"{(available + used) / 1e9:.1f} GB are available; {advice}"
+            f"{available / 1e9:.1f} GB are available; {advice}"
         )
 
 

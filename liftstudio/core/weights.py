@@ -201,7 +201,10 @@ def load_module(
         cast = dtype if tensor.is_floating_point() else tensor.dtype
         state[name] = change(weights[key]).to(device, cast, copy=True).contiguous()
     module.load_state_dict(state, strict=True, assign=True)
-    module.to(device).requires_grad_(False).eval()  # moves non-persistent buffers
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):  # those that are not in files
+            setattr(part, name, buffer.to(device))
+    module.requires_grad_(False).eval()
 
 
 def check_module(module: nn.Module, weights: Weights, keys: Mapping[str, Source]) -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liftstudio.core.checks import check_range
+from liftstudio.core.devices import kind_of
 from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
 from liftstudio.core.schedules import Schedule
 from liftstudio.core.shares import OrShare, Share
@@ -52,7 +53,7 @@ class HashField(nn.Module):
 
     def __init__(self, config: HashFieldConfig, outputs: int, box: Tensor) -> None:
         super().__init__()
-        log2_table_size = config.log2_table_size or (19 if box.device.type == "cuda" else 15)
+        log2_table_size = config.log2_table_size or (19 if kind_of(box.device) == "cuda" else 15)
         self.spec = HashGridSpec(
             config.levels, config.features_per_level, log2_table_size, config.base_resolution, config.finest_resolution
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from liftstudio.core.config import ComponentSpec
 from liftstudio.core.errors import InputError
+from liftstudio.core.memory import Chunks
 from liftstudio.core.ranges import NonNegativeInt, Range
 from liftstudio.core.schedules import ON, Schedule
 from liftstudio.data.cameras import Cameras
@@ -64,6 +65,7 @@ class PriorGuidance(Guidance[DistillationRequest]):
     def __init__(self, config: Config, *, views: ReferenceViews | None, device: torch.device) -> None:
         self.config, self.device = config, device
         self.prior = self.open_prior()
+        self.chunks = Chunks(frames_at_once(self.prior.resolution, config.encoder_chunk), "encoder_chunk")
         self.check_prior()
         # A PosedImage; None for a prior that takes no image.
         self.posed: Any = posed_image(views, self.prior.resolution, device) if self.prior.takes_image else None
@@ -152,8 +154,7 @@ class PriorGuidance(Guidance[DistillationRequest]):
         frames, size = len(request.views), self.prior.resolution
         images = resize_smooth(self.shown(request, render), size, size)
         masks = resize_smooth(render.opacity[:frames], size, size)
-        chunk = frames_at_once(size, self.config.encoder_chunk)
-        return encode_in_chunks(self.prior.encode, images, masks, chunk)
+        return encode_in_chunks(self.prior.encode, images, masks, self.chunks)
 
 
 class ScoreDistillation(PriorGuidance):

@@ -5,11 +5,14 @@ distillation (Poole et al. 2022, "DreamFusion", eq. 3) uses w (eps_hat - eps) as
 network's Jacobian. With eps_hat = (z - D) / sigma (Karras et al. 2022, "EDM", eq. 3) that is w (z0 - D) / sigma.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from liftstudio.core.memory import Chunks
 
 Encoder = Callable[[Tensor, Tensor], Tensor]  # images [T, R, R, 3], masks [T, R, R, 1] -> latents [T, C, h, w]
 
@@ -52,28 +55,28 @@ def reconstruction_loss(latents: Tensor, denoised: Tensor, mask: Tensor | float 
     return 0.5 * (mask * (latents - denoised.detach()).square()).mean()
 
 
-def encode_in_chunks(encode: Encoder, images: Tensor, masks: Tensor, chunk: int) -> Tensor:
-    """Return `encode(images, masks)`, keeping the graph of only `chunk` frames in memory at a time.
+def encode_in_chunks(encode: Encoder, images: Tensor, masks: Tensor, chunks: Chunks) -> Tensor:
+    """Return `encode(images, masks)`, keeping the graph of only one chunk of frames in memory at a time.
 
     The latents are computed without a graph. In the backward pass each chunk is encoded again with one, which passes
     the gradient on to its pixels. `encode` must be deterministic and treat frames independently.
 
     images: [T, R, R, 3]. masks: [T, R, R, 1]. Returns [T, C, h, w].
     """
-    return _ChunkedEncoding.apply(encode, images, masks, chunk)
+    return _ChunkedEncoding.apply(encode, images, masks, chunks)
 
 
 class _ChunkedEncoding(torch.autograd.Function):
     @staticmethod
-    def forward(context, encode: Encoder, images: Tensor, masks: Tensor, chunk: int) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(context, encode: Encoder, images: Tensor, masks: Tensor, chunks: Chunks) -> Tensor:  # type: ignore[no-untyped-def]
         context.save_for_backward(images, masks)
-        context.encode, context.chunk = encode, chunk
-        return torch.cat([encode(*frames) for frames in zip(images.split(chunk), masks.split(chunk), strict=True)])
+        context.encode, context.chunks = encode, chunks
+        return torch.cat(chunks.map(encode, images, masks))
 
     @staticmethod
     def backward(context, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
-        chunks = (tensor.split(context.chunk) for tensor in (*context.saved_tensors, gradient))
-        pieces = [_pixel_gradients(context.encode, *frames) for frames in zip(*chunks, strict=True)]
+        work = functools.partial(_pixel_gradients, context.encode)
+        pieces = context.chunks.map(work, *context.saved_tensors, gradient)
         images, masks = (torch.cat(gradients) for gradients in zip(*pieces, strict=True))
         return None, images, masks, None
 

@@ -3,15 +3,18 @@
 The tables map the names of diffusers and transformers to those of the original layout.
 """
 
+import contextlib
+import contextvars
 import copy
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from liftstudio.core.errors import InputError
 from liftstudio.core.weights import Weights, check_module, load_module, unloaded
@@ -67,6 +70,8 @@ _CLIP_PARTS = {
 }
 
 
+_fake: contextvars.ContextVar[Tensor | None] = contextvars.ContextVar("fake", default=None)
+
 _GROUP = 32  # the channels of a UNet's residual blocks are multiples of this
 _TABLES = [name for name, value in vars(nn.Module()).items() if isinstance(value, dict)]  # weights, children, hooks
 
@@ -117,10 +122,33 @@ class Part:
         check_module(self.module, self.weights, self.sources)
 
     def load(self, dtype: torch.dtype, device: torch.device) -> Any:
-        """Return the network with its weights, frozen; each call reads the file again."""
+        """Return the network with its weights, frozen; each call reads the file again; see `fake_weights`."""
         module = _copy(self.module)
-        load_module(module, self.weights, self.sources, dtype, device)
+        if (fake := _fake.get()) is not None:
+            _fill(module, fake, dtype)
+        else:
+            load_module(module, self.weights, self.sources, dtype, device)
         return module
+
+
+@contextlib.contextmanager
+def fake_weights() -> Iterator[None]:
+    """Let `Part.load` inside the block make networks of fake tensors: shapes and dtypes, without memory and numbers."""
+    token = _fake.set(FakeTensorMode(allow_non_fake_inputs=True).from_tensor(torch.empty(0)))
+    try:
+        yield
+    finally:
+        _fake.reset(token)
+
+
+def _fill(module: nn.Module, fake: Tensor, dtype: torch.dtype) -> None:
+    """Give a module on the meta device fake weights; fake: a fake tensor."""
+    state = {
+        name: fake.new_empty(tensor.shape, dtype=dtype if tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in module.state_dict().items()
+    }
+    module.load_state_dict(state, strict=True, assign=True)
+    module.requires_grad_(False).eval()
 
 
 def _copy(root: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from liftstudio.core.checks import check_shape
+from liftstudio.core.memory import Chunks
 from liftstudio.priors.base import Prior
 from liftstudio.priors.chunks import frames_at_once
 from liftstudio.priors.latent_diffusion import Part
@@ -25,20 +26,20 @@ class LatentPrior(Prior):
     def __init__(self, config: Prior.Config, vae: Part, resolution: int, *, device: torch.device) -> None:
         """Load the autoencoder; `resolution`: pixels across the images."""
         self.config, self.device, self.resolution = config, device, resolution
+        self.chunks = Chunks(self.chunk, "prior.chunk")
         self.vae = vae.load(torch.float32, device)
         side = resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.latent_shape = (self.vae.config.latent_channels, side, side)
 
     def encode(self, images: Tensor, masks: Tensor) -> Tensor:
         check_shape("images", images, ("T", self.resolution, self.resolution, 3))
-        chunks = [self.posterior(2 * chunk - 1).mode() for chunk in images.split(self.chunk)]
-        return LATENT_SCALE * torch.cat(chunks)
+        return LATENT_SCALE * torch.cat(self.chunks.map(lambda chunk: self.posterior(2 * chunk - 1).mode(), images))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> tuple[Tensor, None]:
         check_shape("latents", latents, ("T", *self.latent_shape))
-        chunks = [self.vae.decode(chunk / LATENT_SCALE).sample for chunk in latents.split(self.chunk)]
-        return (torch.cat(chunks).permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1), None
+        frames = self.chunks.map(lambda chunk: self.vae.decode(chunk / LATENT_SCALE).sample, latents)
+        return (torch.cat(frames).permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1), None
 
     @property
     def chunk(self) -> int:

@@ -1,11 +1,12 @@
 """Opening the prior that a config block names, with its weights."""
 
 import contextlib
+import contextvars
 import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +41,30 @@ class AutoPrior(Component):
         prompt: str = ""  # the object in a few words, for a prior that reads text; others log that they ignore it
 
 
-_open: WeakValueDictionary[str, Prior] = WeakValueDictionary()  # priors in use, by config and device
+Build = Callable[[ComponentSpec, torch.device], Prior]
+
+
+@dataclass(frozen=True)
+class _Shelf:
+    """How priors are made, and those in use, by config and device."""
+
+    build: Build
+    open: WeakValueDictionary[str, Prior]
+
+
+_shelf: contextvars.ContextVar[_Shelf] = contextvars.ContextVar(
+    "shelf", default=_Shelf(lambda block, device: block.build(device=device), WeakValueDictionary())
+)
+
+
+@contextlib.contextmanager
+def built_by(build: Build) -> Iterator[None]:
+    """Let `build` make the priors that are loaded inside the block; none of them is used outside."""
+    token = _shelf.set(_Shelf(build, WeakValueDictionary()))
+    try:
+        yield
+    finally:
+        _shelf.reset(token)
 
 
 @dataclass(frozen=True)
@@ -100,9 +124,10 @@ class ResolvedPrior:
             InputError: missing or damaged weights, or weights of another model.
         """
         key = json.dumps([to_plain(self.block), _file_state(self.block.options.weights), str(device)])
-        prior = _open.get(key)
+        shelf = _shelf.get()
+        prior = shelf.open.get(key)
         if prior is None:
-            prior = _open[key] = self.block.build(device=device)
+            prior = shelf.open[key] = shelf.build(self.block, device)
         return prior
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from liftstudio.core.devices import kind_of
 from liftstudio.ops.backends import fast_bfloat16
 
 LARGE = 100_000_000  # weights of a network from which on float32 takes too much memory and time on a CPU
@@ -24,7 +25,7 @@ def network_dtype(precision: str, device: torch.device, network: nn.Module) -> t
     """
     if precision != "auto":
         return _DTYPES[precision]
-    if device.type == "cuda":
+    if kind_of(device) == "cuda":
         return torch.float16
     is_large = sum(weight.numel() for weight in network.parameters()) >= LARGE
     return compute_dtype("auto", device) if is_large else torch.float32

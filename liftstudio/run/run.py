@@ -5,6 +5,7 @@ import math
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +25,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.events import StageStep, WorkStep, tell
 from liftstudio.core.files import atomic_write, clear_temporaries
 from liftstudio.core.logs import RunLog, StageProgress, TensorBoardLog, WandbLog, WorkProgress, log
-from liftstudio.core.memory import memory_advice, memory_high_water_gb
+from liftstudio.core.memory import is_out_of_memory, memory_advice, memory_high_water_gb
 from liftstudio.core.registry import find
 from liftstudio.core.stopping import StopRequest
 from liftstudio.data.environment import read_environment
@@ -351,7 +352,7 @@ class Run:
         with StageProgress(stage, done, total, quiet=not self.fabric.is_global_zero) as progress:
             while done < total:
                 begin = time.perf_counter()
-                losses = self.system.step(done)
+                losses = self._step(stage, done)
                 self.done = done = done + 1
                 now = time.perf_counter()
                 self.elapsed[stage] = before + now - entered
@@ -368,6 +369,17 @@ class Run:
                 entered, progress.last = entered + pause, progress.last + pause
                 if stopping:
                     raise Interrupted(f"at step {done} of stage {stage}")
+
+    def _step(self, stage: str, done: int) -> dict[str, float]:
+        """Do a step; if memory runs out, first write a checkpoint of the state before it."""
+        try:
+            return self.system.step(done)
+        except Exception as error:
+            if is_out_of_memory(error) and self.log is not None:
+                traceback.clear_frames(error.__traceback__)  # they hold the memory
+                self.save_checkpoint(stage, done)
+                log.warning("out of memory at step %d of stage %s; the run can be resumed from there", done, stage)
+            raise
 
     def _enter(self, stage: str) -> int:
         """Make `stage` the current one and return how many of its steps are done."""

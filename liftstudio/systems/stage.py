@@ -1,5 +1,6 @@
 """The stage that is currently optimised."""
 
+import copy
 from collections.abc import Set
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
-from liftstudio.core.memory import check_growth
+from liftstudio.core.memory import check_growth, is_out_of_memory
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.mesh import Mesh
 from liftstudio.data.render import Render
@@ -63,10 +64,34 @@ class Stage:
     def step(self, step: int, generator: torch.Generator) -> dict[str, float]:
         """Do one step as in `System.step`: render for each active guidance, sum the weighted losses, update.
 
+        If memory runs out, everything is as before the step, so that it can be saved.
+
         Raises:
             InputError: no loss is active at this step.
             OutOfMemoryError: a resolution milestone needs more memory than there is.
         """
+        before = generator.get_state(), copy.deepcopy(self._kept())
+        try:
+            return self._step(step, generator)
+        except Exception as error:
+            if is_out_of_memory(error):
+                generator.set_state(before[0])
+                self._restore(before[1])
+            raise
+
+    def _kept(self) -> dict[str, Any]:
+        """Return what a step changes besides the optimised parameters, which it changes last."""
+        guidance = {name: guidance.state() for name, guidance in self.guidance.items()}
+        return {"renderer": self.renderer.state_dict(), "guidance": guidance}
+
+    def _restore(self, kept: dict[str, Any]) -> None:
+        self.renderer.load_state_dict(kept["renderer"])
+        for name, guidance in self.guidance.items():
+            guidance.load_state(kept["guidance"][name])
+        self.optimizer.adam.zero_grad(set_to_none=True)
+        self.scene.geometry.parameters_changed()
+
+    def _step(self, step: int, generator: torch.Generator) -> dict[str, float]:
         scene, active = self.scene, self.config.regularizers.active(step)
         scene.geometry.update(step)
         shading = scene.material.draw_shading(self.steps_before + step, generator)
@@ -126,14 +151,14 @@ class Stage:
         return weighted, request.moves_shape
 
     def _check_memory(self, name: str, cameras: Cameras) -> None:
-        """At a resolution milestone, stop before memory runs out, while the results so far can still be saved."""
+        """At a resolution milestone on the CPU, stop before memory runs out; elsewhere the step that fails is undone."""
         pixels = len(cameras) * cameras.height * cameras.width
         before = self.pixels.setdefault(name, pixels)
-        if pixels > before:
+        if pixels > before and self.device.type == "cpu":
             self.pixels[name] = pixels
             key = f"system.stages.{self.name}.guidance.{name}"
             advice = f"lower {key}.resolution or {key}.views_per_step"
-            check_growth(pixels / before, self.device, advice)
+            check_growth(pixels / before, advice)
 
     def _average_gradients(self) -> None:
         if self.fabric.world_size > 1:
@@ -147,16 +172,13 @@ class Stage:
         """Return the state of scene, renderer (occupancy), guidance and optimiser, for the checkpoint."""
         return {
             "scene": self.scene.state_dict(),
-            "renderer": self.renderer.state_dict(),
-            "guidance": {name: guidance.state() for name, guidance in self.guidance.items()},
+            **self._kept(),
             "optimizer": self.optimizer.adam.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned, except the scene, which is loaded before, since the renderer needs its box."""
-        self.renderer.load_state_dict(state["renderer"])
-        for name, guidance in self.guidance.items():
-            guidance.load_state(state["guidance"][name])
+        self._restore(state)
         self.optimizer.adam.load_state_dict(state["optimizer"])
 
     @torch.no_grad()

@@ -126,6 +126,7 @@ def test_out_of_memory_says_what_to_lower(project: Path, capsys: pytest.CaptureF
     assert main([*TRAIN, "system.memory_at=3"]) == command_line.OUT_OF_MEMORY
     message = capsys.readouterr().err
     assert "out of memory in system" in message and "try system.batch_size=4 (now 8)" in message
+    assert (only_run() / "checkpoints" / "step-00000003-first.ckpt").exists(), "the state before that step"
 
 
 def test_a_bug_is_one_line_and_a_traceback_with_debug(

@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from liftstudio.core.assets import packaged
 from liftstudio.core.extensions import load_components
-from liftstudio.core.memory import OutOfMemoryError, memory_advice
+from liftstudio.core.memory import Chunks, OutOfMemoryError, memory_advice
 from liftstudio.run.config import RunConfig, load_run_config
 
 COARSE, FINE = "system.stages.coarse", "system.stages.fine"
@@ -74,3 +75,26 @@ def test_other_errors_pass() -> None:
         raise own
     with pytest.raises(RuntimeError, match=r"^other$"), memory_advice(config_with(), COARSE):
         raise RuntimeError("other")
+
+
+def test_chunks_halve_until_they_fit(caplog: pytest.LogCaptureFixture) -> None:
+    chunks, sizes = Chunks(4, "encoder_chunk"), list[int]()
+
+    def double(frames: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        if len(frames) > 2:
+            raise RuntimeError("CUDA out of memory")
+        sizes.append(len(frames))
+        return frames + more
+
+    frames = torch.arange(5.0)
+    assert torch.equal(torch.cat(chunks.map(double, frames, frames)), 2 * frames)
+    assert sizes == [2, 2, 1] and chunks.size == 2
+    assert [record.getMessage() for record in caplog.records] == ["out of memory; going on with encoder_chunk=2"]
+
+
+def test_a_single_frame_that_does_not_fit_is_an_error() -> None:
+    def fail(frame: torch.Tensor) -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        Chunks(2, "chunk").map(fail, torch.zeros(2))

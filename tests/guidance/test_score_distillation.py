@@ -26,6 +26,7 @@ from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance.score_distillation import ScoreDistillation, posed_image
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
+from liftstudio.core.memory import Chunks
 from liftstudio.priors.distillation import draw_sigma, encode_in_chunks, sds_loss, sds_weight
 from liftstudio.run.inputs import Inputs
 from liftstudio.systems.coarse_to_fine import CoarseToFine
@@ -198,7 +199,7 @@ def test_chunked_encoder_gradient_equals_the_whole(chunk: int, seed: int) -> Non
     whole = encode(images, masks)
     wanted = torch.autograd.grad((weights * whole.square()).sum(), (images, masks))
     seen.clear()
-    latents = encode_in_chunks(encode, images, masks, chunk)
+    latents = encode_in_chunks(encode, images, masks, Chunks(chunk, ""))
     gradients = torch.autograd.grad((weights * latents.square()).sum(), (images, masks))
     # float64; a batch of another size may be summed in another order
     torch.testing.assert_close(latents, whole, rtol=1e-12, atol=1e-12)
@@ -209,7 +210,7 @@ def test_chunked_encoder_gradient_equals_the_whole(chunk: int, seed: int) -> Non
 
 def test_chunked_encoder_that_ignores_masks() -> None:
     images, masks = torch.rand(3, 4, 4, 3, requires_grad=True), torch.rand(3, 4, 4, 1, requires_grad=True)
-    latents = encode_in_chunks(lambda i, m: 3 * i.permute(0, 3, 1, 2), images, masks, 2)
+    latents = encode_in_chunks(lambda i, m: 3 * i.permute(0, 3, 1, 2), images, masks, Chunks(2, ""))
     gradients = torch.autograd.grad(latents.sum(), (images, masks))
     assert (gradients[0] == 3).all() and (gradients[1] == 0).all()
 

@@ -391,3 +391,21 @@ def test_shape_regularizers_act_if_any_view_may_move_the_shape(order: tuple[str,
     before = system.stage.scene.geometry.sdf.detach().clone()
     system.step(0)
     assert torch.equal(system.stage.scene.geometry.sdf, before) == ("free" not in order)
+
+
+def test_a_step_that_runs_out_of_memory_leaves_everything_as_it_was() -> None:
+    whole, failing = make(), make()
+    for system in (whole, failing):
+        system.enter("coarse")
+        run(system, 0, 4)  # at step 4 the occupancy grid is updated
+
+    def fail(gradient: Tensor) -> None:
+        raise MemoryError
+
+    hook = failing.stage.scene.geometry.hash_field.table.register_hook(fail)
+    with pytest.raises(MemoryError):
+        failing.step(4)
+    assert_same_state(failing.state(), whole.state())
+    hook.remove()
+    assert run(failing, 4, 10) == run(whole, 4, 10)
+    assert_same_state(failing.state(), whole.state())
