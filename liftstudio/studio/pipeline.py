@@ -32,9 +32,10 @@ from liftstudio.core.stopping import cancelled_by
 from liftstudio.data.images import to_pillow
 from liftstudio.priors.base import Prior
 from liftstudio.priors.opening import open_prior
-from liftstudio.run.config import load_without_input
+from liftstudio.run.config import load_run_config, load_without_input
 from liftstudio.run.folder import RunFolder
 from liftstudio.run.jobs import Job, Mode
+from liftstudio.run.run import check_inputs
 from liftstudio.run.snapshots import look
 from liftstudio.studio.jobs import work
 from liftstudio.studio.results import Result
@@ -167,6 +168,14 @@ class Pipeline:
         own = {**self.overrides, **(overrides or {})}
         names = image_overrides(image, output_path(str(own.get("runs_dir", self.config.runs_dir))))
         return self.stream_job(self.job(mode, {**own, **names}), preview_every_s=preview_every_s)
+
+    def check(self, overrides: Mapping[str, Any], mode: Mode) -> None:
+        """Check the job of a new run, as far as it can be told at once.
+
+        Raises:
+            InputError: a bad or missing option, or see `check_inputs`.
+        """
+        check_inputs(load_run_config(self.path, as_words(overrides)), mode)
 
     def job(self, mode: Mode, overrides: Mapping[str, Any], note: str = "") -> Job:
         """Return the job of a new run; note: added to the command that its folder keeps."""

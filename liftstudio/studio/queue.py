@@ -114,14 +114,14 @@ class Queue:
     def submit(
         self, config: str, images: Pictures, overrides: Mapping[str, Any] | None = None, mode: Mode = "train"
     ) -> Entry:
-        """Add a job and return it; its config is checked now, its image when its turn comes.
+        """Add a job and return it; what can be told at once is checked now, the rest when its turn comes.
 
         Raises:
-            InputError: an unknown config, or a bad option.
+            InputError: an unknown config, a bad option, or a missing file; see `Pipeline.check`.
         """
         given = {**(overrides or {}), "runs_dir": str(self.runs_dir), "device": self.device}
         given |= image_overrides(images, self.runs_dir)
-        Pipeline(config, given)
+        Pipeline(config).check(given, mode)
         return self._keep(Entry(_new_name(), config, given, mode))
 
     def resume(self, name: str) -> Entry:
