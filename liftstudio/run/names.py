@@ -1,10 +1,11 @@
-"""Names of run folders."""
+"""Names of run folders, and of what is beside them."""
 
 import re
 import time
 from pathlib import Path
 
 SLUG_LENGTH = 60
+QUEUE = "queue"  # folder of the queue's jobs, beside the run folders
 
 
 def slug(text: str) -> str:

@@ -21,7 +21,7 @@ from liftstudio.core.config import ComponentSpec, to_plain
 from liftstudio.core.devices import choose_devices, first_device
 from liftstudio.core.errors import InputError
 from liftstudio.core.events import StageStep, WorkStep, tell
-from liftstudio.core.files import atomic_write, clear_temporaries
+from liftstudio.core.files import atomic_write, check_folder, clear_temporaries
 from liftstudio.core.logs import RunLog, StageProgress, TensorBoardLog, WandbLog, WorkProgress, log
 from liftstudio.core.memory import memory_advice, memory_high_water_gb
 from liftstudio.core.registry import find
@@ -47,7 +47,7 @@ from liftstudio.run.evaluation import (
     save_turntable,
     turntable_cameras,
 )
-from liftstudio.run.folder import RunFolder, check_writable, create_run_folder
+from liftstudio.run.folder import RunFolder, create_run_folder
 from liftstudio.run.inputs import Inputs
 from liftstudio.run.preview import save_preview
 from liftstudio.run.snapshots import save_snapshot
@@ -131,7 +131,7 @@ def load_inputs(config: RunConfig, gpus: list[int] | None) -> Inputs:
     """Check all external files of a run and return its inputs; called before processes for other devices are started.
 
     Raises:
-        InputError: see `choose_devices`, `check_test`, `check_truth`, `check_writable`, `System.check`,
+        InputError: see `choose_devices`, `check_test`, `check_truth`, `check_folder`, `System.check`,
             `Inputs.load`.
     """
     device = first_device(config.device, gpus)
@@ -144,7 +144,7 @@ def load_inputs(config: RunConfig, gpus: list[int] | None) -> Inputs:
 def _check_options(config: RunConfig) -> None:
     check_test(config.test)
     check_truth(config)
-    check_writable(output_path(config.runs_dir))
+    check_folder("runs_dir", output_path(config.runs_dir))
 
 
 def _check_system(config: RunConfig) -> None:
