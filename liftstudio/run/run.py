@@ -112,7 +112,7 @@ def check_inputs(config: RunConfig, mode: str) -> None:
     mode: of its job: "train", "views" or "preview".
 
     Raises:
-        InputError: see `load_inputs`, `make_views` and `make_preview`; what files contain is mostly looked at only there.
+        InputError: see `load_inputs`, `make_views` and `make_preview`; what files hold is mostly looked at only there.
     """
     _check_options(config)
     views = config.views if mode == "train" else _views_of(config, f"--{mode}")

@@ -75,7 +75,7 @@ class Result:
 
     @property
     def mesh_file(self) -> Path | None:
-        """The exported mesh in the first format that can be read back, or, before an export, the preview; None: neither."""
+        """The exported mesh in a format that can be read back, or, before an export, the preview; None: neither."""
         exported = self.files.values()
         readable = [path for path in exported or (self.run.preview,) if path.suffix in SUFFIXES and path.is_file()]
         return next(iter(readable), None)

@@ -14,6 +14,7 @@ from liftstudio.run.folder import RunFolder
 from liftstudio.studio.app import scenes
 from liftstudio.studio.app.cut_outs import CutOut
 from liftstudio.studio.app.history import Seen
+from liftstudio.studio.app.methods import is_option
 from liftstudio.studio.app.run_files import REPORT, address, find_file
 from liftstudio.studio.queue import Progress
 from liftstudio.studio.report.charts import HEIGHT, WIDTH, chart
@@ -46,6 +47,26 @@ def cut_out_box(cut: CutOut) -> str:
 def object_in_orbit(cut: CutOut) -> str:
     """Return the address of the cut-out object for `draw_orbit`."""
     return _png(cut.framed.resize((IN_ORBIT, IN_ORBIT)))
+
+
+def note(text: str) -> str:
+    """Return a remark."""
+    return f'<p class="ls-about">{html.escape(text)}</p>'
+
+
+def about(parts: Sequence[str]) -> str:
+    """Return what a method does, in a sentence, and the rest behind a click; see `Method.about`."""
+    if not parts:
+        return ""
+    first, _, rest = parts[0].partition(". ")
+    texts = [
+        f"<pre>{html.escape(part)}</pre>" if is_option(part) else f"<p>{html.escape(part)}</p>"
+        for part in filter(None, (rest, *parts[1:]))
+    ]
+    if any(map(is_option, parts)):
+        texts.append("<p>Such lines of key=value are given under Options.</p>")
+    more = f'<details class="ls-more"><summary>more</summary>{"".join(texts)}</details>' if texts else ""
+    return note(f"{first.rstrip('.')}.") + more
 
 
 def warning(message: str) -> str:

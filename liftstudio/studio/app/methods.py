@@ -12,7 +12,15 @@ import yaml
 from liftstudio.core.assets import find_config, packaged
 from liftstudio.core.errors import InputError
 
-OF_THE_PAGE = ("image", "images", "image_box", "data", "prompt", "runs_dir", "device")  # options with fields of their own
+OF_THE_PAGE = (
+    "image",
+    "images",
+    "image_box",
+    "data",
+    "prompt",
+    "runs_dir",
+    "device",
+)  # options with fields of their own
 _COMMAND = re.compile(r"^\s*(python launch\.py|liftstudio) ")
 _OPTION = re.compile(r"^\s+[\w.]+=")
 _CONFIG = re.compile(r"configs/([\w-]+)\.yaml")

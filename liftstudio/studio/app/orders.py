@@ -41,7 +41,7 @@ class Order:
 
 
 def order_of(sent: Mapping[str, Any]) -> Order:
-    """Return an order from what a browser sent for its fields, which may be anything; fields that are empty are left out.
+    """Return an order from what a browser sent for its fields, which may be anything; empty ones are left out.
 
     sent: without the files.
 
