@@ -13,7 +13,7 @@ from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
 from liftstudio.export import ExportConfig, check_export
 from liftstudio.run.names import default_tag
 
-INPUTS = ("images", "image", "prompt", "data.path", "prior")
+INPUTS = ("images", "image", "image_box", "prompt", "data.path", "prior")
 
 
 @dataclass

@@ -86,17 +86,17 @@ def submit(queue: Queue, order: Order, mode: Mode) -> Entry:
         raise InputError(functools.reduce(without_place, files, str(error))) from None
 
 
-def box_of(text: str | None) -> tuple[int, int, int, int] | None:
+def box_of(text: Any) -> tuple[int, int, int, int] | None:
     """Return the box in a text, "left, top, right, bottom", in brackets or not; None: the text is empty.
 
     Raises:
         InputError: it has not four whole numbers.
     """
-    if not text or not text.strip():
+    if text is None or not str(text).strip():
         return None
-    words = re.split(r"[\s,]+", text.strip(" []()"))
+    words = re.split(r"[\s,]+", str(text).strip(" []()"))
     if len(words) != 4 or not all(re.fullmatch(r"-?\d{1,6}", word) for word in words):
-        raise InputError(f"box: expected four whole numbers, left, top, right, bottom, got '{text[:80]}'")
+        raise InputError(f"box: expected four whole numbers, left, top, right, bottom, got '{str(text)[:80]}'")
     left, top, right, bottom = map(int, words)
     return left, top, right, bottom
 
