@@ -12,6 +12,7 @@ import torch
 import trimesh
 from PIL import Image
 
+from liftstudio.core.arguments import checked
 from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.color_spaces import srgb_from_linear
@@ -49,6 +50,7 @@ class Result:
     run: RunFolder
 
     @classmethod
+    @checked
     def of(cls, folder: str | Path) -> "Result":
         """Return the result in a run folder.
 
