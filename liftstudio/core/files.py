@@ -6,6 +6,8 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from liftstudio.core.errors import InputError
+
 GIF = "a GIF image"
 HEIC = "a HEIC image"
 JPEG = "a JPEG image"
@@ -110,6 +112,18 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
                 _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """Check that folders can be made in the one that an option names; nothing is written.
+
+    Raises:
+        InputError: they cannot; names the folder or file that is in the way.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        reason = "no permission to write in" if existing.is_dir() else "is no folder:"
+        raise InputError(f"{option}={folder}: {reason} {existing}; give another place for {option}")
 
 
 def clear_temporaries(folder: Path) -> None:

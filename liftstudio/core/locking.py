@@ -58,6 +58,12 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
+def check_free(folder: Path) -> None:
+    """Raise the InputError of `exclusive` if another process has locked `folder` now."""
+    if is_locked(folder):
+        raise InputError(_refusal(folder))
+
+
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
     lock = SoftFileLock(folder / NAME)

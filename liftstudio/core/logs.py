@@ -29,6 +29,7 @@ log = logging.getLogger("liftstudio")
 PLAIN_SECONDS = 10.0  # between progress lines where there is no terminal
 SMOOTHING = 0.9  # decay of the moving average of the seconds per step
 KEYS = ("total_step", "stage", "step")
+MESSAGE_TIME = "%Y-%m-%d %H:%M:%S  "  # before every message in a file
 
 
 @dataclass
@@ -70,6 +71,54 @@ class _Keeper(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.thread == self.thread:
             self.texts.append(record.getMessage())
+
+
+class MessageFile(logging.Handler):
+    """Keeps this thread's messages in a file, each with its time; before there is one, in memory."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.thread = threading.get_ident()
+        self.path: Path | None = None
+        self.waiting: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self.thread:
+            level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+            self.keep(f"{level}{record.getMessage()}")
+
+    def keep(self, text: str) -> None:
+        """Add a message."""
+        self.waiting.append(f"{time.strftime(MESSAGE_TIME)}{text}\n")
+        self._write()
+
+    def write_to(self, path: Path) -> None:
+        """Append the messages to a file, those so far and those to come."""
+        self.path = path
+        self._write()
+
+    def _write(self) -> None:
+        if self.path is not None:
+            with contextlib.suppress(OSError), self.path.open("a") as file:  # a full disk ends the run elsewhere
+                file.writelines(self.waiting)
+            self.waiting.clear()
+
+
+@contextlib.contextmanager
+def kept_messages() -> Iterator[MessageFile]:
+    """Yield what keeps this thread's messages inside the block, which are shown as usual."""
+    messages = MessageFile()
+    log.addHandler(messages)
+    try:
+        yield messages
+    finally:
+        log.removeHandler(messages)
+
+
+def read_messages(path: Path) -> list[str]:
+    """Return the messages in such a file without their times, oldest first; none if there is no file."""
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    return [line[len(time.strftime(MESSAGE_TIME)) :] for line in lines]
 
 
 @contextlib.contextmanager

@@ -98,6 +98,15 @@ def image_size(path: Path | str, *, upright: bool = True) -> tuple[int, int]:
     return _opened(Path(path), lambda image: _size(image, upright))
 
 
+def image_format(path: Path | str) -> str:
+    """Return the format of an image file by its content, as Pillow names it: "PNG", "JPEG", ...
+
+    Raises:
+        InputError: see `load_image`; faults behind the header are not found.
+    """
+    return _opened(Path(path), lambda image: image.format or "")
+
+
 def resize_area(image: Tensor, height: int, width: int) -> Tensor:
     """Return an image [H, W, C] reduced to [height, width, C]; each pixel is the exact mean of the area it covers."""
     if image.shape[:2] == (height, width):

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import trimesh
 
+from liftstudio.core.arguments import checked
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import file_kind
 from liftstudio.data.mesh import Mesh
@@ -15,6 +16,7 @@ MAX_BYTES = 200_000_000
 MAX_FACES = 5_000_000
 
 
+@checked
 def read_mesh(path: str | Path, dtype: torch.dtype = torch.float32) -> Mesh:
     """Return the geometry of an OBJ, PLY, GLB, OFF or STL file; polygons become triangles, a scene becomes one mesh.
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from liftstudio.core.arguments import checked
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import atomic_write
 from liftstudio.core.logs import log
@@ -30,6 +31,7 @@ from liftstudio.export.writers import TEXTURED, WRITERS
 Progress = Callable[[str, float], None]
 
 
+@checked
 def export_mesh(
     mesh: Mesh,
     albedo: Callable[[Tensor], Tensor],

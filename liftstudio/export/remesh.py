@@ -32,19 +32,18 @@ SAMPLES = 20_000  # points at which the distance between two surfaces is measure
 def edge_length(mesh: Mesh, kind: Kind, wanted: float, faces: int) -> float:
     """Return the edge length to remesh to, world units: the wanted one; if it is 0, that of about `faces` triangles.
 
-    Raises:
-        InputError: the edges would be too long for the surface, or the faces too many.
+    If the edges would be too long for the surface, or the faces too many, it is the nearest that is possible, with a
+    warning: only at the end of a run is the surface known, and it shall not be lost.
     """
     area = float(mesh.face_area_vectors().norm(dim=-1).sum())
     longest = LONGEST * float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).max())
     shortest = _edge(area, MOST_FACES, kind)
     length = wanted or _edge(area, faces, kind)
-    name = "export.edge_length" if wanted else f"export.remesh: edge length for {faces} faces"
-    if not shortest <= length <= longest:
-        raise InputError(
-            f"{name}: expected {shortest:.2g} to {longest:.2g} for a surface of this size, got {length:.3g}"
-        )
-    return length
+    possible = min(max(length, shortest), longest)
+    if possible != length:
+        name = "export.edge_length" if wanted else f"export.remesh: edge length for {faces} faces"
+        log.warning("%s: %.3g is not possible for a surface of this size; %.3g is taken", name, length, possible)
+    return possible
 
 
 def remeshed(mesh: Mesh, kind: Kind, length: float) -> Mesh:

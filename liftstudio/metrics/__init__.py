@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from liftstudio.core.arguments import checked
+
 if TYPE_CHECKING:
     from liftstudio.metrics.contextual import contextual_distance
     from liftstudio.metrics.images import psnr, ssim
@@ -26,4 +28,4 @@ _PLACES = {
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'liftstudio.metrics' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"liftstudio.metrics.{_PLACES[name]}"), name)
+    return checked(getattr(importlib.import_module(f"liftstudio.metrics.{_PLACES[name]}"), name))

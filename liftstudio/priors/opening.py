@@ -22,7 +22,7 @@ from liftstudio.core.config import ComponentSpec, to_plain
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
 from liftstudio.core.registry import Component, register
-from liftstudio.core.weights import SUFFIXES, Weights, open_weights, pipeline_folder
+from liftstudio.core.weights import SUFFIXES, Weights, is_hub_name, open_weights, pipeline_folder
 from liftstudio.priors.base import Prior
 
 KIND = "prior"
@@ -154,6 +154,18 @@ def prior_class(block: ComponentSpec) -> type[Prior]:
         InputError: as `resolve`.
     """
     return registry.find(block.type if block.type != AUTO else _recognized(block)[0], KIND)
+
+
+def check_weights(block: ComponentSpec) -> None:
+    """Check the weights that a block names, as far as nothing is downloaded for it.
+
+    Raises:
+        InputError: as `resolve`.
+    """
+    if not is_hub_name(block.options.weights):
+        cls = prior_class(block)
+        if block.type != AUTO:
+            _open_weights(block.options.weights, [cls])
 
 
 def _recognized(block: ComponentSpec) -> tuple[str, Weights]:

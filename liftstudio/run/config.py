@@ -13,7 +13,8 @@ from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
 from liftstudio.export import ExportConfig, check_export
 from liftstudio.run.names import default_tag
 
-INPUTS = ("images", "image", "prompt", "data.path", "prior", "networks.lpips", "networks.depth", "networks.normals")
+INPUTS = ("images", "image", "image_box", "prompt", "data.path", "prior")
+INPUTS += ("networks.lpips", "networks.depth", "networks.normals")
 # They ask for a picture that shows one object, all of it, before a background from which it can be cut out.
 ONE_WHOLE_OBJECT = ", one whole object, centred, far from the edges of the picture, plain white background"
 
@@ -113,7 +114,7 @@ def load_run_config(path: Path, overrides: list[str]) -> RunConfig:
     Raises:
         InputError: see `read_config`, `parse` and `check_export`.
     """
-    if any(override.startswith(("images=", "images.")) for override in overrides):
+    if any(_is_below(override, "images") for override in overrides):
         overrides = ["image=", *(re.sub(r"^images\.([^=]*)=", r"images[\1]=", override) for override in overrides)]
     config = parse(read_config(path, overrides, INPUTS), RunConfig)
     config.name = config.name or path.stem
@@ -128,9 +129,15 @@ def load_without_input(path: Path, overrides: list[str]) -> RunConfig:
     Raises:
         InputError: see `load_run_config`.
     """
-    given = {override.partition("=")[0] for override in overrides}
+    given = [key for key in INPUTS if any(_is_below(override, key) for override in overrides)]
+    given += ["image"] if "images" in given else []  # in whose place they are
     missing = [key for key in missing_keys(path, INPUTS) if key not in given]
-    return load_run_config(path, [*(f"{key}=none" for key in missing), *overrides])
+    return load_run_config(path, [*(f"{key}={'{}' if key == 'images' else 'none'}" for key in missing), *overrides])
+
+
+def _is_below(override: str, key: str) -> bool:
+    """Return whether an override sets an option or a part of it."""
+    return re.match(rf"{re.escape(key)}[.=\[]", override) is not None
 
 
 def deciding_options(config: RunConfig) -> dict[str, Any]:

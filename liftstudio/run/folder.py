@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -63,6 +62,11 @@ class RunFolder:
     def tensorboard(self) -> Path:
         """The folder of TensorBoard events."""
         return self.path / "tb"
+
+    @property
+    def messages(self) -> Path:
+        """The file of all that the jobs on this run said."""
+        return self.path / "messages.txt"
 
     @property
     def edits(self) -> Path:
@@ -147,18 +151,6 @@ def create_run_folder(
                 empty.rmdir()
         raise InputError(f"cannot write the run folder {parent / slug(tag)}: {error.strerror or error}") from None
     return folder
-
-
-def check_writable(runs_dir: Path) -> None:
-    """Check that run folders can be created; nothing is written.
-
-    Raises:
-        InputError: they cannot; names the folder or file that is in the way.
-    """
-    existing = next(path for path in (runs_dir.absolute(), *runs_dir.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        reason = "no permission to write in" if existing.is_dir() else "is no folder:"
-        raise InputError(f"runs_dir={runs_dir}: {reason} {existing}; give another place for runs_dir")
 
 
 def existing_run_folder(config: Path) -> RunFolder:

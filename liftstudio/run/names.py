@@ -1,4 +1,4 @@
-"""Names of run folders and of what is beside them."""
+"""Names of run folders, and of what is beside them."""
 
 import re
 import time
@@ -6,6 +6,7 @@ from pathlib import Path
 
 SLUG_LENGTH = 60
 INPUTS = "inputs"  # folder of pictures that were given as pixels, uploaded or made, beside the run folders
+QUEUE = "queue"  # folder of the queue's jobs, beside the run folders
 
 
 def slug(text: str) -> str:

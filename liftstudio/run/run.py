@@ -23,11 +23,12 @@ from liftstudio.core.config import ComponentSpec, to_plain
 from liftstudio.core.devices import choose_devices, first_device
 from liftstudio.core.errors import InputError
 from liftstudio.core.events import StageStep, WorkStep, tell
-from liftstudio.core.files import atomic_write, clear_temporaries
+from liftstudio.core.files import atomic_write, check_folder, clear_temporaries
 from liftstudio.core.logs import RunLog, StageProgress, TensorBoardLog, WandbLog, WorkProgress, log
 from liftstudio.core.memory import is_out_of_memory, memory_advice, memory_high_water_gb
 from liftstudio.core.registry import find
 from liftstudio.core.stopping import StopRequest
+from liftstudio.core.weights import is_hub_name
 from liftstudio.data.environment import read_environment
 from liftstudio.data.mesh_io import SUFFIXES
 from liftstudio.data.reference_views import ReferenceViews
@@ -48,7 +49,7 @@ from liftstudio.run.evaluation import (
     save_turntable,
     turntable_cameras,
 )
-from liftstudio.run.folder import RunFolder, check_writable, create_run_folder
+from liftstudio.run.folder import RunFolder, create_run_folder
 from liftstudio.run.inputs import Inputs
 from liftstudio.run.preview import save_preview
 from liftstudio.run.snapshots import save_snapshot
@@ -107,20 +108,49 @@ def _known_by_version(package: str) -> Iterator[None]:
         del sys.modules[package]
 
 
+def check_inputs(config: RunConfig, mode: str) -> None:
+    """Check what can be told at once about the options and files of a run that begins later; nothing is downloaded.
+
+    mode: of its job: "train", "views" or "preview".
+
+    Raises:
+        InputError: see `load_inputs`, `make_views` and `make_preview`; what files hold is mostly looked at only there.
+    """
+    _check_options(config)
+    views = config.views if mode == "train" else _views_of(config, f"--{mode}")
+    if views is not None:
+        with views.naming():
+            views.build(device=torch.device("cpu")).check()
+    prior = _prior_of(views)
+    if prior is not None and is_hub_name(prior.options.weights):
+        return
+    _check_system(config)
+    if mode == "preview":
+        _check_volume(views)
+
+
 def load_inputs(config: RunConfig, gpus: list[int] | None) -> Inputs:
     """Check all external files of a run and return its inputs; called before processes for other devices are started.
 
     Raises:
-        InputError: see `choose_devices`, `check_test`, `check_truth`, `check_writable`, `System.check`,
+        InputError: see `choose_devices`, `check_test`, `check_truth`, `check_folder`, `System.check`,
             `Inputs.load`.
     """
     device = first_device(config.device, gpus)
-    check_test(config.test)
-    check_truth(config)
-    check_writable(output_path(config.runs_dir))
-    find(config.system.type, "system").check(config.system.options, has_volume=_prior_has_volume(config.views))
+    _check_options(config)
+    _check_system(config)
     with memory_advice(config, "views"):
         return Inputs.load(config.views, device)
+
+
+def _check_options(config: RunConfig) -> None:
+    check_test(config.test)
+    check_truth(config)
+    check_folder("runs_dir", output_path(config.runs_dir))
+
+
+def _check_system(config: RunConfig) -> None:
+    find(config.system.type, "system").check(config.system.options, has_volume=_prior_has_volume(config.views))
 
 
 def check_truth(config: RunConfig) -> None:
@@ -185,8 +215,7 @@ def make_preview(config: RunConfig, command: str, gpus: list[int] | None) -> Run
         InputError: the config has no views, their prior has no volume, or see `load_inputs`.
     """
     views = _views_of(config, "--preview")
-    if not _prior_has_volume(views):
-        raise InputError(NO_VOLUME)
+    _check_volume(views)
     plain = replace(views, options=replace(views.options, enhance=None))
     found = load_inputs(replace(config, views=plain), gpus).views
     assert found is not None
@@ -206,10 +235,19 @@ def _views_of(config: RunConfig, flag: str) -> ComponentSpec:
     return config.views
 
 
+def _check_volume(views: ComponentSpec | None) -> None:
+    if not _prior_has_volume(views):
+        raise InputError(NO_VOLUME)
+
+
 def _prior_has_volume(views: ComponentSpec | None) -> bool:
     """Return whether the views come from a prior that says what is inside the object; it may find nothing there."""
-    prior = getattr(views.options, "prior", None) if views is not None else None
+    prior = _prior_of(views)
     return prior is not None and prior_class(prior).inside is not Prior.inside
+
+
+def _prior_of(views: ComponentSpec | None) -> ComponentSpec | None:
+    return getattr(views.options, "prior", None) if views is not None else None
 
 
 def _preview(folder: RunFolder, views: ReferenceViews) -> None:

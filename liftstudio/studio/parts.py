@@ -1,23 +1,28 @@
 """Single parts of liftstudio from Python: a prior, an image for it, cameras, renders of a finished mesh."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import trimesh
 from torch import Tensor
 
+from liftstudio.core.arguments import checked
 from liftstudio.core.assets import input_path
 from liftstudio.core.config import ComponentSpec, parse
 from liftstudio.core.devices import first_device
 from liftstudio.core.extensions import load_components
+from liftstudio.core.ranges import PositiveInt, Range
 from liftstudio.data.cameras import Cameras, orbit_cameras
+from liftstudio.data.orbits import ElevationDeg
 from liftstudio.priors.base import PosedImage, Prior
 from liftstudio.priors.opening import open_prior
 from liftstudio.renderers.textured import render_trimesh
 from liftstudio.views.elevation import estimate_elevation
 from liftstudio.views.input_image import load_input_image
 
+Pixels = Annotated[int, Range(1, 4096)]
 DISTANCE, FOV_DEG = 3.6, 33.8  # of cameras, in which an object 1.8 long fills .83 of the image
 WIDEST_DEG = (-89.0, 89.0)  # elevations of cameras that a prior may be asked for
 
@@ -27,6 +32,7 @@ class _OnePrior:
     prior: Annotated[ComponentSpec, "prior"]
 
 
+@checked
 def load_prior(weights: str = "asset://priors/objects", *, device: str = "auto", **options: Any) -> Prior:
     """Return a prior with its networks.
 
@@ -43,7 +49,8 @@ def load_prior(weights: str = "asset://priors/objects", *, device: str = "auto",
     return open_prior(block, first_device(device, None))
 
 
-def load_image(path: str, *, elevation_deg: float | None = None, pixels: int = 256) -> PosedImage:
+@checked
+def load_image(path: str | Path, *, elevation_deg: ElevationDeg | None = None, pixels: Pixels = 256) -> PosedImage:
     """Return the object in an image file, cut out and framed, with its camera at azimuth 0.
 
     Args:
@@ -54,18 +61,24 @@ def load_image(path: str, *, elevation_deg: float | None = None, pixels: int = 2
     Raises:
         InputError: see `views.input_image.load_input_image`.
     """
-    picture = load_input_image(input_path(path))
+    picture = load_input_image(input_path(str(path)))
     if elevation_deg is None:
         elevation_deg = estimate_elevation(picture, WIDEST_DEG).elevation_deg
     return PosedImage(*picture.frame(pixels), orbit(1, elevation_deg, pixels=pixels))
 
 
-def orbit(frames: int, elevation_deg: float = 0.0, *, pixels: int = 256) -> Cameras:
-    """Return cameras around an object, evenly spaced, counter-clockwise from azimuth 0, where its image was taken."""
+@checked
+def orbit(frames: PositiveInt, elevation_deg: ElevationDeg = 0.0, *, pixels: Pixels = 256) -> Cameras:
+    """Return cameras around an object, evenly spaced, counter-clockwise from azimuth 0, where its image was taken.
+
+    Raises:
+        InputError: a wrong number, as of all functions here.
+    """
     azimuth_deg = torch.arange(frames) * 360.0 / frames
-    return orbit_cameras(azimuth_deg, torch.full((frames,), elevation_deg), DISTANCE, FOV_DEG, pixels, pixels)
+    return orbit_cameras(azimuth_deg, torch.full((frames,), float(elevation_deg)), DISTANCE, FOV_DEG, pixels, pixels)
 
 
+@checked
 def render(mesh: trimesh.Trimesh, cameras: Cameras) -> Tensor:
     """Return images [T, H, W, 4] of a mesh in its base colours over white, with alpha, sRGB in [0, 1].
 

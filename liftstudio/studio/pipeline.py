@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from liftstudio.core.arguments import checked
 from liftstudio.core.assets import find_config, output_path
 from liftstudio.core.cache import content_key
 from liftstudio.core.devices import first_device
@@ -32,10 +33,11 @@ from liftstudio.core.stopping import cancelled_by
 from liftstudio.data.images import to_pillow
 from liftstudio.priors.base import Prior
 from liftstudio.priors.opening import open_prior
-from liftstudio.run.config import load_without_input
+from liftstudio.run.config import load_run_config, load_without_input
 from liftstudio.run.folder import RunFolder
 from liftstudio.run.jobs import Job, Mode
 from liftstudio.run.names import INPUTS
+from liftstudio.run.run import check_inputs
 from liftstudio.run.snapshots import look
 from liftstudio.studio.jobs import work
 from liftstudio.studio.results import Result
@@ -82,6 +84,7 @@ class Event:
 class Pipeline:
     """A config with its prior, which stays loaded from one image to the next."""
 
+    @checked
     def __init__(self, config: str | Path, overrides: Mapping[str, Any] | None = None) -> None:
         """Check the config; nothing is loaded yet. See `from_config`."""
         load_components()
@@ -91,6 +94,7 @@ class Pipeline:
         self.config = load_without_input(self.path, as_words(self.overrides))
 
     @classmethod
+    @checked
     def from_config(
         cls, config: str | Path = "sv3d-masked-sds", *, device: str = "", overrides: Mapping[str, Any] | None = None
     ) -> "Pipeline":
@@ -119,6 +123,7 @@ class Pipeline:
             self._prior = open_prior(self.config.prior, first_device(self.config.device, None))
         return self._prior
 
+    @checked
     def __call__(self, image: Pictures = None, **options: Any) -> Result:
         """Return the result of the whole run from an image: views, all stages, test and export.
 
@@ -133,18 +138,22 @@ class Pipeline:
         """
         return _last(self.stream(image, **options))
 
+    @checked
     def views(self, image: Pictures = None, **options: Any) -> Result:
         """Return a result with the reference views alone; `resume` goes on from there. See `__call__`."""
         return _last(self.stream(image, mode="views", **options))
 
+    @checked
     def preview(self, image: Pictures = None, **options: Any) -> Result:
         """Return a result whose mesh is the volume of the prior, in seconds; `resume` goes on. See `__call__`."""
         return _last(self.stream(image, mode="preview", **options))
 
+    @checked
     def resume(self, folder: str | Path, **options: Any) -> Result:
         """Return the result of a run in a folder, continued from its newest checkpoint. See `__call__`."""
         return _last(self.stream_job(Job("resume", Path(folder)), **options))
 
+    @checked
     def stream(
         self,
         image: Pictures = None,
@@ -168,6 +177,14 @@ class Pipeline:
         names = image_overrides(image, output_path(str(own.get("runs_dir", self.config.runs_dir))))
         return self.stream_job(self.job(mode, {**own, **names}), preview_every_s=preview_every_s)
 
+    def check(self, overrides: Mapping[str, Any], mode: Mode) -> None:
+        """Check the job of a new run, as far as it can be told at once.
+
+        Raises:
+            InputError: a bad or missing option, or see `check_inputs`.
+        """
+        check_inputs(load_run_config(self.path, as_words(overrides)), mode)
+
     def job(self, mode: Mode, overrides: Mapping[str, Any], note: str = "") -> Job:
         """Return the job of a new run; note: added to the command that its folder keeps."""
         words = as_words(overrides)
@@ -189,6 +206,7 @@ class Pipeline:
         self._stop.set()
 
 
+@checked
 def lift(
     image: Pictures = None,
     *,

@@ -18,11 +18,11 @@ from liftstudio.core.locking import exclusive
 from liftstudio.core.logs import log
 from liftstudio.run.folder import existing_run_folder
 from liftstudio.run.jobs import Job, Mode
+from liftstudio.run.names import QUEUE
 from liftstudio.studio.pipeline import CancelledError, Event, Pictures, Pipeline, image_overrides
 from liftstudio.studio.results import Result
 
 State = Literal["waiting", "running", "stopped", "done", "failed"]
-FOLDER = "queue"  # of the entries' files, beside the run folders
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Queue:
             InputError: another process works on this queue, or the folder cannot be written.
         """
         self.runs_dir, self.device, self.preview_every_s = runs_dir, device, preview_every_s
-        self.folder = runs_dir / FOLDER
+        self.folder = runs_dir / QUEUE
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = exclusive(self.folder)
         self._lock.__enter__()
@@ -114,14 +114,14 @@ class Queue:
     def submit(
         self, config: str, images: Pictures, overrides: Mapping[str, Any] | None = None, mode: Mode = "train"
     ) -> Entry:
-        """Add a job and return it; its config is checked now, its image when its turn comes.
+        """Add a job and return it; what can be told at once is checked now, the rest when its turn comes.
 
         Raises:
-            InputError: an unknown config, or a bad option.
+            InputError: an unknown config, a bad option, or a missing file; see `Pipeline.check`.
         """
         given = {**(overrides or {}), "runs_dir": str(self.runs_dir), "device": self.device}
         given |= image_overrides(images, self.runs_dir)
-        Pipeline(config, given)
+        Pipeline(config).check(given, mode)
         return self._keep(Entry(_new_name(), config, given, mode))
 
     def resume(self, name: str) -> Entry:

@@ -12,10 +12,12 @@ import torch
 import trimesh
 from PIL import Image
 
+from liftstudio.core.arguments import checked
 from liftstudio.core.errors import InputError
 from liftstudio.data.cameras import Cameras
 from liftstudio.data.color_spaces import srgb_from_linear
 from liftstudio.data.images import to_pillow
+from liftstudio.data.mesh_io import SUFFIXES
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.export.options import Format
 from liftstudio.run.folder import RunFolder, existing_run_folder
@@ -48,6 +50,7 @@ class Result:
     run: RunFolder
 
     @classmethod
+    @checked
     def of(cls, folder: str | Path) -> "Result":
         """Return the result in a run folder.
 
@@ -74,17 +77,20 @@ class Result:
 
     @property
     def mesh_file(self) -> Path | None:
-        """The file of the exported mesh, a GLB if there is one, or of the preview; None: the run has neither."""
-        path = self.files.get("glb") or next(iter(self.files.values()), self.run.preview)
-        return path if path.is_file() else None
+        """The exported mesh in a format that can be read back, or, before an export, the preview; None: neither."""
+        exported = self.files.values()
+        readable = [path for path in exported or (self.run.preview,) if path.suffix in SUFFIXES and path.is_file()]
+        return next(iter(readable), None)
 
     @cached_property
     def mesh(self) -> trimesh.Trimesh:
         """The exported mesh with its texture, or the preview where nothing was exported; y up.
 
         Raises:
-            InputError: the run has neither.
+            InputError: the run has neither, or only formats that cannot be read back.
         """
+        if self.mesh_file is None and self.files:
+            raise InputError(f"{self.folder}: {', '.join(self.files)} cannot be read back; export.formats=[glb] can")
         if self.mesh_file is None:
             raise InputError(f"{self.folder}: the run has no mesh yet; continue it with --resume")
         return load_y_up(self.mesh_file, self.metrics)

@@ -28,6 +28,13 @@ class ViewSource(Component):
             InputError: the input is missing, invalid or impossible; raised before any long work.
         """
 
+    def check(self) -> None:
+        """Check what can be told at once: files that must be there, options that must fit them; nothing is downloaded.
+
+        Raises:
+            InputError: a file is missing or unreadable, or an option does not fit it.
+        """
+
     def truth_mesh(self) -> Path | None:
         """Return the file of the ground-truth mesh, in the data's own world, or None if there is none."""
         return None

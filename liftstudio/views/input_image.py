@@ -17,6 +17,7 @@ from liftstudio.data.images import load_image, resize_lanczos, save_image
 from liftstudio.views import matting
 from liftstudio.views.alpha_mattes import matte
 from liftstudio.views.foreground import Box, Found, find_object
+from liftstudio.views.shadows import soft_part, without_shadow
 from liftstudio.views.silhouettes import (
     FOREGROUND,
     SOLID,
@@ -37,7 +38,28 @@ FRAME_RATIO = 0.83  # share of the frame that an object 1.8 long fills at distan
 LEAST_SIDE = 32  # pixels along the object's longer side
 LEAST_WIDTH = 4  # pixels along the shorter side of a box
 WHOLE = 0.98  # share of the image's sides from which on a box is the whole image
-BOX = "image_box=[left, top, right, bottom]"
+
+
+@dataclass(frozen=True)
+class Ways:
+    """What a user can do about a wrong cut-out, in the words of an interface; the defaults are the command line's.
+
+    box: its name. set_box, paint: to say where, or what, the object is. install: what to install; empty: nothing.
+    saves: whether a doubtful mask is saved as a picture, which the message names.
+    """
+
+    box: str = "image_box"
+    set_box: str = "set image_box=[left, top, right, bottom]"
+    paint: str = "give an RGBA image"
+    install: str = matting.INSTALL
+    saves: bool = True
+
+    def after_doubt(self, has_box: bool) -> str:
+        """Return what to do where the object is not found."""
+        place = f"{self.set_box} so that it just holds the whole object"
+        if not has_box:
+            place = f"crop the image to it or {self.set_box} around it, in pixels"
+        return f"{place}, {' or '.join(filter(None, (self.paint, self.install)))}"
 
 
 @dataclass(frozen=True)
@@ -89,34 +111,36 @@ def load_input_image(
     box: tuple[int, int, int, int] | None = None,
     recenter: bool = True,
     frame_ratio: float = FRAME_RATIO,
+    ways: Ways = Ways(),
 ) -> InputImage:
     """Load the object in an image file.
 
     An alpha channel is used as it is, unless it shows a filled rectangle (`is_card`). An opaque image is cut out by
-    rembg if that is installed, else by the uniform colour of its border, else by GrabCut and alpha matting. Specks are
-    dropped. Of several objects in an opaque image the largest is taken. That, several larger pieces of alpha, an object
-    that is partly transparent or that reaches the picture's border cause a warning.
+    rembg if that is installed, else by the uniform colour of its border, without soft shadows, else by GrabCut and
+    alpha matting. Specks are dropped. Of several objects in an opaque image the largest is taken. That, several larger
+    pieces of alpha, an object that is partly transparent or that reaches the picture's border cause a warning.
 
     Args:
         box: left, top, right and bottom of the object, in pixels of the upright image; None: it may be anywhere.
         recenter: frame the object's bounding box; otherwise the whole image, centred in a square.
         frame_ratio: share of the frame's side that the longer side of the box takes, in (0, 1]; with `recenter`.
+        ways: what messages tell the user to do.
 
     Raises:
         InputError: no readable image, a faulty box, no way to cut it out, a doubtful mask (a preview is saved), no
             foreground, or an object of only a few pixels.
     """
     rgb, alpha = load_image(path)
-    within = None if box is None else _checked_box(path, box, rgb)
+    within = None if box is None else checked_box(path, box, rgb.shape[0], rgb.shape[1], ways)
     is_opaque = alpha is None or is_card(alpha)
     if is_opaque:
-        rgb, alpha = cut_out(path, rgb, alpha, within)
+        rgb, alpha = cut_out(path, rgb, alpha, within, ways)
     assert alpha is not None
     if within is not None:
         alpha = alpha * torch.from_numpy(within.mask(*alpha.shape[:2]))[..., None]
     alpha, pieces = main_pieces(alpha, SPECK)
     if is_opaque and pieces > 1:
-        alpha = _only_largest(path, alpha)
+        alpha = _only_largest(path, alpha, ways)
         pieces = 1
     found = bounding_box(alpha)
     if found is None:
@@ -125,28 +149,30 @@ def load_input_image(
     if max(width, height) < LEAST_SIDE:
         raise InputError(f"{path}: the object is only {width}x{height} pixels; expected {LEAST_SIDE} or more")
     if pieces > 1:
-        log.warning("%s: %d separate objects are treated as one; if that is wrong, set %s", path, pieces, BOX)
+        log.warning("%s: %d separate objects are treated as one; if that is wrong, %s", path, pieces, ways.set_box)
     _warn_of_alpha(path, alpha)
     if not recenter:
         return _framed(rgb, alpha, (0, 0, rgb.shape[1], rgb.shape[0]), 1.0)
     return _framed(rgb, alpha, found, frame_ratio)
 
 
-def _checked_box(path: Path, values: tuple[int, int, int, int], rgb: Tensor) -> Box | None:
-    """Return the user's box; None if it holds nearly all of the image and so says nothing.
+def checked_box(
+    path: Path, values: tuple[int, int, int, int], height: int, width: int, ways: Ways = Ways()
+) -> Box | None:
+    """Return the user's box in an image of this size; None if it holds nearly all of the image and so says nothing.
 
     Raises:
         InputError: it is inverted, reaches beyond the image, or is smaller than an object may be.
     """
-    box, (height, width) = Box(*values), rgb.shape[:2]
+    box = Box(*values)
     if box.left >= box.right or box.top >= box.bottom:
-        raise InputError(f"image_box: expected left < right and top < bottom, got {list(box)}")
+        raise InputError(f"{ways.box}: expected left < right and top < bottom, got {list(box)}")
     if box.left < 0 or box.top < 0 or box.right > width or box.bottom > height:
-        raise InputError(f"image_box: {list(box)} reaches beyond {path}, which is {width}x{height} pixels")
+        raise InputError(f"{ways.box}: {list(box)} reaches beyond {path}, which is {width}x{height} pixels")
     sides = box.right - box.left, box.bottom - box.top
     if max(sides) < LEAST_SIDE or min(sides) < LEAST_WIDTH:
         expected = f"expected {LEAST_SIDE} pixels or more along one side and {LEAST_WIDTH} along the other"
-        raise InputError(f"image_box: {list(box)} is too small; {expected}")
+        raise InputError(f"{ways.box}: {list(box)} is too small; {expected}")
     says_nothing = sides[0] > WHOLE * width and sides[1] > WHOLE * height
     return None if says_nothing else box
 
@@ -155,11 +181,11 @@ def _nothing(box: Box | None) -> str:
     return "no foreground; the image is transparent everywhere" if box is None else f"no foreground in {list(box)}"
 
 
-def _only_largest(path: Path, alpha: Tensor) -> Tensor:
+def _only_largest(path: Path, alpha: Tensor, ways: Ways) -> Tensor:
     """Return the alpha of the largest object; warn of others."""
     mask, count = largest_object((alpha[..., 0] > FOREGROUND).numpy())
     if count > 1:
-        log.warning("%s: of %d objects the largest is taken; for another one set %s", path, count, BOX)
+        log.warning("%s: of %d objects the largest is taken; for another one %s", path, count, ways.set_box)
     return torch.where(torch.from_numpy(mask)[..., None], alpha, 0)
 
 
@@ -169,35 +195,51 @@ def _framed(rgb: Tensor, alpha: Tensor, box: tuple[int, int, int, int], ratio: f
     return InputImage(rgb, alpha, (left + right - side) / 2, (top + bottom - side) / 2, side)
 
 
-def cut_out(path: Path, rgb: Tensor, alpha: Tensor | None, box: Box | None) -> tuple[Tensor, Tensor]:
+def cut_out(path: Path, rgb: Tensor, alpha: Tensor | None, box: Box | None, ways: Ways) -> tuple[Tensor, Tensor]:
     """Return straight colour and alpha of the object in an opaque image, or in the card that `alpha` shows."""
     if matting.installed():
-        return _by_network(path, rgb if alpha is None else _filled(rgb, alpha)[0])
+        return _by_network(path, rgb if alpha is None else _filled(rgb, alpha)[0], ways)
     card, border = (rgb, rgb) if alpha is None else _filled(rgb, alpha)
     background = border_color(border)
     cut = None if background is None else cut_out_before(card, background)
     has_shape = alpha is not None and bool((alpha <= FOREGROUND).any())  # it may be an object of that shape
-    if cut is not None and bool(cut[1].any()):
+    if background is not None and cut is not None and bool(cut[1].any()):
         if has_shape:
             log.warning("%s: its alpha shows a filled rectangle; the object is cut out by its plain border", path)
         else:
             log.info("%s: opaque, cut out by the plain colour of its border", path)
-        return cut
+        return _without_shadow(path, card, background, cut, box, ways)
     if alpha is not None and has_shape and box is None:
         log.warning(
-            "%s: its alpha shows a filled rectangle, which is taken as the object; if the object is in there, "
-            "give an image with alpha of the object, set %s, or %s",
+            "%s: its alpha shows a filled rectangle, which is taken as the object; if the object is in there, %s",
             path,
-            BOX,
-            matting.INSTALL,
+            ways.after_doubt(has_box=False),
         )
         return rgb, alpha
     if cut is not None:
         raise InputError(f"{path}: no foreground; the image is one plain colour")
-    return _by_grab_cut(path, card, box)
+    return _by_grab_cut(path, card, box, ways)
 
 
-def _by_grab_cut(path: Path, rgb: Tensor, box: Box | None) -> tuple[Tensor, Tensor]:
+def _without_shadow(
+    path: Path, rgb: Tensor, background: Tensor, cut: tuple[Tensor, Tensor], box: Box | None, ways: Ways
+) -> tuple[Tensor, Tensor]:
+    """Return straight colour and alpha of the object that was cut out by its plain border, without its soft shadow."""
+    soft = soft_part(rgb, background, cut[1])
+    if soft is None:
+        return cut
+    found = find_object(rgb, box)
+    if found is None or found.doubt():
+        log.warning("%s: its object fades into the background, or has a soft shadow; if that is, %s", path, ways.paint)
+        return cut
+    mask = without_shadow(cut[1], soft, found.mask)
+    if mask is None:
+        return cut
+    log.info("%s: a soft shadow beside the object is left out", path)
+    return matte(rgb, mask)
+
+
+def _by_grab_cut(path: Path, rgb: Tensor, box: Box | None, ways: Ways) -> tuple[Tensor, Tensor]:
     """Return straight colour and alpha of the object in a photograph.
 
     Raises:
@@ -205,22 +247,17 @@ def _by_grab_cut(path: Path, rgb: Tensor, box: Box | None) -> tuple[Tensor, Tens
     """
     found = find_object(rgb, box)
     if found is None:
-        raise InputError(f"{path}: no object stands out from its background; {_ways_on(box)}")
+        raise InputError(f"{path}: no object stands out from its background; {ways.after_doubt(box is not None)}")
     if reason := found.doubt():
-        seen = _saved_preview(path, rgb, found)
-        raise InputError(f"{path}: the object in it is doubtful: {reason}{seen}; {_ways_on(box)}")
+        seen = _saved_preview(path, rgb, found) if ways.saves else ""
+        raise InputError(f"{path}: the object in it is doubtful: {reason}{seen}; {ways.after_doubt(box is not None)}")
     log.info("%s: opaque, cut out by GrabCut and alpha matting (certainty %.2f)", path, found.certainty)
     mask, count = largest_object(found.mask)
     if count > 1:
-        log.warning("%s: of %d objects the largest is taken; for another crop the image or set %s", path, count, BOX)
+        log.warning(
+            "%s: of %d objects the largest is taken; for another crop the image or %s", path, count, ways.set_box
+        )
     return matte(rgb, mask)
-
-
-def _ways_on(box: Box | None) -> str:
-    place = f"crop the image to it or set {BOX} around it, in pixels"
-    if box is not None:
-        place = "set image_box so that it just holds the whole object"
-    return f"{place}, give an RGBA image, or {matting.INSTALL}"
 
 
 def _saved_preview(path: Path, rgb: Tensor, found: Found) -> str:
@@ -258,11 +295,11 @@ def _warn_of_alpha(path: Path, alpha: Tensor) -> None:
         log.warning("%s: the object reaches the %s; if it is cut off there, give a picture of all of it", path, where)
 
 
-def _by_network(path: Path, rgb: Tensor) -> tuple[Tensor, Tensor]:
+def _by_network(path: Path, rgb: Tensor, ways: Ways) -> tuple[Tensor, Tensor]:
     try:
         cut = matting.cut_out(rgb)
     except InputError as error:
-        raise InputError(f"{path}: {error}; give an RGBA image") from error
+        raise InputError(f"{path}: {error}; {ways.paint}") from error
     log.info("%s: opaque, cut out by rembg (%s)", path, matting.MODEL)
     return cut
 

@@ -66,6 +66,11 @@ class PosedImages(ViewSource):
     def __init__(self, config: Config, *, device: torch.device) -> None:
         self.config = config
 
+    def check(self) -> None:
+        """See `ViewSource.check`: the cameras and the files that belong to them."""
+        _ = self._capture
+        self.truth_mesh()
+
     def load(self) -> ReferenceViews:
         """Return the views, downscaled to `max_size`, moved and scaled as the options say.
 

@@ -17,21 +17,21 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.logs import WorkProgress, kept_warnings, log
 from liftstudio.core.ranges import NonNegativeInt, Range
 from liftstudio.data.cameras import Cameras, Distance, FovDeg, concatenate, orbit_cameras, turned
-from liftstudio.data.images import resize_lanczos, straight_from_white
+from liftstudio.data.images import image_size, resize_lanczos, straight_from_white
 from liftstudio.data.orbits import MAX_ELEVATION_DEG, Angles, ElevationDeg
 from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
 from liftstudio.priors.classifier_free import GuidanceScale
-from liftstudio.priors.opening import ResolvedPrior, resolve
+from liftstudio.priors.opening import ResolvedPrior, check_weights, resolve
 from liftstudio.priors.samplers import euler
 from liftstudio.views import matting
 from liftstudio.views.base import ViewSource
 from liftstudio.views.elevation import ElevationEstimate, estimate_elevation
 from liftstudio.views.enhancement import ViewEnhancer, with_colors
 from liftstudio.views.estimation import MapEstimator
-from liftstudio.views.input_image import FRAME_RATIO, InputImage, PlacedImage, load_input_image
+from liftstudio.views.input_image import FRAME_RATIO, InputImage, PlacedImage, checked_box, load_input_image
 from liftstudio.views.plug_in import ViewPlugIn
-from liftstudio.views.several_images import check_labels, load_labelled
+from liftstudio.views.several_images import check_labels, load_labelled, naming_label
 from liftstudio.views.silhouettes import FOREGROUND, alpha_before, main_pieces
 
 OnStep = Callable[[int, Tensor], None]
@@ -125,6 +125,10 @@ class GeneratedViews(ViewSource):
     def suited_steps(self, prior: Prior) -> int:
         """Return the prior's default number of denoising steps for this source's sampler."""
         return prior.steps
+
+    def check(self) -> None:
+        """See `ViewSource.check`: the weights, unless they are to be downloaded."""
+        check_weights(self.config.prior)
 
     def input_image(self) -> InputImage | None:
         """Return the input image, if there is one."""
@@ -338,6 +342,18 @@ class PriorViews(GeneratedViews):
     not_deciding = GeneratedViews.not_deciding | {"image", "images", "image_box"}
     elevation_range_deg: ClassVar[tuple[float, float]] = (-MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)  # that it takes
     elevation_estimate: ElevationEstimate | None = None  # if the input image's elevation was to be estimated
+
+    def check(self) -> None:
+        """See `ViewSource.check`: the pictures' heads and the box, then the weights."""
+        config = self.config
+        for label, file in config.images.items():
+            with naming_label(label):
+                image_size(input_path(file))
+        if config.image:
+            size = image_size(input_path(config.image))
+            if config.image_box is not None:
+                checked_box(input_path(config.image), config.image_box, *size)
+        super().check()
 
     def load(self) -> ReferenceViews:
         """See `GeneratedViews.load`."""

@@ -4,9 +4,10 @@ Every image may be cropped in its own way. All cameras have the same elevation, 
 object, which is the same from all sides, scales the images.
 """
 
+import contextlib
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +74,15 @@ def check_labels(images: dict[str, str]) -> None:
         raise InputError("images: no front, from which azimuths are counted; label one image 'front'")
 
 
+@contextlib.contextmanager
+def naming_label(label: str) -> Iterator[None]:
+    """Let InputErrors inside the block name the image that they are about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"images.{label}: {error}") from error.__cause__
+
+
 def load_labelled(images: dict[str, str], read: Callable[[str], InputImage], frame_ratio: float | None) -> InputImage:
     """Return the front, with the other images in the order of `images`, where their labels place them.
 
@@ -87,10 +97,8 @@ def load_labelled(images: dict[str, str], read: Callable[[str], InputImage], fra
     """
     found = dict[str, InputImage]()
     for label, file in images.items():
-        try:
+        with naming_label(label):
             found[label] = read(file)
-        except InputError as error:
-            raise InputError(f"images.{label}: {error}") from error.__cause__
         for other, image in found.items():
             if other != label and _same(image, found[label]):
                 raise InputError(f"images: '{other}' and '{label}' are the same image; give another one")

@@ -12,7 +12,7 @@ from liftstudio.core.files import atomic_path
 from liftstudio.core.logs import WorkProgress, log
 from liftstudio.data.images import load_image
 from liftstudio.priors.network_folders import loading
-from liftstudio.views.input_image import cut_out
+from liftstudio.views.input_image import Ways, cut_out
 from liftstudio.views.silhouettes import (
     FOREGROUND,
     OTHER,
@@ -119,7 +119,7 @@ def judged(path: Path) -> Candidate:
     Raises:
         InputError: see `input_image.cut_out`, or nothing is in it.
     """
-    rgb, alpha = cut_out(path, load_image(path)[0], None, None)
+    rgb, alpha = cut_out(path, load_image(path)[0], None, None, Ways(saves=False))
     alpha = main_pieces(alpha, SPECK)[0]
     inside = alpha[..., 0] > FOREGROUND
     if not inside.any():

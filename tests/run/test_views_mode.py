@@ -41,6 +41,7 @@ def test_the_views_mode_writes_only_the_views(ball_project: Path, capsys: pytest
     assert {path.name for path in run.iterdir()} == {
         "config.yaml",
         "command.txt",
+        "messages.txt",
         "report.html",
         "checkpoints",
         "views",

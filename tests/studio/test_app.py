@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import struct
 import time
@@ -31,7 +32,7 @@ from liftstudio.run.folder import RunFolder
 from liftstudio.studio.app import fragments, history, run_files, uploads
 from liftstudio.studio.app.cut_outs import cut_out, painted, reduced, under_brush
 from liftstudio.studio.app.methods import method, method_names
-from liftstudio.studio.app.orders import Order, box_of, options_of, submit
+from liftstudio.studio.app.orders import Order, box_of, options_of, order_of, submit
 from liftstudio.studio.app.page import Page
 
 INPUTS = RUNS / "inputs"
@@ -60,6 +61,12 @@ def sent(name: str, content: bytes | None = None) -> dict[str, Any]:
     return {"path": str(path)}
 
 
+def shown(page: Page, payload: dict[str, Any]) -> dict[Any, Any]:
+    """What an upload gives to the components: the picture, then its object."""
+    taken = page.take(payload)
+    return {**taken, **page.show_object(taken[page.picture], None, "")}
+
+
 def png(width: int, height: int) -> bytes:
     """The head of a PNG that claims a size, and no pixels."""
     head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
@@ -85,12 +92,19 @@ def capture_files() -> dict[str, bytes]:
     return {p.relative_to("capture").as_posix(): p.read_bytes() for p in Path("capture").rglob("*") if p.is_file()}
 
 
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
 HOSTILE = {
-    "svg": ("a.svg", b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>", "an SVG drawing; expected"),
+    "svg": ("a.svg", b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>", "found an SVG drawing"),
     "svg-as-png": ("a.png", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
     "page-as-png": ("a.png", b"<!doctype html><script>alert(1)</script>", "an HTML page"),
     "empty": ("a.png", b"", "a.png: the image file is empty"),
-    "text": ("a.txt", b"hello", "expected a picture"),
+    "text": ("a.txt", b"hello", "a.txt: not a readable image (unknown or damaged format)"),
+    "only-a-suffix": (".png", b"hello", ".png: not a readable image"),
+    "postscript": (
+        "a.png",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
+        "in the format EPS; expected PNG",
+    ),
     "archive": ("a.png", zipped({"a": b"b"}), "zip archive"),
     "many-pixels": ("a.png", png(60000, 60000), "pixels"),
     "cut-off": ("a.png", strip(64, 64)[:60], "a.png"),
@@ -100,7 +114,7 @@ HOSTILE = {
 @pytest.mark.parametrize("case", HOSTILE)
 def test_what_is_no_picture_is_refused_in_one_line(page: Page, case: str) -> None:
     name, content, message = HOSTILE[case]
-    update = page.take(sent(name, content), "")
+    update = page.take(sent(name, content))
     said = update[page.problem]
     assert message in said and "ls-error" in said and "\n" not in said and str(Path.cwd()) not in said
     assert update[page.picture] is None and update[page.upload] is None and update[page.cut_box] == ""
@@ -109,32 +123,37 @@ def test_what_is_no_picture_is_refused_in_one_line(page: Page, case: str) -> Non
 
 
 def test_a_picture_without_an_object_is_kept_for_the_brush(page: Page) -> None:
-    update = page.take(sent("a.png", strip(10000, 10)), "")
+    update = shown(page, sent("a.png", strip(10000, 10)))
     assert "ls-error" in update[page.problem] and str(Path.cwd()) not in update[page.problem]
+    fields = (None, update[page.framed], None, "ball.yaml", "", "", 10.0, False, 0, "", None, None, None)
+    with pytest.raises(ls.InputError, match="the object is not cut out yet"):
+        page.start("train", update[page.picture], *fields)
     assert update[page.picture].parent == INPUTS and update[page.upload].size == (900, 1)
 
 
 def test_a_picture_is_kept_under_another_name(page: Page) -> None:
-    update = page.take(sent("photo.png"), "")
+    update = shown(page, sent("photo.png"))
     kept = update[page.picture]
     assert kept.parent == INPUTS and len(kept.stem) == 32 and kept.read_bytes() == Path("photo.png").read_bytes()
     assert update[page.problem] == ""
     assert "°" in update[page.cut_box] and "data:image/png" in update[page.cut_box]
     assert -89 <= update[page.elevation] <= 89
-    assert page.take(None, "")[page.problem], "an event without a file"
+    assert page.take(None)[page.problem], "an event without a file"
 
 
 def test_large_files_are_refused(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "MAX_BYTES", 100)
-    assert "photo.png: larger than" in page.take(sent("photo.png"), "")[page.problem]
+    assert "photo.png: larger than" in page.take(sent("photo.png"))[page.problem]
 
 
 def test_a_box_says_where_the_object_is(page: Page) -> None:
-    picture = page.take(sent("photo.png"), "")[page.picture]
-    assert page.cut_again(picture, "30, 20, 150, 140")[page.problem] == ""
-    assert "reaches beyond the picture" in page.cut_again(picture, "[0 0 9999 50]")[page.problem]
-    assert "expected four whole numbers" in page.cut_again(picture, "<b>")[page.problem]
-    assert "<b>" not in page.cut_again(picture, "<b>")[page.problem]
+    picture = page.take(sent("photo.png"))[page.picture]
+    assert page.show_object(picture, None, "30, 20, 150, 140")[page.problem] == ""
+    beyond = page.show_object(picture, None, "[0 0 9999 50]")[page.problem]
+    assert "box: [0, 0, 9999, 50] reaches beyond the picture" in beyond and "image_box" not in beyond
+    for wrong in ("<b>", 5, [1], {"a": 1}, True):
+        said = page.show_object(picture, None, wrong)[page.problem]
+        assert "expected four whole numbers" in said and "<b>" not in said
     assert box_of(" [1,2, 3 4] ") == (1, 2, 3, 4) and box_of(" ") is None and box_of(None) is None
 
 
@@ -161,7 +180,7 @@ def test_the_brush_corrects_the_cut_out(queue: Queue) -> None:
 
 
 def test_the_corrected_picture_becomes_the_input(page: Page) -> None:
-    picture = page.take(sent("photo.png"), "")[page.picture]
+    picture = page.take(sent("photo.png"))[page.picture]
     opened = page.edit(picture, None, "")
     assert opened[page.cut].parent == INPUTS and opened[page.editor]["background"].size == (197, 160)
     buffer = io.BytesIO()
@@ -172,10 +191,13 @@ def test_the_corrected_picture_becomes_the_input(page: Page) -> None:
     update = page.paint(picture, opened[page.cut], {"layers": [sent("layer.png", buffer.getvalue())]})
     assert update[page.problem] == "" and load_image(update[page.corrected])[1][80, 80] == 0
     for nothing in (None, {}, {"layers": []}, {"layers": [None]}):
-        assert "paint first" in page.paint(picture, opened[page.cut], nothing)[page.problem]
+        with pytest.raises(ls.InputError, match="paint first"):
+            page.paint(picture, opened[page.cut], nothing)
     svg = {"layers": [sent("layer.png", b"<svg/>")]}
-    assert "is no image" in page.paint(picture, opened[page.cut], svg)[page.problem]
-    assert "drop a picture first" in page.edit(None, None, "")[page.problem]
+    with pytest.raises(ls.InputError, match="is no image"):
+        page.paint(picture, opened[page.cut], svg)
+    with pytest.raises(ls.InputError, match="drop a picture first"):
+        page.edit(None, None, "")
 
 
 def test_a_capture_in_a_zip(page: Page) -> None:
@@ -214,7 +236,7 @@ def test_uploads_that_nothing_uses_are_deleted(queue: Queue) -> None:
 
 
 def test_the_cameras_are_drawn(page: Page) -> None:
-    update = page.take(sent("photo.png"), "")
+    update = shown(page, sent("photo.png"))
     framed, elevation_deg = update[page.framed], update[page.elevation]
     drawn = page.draw("ball.yaml", elevation_deg, framed, "")[page.orbit]
     assert f"at {elevation_deg:g}°, and the 6 views" in drawn and framed in drawn
@@ -282,7 +304,12 @@ def test_methods_are_named_with_what_they_need(ball_project: Path) -> None:
     )
     for name in names[2:]:
         about = method(name).about
-        assert len(about) > 20 and "launch.py" not in about and "#" not in about, name
+        said = fragments.about(about)
+        assert len(about[0]) > 20 and not any("#" in part for part in about), name
+        for word in ("launch.py", "configs/", ".yaml", "--train", "image=", "prompt="):
+            assert word not in said, (name, word)
+    assert "prior.weights=/path/to/sv3d_p.safetensors" in method("sv3d-masked-sds").about
+    assert "<pre>prior.weights=/path/to/sv3d_p" in fragments.about(method("sv3d-masked-sds").about)
     assert method("mvdream").takes == {"prompt"} and method("reconstruct-views").takes == {"data"}
     assert method("sv3d-masked-sds").takes == {"image", "images", "image_box"}
     with pytest.raises(ls.InputError, match="there is no method"):
@@ -290,7 +317,9 @@ def test_methods_are_named_with_what_they_need(ball_project: Path) -> None:
 
 
 def test_an_order_becomes_a_job(queue: Queue) -> None:
-    order = Order("ball.yaml", Path("photo.png"), elevation_deg=12.5, seed=3.0, options="system.steps=2\n# no\n\n")
+    order = Order(
+        "ball.yaml", Path("photo.png"), elevation=12.5, estimate=False, seed=3, options="system.steps=2\n# no\n\n"
+    )
     entry = submit(queue, order, "views")
     assert entry.overrides["image"] == "photo.png" and entry.overrides["views.elevation_deg"] == 12.5
     assert entry.overrides["seed"] == 3 and entry.overrides["system.steps"] == "2" and entry.mode == "views"
@@ -301,16 +330,24 @@ def test_an_order_becomes_a_job(queue: Queue) -> None:
 BAD_ORDERS = {
     "no-picture": (Order("ball.yaml"), "drop a picture first"),
     "no-capture": (Order("reconstruct-views"), "give a zip"),
-    "not-a-number": (Order("ball.yaml", Path("photo.png"), elevation_deg=math.nan), "views.elevation_deg"),
-    "no-seed": (Order("ball.yaml", Path("photo.png"), seed=math.nan), "seed: expected"),
-    "endless-seed": (Order("ball.yaml", Path("photo.png"), seed=math.inf), "seed: expected"),
-    "half-seed": (Order("ball.yaml", Path("photo.png"), seed=0.5), "seed: expected"),
     "typo": (Order("ball.yaml", Path("photo.png"), options="sede=1"), "did you mean 'seed'"),
     "no-option": (Order("ball.yaml", Path("photo.png"), options="seed"), "expected key=value"),
     "other-file": (Order("ball.yaml", Path("photo.png"), options="image=/etc/passwd"), "a field of its own"),
     "other-files": (Order("ball.yaml", Path("photo.png"), options="images.front=/etc/passwd"), "a field of its own"),
     "other-folder": (Order("ball.yaml", Path("photo.png"), options="runs_dir=/tmp"), "a field of its own"),
     "box": (Order("ball.yaml", Path("photo.png"), box="1,2"), "expected four whole numbers"),
+    "box-inverted": (
+        Order("ball.yaml", Path("photo.png"), options="views.image_box=[50,10,20,60]"),
+        "expected left < right",
+    ),
+    "box-outside": (
+        Order("ball.yaml", Path("photo.png"), options="views.image_box=[0,0,9999,60]"),
+        "reaches beyond the picture",
+    ),
+    "gone": (Order("ball.yaml", Path("gone.png")), "no such image"),
+    "box-unused": (Order("ball.yaml", Path("photo.png"), box="0,0,50,60"), "has no effect"),
+    "no-volume": (Order("syncdreamer-neus", Path("photo.png")), "no volume"),
+    "no-weights": (Order("ball.yaml", Path("photo.png"), options="prior.weights=no.safetensors"), "no such file"),
     "no-method": (Order("/etc/passwd", Path("photo.png")), "there is no method"),
 }
 
@@ -319,8 +356,38 @@ BAD_ORDERS = {
 def test_bad_orders_are_refused_at_once(queue: Queue, case: str) -> None:
     order, message = BAD_ORDERS[case]
     with pytest.raises(ls.InputError, match=message) as refused:
-        submit(queue, order, "train")
+        submit(queue, order, "preview" if case == "no-volume" else "train")
     assert "\n" not in str(refused.value) and queue.entries() == []
+
+
+FAULTY_FIELDS = {
+    "nan": ({"elevation": math.nan, "estimate": False}, "elevation: expected a finite number, got nan"),
+    "beyond": ({"elevation": 95, "estimate": False}, "elevation: expected -89"),
+    "emptied": ({"elevation": None, "estimate": False}, "elevation: give a number of degrees, or let it be estimated"),
+    "list": ({"elevation": [1], "estimate": False}, "elevation: expected a finite number"),
+    "seed-nan": ({"seed": math.nan}, "seed: expected a whole number"),
+    "seed-endless": ({"seed": math.inf}, "seed: expected a whole number"),
+    "seed-half": ({"seed": 0.5}, "seed: expected a whole number"),
+    "seed-below": ({"seed": -1}, "seed: expected"),
+    "prompt": ({"prompt": {"a": 1}}, "prompt: expected text"),
+    "no-method": ({"method": None}, "method: missing"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTY_FIELDS)
+def test_what_browsers_send_is_checked(case: str) -> None:
+    sent_fields, message = FAULTY_FIELDS[case]
+    with pytest.raises(ls.InputError, match=re.escape(message)):
+        order_of({"method": "ball.yaml", "estimate": True, **sent_fields})
+    assert order_of({"method": "a", "estimate": True, "elevation": math.nan, "seed": "", "box": None}).seed == 0
+
+
+def test_a_reload_finds_the_picture_again(page: Page) -> None:
+    taken = page.take(sent("photo.png"))
+    found = page.find_picture(taken[page.kept])
+    assert found[page.picture] == taken[page.picture] and found[page.upload].size == (197, 160)
+    for wrong in (None, [], "x", ["../../etc/passwd"], ["photo.png"], [f"{'0' * 32}.png"], [5], {"a": 1}):
+        assert page.find_picture(wrong) == {page.picture: None}
 
 
 def test_options_are_lines() -> None:
@@ -331,10 +398,12 @@ def test_the_history_has_all_runs(queue: Queue) -> None:
     assert main(["--config", "ball.yaml", "--views", "image=photo.png", "device=cpu", "tag=by-hand"]) == 0
     time.sleep(0.01)
     entry = submit(queue, Order("ball.yaml", Path("photo.png"), options="tag=by-page"), "train")
-    faulty = queue.submit("ball.yaml", "no.png")
+    Image.new("RGBA", (64, 64)).save("empty.png")
+    faulty = queue.submit("ball.yaml", "empty.png")
     ended(queue, entry.name)
     ended(queue, faulty.name, "failed")
     runs = history.runs(queue)
+    assert "ball.yaml, no folder · failed: no foreground" in runs[0].title and "\n" not in runs[0].title
     assert [(run.key, run.state) for run in runs] == [
         (faulty.name, "failed"), ("ball/by-page", "done"), ("ball/by-hand", "views"),
     ]  # fmt: skip
@@ -352,12 +421,13 @@ def test_the_history_has_all_runs(queue: Queue) -> None:
 
 
 def test_a_run_on_the_page(page: Page, queue: Queue) -> None:
-    picture = page.take(sent("photo.png"), "")[page.picture]
+    picture = page.take(sent("photo.png"))[page.picture]
     options = f"export.formats=[glb]\nsystem.waits_at={HELD_AT}\nsystem.steps=20"
-    fields = (None, None, "", "", 10.0, False, 0.0, options, None, None, None)
-    refused = page.start("train", "ball.yaml", picture, *fields[:7], "sede=1", None, None, None)
-    assert "did you mean &#x27;seed&#x27;" in refused[page.problem] and queue.entries() == []
-    started = page.start("train", "ball.yaml", picture, *fields)
+    fields = (None, None, None, "ball.yaml", "", "", 10.0, False, 0.0, options, None, None, None)
+    with pytest.raises(ls.InputError, match="did you mean 'seed'"):
+        page.start("train", picture, *fields[:9], "sede=1", None, None, None)
+    assert queue.entries() == []
+    started = page.start("train", picture, *fields)
     key = started[page.shown]
     wait_until_held(queue, key)
     seen = page.look(key, "", "")
@@ -375,7 +445,7 @@ def test_a_run_on_the_page(page: Page, queue: Queue) -> None:
     seen = page.look(key, "", "")
     assert 'src="./scenes/ball/' in seen[page.model] and "mesh.glb" in seen[page.model]
     assert not seen[page.resume_button]["interactive"] and not seen[page.stop_button]["interactive"]
-    for shown in (
+    for name in (
         "turntable.mp4",
         "_albedo.png",
         "_normal.png",
@@ -384,7 +454,7 @@ def test_a_run_on_the_page(page: Page, queue: Queue) -> None:
         "config.yaml",
         "contact_sheet",
     ):
-        assert shown in seen[page.result], shown
+        assert name in seen[page.result], name
     again = page.look(key, seen[page.status_seen], seen[page.result_seen])
     assert list(again) == [page.result], "nothing is sent twice"
     folder = Path(queue.entry(key).folder)
@@ -394,8 +464,12 @@ def test_a_run_on_the_page(page: Page, queue: Queue) -> None:
     keys = [run.key for run in history.runs(queue)]
     both = page.compare(keys)
     assert all(both[model] for _, model, _ in page.sides) and len(keys) == 2
-    assert "at most" in page.compare([*keys, "x"])[page.list_problem]
-    assert "choose one" in page.open(keys)[page.list_problem] and page.open(keys[:1])[page.shown] == keys[0]
+    assert all("<polyline" in both[title] and "Messages" in both[title] for title, _, _ in page.sides)
+    with pytest.raises(ls.InputError, match="at most"):
+        page.compare([*keys, "x"])
+    with pytest.raises(ls.InputError, match="choose one"):
+        page.open(keys)
+    assert page.open(keys[:1])[page.shown] == keys[0]
     shutil.rmtree(folder)
     assert page.look(key, "", "")[page.result] == ""
 

@@ -18,11 +18,12 @@ pytest.importorskip("gradio", reason="the page needs gradio")
 from helpers.page_visitor import Visitor, serving
 
 from liftstudio.cli.app import run as run_command
-from liftstudio.studio.app import guard, uploads
+from liftstudio.studio.app import guard, page, uploads
 from liftstudio.studio.app.guard import COOKIE, OVERHEAD
 from liftstudio.studio.queue import Queue
 
-FIELDS = (None, None, None, "", "", 10.0, False, 0, "export.formats=[glb]", None, None, None)
+FIELDS = ("ball.yaml", "", "", 10.0, False, 0, "export.formats=[glb]")  # of the page, after the files
+FILES = (None, None, None, None)  # a mode, and files, which the session keeps
 
 
 @pytest.fixture
@@ -35,16 +36,21 @@ def served(ball_project: Path) -> Iterator[tuple[Queue, int]]:
 def send(visitor: Visitor) -> Visitor:
     """Upload the picture."""
     status, file = visitor.upload(Path("photo.png").read_bytes(), "photo.png")
-    assert status == 200 and visitor.call("take", file, "")["problem"] == ""
+    assert status == 200 and visitor.call("take", file)["problem"] == ""
     return visitor
 
 
 def order(visitor: Visitor, options: str = "") -> str:
     """Ask for the mesh; returns how the run begins."""
-    fields = [*FIELDS[:8], f"{FIELDS[8]}\n{options}", *FIELDS[9:]]
-    shown = visitor.call("start", None, "ball.yaml", *fields, of="do-lift")
+    shown = start(visitor, options=f"export.formats=[glb]\n{options}")
     assert shown["problem"] == "", shown
     return shown["status"]
+
+
+def start(visitor: Visitor, **changed: Any) -> dict[str, Any]:
+    """Press Lift, with some fields changed; returns what the page shows."""
+    fields = [changed.get(name, value) for name, value in zip(page.FIELDS, FIELDS, strict=True)]
+    return visitor.call("start", None, *FILES, *fields, None, None, None, of="do-lift")
 
 
 def test_a_run_over_http(served: tuple[Queue, int]) -> None:
@@ -112,7 +118,7 @@ def test_an_event_cannot_name_another_file(served: tuple[Queue, int]) -> None:
         assert is_refused(visitor, "take_capture", [file]), file
         assert is_refused(visitor, "take_other", [file, None]), file
     for file in files:  # last: a refused picture is forgotten, and then there is nothing to paint on
-        assert is_refused(visitor, "take", [file, ""]), file
+        assert is_refused(visitor, "take", [file]), file
     assert Path("photo.png").is_file() and list(Path("runs/inputs").iterdir()) == kept
 
 
@@ -135,13 +141,20 @@ def test_uploads_are_limited(served: tuple[Queue, int]) -> None:
         "POST", "/gradio_api/upload", headers={"Transfer-Encoding": "chunked", "Content-Length": "x"}
     )
     assert status in (400, 411)
-    for name in ("../../evil.png", "..%2fevil.png", "/tmp/evil.png", "a\\..\\evil.png", "x" * 500 + ".png", "<b>.png"):
+    for name in (
+        "../../evil.png",
+        "..%2fevil.png",
+        "/tmp/evil.png",
+        "a\\..\\evil.png",
+        "x" * 500 + ".png",
+        "<b>.png",
+        ".png",
+    ):
         status, file = visitor.upload(b"<!doctype html>", name)
         if status == 200:
             assert Path(file["path"]).resolve().is_relative_to(Path("runs/uploads").resolve()), name
-            if not Path(file["path"]).name.startswith("."):  # gradio itself refuses those
-                said = visitor.call("take", file, "")["problem"]
-                assert said.count("<p") == 1 and "<b>" not in said, said
+            said = visitor.call("take", file)["problem"]
+            assert said.count("<p") == 1 and "<b>" not in said, said
     assert sorted(path for path in Path().rglob("*") if "uploads" not in path.parts) == before
 
 
@@ -149,10 +162,25 @@ def test_numbers_that_are_none_are_refused_on_the_page(served: tuple[Queue, int]
     queue, port = served
     visitor = Visitor(port)
     send(visitor)
-    for elevation, seed in ((float("nan"), 0), (10, float("nan")), (10, float("inf")), (10, 1e300), (10, -1)):
-        fields = [*FIELDS[:5], elevation, False, seed, *FIELDS[8:]]
-        said = visitor.call("start", None, "ball.yaml", *fields, of="do-lift")["problem"]
-        assert "expected" in said and said.count("<p") == 1, said
+    nan, inf = float("nan"), float("inf")
+    faults: dict[str, tuple[Any, ...]] = {
+        "elevation": (nan, None, "", 95, [1], {"a": 1}, "x" * 9999),
+        "seed": (nan, inf, 1e300, -1, [1], {"a": 1}, "x"),
+        "method": ("none", None, 5, ["ball.yaml"], {"a": 1}, "../../etc/passwd"),
+        "box": (["1"], {"a": 1}, "9,9,1,1", 7),
+        "options": ([1], {"a": 1}, 5, "x"),
+        "estimate": ([1], {"a": 1}, "maybe"),
+    }
+    for name, values in faults.items():
+        for value in values:
+            said = start(visitor, **{name: value})["problem"]
+            assert said.count("<p") == 1 and len(said) < 900 and "Traceback" not in said and said, (name, value)
+            assert "fault" not in said, said
+    for value in (*faults["elevation"], *faults["method"]):
+        assert visitor.call("draw", value, value, None, value) is not None
+    for event in ("choose", "find_picture", "find_again", "stop", "resume", "compare", "open"):
+        for value in (None, 5, [1], {"a": 1}, "x" * 9999):
+            assert "fault" not in str(visitor.call(event, value)), (event, value)
     assert queue.entries() == []
 
 
@@ -162,8 +190,8 @@ def test_other_sites_are_refused(served: tuple[Queue, int]) -> None:
     assert visitor.ask("POST", "/gradio_api/upload", b"", {"Origin": "https://evil.example"})[0] == 403
     status, headers, body = visitor.ask_all("GET", "/")
     assert status == 200 and "script-src 'self'" in headers["content-security-policy"]
-    page = body.decode()
-    assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="https?://(?!127\.0\.0\.1)', page)
+    html = body.decode()
+    assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="https?://(?!127\.0\.0\.1)', html)
 
 
 def test_the_token_is_asked_for(ball_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

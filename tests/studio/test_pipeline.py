@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,33 @@ def test_parts_alone(ball_project: Path) -> None:
         mesh, lambda points: points.abs(), Path("out"), ls.export.ExportConfig(formats=["glb"], texture_size=64)
     )
     assert report["faces"] == len(mesh.faces) and Path("out/mesh.glb").is_file()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ls.load_image(None), "load_image: path: expected text or a path, got None"),
+        (lambda: ls.load_image("photo.png", pixels=0), "load_image: pixels: expected 1 to 4096, got 0"),
+        (lambda: ls.orbit(-3), "orbit: frames: expected 1 or more, got -3"),
+        (lambda: ls.orbit(0), "orbit: frames: expected 1 or more, got 0"),
+        (lambda: ls.orbit(4, math.nan), "orbit: elevation_deg: expected -89"),
+        (lambda: ls.render(None, None), "render: mesh: expected Trimesh, got None"),
+        (lambda: ls.lift(5), "lift: image: expected"),
+        (lambda: ls.lift("photo.png", overrides=[1]), "lift: overrides: expected a dictionary or None, got list"),
+        (lambda: ls.Pipeline(None), "Pipeline: config: expected text or a path, got None"),
+        (lambda: ls.Pipeline.from_config("ball.yaml")("photo.png", 5), "Pipeline: too many positional arguments"),
+        (lambda: ls.Pipeline.from_config("ball.yaml").views("photo.png", sede=1), "Pipeline.stream: got an unexpected"),
+        (lambda: ls.Result.of(None), "Result.of: folder: expected text or a path, got None"),
+        (lambda: ls.read_mesh(None), "read_mesh: path: expected text or a path, got None"),
+        (lambda: ls.metrics.chamfer(None, 1), "chamfer: prediction: expected Mesh, got None"),
+        (lambda: ls.load_prior(3), "load_prior: weights: expected text, got 3"),
+        (lambda: ls.export.export_mesh(None, None, None, None), "export_mesh: mesh: expected Mesh, got None"),
+    ],
+)
+def test_misuse_is_named(ball_project: Path, call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ls.InputError) as refused:
+        call()
+    assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
 
 
 def test_overrides_are_words_of_the_command_line() -> None:

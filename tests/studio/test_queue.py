@@ -9,6 +9,7 @@ import pytest
 from helpers.processes import Forked
 from helpers.queues import HELD, ended, held_folder, kept, let_go, stop, wait_until_held, work_off
 from helpers.waiting import wait_until
+from PIL import Image
 
 import liftstudio as ls
 from liftstudio.studio.queue import Entry, Queue
@@ -20,12 +21,13 @@ def mesh_of(entry: Entry) -> bytes:
 
 def test_jobs_are_done_in_turn_and_a_faulty_one_does_not_stop_the_others(queue: Queue) -> None:
     first = queue.submit("ball.yaml", "photo.png", {"tag": "first"})
-    faulty = queue.submit("ball.yaml", "no.png")
+    Image.new("RGBA", (64, 64)).save("empty.png")
+    faulty = queue.submit("ball.yaml", "empty.png")
     last = queue.submit("ball.yaml", "photo.png", {"tag": "last", "seed": 1}, "views")
     assert queue.ahead(last.name) <= 2
     done = [ended(queue, entry.name, "done", "failed") for entry in (first, faulty, last)]
     assert [entry.state for entry in done] == ["done", "failed", "done"] and queue.ahead(last.name) == 0
-    assert done[1].error == "no.png: no such image" and not done[1].folder
+    assert done[1].error.startswith("empty.png: no foreground") and not done[1].folder
     assert [entry.folder for entry in (done[0], done[2])] == ["runs/ball/first", "runs/ball/last"]
     assert mesh_of(done[0]) and done[2].result().views and not done[2].result().files
     progress = queue.progress(first.name)
@@ -37,6 +39,14 @@ def test_jobs_are_done_in_turn_and_a_faulty_one_does_not_stop_the_others(queue: 
 def test_a_bad_option_is_refused_at_once(queue: Queue) -> None:
     with pytest.raises(ls.InputError, match="did you mean 'seed'"):
         queue.submit("ball.yaml", "photo.png", {"sede": 1})
+    for picture, options, message in (
+        ("no.png", {}, "no.png: no such image"),
+        ("photo.png", {"views.image_box": [9, 9, 1, 1]}, "expected left < right"),
+        ("photo.png", {"prior.weights": "no.safetensors"}, "no.safetensors: no such file"),
+        (None, {}, "image: missing"),
+    ):
+        with pytest.raises(ls.InputError, match=message):
+            queue.submit("ball.yaml", picture, options)
     with pytest.raises(ls.InputError, match="there is no job 'x'"):
         queue.stop("x")
     assert queue.entries() == []

@@ -18,10 +18,11 @@ from liftstudio.data.images import load_image, resize_area, save_image
 from liftstudio.views.alpha_mattes import matte
 from liftstudio.views.foreground import find_object
 from liftstudio.views.input_image import load_input_image
-from liftstudio.views.silhouettes import largest_object
+from liftstudio.views.silhouettes import border_color, cut_out_before, largest_object
 
 TOYS = ROOT / "assets" / "demo" / "toys"
 TOY_NAMES = ("robot", "cat", "party")
+SOFA = ROOT / "assets" / "demo" / "objects" / "sofa.png"
 MARIO = ROOT / "assets" / "demo" / "mario" / "images"
 
 
@@ -219,6 +220,34 @@ def test_a_white_object_before_an_uneven_white(mode: str, tmp_path: Path) -> Non
     pixels = (picture.clamp(0, 1) * 255).round().byte().numpy()
     Image.fromarray(pixels).convert(mode).save(tmp_path / "a.png")
     assert iou(load_input_image(tmp_path / "a.png").alpha, alpha) > 0.9
+
+
+def on_white(darkness: float) -> Photograph:
+    """Return a sofa on a white table, with a soft shadow at its foot of that darkness."""
+    rgb, alpha = (resize_area(part, 160, 160) for part in load_image(SOFA) if part is not None)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 160), torch.linspace(-1, 1, 160), indexing="ij")
+    shadow = darkness * torch.exp(-((x - 0.15) ** 2 / 0.15 + (y - 0.39) ** 2 / 0.012))[..., None]
+    table = 0.96 * (1 - shadow) + 0.008 * torch.randn(160, 160, 3)
+    return Photograph((alpha * rgb + (1 - alpha) * table).clamp(0, 1), alpha)
+
+
+def test_a_soft_shadow_on_a_white_table_is_no_part_of_the_object(tmp_path: Path) -> None:
+    shot = on_white(0.5)
+    save_image(tmp_path / "a.png", shot.rgb)
+    background = border_color(shot.rgb)
+    assert background is not None and iou(cut_out_before(shot.rgb, background)[1], shot.alpha) < 0.92, "it differs"
+    assert iou(load_input_image(tmp_path / "a.png").alpha, shot.alpha) > 0.96
+
+
+def test_a_white_ball_that_fades_into_the_background_is_kept(tmp_path: Path) -> None:
+    """Its bright side has no outline; it is soft like a shadow, and GrabCut tells it from one."""
+    shot = disc(150, 200, (75, 100), 50)
+    y, x = torch.meshgrid(torch.arange(150) - 75.0, torch.arange(200) - 100.0, indexing="ij")
+    shade = (0.98 - 0.25 * ((x + y) / 70).clamp(0, 1) ** 2)[..., None].expand(-1, -1, 3)
+    save_image(tmp_path / "a.png", shot.alpha * shade + (1 - shot.alpha) * 0.96)
+    background = torch.full((3,), 0.96)
+    before = cut_out_before(shot.alpha * shade + (1 - shot.alpha) * 0.96, background)[1]
+    assert load_input_image(tmp_path / "a.png").alpha.sum() > 0.95 * before.sum()
 
 
 def test_a_tiny_picture(tmp_path: Path) -> None:

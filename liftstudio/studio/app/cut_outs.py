@@ -1,6 +1,9 @@
 """The object in a picture as the page shows it: cut out, with its elevation, and corrected by a brush."""
 
+import contextlib
 import math
+import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +13,25 @@ from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import kept_warnings
-from liftstudio.data.images import load_image, resize_area, resize_smooth, to_pillow
+from liftstudio.data.images import load_image, resize_area, resize_smooth, save_image, to_pillow
 from liftstudio.studio.parts import WIDEST_DEG
 from liftstudio.views.elevation import ElevationEstimate, estimate_elevation
-from liftstudio.views.input_image import load_input_image
+from liftstudio.views.input_image import Ways, load_input_image
 
 SHOWN = 384  # pixels along each side of the shown cut-out
 EDITED = 900  # pixels along the longer side of the picture under the brush
+WAYS = Ways(
+    box="box",
+    set_box="give its box, under Box and brush,",
+    paint="paint it there with the brush",
+    install="",
+    saves=False,
+)
 FADED = 0.75  # share of white over what is not the object
 KEEP, REMOVE = "#16a34a", "#dc2626"  # colours of the brush
+
+
+_is_ready = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -41,13 +54,31 @@ def cut_out(path: Path, box: tuple[int, int, int, int] | None = None) -> CutOut:
     """Return the object in a picture; see `load_input_image` for `box` and errors."""
     try:
         with kept_warnings() as warnings:
-            picture = load_input_image(path, box=box)
+            picture = load_input_image(path, box=box, ways=WAYS)
         elevation = estimate_elevation(picture, WIDEST_DEG)
     except InputError as error:
         raise InputError(without_place(str(error), path)) from None
     framed = to_pillow(torch.cat(picture.frame(SHOWN), dim=-1))
     said = [without_place(text, path) for text in warnings]
     return CutOut(picture.rgb, picture.alpha, framed, elevation, said)
+
+
+def get_ready() -> None:
+    """Cut out an object once, so that the kernels are compiled, which takes long after an installation."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    ball = (x**2 + y**2 < 0.3)[..., None]
+    picture = torch.where(ball, torch.tensor([0.8, 0.2, 0.1]), 0.5 + 0.2 * torch.sin(9 * x + 5 * y)[..., None])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "ball.png")
+        save_image(path, picture)
+        with contextlib.suppress(InputError):
+            load_input_image(path, ways=WAYS)
+    _is_ready.set()
+
+
+def is_ready() -> bool:
+    """Return whether `get_ready` has ended."""
+    return _is_ready.is_set()
 
 
 def without_place(text: str, path: Path) -> str:

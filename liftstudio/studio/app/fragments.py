@@ -12,16 +12,19 @@ from PIL import Image
 from liftstudio.core.logs import duration
 from liftstudio.run.folder import RunFolder
 from liftstudio.studio.app import scenes
-from liftstudio.studio.app.cut_outs import CutOut, without_place
+from liftstudio.studio.app.cut_outs import CutOut
 from liftstudio.studio.app.history import Seen
+from liftstudio.studio.app.methods import is_option
 from liftstudio.studio.app.run_files import REPORT, address, find_file
 from liftstudio.studio.queue import Progress
 from liftstudio.studio.report.charts import HEIGHT, WIDTH, chart
 from liftstudio.studio.report.media import data_uri
+from liftstudio.studio.results import Result
 
 COLORS = ("#4f46e5", "#0d9488", "#d97706", "#db2777", "#64748b")
 LINES = 6  # of the newest messages
 PASSES = {"rgb": "shaded", "albedo": "albedo", "normal": "normals"}
+LONGEST = 600  # characters of an error that are shown
 IN_ORBIT = 160  # pixels along each side of the object in the drawing of the cameras
 
 
@@ -46,26 +49,45 @@ def object_in_orbit(cut: CutOut) -> str:
     return _png(cut.framed.resize((IN_ORBIT, IN_ORBIT)))
 
 
+def note(text: str) -> str:
+    """Return a remark."""
+    return f'<p class="ls-about">{html.escape(text)}</p>'
+
+
+def about(parts: Sequence[str]) -> str:
+    """Return what a method does, in a sentence, and the rest behind a click; see `Method.about`."""
+    if not parts:
+        return ""
+    first, _, rest = parts[0].partition(". ")
+    texts = [
+        f"<pre>{html.escape(part)}</pre>" if is_option(part) else f"<p>{html.escape(part)}</p>"
+        for part in filter(None, (rest, *parts[1:]))
+    ]
+    if any(map(is_option, parts)):
+        texts.append("<p>Such lines of key=value are given under Options.</p>")
+    more = f'<details class="ls-more"><summary>more</summary>{"".join(texts)}</details>' if texts else ""
+    return note(f"{first.rstrip('.')}.") + more
+
+
 def warning(message: str) -> str:
     """Return a message about what may be wrong."""
     return f'<p class="ls-warn">{html.escape(message)}</p>'
 
 
 def error_box(message: str) -> str:
-    """Return a message about what is wrong; empty: nothing."""
-    return f'<p class="ls-error" role="alert">{html.escape(message)}</p>' if message else ""
+    """Return a message about what is wrong; empty: nothing. What a visitor sent may be in it, at any length."""
+    shown = message if len(message) <= LONGEST else f"{message[:LONGEST]} ..."
+    return f'<p class="ls-error" role="alert">{html.escape(shown)}</p>' if message else ""
 
 
 def status(seen: Seen | None, progress: Progress, ahead: int) -> str:
     """Return how far a run is, its newest render, losses and messages."""
     if seen is None:
         return '<p class="ls-empty">Drop a picture, then ask for a preview, views or the whole mesh.</p>'
-    entry, event = seen.entry, progress.event
+    event = progress.event
     lines, body = list[str](), ""
     if seen.state == "waiting":
-        lines.append(
-            f"waiting; {ahead} {'run is' if ahead == 1 else 'runs are'} done before it" if ahead else "waiting"
-        )
+        lines.append(f"waiting for {ahead} other {'run' if ahead == 1 else 'runs'}" if ahead else "about to begin")
     elif seen.state == "running":
         lines.append(_where(progress))
         body = f'<div class="ls-bar"><i style="width:{100 * event.fraction:.1f}%"></i></div>'
@@ -76,7 +98,7 @@ def status(seen: Seen | None, progress: Progress, ahead: int) -> str:
     image = '<div class="ls-live"></div>' if progress.image is None else _live(progress.image)
     plot = losses_plot(progress.losses)
     live = f'<div class="ls-row">{image}{plot}</div>' if progress.image is not None or plot else ""
-    error = error_box(_error(seen)) if entry and entry.error else ""
+    error = error_box(seen.error)
     said = "\n".join(progress.said[-LINES:])
     messages = f"<details><summary>Messages</summary><pre>{html.escape(said)}</pre></details>" if said else ""
     style = f"ls-{seen.state.replace(' ', '-')}"
@@ -142,8 +164,8 @@ def result(runs_dir: Path, folder: RunFolder | None) -> str:
 
 def scene(runs_dir: Path, folder: RunFolder | None) -> str:
     """Return the mesh of a run in 3D; empty: there is none."""
-    path = scenes.mesh_file(runs_dir, folder) if folder else None
-    if path is None:
+    path = Result(folder).mesh_file if folder else None
+    if path is None or path.suffix not in scenes.SUFFIXES or not _served(runs_dir, path):
         return ""
     source = address(runs_dir, path, scenes.ROUTE)
     return f'<iframe class="ls-scene" title="the mesh in 3D" sandbox="allow-scripts" src="{source}"></iframe>'
@@ -169,15 +191,6 @@ def _name(seen: Seen) -> str:
     return (
         f"{Path(seen.entry.config).stem}, {time.strftime('%H:%M:%S', time.localtime(seen.since))}" if seen.entry else ""
     )
-
-
-def _error(seen: Seen) -> str:
-    assert seen.entry is not None
-    error, given = seen.entry.error, seen.entry.overrides
-    pictures = [given.get("image"), *dict(given.get("images") or {}).values()]
-    for path in filter(None, pictures):
-        error = without_place(error, Path(path))
-    return error
 
 
 def _live(image: Image.Image) -> str:

@@ -1,12 +1,17 @@
 """The runs of a folder: those of the queue, and those that the command line left there."""
 
+import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from liftstudio.core.errors import InputError
+from liftstudio.core.logs import read_messages
 from liftstudio.run.folder import RunFolder
-from liftstudio.studio.queue import Entry, Queue
+from liftstudio.studio.app.cut_outs import without_place
+from liftstudio.studio.queue import Entry, Progress, Queue
+from liftstudio.studio.report.charts import loss_samples
+from liftstudio.studio.report.record import read_losses
 
 SHOWN = 200  # newest runs that are listed
 
@@ -29,8 +34,18 @@ class Seen:
     @property
     def title(self) -> str:
         """What the list says."""
-        name = self.key if self.folder else f"{self.entry.config if self.entry else ''}, no folder yet"
-        return f"{name} · {self.state} · {time.strftime('%d %b %H:%M', time.localtime(self.since))}"
+        name = self.key if self.folder else f"{self.entry.config if self.entry else ''}, no folder"
+        why = f": {self.error}" if self.error else ""
+        return f"{name} · {self.state}{why} · {time.strftime('%d %b %H:%M', time.localtime(self.since))}"
+
+    @property
+    def error(self) -> str:
+        """Why its job failed, in a line that names no place on the server; empty: it did not."""
+        if self.entry is None:
+            return ""
+        given = self.entry.overrides
+        pictures = [given.get("image"), *dict(given.get("images") or {}).values()]
+        return functools.reduce(without_place, map(Path, filter(None, pictures)), self.entry.error)
 
 
 def runs(queue: Queue) -> list[Seen]:
@@ -59,6 +74,19 @@ def find(queue: Queue, key: str) -> Seen:
     if key not in known:
         raise InputError("there is no such run any more")
     return known[key]
+
+
+def progress(queue: Queue, run: Seen) -> Progress:
+    """Return what a run has said: to this process, or, where another one did it, to its folder."""
+    said = queue.progress(run.entry.name) if run.entry else Progress()
+    if said.version or run.folder is None:
+        return said
+    losses = {
+        f"{stage}/{name}": [(int(step), value) for step, value in samples]
+        for stage, rows in read_losses(run.folder.log_csv).items()
+        for name, samples in loss_samples(rows).items()
+    }
+    return Progress(losses=losses, said=read_messages(run.folder.messages))
 
 
 def _key(entry: Entry) -> str:

@@ -1,6 +1,8 @@
 """The configs among which the page lets choose, and what each of them takes."""
 
+import itertools
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,20 +12,31 @@ import yaml
 from liftstudio.core.assets import find_config, packaged
 from liftstudio.core.errors import InputError
 
+OF_THE_PAGE = (
+    "image",
+    "images",
+    "image_box",
+    "data",
+    "prompt",
+    "runs_dir",
+    "device",
+)  # options with fields of their own
 _COMMAND = re.compile(r"^\s*(python launch\.py|liftstudio) ")
+_OPTION = re.compile(r"^\s+[\w.]+=")
+_CONFIG = re.compile(r"configs/([\w-]+)\.yaml")
 
 
 @dataclass(frozen=True)
 class Method:
     """A config.
 
-    about: what it does and needs, by the comment at the top of its file.
+    about: what it does and needs, by the comment at the top of its file: paragraphs, between which are options to give.
     text:  of the file.
     takes: the options of the input that it has: "image", "images", "image_box", "prompt", "data".
     """
 
     name: str
-    about: str
+    about: tuple[str, ...]
     text: str
     takes: frozenset[str]
 
@@ -62,14 +75,27 @@ def _options(text: str) -> dict[str, Any]:
     return loaded if isinstance(loaded, dict) else {}
 
 
-def _about(text: str) -> str:
-    """Return the comment at the top of a config, without its command lines and what continues them."""
-    said, in_command = list[str](), False
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            break
+def _about(text: str) -> tuple[str, ...]:
+    """Return the comment at the top of a config as its parts: texts, and options, each a line of key=value.
+
+    Command lines are left out with what continues them, and options that have fields of their own on the page.
+    """
+    parts, is_command = list[str](), False
+    for line in itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()):
         words = line.removeprefix("#")
-        in_command = bool(_COMMAND.match(words)) or (in_command and words.startswith("      "))
-        if not in_command and not re.match(r"\s+[\w.]+=", words):
-            said.append(words.strip())
-    return " ".join(" ".join(said).split())
+        is_command = bool(_COMMAND.match(words)) or (is_command and words.startswith("      "))
+        if is_command:
+            continue
+        if _OPTION.match(words):
+            own = words.removesuffix("\\")
+            parts += [option for option in shlex.split(own) if option.partition("=")[0] not in OF_THE_PAGE]
+        elif parts and not is_option(parts[-1]):
+            parts[-1] += f" {words.strip()}"
+        else:
+            parts.append(words.strip())
+    return tuple(_CONFIG.sub(r"\1", part) for part in parts)
+
+
+def is_option(part: str) -> bool:
+    """Return whether a part of `Method.about` is an option."""
+    return _OPTION.match(f" {part}") is not None

@@ -1,26 +1,22 @@
 """What a visitor asks for, as a job of the queue."""
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from liftstudio.core.config import parse
 from liftstudio.core.errors import InputError
+from liftstudio.core.ranges import Range
+from liftstudio.data.orbits import ElevationDeg
 from liftstudio.run.jobs import Mode
 from liftstudio.run.names import default_tag
-from liftstudio.studio.app.methods import method
+from liftstudio.studio.app.cut_outs import without_place
+from liftstudio.studio.app.methods import OF_THE_PAGE, method
 from liftstudio.studio.queue import Entry, Queue
 
-OF_THE_PAGE = (
-    "image",
-    "images",
-    "image_box",
-    "data",
-    "prompt",
-    "runs_dir",
-    "device",
-)  # options with fields of their own
 LABELS = ("back", "left", "right")  # of further pictures; the first is the front
 
 
@@ -29,7 +25,7 @@ class Order:
     """The fields of the page.
 
     picture, others: files that `uploads` keeps; capture: a folder. box: "left, top, right, bottom", pixels.
-    elevation_deg: None: it is estimated. options: lines of key=value.
+    elevation: degrees, unless `estimate`. options: lines of key=value.
     """
 
     method: str
@@ -38,9 +34,26 @@ class Order:
     capture: Path | None = None
     box: str = ""
     prompt: str = ""
-    elevation_deg: float | None = None
-    seed: float | None = None
+    elevation: ElevationDeg = 0.0
+    estimate: bool = True
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     options: str = ""
+
+
+def order_of(sent: Mapping[str, Any]) -> Order:
+    """Return an order from what a browser sent for its fields, which may be anything; empty ones are left out.
+
+    sent: without the files.
+
+    Raises:
+        InputError: a field has a wrong type or value, or the elevation is neither given nor to be estimated.
+    """
+    given = {name: value for name, value in sent.items() if value not in (None, "")}
+    if sent.get("estimate"):
+        given.pop("elevation", None)
+    elif "elevation" not in given:
+        raise InputError("elevation: give a number of degrees, or let it be estimated")
+    return parse(given, Order)
 
 
 def submit(queue: Queue, order: Order, mode: Mode) -> Entry:
@@ -50,7 +63,7 @@ def submit(queue: Queue, order: Order, mode: Mode) -> Entry:
         InputError: an input is missing, or an option is unknown or has a bad value.
     """
     takes = method(order.method).takes
-    given: dict[str, Any] = {"tag": default_tag(None)}
+    given: dict[str, Any] = {"tag": default_tag(None), "seed": order.seed}
     images: Path | dict[str, str | Path] | None = None
     if "image" in takes:
         if order.picture is None:
@@ -58,30 +71,32 @@ def submit(queue: Queue, order: Order, mode: Mode) -> Entry:
         images = {"front": order.picture, **order.others} if order.others else order.picture
         if (box := box_of(order.box)) is not None:
             given["image_box"] = list(box)
+        if not order.estimate:
+            given["views.elevation_deg"] = order.elevation
     if "data" in takes:
         if order.capture is None:
             raise InputError("give a zip of posed photographs first")
         given["data.path"] = str(order.capture)
     if "prompt" in takes and order.prompt.strip():
         given["prompt"] = order.prompt.strip()
-    if order.elevation_deg is not None and "image" in takes:
-        given["views.elevation_deg"] = order.elevation_deg
-    if order.seed is not None:
-        given["seed"] = int(order.seed) if float(order.seed).is_integer() else order.seed
-    return queue.submit(order.method, images, {**given, **options_of(order.options)}, mode)
+    try:
+        return queue.submit(order.method, images, {**given, **options_of(order.options)}, mode)
+    except InputError as error:
+        files = filter(None, (order.picture, order.capture, *order.others.values()))
+        raise InputError(functools.reduce(without_place, files, str(error))) from None
 
 
-def box_of(text: str | None) -> tuple[int, int, int, int] | None:
+def box_of(text: Any) -> tuple[int, int, int, int] | None:
     """Return the box in a text, "left, top, right, bottom", in brackets or not; None: the text is empty.
 
     Raises:
         InputError: it has not four whole numbers.
     """
-    if not text or not text.strip():
+    if text is None or not str(text).strip():
         return None
-    words = re.split(r"[\s,]+", text.strip(" []()"))
+    words = re.split(r"[\s,]+", str(text).strip(" []()"))
     if len(words) != 4 or not all(re.fullmatch(r"-?\d{1,6}", word) for word in words):
-        raise InputError(f"box: expected four whole numbers, left, top, right, bottom, got '{text[:80]}'")
+        raise InputError(f"box: expected four whole numbers, left, top, right, bottom, got '{str(text)[:80]}'")
     left, top, right, bottom = map(int, words)
     return left, top, right, bottom
 

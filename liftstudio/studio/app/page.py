@@ -1,8 +1,10 @@
 """The page: its fields, and what happens when they change. Everything that is long is done by the queue."""
 
-import html
+import contextlib
+import functools
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +12,30 @@ import gradio as gr
 from torch import Tensor
 
 from liftstudio.core.errors import InputError
+from liftstudio.core.logs import log
 from liftstudio.data.images import load_image
 from liftstudio.run.jobs import Mode
 from liftstudio.run.names import INPUTS
 from liftstudio.studio.app import fragments, history, uploads
-from liftstudio.studio.app.cut_outs import EDITED, KEEP, REMOVE, CutOut, cut_out, painted, reduced, under_brush
+from liftstudio.studio.app.cut_outs import (
+    EDITED,
+    KEEP,
+    REMOVE,
+    CutOut,
+    cut_out,
+    is_ready,
+    painted,
+    reduced,
+    under_brush,
+)  # fmt: skip
 from liftstudio.studio.app.methods import method, method_names
 from liftstudio.studio.app.orbit import draw_orbit
-from liftstudio.studio.app.orders import LABELS, Order, box_of, options_of, submit
-from liftstudio.studio.queue import Queue
+from liftstudio.studio.app.orders import LABELS, box_of, options_of, order_of, submit
+from liftstudio.studio.queue import Progress, Queue
 
+FIELDS = ("method", "box", "prompt", "elevation", "estimate", "seed", "options")  # of an order, as they are on the page
+GETTING_READY = "; for the first one after an installation kernels are compiled, which takes up to a minute"
+OPEN = "liftstudio"  # a key where there is nothing to hide: names of runs and files
 LOOK_EVERY_S = 1.0  # seconds between looks at the run that is shown
 CLEANED_S = (3600, 86400)  # how often gradio deletes its files, and how old those are then
 SEEDS = 2**31  # of the button that draws one
@@ -37,9 +53,10 @@ class Page:
         with gr.Blocks(
             title="liftstudio", analytics_enabled=False, fill_width=True, delete_cache=CLEANED_S
         ) as self.blocks:
-            self.shown = gr.BrowserState(
-                "", storage_key="liftstudio-run", secret="liftstudio"
-            )  # no secret: a run's name
+            self.shown = gr.BrowserState("", storage_key="liftstudio-run", secret=OPEN)
+            self.kept = gr.BrowserState(
+                [], storage_key="liftstudio-picture", secret=OPEN
+            )  # its file, the corrected one's
             self.picture, self.cut, self.corrected = gr.State(None), gr.State(None), gr.State(None)
             self.framed = gr.State("")  # address of the object's picture in the drawing of the cameras
             self.others = {label: gr.State(None) for label in LABELS}
@@ -73,7 +90,7 @@ class Page:
             label="Prompt (empty: the config's own)", elem_id="prompt", visible="prompt" in first.takes
         )
         self.method = gr.Dropdown(names, value=names[0], label="Method", elem_id="method")
-        self.about = gr.HTML(_about(first.about), elem_id="about")
+        self.about = gr.HTML(fragments.about(first.about), elem_id="about")
         self.orbit = gr.HTML(elem_id="orbit")
         with gr.Row():
             with gr.Column(scale=2, min_width=180):
@@ -92,7 +109,7 @@ class Page:
             "Box and brush: correct the cut-out", open=False, elem_id="correct", visible="image" in first.takes
         ) as self.brush_panel:
             self.box = gr.Textbox(label="Box of the object in pixels: left, top, right, bottom", elem_id="box")
-            gr.HTML(_note("Brush: green where the object is, red where it is not."))
+            gr.HTML(fragments.note("Brush: green where the object is, red where it is not."))
             self.editor = gr.ImageEditor(
                 show_label=False, sources=[], transforms=[], layers=False, buttons=[],
                 brush=gr.Brush(default_size=24, colors=[KEEP, REMOVE], default_color=KEEP, color_mode="fixed"),
@@ -142,74 +159,130 @@ class Page:
                     self.sides.append((title, model, gr.HTML(elem_id=f"{side}-result")))
 
     def _connect(self) -> None:
-        cut = [
-            self.picture,
-            self.cut,
-            self.corrected,
-            self.framed,
-            self.cut_box,
-            self.problem,
-            self.elevation,
-            self.upload,
-            self.editor,
-        ]
-        private: dict[str, Any] = {"api_visibility": "private"}
-        raw = {"preprocess": False, **private}
-        self.upload.upload(self.take, [self.upload, self.box], cut, **raw, show_progress_on=self.upload)
-        self.upload.clear(self.forget, None, cut, **QUIET)
-        self.box.submit(self.cut_again, [self.picture, self.box], cut, **private, show_progress_on=self.upload)
-        self.brush_panel.expand(
-            self.edit, [self.picture, self.cut, self.box], [self.cut, self.editor, self.problem], **private
-        )
-        self.apply.click(self.paint, [self.picture, self.cut, self.editor], cut, **raw, show_progress_on=self.upload)
+        files = [self.picture, self.corrected, self.cut, self.framed, self.kept]
+        taken = [*files, self.cut_box, self.upload, self.editor]
+        shown = [self.framed, self.cut_box, self.elevation]
+        object_of = [self.picture, self.corrected, self.box]
+        for event in (
+            self._on(self.upload.upload, self.take, [self.upload], taken),
+            self._on(self.box.submit, lambda: {self.corrected: None, self.cut: None}, None, [self.corrected, self.cut]),
+            self._on(self.blocks.load, self.find_picture, self.kept, taken, **QUIET),
+        ):
+            self._on(event.then, self.show_object, object_of, shown, show_progress_on=self.cut_box)
+        self._on(self.upload.clear, self.forget, None, taken, **QUIET)
+        self._on(self.brush_panel.expand, self.edit, [self.picture, self.cut, self.box], [self.cut, self.editor])
+        self._on(
+            self.apply.click, self.paint, [self.picture, self.cut, self.editor], [*files, *shown],
+            show_progress_on=self.upload,
+        )  # fmt: skip
         for label, other in self.other_uploads.items():
-            outputs = [self.others[label], self.problem, other]
-            other.upload(self.take_other, [other, gr.State(label)], outputs, **raw)
-            other.clear(lambda: None, None, self.others[label], **QUIET)
-        self.zip.upload(self.take_capture, self.zip, [self.capture, self.problem, self.cut_box, self.zip], **raw)
-        self.zip.clear(lambda: (None, ""), None, [self.capture, self.cut_box], **QUIET)
+            self._on(other.upload, self.take_other, [other, gr.State(label)], [self.others[label], other])
+            self._on(other.clear, lambda: None, None, self.others[label], **QUIET)
+        self._on(self.zip.upload, self.take_capture, self.zip, [self.capture, self.cut_box, self.zip])
+        self._on(self.zip.clear, lambda: (None, ""), None, [self.capture, self.cut_box], **QUIET)
         chosen = [self.about, self.text, self.upload, self.zip, self.cut_box, self.prompt, self.elevation]
         chosen += [self.estimate, self.brush_panel, self.others_panel]
-        self.method.change(self.choose, self.method, chosen, **QUIET)
-        gr.on(
-            [self.framed.change, self.elevation.change, self.method.change, self.options.blur],
-            self.draw, [self.method, self.elevation, self.framed, self.options], self.orbit,
-            trigger_mode="always_last", **QUIET,
-        )  # fmt: skip
-        self.elevation.release(lambda: False, None, self.estimate, **QUIET)
-        self.reroll.click(lambda: secrets.randbelow(SEEDS), None, self.seed, **QUIET)
+        self._on(self.method.change, self.choose, self.method, chosen, **QUIET)
+        for trigger in (self.framed.change, self.elevation.change, self.method.change, self.options.blur):
+            self._on(
+                trigger, self.draw, [self.method, self.elevation, self.framed, self.options], self.orbit,
+                trigger_mode="always_last", **QUIET,
+            )  # fmt: skip
+        self._on(self.elevation.release, lambda: False, None, self.estimate, **QUIET)
+        self._on(self.reroll.click, lambda: secrets.randbelow(SEEDS), None, self.seed, **QUIET)
         fields = [
-            self.method, self.picture, self.corrected, self.capture, self.box, self.prompt, self.elevation,
-            self.estimate, self.seed, self.options, *self.others.values(),
+            self.picture, self.corrected, self.framed, self.capture, self.method, self.box, self.prompt,
+            self.elevation, self.estimate, self.seed, self.options, *self.others.values(),
         ]  # fmt: skip
         run = [self.shown, self.status_seen, self.result_seen, self.status, self.stop_button, self.resume_button]
-        run += [self.model, self.result, self.problem]
+        run += [self.model, self.result]
         for button, mode in (
             (self.preview_button, "preview"),
             (self.views_button, "views"),
             (self.lift_button, "train"),
         ):
-            button.click(self.start, [gr.State(mode), *fields], run, **QUIET)
-        self.stop_button.click(self.stop, self.shown, run, **QUIET)
-        self.resume_button.click(self.resume, self.shown, run, **QUIET)
+            self._on(button.click, self.start, [gr.State(mode), *fields], run, **QUIET)
+        self._on(self.stop_button.click, self.stop, self.shown, run, **QUIET)
+        self._on(self.resume_button.click, self.resume, self.shown, run, **QUIET)
         seen = [self.shown, self.status_seen, self.result_seen]
-        self.timer.tick(self.look, seen, run, concurrency_limit=None, **QUIET)
-        self.blocks.load(self.find_again, self.shown, run, **QUIET)
-        compared = [self.list_problem, *(component for side in self.sides for component in side)]
-        self.list.change(self.compare, self.list, compared, **QUIET)
+        self._on(self.timer.tick, self.look, seen, run, concurrency_limit=None, **QUIET)
+        self._on(self.blocks.load, self.find_again, self.shown, run, **QUIET)
+        compared = [component for side in self.sides for component in side]
+        self._on(self.list.change, self.compare, self.list, compared, problem=self.list_problem, **QUIET)
         for trigger in (self.history_tab.select, self.refresh.click, self.blocks.load):
-            trigger(self.list_runs, None, self.list, **QUIET)
-        self.open_button.click(self.open, self.list, [*run, self.tabs, self.list_problem], **QUIET)
+            self._on(trigger, self.list_runs, None, self.list, problem=self.list_problem, **QUIET)
+        opened = [*run, self.tabs]
+        self._on(self.open_button.click, self.open, self.list, opened, problem=self.list_problem, **QUIET)
 
-    def take(self, payload: Mapping[str, Any] | None, box: str | None) -> Update:
-        """Keep an uploaded picture and show its object; payload: names the file in gradio's folder."""
+    def _on(
+        self,
+        trigger: Any,
+        handler: Callable[..., Any],
+        inputs: Any,
+        outputs: Any,
+        *,
+        problem: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Let an event call a handler with what the browser sent, whatever it is; its errors are shown as `problem`."""
+        place = problem or self.problem
+        listed = list(outputs) if isinstance(outputs, list) else [outputs]
+
+        @functools.wraps(handler)
+        def handle(*sent: Any) -> Update:
+            try:
+                made = handler(*sent)
+            except InputError as error:
+                return {place: fragments.error_box(str(error))}
+            except Exception as error:  # a bug; its details are for the terminal
+                log.exception("page: %s", handler.__name__)
+                return {place: fragments.error_box(f"the page has a fault ({type(error).__name__}); please report it")}
+            if isinstance(made, dict):
+                return made
+            return dict(zip(listed, made if isinstance(made, tuple) else (made,), strict=True))
+
+        options = {"api_visibility": "private", "preprocess": False, **options}
+        return trigger(handle, inputs, [*listed, *([] if place in listed else [place])], **options)
+
+    def take(self, payload: Any) -> Update:
+        """Keep an uploaded picture; payload: names the file in gradio's folder."""
         try:
             picture = self._kept(payload)
         except InputError as error:
             return {**self.forget(), self.problem: fragments.error_box(str(error))}
-        return {**self.cut_again(picture, box), self.upload: reduced(picture)}
+        return self._taken(picture)
 
-    def take_other(self, payload: Mapping[str, Any] | None, label: str) -> Update:
+    def find_picture(self, kept: Any) -> Update:
+        """Show the picture again that this browser had, after the page was loaded."""
+        names = [str(name) for name in kept] if isinstance(kept, list) else []
+        found = [uploads.kept_picture(name, self.inputs) for name in names]
+        if not found or found[0] is None:
+            return {self.picture: None}
+        return {**self._taken(found[0]), self.corrected: found[1] if len(found) > 1 else None, self.kept: names}
+
+    def _taken(self, picture: Path) -> Update:
+        """Show a picture, whose object is yet to be found."""
+        nothing = {self.cut: None, self.corrected: None, self.editor: None, self.framed: None, self.problem: ""}
+        note = fragments.note(f"looking for the object{'' if is_ready() else GETTING_READY} ...")
+        return {
+            **nothing,
+            self.picture: picture,
+            self.kept: [picture.name],
+            self.upload: reduced(picture),
+            self.cut_box: note,
+        }
+
+    def show_object(self, picture: Path | None, corrected: Path | None, box: Any) -> Update:
+        """Cut out the object in the picture, or take the corrected one, and show it."""
+        if picture is None:
+            return {self.framed: ""}
+        try:
+            cut = cut_out(corrected or picture, None if corrected else box_of(box))
+        except InputError as error:
+            return {self.framed: "", self.cut_box: "", self.problem: fragments.error_box(str(error))}
+        return {**self._shown(cut), self.problem: ""}
+
+    def take_other(self, payload: Any, label: str) -> Update:
         """Keep a further picture."""
         component = self.other_uploads[label]
         try:
@@ -218,62 +291,53 @@ class Page:
             return {self.others[label]: None, component: None, self.problem: fragments.error_box(f"{label}: {error}")}
         return {self.others[label]: picture, component: reduced(picture), self.problem: ""}
 
-    def take_capture(self, payload: Mapping[str, Any] | None) -> Update:
+    def take_capture(self, payload: Any) -> Update:
         """Keep the posed photographs in an uploaded zip."""
         try:
             folder = uploads.keep_capture(self._uploaded(payload), self.inputs)
         except InputError as error:
             return {self.capture: None, self.problem: fragments.error_box(str(error)), self.cut_box: "", self.zip: None}
-        return {self.capture: folder, self.problem: "", self.cut_box: "<p>the photographs are there</p>"}
+        return {self.capture: folder, self.problem: "", self.cut_box: fragments.note("the photographs are there")}
 
     def forget(self) -> Update:
         """Return the page to a state without a picture."""
         cleared = {self.picture: None, self.cut: None, self.corrected: None, self.upload: None, self.editor: None}
-        return {**cleared, self.framed: "", self.cut_box: "", self.problem: ""}
+        return {**cleared, self.kept: [], self.framed: "", self.cut_box: "", self.problem: ""}
 
-    def cut_again(self, picture: Path | None, box: str | None) -> Update:
-        """Cut out the object in the picture and show it."""
-        if picture is None:
-            return self.forget()
-        kept = {self.picture: picture, self.cut: None, self.corrected: None, self.editor: None}
-        try:
-            cut = cut_out(picture, box_of(box))
-        except InputError as error:
-            return {**kept, self.framed: "", self.cut_box: "", self.problem: fragments.error_box(str(error))}
-        return {**kept, **self._shown(cut), self.problem: ""}
-
-    def edit(self, picture: Path | None, cut: Path | None, box: str | None) -> Update:
+    def edit(self, picture: Path | None, cut: Path | None, box: Any) -> Update:
         """Put the picture under the brush, faded where the object is not."""
         if picture is None:
-            return {self.problem: fragments.error_box("drop a picture first")}
+            raise InputError("drop a picture first")
         if cut is None:
-            try:
+            with contextlib.suppress(InputError):  # as the page has said; then all of the object is painted
                 found = cut_out(picture, box_of(box))
                 cut = uploads.keep_pixels(found.rgb, found.alpha, self.inputs)
-            except InputError:
-                pass  # as the page has said; then all of the object is painted
         alpha = load_image(cut)[1] if cut else None
         return {
             self.cut: cut,
             self.editor: {"background": under_brush(picture, alpha), "layers": [], "composite": None},
         }
 
-    def paint(self, picture: Path | None, cut: Path | None, payload: Mapping[str, Any] | None) -> Update:
+    def paint(self, picture: Path | None, cut: Path | None, payload: Any) -> Update:
         """Correct the cut-out by the strokes of the brush; the corrected picture becomes the input."""
-        try:
-            if picture is None:
-                raise InputError("drop a picture first")
-            corrected = uploads.keep_pixels(*painted(picture, cut, self._strokes(payload)), self.inputs)
-            found = cut_out(corrected)
-        except InputError as error:
-            return {self.problem: fragments.error_box(str(error))}
-        return {self.cut: corrected, self.corrected: corrected, **self._shown(found), self.problem: ""}
+        if picture is None:
+            raise InputError("drop a picture first")
+        corrected = uploads.keep_pixels(*painted(picture, cut, self._strokes(payload)), self.inputs)
+        found = cut_out(corrected)
+        names = [picture.name, corrected.name]
+        return {
+            self.cut: corrected,
+            self.corrected: corrected,
+            self.kept: names,
+            **self._shown(found),
+            self.problem: "",
+        }
 
-    def choose(self, name: str) -> Update:
+    def choose(self, name: Any) -> Update:
         """Show what a method does and takes."""
         chosen = method(name)
         return {
-            self.about: _about(chosen.about),
+            self.about: fragments.about(chosen.about),
             self.text: chosen.text,
             self.upload: gr.update(visible="image" in chosen.takes),
             self.zip: gr.update(visible="data" in chosen.takes),
@@ -285,58 +349,45 @@ class Page:
             self.others_panel: gr.update(visible="images" in chosen.takes),
         }
 
-    def draw(self, name: str, elevation_deg: float, framed: str, options: str | None) -> Update:
+    def draw(self, name: Any, elevation: Any, framed: str | None, options: Any) -> Update:
         """Draw the cameras around the object, if there is one."""
         if not framed or "image" not in method(name).takes:
             return {self.orbit: ""}
         try:
-            return {self.orbit: draw_orbit(name, options_of(options or ""), elevation_deg, framed)}
+            order = order_of({"method": name, "elevation": elevation, "estimate": False, "options": options})
+            return {self.orbit: draw_orbit(name, options_of(order.options), order.elevation, framed)}
         except InputError as error:
             return {self.orbit: fragments.warning(str(error))}
 
     def start(
-        self, mode: Mode, name: str, picture: Path | None, corrected: Path | None, capture: Path | None,
-        box: str | None, prompt: str | None, elevation_deg: float, estimate: bool, seed: float | None,
-        options: str | None, *others: Path | None,
+        self, mode: Mode, picture: Path | None, corrected: Path | None, framed: str | None, capture: Path | None,
+        *sent: Any,
     ) -> Update:  # fmt: skip
-        """Add a job to the queue and show it."""
-        order = Order(
-            name,
-            corrected or picture,
-            {label: path for label, path in zip(LABELS, others, strict=True) if path is not None},
-            capture,
-            "" if corrected else box or "",
-            prompt or "",
-            None if estimate else elevation_deg,
-            seed,
-            options or "",
-        )
-        try:
-            entry = submit(self.queue, order, mode)
-        except InputError as error:
-            return {self.problem: fragments.error_box(str(error))}
+        """Add a job to the queue and show it; sent: the values of FIELDS, then the further pictures."""
+        fields, others = sent[: len(FIELDS)], sent[len(FIELDS) :]
+        pictures = {label: path for label, path in zip(LABELS, others, strict=True) if path is not None}
+        order = order_of(dict(zip(FIELDS, fields, strict=True)))
+        order = replace(order, picture=corrected or picture, others=pictures, capture=capture)
+        if order.picture is not None and framed == "" and "image" in method(order.method).takes:
+            raise InputError(
+                "the object is not cut out yet: give its box, or paint it with the brush, under Box and brush"
+            )
+        entry = submit(self.queue, replace(order, box="" if corrected else order.box), mode)
         return {**self.look(entry.name, "", ""), self.shown: entry.name, self.problem: ""}
 
-    def stop(self, key: str) -> Update:
+    def stop(self, key: Any) -> Update:
         """Stop the shown run."""
-        try:
-            seen = history.find(self.queue, key)
-            if seen.entry is not None:
-                self.queue.stop(seen.entry.name)
-        except InputError as error:
-            return {self.problem: fragments.error_box(str(error))}
+        seen = history.find(self.queue, key)
+        if seen.entry is not None:
+            self.queue.stop(seen.entry.name)
         return {**self.look(key, "", ""), self.stop_button: gr.update(interactive=False)}
 
-    def resume(self, key: str) -> Update:
+    def resume(self, key: Any) -> Update:
         """Let the shown run go on."""
-        try:
-            seen = history.find(self.queue, key)
-            entry = self._resumed(seen)
-        except InputError as error:
-            return {self.problem: fragments.error_box(str(error))}
+        entry = self._resumed(history.find(self.queue, key))
         return {**self.look(entry.name, "", ""), self.shown: entry.name, self.problem: ""}
 
-    def look(self, key: str, status_seen: str, result_seen: str) -> Update:
+    def look(self, key: Any, status_seen: str, result_seen: str) -> Update:
         """Return what has changed about the shown run."""
         try:
             seen = history.find(self.queue, key) if key else None
@@ -344,14 +395,14 @@ class Page:
             return {**self.look("", status_seen, result_seen), self.shown: ""}
         entry, runs_dir = (seen.entry, self.queue.runs_dir) if seen else (None, self.queue.runs_dir)
         name = entry.name if entry else ""
-        progress, ahead = self.queue.progress(name), self.queue.ahead(name)
+        ahead = self.queue.ahead(name)
         update: Update = {}
-        status = f"{key} {seen.state if seen else ''} {progress.version} {ahead}"
+        status = f"{key} {seen.state if seen else ''} {self.queue.progress(name).version} {ahead}"
         if status != status_seen:
             is_open = entry is not None and entry.is_open
             update |= {
                 self.status_seen: status,
-                self.status: fragments.status(seen, progress, ahead),
+                self.status: self._status(seen),
                 self.stop_button: gr.update(interactive=is_open),
                 self.resume_button: gr.update(interactive=seen is not None and not is_open and _can_go_on(seen)),
             }
@@ -365,7 +416,7 @@ class Page:
             }
         return update or {self.result: gr.skip()}  # gradio takes no empty ones
 
-    def find_again(self, key: str) -> Update:
+    def find_again(self, key: Any) -> Update:
         """Show the run that this browser saw last, else the one that is being done, after the page was loaded."""
         running = next((entry.name for entry in self.queue.entries() if entry.is_open), "")
         try:
@@ -378,42 +429,52 @@ class Page:
         """List all runs."""
         return {self.list: gr.update(choices=[(run.title, run.key) for run in history.runs(self.queue)])}
 
-    def compare(self, keys: list[str]) -> Update:
+    def compare(self, keys: Any) -> Update:
         """Show the chosen runs beside each other, at most as many as there are sides."""
+        keys = _chosen(keys)
         if len(keys) > len(self.sides):
-            return {self.list_problem: fragments.error_box("two runs are compared at most; take one off")}
+            raise InputError("two runs are compared at most; take one off")
         update: Update = {self.list_problem: ""}
         for (title, model, result), key in zip(self.sides, [*keys, "", ""], strict=False):
-            try:
-                seen = history.find(self.queue, key) if key else None
-            except InputError as error:
-                return {self.list_problem: fragments.error_box(str(error))}
-            name = seen.entry.name if seen and seen.entry else ""
-            update[title] = fragments.status(seen, self.queue.progress(name), self.queue.ahead(name)) if seen else ""
+            seen = history.find(self.queue, key) if key else None
+            update[title] = self._status(seen) if seen else ""
             update[model] = fragments.scene(self.queue.runs_dir, seen.folder) if seen else ""
             update[result] = fragments.result(self.queue.runs_dir, seen.folder) if seen else ""
         return update
 
-    def open(self, keys: list[str]) -> Update:
+    def open(self, keys: Any) -> Update:
         """Show the chosen run in the studio, where it can be stopped and resumed."""
+        keys = _chosen(keys)
         if len(keys) != 1:
-            return {self.list_problem: fragments.error_box("choose one run to open")}
-        return {**self.look(keys[0], "", ""), self.shown: keys[0], self.tabs: gr.update(selected="studio")}
+            raise InputError("choose one run to open")
+        return {
+            self.list_problem: "",
+            **self.look(keys[0], "", ""),
+            self.shown: keys[0],
+            self.tabs: gr.update(selected="studio"),
+        }
 
-    def _kept(self, payload: Mapping[str, Any] | None) -> Path:
+    def _status(self, seen: history.Seen | None) -> str:
+        """Return how far a run is."""
+        if seen is None:
+            return fragments.status(None, Progress(), 0)
+        ahead = self.queue.ahead(seen.entry.name) if seen.entry else 0
+        return fragments.status(seen, history.progress(self.queue, seen), ahead)
+
+    def _kept(self, payload: Any) -> Path:
         # gradio's file stays for a while: visitors who send the same picture share it
         return uploads.keep_picture(self._uploaded(payload), self.inputs)
 
-    def _strokes(self, payload: Mapping[str, Any] | None) -> Tensor:
+    def _strokes(self, payload: Any) -> Tensor:
         """Return the strokes of the brush, [h, w, 4], which the editor uploads as its only layer."""
-        layers = (payload or {}).get("layers") or [None]
-        if layers[0] is None:
+        layers = payload.get("layers") if isinstance(payload, dict) else None
+        if not isinstance(layers, list) or not layers or layers[0] is None:
             raise InputError("paint first: green where the object is, red where it is not")
         return uploads.read_pixels(self._uploaded(layers[0]))
 
-    def _uploaded(self, payload: Mapping[str, Any] | None) -> Path:
+    def _uploaded(self, payload: Any) -> Path:
         """Return the file that a component names, if it is one of gradio's own; gradio does not check all of them."""
-        path = (payload or {}).get("path")
+        path = payload.get("path") if isinstance(payload, dict) else None
         if not isinstance(path, str) or not Path(path).resolve().is_relative_to(self.scratch.resolve()):
             raise InputError("no file")
         return Path(path)
@@ -433,16 +494,8 @@ class Page:
         return self.queue.resume_run(seen.folder.path)
 
 
-def _about(text: str) -> str:
-    first, _, rest = text.partition(". ")
-    if not first:
-        return ""
-    more = f"<details><summary>more</summary>{html.escape(rest)}</details>" if rest else ""
-    return _note(f"{first.rstrip('.')}.") + more
-
-
-def _note(text: str) -> str:
-    return f'<p class="ls-about">{html.escape(text)}</p>'
+def _chosen(keys: Any) -> list[Any]:
+    return keys if isinstance(keys, list) else []
 
 
 def _can_go_on(seen: history.Seen) -> bool:

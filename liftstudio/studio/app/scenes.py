@@ -11,7 +11,7 @@ from liftstudio.studio.report.scene import MARK, embedded_mesh, encoded, viewer
 from liftstudio.studio.results import Result
 
 ROUTE = "/scenes"  # followed by the name of a mesh file as in `run_files`
-SUFFIXES = (".glb", ".obj", ".ply", ".stl")  # of the files that are shown, best first
+SUFFIXES = (".glb", ".obj", ".ply", ".stl")  # of the files that are shown
 LOOKS = ("shaded", "albedo", "normal", "wireframe")
 KEPT = 8  # pages of the newest meshes that are kept in memory
 CONTROLS = """<style>
@@ -27,12 +27,6 @@ for (const button of buttons) button.addEventListener("click", () => {
   look(button.value);
 });
 </script></body>"""
-
-
-def mesh_file(runs_dir: Path, folder: RunFolder) -> Path | None:
-    """Return the file of the mesh that is shown: the exported one, or the preview; None: there is none."""
-    exported = [folder.export / f"mesh{suffix}" for suffix in SUFFIXES]
-    return next((path for path in (*exported, folder.preview) if _found(runs_dir, path)), None)
 
 
 def respond(runs_dir: Path, name: str) -> Response:
@@ -57,7 +51,3 @@ def _page(path: Path, changed: int, run: RunFolder) -> str:
     )
     page = viewer().replace(encoded(MARK), encoded(data))
     return page.replace("</body>", CONTROLS.replace("BUTTONS", buttons))
-
-
-def _found(runs_dir: Path, path: Path) -> bool:
-    return find_file(runs_dir, path.relative_to(runs_dir).as_posix()) is not None

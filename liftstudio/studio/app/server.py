@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import threading
 from pathlib import Path
 
 import gradio as gr
@@ -11,10 +12,9 @@ from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
 from liftstudio.run.names import INPUTS
-from liftstudio.studio.app import run_files, scenes, uploads
+from liftstudio.studio.app import cut_outs, run_files, scenes, uploads
 from liftstudio.studio.app.guard import Guard
 from liftstudio.studio.app.page import STYLE, Page
 from liftstudio.studio.queue import Queue
@@ -24,23 +24,23 @@ FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "mon
 ANY_HOST = ("0.0.0.0", "::")
 
 
-def serve(runs_dir: Path, device: str, host: str, port: int, token: str) -> None:
+def serve(runs_dir: Path, device: str, listener: socket.socket, host: str, token: str) -> None:
     """Serve the page of the queue in a folder until the process is interrupted; then the running job is kept.
 
-    token: that visitors must know; empty: none.
+    listener: where visitors arrive, at `host`. token: that they must know; empty: none.
 
     Raises:
-        InputError: the port is taken, or another process works on the same queue.
+        InputError: another process works on the same queue.
     """
-    with _listening(host, port) as listener:
-        queue = Queue(runs_dir, device)
-        try:
-            application = app(queue, () if token else (host, "localhost", "127.0.0.1"), token)
-            config = uvicorn.Config(application, log_level="critical", timeout_graceful_shutdown=CLOSE_S)
-            _say(host, port, token, runs_dir)
-            uvicorn.Server(config).run(sockets=[listener])
-        finally:
-            queue.close()
+    queue = Queue(runs_dir, device)
+    try:
+        application = app(queue, () if token else (host, "localhost", "127.0.0.1"), token)
+        config = uvicorn.Config(application, log_level="critical", timeout_graceful_shutdown=CLOSE_S)
+        threading.Thread(target=cut_outs.get_ready, name="liftstudio kernels", daemon=True).start()
+        _say(host, listener.getsockname()[1], token, runs_dir)
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        queue.close()
 
 
 def app(queue: Queue, hosts: tuple[str, ...] = (), token: str = "") -> ASGIApp:
@@ -79,7 +79,8 @@ def app(queue: Queue, hosts: tuple[str, ...] = (), token: str = "") -> ASGIApp:
         footer_links=[],
         run_history=False,
         ssr_mode=False,
-        show_error=True,
+        show_error=False,  # of gradio's own; the page says what is wrong
+        allowed_paths=[str(scratch)],  # a file may be named just .png
         pwa=False,
         enable_monitoring=False,
         max_file_size=uploads.MAX_BYTES,
@@ -87,18 +88,6 @@ def app(queue: Queue, hosts: tuple[str, ...] = (), token: str = "") -> ASGIApp:
         css_paths=STYLE,
     )
     return Guard(served, token, hosts, uploads.MAX_BYTES)
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
-
-    Raises:
-        InputError: the port is taken, or the address is not one of this machine.
-    """
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise InputError(f"cannot listen at {host}:{port}: {error.strerror or error}; give another --port") from None
 
 
 def _say(host: str, port: int, token: str, runs_dir: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.core.files import file_kind
-from liftstudio.data.images import load_image, save_image
+from liftstudio.data.images import image_format, load_image, save_image
 from liftstudio.views.posed_images import is_capture, read_capture
 
 SCRATCH = "uploads"  # folder of gradio's files, as they were sent, beside the run folders
@@ -24,25 +24,33 @@ MAX_FILES = 2000  # in a zip
 CAPTURE_SUFFIXES = frozenset(
     {".bin", ".glb", ".jpeg", ".jpg", ".json", ".npy", ".obj", ".ply", ".png", ".tif", ".tiff", ".txt", ".webp"}
 )
-PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+PICTURES = {  # format by a file's content -> suffix under which it is kept
+    "AVIF": ".avif", "BMP": ".bmp", "GIF": ".gif", "HEIF": ".heic", "JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png",
+    "TIFF": ".tiff", "WEBP": ".webp",
+}  # fmt: skip
 KEPT_S = 86400  # age up to which an upload is kept though nothing refers to it
 _PART = re.compile(r"\w[\w .()+-]*")  # of a path in a zip
 
 
 def keep_picture(path: Path, inputs: Path) -> Path:
-    """Return a copy of an uploaded picture in `inputs`, under a generated name.
+    """Return a copy of an uploaded picture in `inputs`, under a generated name; its own name says nothing.
 
     Raises:
         InputError: too large a file, or no picture that `load_image` reads; names the file without its folder.
     """
-    suffix = path.suffix.lower()
     with _named(path):
         _check_size(path)
-        if suffix not in PICTURE_SUFFIXES:
-            kind = file_kind(path)
-            raise InputError(f"{path}: {f'{kind}; ' if kind else ''}expected a picture: PNG, JPEG, WebP, TIFF")
+        kind = image_format(path)
+        if kind not in PICTURES:
+            raise InputError(f"{path}: a picture in the format {kind}; expected PNG, JPEG, WebP or TIFF")
         load_image(path)
-    return Path(shutil.copyfile(path, _new(inputs, suffix)))
+    return Path(shutil.copyfile(path, _new(inputs, PICTURES[kind])))
+
+
+def kept_picture(name: str, inputs: Path) -> Path | None:
+    """Return the picture that `inputs` keeps under a name; None if there is none, or the name is not of our making."""
+    path = inputs / name
+    return path if re.fullmatch(r"[0-9a-f]{32}\.[a-z]{3,4}", name) and path.is_file() else None
 
 
 def keep_pixels(rgb: Tensor, alpha: Tensor, inputs: Path) -> Path:

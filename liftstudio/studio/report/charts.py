@@ -34,9 +34,14 @@ class Chart:
 
 def loss_charts(rows: Rows) -> list[Chart]:
     """Return a chart for each loss of a stage, its sum first."""
+    return [chart(name, samples) for name, samples in loss_samples(rows).items()]
+
+
+def loss_samples(rows: Rows) -> dict[str, list[tuple[float, float]]]:
+    """Return (step, value) of each loss of a stage by its name, its sum first."""
     names = dict.fromkeys(name for row in rows for name in row)
     losses = [name for name in names if name not in NOT_LOSSES and not name.endswith("memory_gb")]
-    return [chart(name, [(row["step"], row[name]) for row in rows if name in row]) for name in losses]
+    return {name: [(row["step"], row[name]) for row in rows if name in row] for name in losses}
 
 
 def chart(title: str, samples: Sequence[tuple[float, float]]) -> Chart:

@@ -72,7 +72,7 @@ def read_record(folder: RunFolder) -> Record:
         metrics = _read_json(folder.metrics)
     except (OSError, ValueError) as error:
         notes.append(f"{folder.metrics.name}: not readable ({error}); figures are missing")
-    return Record(folder, config, metrics, _read_log(folder.log_csv), _read_lines(folder.path / "command.txt"), notes)
+    return Record(folder, config, metrics, read_losses(folder.log_csv), _read_lines(folder.path / "command.txt"), notes)
 
 
 def mapping(data: Any, *keys: str) -> dict[str, Any]:
@@ -97,8 +97,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _read_log(path: Path) -> dict[str, Rows]:
-    """Return the rows of log.csv by stage."""
+def read_losses(path: Path) -> dict[str, Rows]:
+    """Return the rows of a log.csv by stage."""
     log = dict[str, Rows]()
     for row in read_log(path):
         values = {name: value for name, text in row.items() if (value := _parsed(text)) is not None}
