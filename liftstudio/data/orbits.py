@@ -18,7 +18,7 @@ ElevationDeg = Annotated[float, Range(-MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)]
 # A dynamic orbit, as the official code draws it.
 FINE_FRAMES = 84  # frames of the path of which every n-th is taken
 SINUSOIDS = 84
-PERIODS = (1, 5)  # per turn; the second is excluded
+PERIODS = (1.0, 5.0)  # per turn, of which the whole part is taken
 AMPLITUDES_DEG = (0.5, 10.0)
 WINDOW = 5  # frames of the path over which elevations are averaged
 DRAWS = 1000  # attempts at a path without too high elevations
@@ -157,7 +157,7 @@ def _irregular_turn(frames: int, generator: torch.Generator) -> Tensor:
 
 def _closed_wave(frames: int, generator: torch.Generator) -> Tensor:
     """Return a random sum of sinusoids [T] in degrees, averaged over `WINDOW` frames; exactly 0 in the first frame."""
-    periods = torch.floor(_uniform(SINUSOIDS, *map(float, PERIODS), generator))[:, None]
+    periods = torch.floor(_uniform(SINUSOIDS, *PERIODS, generator))[:, None]
     amplitude = _uniform(SINUSOIDS, *AMPLITUDES_DEG, generator) * _uniform(SINUSOIDS, -1.0, 1.0, generator).sign()
     turn = torch.arange(frames, dtype=torch.float64) / frames
     wave = (amplitude[:, None] * torch.sin(2 * torch.pi * periods * turn)).sum(0)

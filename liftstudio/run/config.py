@@ -13,8 +13,8 @@ from liftstudio.core.ranges import NonNegativeInt, PositiveInt, Range
 from liftstudio.export import ExportConfig, check_export
 from liftstudio.run.names import default_tag
 
-INPUTS = ("images", "image", "image_box", "prompt", "data.path", "prior")
-INPUTS += ("networks.lpips", "networks.depth", "networks.normals")
+NETWORKS = ("networks.lpips", "networks.depth", "networks.normals")
+INPUTS = ("images", "image", "image_box", "prompt", "data.path", "prior", *NETWORKS)
 # They ask for a picture that shows one object, all of it, before a background from which it can be cut out.
 ONE_WHOLE_OBJECT = ", one whole object, centred, far from the edges of the picture, plain white background"
 
