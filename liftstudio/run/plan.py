@@ -134,7 +134,8 @@ def _from_balls(system: ComponentSpec) -> ComponentSpec:
     for name, stage in system.options.stages.items():
         geometry = geometry_options(system.options.stages, name)
         if geometry.options.from_ not in ("", PRIOR) and hasattr(geometry.options, "sphere_radius"):
-            ball = replace(geometry.options, from_="", sphere_radius=BALL_RADIUS)
+            own_cells = {"subdivide": False} if hasattr(geometry.options, "subdivide") else {}
+            ball = replace(geometry.options, from_="", sphere_radius=BALL_RADIUS, **own_cells)
             stages[name] = replace(stage, geometry=replace(geometry, options=ball))
     return replace(system, options=replace(system.options, stages=stages))
 

@@ -31,6 +31,11 @@ system:
       guidance:
         views: {type: reconstruction, resolution: [16, 32], resolution_milestones: [30]}
         unseen: {type: sv3d-masked-sds, start: 20, prior: "${prior}", encoder_chunk: 5}
+    finer:
+      steps: 50
+      geometry: {type: dmtet, from: fine, subdivide: true}
+      renderer: surface
+      guidance: {views: {type: reconstruction, resolution: [32]}}
 """
 
 
@@ -45,8 +50,8 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, list[P
 
 
 def test_each_phase_has_what_it_needs(planned: tuple[RunConfig, list[Phase]]) -> None:
-    config, (views, start, coarse, fine) = planned
-    assert [phase.name for phase in (views, start, coarse, fine)] == ["views", "start", "coarse", "fine"]
+    config, (views, start, coarse, fine, finer) = planned
+    assert [phase.name for phase in planned[1]] == ["views", "start", "coarse", "fine", "finer"]
     prior = open_prior(config.prior, torch.device("cpu"))
     unet, vae = (sum(each.nbytes for each in network.parameters()) for network in (prior.unet, prior.vae))
     assert views.weights == start.weights == pytest.approx(unet / 2 + vae, rel=1e-3), (
@@ -55,12 +60,13 @@ def test_each_phase_has_what_it_needs(planned: tuple[RunConfig, list[Phase]]) ->
     scene = coarse.weights - views.weights
     assert coarse.optimizer == pytest.approx(3 * scene, rel=0.01), "gradients and two running means"
     assert fine.during == ENCODING and fine.activations > coarse.activations
-    assert {phase.program for phase in (views, start, coarse, fine)} == {0.5e9}
+    assert 2 * (fine.weights - views.weights) < finer.weights - views.weights, "eight times as many cells, one grid"
+    assert {phase.program for phase in planned[1]} == {0.5e9}
 
 
 def test_advice_names_what_takes_the_memory(planned: tuple[RunConfig, list[Phase]]) -> None:
     config, phases = planned
-    assert advice(config, phases[-1]) == ["system.stages.fine.guidance.unseen.encoder_chunk=2 (now 5)"]
+    assert advice(config, phases[3]) == ["system.stages.fine.guidance.unseen.encoder_chunk=2 (now 5)"]
     fits, too_large = "\n".join(report_of(config, phases, 0.6)), "\n".join(report_of(config, phases, 0.52))
     assert "fits: 0.5 of 0.6 GB, in fine" in fits and "try" not in fits
     assert "does not fit" in too_large and "fine: try system.stages.fine.guidance.unseen.encoder_chunk=2" in too_large
