@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from liftstudio.core.errors import InputError
 from liftstudio.core.weights import Weights, unloaded
 from liftstudio.priors.latent_diffusion import (
@@ -29,7 +31,19 @@ from liftstudio.priors.latent_diffusion import (
 )
 from liftstudio.priors.network_folders import autoencoder_part, image_tower_part
 
-from .layout import CAMERA, CLIP, EXPECTED_TOWER, EXPECTED_VAE, IMAGE, UNUSED, VAES, number, takes_image, unet_prefix
+from .layout import (
+    CAMERA,
+    CLIP,
+    EXPECTED_TOWER,
+    EXPECTED_VAE,
+    UNUSED,
+    VAES,
+    adaptor_kind,
+    image_prefix,
+    number,
+    takes_image,
+    unet_prefix,
+)
 
 # Parts that the UNets of other latent diffusion models do not have.
 UNET_PARTS = {
@@ -49,6 +63,9 @@ _ADAPTOR_PARTS = {
     "ff.1.net.0.proj": "1.1",
     "ff.1.net.2": "1.3",
 }
+
+
+_MLP_PARTS = {"ff.net.0.proj": "proj.0", "ff.net.2": "proj.2", "norm": "proj.3"}
 
 
 @dataclass(frozen=True)
@@ -84,12 +101,11 @@ def open_parts(weights: Weights, image_weight: float, elsewhere: Elsewhere) -> P
     Raises:
         InputError: a weight is missing, has the wrong shape, or belongs to no network.
     """
-    unet = unet_part(weights, image_weight)
     vae = autoencoder_part(elsewhere.vae, EXPECTED_VAE) if elsewhere.vae else vae_part(weights, vae_prefix(weights))
     adaptor = tower = None
     if takes_image(weights):
-        adaptor = adaptor_part(weights, unet_prefix(weights) + IMAGE)
-        tower = image_tower_part(elsewhere.tower, EXPECTED_TOWER) if elsewhere.tower else file_clip_part(weights)
+        adaptor, tower = adaptor_part(weights, image_prefix(weights)), _tower_part(weights, elsewhere.tower)
+    unet = unet_part(weights, image_weight, tower)
     parts = Parts(unet, vae, adaptor, tower)
     all_parts = [part for part in (unet, adaptor, vae, tower) if part]
     for part in all_parts:
@@ -114,8 +130,37 @@ def vae_prefix(weights: Weights) -> str:
     return next((prefix for prefix in VAES for key in weights.shapes if key.startswith(prefix)), VAES[0])
 
 
-def unet_part(weights: Weights, image_weight: float = 1.0) -> Part:
+def _tower_part(weights: Weights, elsewhere: str) -> Part:
+    if elsewhere:
+        return image_tower_part(
+            elsewhere, EXPECTED_TOWER, projected=adaptor_kind(weights, image_prefix(weights)) == "global"
+        )
+    return file_clip_part(weights)
+
+
+def _image_tokens(weights: Weights, tower: Part | None) -> int:
+    """Return the number of tokens that the adaptor makes of an image; 0 without an adaptor."""
+    if not takes_image(weights):
+        return 0
+    prefix = image_prefix(weights)
+    kind = adaptor_kind(weights, prefix)
+    if kind == "resampler":
+        return weight_shape(weights, f"{prefix}latents", 3)[1]
+    if kind == "global":
+        width = weight_shape(weights, f"{prefix}norm.weight", 1)[0]
+        return weight_shape(weights, f"{prefix}proj.weight", 2)[0] // width
+    assert tower is not None, "an mlp makes a token of each of the tower's"
+    config = tower.module.config
+    return (config.image_size // config.patch_size) ** 2 + 1
+
+
+def unet_part(weights: Weights, image_weight: float = 1.0, tower: Part | None = None) -> Part:
     """Return the denoising network; its head width comes from metadata, as no shape reveals it.
+
+    Args:
+        weights: of the file.
+        image_weight: of the attention to the image tokens.
+        tower: the image tower, whose tokens an adaptor without a resampler keeps.
 
     Raises:
         InputError: a weight that determines a size is missing or has an impossible shape.
@@ -132,7 +177,7 @@ def unet_part(weights: Weights, image_weight: float = 1.0) -> Part:
     with unloaded():
         module = MultiViewUNet(
             **sizes.options("Block2D"),
-            image_tokens=weight_shape(weights, f"{prefix}{IMAGE}latents", 3)[1] if takes_image(weights) else 0,
+            image_tokens=_image_tokens(weights, tower),
             image_weight=image_weight,
             attention_head_dim=tuple(heads),  # the number of heads, despite its name
             use_linear_projection=True,
@@ -143,11 +188,42 @@ def unet_part(weights: Weights, image_weight: float = 1.0) -> Part:
 
 
 def adaptor_part(weights: Weights, prefix: str) -> Part:
-    """Return the image adaptor, which maps the image tower's tokens to a few tokens beside the text's.
+    """Return the image adaptor, which maps what the image tower sees to tokens beside the text's.
 
     Raises:
         InputError: a weight that determines a size is missing or has an impossible shape.
     """
+    kinds = {"resampler": _resampler_part, "mlp": _mlp_part, "global": _global_part}
+    return kinds[adaptor_kind(weights, prefix)](weights, prefix)
+
+
+def _global_part(weights: Weights, prefix: str) -> Part:
+    """Return IP-Adapter's projection of the image's embedding to a few tokens (Ye et al. 2023, sec. 3.2.1)."""
+    from diffusers.models.embeddings import ImageProjection
+
+    width = weight_shape(weights, f"{prefix}norm.weight", 1)[0]
+    rows, embedding = weight_shape(weights, f"{prefix}proj.weight", 2)
+    with unloaded():
+        module: Any = ImageProjection(embedding, width, rows // width)
+    return Part(module, weights, renamed(module.state_dict(), prefix, {"image_embeds": "proj"}))
+
+
+def _mlp_part(weights: Weights, prefix: str) -> Part:
+    """Return IP-Adapter's perceptron for each of the image tower's tokens, with its names of weights."""
+    from diffusers.models.embeddings import IPAdapterFullImageProjection
+
+    width, embedding = weight_shape(weights, f"{prefix}proj.2.weight", 2)
+    with unloaded():
+        module: Any = IPAdapterFullImageProjection(embedding, width)
+    return Part(module, weights, renamed(module.state_dict(), prefix, _MLP_PARTS))
+
+
+def renamed(names: Iterable[str], prefix: str, parts: dict[str, str]) -> Sources:
+    """Return the sources of weights that only differ in their names."""
+    return {name: (prefix + replace_parts(name, parts), same) for name in names}
+
+
+def _resampler_part(weights: Weights, prefix: str) -> Part:
     from diffusers.models.embeddings import IPAdapterPlusImageProjection
 
     _, queries, width = weight_shape(weights, f"{prefix}latents", 3)
@@ -186,7 +262,9 @@ def _check_widths(weights: Weights, parts: Parts) -> None:
         )
     if parts.adaptor is None or parts.tower is None:
         return
-    expected, found = parts.adaptor.module.proj_in.in_features, parts.tower.module.config.hidden_size
+    expected = next(each for each in parts.adaptor.module.modules() if isinstance(each, nn.Linear)).in_features
+    config = parts.tower.module.config
+    found = config.projection_dim if adaptor_kind(weights, image_prefix(weights)) == "global" else config.hidden_size
     if found != expected:
         raise InputError(
             f"{parts.tower.weights.path}: expected image tokens of width {expected}, as {weights.path} takes, "

@@ -5,6 +5,7 @@ Imports nothing heavy, since every command may use it.
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
@@ -25,6 +26,9 @@ UNUSED = re.compile(
     r"|transformer)(\.|$)|cond_stage_model\.)"
 )
 MODES = ("pixel", "local", "text")
+# What the image becomes beside the text: a few tokens of all the image tower's tokens (the published models); as many
+# as these ("local" of the paper's first form); or a few of its embedding of the whole image (the "global" controller).
+AdaptorKind = Literal["resampler", "mlp", "global"]
 _NAMED = {"ipmv": "pixel", "ipmv-local": "local"}  # hints in names
 _PUBLISHED = {f"sd-v2.1-base-4view-{part}": mode for part, mode in _NAMED.items()}  # published file names
 # Values that shapes do not reveal, of the official models. Other files have theirs under these names in their metadata.
@@ -65,8 +69,20 @@ def unet_prefix(weights: Weights) -> str:
 
 def takes_image(weights: Weights) -> bool:
     """Return whether the network takes an image: it is ImageDream's, not MVDream's."""
-    prefix = unet_prefix(weights) + IMAGE
+    prefix = image_prefix(weights)
     return any(key.startswith(prefix) for key in weights.shapes)
+
+
+def image_prefix(weights: Weights) -> str:
+    """Return the key prefix of the image adaptor, whether there is one or not."""
+    return unet_prefix(weights) + IMAGE
+
+
+def adaptor_kind(weights: Weights, prefix: str) -> AdaptorKind:
+    """Return the kind of the image adaptor under a key prefix, by the names of its weights; see `AdaptorKind`."""
+    if f"{prefix}proj.weight" in weights:
+        return "global"
+    return "mlp" if f"{prefix}proj.0.weight" in weights else "resampler"
 
 
 def pipeline_of(weights: Weights) -> Path | None:
@@ -112,6 +128,8 @@ def _known_mode(weights: Weights) -> str:
     """Return the mode that is certain; "" if there is none."""
     if not takes_image(weights):
         return "text"
+    if adaptor_kind(weights, image_prefix(weights)) != "resampler":  # the pixel controller came with the resampler
+        return "local"
     told = weights.metadata.get("mode", "")
     if told and told not in MODES[:2]:
         raise InputError(f"{weights.path}: metadata 'mode': expected pixel or local, got {told!r}")

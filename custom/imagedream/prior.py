@@ -25,7 +25,7 @@ from liftstudio.priors.samplers import ddim_sigmas, nearest_timestep, scaled_lin
 
 from .conditioning import VIEWS, camera_conditions, clip_pixels, over_grey, vae_pixels
 from .denoising import Branch, Condition, estimate_epsilon, make_condition
-from .layout import STABLE_DIFFUSION, TOWER, is_imagedream, mode_of, number, pipeline_of
+from .layout import STABLE_DIFFUSION, TOWER, adaptor_kind, image_prefix, is_imagedream, mode_of, number, pipeline_of
 
 if TYPE_CHECKING:  # diffusers takes seconds to import
     from .checkpoint import Parts
@@ -73,6 +73,9 @@ class ImageDream(LatentPrior):
     def __init__(self, config: Config, *, device: torch.device) -> None:
         weights = open_weights(config.weights, self.published)
         self.mode = mode_of(weights, config.mode)
+        self.sees_whole = (
+            adaptor_kind(weights, image_prefix(weights)) == "global"
+        )  # the image's embedding instead of the tower's tokens
         if self.mode == "text" and not config.prompt:
             raise InputError(f"prompt: expected a description of the object, as {weights.path.name} takes text alone")
         parts, text = _open(config, weights)
@@ -164,8 +167,10 @@ class ImageDream(LatentPrior):
         return guided_estimate(estimate, condition.conditional, condition.unconditional, noisy.guidance_scale)
 
     def _image_tokens(self, image: Tensor) -> Tensor:
-        """Return the image tower's penultimate hidden states [N, D] float32."""
+        """Return the image tower's penultimate hidden states [N, D] float32; for "global" its embedding [D]."""
         pixels = clip_pixels(image, self.tower.config.image_size).to(next(self.tower.parameters()).dtype)
+        if self.sees_whole:
+            return self.tower(pixel_values=pixels).image_embeds[0].float()
         return self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-2][0].float()
 
     def _image_latent(self, image: Tensor) -> Tensor:

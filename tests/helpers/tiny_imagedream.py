@@ -84,13 +84,27 @@ def tiny_adaptor(generator: torch.Generator, image_tokens: int = 4, context_widt
     return official_state(adaptor, checkpoint.adaptor_sources(names, f"{PREFIX}image_embed."))
 
 
-def tiny_state(*, image: bool = True, seed: int = 0, **sizes: Any) -> dict[str, Tensor]:
+def tiny_perceptron(generator: torch.Generator, kind: str, embedding: int) -> dict[str, Tensor]:
+    """Return weights of a random image adaptor without a resampler, named as by IP-Adapter: "mlp" or "global"."""
+    proj = torch.nn.Linear(embedding, 4 * TEXT_WIDTH)
+    module = torch.nn.ModuleDict({"proj": proj, "norm": torch.nn.LayerNorm(TEXT_WIDTH)})
+    if kind == "mlp":
+        layers = torch.nn.Linear(embedding, embedding), torch.nn.GELU(), torch.nn.Linear(embedding, TEXT_WIDTH)
+        module = torch.nn.ModuleDict({"proj": torch.nn.Sequential(*layers, torch.nn.LayerNorm(TEXT_WIDTH))})
+    return {f"{PREFIX}image_embed.{name}": value for name, value in randomize(module, generator).state_dict().items()}
+
+
+def tiny_state(*, image: bool = True, adaptor: str = "resampler", seed: int = 0, **sizes: Any) -> dict[str, Tensor]:
     """Return all weights of an official file in miniature; of MVDream's unless it takes an `image`."""
     generator = torch.Generator().manual_seed(seed)
-    state = tiny_unet(generator, image_tokens=4 if image else 0, **sizes)
-    if image:
+    tower = tiny_clip(generator, "clip_model.model.visual.", 20)
+    seen = len(tower["clip_model.model.visual.positional_embedding"]) if adaptor == "mlp" else 4
+    state = tiny_unet(generator, image_tokens=seen if image else 0, **sizes)
+    if image and adaptor == "resampler":
         state |= tiny_adaptor(generator, context_width=sizes.get("context_width", TEXT_WIDTH))
-        state |= tiny_clip(generator, "clip_model.model.visual.", 20)
+    elif image:
+        state |= tiny_perceptron(generator, adaptor, TOWER_WIDTH if adaptor == "mlp" else 20)
+    state |= tower if image else {}
     state |= tiny_vae(generator, "vae_model." if image else "first_stage_model.")
     state["clip_model.model.logit_scale"] = torch.ones(())  # of the text tower: not used
     state["betas"] = torch.ones(1000)

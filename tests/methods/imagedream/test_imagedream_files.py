@@ -67,6 +67,32 @@ def test_mode_is_checked(name: str, metadata: dict[str, str], asked: str, wanted
             layout.mode_of(weights, asked)
 
 
+@pytest.mark.parametrize(("kind", "tokens"), [("mlp", 5), ("global", 4)])
+def test_adaptors_without_a_resampler(folder: Path, generator: torch.Generator, kind: str, tokens: int) -> None:
+    """They are known by their weights, and the image counts through them."""
+    path = folder / f"{kind}.safetensors"
+    save_file(tiny_state(adaptor=kind, seed=SEED % 2**32), path, NUMBERS)
+    assert layout.adaptor_kind(Weights(path), f"{PREFIX}image_embed.") == kind
+    prior = open_imagedream(path, folder / "text")
+    assert prior.mode == "local"
+    shown, other = (prior.condition(input_of(generator)) for _ in range(2))
+    text = prior.text[0].shape[-2]
+    assert shown.conditional.context.shape[-2] == text + tokens and shown.conditional.latent is None
+    latents = latents_of(prior, generator)
+    found = [prior.denoise(NoisyViews(latents, 1.0, condition, cameras())) for condition in (shown, other)]
+    assert all(each.isfinite().all() for each in found) and (found[0] - found[1]).abs().max() > 1e-4
+
+
+def test_an_adaptor_that_does_not_fit_the_image_tower_is_refused(folder: Path) -> None:
+    state = tiny_state(adaptor="global", seed=SEED % 2**32)
+    wide = state[f"{PREFIX}image_embed.proj.weight"]
+    save_file(
+        state | {f"{PREFIX}image_embed.proj.weight": wide[:, :-1].contiguous()}, folder / "bad.safetensors", NUMBERS
+    )
+    with pytest.raises(InputError, match=r"expected image tokens of width 19, as .* takes, got 20"):
+        open_imagedream(folder / "bad.safetensors", folder / "text")
+
+
 def test_a_pipeline_is_known_by_its_files(tmp_path: Path) -> None:
     """An official file in a folder `unet` belongs to no pipeline unless the pipeline's index is beside it."""
     official = Listed(f"{tmp_path}/unet/model.pt", {})
@@ -264,7 +290,7 @@ def test_heads_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
 def test_a_checkpoint_of_torch_is_opened(folder: Path, pixel: Any, tmp_path: Path) -> None:
     """The official file is a flat dict; what no shape reveals is then that of the official models."""
     torch.save(load_file(folder / "tiny-ipmv.safetensors"), tmp_path / "tiny-ipmv.pt")
-    with pytest.raises(InputError, match="32 channels are not divisible by the head size 64"):
+    with pytest.raises(InputError, match="24 channels are not divisible by the head size 64"):
         open_imagedream(tmp_path / "tiny-ipmv.pt", folder / "text")
     vae = vae_part(Weights(tmp_path / "tiny-ipmv.pt"), "vae_model.").load(torch.float32, CPU).state_dict()
     for key, tensor in pixel.vae.state_dict().items():
