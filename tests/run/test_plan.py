@@ -49,7 +49,9 @@ def test_each_phase_has_what_it_needs(planned: tuple[RunConfig, list[Phase]]) ->
     assert [phase.name for phase in (views, start, coarse, fine)] == ["views", "start", "coarse", "fine"]
     prior = open_prior(config.prior, torch.device("cpu"))
     unet, vae = (sum(each.nbytes for each in network.parameters()) for network in (prior.unet, prior.vae))
-    assert views.weights == start.weights == pytest.approx(unet / 2 + vae, rel=1e-3), "a card computes in half precision"
+    assert views.weights == start.weights == pytest.approx(unet / 2 + vae, rel=1e-3), (
+        "a card computes in half precision"
+    )
     scene = coarse.weights - views.weights
     assert coarse.optimizer == pytest.approx(3 * scene, rel=0.01), "gradients and two running means"
     assert fine.during == ENCODING and fine.activations > coarse.activations
