@@ -18,6 +18,7 @@ from torch import Tensor
 
 from liftstudio.core.config import ComponentSpec, parse
 from liftstudio.core.errors import InputError
+from liftstudio.core.memory import Chunks
 from liftstudio.core.registry import register
 from liftstudio.core.schedules import Schedule
 from liftstudio.core.weights import Weights
@@ -26,7 +27,6 @@ from liftstudio.data.reference_views import ReferenceViews
 from liftstudio.data.render import Render
 from liftstudio.guidance.score_distillation import ScoreDistillation, posed_image
 from liftstudio.priors.base import NoisyViews, PosedImage, Prior
-from liftstudio.core.memory import Chunks
 from liftstudio.priors.distillation import draw_sigma, encode_in_chunks, sds_loss, sds_weight
 from liftstudio.run.inputs import Inputs
 from liftstudio.systems.coarse_to_fine import CoarseToFine

@@ -8,11 +8,11 @@ from helpers.tiny_sv3d import write_tiny_sv3d
 
 from liftstudio.core.allocations import Allocations
 from liftstudio.core.config import ComponentSpec
+from liftstudio.core.memory import Chunks
 from liftstudio.core.registry import find
 from liftstudio.data.cameras import orbit_cameras
 from liftstudio.priors.base import NoisyViews, PosedImage
 from liftstudio.priors.distillation import encode_in_chunks
-from liftstudio.core.memory import Chunks
 from liftstudio.priors.latent_diffusion import fake_weights
 from liftstudio.priors.opening import built_by, open_prior
 from liftstudio.priors.rehearsal import ENCODING, Rehearsal
