@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 # next. If they sleep at once, waking them takes longer than many ops. This value is about 50 us.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-# Compiled matrix products that oneDNN and torch's layer above it keep, one for each shape. In training nearly every step
-# brings new shapes, and the default of 1024 each lets a run grow by gigabytes.
+# Compiled matrix products that oneDNN and torch's layer above it keep, one for each shape. In training nearly every
+# step brings new shapes, and the default of 1024 each lets a run grow by gigabytes.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "128")
 

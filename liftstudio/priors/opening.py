@@ -52,9 +52,8 @@ class _Shelf:
     open: WeakValueDictionary[str, Prior]
 
 
-_shelf: contextvars.ContextVar[_Shelf] = contextvars.ContextVar(
-    "shelf", default=_Shelf(lambda block, device: block.build(device=device), WeakValueDictionary())
-)
+_usual = _Shelf(lambda block, device: block.build(device=device), WeakValueDictionary())
+_shelf: contextvars.ContextVar[_Shelf] = contextvars.ContextVar("shelf", default=_usual)
 
 
 @contextlib.contextmanager

@@ -11,11 +11,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from liftstudio.core.allocations import Allocations
 from liftstudio.core.checkpoints import seed_everything
 from liftstudio.core.config import ComponentSpec, to_plain
 from liftstudio.core.devices import planned_for
+from liftstudio.core.errors import InputError
 from liftstudio.core.logs import warnings_only
 from liftstudio.core.memory import memory_high_water_gb, memory_options
 from liftstudio.geometry.base import PRIOR
@@ -71,11 +73,19 @@ def plan(config: RunConfig, kind: str) -> list[Phase]:
     Test and export are not planned.
 
     Raises:
-        InputError: as a run with this config, but for its cameras, which are not checked.
+        InputError: as a run with this config; or the run decides by numbers that its large networks make.
     """
-    rehearsal = Rehearsal(Allocations())
+    rehearsal, phases = Rehearsal(Allocations()), list[Phase]()
     with _rehearsing(rehearsal, kind):
-        return list(_phases(config, rehearsal, kind))
+        try:
+            phases.extend(_phases(config, rehearsal, kind))
+        except DataDependentOutputException:
+            known = ", ".join(phase.name for phase in phases) or "nothing"
+            raise InputError(
+                f"--plan: this run looks at numbers that its large networks make, which a plan does not know; "
+                f"planned so far: {known}; leave out the guidance that follows"
+            ) from None
+    return phases
 
 
 @contextmanager

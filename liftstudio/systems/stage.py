@@ -151,7 +151,7 @@ class Stage:
         return weighted, request.moves_shape
 
     def _check_memory(self, name: str, cameras: Cameras) -> None:
-        """At a resolution milestone on the CPU, stop before memory runs out; elsewhere the step that fails is undone."""
+        """At a resolution milestone on the CPU, stop before memory runs out; elsewhere a step that fails is undone."""
         pixels = len(cameras) * cameras.height * cameras.width
         before = self.pixels.setdefault(name, pixels)
         if pixels > before and self.device.type == "cpu":
