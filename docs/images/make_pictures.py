@@ -51,7 +51,7 @@ def photograph_page(driver: Any) -> None:
     wait(driver, "return document.querySelector('#cut-out').textContent.includes('°')", START_S)
     driver.execute_script("document.querySelector('#do-lift').click()")
     done = "document.querySelector('#status').textContent.includes('done')"
-    wait(driver, f"return {done} && document.querySelector('#mesh canvas')", RUN_S)
+    wait(driver, f"return {done} && document.querySelector('#mesh iframe')", RUN_S)
     driver.execute_script("scrollTo(0, 0)")
     save(driver, "page")
 

@@ -40,7 +40,7 @@ class Job:
 def run_job(job: Job, on_folder: Callable[["RunFolder"], None] = lambda folder: None) -> "RunFolder":
     """Do a job and return its run folder.
 
-    on_folder: called with the run folder as soon as there is one.
+    on_folder: called with the run folder as soon as there is one, and the job is to change it.
 
     Raises:
         InputError: see `load_run_config`, `with_made_inputs`, `existing_run_folder`, `Run.start` and `Run.reopen`.
@@ -73,8 +73,8 @@ def _work_on(folder: "RunFolder", config: RunConfig, job: Job, on_folder: Callab
     from liftstudio.run.run import Run
 
     with folder.lock():
-        on_folder(folder)
         run = Run.reopen(config, folder, job.command, _as_list(job.gpus), finished=job.mode != "resume")
+        on_folder(folder)  # now that it is not refused
         _steps(run, job)
     return folder
 

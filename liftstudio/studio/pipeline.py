@@ -162,7 +162,9 @@ class Pipeline:
         mode: Mode = "train",
         preview_every_s: float | None = None,
     ) -> Iterator[Event]:
-        """Yield the events of a run from an image; the last has the result. Closing the iterator stops the run.
+        """Yield the events of a run from an image; the last has the result.
+
+        Closing the iterator, as leaving a loop over it does, stops the run as `stop` does, without the exception.
 
         Args:
             image: see `__call__`.

@@ -40,7 +40,16 @@ def without_shadow(alpha: Tensor, soft: Bits, mask: Bits) -> Bits | None:
     size = soft.shape[1::-1]
     inside = cv2.resize(alpha.numpy(), size, interpolation=cv2.INTER_AREA) > 0.5
     shadow = soft & (cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) == 0)
-    return inside & ~shadow if shadow.sum() > LEAST * inside.sum() else None
+    if shadow.sum() <= LEAST * inside.sum():
+        return None
+    return inside & ~(shadow | _mostly(shadow, soft))
+
+
+def _mostly(part: Bits, whole: Bits) -> Bits:
+    """Return [h, w]: the connected pieces of `whole` that are mostly in `part`: the dark core of a shadow is so."""
+    count, labels = cv2.connectedComponents(whole.astype(np.uint8), connectivity=4)
+    sizes, shares = (np.bincount(labels[pixels], minlength=count) for pixels in (whole, part))
+    return whole & (2 * shares > sizes)[labels]
 
 
 def _is_soft(pixels: NDArray[np.float32], color: NDArray[np.float32]) -> Bits:

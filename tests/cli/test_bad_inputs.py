@@ -49,6 +49,7 @@ COMMANDS = {
     "resume without run": (["--config", "no/config.yaml", "--resume"], "no/config.yaml: expected the config.yaml"),
     "input not given": (TRAIN, "data.path: missing; give it as data.path=..."),
     "input not read": ([*TRAIN, DATA, "image=a.png"], "'image=a.png' has no effect"),
+    "box not read": ([*TRAIN, DATA, "image_box=[1,2,3,4]"], "'image_box=[1,2,3,4]' has no effect"),
     "prompt not read": ([*TRAIN, DATA, "prompt=a cat"], "'prompt=a cat' has no effect"),
     "prior not read": (
         [*TRAIN, DATA, "prior.weights=x.safetensors"],

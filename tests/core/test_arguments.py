@@ -13,8 +13,16 @@ from liftstudio.core.ranges import PositiveInt, Range
 
 
 @checked
-def paint(path: str | Path, *, count: PositiveInt = 1, share: Annotated[float, Range(0, 1)] = 0.5, look: Literal["a", "b"] = "a",
-          names: list[str] | None = None, after: Callable[[int], None] | None = None, **others: int) -> tuple[object, ...]:  # fmt: skip
+def paint(
+    path: str | Path,
+    *,
+    count: PositiveInt = 1,
+    share: Annotated[float, Range(0, 1)] = 0.5,
+    look: Literal["a", "b"] = "a",
+    names: list[str] | None = None,
+    after: Callable[[int], None] | None = None,
+    **others: int,
+) -> tuple[object, ...]:
     """Say what was given."""
     return path, count, share, look, names, others
 

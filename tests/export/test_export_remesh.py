@@ -11,6 +11,7 @@ from export_shapes import lopsided, position_color
 from helpers.tiny_scenes import as_trimesh, from_trimesh
 
 from liftstudio.core.errors import InputError
+from liftstudio.core.logs import kept_warnings
 from liftstudio.data.mesh import Mesh
 from liftstudio.data.mesh_io import read_mesh
 from liftstudio.export import ExportConfig, check_export
@@ -136,10 +137,9 @@ def test_impossible_options_are_named(change: dict, message: str) -> None:
         ({"edge_length": 0.0, "target_faces": 10}, "for a surface of this size; 0.19"),
     ],
 )
-def test_the_nearest_edge_length_is_taken_that_suits_the_surface(
-    tmp_path: Path, warnings: list[str], change: dict, message: str
-) -> None:
-    report = export_mesh(lopsided(), position_color, tmp_path, dataclasses.replace(CONFIG, **change))
+def test_the_nearest_edge_length_is_taken_that_suits_the_surface(tmp_path: Path, change: dict, message: str) -> None:
+    with kept_warnings() as warnings:
+        report = export_mesh(lopsided(), position_color, tmp_path, dataclasses.replace(CONFIG, **change))
     assert any(message in text for text in warnings) and report["remesh"]["edge_length"]["target"] < 0.2
 
 

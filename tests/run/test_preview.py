@@ -96,7 +96,13 @@ def test_pictures_are_over_white() -> None:
 def test_the_preview_alone(ball_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(PREVIEW) == 0
     run = Path("runs/ball/a")
-    assert {path.name for path in run.iterdir()} == {"config.yaml", "command.txt", "report.html", "checkpoints"} | FILES
+    assert {path.name for path in run.iterdir()} == {
+        "config.yaml",
+        "command.txt",
+        "messages.txt",
+        "report.html",
+        "checkpoints",
+    } | FILES
     assert "runs/ball/a/preview.glb" in capsys.readouterr().out
     mesh = trimesh.load(run / "preview.glb", force="mesh")
     assert mesh.is_watertight and mesh.volume == pytest.approx(4 / 3 * torch.pi * 0.7**3, rel=0.02)

@@ -1,5 +1,6 @@
 """The single prior of a run, and its required options."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from liftstudio.core import assets
 from liftstudio.core.config import to_plain, write_config
 from liftstudio.core.errors import InputError
-from liftstudio.run.config import deciding_options, load_run_config
+from liftstudio.run.config import deciding_options, load_run_config, load_without_input
 
 WITH_PRIOR = sorted(
     path.stem for path in assets.packaged("configs").glob("*.yaml") if not path.stem.startswith("reconstruct-")
@@ -60,6 +61,18 @@ def test_several_pictures_replace_the_configs_own() -> None:
         load_run_config(path, ["images.front=a.png", "images.backk=b.png"])
     with pytest.raises(InputError, match=r"nothing in .* refers to \$\{images\}"):
         load_run_config(assets.packaged("configs") / "mvdream.yaml", ["images.front=a.png"])
+
+
+def test_several_pictures_replace_a_picture_that_is_left_to_the_user(tmp_path: Path) -> None:
+    text = (assets.packaged("configs") / "sv3d-masked-sds.yaml").read_text()
+    path = tmp_path / "own.yaml"
+    path.write_text(re.sub(r"(?m)^image: .*$", "image: ???", text))
+    for load in (load_run_config, load_without_input):
+        config = load(path, ["images.front=a.png", "images.back=b.png"])
+        assert config.views is not None and config.images == {"front": "a.png", "back": "b.png"} and not config.image
+    assert load_without_input(path, []).image == "none"
+    path.write_text(path.read_text().replace("images: {}", "images: ???"))
+    assert load_without_input(path, []).images == {} and load_run_config(path, ["images.front=a.png"]).images
 
 
 def test_every_config_from_a_picture_takes_several() -> None:

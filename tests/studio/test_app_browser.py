@@ -103,9 +103,6 @@ def test_the_page_in_a_browser(ball_project: Path, browser: Any) -> None:
         window.send(Path("photo.png"))
         window.wait(lambda: "°" in window.text("cut-out") and not window.text("problem"))
         window.wait(lambda: "and the 6 views" in window.text("orbit"))
-        window.driver.refresh()
-        window.wait(lambda: "°" in window.text("cut-out") and window.all('#picture img[src$="image.webp"]'))
-        window.wait(lambda: "and the 6 views" in window.text("orbit"))
         window.slide(-7.5)
         window.wait(lambda: "at -7.5°" in window.text("orbit"))
 
@@ -119,6 +116,9 @@ def test_the_page_in_a_browser(ball_project: Path, browser: Any) -> None:
             return _html(window, "cut-out") != cut_out
 
         window.wait(is_applied)  # the editor sends the strokes a moment after they are drawn
+
+        window.driver.refresh()
+        window.wait(lambda: "°" in window.text("cut-out") and window.all('#picture img[src$="image.webp"]'))
 
         window.click("#do-views")
         window.wait(lambda: "done" in window.text("status") and "contact_sheet" in _html(window, "result"))

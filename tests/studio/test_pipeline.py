@@ -14,6 +14,7 @@ from PIL import Image
 
 import liftstudio as ls
 from liftstudio.cli.command_line import main
+from liftstudio.core.logs import read_messages
 from liftstudio.studio.pipeline import as_picture, as_words
 
 SMALL = {"device": "cpu", "tag": "a"}
@@ -110,6 +111,23 @@ def test_faults_are_raised_where_the_call_is(ball_project: Path) -> None:
     with pytest.raises(ls.InputError, match=r"expected the config\.yaml of a run folder"):
         ls.Result.of("capture")
     assert not Path("runs").exists() and not TinyBall.prompts
+
+
+def test_a_run_keeps_what_it_said(ball_project: Path) -> None:
+    result = ls.lift("photo.png", config="ball.yaml", overrides=SMALL)
+    said = read_messages(result.run.messages)
+    assert "run folder: runs/ball/a" in said and any(text.startswith("export: ") for text in said)
+    assert said.index("views: prior ball.safetensors") < said.index("run folder: runs/ball/a")
+    result.files["ply"].rename(result.run.export / "mesh.usdz")
+    with pytest.raises(ls.InputError, match="usdz cannot be read back"):
+        _ = ls.Result.of(result.folder).mesh
+
+
+def test_a_failed_run_has_a_report(ball_project: Path) -> None:
+    with pytest.raises(ls.InputError, match="not finite"):
+        ls.lift("photo.png", config="ball.yaml", overrides={**SMALL, "system.nan_at": 3})
+    folder = ls.Result.of("runs/ball/a").run
+    assert folder.report.is_file() and any("error: stage first" in text for text in read_messages(folder.messages))
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(ball_project: Path) -> None:

@@ -1,8 +1,6 @@
 """The object in a picture as the page shows it: cut out, with its elevation, and corrected by a brush."""
 
-import contextlib
 import math
-import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +11,11 @@ from torch import Tensor
 
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import kept_warnings
-from liftstudio.data.images import load_image, resize_area, resize_smooth, save_image, to_pillow
+from liftstudio.data.images import load_image, resize_area, resize_smooth, to_pillow
 from liftstudio.studio.parts import WIDEST_DEG
+from liftstudio.views.alpha_mattes import matte
 from liftstudio.views.elevation import ElevationEstimate, estimate_elevation
+from liftstudio.views.foreground import find_object
 from liftstudio.views.input_image import Ways, load_input_image
 
 SHOWN = 384  # pixels along each side of the shown cut-out
@@ -68,11 +68,8 @@ def get_ready() -> None:
     y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
     ball = (x**2 + y**2 < 0.3)[..., None]
     picture = torch.where(ball, torch.tensor([0.8, 0.2, 0.1]), 0.5 + 0.2 * torch.sin(9 * x + 5 * y)[..., None])
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "ball.png")
-        save_image(path, picture)
-        with contextlib.suppress(InputError):
-            load_input_image(path, ways=WAYS)
+    find_object(picture)
+    matte(picture, ball[..., 0].numpy())
     _is_ready.set()
 
 

@@ -4,6 +4,7 @@ import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import read_messages
@@ -58,8 +59,8 @@ def runs(queue: Queue) -> list[Seen]:
     return sorted(seen, key=lambda run: -run.since)[:SHOWN]
 
 
-def find(queue: Queue, key: str) -> Seen:
-    """Return the run of a key; that of a job is found by the job's name as well.
+def find(queue: Queue, key: Any) -> Seen:
+    """Return the run of a key; that of a job is found by the job's name as well. A browser may send anything as a key.
 
     Raises:
         InputError: there is none.
@@ -71,7 +72,7 @@ def find(queue: Queue, key: str) -> Seen:
             return Seen(entry.name, entry.state, entry.submitted, entry, None)
         return _seen(result.folder, entry)
     known = {run.key: run for run in runs(queue)}  # a key that a browser sent is only compared, never used as a path
-    if key not in known:
+    if not isinstance(key, str) or key not in known:
         raise InputError("there is no such run any more")
     return known[key]
 

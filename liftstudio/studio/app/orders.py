@@ -10,12 +10,14 @@ from typing import Annotated, Any
 from liftstudio.core.config import parse
 from liftstudio.core.errors import InputError
 from liftstudio.core.ranges import Range
+from liftstudio.data.images import image_size
 from liftstudio.data.orbits import ElevationDeg
 from liftstudio.run.jobs import Mode
 from liftstudio.run.names import default_tag
-from liftstudio.studio.app.cut_outs import without_place
+from liftstudio.studio.app.cut_outs import WAYS, without_place
 from liftstudio.studio.app.methods import OF_THE_PAGE, method
 from liftstudio.studio.queue import Entry, Queue
+from liftstudio.views.input_image import checked_box
 
 LABELS = ("back", "left", "right")  # of further pictures; the first is the front
 
@@ -62,6 +64,14 @@ def submit(queue: Queue, order: Order, mode: Mode) -> Entry:
     Raises:
         InputError: an input is missing, or an option is unknown or has a bad value.
     """
+    files = [file for file in (order.picture, order.capture, *order.others.values()) if file is not None]
+    try:
+        return _submitted(queue, order, mode)
+    except InputError as error:
+        raise InputError(functools.reduce(without_place, files, str(error))) from None
+
+
+def _submitted(queue: Queue, order: Order, mode: Mode) -> Entry:
     takes = method(order.method).takes
     given: dict[str, Any] = {"tag": default_tag(None), "seed": order.seed}
     images: Path | dict[str, str | Path] | None = None
@@ -70,6 +80,7 @@ def submit(queue: Queue, order: Order, mode: Mode) -> Entry:
             raise InputError("drop a picture first")
         images = {"front": order.picture, **order.others} if order.others else order.picture
         if (box := box_of(order.box)) is not None:
+            checked_box(order.picture, box, *image_size(order.picture), WAYS)
             given["image_box"] = list(box)
         if not order.estimate:
             given["views.elevation_deg"] = order.elevation
@@ -79,11 +90,7 @@ def submit(queue: Queue, order: Order, mode: Mode) -> Entry:
         given["data.path"] = str(order.capture)
     if "prompt" in takes and order.prompt.strip():
         given["prompt"] = order.prompt.strip()
-    try:
-        return queue.submit(order.method, images, {**given, **options_of(order.options)}, mode)
-    except InputError as error:
-        files = filter(None, (order.picture, order.capture, *order.others.values()))
-        raise InputError(functools.reduce(without_place, files, str(error))) from None
+    return queue.submit(order.method, images, {**given, **options_of(order.options)}, mode)
 
 
 def box_of(text: Any) -> tuple[int, int, int, int] | None:

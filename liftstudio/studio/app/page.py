@@ -168,7 +168,7 @@ class Page:
             self._on(self.box.submit, lambda: {self.corrected: None, self.cut: None}, None, [self.corrected, self.cut]),
             self._on(self.blocks.load, self.find_picture, self.kept, taken, **QUIET),
         ):
-            self._on(event.then, self.show_object, object_of, shown, show_progress_on=self.cut_box)
+            self._on(event.then, self.show_object, object_of, shown, **QUIET)
         self._on(self.upload.clear, self.forget, None, taken, **QUIET)
         self._on(self.brush_panel.expand, self.edit, [self.picture, self.cut, self.box], [self.cut, self.editor])
         self._on(
@@ -257,8 +257,9 @@ class Page:
         names = [str(name) for name in kept] if isinstance(kept, list) else []
         found = [uploads.kept_picture(name, self.inputs) for name in names]
         if not found or found[0] is None:
-            return {self.picture: None}
-        return {**self._taken(found[0]), self.corrected: found[1] if len(found) > 1 else None, self.kept: names}
+            return {self.kept: gr.skip()}  # a quick visitor may have dropped a picture meanwhile
+        corrected = found[1] if len(found) > 1 else None
+        return {**self._taken(found[0]), self.corrected: corrected, self.cut: corrected, self.kept: names}
 
     def _taken(self, picture: Path) -> Update:
         """Show a picture, whose object is yet to be found."""
@@ -275,7 +276,7 @@ class Page:
     def show_object(self, picture: Path | None, corrected: Path | None, box: Any) -> Update:
         """Cut out the object in the picture, or take the corrected one, and show it."""
         if picture is None:
-            return {self.framed: ""}
+            return {self.framed: gr.skip()}
         try:
             cut = cut_out(corrected or picture, None if corrected else box_of(box))
         except InputError as error:
