@@ -70,9 +70,7 @@ class Reconstruction(Guidance[ReferenceRequest]):
         lambda_mono_depth: Schedule = OFF  # 1 - correlation with the views' depth maps
         lambda_depth_smoothness: Schedule = OFF  # squared depth difference of neighbouring pixels
         lambda_bilateral_normal: Schedule = OFF  # change of the normal where the image is smooth
-        bilateral_normal: Literal["smooth", "printed"] = (
-            "smooth"  # flat normals have no loss and no kink, or SV3D's formula as printed
-        )
+        bilateral_normal: Literal["smooth", "printed"] = "smooth"  # without a kink at flat normals, or SV3D's formula
         lambda_illumination: Schedule = OFF  # light follows the image's brightness; needs a light that can be fitted
         illumination: Literal["up-to-scale", "printed"] = "up-to-scale"  # dark objects keep it, or SV3D's formula
 

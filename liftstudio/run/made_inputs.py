@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 from liftstudio.core.assets import input_path, output_path
-from liftstudio.core.cache import content_key
 from liftstudio.core.config import to_plain
 from liftstudio.core.errors import InputError
 from liftstudio.core.logs import log
@@ -53,6 +52,8 @@ def _of_text(config: RunConfig, path: Path, overrides: list[str], gpus: list[int
 
 def _place(config: RunConfig) -> Path:
     """Return the file of the picture, whose name tells all that decides it."""
+    from liftstudio.core.cache import content_key  # slow to import
+
     key = content_key({**to_plain(config.text_to_image), "text": config.text, "seed": config.seed})
     name = f"{slug(config.text)[:40].replace('-', '_')}_{key[:8]}"
     return output_path(config.runs_dir) / INPUTS / name / f"{name}.png"

@@ -39,7 +39,7 @@ def test_train_makes_the_whole_folder(project: Path, capsys: pytest.CaptureFixtu
     assert folder.name.startswith("capture-2")
     names = {path.name for path in folder.iterdir()}
     wanted = {"config.yaml", "command.txt", "log.csv", "tb", "checkpoints", "images", "test", "export", "metrics.json"}
-    wanted |= {"report.html"}
+    wanted |= {"report.html", "messages.txt"}
     assert names == wanted
     assert (folder / "images" / "first" / "000005.png").is_file()
     assert (folder / "test" / "turntable.mp4").is_file() and list((folder / "export").iterdir())
