@@ -1,5 +1,7 @@
 """Plans say what each phase takes and what lowers it."""
 
+from typing import Any
+
 import pytest
 import torch
 from helpers.tiny_sv3d import write_tiny_sv3d
@@ -52,7 +54,8 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, list[P
 def test_each_phase_has_what_it_needs(planned: tuple[RunConfig, list[Phase]]) -> None:
     config, (views, start, coarse, fine, finer) = planned
     assert [phase.name for phase in planned[1]] == ["views", "start", "coarse", "fine", "finer"]
-    prior = open_prior(config.prior, torch.device("cpu"))
+    assert config.prior is not None
+    prior: Any = open_prior(config.prior, torch.device("cpu"))
     unet, vae = (sum(each.nbytes for each in network.parameters()) for network in (prior.unet, prior.vae))
     assert views.weights == start.weights == pytest.approx(unet / 2 + vae, rel=1e-3), (
         "a card computes in half precision"
