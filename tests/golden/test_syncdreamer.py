@@ -119,6 +119,7 @@ class Model:
             self.levels,
             SyncDreamer.Config("", **options),
         )
+        prior.resolution = self.rig.image_size
         return prior
 
 
