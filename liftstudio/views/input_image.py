@@ -59,7 +59,7 @@ class Ways:
         place = f"{self.set_box} so that it just holds the whole object"
         if not has_box:
             place = f"crop the image to it or {self.set_box} around it, in pixels"
-        return f"{place}, {' or '.join(filter(None, (self.paint, self.install)))}"
+        return ", or ".join([f"{place}, {self.paint}", *filter(None, [self.install])])
 
 
 @dataclass(frozen=True)
