@@ -32,7 +32,9 @@ bench: .venv/installed-dev  ## kernels against their references
 clean:
 	rm -rf .venv site tests/export/node_modules
 
-# Bytecode is compiled when a module is first imported, and only of those that are: it is half of an installation's time.
+# Bytecode is written when a module is first imported, and only of those that are: it is half of an installation's time.
+export PYTHONDONTWRITEBYTECODE =
+
 # `unfinished` marks a .venv whose making was interrupted: packages may be incomplete in it, so it is made anew.
 .venv/installed: requirements.txt
 	if [ -e .venv/unfinished ] || ! $(VENV)/python -m pip --version >/dev/null 2>&1; then rm -rf .venv; fi
