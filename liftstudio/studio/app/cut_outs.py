@@ -13,9 +13,7 @@ from liftstudio.core.errors import InputError
 from liftstudio.core.logs import kept_warnings
 from liftstudio.data.images import load_image, resize_area, resize_smooth, to_pillow
 from liftstudio.studio.parts import WIDEST_DEG
-from liftstudio.views.alpha_mattes import matte
 from liftstudio.views.elevation import ElevationEstimate, estimate_elevation
-from liftstudio.views.foreground import find_object
 from liftstudio.views.input_image import Ways, load_input_image
 
 SHOWN = 384  # pixels along each side of the shown cut-out
@@ -60,21 +58,12 @@ def cut_out(path: Path, box: tuple[int, int, int, int] | None = None) -> CutOut:
         raise InputError(without_place(str(error), path)) from None
     framed = to_pillow(torch.cat(picture.frame(SHOWN), dim=-1))
     said = [without_place(text, path) for text in warnings]
+    _is_ready.set()
     return CutOut(picture.rgb, picture.alpha, framed, elevation, said)
 
 
-def get_ready() -> None:
-    """Cut out an object once, so that the kernels are compiled, which takes long after an installation."""
-    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
-    ball = (x**2 + y**2 < 0.3)[..., None]
-    picture = torch.where(ball, torch.tensor([0.8, 0.2, 0.1]), 0.5 + 0.2 * torch.sin(9 * x + 5 * y)[..., None])
-    find_object(picture)
-    matte(picture, ball[..., 0].numpy())
-    _is_ready.set()
-
-
 def is_ready() -> bool:
-    """Return whether `get_ready` has ended."""
+    """Return whether this process has cut out an object before, so that the kernels are compiled."""
     return _is_ready.is_set()
 
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 import socket
-import threading
 from pathlib import Path
 
 import gradio as gr
@@ -14,7 +13,7 @@ from starlette.types import ASGIApp
 
 from liftstudio.core.logs import log
 from liftstudio.run.names import INPUTS
-from liftstudio.studio.app import cut_outs, run_files, scenes, uploads
+from liftstudio.studio.app import run_files, scenes, uploads
 from liftstudio.studio.app.guard import Guard
 from liftstudio.studio.app.page import STYLE, Page
 from liftstudio.studio.queue import Queue
@@ -36,7 +35,6 @@ def serve(runs_dir: Path, device: str, listener: socket.socket, host: str, token
     try:
         application = app(queue, () if token else (host, "localhost", "127.0.0.1"), token)
         config = uvicorn.Config(application, log_level="critical", timeout_graceful_shutdown=CLOSE_S)
-        threading.Thread(target=cut_outs.get_ready, name="liftstudio kernels", daemon=True).start()
         _say(host, listener.getsockname()[1], token, runs_dir)
         uvicorn.Server(config).run(sockets=[listener])
     finally:
