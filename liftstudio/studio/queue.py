@@ -23,6 +23,7 @@ from liftstudio.studio.pipeline import CancelledError, Event, Pictures, Pipeline
 from liftstudio.studio.results import Result
 
 State = Literal["waiting", "running", "stopped", "done", "failed"]
+ENTRIES = "[0-9]*.json"  # their files; those that are being written begin with a point
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Queue:
         self._lock = exclusive(self.folder)
         self._lock.__enter__()
         self._changed = threading.Condition()
-        self._entries = {entry.name: entry for entry in map(_read, sorted(self.folder.glob("*.json"))) if entry}
+        self._entries = {entry.name: entry for entry in map(_read, sorted(self.folder.glob(ENTRIES))) if entry}
         for entry in self._entries.values():
             if entry.state == "running":
                 self._keep(_again(entry))

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from helpers.waiting import wait_until
-from liftstudio.studio.queue import Entry, Queue
+from liftstudio.studio.queue import ENTRIES, Entry, Queue
 
 WAIT_S = 60
 RUNS = Path("runs")
@@ -47,7 +47,7 @@ def all_ended(queue: Queue, count: int) -> list[Entry]:
 
 def kept() -> list[Entry]:
     """Return the jobs as their files hold them."""
-    return [Entry(**json.loads(path.read_text())) for path in sorted(RUNS.glob("queue/*.json"))]
+    return [Entry(**json.loads(path.read_text())) for path in sorted((RUNS / "queue").glob(ENTRIES))]
 
 
 def held_folder() -> Path:
