@@ -32,20 +32,17 @@ bench: .venv/installed-dev  ## kernels against their references
 clean:
 	rm -rf .venv site tests/export/node_modules
 
-# Bytecode is written when a module is first imported, and only of those that are: it is half of an installation's time.
-export PYTHONDONTWRITEBYTECODE =
-
 # `unfinished` marks a .venv whose making was interrupted: packages may be incomplete in it, so it is made anew.
 .venv/installed: requirements.txt
 	if [ -e .venv/unfinished ] || ! $(VENV)/python -m pip --version >/dev/null 2>&1; then rm -rf .venv; fi
 	mkdir -p .venv && touch .venv/unfinished
 	$(PYTHON) -m venv .venv
-	$(VENV)/python -m pip install --quiet --no-compile --requirement requirements.txt
+	$(VENV)/python -m pip install --quiet --requirement requirements.txt
 	touch $@ && rm .venv/unfinished
 
 # The Khronos glTF validator is a node package; without node its test is skipped and says so.
 .venv/installed-dev: .venv/installed requirements-dev.txt tests/export/package.json
 	mv .venv/installed .venv/unfinished
-	$(VENV)/python -m pip install --quiet --no-compile --requirement requirements-dev.txt
+	$(VENV)/python -m pip install --quiet --requirement requirements-dev.txt
 	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --no-package-lock --prefix tests/export; fi
 	mv .venv/unfinished .venv/installed && touch $@
