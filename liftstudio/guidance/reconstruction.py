@@ -70,9 +70,9 @@ class Reconstruction(Guidance[ReferenceRequest]):
         lambda_mono_depth: Schedule = OFF  # 1 - correlation with the views' depth maps
         lambda_depth_smoothness: Schedule = OFF  # squared depth difference of neighbouring pixels
         lambda_bilateral_normal: Schedule = OFF  # change of the normal where the image is smooth
-        bilateral_normal: Literal["smooth", "printed"] = "smooth"  # without a kink at flat normals, or SV3D's formula
+        bilateral_normal: Literal["smooth", "printed"] = "smooth"  # without a kink at flat normals, or as SV3D has it
         lambda_illumination: Schedule = OFF  # light follows the image's brightness; needs a light that can be fitted
-        illumination: Literal["up-to-scale", "printed"] = "up-to-scale"  # dark objects keep it, or SV3D's formula
+        illumination: Literal["up-to-scale", "printed"] = "up-to-scale"  # light is compared up to a factor, or as SV3D has it
 
         def __post_init__(self) -> None:
             check_milestones("resolution", self.resolution, self.resolution_milestones)
