@@ -72,7 +72,7 @@ class Reconstruction(Guidance[ReferenceRequest]):
         lambda_bilateral_normal: Schedule = OFF  # change of the normal where the image is smooth
         bilateral_normal: Literal["smooth", "printed"] = "smooth"  # without a kink at flat normals, or as SV3D has it
         lambda_illumination: Schedule = OFF  # light follows the image's brightness; needs a light that can be fitted
-        illumination: Literal["up-to-scale", "printed"] = "up-to-scale"  # light is compared up to a factor, or as SV3D has it
+        illumination: Literal["up-to-scale", "printed"] = "up-to-scale"  # compared up to a factor, or as SV3D has it
 
         def __post_init__(self) -> None:
             check_milestones("resolution", self.resolution, self.resolution_milestones)
